@@ -1,0 +1,1 @@
+"""Checkpoints on disk: where training and evaluation meet."""

@@ -1,0 +1,141 @@
+"""The files of a checkpoint: how a folder is found, and when it is whole. Imports no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from opendllm.registries.errors import UserError
+
+MODEL_FOLDER = "model"
+ENGINE_FOLDER = "deepspeed"
+PROVENANCE_FILE = "provenance.json"
+CHECKSUMS_FILE = "checksums.json"
+VARIANT_FILE = "variant.json"
+CHECKPOINTS_FOLDER = "checkpoints"
+_STEP_NAME = re.compile(r"step-(\d+)")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON so that a reader sees the old file or the new one, never a part.
+
+    Numbers that are not finite become null.
+    """
+    text = json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_text(path, text)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file so that a reader sees the old one or the new one, never a part."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with aside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    if isinstance(content, float) and not math.isfinite(content):
+        return None
+    return content
+
+
+@contextmanager
+def whole_folder(target: Path) -> Iterator[Path]:
+    """A folder that appears at `target` only once its writer is done, with checksums of every file.
+
+    Yields:
+        The folder to write into.
+    """
+    aside = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    yield aside
+    checksums = {path.relative_to(aside).as_posix(): _sha256(path) for path in _files(aside)}
+    write_json(aside / CHECKSUMS_FILE, checksums)
+    for path in [*_files(aside), aside]:
+        _sync(path)
+    aside.rename(target)
+    _sync(target.parent)
+
+
+def damage(step_folder: Path) -> str | None:
+    """What is wrong with a step's folder, in a few words; None where it is whole."""
+    try:
+        checksums = json.loads((step_folder / CHECKSUMS_FILE).read_text())
+    except (OSError, ValueError):
+        return f"{CHECKSUMS_FILE} is missing or unreadable"
+    for name, expected in checksums.items():
+        path = step_folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if _sha256(path) != expected:
+            return f"{name} has changed since it was written"
+    return None
+
+
+def steps(variant_folder: Path) -> list[tuple[int, Path]]:
+    """(step, folder) of every checkpoint of a variant, oldest first."""
+    found = []
+    for folder in (variant_folder / CHECKPOINTS_FOLDER).glob("step-*"):
+        match = _STEP_NAME.fullmatch(folder.name)
+        if match and folder.is_dir():
+            found.append((int(match.group(1)), folder))
+    return sorted(found)
+
+
+def model_folder(path: Path) -> Path:
+    """The Hugging Face folder that `path` means.
+
+    Args:
+        path: such a folder, a checkpoint's, or a variant's folder of a run (its last checkpoint).
+
+    Raises:
+        UserError: there is no model at `path`.
+    """
+    if not path.exists():
+        raise UserError(f"{path} does not exist: give a run's variant, a checkpoint or a model folder")
+    if (path / "config.json").is_file():
+        return path
+    if (path / MODEL_FOLDER / "config.json").is_file():
+        return path / MODEL_FOLDER
+    if (path / VARIANT_FILE).is_file():
+        trained_in = json.loads((path / VARIANT_FILE).read_text())["trained_in"]
+        found = steps(path.parent / trained_in)
+        if found:
+            return found[-1][1] / MODEL_FOLDER
+        raise UserError(f"{path} holds no checkpoint yet: run its manifest first")
+    variants = sorted(file.parent.name for file in path.glob(f"*/{VARIANT_FILE}"))
+    if variants:
+        raise UserError(f"{path} is a whole run: name one of its variants, as in {path / variants[0]}")
+    raise UserError(f"{path} holds no config.json, so no model: is the folder complete?")
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,123 @@
+"""A model and its tokenizer from a folder, whatever its family."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import AutoTokenizer
+
+from opendllm.core.checkpoints.files import model_folder
+from opendllm.core.toolkit.transformers_lm import CONFIG_FILE, OWN_SECTION
+from opendllm.registries.backbones import Backbone, DiffusionLM
+from opendllm.registries.discovery import Plugins
+from opendllm.registries.errors import UserError
+from opendllm.registries.options import BackboneOptions
+from opendllm.registries.registry import Registration
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+TOKENIZER_FILE = "tokenizer.json"
+
+
+def torch_device(name: str) -> torch.device:
+    """The device of that name; `auto` is the first GPU, or the CPU.
+
+    Raises:
+        UserError: it isn't there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device {name!r} was asked for, but torch sees no GPU here: use `device: cpu` or `auto`")
+    return device
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json of a model folder.
+
+    Raises:
+        UserError: it is missing, or isn't JSON.
+    """
+    try:
+        config: dict[str, Any] = json.loads((folder / CONFIG_FILE).read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder / CONFIG_FILE} cannot be read: {error}") from error
+    return config
+
+
+def family(plugins: Plugins, folder: Path, config: dict[str, Any]) -> Registration[Backbone]:
+    """The backbone that a config.json belongs to.
+
+    Raises:
+        UserError: none, or several, lay claim to it.
+    """
+    own = config.get(OWN_SECTION, {})
+    if "backbone" in own:
+        return plugins.backbones.get(own["backbone"])
+    model_type = config.get("model_type")
+    matching = [
+        registration
+        for registration in plugins.backbones
+        if issubclass(registration.options, BackboneOptions)
+        and model_type in registration.options.model_types
+    ]
+    if len(matching) == 1:
+        return matching[0]
+    names = ", ".join(registration.name for registration in matching) or ", ".join(plugins.backbones.names())
+    raise UserError(
+        f"{folder / CONFIG_FILE}: model_type {model_type!r} does not settle the family; name one of {names}"
+    )
+
+
+def load_model(
+    plugins: Plugins,
+    path: Path,
+    device: torch.device,
+    dtype: torch.dtype | None = None,
+    backbone: str | None = None,
+    mask_token_id: int | None = None,
+) -> tuple[DiffusionLM, Registration[Backbone]]:
+    """The model at `path` (see `model_folder`), and the backbone it belongs to.
+
+    Args:
+        plugins: where to look for its backbone.
+        path: a folder.
+        device: where the weights go.
+        dtype: of the weights; None keeps the file's.
+        backbone: the plugin's name, where config.json doesn't settle it.
+        mask_token_id: where neither config.json nor the tokenizer names it.
+
+    Raises:
+        UserError: the folder is incomplete or its files don't fit together.
+    """
+    folder = model_folder(path)
+    config = read_config(folder)
+    registration = plugins.backbones.get(backbone) if backbone else family(plugins, folder, config)
+    config["mask_token_id"] = _mask_token_id(folder, config, mask_token_id)
+    own = config.get(OWN_SECTION, {})
+    pattern = {key: own[key] for key in ("attention", "block_length") if own.get(key) is not None}
+    return registration.build(pattern).load(folder, config, device, dtype), registration
+
+
+def _mask_token_id(folder: Path, config: dict[str, Any], given: int | None) -> int:
+    if given is not None:
+        return given
+    if config.get("mask_token_id") is not None:
+        return int(config["mask_token_id"])
+    tokenizer = load_tokenizer(folder)
+    if tokenizer is not None and tokenizer.mask_token_id is not None:
+        return int(tokenizer.mask_token_id)
+    raise UserError(f"neither {CONFIG_FILE} nor the tokenizer in {folder} names a mask token: give mask_token_id")
+
+
+def load_tokenizer(path: Path) -> PreTrainedTokenizerFast | None:
+    """The tokenizer beside a model; None where there is none."""
+    folder = model_folder(path)
+    if not (folder / TOKENIZER_FILE).is_file():
+        return None
+    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)

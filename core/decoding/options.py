@@ -1,0 +1,30 @@
+"""The decoder's own options: they hold for every sampler."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class DecoderOptions(BaseModel):
+    """How a canvas is written, whichever sampler decides on the order."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    steps: int | None = Field(
+        None, ge=1, description="Denoising steps for the whole canvas; by default one a masked token."
+    )
+    max_new_tokens: int = Field(64, ge=1, description="Masks to fill after a prompt without a suffix.")
+    block_length: int | None = Field(
+        None, ge=1, description="Write blocks of so many masks from left to right; by default all at once."
+    )
+    temperature: float = Field(0.0, ge=0, description="Of the token draw; 0 takes the most probable token.")
+    top_p: float | None = Field(
+        None, gt=0, le=1, description="Draw from the most probable tokens that together exceed this."
+    )
+    top_k: int | None = Field(None, ge=1, description="Draw from so many most probable tokens.")
+    guidance_scale: float = Field(
+        0.0, ge=0, description="Classifier-free guidance away from the masked prompt; 0 is none."
+    )
+    alg_temp: float = Field(
+        0.0, ge=0, description="Temperature of the order in which positions are committed; 0 takes the best."
+    )

@@ -1,0 +1,67 @@
+"""Which block and step each row is at: decided on the host, before the first forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from opendllm.registries.samplers import Sampler
+
+
+@dataclass(frozen=True)
+class PlannedStep:
+    """One step of one row.
+
+    Attributes:
+        block: the block that is written.
+        index: the step's number within the block.
+        steps: the block's number of steps.
+        target: masks of the block that remain afterwards; only 0, at the last step, is binding for a
+            sampler that doesn't plan.
+        number: the step's number within the row; it addresses the row's random draws.
+    """
+
+    block: int
+    index: int
+    steps: int
+    target: int
+    number: int
+
+
+def plan_row(masks: int, block_length: int | None, steps: int | None, sampler: Sampler) -> list[PlannedStep]:
+    """All steps of a row with so many masks.
+
+    Blocks take `block_length` masks each, the last one what is left. Steps are shared out evenly
+    among them, the remainder to the earliest, at least one each. Steps in which a planning sampler
+    neither commits nor revises are left out: they could not change anything.
+    """
+    if masks == 0:
+        return []
+    sizes = _block_sizes(masks, block_length)
+    plan: list[PlannedStep] = []
+    number = 0
+    for block, size in enumerate(sizes):
+        block_steps = _share(masks if steps is None else steps, sizes, block, steps is None)
+        targets = sampler.remaining_masks(size, block_steps)
+        left = size
+        for index in range(block_steps):
+            target = 0 if index == block_steps - 1 else (targets[index] if targets is not None else size)
+            idle = targets is not None and not sampler.revises and target == left
+            if not idle:
+                plan.append(PlannedStep(block, index, block_steps, target, number))
+            left = target
+            number += 1
+    return plan
+
+
+def _block_sizes(masks: int, block_length: int | None) -> Sequence[int]:
+    length = block_length or masks
+    full, rest = divmod(masks, length)
+    return [length] * full + ([rest] if rest else [])
+
+
+def _share(steps: int, sizes: Sequence[int], block: int, one_a_mask: bool) -> int:
+    if one_a_mask:
+        return sizes[block]
+    base, remainder = divmod(steps, len(sizes))
+    return max(1, base + (block < remainder))

@@ -1,0 +1,52 @@
+"""Flat options, as Python and the command line take them, sorted into the decoder's and the sampler's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from opendllm.core.decoding.options import DecoderOptions
+from opendllm.registries.errors import UserError
+from opendllm.registries.options import SamplerOptions
+from opendllm.registries.registry import Registration, did_you_mean
+from opendllm.registries.samplers import Sampler
+
+
+def sort_options(
+    flat: Mapping[str, Any], registration: Registration[Sampler]
+) -> tuple[DecoderOptions, SamplerOptions]:
+    """The decoder's options and the sampler's.
+
+    Raises:
+        UserError: an option belongs to neither, is out of range, or has no effect with this sampler.
+    """
+    decoder_names = set(DecoderOptions.model_fields)
+    sampler_names = set(registration.options.model_fields)
+    for name in flat:
+        if name not in decoder_names | sampler_names:
+            hint = did_you_mean(name, sorted(decoder_names | sampler_names))
+            raise UserError(f"neither the decoder nor sampler {registration.name!r} has an option {name!r}: {hint}")
+    try:
+        decoder = DecoderOptions.model_validate({k: v for k, v in flat.items() if k in decoder_names})
+        sampler = registration.options.model_validate({k: v for k, v in flat.items() if k in sampler_names})
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"]))
+        raise UserError(f"option {name}: {first['msg']} (given: {first['input']!r})") from error
+    assert isinstance(sampler, SamplerOptions)
+    check_effect(decoder, registration)
+    return decoder, sampler
+
+
+def check_effect(decoder: DecoderOptions, registration: Registration[Sampler]) -> None:
+    """Refuse a decoder option that the sampler would never read.
+
+    Raises:
+        UserError: one is set to something else than its default.
+    """
+    assert issubclass(registration.options, SamplerOptions)
+    for name in sorted(registration.options.without_effect):
+        if getattr(decoder, name) != DecoderOptions.model_fields[name].default:
+            raise UserError(f"{name} has no effect with sampler {registration.name!r}: leave it out")

@@ -1,0 +1,158 @@
+"""Text in, text out: canvases from strings, batched by length, cut at EOS."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from opendllm.core.decoding.decoder import decode
+from opendllm.core.decoding.options import DecoderOptions
+from opendllm.registries.backbones import DiffusionLM
+from opendllm.registries.errors import UserError
+from opendllm.registries.samplers import Sampler
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+
+@dataclass(frozen=True)
+class Blank:
+    """A text with a gap.
+
+    Attributes:
+        prefix: text on the left.
+        suffix: text on the right; None where there is none.
+        masks: how many tokens to write in between.
+        seed: of the row's random draws.
+    """
+
+    prefix: str
+    suffix: str | None
+    masks: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was written into a gap.
+
+    Attributes:
+        text: up to the first EOS.
+        tokens: every id, also those after EOS.
+        kept_tokens: how many of them `text` is made of.
+        forward_passes: that the row took part in.
+        trace: the row's ids before the first and after every step, where asked for.
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+    kept_tokens: int
+    forward_passes: int
+    trace: tuple[tuple[int, ...], ...] = ()
+
+
+def encode(tokenizer: PreTrainedTokenizerFast, text: str, mask_token_id: int, what: str) -> list[int]:
+    """The ids of a text, without special tokens around it.
+
+    Raises:
+        UserError: the text spells the mask token, which nobody could tell from a gap.
+    """
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    if mask_token_id in ids:
+        raise UserError(f"the {what} contains the mask token {tokenizer.convert_ids_to_tokens(mask_token_id)!r}")
+    return ids
+
+
+def write(
+    lm: DiffusionLM,
+    tokenizer: PreTrainedTokenizerFast,
+    blanks: Sequence[Blank],
+    sampler: Sampler,
+    options: DecoderOptions,
+    batch_size: int,
+    keep_trace: bool = False,
+) -> Iterator[tuple[int, Written]]:
+    """Fill every gap; rows of similar length go together, so results come out of order.
+
+    Yields:
+        (index into `blanks`, what was written there).
+
+    Raises:
+        UserError: an empty prompt, a mask token in it, or a row longer than the model's context.
+    """
+    rows = [_row(lm, tokenizer, blank, number) for number, blank in enumerate(blanks)]
+    order = sorted(range(len(rows)), key=lambda index: (len(rows[index].ids), index))
+    device = next(lm.module.parameters()).device
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        canvas, attention_mask = _pad([rows[index].ids for index in chosen], lm, device)
+        seeds = torch.tensor([blanks[index].seed for index in chosen], device=device)
+        decoded = decode(lm, canvas, attention_mask, sampler, options, seeds, keep_trace)
+        for place, index in enumerate(chosen):
+            yield (
+                index,
+                _written(
+                    tokenizer,
+                    lm.eos_token_id,
+                    rows[index],
+                    decoded.tokens[place].tolist(),
+                    int(decoded.forward_passes[place]),
+                    [canvas[place].tolist() for canvas in decoded.trace],
+                ),
+            )
+
+
+def count_tokens(tokenizer: PreTrainedTokenizerFast) -> Callable[[str], int]:
+    """How many tokens a text has."""
+    return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+@dataclass(frozen=True)
+class _Row:
+    ids: list[int]
+    start: int
+    end: int
+
+
+def _row(lm: DiffusionLM, tokenizer: PreTrainedTokenizerFast, blank: Blank, number: int) -> _Row:
+    prefix = encode(tokenizer, blank.prefix, lm.mask_token_id, f"prompt {number}")
+    suffix = encode(tokenizer, blank.suffix or "", lm.mask_token_id, f"suffix {number}")
+    if not prefix and not suffix:
+        raise UserError(f"prompt {number} is empty")
+    ids = [*prefix, *[lm.mask_token_id] * blank.masks, *suffix]
+    if len(ids) > lm.context_length:
+        raise UserError(
+            f"prompt {number} has {len(ids)} tokens with its gap, more than the model's context of "
+            f"{lm.context_length}"
+        )
+    return _Row(ids, len(prefix), len(prefix) + blank.masks)
+
+
+def _pad(rows: list[list[int]], lm: DiffusionLM, device: torch.device) -> tuple[Tensor, Tensor]:
+    longest = max(map(len, rows))
+    filler = lm.eos_token_id if lm.eos_token_id is not None else 0
+    canvas = torch.full((len(rows), longest), filler)
+    attention_mask = torch.zeros(len(rows), longest, dtype=torch.bool)
+    for place, ids in enumerate(rows):
+        canvas[place, : len(ids)] = torch.tensor(ids)
+        attention_mask[place, : len(ids)] = True
+    return canvas.to(device), attention_mask.to(device)
+
+
+def _written(
+    tokenizer: PreTrainedTokenizerFast,
+    eos_token_id: int | None,
+    row: _Row,
+    canvas: list[int],
+    forward_passes: int,
+    trace: list[list[int]],
+) -> Written:
+    tokens = canvas[row.start : row.end]
+    kept = tokens[: tokens.index(eos_token_id)] if eos_token_id in tokens else tokens
+    text: str = tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    history = tuple(tuple(canvas[: len(row.ids)]) for canvas in trace)
+    return Written(text, tuple(tokens), len(kept), forward_passes, history)

@@ -1,0 +1,244 @@
+"""The Python API: a checkpoint that can be asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from opendllm.core.checkpoints.loading import load_model, load_tokenizer, torch_device
+from opendllm.core.decoding.decoder import Decoded, decode
+from opendllm.core.decoding.options import DecoderOptions
+from opendllm.core.decoding.settings import sort_options
+from opendllm.core.decoding.text import Blank, Written, encode, write
+from opendllm.core.toolkit.draws import hash_address
+from opendllm.core.toolkit.likelihood import log_likelihood
+from opendllm.core.toolkit.segments import document_positions, inputs_from_mask
+from opendllm.registries.backbones import DiffusionLM
+from opendllm.registries.discovery import Plugins, installed_plugins
+from opendllm.registries.errors import UserError
+from opendllm.registries.objectives import Masking
+from opendllm.registries.options import BackboneOptions
+from opendllm.registries.samplers import Sampler
+from opendllm.registries.sequences import PADDING_SEGMENT, TokenRows
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+BATCH_SIZE = 16
+
+
+def load(
+    path: str | Path,
+    *,
+    backbone: str | None = None,
+    mask_token_id: int | None = None,
+    device: str = "auto",
+    dtype: torch.dtype | None = None,
+    plugins: Plugins | None = None,
+) -> LanguageModel:
+    """Load a model: a Hugging Face folder, a checkpoint, or a variant's folder of a run.
+
+    Args:
+        path: the folder.
+        backbone: the family's plugin, where config.json doesn't settle it.
+        mask_token_id: where neither config.json nor the tokenizer names it.
+        device: `auto`, `cpu`, `cuda`, `cuda:1`, ...
+        dtype: of the weights; None keeps the file's.
+        plugins: where to find its backbone and samplers; by default what is installed.
+
+    Raises:
+        UserError: the folder is incomplete, of an unknown family, or its weights don't fit.
+    """
+    plugins = plugins or installed_plugins()
+    lm, registration = load_model(
+        plugins, Path(path), torch_device(device), dtype, backbone, mask_token_id
+    )
+    assert issubclass(registration.options, BackboneOptions)
+    return LanguageModel(lm, load_tokenizer(Path(path)), registration.options.default_sampler, plugins)
+
+
+class LanguageModel:
+    """A diffusion language model with its tokenizer.
+
+    Attributes:
+        lm: the model itself.
+        tokenizer: None where the checkpoint has none; calls with text then raise.
+        default_sampler: the one its authors decode with.
+    """
+
+    def __init__(
+        self,
+        lm: DiffusionLM,
+        tokenizer: PreTrainedTokenizerFast | None,
+        default_sampler: str,
+        plugins: Plugins,
+    ) -> None:
+        self.lm = lm
+        self.tokenizer = tokenizer
+        self.default_sampler = default_sampler
+        self._plugins = plugins
+
+    @torch.no_grad()
+    def logits(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Aligned logits [B, L, V] of `input_ids` [B, L]: position i predicts token i.
+
+        A shifted model's first real position repeats its own hidden state's logits.
+        """
+        return self.lm.project(self.lm.hidden_states(inputs_from_mask(input_ids, attention_mask)))
+
+    def sample(
+        self,
+        canvas: Tensor,
+        sampler: str | None = None,
+        attention_mask: Tensor | None = None,
+        seed: int | Sequence[int] = 0,
+        trace: bool = False,
+        **options: Any,
+    ) -> Decoded:
+        """Fill the masks of `canvas` [B, L]; the whole canvas comes back, never cut at EOS.
+
+        Args:
+            canvas: int64; every mask token is to be written.
+            sampler: by default the family's own.
+            attention_mask: [B, L], zero on padding.
+            seed: an integer, or one a row.
+            trace: whether to keep the canvas after every step.
+            options: the decoder's (`DecoderOptions`) and the sampler's own, flat.
+
+        Raises:
+            UserError: an option is unknown, out of range, or without effect.
+        """
+        chosen, decoder = self._sampler(sampler, options)
+        seeds = torch.tensor(_seeds(seed, canvas.shape[0]), device=canvas.device)
+        return decode(self.lm, canvas, attention_mask, chosen, decoder, seeds, trace)
+
+    def score(self, texts: Sequence[str], draws: int = 128, seed: int = 0) -> list[tuple[float, float]]:
+        """(log-likelihood, its standard error) of each text in nats, given its first token.
+
+        The ELBO of a diffusion model, exact for a causal one (see `log_likelihood`).
+        """
+        results = []
+        for index, text in enumerate(texts):
+            ids = encode(self._tokenizer(), text, self.lm.mask_token_id, f"text {index}")
+            tokens = torch.tensor([ids], device=self._device())
+            scorable = torch.ones_like(tokens, dtype=torch.bool)
+            scorable[:, 0] = False
+            seeds = torch.tensor(_seeds(seed, len(texts)), device=tokens.device)[index : index + 1]
+            found = log_likelihood(self.lm, inputs_from_mask(tokens, None), scorable, draws, seeds)
+            results.append((float(found.log_likelihood), float(found.variance) ** 0.5))
+        return results
+
+    @torch.no_grad()
+    def loss(
+        self,
+        tokens: Tensor,
+        masked: Tensor,
+        mask_probability: Tensor,
+        objective: str = "llada",
+        segments: Tensor | None = None,
+        noise_schedule: str = "linear",
+        **options: Any,
+    ) -> tuple[Tensor, Tensor]:
+        """An objective's (sum, count) under a given mask; their ratio is the published loss.
+
+        Args:
+            tokens: [B, L] int64, clean.
+            masked: [B, L] bool.
+            mask_probability: [B, L] float.
+            objective: the objective plugin.
+            segments: [B, L] document numbers; None for one document a row.
+            noise_schedule: the schedule plugin that `mask_probability` came from.
+            options: the objective's.
+        """
+        schedule = self._plugins.noise_schedules.get(noise_schedule).build()
+        chosen = self._plugins.objectives.get(objective).build(options)
+        rows = _token_rows(tokens, segments)
+        probability = mask_probability.double().expand(tokens.shape)
+        masking = Masking(masked, probability, schedule.time_of(probability), rows)
+        corruption = chosen.corrupt(masking, schedule, self.lm.mask_token_id)
+        nll = self.lm.negative_log_likelihood(corruption.inputs, corruption.targets, corruption.scored)
+        return chosen.loss_sum(nll, corruption), corruption.count
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        *,
+        sampler: str | None = None,
+        seed: int | Sequence[int] = 0,
+        batch_size: int = BATCH_SIZE,
+        **options: Any,
+    ) -> list[str]:
+        """Continue each prompt; the texts end at EOS.
+
+        Raises:
+            UserError: see `sample` and `write`.
+        """
+        chosen, decoder = self._sampler(sampler, options)
+        seeds = _seeds(seed, len(prompts))
+        blanks = [
+            Blank(prompt, None, decoder.max_new_tokens, row_seed)
+            for prompt, row_seed in zip(prompts, seeds, strict=True)
+        ]
+        return [written.text for written in self._write(blanks, chosen, decoder, batch_size)]
+
+    def infill(
+        self,
+        gaps: Sequence[tuple[str, str]],
+        middle_tokens: int,
+        *,
+        sampler: str | None = None,
+        seed: int | Sequence[int] = 0,
+        batch_size: int = BATCH_SIZE,
+        **options: Any,
+    ) -> list[str]:
+        """Write `middle_tokens` tokens between each prefix and suffix; the texts end at EOS.
+
+        Raises:
+            UserError: see `sample` and `write`.
+        """
+        chosen, decoder = self._sampler(sampler, options)
+        seeds = _seeds(seed, len(gaps))
+        blanks = [
+            Blank(prefix, suffix, middle_tokens, row_seed)
+            for (prefix, suffix), row_seed in zip(gaps, seeds, strict=True)
+        ]
+        return [written.text for written in self._write(blanks, chosen, decoder, batch_size)]
+
+    def _write(
+        self, blanks: Sequence[Blank], sampler: Sampler, options: DecoderOptions, batch_size: int
+    ) -> list[Written]:
+        found = dict(write(self.lm, self._tokenizer(), blanks, sampler, options, batch_size))
+        return [found[index] for index in range(len(blanks))]
+
+    def _sampler(self, name: str | None, flat: dict[str, Any]) -> tuple[Sampler, DecoderOptions]:
+        registration = self._plugins.samplers.get(name or self.default_sampler)
+        decoder, own = sort_options(flat, registration)
+        return registration.build(own), decoder
+
+    def _tokenizer(self) -> PreTrainedTokenizerFast:
+        if self.tokenizer is None:
+            raise UserError("this checkpoint has no tokenizer: use `sample` and `logits` with token ids")
+        return self.tokenizer
+
+    def _device(self) -> torch.device:
+        return next(self.lm.module.parameters()).device
+
+
+def _seeds(seed: int | Sequence[int], rows: int) -> list[int]:
+    """One seed a row; a single integer is hashed with the row's number."""
+    if isinstance(seed, int):
+        hashed: list[int] = hash_address(seed, torch.arange(rows)).tolist()
+        return hashed
+    if len(seed) != rows:
+        raise UserError(f"{len(seed)} seeds were given for {rows} rows")
+    return list(seed)
+
+
+def _token_rows(tokens: Tensor, segments: Tensor | None) -> TokenRows:
+    segments = torch.zeros_like(tokens) if segments is None else segments
+    index = torch.arange(tokens.shape[0], device=tokens.device)
+    return TokenRows(tokens, segments, document_positions(segments), segments != PADDING_SEGMENT, index)

@@ -1,0 +1,1 @@
+"""The manifest: the only configuration there is."""

@@ -1,0 +1,1 @@
+"""What plugins may import from the platform: primitives that several of them share."""

@@ -1,0 +1,65 @@
+"""Addressed randomness: a uniform number is a hash of what it is for, not the next of a stream.
+
+A row's numbers so depend on its own seed, its step and the position only, never on the rows beside
+it, and a resumed run draws what the uninterrupted one would have drawn.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+_GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed integer
+_MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
+_MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
+
+
+def stream_id(name: str) -> int:
+    """A signed 64-bit number for a stream's name."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big", signed=True)
+
+
+def _shift_right(bits: Tensor, by: int) -> Tensor:
+    return (bits >> by) & ((1 << (64 - by)) - 1)
+
+
+def _mix(bits: Tensor) -> Tensor:
+    """The finaliser of SplitMix64 (Steele, Lea and Flood 2014), in wrapping int64 arithmetic."""
+    bits = (bits ^ _shift_right(bits, 30)) * _MIX_1
+    bits = (bits ^ _shift_right(bits, 27)) * _MIX_2
+    return bits ^ _shift_right(bits, 31)
+
+
+def hash_address(*address: Tensor | int) -> Tensor:
+    """An int64 hash of an address; its parts broadcast against each other."""
+    state: Tensor = torch.zeros((), dtype=torch.int64)
+    for part in address:
+        part = torch.as_tensor(part, dtype=torch.int64)
+        state = _mix(state.to(part.device) + _GOLDEN + part) if part.ndim else _mix(state + _GOLDEN + int(part))
+    return state
+
+
+def uniform(*address: Tensor | int) -> Tensor:
+    """Numbers in [0, 1), float64 with 53 random bits, one for each address."""
+    return _shift_right(hash_address(*address), 11).to(torch.float64) * 2.0**-53
+
+
+def draw_from(probabilities: Tensor, uniforms: Tensor) -> Tensor:
+    """One index a row by inverse CDF in float64.
+
+    Float32 sums or Gumbel noise would cut off the distribution's tail (arXiv:2409.02908).
+
+    Args:
+        probabilities: [N, V], not negative; rows need not sum to 1.
+        uniforms: [N] float64 in [0, 1).
+
+    Returns:
+        [N] int64; never an index whose probability is 0.
+    """
+    cumulative = probabilities.to(torch.float64).cumsum(-1)
+    total = cumulative[:, -1]
+    below_total = torch.nextafter(total, torch.zeros_like(total))
+    threshold = torch.minimum(uniforms * total, below_total)
+    return torch.searchsorted(cumulative, threshold[:, None], right=True).squeeze(-1)

@@ -1,0 +1,36 @@
+"""Intervals beside scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from opendllm.registries.benchmarks import Metric
+
+RESAMPLES = 2000
+
+
+def bootstrap_mean(values: Sequence[float], weights: Sequence[float] | None = None, seed: int = 0) -> Metric:
+    """The mean and its 95 % percentile-bootstrap interval over tasks.
+
+    Args:
+        values: one a task; with `weights`, a ratio's numerators.
+        weights: the ratio's denominators, resampled together with the values.
+        seed: of the resampling.
+    """
+    numerator = np.asarray(values, dtype=np.float64)
+    denominator = np.ones_like(numerator) if weights is None else np.asarray(weights, dtype=np.float64)
+    if numerator.size == 0 or denominator.sum() == 0:
+        return Metric(float("nan"), float("nan"), float("nan"))
+    generator = np.random.default_rng(seed)
+    chosen = generator.integers(numerator.size, size=(RESAMPLES, numerator.size))
+    totals = denominator[chosen].sum(1)
+    means = numerator[chosen].sum(1)[totals > 0] / totals[totals > 0]
+    low, high = np.quantile(means, [0.025, 0.975])
+    return Metric(float(numerator.sum() / denominator.sum()), float(low), float(high))
+
+
+def normal_interval(value: float, standard_error: float) -> Metric:
+    """value plus and minus 1.96 standard errors."""
+    return Metric(value, value - 1.96 * standard_error, value + 1.96 * standard_error)

@@ -1,0 +1,52 @@
+"""The running Python's standard library as text: files in a fixed order and a fixed split."""
+
+from __future__ import annotations
+
+import hashlib
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+from opendllm.registries.corpora import Document, Split
+from opendllm.registries.errors import UserError
+
+HELD_OUT_SHARE = 20
+"""One file in so many is held out."""
+_SKIPPED_FOLDERS = frozenset({"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"})
+
+
+def stdlib_files() -> list[tuple[str, Path]]:
+    """(name relative to the library's folder, path) of each source file, sorted by name.
+
+    Tests are left out: much of them is generated tables.
+    """
+    root = Path(sysconfig.get_paths()["stdlib"])
+    found = []
+    for path in root.rglob("*.py"):
+        name = path.relative_to(root)
+        if not _SKIPPED_FOLDERS.intersection(name.parts[:-1]):
+            found.append((name.as_posix(), path))
+    return sorted(found)
+
+
+def stdlib_documents(split: Split) -> Iterator[Document]:
+    """The files of one split. A file's name alone decides where it belongs.
+
+    Raises:
+        UserError: this Python carries no source files.
+    """
+    empty = True
+    for name, path in stdlib_files():
+        digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
+        held_out = int.from_bytes(digest, "big") % HELD_OUT_SHARE == 0
+        if held_out != (split == "held-out"):
+            continue
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue  # a handful of files declare another encoding
+        if text.strip():
+            empty = False
+            yield Document(name, text)
+    if empty:
+        raise UserError("this Python's standard library has no source files: use another corpus")

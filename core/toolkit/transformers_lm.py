@@ -1,0 +1,200 @@
+"""A stock transformers causal LM, turned into a `DiffusionLM`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from transformers import AutoModelForCausalLM, PretrainedConfig
+from transformers.initialization import no_init_weights
+
+from opendllm.core.toolkit.attention import ATTENTION_NAME
+from opendllm.core.toolkit.safetensors_folder import load_into, write_weights
+from opendllm.core.toolkit.segments import document_starts, visibility
+from opendllm.registries.backbones import DiffusionLM
+from opendllm.registries.errors import UserError
+from opendllm.registries.sequences import AttentionPattern, ModelInputs
+
+CONFIG_FILE = "config.json"
+OWN_SECTION = "open_dllm"
+"""The part of config.json that says what the family's own format has no word for."""
+
+
+@dataclass(frozen=True)
+class CheckpointFormat:
+    """How one family writes its checkpoints.
+
+    Attributes:
+        backbone: the plugin's name, for error messages and config.json.
+        network_config: the transformers config of the stock class with the same arithmetic.
+        published_keys: from the stock class's parameter names to the family's own.
+        logit_shift: whether hidden state i-1 predicts token i.
+        context_length: the most positions that it was made for.
+    """
+
+    backbone: str
+    network_config: PretrainedConfig
+    published_keys: Mapping[str, str]
+    logit_shift: bool
+    context_length: int
+
+
+class ScoringModule(nn.Module):
+    """The network, with the training loss's log-likelihoods as its forward."""
+
+    def __init__(self, network: nn.Module, attention: AttentionPattern, logit_shift: bool) -> None:
+        super().__init__()
+        self.network = network
+        self._attention = attention
+        self._logit_shift = logit_shift
+
+    def forward(self, inputs: ModelInputs, targets: Tensor, scored: Tensor) -> Tensor:
+        """[N] float32, nats; only the scored positions' hidden states reach the LM head."""
+        hidden = self.network_states(inputs)
+        rows, columns = scored.nonzero(as_tuple=True)
+        hidden = hidden[rows, self.predictors(inputs.segments)[rows, columns]]
+        logits = self.network.get_output_embeddings()(hidden)
+        return cross_entropy(logits.float(), targets[rows, columns], reduction="none")
+
+    def network_states(self, inputs: ModelInputs) -> Tensor:
+        """[B, L, D] the network's own hidden states, not aligned."""
+        blocks = self._attention.blocks(inputs.positions) if inputs.blocks is None else inputs.blocks
+        output = self.network.get_decoder()(
+            input_ids=inputs.tokens,
+            position_ids=inputs.positions,
+            use_cache=False,
+            visible=visibility(inputs, blocks),
+        )
+        hidden: Tensor = output.last_hidden_state
+        return hidden
+
+    def predictors(self, segments: Tensor) -> Tensor:
+        """[B, L] int64: the position whose hidden state predicts the token at each position.
+
+        Itself; in a shifted checkpoint the one before, but for a document's first position, which
+        has none and repeats its own (Dream's `cat([logits[:, :1], logits[:, :-1]])`).
+        """
+        own = torch.arange(segments.shape[1], device=segments.device).expand_as(segments)
+        if not self._logit_shift:
+            return own
+        return own - (~document_starts(segments)).long()
+
+
+class TransformersLM(DiffusionLM):
+    """The published arithmetic, behind aligned logits."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        checkpoint: CheckpointFormat,
+        config: Mapping[str, Any],
+        attention: AttentionPattern,
+        mask_token_id: int,
+        eos_token_id: int | None,
+    ) -> None:
+        self.module = ScoringModule(network, attention, checkpoint.logit_shift)
+        self.attention = attention
+        self.logit_shift = checkpoint.logit_shift
+        self.mask_token_id = mask_token_id
+        self.eos_token_id = eos_token_id
+        self.vocab_size = checkpoint.network_config.vocab_size
+        self.context_length = checkpoint.context_length
+        self._format = checkpoint
+        self._config = dict(config)
+
+    def hidden_states(self, inputs: ModelInputs) -> Tensor:
+        """See `DiffusionLM.hidden_states`."""
+        hidden = self.module.network_states(inputs)
+        predictors = self.module.predictors(inputs.segments)
+        return hidden.gather(1, predictors[:, :, None].expand_as(hidden)) if self.logit_shift else hidden
+
+    def project(self, hidden: Tensor) -> Tensor:
+        """See `DiffusionLM.project`."""
+        logits: Tensor = self.module.network.get_output_embeddings()(hidden)
+        return logits
+
+    def negative_log_likelihood(self, inputs: ModelInputs, targets: Tensor, scored: Tensor) -> Tensor:
+        """See `DiffusionLM.negative_log_likelihood`."""
+        nll: Tensor = self.module(inputs, targets, scored)
+        return nll
+
+    def save(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
+        """See `DiffusionLM.save`."""
+        published = {}
+        for key, tensor in weights.items():
+            name = key.removeprefix("network.")
+            if name == "lm_head.weight" and self._format.network_config.tie_word_embeddings:
+                continue
+            published[self._format.published_keys.get(name, name)] = tensor
+        write_weights(folder, published)
+        own = {
+            "backbone": self._format.backbone,
+            "attention": self.attention.kind,
+            "block_length": self.attention.block_length,
+        }
+        config = self._config | {"mask_token_id": self.mask_token_id, OWN_SECTION: own}
+        (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
+
+
+def _allocate(checkpoint: CheckpointFormat, dtype: torch.dtype) -> nn.Module:
+    config = checkpoint.network_config
+    # A padding id would freeze that token's embedding, and families use EOS for it.
+    config.pad_token_id = None
+    return AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION_NAME, dtype=dtype)
+
+
+def build_lm(
+    checkpoint: CheckpointFormat,
+    config: Mapping[str, Any],
+    attention: AttentionPattern,
+    mask_token_id: int,
+    eos_token_id: int | None,
+) -> TransformersLM:
+    """A model with random weights in float32."""
+    network = _allocate(checkpoint, torch.float32)
+    return TransformersLM(network, checkpoint, config, attention, mask_token_id, eos_token_id)
+
+
+def load_lm(
+    folder: Path,
+    checkpoint: CheckpointFormat,
+    config: Mapping[str, Any],
+    attention: AttentionPattern,
+    device: torch.device,
+    dtype: torch.dtype | None,
+) -> TransformersLM:
+    """The checkpoint in `folder`, straight on its device.
+
+    Raises:
+        UserError: the mask token is outside the vocabulary, or the weights don't fit (see `load_into`).
+    """
+    mask_token_id = config["mask_token_id"]
+    vocab_size = checkpoint.network_config.vocab_size
+    if not 0 <= mask_token_id < vocab_size:
+        raise UserError(
+            f"{folder}: the mask token's id {mask_token_id} is outside the vocabulary of {vocab_size}"
+        )
+    with torch.device(device), no_init_weights():
+        network = _allocate(checkpoint, dtype or _stored_dtype(config))
+    to_ours = {
+        checkpoint.published_keys.get(name, name): name
+        for name, _ in network.named_parameters(remove_duplicate=False)
+    }
+    network.tie_weights()
+    load_into(network, folder, to_ours)
+    network.eval()
+    return TransformersLM(network, checkpoint, config, attention, mask_token_id, config.get("eos_token_id"))
+
+
+def _stored_dtype(config: Mapping[str, Any]) -> torch.dtype:
+    name = config.get("dtype") or config.get("torch_dtype") or "float32"
+    dtype = getattr(torch, str(name), None)
+    if not isinstance(dtype, torch.dtype):
+        raise UserError(f"config.json asks for the unknown dtype {name!r}")
+    return dtype

@@ -1,0 +1,1 @@
+"""The built-in plugins. They come in through the same entry point as anybody's."""

@@ -1,0 +1,58 @@
+"""Backbones: names, options and where each is implemented."""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from opendllm.registries import BackboneOptions, Register
+
+HERE = "opendllm.plugins.backbones"
+
+
+class OpenDcoderOptions(BackboneOptions):
+    """Options of Open-dCoder models."""
+
+    model_types: ClassVar[frozenset[str]] = frozenset({"qwen2"})
+    default_sampler: ClassVar[str] = "p2"
+
+    preset: Literal["nano", "0.5b"] = Field("nano", description="Size of a model built from scratch.")
+
+
+class LladaOptions(BackboneOptions):
+    """Options of LLaDA models."""
+
+    model_types: ClassVar[frozenset[str]] = frozenset({"llada"})
+    default_sampler: ClassVar[str] = "low-confidence"
+
+    preset: Literal["nano", "8b"] = Field("nano", description="Size of a model built from scratch.")
+
+
+class DreamOptions(BackboneOptions):
+    """Options of Dream models."""
+
+    model_types: ClassVar[frozenset[str]] = frozenset({"Dream"})
+    default_sampler: ClassVar[str] = "entropy"
+
+    preset: Literal["nano", "7b"] = Field("nano", description="Size of a model built from scratch.")
+
+
+def register_all(register: Register) -> None:
+    """Register every built-in backbone."""
+    register(
+        "open-dcoder",
+        options=OpenDcoderOptions,
+        target=f"{HERE}.open_dcoder:OpenDcoder",
+        summary="Qwen2 made bidirectional, logits shifted by one (Open-dCoder 0.5B)",
+    )
+    register(
+        "llada",
+        options=LladaOptions,
+        target=f"{HERE}.llada:Llada",
+        summary="LLaMA-shaped, LLaDA's own keys and config, no shift (LLaDA 8B, 1.5)",
+    )
+    register(
+        "dream",
+        options=DreamOptions,
+        target=f"{HERE}.dream:Dream",
+        summary="Qwen2-shaped, logits shifted by one (Dream, Dream-Coder, DiffuCoder)",
+    )

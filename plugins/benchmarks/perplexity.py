@@ -1,0 +1,74 @@
+"""Held-out perplexity."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+
+from opendllm.core.toolkit.draws import stream_id, uniform
+from opendllm.core.toolkit.statistics import normal_interval
+from opendllm.plugins.benchmarks import PerplexityOptions
+from opendllm.registries.benchmarks import (
+    Answer,
+    Benchmark,
+    BenchmarkContext,
+    LikelihoodRequest,
+    Metric,
+    Scores,
+    TextLikelihood,
+)
+from opendllm.registries.errors import UserError
+
+
+class Perplexity(Benchmark):
+    """exp(NELBO / tokens) of excerpts, one from each of the first held-out documents.
+
+    The intervals are the Monte-Carlo estimate's own error: the documents are taken as given.
+    """
+
+    headline = ("perplexity", "bits_per_byte")
+    lower_is_better = frozenset({"perplexity", "nats_per_token", "bits_per_byte"})
+
+    def __init__(self, options: PerplexityOptions) -> None:
+        self._documents = options.documents
+
+    def requests(self, context: BenchmarkContext) -> Sequence[LikelihoodRequest]:
+        """From a random line of each document on; the evaluator cuts at the models' row length."""
+        wanted = self._documents if context.limit is None else min(self._documents, context.limit)
+        requests = []
+        for document in itertools.islice(context.held_out(), wanted):
+            lines = document.text.splitlines(keepends=True)
+            start = int(float(uniform(context.seed, stream_id(document.name))) * len(lines) * 0.5)
+            text = "".join(lines[start:])
+            if text.strip():
+                requests.append(LikelihoodRequest(document.name, text))
+        if not requests:
+            raise UserError("benchmark perplexity: the held-out split has no documents")
+        return requests
+
+    def score(self, answers: Sequence[Answer]) -> Scores:
+        """Totals over all documents."""
+        likelihoods = [answer for answer in answers if isinstance(answer, TextLikelihood)]
+        nats = -sum(answer.log_likelihood for answer in likelihoods)
+        error = math.sqrt(sum(answer.variance for answer in likelihoods))
+        tokens = sum(answer.tokens for answer in likelihoods)
+        size = sum(answer.bytes for answer in likelihoods)
+        per_token = normal_interval(nats / tokens, error / tokens)
+        return Scores(
+            metrics={
+                "perplexity": Metric(
+                    math.exp(per_token.value), math.exp(per_token.low), math.exp(per_token.high)
+                ),
+                "nats_per_token": per_token,
+                "bits_per_byte": normal_interval(nats / size / math.log(2), error / size / math.log(2)),
+            },
+            per_task={
+                answer.task_id: {"nats": -answer.log_likelihood, "tokens": answer.tokens, "bytes": answer.bytes}
+                for answer in likelihoods
+            },
+            notes=(
+                "each excerpt's first token is given, not scored",
+                "the intervals are the Monte-Carlo error of the ELBO; an autoregressive model's is exact",
+            ),
+        )

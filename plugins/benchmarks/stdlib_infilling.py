@@ -1,0 +1,163 @@
+"""Fill in a hidden line of a held-out standard-library function."""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import textwrap
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from opendllm.core.toolkit.draws import stream_id, uniform
+from opendllm.core.toolkit.statistics import bootstrap_mean
+from opendllm.core.toolkit.stdlib_source import stdlib_documents
+from opendllm.plugins.benchmarks import StdlibInfillingOptions
+from opendllm.registries.benchmarks import (
+    Answer,
+    Benchmark,
+    BenchmarkContext,
+    GeneratedText,
+    GenerationRequest,
+    Metric,
+    Scores,
+)
+
+MIN_LINES, MAX_LINES = 4, 24
+MIN_CHARACTERS, MAX_CHARACTERS = 8, 60
+
+
+@dataclass(frozen=True)
+class HiddenLine:
+    """A function with one of its lines taken out."""
+
+    task_id: str
+    before: tuple[str, ...]
+    indentation: str
+    line: str
+    after: tuple[str, ...]
+
+    def function_with(self, line: str) -> str:
+        """The whole function with `line` in the hidden one's place."""
+        return "\n".join([*self.before, self.indentation + line, *self.after])
+
+
+class StdlibInfilling(Benchmark):
+    """Exact match, token accuracy and whether the result parses, for each way of asking.
+
+    Token accuracy compares position by position with the reference's tokens, over the longer of
+    both; at the oracle length that is the share of hidden tokens that were found.
+    """
+
+    headline = ("token_accuracy_oracle", "exact_match_oracle", "parses_oracle")
+
+    def __init__(self, options: StdlibInfillingOptions) -> None:
+        self._problems = options.problems
+        self._fixed_lengths = options.fixed_lengths
+        self._context_lines = options.context_lines
+        self._hidden: dict[str, HiddenLine] = {}
+
+    def requests(self, context: BenchmarkContext) -> Sequence[GenerationRequest]:
+        """One function a file, one hidden line a function, asked at each length."""
+        wanted = self._problems if context.limit is None else min(self._problems, context.limit)
+        problems = list(itertools.islice(_hidden_lines(context.seed), wanted))
+        self._hidden = {problem.task_id: problem for problem in problems}
+        lengths: tuple[int | Literal["oracle"], ...] = ("oracle", *self._fixed_lengths)
+        return [
+            GenerationRequest(
+                task_id=problem.task_id,
+                prefix="\n".join([*problem.before[-self._context_lines :], problem.indentation]),
+                suffix="\n" + "\n".join(problem.after[: self._context_lines]) + "\n",
+                length=length,
+                reference=problem.line,
+                setting="oracle" if length == "oracle" else f"length-{length}",
+            )
+            for problem in problems
+            for length in lengths
+        ]
+
+    def score(self, answers: Sequence[Answer]) -> Scores:
+        """Every metric for every setting, averaged over samples, then tasks."""
+        by_setting: dict[str, list[GeneratedText]] = defaultdict(list)
+        for answer in answers:
+            if isinstance(answer, GeneratedText):
+                by_setting[answer.setting].append(answer)
+        metrics: dict[str, Metric] = {}
+        per_task: dict[str, dict[str, float]] = defaultdict(dict)
+        for setting, group in by_setting.items():
+            for name in ("token_accuracy", "exact_match", "parses"):
+                values: dict[str, list[float]] = defaultdict(list)
+                for answer in group:
+                    values[answer.task_id].append(self._value(name, answer))
+                means = {task: sum(found) / len(found) for task, found in values.items()}
+                metrics[f"{name}_{setting}"] = bootstrap_mean(list(means.values()))
+                for task, mean in means.items():
+                    per_task[task][f"{name}_{setting}"] = mean
+        return Scores(
+            metrics,
+            per_task,
+            notes=("oracle: as many masks as the hidden line has tokens; length-N: N masks",),
+        )
+
+    def _value(self, name: str, answer: GeneratedText) -> float:
+        problem = self._hidden[answer.task_id]
+        if name == "exact_match":
+            return float(answer.text == problem.line)
+        if name == "parses":
+            return float(_parses(problem.function_with(answer.text)))
+        longer = max(len(answer.tokens), len(answer.reference_tokens))
+        hits = sum(a == b for a, b in zip(answer.tokens, answer.reference_tokens, strict=False))
+        return hits / longer
+
+
+def _hidden_lines(seed: int) -> Iterator[HiddenLine]:
+    """One line of one function of each held-out file that has one."""
+    for document in stdlib_documents("held-out"):
+        choices = list(_choices(document.text))
+        if not choices:
+            continue
+        chosen = int(float(uniform(seed, stream_id(document.name))) * len(choices))
+        name, lines, hidden = choices[chosen]
+        line = lines[hidden]
+        yield HiddenLine(
+            task_id=f"{document.name}::{name}:{hidden}",
+            before=tuple(lines[:hidden]),
+            indentation=line[: len(line) - len(line.lstrip())],
+            line=line.strip(),
+            after=tuple(lines[hidden + 1 :]),
+        )
+
+
+def _choices(source: str) -> Iterator[tuple[str, list[str], int]]:
+    """Every (function name, its dedented lines, index of a line worth hiding)."""
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):
+        return
+    source_lines = source.splitlines()
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.FunctionDef) or node.end_lineno is None:
+            continue
+        lines = textwrap.dedent("\n".join(source_lines[node.lineno - 1 : node.end_lineno])).split("\n")
+        if not MIN_LINES <= len(lines) <= MAX_LINES or not _parses("\n".join(lines)):
+            continue
+        statements = {statement.lineno - node.lineno for statement in ast.walk(node) if _one_line(statement)}
+        for index in sorted(statements - {0}):
+            if MIN_CHARACTERS <= len(lines[index].strip()) <= MAX_CHARACTERS:
+                yield node.name, lines, index
+
+
+def _one_line(node: ast.AST) -> bool:
+    """A statement that stands alone on its line; docstrings don't count."""
+    if not isinstance(node, ast.stmt) or node.lineno != node.end_lineno:
+        return False
+    return not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
+
+
+def _parses(source: str) -> bool:
+    try:
+        ast.parse(textwrap.dedent(source))
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        return False
+    return True

@@ -1,0 +1,56 @@
+"""LLaDA's pretraining objective."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from opendllm.plugins.objectives import LladaOptions
+from opendllm.registries.noise_schedules import NoiseSchedule
+from opendllm.registries.objectives import Corruption, Masking, Noise, Objective
+from opendllm.registries.sequences import PADDING_SEGMENT, ModelInputs, TokenRows
+
+LEAST_PROBABILITY = 1e-3
+
+
+class Llada(Objective):
+    """sum m ce / p over all real tokens, p = (1 - 1e-3) t + 1e-3 (ML-GSAI/LLaDA GUIDELINES.md)."""
+
+    def __init__(self, options: LladaOptions) -> None:
+        self._random_length_probability = options.random_length_probability
+
+    def mask(self, rows: TokenRows, noise: Noise, schedule: NoiseSchedule) -> Masking:
+        """t ~ U(0, 1) per row.
+
+        LLaDA cuts 1 % of its batches to a random length; here 1 % of the rows are, so that what a
+        row looks like does not depend on how rows are batched.
+        """
+        rows = self._shorten(rows, noise)
+        time = noise.per_row("time").expand(rows.tokens.shape)
+        probability = (1 - LEAST_PROBABILITY) * time + LEAST_PROBABILITY
+        return Masking(rows.maskable & (noise.per_token("mask") < probability), probability, time, rows)
+
+    def corrupt(self, masking: Masking, schedule: NoiseSchedule, mask_token_id: int) -> Corruption:
+        """Hide the masked tokens; weigh each with 1/p."""
+        rows = masking.rows
+        return Corruption(
+            inputs=ModelInputs(
+                torch.where(masking.masked, mask_token_id, rows.tokens), rows.segments, rows.positions
+            ),
+            targets=rows.tokens,
+            scored=masking.masked,
+            weight=1 / masking.mask_probability[masking.masked],
+            count=(rows.segments != PADDING_SEGMENT).sum().double(),
+        )
+
+    def _shorten(self, rows: TokenRows, noise: Noise) -> TokenRows:
+        length = rows.tokens.shape[1]
+        cut = noise.per_row("cut") < self._random_length_probability
+        kept = torch.where(cut, (noise.per_row("cut-length") * length).long() + 1, length)
+        beyond = torch.arange(length, device=rows.tokens.device) >= kept
+        return replace(
+            rows,
+            segments=torch.where(beyond, PADDING_SEGMENT, rows.segments),
+            maskable=rows.maskable & ~beyond,
+        )

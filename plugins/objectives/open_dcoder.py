@@ -1,0 +1,52 @@
+"""Open-dLLM's objective."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from opendllm.core.toolkit.segments import document_starts
+from opendllm.plugins.objectives import OpenDcoderOptions
+from opendllm.registries.noise_schedules import NoiseSchedule
+from opendllm.registries.objectives import Corruption, Masking, Noise, Objective
+from opendllm.registries.sequences import ModelInputs, TokenRows
+
+LEAST_RATIO = 1 / 500
+
+
+class OpenDcoder(Objective):
+    """Mask each document at its own ratio r; the first token is never scored.
+
+    With N scored positions (pengzhangzhi/Open-dLLM @8b387877 and its release):
+    release: sum (1/r) (ce + sg(exp(-ce)) ce) / N; head: sum ce / N + sum (1/r) sg(exp(-ce)) ce / N.
+    """
+
+    def __init__(self, options: OpenDcoderOptions) -> None:
+        self._form = options.form
+
+    def mask(self, rows: TokenRows, noise: Noise, schedule: NoiseSchedule) -> Masking:
+        """r ~ U(0, 1) per document, clamped to [1/500, 499/500]; each token with probability r."""
+        ratio = noise.per_document("mask-ratio").clamp(LEAST_RATIO, 1 - LEAST_RATIO)
+        masked = rows.maskable & (noise.per_token("mask") < ratio)
+        return Masking(masked, ratio, ratio, rows)
+
+    def corrupt(self, masking: Masking, schedule: NoiseSchedule, mask_token_id: int) -> Corruption:
+        """Hide the masked tokens; weigh the scored ones with 1/r."""
+        rows = masking.rows
+        scored = masking.masked & ~document_starts(rows.segments)
+        tokens = torch.where(masking.masked, mask_token_id, rows.tokens)
+        return Corruption(
+            inputs=ModelInputs(tokens, rows.segments, rows.positions),
+            targets=rows.tokens,
+            scored=scored,
+            weight=1 / masking.mask_probability[scored],
+            count=scored.sum().double(),
+        )
+
+    def loss_sum(self, negative_log_likelihood: Tensor, corruption: Corruption) -> Tensor:
+        """Cross-entropy and its path term, which leans on tokens the model is already sure of."""
+        sureness = torch.exp(-negative_log_likelihood).detach()
+        path = corruption.weight * sureness * negative_log_likelihood
+        if self._form == "head":
+            return (negative_log_likelihood + path).sum()
+        return (corruption.weight * negative_log_likelihood + path).sum()

@@ -1,0 +1,23 @@
+"""The contracts between the platform and its plugins. This package knows neither."""
+
+from opendllm.registries.errors import PluginError, UserError
+from opendllm.registries.hookspecs import Register, hookimpl
+from opendllm.registries.options import (
+    AttentionKind,
+    BackboneOptions,
+    ObjectiveOptions,
+    PluginOptions,
+    SamplerOptions,
+)
+
+__all__ = [
+    "AttentionKind",
+    "BackboneOptions",
+    "ObjectiveOptions",
+    "PluginError",
+    "PluginOptions",
+    "Register",
+    "SamplerOptions",
+    "UserError",
+    "hookimpl",
+]

@@ -1,0 +1,144 @@
+"""The contract of a benchmark: what a model is asked, and how its answers score."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from opendllm.registries.corpora import Document
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """Write what stands between prefix and suffix.
+
+    Attributes:
+        task_id: the problem; scores are paired by it.
+        prefix: text on the left.
+        suffix: text on the right; None to continue the prefix.
+        length: how many tokens to write: a number, "oracle" for the reference's own token count, or
+            None for the manifest's `max_new_tokens`.
+        reference: the published answer, if there is one.
+        setting: names this way of asking where a problem is asked in several ("oracle", "length-8").
+        stop: the answer is cut before the first of these.
+    """
+
+    task_id: str
+    prefix: str
+    suffix: str | None = None
+    length: int | Literal["oracle"] | None = None
+    reference: str | None = None
+    setting: str = "default"
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class LikelihoodRequest:
+    """How likely is this text? Its first token is given, not scored."""
+
+    task_id: str
+    text: str
+    setting: str = "default"
+
+
+Request = GenerationRequest | LikelihoodRequest
+
+
+@dataclass(frozen=True)
+class GeneratedText:
+    """An answer to a GenerationRequest.
+
+    Attributes:
+        text: the answer, cut at the first EOS and stop string.
+        tokens: the token ids as written, uncut.
+        reference_tokens: the reference's own ids, empty where there is none.
+    """
+
+    task_id: str
+    setting: str
+    sample: int
+    text: str
+    tokens: tuple[int, ...]
+    reference_tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class TextLikelihood:
+    """An answer to a LikelihoodRequest.
+
+    Attributes:
+        log_likelihood: nats; the ELBO of a diffusion model, exact for a causal one.
+        variance: of that estimate, in nats squared; 0 where exact.
+        tokens: how many tokens were scored.
+        bytes: how many UTF-8 bytes these tokens spell.
+    """
+
+    task_id: str
+    setting: str
+    log_likelihood: float
+    variance: float
+    tokens: int
+    bytes: int
+
+
+Answer = GeneratedText | TextLikelihood
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A score with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a benchmark says of one model.
+
+    Attributes:
+        metrics: by name.
+        per_task: by task id, for pairing variants: `{"passed": true}`, `{"nats": 3.2}`, ...
+        notes: how the numbers are to be read (what was given, what was scored).
+    """
+
+    metrics: Mapping[str, Metric]
+    per_task: Mapping[str, Mapping[str, Any]]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class BenchmarkContext:
+    """What a benchmark may ask of the run.
+
+    Attributes:
+        limit: at most so many problems, or None for all.
+        seed: for whatever a benchmark draws (which line to hide, say).
+        held_out: the manifest's corpus, held-out split.
+        sequence_length: the longest text, in tokens, that the manifest's models read.
+    """
+
+    limit: int | None
+    seed: int
+    sequence_length: int
+    held_out: Callable[[], Iterator[Document]] = field(repr=False)
+
+
+class Benchmark(ABC):
+    """Problems, and how answers to them score."""
+
+    headline: tuple[str, ...] = ()
+    """The metrics to show first."""
+    lower_is_better: frozenset[str] = frozenset()
+    """The metrics of which less is better."""
+
+    @abstractmethod
+    def requests(self, context: BenchmarkContext) -> Sequence[Request]:
+        """What to ask, in a fixed order."""
+
+    @abstractmethod
+    def score(self, answers: Sequence[Answer]) -> Scores:
+        """Score the answers: one a request and sample, in order."""

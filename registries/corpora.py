@@ -1,0 +1,34 @@
+"""The contract of a corpus."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+Split = Literal["train", "held-out"]
+
+
+@dataclass(frozen=True)
+class Document:
+    """One text; `name` says where it came from."""
+
+    name: str
+    text: str
+
+
+class Corpus(ABC):
+    """Yields documents, always the same ones in the same order."""
+
+    @abstractmethod
+    def documents(self, split: Split) -> Iterator[Document]:
+        """The documents of one split.
+
+        Raises:
+            UserError: there are none, or a file can't be read.
+        """
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Changes whenever the documents do; part of the key of everything derived from them."""

@@ -1,0 +1,133 @@
+"""Finds plugin packages by their entry points and keeps a broken one from stopping the others."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import traceback
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import pluggy
+
+from opendllm.registries import hookspecs
+from opendllm.registries.backbones import Backbone
+from opendllm.registries.benchmarks import Benchmark
+from opendllm.registries.corpora import Corpus
+from opendllm.registries.errors import PluginError
+from opendllm.registries.hookspecs import ENTRY_POINT_GROUP
+from opendllm.registries.noise_schedules import NoiseSchedule
+from opendllm.registries.objectives import Objective
+from opendllm.registries.options import PluginOptions
+from opendllm.registries.registry import Provenance, Registration, Registry, did_you_mean
+from opendllm.registries.samplers import Sampler
+
+EXTENSION_POINTS = ("noise_schedules", "objectives", "samplers", "backbones", "corpora", "benchmarks")
+
+
+class EntryPoint(Protocol):
+    """The part of importlib.metadata.EntryPoint that discovery reads."""
+
+    @property
+    def name(self) -> str:
+        """The entry point's name."""
+
+    @property
+    def dist(self) -> importlib.metadata.Distribution | None:
+        """The package that declares it."""
+
+    def load(self) -> Any:
+        """Import what it points at."""
+
+
+@dataclass(frozen=True)
+class BrokenPlugin:
+    """A plugin package that could not be taken in, and why."""
+
+    provenance: Provenance
+    entry_point: str
+    error: str
+    details: str
+
+
+@dataclass
+class Plugins:
+    """Everything that is installed, by extension point."""
+
+    noise_schedules: Registry[NoiseSchedule] = field(default_factory=lambda: Registry("noise_schedules"))
+    objectives: Registry[Objective] = field(default_factory=lambda: Registry("objectives"))
+    samplers: Registry[Sampler] = field(default_factory=lambda: Registry("samplers"))
+    backbones: Registry[Backbone] = field(default_factory=lambda: Registry("backbones"))
+    corpora: Registry[Corpus] = field(default_factory=lambda: Registry("corpora"))
+    benchmarks: Registry[Benchmark] = field(default_factory=lambda: Registry("benchmarks"))
+    broken: list[BrokenPlugin] = field(default_factory=list)
+
+    def of_kind(self, kind: str) -> Registry[Any]:
+        """The registry of one extension point.
+
+        Raises:
+            PluginError: there is no such extension point.
+        """
+        if kind not in EXTENSION_POINTS:
+            raise PluginError(f"no extension point {kind!r}: {did_you_mean(kind, list(EXTENSION_POINTS))}")
+        registry: Registry[Any] = getattr(self, kind)
+        return registry
+
+
+def discover(entry_points: Iterable[EntryPoint]) -> Plugins:
+    """Take in every plugin package; those that fail are listed in `Plugins.broken`."""
+    plugins = Plugins()
+    manager = pluggy.PluginManager(ENTRY_POINT_GROUP)
+    manager.add_hookspecs(hookspecs)
+    for entry_point in entry_points:
+        provenance = _provenance(entry_point)
+        try:
+            for registration in _registrations(manager, entry_point, provenance):
+                plugins.of_kind(registration.kind).add(registration)
+        except Exception as error:  # whatever a stranger's module raises must stop nobody else
+            message = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
+            first_line = message.split("\n")[0]
+            plugins.broken.append(
+                BrokenPlugin(provenance, entry_point.name, first_line, traceback.format_exc())
+            )
+    return plugins
+
+
+@functools.cache
+def installed_plugins() -> Plugins:
+    """What the environment's packages bring; read once a process."""
+    return discover(importlib.metadata.entry_points(group=ENTRY_POINT_GROUP))
+
+
+def _provenance(entry_point: EntryPoint) -> Provenance:
+    if entry_point.dist is None:
+        return Provenance("unknown package", "?")
+    return Provenance(entry_point.dist.name, entry_point.dist.version)
+
+
+def _registrations(
+    manager: pluggy.PluginManager, entry_point: EntryPoint, provenance: Provenance
+) -> list[Registration[Any]]:
+    """Everything that one entry point's hooks register; nothing is taken in if one of them fails."""
+    module = entry_point.load()
+    plugin_name = f"{provenance.package}:{entry_point.name}"
+    manager.register(module, plugin_name)
+    collected: list[Registration[Any]] = []
+    for hook in manager.get_hookcallers(module) or []:
+        if not hook.has_spec():
+            known = [f"register_{kind}" for kind in EXTENSION_POINTS]
+            raise PluginError(f"there is no hook {hook.name!r}: {did_you_mean(hook.name, known)}")
+        kind = hook.name.removeprefix("register_")
+
+        def register(
+            name: str, *, options: type[PluginOptions], target: str, summary: str, kind: str = kind
+        ) -> None:
+            collected.append(Registration(kind, name, options, target, summary, provenance))
+
+        manager.subset_hook_caller(
+            hook.name, [other for other in manager.get_plugins() if other is not module]
+        )(register=register)
+    if not collected:
+        raise PluginError("it registers nothing: are its hooks marked with @hookimpl?")
+    return collected

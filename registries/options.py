@@ -1,0 +1,45 @@
+"""Options models: what a plugin lets its user set, checked before anything heavy is imported."""
+
+from typing import ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+AttentionKind = Literal["bidirectional", "causal", "block-causal"]
+
+
+class PluginOptions(BaseModel):
+    """Base of every plugin's options: immutable, and an unknown option is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ObjectiveOptions(PluginOptions):
+    """Options of an objective."""
+
+    trains: ClassVar[AttentionKind] = "bidirectional"
+    """The attention pattern that a model must have to be trained with this objective."""
+    noise_schedules: ClassVar[frozenset[str] | None] = frozenset({"linear"})
+    """The noise schedules it can be trained with; None for any. Most fix their own, linear one."""
+
+
+class SamplerOptions(PluginOptions):
+    """Options that only one sampler has; the decoder's own options stand beside it in `generate`."""
+
+    without_effect: ClassVar[frozenset[str]] = frozenset()
+    """Decoder options that this sampler never reads: setting one is an error, not a silent no-op."""
+
+
+class BackboneOptions(PluginOptions):
+    """Options that every backbone has."""
+
+    model_types: ClassVar[frozenset[str]] = frozenset()
+    """The `model_type` values of config.json that belong to this family."""
+    default_sampler: ClassVar[str] = "ancestral"
+    """The sampler that the family's authors decode with."""
+
+    attention: AttentionKind = Field(
+        "bidirectional", description="Which positions see each other; a property of the checkpoint."
+    )
+    block_length: int | None = Field(
+        None, ge=1, description="Length of a block, in tokens, for block-causal attention."
+    )

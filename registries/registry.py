@@ -1,0 +1,133 @@
+"""Registries: from a plugin's name to its options model and its lazily imported implementation."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from opendllm.registries.errors import PluginError
+from opendllm.registries.options import PluginOptions
+
+ContractT = TypeVar("ContractT")
+
+NAME_PATTERN = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+TARGET_PATTERN = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
+def did_you_mean(name: str, known: list[str]) -> str:
+    """A hint that completes an error message: the nearest known names, or all of them."""
+    near = difflib.get_close_matches(name, known, n=2, cutoff=0.6)
+    if near:
+        return f"did you mean {' or '.join(repr(match) for match in near)}?"
+    return f"known: {', '.join(sorted(known)) or 'none'}"
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """The installed package that a plugin comes from."""
+
+    package: str
+    version: str
+
+    def __str__(self) -> str:
+        return f"{self.package} {self.version}"
+
+
+@dataclass(frozen=True)
+class Registration(Generic[ContractT]):
+    """One plugin: known by name and options at once, imported when first built.
+
+    Raises:
+        PluginError: name, options model or target are not of the required form.
+    """
+
+    kind: str
+    name: str
+    options: type[PluginOptions]
+    target: str
+    summary: str
+    provenance: Provenance
+
+    def __post_init__(self) -> None:
+        if not NAME_PATTERN.fullmatch(self.name):
+            raise PluginError(f"{self.name!r} is no plugin name: lower-case letters, digits, dashes")
+        if not (isinstance(self.options, type) and issubclass(self.options, PluginOptions)):
+            raise PluginError(f"options of {self.name!r} must be a subclass of PluginOptions")
+        if not TARGET_PATTERN.fullmatch(self.target):
+            raise PluginError(f"target {self.target!r} is not of the form 'module:attribute'")
+
+    def implementation(self) -> Callable[[PluginOptions], ContractT]:
+        """Import the target.
+
+        Raises:
+            PluginError: the module or its attribute is not there.
+        """
+        module_name, attribute = self.target.split(":")
+        try:
+            implementation: Callable[[PluginOptions], ContractT] = getattr(
+                importlib.import_module(module_name), attribute
+            )
+        except (ImportError, AttributeError) as error:
+            raise PluginError(
+                f"{self.kind}/{self.name} of {self.provenance} cannot be loaded from {self.target}: {error}"
+            ) from error
+        return implementation
+
+    def build(self, options: Mapping[str, Any] | PluginOptions | None = None) -> ContractT:
+        """The plugin itself, with its options checked.
+
+        Raises:
+            pydantic.ValidationError: an option is unknown or out of range.
+            PluginError: the implementation cannot be imported.
+        """
+        if not isinstance(options, PluginOptions):
+            options = self.options.model_validate(dict(options or {}))
+        return self.implementation()(options)
+
+
+@dataclass
+class Registry(Generic[ContractT]):
+    """All plugins of one extension point."""
+
+    kind: str
+    _by_name: dict[str, list[Registration[ContractT]]] = field(default_factory=dict)
+
+    def add(self, registration: Registration[ContractT]) -> None:
+        """Take a plugin in. A name that is already taken becomes a conflict, reported when it is used."""
+        self._by_name.setdefault(registration.name, []).append(registration)
+
+    def get(self, name: str) -> Registration[ContractT]:
+        """The plugin of that name.
+
+        Raises:
+            PluginError: there is none (the message suggests one), or several packages bring it.
+        """
+        found = self._by_name.get(name)
+        if found is None:
+            hint = did_you_mean(name, list(self._by_name))
+            raise PluginError(f"no plugin {self.kind}/{name}: {hint}")
+        if len(found) > 1:
+            packages = " and ".join(str(registration.provenance) for registration in found)
+            raise PluginError(
+                f"{self.kind}/{name} is registered by {packages}: uninstall one, or ask its author to rename"
+            )
+        return found[0]
+
+    def names(self) -> list[str]:
+        """Every usable name, sorted."""
+        return sorted(name for name, found in self._by_name.items() if len(found) == 1)
+
+    def conflicts(self) -> dict[str, list[Provenance]]:
+        """Names that several packages registered."""
+        return {
+            name: [registration.provenance for registration in found]
+            for name, found in self._by_name.items()
+            if len(found) > 1
+        }
+
+    def __iter__(self) -> Iterator[Registration[ContractT]]:
+        return (self.get(name) for name in self.names())
