@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -45,6 +46,7 @@ class Written:
         tokens: every id, also those after EOS.
         kept_tokens: how many of them `text` is made of.
         forward_passes: that the row took part in.
+        seconds: its share of its batch's wall time.
         trace: the row's ids before the first and after every step, where asked for.
     """
 
@@ -52,6 +54,7 @@ class Written:
     tokens: tuple[int, ...]
     kept_tokens: int
     forward_passes: int
+    seconds: float
     trace: tuple[tuple[int, ...], ...] = ()
 
 
@@ -91,7 +94,10 @@ def write(
         chosen = order[start : start + batch_size]
         canvas, attention_mask = _pad([rows[index].ids for index in chosen], lm, device)
         seeds = torch.tensor([blanks[index].seed for index in chosen], device=device)
+        started = time.perf_counter()
         decoded = decode(lm, canvas, attention_mask, sampler, options, seeds, keep_trace)
+        tokens = decoded.tokens.tolist()
+        seconds = (time.perf_counter() - started) / len(chosen)
         for place, index in enumerate(chosen):
             yield (
                 index,
@@ -99,8 +105,9 @@ def write(
                     tokenizer,
                     lm.eos_token_id,
                     rows[index],
-                    decoded.tokens[place].tolist(),
+                    tokens[place],
                     int(decoded.forward_passes[place]),
+                    seconds,
                     [canvas[place].tolist() for canvas in decoded.trace],
                 ),
             )
@@ -149,10 +156,11 @@ def _written(
     row: _Row,
     canvas: list[int],
     forward_passes: int,
+    seconds: float,
     trace: list[list[int]],
 ) -> Written:
     tokens = canvas[row.start : row.end]
     kept = tokens[: tokens.index(eos_token_id)] if eos_token_id in tokens else tokens
     text: str = tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False)
     history = tuple(tuple(canvas[: len(row.ids)]) for canvas in trace)
-    return Written(text, tuple(tokens), len(kept), forward_passes, history)
+    return Written(text, tuple(tokens), len(kept), forward_passes, seconds, history)

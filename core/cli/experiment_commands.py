@@ -1,0 +1,100 @@
+"""`run`, `validate`, `schema` and `report`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from opendllm.core.experiment import STAGES, run_experiment
+from opendllm.core.manifest.experiment_manifest import read_experiment
+from opendllm.core.manifest.json_schema import manifest_schema
+from opendllm.registries.discovery import installed_plugins
+from opendllm.registries.errors import UserError
+from opendllm.registries.registry import did_you_mean
+
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override one value, as in --set train.steps=50."),
+]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(run)
+    app.command()(validate)
+    app.command()(schema)
+    app.command()(report)
+
+
+def run(
+    manifest: Annotated[Path, typer.Argument(help="The experiment's YAML file.")],
+    only: Annotated[
+        str | None, typer.Option(metavar="STAGES", help="Some of train,evaluate,report.")
+    ] = None,
+    variant: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Only this variant; may be repeated.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="At most so many problems of each benchmark.")
+    ] = None,
+    settings: Settings = None,
+) -> None:
+    """Run an experiment: train, evaluate and report. Continues a run that is there."""
+    stages = only.split(",") if only else list(STAGES)
+    for stage in stages:
+        if stage not in STAGES:
+            raise UserError(f"--only {stage}: {did_you_mean(stage, list(STAGES))}")
+    plugins = installed_plugins()
+    experiment = read_experiment(manifest, settings or [], plugins)
+    folder = run_experiment(
+        experiment,
+        plugins,
+        [stage for stage in STAGES if stage in stages],
+        variant or [],
+        limit,
+    )
+    if "report" in stages:
+        from rich.console import Console
+        from rich.markdown import Markdown
+
+        Console().print(Markdown((folder / "report.md").read_text(encoding="utf-8")))
+
+
+def validate(
+    manifests: Annotated[list[Path], typer.Argument(help="YAML files.")],
+    settings: Settings = None,
+) -> None:
+    """Check manifests and their plugins' options, without running anything."""
+    plugins = installed_plugins()
+    problems = []
+    for manifest in manifests:
+        try:
+            experiment = read_experiment(manifest, settings or [], plugins)
+        except UserError as error:
+            problems.append(str(error))
+        else:
+            names = ", ".join(variant.name for variant in experiment.variants)
+            typer.echo(f"{manifest}: valid; variants: {names}")
+    if problems:
+        raise UserError("\n".join(problems))
+
+
+def schema() -> None:
+    """Print the manifest's JSON Schema, for editors."""
+    typer.echo(json.dumps(manifest_schema(installed_plugins()), indent=2))
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
+    output: Annotated[
+        Path | None, typer.Option(help="Where to write; by default the run folder, if there is one only.")
+    ] = None,
+) -> None:
+    """Write results.json, report.md and report.html of one run, or of several side by side."""
+    from opendllm.core.reporting.write import write_report
+
+    written = write_report(*runs, output=output)
+    typer.echo(f"report: {written.html}")

@@ -1,0 +1,70 @@
+"""`platform`: the command line, and how it ends when something is wrong."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+from typer.main import get_command
+
+from opendllm.core.cli import experiment_commands, generate_command, plugin_commands
+from opendllm.registries.errors import UserError
+
+# Two threads that spin while they wait lose four fifths of their speed when a core is busy.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+@app.callback()
+def _platform(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Train, decode, evaluate and compare diffusion language models from one YAML manifest."""
+
+
+experiment_commands.add_to(app)
+plugin_commands.add_to(app)
+generate_command.add_to(app)
+
+
+def main() -> None:
+    """Run a command. Exit codes: 0 done, 2 a mistake in what was given, 1 anything else."""
+    debug = "--debug" in sys.argv
+    try:
+        code = get_command(app).main(
+            args=[argument for argument in sys.argv[1:] if argument != "--debug"],
+            prog_name="platform",
+            standalone_mode=False,
+        )
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        sys.exit(_report(error))
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _report(error: Exception) -> int:
+    """Print an error for people and choose the exit code."""
+    if hasattr(error, "show") and hasattr(error, "exit_code"):  # a mistake in the command's own arguments
+        error.show()
+        return int(error.exit_code)
+    if isinstance(error, UserError):
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        return 2
+    print(f"internal error: {type(error).__name__}: {error} (--debug shows where)", file=sys.stderr)
+    return 1

@@ -1,0 +1,133 @@
+"""`plugins`: what is installed."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+from pydantic_core import PydanticUndefined
+
+from opendllm.registries.discovery import EXTENSION_POINTS, Plugins, installed_plugins
+from opendllm.registries.errors import UserError
+from opendllm.registries.registry import Registration
+
+AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command and its subcommand."""
+    plugins_app = typer.Typer(invoke_without_command=True, help="What is installed, from which package.")
+    plugins_app.callback()(list_plugins)
+    plugins_app.command("show")(show)
+    app.add_typer(plugins_app, name="plugins")
+
+
+def list_plugins(
+    context: typer.Context,
+    as_json: AsJson = False,
+    check: Annotated[bool, typer.Option("--check", help="Import every implementation too.")] = False,
+) -> None:
+    """List every plugin by extension point, and those that are broken or in conflict."""
+    if context.invoked_subcommand is not None:
+        return
+    plugins = installed_plugins()
+    problems = _problems(plugins, check)
+    if as_json:
+        listing = {kind: [_summary(entry) for entry in plugins.of_kind(kind)] for kind in EXTENSION_POINTS}
+        typer.echo(json.dumps({**listing, "problems": problems}, indent=2))
+    else:
+        _print_table(plugins, problems)
+    if check and problems:
+        raise UserError(f"{len(problems)} of the installed plugins cannot be used")
+
+
+def show(
+    plugin: Annotated[str, typer.Argument(metavar="KIND/NAME", help="As in samplers/p2.")],
+    as_json: AsJson = False,
+) -> None:
+    """Show a plugin's options, with types, defaults and meaning."""
+    kind, slash, name = plugin.partition("/")
+    if not slash:
+        raise UserError(f"{plugin!r} is not of the form KIND/NAME, as in samplers/p2")
+    registration = installed_plugins().of_kind(kind).get(name)
+    details = {**_summary(registration), "target": registration.target, "options": _options(registration)}
+    if as_json:
+        typer.echo(json.dumps(details, indent=2))
+        return
+    typer.echo(f"{kind}/{name}: {registration.summary}")
+    typer.echo(f"from {registration.provenance}, {registration.target}")
+    for option in _options(registration):
+        default = "required" if option["required"] else f"default {json.dumps(option['default'])}"
+        typer.echo(f"\n  {option['name']}: {option['type']}, {default}\n    {option['description']}")
+    if not _options(registration):
+        typer.echo("\n  no options of its own")
+
+
+def _summary(registration: Registration[Any]) -> dict[str, str]:
+    return {
+        "name": registration.name,
+        "package": registration.provenance.package,
+        "version": registration.provenance.version,
+        "summary": registration.summary,
+    }
+
+
+def _options(registration: Registration[Any]) -> list[dict[str, Any]]:
+    schema = registration.options.model_json_schema()
+    options = []
+    for name, field in registration.options.model_fields.items():
+        required = field.is_required()
+        default = None if required or field.default is PydanticUndefined else field.get_default()
+        options.append(
+            {
+                "name": name,
+                "type": _type(schema["properties"][name]),
+                "required": required,
+                "default": default,
+                "description": field.description or "",
+            }
+        )
+    return options
+
+
+def _type(schema: dict[str, Any]) -> str:
+    if "enum" in schema:
+        return " | ".join(map(str, schema["enum"]))
+    if "anyOf" in schema:
+        return " | ".join(_type(alternative) for alternative in schema["anyOf"])
+    if schema.get("type") == "array":
+        return f"list of {_type(schema.get('items', {}))}"
+    return str(schema.get("const", schema.get("type", "any")))
+
+
+def _problems(plugins: Plugins, check: bool) -> list[str]:
+    problems = [f"{broken.provenance} ({broken.entry_point}): {broken.error}" for broken in plugins.broken]
+    for kind in EXTENSION_POINTS:
+        registry = plugins.of_kind(kind)
+        for name, packages in registry.conflicts().items():
+            owners = " and ".join(map(str, packages))
+            problems.append(f"{kind}/{name} is registered by {owners}: uninstall one of them to use it")
+        for registration in registry if check else ():
+            try:
+                registration.implementation()
+            except UserError as error:
+                problems.append(str(error))
+    return problems
+
+
+def _print_table(plugins: Plugins, problems: list[str]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    for kind in EXTENSION_POINTS:
+        table = Table(title=kind, title_justify="left", title_style="bold", box=None, pad_edge=False)
+        for column in ("name", "package", "summary"):
+            table.add_column(column, no_wrap=column == "name")
+        for registration in plugins.of_kind(kind):
+            table.add_row(registration.name, str(registration.provenance), registration.summary)
+        console.print(table)
+        console.print()
+    for problem in problems:
+        typer.echo(f"problem: {problem}", err=True)

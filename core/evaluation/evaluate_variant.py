@@ -1,0 +1,108 @@
+"""One variant's benchmarks, from its checkpoint to its result files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from opendllm.core.checkpoints.files import PROVENANCE_FILE, model_folder
+from opendllm.core.checkpoints.loading import load_model, load_tokenizer, torch_device
+from opendllm.core.evaluation.answers import AnswerFile
+from opendllm.core.evaluation.evaluator import Asked, evaluate, write_result
+from opendllm.core.manifest.checks import decoder_options, default_sampler, generation_of
+from opendllm.core.manifest.experiment_manifest import Variant, digest
+from opendllm.core.manifest.schema import PluginChoice
+from opendllm.registries.benchmarks import BenchmarkContext
+from opendllm.registries.discovery import Plugins
+from opendllm.registries.errors import UserError
+
+
+def evaluate_variant(
+    variant: Variant, plugins: Plugins, folder: Path, provenance: dict[str, Any], limit: int | None
+) -> None:
+    """Run every benchmark of a variant on its last checkpoint; answers on file are kept.
+
+    Args:
+        variant: what to evaluate.
+        plugins: what is installed.
+        folder: the variant's.
+        provenance: travels with every result.
+        limit: at most so many problems of each benchmark.
+
+    Raises:
+        UserError: there is no checkpoint, or answers on file were made with other settings.
+    """
+    manifest = variant.manifest
+    lm, _ = load_model(plugins, folder, torch_device(manifest.device))
+    tokenizer = load_tokenizer(folder)
+    if tokenizer is None:
+        raise UserError(f"{model_folder(folder)} has no tokenizer, which benchmarks need")
+    step = json.loads((model_folder(folder).parent / PROVENANCE_FILE).read_text())["step"]
+    corpus = plugins.corpora.get(manifest.data.corpus.name).build(manifest.data.corpus.options)
+    context = BenchmarkContext(
+        limit, manifest.seed, manifest.data.sequence_length, lambda: corpus.documents("held-out")
+    )
+    for index, entry in enumerate(manifest.evaluate):
+        label = entry.label or entry.benchmark.name
+        generate = generation_of(manifest, index)
+        choice = generate.sampler or default_sampler(manifest, plugins)
+        assert choice is not None
+        settings = _settings(variant, index, choice)
+        benchmark = plugins.benchmarks.get(entry.benchmark.name).build(entry.benchmark.options)
+        answers = AnswerFile(
+            folder / "samples" / f"{label}.jsonl", digest({"settings": settings, "step": step})
+        )
+        asked = Asked(
+            lm=lm,
+            tokenizer=tokenizer,
+            sampler=plugins.samplers.get(choice.name).build(choice.options),
+            options=decoder_options(generate),
+            samples_per_task=entry.samples_per_task,
+            batch_size=entry.batch_size,
+            likelihood_draws=entry.likelihood_draws,
+            seed=manifest.seed,
+        )
+        with _progress(f"{variant.name}: {label}") as on_progress:
+            evaluation = evaluate(asked, benchmark, context, answers, on_progress)
+        about = {
+            "benchmark": label,
+            "variant": variant.name,
+            "seed": manifest.seed,
+            "settings": settings,
+            "limit": limit,
+            "provenance": {**provenance, "step": step},
+        }
+        write_result(folder / "results" / f"{label}.json", benchmark, evaluation, about)
+
+
+def _settings(variant: Variant, index: int, sampler: PluginChoice) -> dict[str, Any]:
+    """Everything that an answer depends on, and nothing else."""
+    entry = variant.manifest.evaluate[index]
+    generate = generation_of(variant.manifest, index)
+    return {
+        "training_digest": variant.training_digest,
+        "benchmark": entry.benchmark.model_dump(mode="json"),
+        "sampler": sampler.model_dump(mode="json"),
+        "decoder": decoder_options(generate).model_dump(mode="json"),
+        "likelihood_draws": entry.likelihood_draws,
+    }
+
+
+@contextmanager
+def _progress(title: str) -> Iterator[Any]:
+    progress = Progress(
+        TextColumn("[bold]{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
+    with progress:
+        bar = progress.add_task(title, total=None)
+        yield lambda done, wanted: progress.update(bar, completed=done, total=wanted)

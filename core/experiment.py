@@ -1,0 +1,81 @@
+"""The whole pipeline: manifest -> plugins -> tokens -> trainer -> checkpoint -> decoder -> scores -> report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Literal
+
+from opendllm.core.manifest.experiment_manifest import Experiment, Variant
+from opendllm.core.run_folder import open_run, open_variant, provenance, training_folders
+from opendllm.registries.discovery import Plugins
+from opendllm.registries.errors import UserError
+from opendllm.registries.registry import did_you_mean
+
+Stage = Literal["train", "evaluate", "report"]
+STAGES: tuple[Stage, ...] = ("train", "evaluate", "report")
+
+
+def run_experiment(
+    experiment: Experiment,
+    plugins: Plugins,
+    stages: Collection[Stage] = STAGES,
+    only_variants: Sequence[str] = (),
+    limit: int | None = None,
+    say: Callable[[str], None] = print,
+) -> Path:
+    """Train, evaluate and report; whatever an earlier run has finished is not done again.
+
+    Args:
+        experiment: the resolved manifest.
+        plugins: what is installed.
+        stages: which of the three to do.
+        only_variants: names of the variants to train and evaluate; all, where empty.
+        limit: at most so many problems of each benchmark.
+        say: told one line at each milestone.
+
+    Returns:
+        The run's folder.
+
+    Raises:
+        UserError: see each stage. What the stages before have written stays.
+    """
+    chosen = _chosen(experiment, only_variants)
+    open_run(experiment)
+    for variant in chosen:
+        if "train" in stages:
+            _train(experiment, variant, plugins)
+        if "evaluate" in stages and variant.manifest.evaluate:
+            _evaluate(experiment, variant, plugins, limit)
+    if "report" in stages:
+        from opendllm.core.reporting.write import write_report
+
+        write_report(experiment.output)
+        say(f"report: {experiment.output / 'report.html'}")
+    return experiment.output
+
+
+def _train(experiment: Experiment, variant: Variant, plugins: Plugins) -> None:
+    """Train in the folder of the first variant with the same training digest."""
+    from opendllm.core.training.train_variant import train_variant
+
+    open_variant(experiment, variant, plugins)
+    folder = experiment.output / training_folders(experiment)[variant.name]
+    folder.mkdir(exist_ok=True)
+    train_variant(variant, plugins, folder, experiment.output / "data", provenance(variant, plugins))
+
+
+def _evaluate(experiment: Experiment, variant: Variant, plugins: Plugins, limit: int | None) -> None:
+    """Evaluate the variant's last checkpoint."""
+    from opendllm.core.evaluation.evaluate_variant import evaluate_variant
+
+    folder = open_variant(experiment, variant, plugins)
+    evaluate_variant(variant, plugins, folder, provenance(variant, plugins), limit)
+
+
+def _chosen(experiment: Experiment, names: Sequence[str]) -> list[Variant]:
+    known = [variant.name for variant in experiment.variants]
+    for name in names:
+        if name not in known:
+            raise UserError(f"the manifest has no variant {name!r}: {did_you_mean(name, known)}")
+    return [variant for variant in experiment.variants if not names or variant.name in names]

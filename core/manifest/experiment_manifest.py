@@ -1,0 +1,182 @@
+"""From a manifest file to its variants, resolved and checked."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from opendllm.core.manifest.checks import Complaint, ManifestError, check_plugins, validate
+from opendllm.core.manifest.schema import NAME_PATTERN, ExperimentManifest, Manifest
+from opendllm.core.manifest.sources import Place, Source, merge, override, parse_value, read_yaml
+from opendllm.registries.discovery import Plugins
+from opendllm.registries.errors import UserError
+from opendllm.registries.registry import did_you_mean
+
+_OWN_KEYS = ("extends", "variants", "seeds")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of the comparison."""
+
+    name: str
+    manifest: Manifest
+
+    @property
+    def training_digest(self) -> str:
+        """The same for variants that can share a training run."""
+        content = self.manifest.model_dump(mode="json", include={"model", "data", "train", "seed"})
+        return digest(content)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A manifest with everything resolved."""
+
+    name: str
+    description: str
+    output: Path
+    variants: tuple[Variant, ...]
+
+    def resolved(self) -> dict[str, Any]:
+        """The experiment as one self-contained manifest, every variant spelled out."""
+        variants = {
+            variant.name: variant.manifest.model_dump(mode="json", exclude={"name", "description", "output"})
+            for variant in self.variants
+        }
+        return {
+            "name": self.name,
+            "description": self.description,
+            "output": str(self.output),
+            "variants": variants,
+        }
+
+
+def digest(content: Any) -> str:
+    """A short, stable digest of JSON content."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def read_experiment(path: Path, settings: Sequence[str], plugins: Plugins) -> Experiment:
+    """Read, merge, and check a manifest.
+
+    The order of precedence: `extends`, the manifest, the variant, `--set`.
+
+    Args:
+        path: the YAML file.
+        settings: `key=value` of each `--set`.
+        plugins: what is installed.
+
+    Raises:
+        UserError: with one line for each thing that is wrong.
+    """
+    source = _with_extended(path, ())
+    overrides = [_parse_setting(setting) for setting in settings]
+    top = source
+    for key, value in overrides:
+        top = override(top, key, value)
+    patches = _variant_patches(source)
+    seeds = top.data.get("seeds")
+    variants = []
+    complaints: list[Complaint] = []
+    for name, patch in patches.items():
+        merged = merge(source, patch)
+        for key, value in overrides:
+            merged = override(merged, key, value)
+        for seed in seeds if isinstance(seeds, list) else [None]:
+            try:
+                variants.append(_variant(name, merged, seed, plugins))
+            except ManifestError as error:
+                complaints.extend(error.complaints)
+    if complaints:
+        raise ManifestError(complaints)
+    first = variants[0].manifest
+    return Experiment(
+        first.name, first.description, Path(first.output or f"runs/{first.name}"), tuple(variants)
+    )
+
+
+def _variant(name: str, merged: Source, seed: int | None, plugins: Plugins) -> Variant:
+    data = {key: value for key, value in merged.data.items() if key not in _OWN_KEYS}
+    if seed is not None:
+        data["seed"] = seed
+        name = f"{name}-seed-{seed}"
+    source = Source(data, merged.places)
+    manifest = validate(source, Manifest)
+    check_plugins(manifest, source, plugins)
+    labels = [entry.label or entry.benchmark.name for entry in manifest.evaluate]
+    for index, label in enumerate(labels):
+        if label in labels[:index]:
+            place = source.place(("evaluate", index))
+            raise ManifestError(
+                [Complaint(place, f"evaluate.{index}", f"{label!r} is there twice: give each a `label`")]
+            )
+    return Variant(name, manifest)
+
+
+def _with_extended(path: Path, through: tuple[Path, ...]) -> Source:
+    if path.resolve() in through:
+        raise UserError(f"{path} extends itself")
+    source = read_yaml(path)
+    base = source.data.get("extends")
+    if base is None:
+        return source
+    place = source.place(("extends",))
+    if not isinstance(base, str):
+        raise ManifestError([Complaint(place, "extends", "give the path of another manifest")])
+    try:
+        extended = _with_extended(path.parent / base, (*through, path.resolve()))
+    except UserError as error:
+        raise UserError(f"{error} (extended at {place})") from error
+    merged = merge(extended, source)
+    merged.removed.clear()
+    return merged
+
+
+def _variant_patches(source: Source) -> dict[str, Source]:
+    variants = source.data.get("variants")
+    if variants is None:
+        return {"default": Source({}, {(): source.place(())})}
+    if not isinstance(variants, dict) or not variants:
+        place = source.place(("variants",))
+        raise ManifestError([Complaint(place, "variants", "name at least one variant, as in `llada: {...}`")])
+    patches = {}
+    for name, patch in variants.items():
+        place = source.place(("variants", name))
+        if not re.fullmatch(NAME_PATTERN, name):
+            raise ManifestError([Complaint(place, f"variants.{name}", "use letters, digits, '.', '_' and '-'")])
+        if patch is not None and not isinstance(patch, dict):
+            raise ManifestError([Complaint(place, f"variants.{name}", "a variant is a mapping; `{}` changes nothing")])
+        patches[name] = source.part("variants", name)
+        _check_variant_keys(name, patches[name], place)
+    return patches
+
+
+def _check_variant_keys(name: str, patch: Source, place: Place) -> None:
+    for key in patch.data:
+        if key in (*_OWN_KEYS, "name", "output"):
+            raise ManifestError(
+                [Complaint(patch.place((key,)), f"variants.{name}.{key}", "belongs to the whole experiment")]
+            )
+        if key not in Manifest.model_fields:
+            hint = did_you_mean(key, list(Manifest.model_fields))
+            raise ManifestError(
+                [Complaint(patch.place((key,)), f"variants.{name}.{key}", f"unknown key; {hint}")]
+            )
+
+
+def _parse_setting(setting: str) -> tuple[str, Any]:
+    key, equals, value = setting.partition("=")
+    if not equals or not key:
+        raise UserError(f"--set {setting!r}: write it as a.b=value")
+    top = key.split(".")[0]
+    if top not in ExperimentManifest.model_fields or top in ("extends", "variants"):
+        hint = did_you_mean(top, list(ExperimentManifest.model_fields))
+        raise UserError(f"--set {key}: a manifest has no key {top!r} that can be set; {hint}")
+    return key, parse_value(value)

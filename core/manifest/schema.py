@@ -1,0 +1,157 @@
+"""What a manifest may say. Its docstrings and descriptions are the reference that editors show."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from opendllm.core.decoding.options import DecoderOptions
+
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+
+
+class Section(BaseModel):
+    """Part of a manifest: immutable, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class PluginChoice(Section):
+    """A plugin by name, with its options."""
+
+    name: str = Field(description="The plugin's name; `platform plugins` lists them.")
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="Its options; `platform plugins show KIND/NAME` explains them."
+    )
+
+
+class Model(Section):
+    """The model."""
+
+    backbone: PluginChoice
+
+
+class TokenizerTraining(Section):
+    """A byte-level BPE tokenizer, trained on the corpus."""
+
+    vocab_size: int = Field(ge=258, description="256 bytes, the special tokens, and merges up to this size.")
+
+
+class TokenizerChoice(Section):
+    """Where the tokenizer comes from: trained, or loaded."""
+
+    train: TokenizerTraining | None = None
+    path: str | None = Field(None, description="Folder or hub id of a transformers tokenizer.")
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> TokenizerChoice:
+        if (self.train is None) == (self.path is None):
+            raise ValueError("give either `train` or `path`")
+        return self
+
+
+class Data(Section):
+    """What is read."""
+
+    corpus: PluginChoice
+    tokenizer: TokenizerChoice
+    sequence_length: int = Field(ge=8, description="Tokens in a packed row.")
+
+
+class ZeroOptimization(Section):
+    """DeepSpeed's ZeRO."""
+
+    stage: Literal[0, 1, 2, 3] = Field(
+        0, description="What is partitioned over the ranks: nothing, optimizer, + gradients, + weights."
+    )
+
+
+class DeepSpeed(Section):
+    """Settings handed to DeepSpeed."""
+
+    zero_optimization: ZeroOptimization = ZeroOptimization()
+
+
+class Checkpointing(Section):
+    """When training is saved."""
+
+    every: int | None = Field(None, ge=1, description="Steps between checkpoints; the last step always is one.")
+    keep: int = Field(2, ge=1, description="How many of the newest are kept.")
+
+
+class HeldOut(Section):
+    """The held-out loss, measured while training."""
+
+    every: int | None = Field(None, ge=1, description="Steps between measurements; first and last always are.")
+    rows: int = Field(32, ge=1, description="Packed held-out rows that are scored.")
+    draws: int = Field(16, ge=1, description="Monte-Carlo draws a row.")
+
+
+class Train(Section):
+    """How the model is trained."""
+
+    objective: PluginChoice
+    noise_schedule: PluginChoice = PluginChoice(name="linear")
+    steps: int = Field(ge=1, description="Optimizer steps.")
+    global_batch_size: int = Field(16, ge=1, description="Rows in a step, over all ranks and micro-batches.")
+    micro_batch_size: int | None = Field(
+        None, ge=1, description="Rows in one forward pass of one rank; by default as many as the step has."
+    )
+    learning_rate: float = Field(3e-4, gt=0, description="At its peak.")
+    final_learning_rate: float = Field(0.0, ge=0, description="At the last step.")
+    decay: Literal["cosine", "linear", "constant"] = Field("cosine", description="From peak to final.")
+    warmup_ratio: float = Field(0.0, ge=0, le=1, description="Share of the steps in which it rises linearly.")
+    weight_decay: float = Field(0.01, ge=0, description="AdamW's; not on biases, norms and embeddings' norms.")
+    adam_betas: tuple[float, float] = (0.9, 0.95)
+    adam_epsilon: float = Field(1e-8, gt=0)
+    gradient_clipping: float = Field(1.0, ge=0, description="Largest gradient norm; 0 clips nothing.")
+    precision: Literal["fp32", "bf16"] = "fp32"
+    deepspeed: DeepSpeed = DeepSpeed()
+    checkpoint: Checkpointing = Checkpointing()
+    held_out: HeldOut = HeldOut()
+
+
+class Generate(DecoderOptions):
+    """How text is written: the sampler, and the decoder's options."""
+
+    sampler: PluginChoice | None = Field(None, description="By default the backbone's own.")
+
+
+class Evaluate(Section):
+    """One benchmark, and how it is run."""
+
+    benchmark: PluginChoice
+    label: str | None = Field(
+        None, pattern=NAME_PATTERN, description="What its files are called; by default the benchmark's name."
+    )
+    generate: Generate | None = Field(None, description="Overrides single settings of `generate`.")
+    samples_per_task: int = Field(1, ge=1, description="Answers to each request.")
+    batch_size: int = Field(32, ge=1, description="Rows decoded together; changes no result.")
+    likelihood_draws: int = Field(16, ge=1, description="Monte-Carlo draws a text, where likelihoods are asked for.")
+
+
+class Manifest(Section):
+    """One variant of an experiment, fully resolved."""
+
+    name: str = Field(pattern=NAME_PATTERN, description="The experiment's name; its run folder's by default.")
+    description: str = Field("", description="One line for the report.")
+    seed: int = Field(0, ge=0, description="Of weights, data order, noise and sampling.")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="`auto`, `cpu` or `cuda`.")
+    output: str | None = Field(None, description="The run folder; `runs/NAME` by default.")
+    model: Model
+    data: Data
+    train: Train | None = Field(None, description="Without it the model is evaluated as it is.")
+    generate: Generate = Generate()
+    evaluate: tuple[Evaluate, ...] = ()
+
+
+class ExperimentManifest(Manifest):
+    """The file: a manifest, what it builds on, and its variants."""
+
+    extends: str | None = Field(None, description="Another manifest, relative to this one; this one overrides it.")
+    seeds: tuple[int, ...] | None = Field(None, description="Repeats every variant with each of these seeds.")
+    variants: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Name -> patch on this manifest. A null in a patch removes what it names.",
+    )

@@ -1,0 +1,192 @@
+"""YAML with a memory: plain data, and for each key the file, line and column it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+from opendllm.registries.errors import UserError
+
+KeyPath = tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where something was said."""
+
+    source: str
+    line: int | None = None
+    column: int | None = None
+
+    def __str__(self) -> str:
+        return self.source if self.line is None else f"{self.source}:{self.line}:{self.column}"
+
+
+@dataclass
+class Source:
+    """A tree of plain data and the place of each of its keys.
+
+    Attributes:
+        data: nested dicts, lists and scalars.
+        places: by key path.
+        removed: key paths that a patch set to null.
+    """
+
+    data: dict[str, Any]
+    places: dict[KeyPath, Place]
+    removed: set[KeyPath] = field(default_factory=set)
+
+    def place(self, path: KeyPath) -> Place:
+        """Where `path` was said, or else the nearest key above it."""
+        while path and path not in self.places:
+            path = path[:-1]
+        return self.places[path]
+
+    def part(self, *path: str) -> Source:
+        """The mapping at `path`, as a source of its own."""
+        data: Any = self.data
+        for key in path:
+            data = data[key]
+        depth = len(path)
+        places = {key[depth:]: place for key, place in self.places.items() if key[:depth] == path}
+        return Source(data if data is not None else {}, places)
+
+
+def read_yaml(path: Path) -> Source:
+    """Read a YAML mapping.
+
+    Raises:
+        UserError: the file is missing, isn't YAML, has a key twice, or isn't a mapping.
+    """
+    try:
+        document = YAML(typ="rt").load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text (byte {error.start})") from error
+    except MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
+        raise UserError(f"{where}: not valid YAML: {error.problem}") from error
+    except YAMLError as error:
+        raise UserError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(document, CommentedMap):
+        raise UserError(f"{path}:1:1: a manifest is a mapping, this is {_kind(document)}")
+    places: dict[KeyPath, Place] = {(): Place(str(path), 1, 1)}
+    return Source(_plain(document, (), str(path), places), places)
+
+
+def parse_value(text: str) -> Any:
+    """The value of a `--set` argument, read as YAML.
+
+    Raises:
+        UserError: it isn't.
+    """
+    try:
+        return YAML(typ="safe", pure=True).load(text)
+    except YAMLError as error:
+        raise UserError(f"--set: {text!r} is not a YAML value") from error
+
+
+def merge(base: Source, patch: Source) -> Source:
+    """`patch` over `base`: mappings key by key, anything else whole; null removes."""
+    places = dict(base.places)
+    removed = set(base.removed)
+    data = _merge(base.data, patch.data, (), places, patch.places, removed)
+    return Source(data, places, removed)
+
+
+def override(base: Source, key: str, value: Any) -> Source:
+    """`base` with one dotted key replaced; a section that a variant removed stays removed.
+
+    Raises:
+        UserError: the key goes through something that isn't a mapping or a list.
+    """
+    path: KeyPath = tuple(int(part) if part.isdecimal() else part for part in key.split("."))
+    if any(path[: len(gone)] == gone for gone in base.removed):
+        return base
+    place = Place(f"--set {key}")
+    data = _plain_copy(base.data)
+    node: Any = data
+    for depth, part in enumerate(path[:-1]):
+        if isinstance(node, dict):
+            node = node.setdefault(part, {})
+        elif isinstance(node, list) and isinstance(part, int) and part < len(node):
+            node = node[part]
+        else:
+            raise UserError(f"--set {key}: {'.'.join(map(str, path[:depth]))} has no {part!r}")
+    last = path[-1]
+    fits = isinstance(node, dict) or (isinstance(node, list) and isinstance(last, int) and last < len(node))
+    if not fits:
+        raise UserError(f"--set {key}: {'.'.join(map(str, path[:-1]))} has no {last!r}")
+    node[last] = value
+    places = {known: at for known, at in base.places.items() if known[: len(path)] != path}
+    places[path] = place
+    return Source(data, places, base.removed)
+
+
+def _merge(
+    base: Mapping[str, Any],
+    patch: Mapping[str, Any],
+    path: KeyPath,
+    places: dict[KeyPath, Place],
+    patch_places: Mapping[KeyPath, Place],
+    removed: set[KeyPath],
+) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in patch.items():
+        here = (*path, key)
+        if value is None:
+            merged.pop(key, None)
+            removed.add(here)
+        elif isinstance(value, dict) and isinstance(merged.get(key), dict):
+            merged[key] = _merge(merged[key], value, here, places, patch_places, removed)
+            continue
+        else:
+            merged[key] = value
+        for known in [known for known in places if known[: len(here)] == here]:
+            del places[known]
+        places.update({k: at for k, at in patch_places.items() if k[: len(here)] == here})
+    return merged
+
+
+def _plain(node: Any, path: KeyPath, source: str, places: dict[KeyPath, Place]) -> Any:
+    if isinstance(node, CommentedMap):
+        plain = {}
+        for key, value in node.items():
+            here = (*path, str(key))
+            line, column = node.lc.key(key)
+            places[here] = Place(source, line + 1, column + 1)
+            plain[str(key)] = _plain(value, here, source, places)
+        return plain
+    if isinstance(node, CommentedSeq):
+        items = []
+        for index, value in enumerate(node):
+            line, column = node.lc.item(index)
+            places[(*path, index)] = Place(source, line + 1, column + 1)
+            items.append(_plain(value, (*path, index), source, places))
+        return items
+    if isinstance(node, bool) or node is None:
+        return node
+    for kind in (int, float, str):
+        if isinstance(node, kind):
+            return kind(node)
+    return str(node)
+
+
+def _plain_copy(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {key: _plain_copy(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_plain_copy(value) for value in node]
+    return node
+
+
+def _kind(document: Any) -> str:
+    return "empty" if document is None else f"a {type(document).__name__}"

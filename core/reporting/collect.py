@@ -1,0 +1,162 @@
+"""Reads run folders: which variants there are, in which order, and what each of them left."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from opendllm.core.reporting.json_files import as_integer, as_text, get_object, read_object
+from opendllm.core.reporting.records import Run, Study, Variant
+from opendllm.core.reporting.variant_files import read_result, read_samples, read_training
+from opendllm.registries.errors import UserError
+
+MANIFEST = "manifest.resolved.yaml"
+REPEATED = re.compile(r"(?P<name>.+)-seed-(?P<seed>\d+)")
+MARKS_OF_A_VARIANT = ("variant.json", "train.jsonl", "results", "samples")
+
+
+def read_study(folders: Sequence[Path]) -> Study:
+    """Read run folders; of several, each variant's label starts with its run's.
+
+    Raises:
+        UserError: a folder is missing, given twice or without any result, or a file in it is broken.
+    """
+    resolved = [folder.resolve() for folder in folders]
+    for folder, times in Counter(resolved).items():
+        if times > 1:
+            raise UserError(f"{folder}: this run was given {times} times")
+    return Study(
+        tuple(_read_run(folder, label) for folder, label in zip(folders, _labels(resolved), strict=True))
+    )
+
+
+def _labels(folders: Sequence[Path]) -> list[str]:
+    """The shortest ends of the paths that tell the runs apart; for a single run, none is needed."""
+    if len(folders) == 1:
+        return [""]
+    depth = 1
+    while len({folder.parts[-depth:] for folder in folders}) < len(folders):
+        depth += 1
+    return ["/".join(folder.parts[-depth:]) for folder in folders]
+
+
+@dataclass(frozen=True)
+class _Manifest:
+    text: str
+    values: Mapping[str, Any]
+
+    @property
+    def variants(self) -> list[str]:
+        declared = self.values.get("variants")
+        return [str(name) for name in declared] if isinstance(declared, dict) else []
+
+    @property
+    def benchmarks(self) -> list[str]:
+        """Entries of every `evaluate`, the variants' own too, as their result files are called."""
+        declared = self.values.get("variants")
+        patches = [self.values, *(declared.values() if isinstance(declared, dict) else ())]
+        names = (name for patch in patches if isinstance(patch, dict) for name in _entries(patch))
+        return list(dict.fromkeys(names))
+X        names: list[str] = []
+        for entry in entries if isinstance(entries, list) else []:
+            benchmark = entry.get("benchmark") if isinstance(entry, dict) else None
+            name = str(benchmark.get("name") if isinstance(benchmark, dict) else benchmark)
+            times = 1 + sum(
+                other == name or re.fullmatch(re.escape(name) + r"-\d+", other) is not None for other in names
+            )
+            names.append(name if times == 1 else f"{name}-{times}")
+        return names
+
+
+def _read_run(folder: Path, label: str) -> Run:
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such run folder")
+    manifest = _read_manifest(folder / MANIFEST)
+    declared = manifest.variants
+    found = {path.name: path for path in folder.iterdir() if _is_variant(path)}
+    variants = {name: _read_variant(path, declared) for name, path in found.items()}
+    benchmarks = {name for variant in variants.values() for name in variant.benchmarks}
+    if not benchmarks:
+        raise UserError(f"{folder}: no results to report: no variant has a results/BENCHMARK.json")
+    groups = {variant.group for variant in variants.values()}
+    for name in declared:
+        if name not in groups:
+            variants[name] = Variant(name, name)
+    ordered = sorted(variants.values(), key=lambda variant: _place(variant, declared))
+    first = [name for name in manifest.benchmarks if name in benchmarks]
+    return Run(
+        folder=folder,
+        label=label,
+        name=as_text(manifest.values.get("name")) or folder.resolve().name,
+        description=as_text(manifest.values.get("description")),
+        seed=as_integer(manifest.values.get("seed")),
+        manifest=manifest.text,
+        benchmarks=tuple(dict.fromkeys([*first, *sorted(benchmarks)])),
+        variants=tuple(_finish(variant, variants, label) for variant in ordered),
+    )
+
+
+def _read_manifest(path: Path) -> _Manifest:
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    if not path.exists():
+        return _Manifest("", {})
+    try:
+        text = path.read_text(encoding="utf-8")
+        values = YAML(typ="safe", pure=True).load(text)
+    except (OSError, UnicodeDecodeError, YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: not a readable manifest: {reason}") from error
+    return _Manifest(text, values if isinstance(values, dict) else {})
+
+
+def _is_variant(path: Path) -> bool:
+    return path.is_dir() and any((path / mark).exists() for mark in MARKS_OF_A_VARIANT)
+
+
+def _read_variant(folder: Path, declared: Sequence[str]) -> Variant:
+    """One folder; its label and `trained_in` are still plain folder names."""
+    path = folder / "variant.json"
+    identity = read_object(path) if path.exists() else {}
+    repeated = None if folder.name in declared else REPEATED.fullmatch(folder.name)
+    trained_in = as_text(identity.get("trained_in"))
+    return Variant(
+        label=folder.name,
+        group=repeated["name"] if repeated else folder.name,
+        seed=as_integer(identity.get("seed")),
+        training_digest=as_text(identity.get("training_digest")),
+        trained_in=None if trained_in == folder.name else trained_in,
+        parameters=as_integer(identity.get("parameters")),
+        backbone=as_text(identity.get("backbone")),
+        objective=as_text(identity.get("objective")),
+        sampler=as_text(identity.get("sampler")),
+        plugins={name: str(version) for name, version in get_object(identity, "plugins", path).items()},
+        training=read_training(folder / "train.jsonl"),
+        benchmarks={file.stem: read_result(file) for file in sorted((folder / "results").glob("*.json"))},
+        samples={file.stem: read_samples(file) for file in sorted((folder / "samples").glob("*.jsonl"))},
+    )
+
+
+def _place(variant: Variant, declared: Sequence[str]) -> tuple[int, str, int]:
+    """In the manifest's order, then alphabetically; repetitions by their seed."""
+    position = declared.index(variant.group) if variant.group in declared else len(declared)
+    repeated = REPEATED.fullmatch(variant.label) if variant.label != variant.group else None
+    return position, variant.group, int(repeated["seed"]) if repeated else -1
+
+
+def _finish(variant: Variant, variants: Mapping[str, Variant], run_label: str) -> Variant:
+    """Give the variant its training, which may be another's, and the labels that the report shows."""
+    prefix = f"{run_label}/" if run_label else ""
+    shared = variants.get(variant.trained_in) if variant.trained_in else None
+    return replace(
+        variant,
+        label=prefix + variant.label,
+        group=prefix + variant.group,
+        trained_in=prefix + shared.label if shared else None,
+        training=variant.training or (shared.training if shared else None),
+    )

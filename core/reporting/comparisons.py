@@ -1,0 +1,102 @@
+"""Differences between variants on the same tasks, with a paired bootstrap's 95 % interval."""
+
+from __future__ import annotations
+
+import math
+import random
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from opendllm.core.reporting.records import Study
+from opendllm.core.reporting.repeats import contenders
+
+RESAMPLES = 2000
+MOST_TASKS_RESAMPLED = 2000
+NORMAL_QUANTILE = 1.96
+
+Verdict = Literal["better", "worse", "undecided"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The mean over tasks of `variant` minus `baseline`.
+
+    Attributes:
+        tasks: how many tasks both answered.
+        verdict: "undecided" where the interval holds 0.
+    """
+
+    benchmark: str
+    metric: str
+    variant: str
+    baseline: str
+    tasks: int
+    difference: float
+    low: float
+    high: float
+    verdict: Verdict
+
+
+def compare(study: Study) -> tuple[Comparison, ...]:
+    """Each variant against the first one, for every headline metric that is known task by task.
+
+    Repetitions under other seeds are averaged task by task first; so the interval is that over
+    tasks, not over seeds.
+    """
+    baseline, *others = contenders(study)
+    found = []
+    for benchmark in study.benchmarks:
+        for metric in study.headline(benchmark):
+            reference = baseline.per_task(benchmark, metric)
+            for other in others:
+                values = other.per_task(benchmark, metric)
+                differences = [values[task] - reference[task] for task in reference if task in values]
+                if not differences:
+                    continue
+                mean, low, high = paired_interval(differences)
+                found.append(
+                    Comparison(
+                        benchmark=benchmark,
+                        metric=metric,
+                        variant=other.name,
+                        baseline=baseline.name,
+                        tasks=len(differences),
+                        difference=mean,
+                        low=low,
+                        high=high,
+                        verdict=_verdict(low, high, study.lower_is_better(benchmark, metric)),
+                    )
+                )
+    return tuple(found)
+
+
+def paired_interval(differences: Sequence[float]) -> tuple[float, float, float]:
+    """Mean, and the 2.5th and 97.5th percentile of the means of 2000 resamples.
+
+    Args:
+        differences: one a task, at least one.
+    """
+    mean = statistics.fmean(differences)
+    size = len(differences)
+    if size > MOST_TASKS_RESAMPLED:
+        # Over so many tasks the bootstrap is the normal interval, and would take seconds.
+        error = NORMAL_QUANTILE * statistics.stdev(differences) / math.sqrt(size)
+        return mean, mean - error, mean + error
+    generator = random.Random(0)  # noqa: S311 (no secret: a report made twice is the same)
+    means = sorted(sum(generator.choices(differences, k=size)) / size for _ in range(RESAMPLES))
+    return mean, _quantile(means, 0.025), _quantile(means, 0.975)
+
+
+def _quantile(ordered: Sequence[float], share: float) -> float:
+    place = share * (len(ordered) - 1)
+    below = math.floor(place)
+    above = math.ceil(place)
+    return ordered[below] + (place - below) * (ordered[above] - ordered[below])
+
+
+def _verdict(low: float, high: float, lower_is_better: bool) -> Verdict:
+    if low <= 0 <= high:
+        return "undecided"
+    return "better" if (high < 0) == lower_is_better else "worse"

@@ -1,0 +1,112 @@
+"""Reads JSON that another process wrote, perhaps not to its end. Numbers that aren't finite become None."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from opendllm.registries.errors import UserError
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        UserError: the file can't be read, or holds something else.
+    """
+    try:
+        value = _parse(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON ({error}): evaluate this variant again") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: holds no JSON object: evaluate this variant again")
+    return value
+
+
+def read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The objects of a .jsonl file, and how many lines before the last one are none.
+
+    A process that is killed leaves half a last line, and its successor appends to it: both are
+    ordinary, so neither is an error.
+
+    Raises:
+        UserError: the file can't be read.
+    """
+    objects: list[dict[str, Any]] = []
+    unreadable = interrupted = 0
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            for line in file:
+                unreadable += interrupted
+                interrupted = 0
+                if not line.strip():
+                    continue
+                try:
+                    value = _parse(line)
+                except ValueError:
+                    value = None
+                if isinstance(value, dict):
+                    objects.append(value)
+                else:
+                    interrupted = 1
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from error
+    return objects, unreadable
+
+
+def as_number(value: object) -> float | None:
+    """A finite number, or None; truth values are not numbers."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return float(value) if math.isfinite(value) else None
+
+
+def as_text(value: object) -> str | None:
+    """A string, or None."""
+    return value if isinstance(value, str) else None
+
+
+def as_integer(value: object) -> int | None:
+    """A whole number, or None."""
+    number = as_number(value)
+    return None if number is None else int(number)
+
+
+def get_object(values: Mapping[str, Any], key: str, path: Path) -> Mapping[str, Any]:
+    """The object under `key`, empty if there is none.
+
+    Raises:
+        UserError: it is something else; the message names `path`.
+    """
+    value = values.get(key)
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: {key!r} must be a JSON object, not {type(value).__name__}")
+    return value
+
+
+def get_texts(values: Mapping[str, Any], key: str, path: Path) -> tuple[str, ...]:
+    """The list of strings under `key`, empty if there is none.
+
+    Raises:
+        UserError: it is something else; the message names `path`.
+    """
+    value = values.get(key)
+    if value is None:
+        return ()
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise UserError(f"{path}: {key!r} must be a list of strings")
+    return tuple(value)
+
+
+def _parse(text: str) -> Any:
+    def finite(literal: str) -> float | None:
+        return as_number(float(literal))
+
+    return json.loads(text, parse_float=finite, parse_constant=lambda _: None)

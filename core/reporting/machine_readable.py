@@ -1,0 +1,101 @@
+"""Renders results.json: everything in the report, for programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from opendllm.core.reporting.comparisons import Comparison
+from opendllm.core.reporting.records import BenchmarkResult, Curve, Study, TrainingLog, Variant
+from opendllm.core.reporting.repeats import contenders
+
+
+def render_json(study: Study, comparisons: Sequence[Comparison]) -> str:
+    """Strict JSON; a number that was not measured is null."""
+    content = {
+        "name": study.name,
+        "runs": [
+            {"name": run.name, "description": run.description, "seeds": list(run.seeds), "digest": run.digest}
+            for run in study.runs
+        ],
+        "variants": {variant.label: _variant(variant) for variant in study.variants},
+        "repeats": _repeats(study),
+        "comparisons": [asdict(comparison) for comparison in comparisons],
+        "provenance": {
+            "plugins": {variant.label: dict(variant.plugins) for variant in study.variants},
+            "results": {
+                variant.label: {name: dict(result.provenance) for name, result in variant.benchmarks.items()}
+                for variant in study.variants
+            },
+        },
+    }
+    return json.dumps(content, indent=2, allow_nan=False) + "\n"
+
+
+def _variant(variant: Variant) -> dict[str, Any]:
+    return {
+        "identity": {
+            "group": variant.group,
+            "seed": variant.seed,
+            "training_digest": variant.training_digest,
+            "trained_in": variant.trained_in,
+            "parameters": variant.parameters,
+            "backbone": variant.backbone,
+            "objective": variant.objective,
+            "sampler": variant.sampler,
+        },
+        "training": _training(variant.training) if variant.training else None,
+        "benchmarks": {name: _result(result) for name, result in variant.benchmarks.items()},
+    }
+
+
+def _training(log: TrainingLog) -> dict[str, Any]:
+    first_loss, last_loss = _ends(log.loss)
+    first_held_out_loss, last_held_out_loss = _ends(log.held_out_loss)
+    return {
+        "steps": log.steps,
+        "first_loss": first_loss,
+        "last_loss": last_loss,
+        "first_held_out_loss": first_held_out_loss,
+        "last_held_out_loss": last_held_out_loss,
+        "tokens": log.tokens,
+        "tokens_per_second": log.tokens_per_second,
+    }
+
+
+def _ends(curve: Curve) -> tuple[float | None, float | None]:
+    return (curve[0][1], curve[-1][1]) if curve else (None, None)
+
+
+def _result(result: BenchmarkResult) -> dict[str, Any]:
+    return {
+        "benchmark": result.benchmark,
+        "metrics": {name: asdict(estimate) for name, estimate in result.metrics.items()},
+        "headline": list(result.headline),
+        "lower_is_better": sorted(result.lower_is_better),
+        "tasks": len(result.per_task),
+        "speed": asdict(result.speed),
+        "settings": dict(result.settings),
+        "notes": list(result.notes),
+    }
+
+
+def _repeats(study: Study) -> dict[str, Any]:
+    """Mean and standard deviation over seeds of every variant that is repeated."""
+    return {
+        contender.name: {
+            "variants": [variant.label for variant in contender.variants],
+            "benchmarks": {
+                benchmark: {
+                    metric: asdict(mean)
+                    for metric in study.metrics(benchmark)
+                    if (mean := contender.seed_mean(benchmark, metric)) is not None
+                }
+                for benchmark in study.benchmarks
+            },
+        }
+        for contender in contenders(study)
+        if len(contender.variants) > 1
+    }

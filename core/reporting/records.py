@@ -1,0 +1,173 @@
+"""What a run folder holds, as the report sees it. A None is a number that was not measured."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+Curve = tuple[tuple[int, float], ...]
+"""Pairs of step and value, by step."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A score with its 95 % interval."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class TrainingLog:
+    """A train.jsonl.
+
+    Attributes:
+        loss: the objective's own loss; comparable only between runs of one objective.
+        held_out_loss: nats per token.
+        steps: the last step.
+        tokens: how many were read until the last step; the log counts on from step to step.
+        tokens_per_second: the mean over the time of training.
+        unreadable_lines: lines that are no JSON objects, an interrupted last one not counted.
+    """
+
+    loss: Curve
+    held_out_loss: Curve
+    steps: int
+    tokens: int | None
+    tokens_per_second: float | None
+    unreadable_lines: int = 0
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast a benchmark's answers were written."""
+
+    tokens_per_second: float | None = None
+    forward_passes: float | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class BenchmarkResult:
+    """A results/BENCHMARK.json.
+
+    Attributes:
+        benchmark: the plugin's name; the file's name tells two uses of one plugin apart.
+        headline: the metrics to show first.
+        per_task: by task id, the numbers that variants are paired by; truth values are 0 and 1.
+    """
+
+    benchmark: str
+    metrics: Mapping[str, Estimate]
+    headline: tuple[str, ...]
+    lower_is_better: frozenset[str]
+    per_task: Mapping[str, Mapping[str, float]]
+    notes: tuple[str, ...]
+    settings: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+    speed: Speed
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One line of a samples/BENCHMARK.jsonl: `text` stands between `prefix` and `suffix`."""
+
+    task_id: str
+    setting: str
+    prefix: str
+    suffix: str | None
+    text: str
+    reference: str | None
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One variant's folder.
+
+    Attributes:
+        label: what the report calls it: the folder's name, after the run's where there are several.
+        group: the label that it shares with its repetitions under other seeds, else `label` itself.
+        trained_in: the label of the variant whose training run it uses, if that is another one.
+        training: its own log, or that of `trained_in`.
+        benchmarks: by the name of the result file.
+        samples: by the same names.
+    """
+
+    label: str
+    group: str
+    seed: int | None = None
+    training_digest: str | None = None
+    trained_in: str | None = None
+    parameters: int | None = None
+    backbone: str | None = None
+    objective: str | None = None
+    sampler: str | None = None
+    plugins: Mapping[str, str] = field(default_factory=dict)
+    training: TrainingLog | None = None
+    benchmarks: Mapping[str, BenchmarkResult] = field(default_factory=dict)
+    samples: Mapping[str, tuple[Sample, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder; `benchmarks` names its results in the manifest's order."""
+
+    folder: Path
+    label: str
+    name: str
+    description: str | None
+    seeds: tuple[int, ...]
+    manifest: str
+    benchmarks: tuple[str, ...]
+    variants: tuple[Variant, ...]
+
+    @property
+    def digest(self) -> str | None:
+        """Of the resolved manifest; None where that is missing."""
+        return hashlib.sha256(self.manifest.encode()).hexdigest()[:16] if self.manifest else None
+
+
+@dataclass(frozen=True)
+class Study:
+    """Everything that one report lays side by side."""
+
+    runs: tuple[Run, ...]
+
+    @property
+    def name(self) -> str:
+        """The run's name, or all of them."""
+        return " and ".join(run.name if len(self.runs) == 1 else run.label for run in self.runs)
+
+    @property
+    def variants(self) -> tuple[Variant, ...]:
+        """Of all runs, in order; the first one is what the others are compared with."""
+        return tuple(variant for run in self.runs for variant in run.variants)
+
+    @property
+    def benchmarks(self) -> tuple[str, ...]:
+        """Names of all results, in order."""
+        return tuple(dict.fromkeys(name for run in self.runs for name in run.benchmarks))
+
+    def results(self, benchmark: str) -> tuple[BenchmarkResult, ...]:
+        """That benchmark's results, of those variants that have one."""
+        return tuple(
+            variant.benchmarks[benchmark] for variant in self.variants if benchmark in variant.benchmarks
+        )
+
+    def headline(self, benchmark: str) -> tuple[str, ...]:
+        """The metrics to show first; all of them where the benchmark names none."""
+        results = self.results(benchmark)
+        named = dict.fromkeys(metric for result in results for metric in result.headline)
+        return tuple(named) or self.metrics(benchmark)
+
+    def metrics(self, benchmark: str) -> tuple[str, ...]:
+        """Every metric that some variant has, in order."""
+        return tuple(dict.fromkeys(metric for result in self.results(benchmark) for metric in result.metrics))
+
+    def lower_is_better(self, benchmark: str, metric: str) -> bool:
+        """Whether less of this metric is better."""
+        return any(metric in result.lower_is_better for result in self.results(benchmark))

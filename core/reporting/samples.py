@@ -1,0 +1,81 @@
+"""Chooses the one task of which every variant's answer is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from opendllm.core.reporting.records import Sample, Study
+
+CONTEXT_LINES = 24
+PREFERRED_SETTING = "oracle"
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """One task, asked in one setting, and the first answer of each variant that gave one.
+
+    Attributes:
+        prefix: the last lines of what stands left of the answer.
+        suffix: the first lines of what stands right of it; None where the prefix was continued.
+        answers: text by variant's label; None where a variant has none.
+    """
+
+    benchmark: str
+    task_id: str
+    setting: str
+    prefix: str
+    suffix: str | None
+    reference: str | None
+    answers: Mapping[str, str | None]
+
+
+def samples_side_by_side(study: Study) -> tuple[SideBySide, ...]:
+    """A task for each benchmark that has samples; those that hide a middle come first."""
+    chosen = [shown for benchmark in _with_samples(study) if (shown := _choose(study, benchmark)) is not None]
+    return tuple(sorted(chosen, key=lambda shown: shown.suffix is None))
+
+
+def _with_samples(study: Study) -> Iterable[str]:
+    names = dict.fromkeys(study.benchmarks)
+    names |= dict.fromkeys(name for variant in study.variants for name in variant.samples)
+    return names
+
+
+def _choose(study: Study, benchmark: str) -> SideBySide | None:
+    """The first task that most variants answered: infilling before completion, "oracle" first."""
+    answers: dict[tuple[str, str], dict[str, Sample]] = {}
+    for variant in study.variants:
+        for sample in variant.samples.get(benchmark, ()):
+            answers.setdefault((sample.task_id, sample.setting), {}).setdefault(variant.label, sample)
+    if not answers:
+        return None
+
+    def preference(key: tuple[str, str]) -> tuple[int, bool, bool]:
+        sample = next(iter(answers[key].values()))
+        return len(answers[key]), sample.suffix is not None, key[1] == PREFERRED_SETTING
+
+    key = max(answers, key=preference)  # of equals, the first
+    shown = next(iter(answers[key].values()))
+    return SideBySide(
+        benchmark=benchmark,
+        task_id=shown.task_id,
+        setting=shown.setting,
+        prefix=_last_lines(shown.prefix),
+        suffix=None if shown.suffix is None else _first_lines(shown.suffix),
+        reference=shown.reference,
+        answers={
+            variant.label: answers[key][variant.label].text if variant.label in answers[key] else None
+            for variant in study.variants
+        },
+    )
+
+
+def _last_lines(text: str) -> str:
+    lines = text.split("\n")
+    return text if len(lines) <= CONTEXT_LINES else "\n".join(["…", *lines[-CONTEXT_LINES:]])
+
+
+def _first_lines(text: str) -> str:
+    lines = text.split("\n")
+    return text if len(lines) <= CONTEXT_LINES else "\n".join([*lines[:CONTEXT_LINES], "…"])

@@ -1,0 +1,126 @@
+"""Reads the files of one variant's folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from opendllm.core.reporting.json_files import (
+    as_number,
+    as_text,
+    get_object,
+    get_texts,
+    read_lines,
+    read_object,
+)
+from opendllm.core.reporting.records import BenchmarkResult, Curve, Estimate, Sample, Speed, TrainingLog
+
+
+def read_training(path: Path) -> TrainingLog | None:
+    """A train.jsonl, or None where there is none or none of its lines is complete.
+
+    A run that was continued from a checkpoint logs some steps twice: the later line counts.
+
+    Raises:
+        UserError: the file can't be read.
+    """
+    if not path.exists():
+        return None
+    lines, unreadable = read_lines(path)
+    by_step: dict[int, dict[str, Any]] = {}
+    for line in lines:
+        step = as_number(line.get("step"))
+        if step is not None:
+            by_step.setdefault(int(step), {}).update(line)
+    if not by_step:
+        return None
+    logged = [by_step[step] for step in sorted(by_step)]
+    tokens = [count for line in logged if (count := as_number(line.get("tokens"))) is not None]
+    return TrainingLog(
+        loss=_curve(by_step, "loss"),
+        held_out_loss=_curve(by_step, "held_out_loss"),
+        steps=max(by_step),
+        tokens=int(max(tokens)) if tokens else None,
+        tokens_per_second=_mean_speed(logged),
+        unreadable_lines=unreadable,
+    )
+
+
+def read_result(path: Path) -> BenchmarkResult:
+    """A results/BENCHMARK.json.
+
+    Raises:
+        UserError: it is broken; the message names the file.
+    """
+    content = read_object(path)
+    metrics = get_object(content, "metrics", path)
+    per_task = get_object(content, "per_task", path)
+    speed = get_object(content, "speed", path)
+    return BenchmarkResult(
+        benchmark=as_text(content.get("benchmark")) or path.stem,
+        metrics={name: _estimate(get_object(metrics, name, path)) for name in metrics},
+        headline=get_texts(content, "headline", path),
+        lower_is_better=frozenset(get_texts(content, "lower_is_better", path)),
+        per_task={task: _task_numbers(get_object(per_task, task, path)) for task in per_task},
+        notes=get_texts(content, "notes", path),
+        settings=get_object(content, "settings", path),
+        provenance=get_object(content, "provenance", path),
+        speed=Speed(
+            tokens_per_second=as_number(speed.get("tokens_per_second")),
+            # Scoring a given text writes nothing: its 0 is not a number of passes.
+            forward_passes=as_number(speed.get("forward_passes")) or None,
+            seconds=as_number(speed.get("seconds")),
+        ),
+    )
+
+
+def read_samples(path: Path) -> tuple[Sample, ...]:
+    """A samples/BENCHMARK.jsonl; lines without a task or a text are left out.
+
+    Raises:
+        UserError: the file can't be read.
+    """
+    samples = []
+    for line in read_lines(path)[0]:
+        task_id, text = as_text(line.get("task_id")), as_text(line.get("text"))
+        if task_id is not None and text is not None:
+            samples.append(
+                Sample(
+                    task_id=task_id,
+                    setting=as_text(line.get("setting")) or "default",
+                    prefix=as_text(line.get("prefix")) or "",
+                    suffix=as_text(line.get("suffix")),
+                    text=text,
+                    reference=as_text(line.get("reference")),
+                )
+            )
+    return tuple(samples)
+
+
+def _curve(by_step: Mapping[int, Mapping[str, Any]], key: str) -> Curve:
+    values = ((step, as_number(by_step[step].get(key))) for step in sorted(by_step))
+    return tuple((step, value) for step, value in values if value is not None)
+
+
+def _mean_speed(lines: list[dict[str, Any]]) -> float | None:
+    """Tokens per second over the whole time, so that a slow step weighs what it took."""
+    total = duration = 0.0
+    for line in lines:
+        speed, seconds = as_number(line.get("tokens_per_second")), as_number(line.get("seconds"))
+        if speed is not None:
+            weight = 1.0 if seconds is None else seconds
+            total += speed * weight
+            duration += weight
+    return total / duration if duration else None
+
+
+def _estimate(metric: Mapping[str, Any]) -> Estimate:
+    return Estimate(*(as_number(metric.get(key)) for key in ("value", "low", "high")))
+
+
+def _task_numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    numbers = {
+        key: float(value) if isinstance(value, bool) else as_number(value) for key, value in values.items()
+    }
+    return {key: number for key, number in numbers.items() if number is not None}

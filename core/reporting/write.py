@@ -1,0 +1,81 @@
+"""Makes a report of run folders: reads, renders everything, and only then replaces an earlier report."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from opendllm.core.reporting.collect import read_study
+from opendllm.core.reporting.comparisons import compare
+from opendllm.core.reporting.machine_readable import render_json
+from opendllm.core.reporting.markdown import render_markdown
+from opendllm.core.reporting.samples import samples_side_by_side
+from opendllm.registries.errors import UserError
+
+
+@dataclass(frozen=True)
+class Report:
+    """The three files of a report; `text` is the Markdown, for a terminal."""
+
+    results: Path
+    markdown: Path
+    html: Path
+    text: str
+
+
+def write_report(*run_folders: Path, output: Path | None = None) -> Report:
+    """Write results.json, report.md and report.html.
+
+    Args:
+        run_folders: one or more; of several, variants are labelled RUN/VARIANT and compared with
+            the first run's first one.
+        output: where to write, made if missing; by default the run folder, if there is one only.
+
+    Raises:
+        UserError: no folder, several without `output`, a folder without any result, a broken
+            result file, or `output` can't be written. An earlier report is left as it was.
+    """
+    from opendllm.core.reporting.html import render_html
+
+    if not run_folders:
+        raise UserError("a report needs at least one run folder")
+    if output is None:
+        if len(run_folders) > 1:
+            raise UserError("a report of several runs needs an output folder of its own")
+        output = run_folders[0]
+    study = read_study(run_folders)
+    comparisons = compare(study)
+    samples = samples_side_by_side(study)
+    report = Report(
+        results=output / "results.json",
+        markdown=output / "report.md",
+        html=output / "report.html",
+        text=render_markdown(study, comparisons, samples),
+    )
+    _replace_all(
+        {
+            report.results: render_json(study, comparisons),
+            report.markdown: report.text,
+            report.html: render_html(study, comparisons, samples),
+        }
+    )
+    return report
+
+
+def _replace_all(contents: Mapping[Path, str]) -> None:
+    """Write every file under another name first, then move them into place."""
+    partial = {path: path.with_name(f".{path.name}.{os.getpid()}.partial") for path in contents}
+    try:
+        for path, content in contents.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # A model may have written half a surrogate pair, which UTF-8 has no bytes for.
+            partial[path].write_bytes(content.encode("utf-8", errors="replace"))
+        for path, written in partial.items():
+            written.replace(path)
+    except OSError as error:
+        raise UserError(f"{error.filename}: the report can't be written: {error.strerror}") from error
+    finally:
+        for written in partial.values():
+            written.unlink(missing_ok=True)

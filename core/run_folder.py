@@ -1,0 +1,111 @@
+"""What a run writes about itself. Imports no torch."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from opendllm.core.checkpoints.files import VARIANT_FILE, write_json, write_text
+from opendllm.core.manifest.checks import default_sampler
+from opendllm.core.manifest.experiment_manifest import Experiment, Variant
+from opendllm.registries.discovery import Plugins
+from opendllm.registries.errors import UserError
+
+RESOLVED_FILE = "manifest.resolved.yaml"
+
+
+def training_folders(experiment: Experiment) -> dict[str, str]:
+    """For each variant, the variant in whose folder its training run is: the first of the same digest."""
+    first: dict[str, str] = {}
+    return {
+        variant.name: first.setdefault(variant.training_digest, variant.name)
+        for variant in experiment.variants
+    }
+
+
+def provenance(variant: Variant, plugins: Plugins) -> dict[str, Any]:
+    """What travels with a checkpoint and with each result."""
+    return {
+        "manifest": variant.manifest.model_dump(mode="json"),
+        "training_digest": variant.training_digest,
+        "seed": variant.manifest.seed,
+        "plugins": plugin_versions(variant, plugins),
+    }
+
+
+def plugin_versions(variant: Variant, plugins: Plugins) -> dict[str, str]:
+    """Every plugin that a variant uses, with its package and version."""
+    manifest = variant.manifest
+    used = [("backbones", manifest.model.backbone.name), ("corpora", manifest.data.corpus.name)]
+    if manifest.train is not None:
+        used.append(("objectives", manifest.train.objective.name))
+        used.append(("noise_schedules", manifest.train.noise_schedule.name))
+    sampler = manifest.generate.sampler or default_sampler(manifest, plugins)
+    if sampler is not None:
+        used.append(("samplers", sampler.name))
+    used.extend(("benchmarks", entry.benchmark.name) for entry in manifest.evaluate)
+    return {f"{kind}/{name}": str(plugins.of_kind(kind).get(name).provenance) for kind, name in used}
+
+
+def open_run(experiment: Experiment) -> None:
+    """Make the run's folder and write the resolved manifest.
+
+    Raises:
+        UserError: the folder holds variants that were trained from another manifest, or can't be
+            written.
+    """
+    folder = experiment.output
+    shared = training_folders(experiment)
+    for variant in experiment.variants:
+        known = _read(folder / variant.name / VARIANT_FILE)
+        if known is not None and known["training_digest"] != variant.training_digest:
+            raise UserError(
+                f"{folder / variant.name} was trained with another model, data, seed or train section: "
+                f"keep it and choose another folder with --set output=DIR, or delete it"
+            )
+        if known is not None and known["trained_in"] != shared[variant.name]:
+            raise UserError(
+                f"{folder / variant.name} shares the training run of {known['trained_in']!r}, which this "
+                f"manifest lacks or orders differently: choose another folder with --set output=DIR"
+            )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        text = io.StringIO()
+        YAML().dump(experiment.resolved(), text)
+        write_text(folder / RESOLVED_FILE, text.getvalue())
+    except OSError as error:
+        raise UserError(f"the run folder {folder} cannot be written: {error.strerror}") from error
+
+
+def open_variant(experiment: Experiment, variant: Variant, plugins: Plugins) -> Path:
+    """Make a variant's folder and say in it what it is."""
+    folder = experiment.output / variant.name
+    folder.mkdir(exist_ok=True)
+    manifest = variant.manifest
+    sampler = manifest.generate.sampler or default_sampler(manifest, plugins)
+    write_json(
+        folder / VARIANT_FILE,
+        {
+            "variant": variant.name,
+            "seed": manifest.seed,
+            "training_digest": variant.training_digest,
+            "trained_in": training_folders(experiment)[variant.name],
+            "backbone": manifest.model.backbone.name,
+            "objective": manifest.train.objective.name if manifest.train else None,
+            "sampler": sampler.name if sampler else None,
+            "plugins": plugin_versions(variant, plugins),
+        },
+    )
+    return folder
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return content

@@ -1,0 +1,83 @@
+"""The DeepSpeed engine of one training run: made, saved, and brought back."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from opendllm.core.checkpoints.files import ENGINE_FOLDER
+from opendllm.core.manifest.schema import Train
+from opendllm.core.training.processes import deepspeed_environment
+from opendllm.core.training.settings import deepspeed_config
+
+if TYPE_CHECKING:
+    from deepspeed import DeepSpeedEngine
+
+
+def start_engine(module: nn.Module, train: Train, micro_batch: int, accumulation: int) -> DeepSpeedEngine:
+    """Wrap `module` with AdamW and ZeRO as the manifest says."""
+    with deepspeed_environment(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import deepspeed
+        from deepspeed.utils import logger
+
+        logger.setLevel(logging.ERROR)
+        engine, *_ = deepspeed.initialize(
+            model=module,
+            optimizer=torch.optim.AdamW(
+                _parameter_groups(module, train.weight_decay),
+                lr=train.learning_rate,
+                betas=train.adam_betas,
+                eps=train.adam_epsilon,
+            ),
+            config=deepspeed_config(train, micro_batch, accumulation),
+            dist_init_required=False,
+        )
+    return engine
+
+
+def set_learning_rate(engine: DeepSpeedEngine, rate: float) -> None:
+    """For the next step."""
+    for group in engine.optimizer.param_groups:
+        group["lr"] = rate
+
+
+def save_engine(engine: DeepSpeedEngine, folder: Path) -> None:
+    """Write the engine's state into `folder`/deepspeed. Every rank must call this."""
+    engine.save_checkpoint(str(folder), tag=ENGINE_FOLDER, save_latest=False)
+
+
+def restore_engine(engine: DeepSpeedEngine, folder: Path) -> None:
+    """Read back what `save_engine` wrote. DeepSpeed unpickles: only ever give it this run's own files."""
+    engine.load_checkpoint(str(folder), tag=ENGINE_FOLDER)
+
+
+def full_weights(engine: DeepSpeedEngine) -> dict[str, Tensor]:
+    """The module's state dict with every partitioned weight gathered. Every rank must call this."""
+    if engine.zero_optimization_stage() < 3:
+        return dict(engine.module.state_dict())
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters(list(engine.module.parameters())):
+        return {name: tensor.detach().cpu().clone() for name, tensor in engine.module.state_dict().items()}
+
+
+def gradient_norm(engine: DeepSpeedEngine) -> float | None:
+    """Of the step just taken, before clipping; None where DeepSpeed has not measured it."""
+    norm = engine.get_global_grad_norm()
+    return None if norm is None else float(norm)
+
+
+def _parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Matrices decay; biases and norms don't."""
+    matrices = [parameter for parameter in module.parameters() if parameter.ndim >= 2]
+    vectors = [parameter for parameter in module.parameters() if parameter.ndim < 2]
+    return [
+        {"params": matrices, "weight_decay": weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]

@@ -1,0 +1,172 @@
+"""Reading run folders."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from opendllm.core.reporting.collect import read_study
+from opendllm.registries.errors import UserError
+
+
+def labels(*folders: Path) -> list[str]:
+    return [variant.label for variant in read_study(folders).variants]
+
+
+def test_variants_stand_in_the_manifests_order_and_strangers_after_them(run):
+    run.variant("another")
+    assert labels(run.folder) == ["zebra", "llada", "another"]
+
+
+def test_results_stand_in_the_order_of_evaluate_also_when_one_benchmark_is_used_twice(run):
+    run.manifest(
+        "name: q\nevaluate:\n" + "- benchmark: {name: stdlib-infilling}\n" * 2 + "- benchmark: perplexity\n"
+    )
+    run.result("zebra", "stdlib-infilling-2", {"m": (1.0, 1.0, 1.0)})
+    assert read_study([run.folder]).benchmarks == ("stdlib-infilling", "stdlib-infilling-2", "perplexity")
+
+
+def test_seeds_of_a_variant_follow_each_other_in_numerical_order(empty_run):
+    for seed in (10, 9):
+        for name in ("llada", "zebra"):
+            empty_run.variant(f"{name}-seed-{seed}", seed=seed)
+            empty_run.perplexity(f"{name}-seed-{seed}", 60.0)
+    assert labels(empty_run.folder) == ["zebra-seed-9", "zebra-seed-10", "llada-seed-9", "llada-seed-10"]
+
+
+def test_a_variant_that_the_manifest_itself_calls_seed_is_no_repetition(run):
+    run.manifest("name: q\nvariants: {llada: {}, llada-seed-1: {}}\n")
+    run.perplexity("llada-seed-1", 1.0)
+    assert [variant.group for variant in read_study([run.folder]).variants] == [
+        "llada",
+        "llada-seed-1",
+        "zebra",
+    ]
+
+
+def test_a_declared_variant_without_a_folder_is_there_and_empty(run):
+    run.manifest("name: q\nvariants: {ghost: {}, llada: {}, zebra: {}}\n")
+    ghost = read_study([run.folder]).variants[0]
+    assert (ghost.label, ghost.training, dict(ghost.benchmarks)) == ("ghost", None, {})
+
+
+def test_folders_that_are_no_variants_are_left_alone(run):
+    (run.folder / "cache").mkdir()
+    assert labels(run.folder) == ["zebra", "llada"]
+
+
+def test_a_variant_that_shares_a_training_run_shows_its_log(run):
+    run.variant("sampler-only", trained_in="llada")
+    run.perplexity("sampler-only", 70.0)
+    shared = read_study([run.folder]).variants[2]
+    assert shared.trained_in == "llada"
+    assert shared.training is not None
+    assert shared.training.steps == 3
+
+
+def test_the_held_out_loss_of_step_zero_starts_its_curve_and_not_the_losss(run):
+    training = read_study([run.folder]).variants[0].training
+    assert training is not None
+    assert training.held_out_loss == ((0, 6.3), (3, 4.1))
+    assert training.loss == ((1, 6.0), (2, 5.0), (3, 4.0))
+    assert training.tokens == 3 * 2048
+    assert training.tokens_per_second == pytest.approx(2000.0)
+
+
+def test_steps_that_a_continued_run_logged_again_count_once_and_with_their_later_loss(run):
+    with (run.folder / "zebra/train.jsonl").open("a") as file:
+        file.write('{"step": 3, "loss": 1.5, "tokens": 6144, "tokens_per_second": 3000.0, "seconds": 0.5}\n')
+    training = read_study([run.folder]).variants[0].training
+    assert training is not None
+    assert training.loss[-1] == (3, 1.5)
+    assert training.tokens == 3 * 2048
+
+
+def test_an_interrupted_last_line_is_ignored_and_one_in_the_middle_is_counted(run):
+    log = run.folder / "zebra/train.jsonl"
+    whole = log.read_text()
+    log.write_text(whole + '{"step": 4, "lo')
+    training = read_study([run.folder]).variants[0].training
+    assert training is not None
+    assert (training.steps, training.unreadable_lines) == (3, 0)
+    log.write_text('{"step": 4, "lo\n' + whole)
+    training = read_study([run.folder]).variants[0].training
+    assert training is not None
+    assert (training.steps, training.unreadable_lines) == (3, 1)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"metrics": {',
+        "[1]",
+        '{"metrics": []}',
+        '{"metrics": {"m": 3}}',
+        '{"headline": "m"}',
+        '{"per_task": 1}',
+    ],
+)
+def test_a_broken_result_file_is_one_line_that_names_it(run, content):
+    path = run.folder / "llada/results/perplexity.json"
+    path.write_text(content)
+    with pytest.raises(UserError, match=re.escape(str(path))) as caught:
+        read_study([run.folder])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_broken_identity_or_manifest_is_one_line_that_names_it(run):
+    for path in (run.folder / "manifest.resolved.yaml", run.folder / "zebra/variant.json"):
+        before = path.read_text()
+        path.write_text("{a: [")
+        with pytest.raises(UserError, match=re.escape(str(path))) as caught:
+            read_study([run.folder])
+        assert "\n" not in str(caught.value)
+        path.write_text(before)
+
+
+def test_a_run_without_any_result_is_refused_in_one_line(empty_run):
+    empty_run.variant("llada")
+    empty_run.training("llada")
+    with pytest.raises(UserError, match="no results to report") as caught:
+        read_study([empty_run.folder])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(UserError, match="no such run folder"):
+        read_study([tmp_path / "nowhere"])
+
+
+def test_one_run_given_twice_is_refused(run):
+    with pytest.raises(UserError, match="given 2 times"):
+        read_study([run.folder, run.folder / "../quickstart"])
+
+
+def test_of_several_runs_each_label_starts_with_what_tells_the_folders_apart(run, tmp_path):
+    other = type(run)(tmp_path / "elsewhere" / "quickstart")
+    other.perplexity("llada", 50.0)
+    other.variant("shared", trained_in="llada")
+    other.training("llada")
+    study = read_study([run.folder, other.folder])
+    assert [variant.label for variant in study.variants] == [
+        "runs/quickstart/zebra",
+        "runs/quickstart/llada",
+        "elsewhere/quickstart/llada",
+        "elsewhere/quickstart/shared",
+    ]
+    assert study.variants[3].trained_in == "elsewhere/quickstart/llada"
+
+
+def test_a_run_without_a_manifest_is_called_like_its_folder(run):
+    (run.folder / "manifest.resolved.yaml").unlink()
+    study = read_study([run.folder])
+    assert (study.name, labels(run.folder)) == ("quickstart", ["llada", "zebra"])
+
+
+def test_numbers_that_are_not_finite_are_missing(run):
+    path = run.folder / "llada/results/perplexity.json"
+    path.write_text('{"metrics": {"perplexity": {"value": NaN, "low": -Infinity, "high": 1e999}}}')
+    estimate = read_study([run.folder]).variants[1].benchmarks["perplexity"].metrics["perplexity"]
+    assert (estimate.value, estimate.low, estimate.high) == (None, None, None)

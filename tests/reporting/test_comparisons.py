@@ -1,0 +1,85 @@
+"""Paired differences, and means over seeds."""
+
+from __future__ import annotations
+
+import random
+import statistics
+
+import pytest
+
+from opendllm.core.reporting.collect import read_study
+from opendllm.core.reporting.comparisons import compare, paired_interval
+from opendllm.core.reporting.repeats import best, contenders
+
+
+def test_each_variant_is_compared_with_the_first_on_the_tasks_that_both_answered(run):
+    run.infilling("zebra", {"a": 0.5, "b": 0.1, "only-zebra": 0.0}, 0.2)
+    run.infilling("llada", {"b": 0.3, "a": 0.9, "only-llada": 1.0}, 0.6)
+    (comparison,) = compare(read_study([run.folder]))
+    assert (comparison.variant, comparison.baseline, comparison.tasks) == ("llada", "zebra", 2)
+    assert comparison.difference == pytest.approx(0.3)
+    assert (comparison.low, comparison.high) == pytest.approx((0.2, 0.4))
+    assert comparison.verdict == "better"
+
+
+def test_truth_values_count_as_zero_and_one(run):
+    for name, answers in (("zebra", (False, False)), ("llada", (True, False))):
+        per_task = {str(task): {"passed": passed} for task, passed in enumerate(answers)}
+        run.result(name, "stdlib-infilling", {"passed": (0.5, 0.0, 1.0)}, per_task=per_task)
+    (comparison,) = compare(read_study([run.folder]))
+    assert comparison.difference == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(("lower", "verdict"), [([], "worse"), (["nats"], "better")])
+def test_the_verdict_minds_which_direction_is_better(run, lower, verdict):
+    for name, nats in (("zebra", 3.0), ("llada", 2.0)):
+        per_task = {str(task): {"nats": nats} for task in range(4)}
+        run.result(name, "perplexity", {"nats": (nats, nats, nats)}, per_task=per_task, lower_is_better=lower)
+    comparisons = {comparison.metric: comparison for comparison in compare(read_study([run.folder]))}
+    assert comparisons["nats"].verdict == verdict
+
+
+def test_a_difference_whose_interval_holds_zero_is_undecided(run):
+    run.infilling("zebra", {"a": 0.5, "b": 0.5}, 0.5)
+    run.infilling("llada", {"a": 0.0, "b": 1.0}, 0.5)
+    (comparison,) = compare(read_study([run.folder]))
+    assert comparison.verdict == "undecided"
+
+
+def test_the_bootstrap_agrees_with_the_normal_interval_where_that_holds():
+    generator = random.Random(3)
+    differences = [generator.gauss(0.1, 1.0) for _ in range(400)]
+    mean, low, high = paired_interval(differences)
+    error = 1.96 * statistics.stdev(differences) / 20
+    assert mean == pytest.approx(statistics.fmean(differences))
+    assert (low, high) == pytest.approx((mean - error, mean + error), abs=0.02)
+
+
+def test_thousands_of_tasks_have_an_interval_too():
+    mean, low, high = paired_interval([0.0, 1.0] * 5000)
+    assert (mean, low, high) == pytest.approx((0.5, 0.4902, 0.5098), abs=1e-4)
+
+
+def test_seeds_have_a_mean_and_a_standard_deviation_and_are_paired_as_one(empty_run):
+    for seed, value in enumerate((10.0, 12.0, 14.0)):
+        empty_run.perplexity(f"llada-seed-{seed}", value)
+        empty_run.infilling(f"llada-seed-{seed}", {"a": value}, 0.1)
+    empty_run.infilling("zebra", {"a": 2.0}, 0.1)
+    study = read_study([empty_run.folder])
+    zebra, llada = contenders(study)
+    mean = llada.seed_mean("perplexity", "perplexity")
+    assert mean is not None
+    assert (mean.mean, mean.standard_deviation, mean.seeds) == (12.0, 2.0, 3)
+    assert zebra.seed_mean("perplexity", "perplexity") is None
+    (comparison,) = compare(study)
+    assert (comparison.variant, comparison.difference) == ("llada", 10.0)
+
+
+def test_the_best_is_the_least_where_less_is_better_and_all_of_a_tie(run):
+    study = read_study([run.folder])
+    assert best(study, "perplexity", "perplexity") == {"llada"}
+    assert best(study, "stdlib-infilling", "token_accuracy_oracle") == {"llada"}
+    run.perplexity("zebra", 66.0)
+    assert best(read_study([run.folder]), "perplexity", "perplexity") == {"llada", "zebra"}
+    run.perplexity("llada", None)
+    assert best(read_study([run.folder]), "perplexity", "perplexity") == set()
