@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoTokenizer
 
 from opendllm.core.checkpoints.files import model_folder
+from opendllm.core.checkpoints.tokenizer_files import has_tokenizer, read_tokenizer
 from opendllm.core.toolkit.transformers_lm import CONFIG_FILE, OWN_SECTION
 from opendllm.registries.backbones import Backbone, DiffusionLM
 from opendllm.registries.discovery import Plugins
@@ -19,9 +19,6 @@ from opendllm.registries.registry import Registration
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
-
-TOKENIZER_FILE = "tokenizer.json"
-
 
 def torch_device(name: str) -> torch.device:
     """The device of that name; `auto` is the first GPU, or the CPU.
@@ -118,6 +115,4 @@ def _mask_token_id(folder: Path, config: dict[str, Any], given: int | None) -> i
 def load_tokenizer(path: Path) -> PreTrainedTokenizerFast | None:
     """The tokenizer beside a model; None where there is none."""
     folder = model_folder(path)
-    if not (folder / TOKENIZER_FILE).is_file():
-        return None
-    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    return read_tokenizer(folder) if has_tokenizer(folder) else None

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opendllm.core.checkpoints.files import whole_folder
+from opendllm.core.checkpoints.tokenizer_files import read_tokenizer
 from opendllm.core.data.packing import Packing, pack
-from opendllm.core.data.tokenizers import load_saved, make_tokenizer
+from opendllm.core.data.tokenizers import make_tokenizer
 from opendllm.core.manifest.experiment_manifest import digest
 from opendllm.core.manifest.schema import Data
 from opendllm.registries.corpora import Corpus, Split
@@ -61,7 +62,7 @@ def prepare(data: Data, corpus: Corpus, folder: Path) -> PreparedData:
     for split in SPLITS:
         with np.load(target / f"{split}-packing.npz", allow_pickle=False) as arrays:
             packing[split] = Packing(arrays["starts"], arrays["lengths"], arrays["row_ends"])
-    return PreparedData(load_saved(target / "tokenizer"), tokens, packing)
+    return PreparedData(read_tokenizer(target / "tokenizer"), tokens, packing)
 
 
 def _make(data: Data, corpus: Corpus, folder: Path) -> None:

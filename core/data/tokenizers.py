@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -58,8 +57,3 @@ def train_tokenizer(documents: Iterable[Document], vocab_size: int) -> PreTraine
         mask_token=MASK_TOKEN,
         clean_up_tokenization_spaces=False,
     )
-
-
-def load_saved(folder: Path) -> PreTrainedTokenizerFast:
-    """A tokenizer that `save_pretrained` wrote."""
-    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)

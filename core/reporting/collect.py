@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -50,50 +50,47 @@ class _Manifest:
     values: Mapping[str, Any]
 
     @property
-    def variants(self) -> list[str]:
+    def variants(self) -> Mapping[str, Any]:
         declared = self.values.get("variants")
-        return [str(name) for name in declared] if isinstance(declared, dict) else []
+        return {str(name): patch for name, patch in declared.items()} if isinstance(declared, dict) else {}
 
     @property
     def benchmarks(self) -> list[str]:
         """Entries of every `evaluate`, the variants' own too, as their result files are called."""
-        declared = self.values.get("variants")
-        patches = [self.values, *(declared.values() if isinstance(declared, dict) else ())]
-        names = (name for patch in patches if isinstance(patch, dict) for name in _entries(patch))
-        return list(dict.fromkeys(names))
-X        names: list[str] = []
-        for entry in entries if isinstance(entries, list) else []:
-            benchmark = entry.get("benchmark") if isinstance(entry, dict) else None
-            name = str(benchmark.get("name") if isinstance(benchmark, dict) else benchmark)
-            times = 1 + sum(
-                other == name or re.fullmatch(re.escape(name) + r"-\d+", other) is not None for other in names
-            )
-            names.append(name if times == 1 else f"{name}-{times}")
-        return names
+        return [
+            str(name)
+            for patch in (self.values, *self.variants.values())
+            for entry in _get(patch, "evaluate") or ()
+            if (name := _get(entry, "label") or _get(_get(entry, "benchmark"), "name"))
+        ]
+
+
+def _get(values: object, key: str) -> Any:
+    return values.get(key) if isinstance(values, dict) else None
 
 
 def _read_run(folder: Path, label: str) -> Run:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such run folder")
     manifest = _read_manifest(folder / MANIFEST)
-    declared = manifest.variants
     found = {path.name: path for path in folder.iterdir() if _is_variant(path)}
-    variants = {name: _read_variant(path, declared) for name, path in found.items()}
+    variants = {name: _read_variant(path) for name, path in found.items()}
     benchmarks = {name for variant in variants.values() for name in variant.benchmarks}
     if not benchmarks:
         raise UserError(f"{folder}: no results to report: no variant has a results/BENCHMARK.json")
     groups = {variant.group for variant in variants.values()}
-    for name in declared:
-        if name not in groups:
-            variants[name] = Variant(name, name)
-    ordered = sorted(variants.values(), key=lambda variant: _place(variant, declared))
+    for name, patch in manifest.variants.items():
+        if name not in variants and name not in groups:
+            variants[name] = Variant(name, _group(name, as_integer(_get(patch, "seed"))))
+    places = _places(list(manifest.variants), variants.values())
+    ordered = sorted(variants.values(), key=lambda variant: places[variant.label])
     first = [name for name in manifest.benchmarks if name in benchmarks]
     return Run(
         folder=folder,
         label=label,
         name=as_text(manifest.values.get("name")) or folder.resolve().name,
         description=as_text(manifest.values.get("description")),
-        seed=as_integer(manifest.values.get("seed")),
+        seeds=tuple(sorted({variant.seed for variant in ordered if variant.seed is not None})),
         manifest=manifest.text,
         benchmarks=tuple(dict.fromkeys([*first, *sorted(benchmarks)])),
         variants=tuple(_finish(variant, variants, label) for variant in ordered),
@@ -119,16 +116,16 @@ def _is_variant(path: Path) -> bool:
     return path.is_dir() and any((path / mark).exists() for mark in MARKS_OF_A_VARIANT)
 
 
-def _read_variant(folder: Path, declared: Sequence[str]) -> Variant:
+def _read_variant(folder: Path) -> Variant:
     """One folder; its label and `trained_in` are still plain folder names."""
     path = folder / "variant.json"
     identity = read_object(path) if path.exists() else {}
-    repeated = None if folder.name in declared else REPEATED.fullmatch(folder.name)
+    seed = as_integer(identity.get("seed"))
     trained_in = as_text(identity.get("trained_in"))
     return Variant(
         label=folder.name,
-        group=repeated["name"] if repeated else folder.name,
-        seed=as_integer(identity.get("seed")),
+        group=_group(folder.name, seed),
+        seed=seed,
         training_digest=as_text(identity.get("training_digest")),
         trained_in=None if trained_in == folder.name else trained_in,
         parameters=as_integer(identity.get("parameters")),
@@ -142,11 +139,22 @@ def _read_variant(folder: Path, declared: Sequence[str]) -> Variant:
     )
 
 
-def _place(variant: Variant, declared: Sequence[str]) -> tuple[int, str, int]:
-    """In the manifest's order, then alphabetically; repetitions by their seed."""
-    position = declared.index(variant.group) if variant.group in declared else len(declared)
-    repeated = REPEATED.fullmatch(variant.label) if variant.label != variant.group else None
-    return position, variant.group, int(repeated["seed"]) if repeated else -1
+def _group(name: str, seed: int | None) -> str:
+    """What is left of NAME-seed-N if that is the variant's seed: else the name itself says so."""
+    repeated = REPEATED.fullmatch(name)
+    return repeated["name"] if repeated and seed in (None, int(repeated["seed"])) else name
+
+
+def _places(declared: Sequence[str], variants: Iterable[Variant]) -> dict[str, tuple[int, str, int]]:
+    """Sorting keys: the manifest's order, then the alphabet; repetitions together and by their seed."""
+    groups = {variant.label: variant.group for variant in variants}
+    order = list(dict.fromkeys(groups.get(name, name) for name in declared))
+    places = {}
+    for label, group in groups.items():
+        position = order.index(group) if group in order else len(order)
+        repeated = None if label == group else REPEATED.fullmatch(label)
+        places[label] = (position, group, int(repeated["seed"]) if repeated else -1)
+    return places
 
 
 def _finish(variant: Variant, variants: Mapping[str, Variant], run_label: str) -> Variant:

@@ -11,7 +11,6 @@ from opendllm.core.reporting.formatting import MISSING, count, interval, number,
 from opendllm.core.reporting.records import Curve, Estimate, Study, Variant
 from opendllm.core.reporting.repeats import Contender, best, contenders
 
-
 Mark = Literal["best", "better", "worse"]
 
 

@@ -20,12 +20,11 @@ def test_variants_stand_in_the_manifests_order_and_strangers_after_them(run):
     assert labels(run.folder) == ["zebra", "llada", "another"]
 
 
-def test_results_stand_in_the_order_of_evaluate_also_when_one_benchmark_is_used_twice(run):
-    run.manifest(
-        "name: q\nevaluate:\n" + "- benchmark: {name: stdlib-infilling}\n" * 2 + "- benchmark: perplexity\n"
-    )
-    run.result("zebra", "stdlib-infilling-2", {"m": (1.0, 1.0, 1.0)})
-    assert read_study([run.folder]).benchmarks == ("stdlib-infilling", "stdlib-infilling-2", "perplexity")
+def test_results_stand_in_the_order_of_evaluate_under_their_labels(run):
+    evaluate = "[{benchmark: {name: stdlib-infilling}, label: zz}, {benchmark: {name: stdlib-infilling}}]"
+    run.manifest(f"name: q\nvariants:\n  llada: {{evaluate: {evaluate}}}\n")
+    run.result("zebra", "zz", {"m": (1.0, 1.0, 1.0)})
+    assert read_study([run.folder]).benchmarks == ("zz", "stdlib-infilling", "perplexity")
 
 
 def test_seeds_of_a_variant_follow_each_other_in_numerical_order(empty_run):
@@ -36,14 +35,22 @@ def test_seeds_of_a_variant_follow_each_other_in_numerical_order(empty_run):
     assert labels(empty_run.folder) == ["zebra-seed-9", "zebra-seed-10", "llada-seed-9", "llada-seed-10"]
 
 
-def test_a_variant_that_the_manifest_itself_calls_seed_is_no_repetition(run):
-    run.manifest("name: q\nvariants: {llada: {}, llada-seed-1: {}}\n")
-    run.perplexity("llada-seed-1", 1.0)
-    assert [variant.group for variant in read_study([run.folder]).variants] == [
-        "llada",
-        "llada-seed-1",
-        "zebra",
-    ]
+def test_a_resolved_manifest_may_spell_out_every_seed(empty_run):
+    names = [f"{name}-seed-{seed}" for seed in (1, 0) for name in ("zebra", "llada")]
+    variants = ", ".join(f"{name}: {{seed: {name[-1]}}}" for name in names)
+    empty_run.manifest(f"name: q\nvariants: {{{variants}}}\n")
+    for name in names[:3]:
+        empty_run.variant(name, seed=int(name[-1]))
+        empty_run.perplexity(name, 60.0)
+    study = read_study([empty_run.folder])
+    assert [variant.group for variant in study.variants] == ["zebra", "zebra", "llada", "llada"]
+    assert labels(empty_run.folder) == ["zebra-seed-0", "zebra-seed-1", "llada-seed-0", "llada-seed-1"]
+    assert study.runs[0].seeds == (0, 1)
+
+
+def test_a_variant_whose_name_ends_with_another_seed_than_its_own_is_no_repetition(run):
+    run.variant("llada-seed-1", seed=7)
+    assert [variant.group for variant in read_study([run.folder]).variants][2:] == ["llada-seed-1"]
 
 
 def test_a_declared_variant_without_a_folder_is_there_and_empty(run):

@@ -276,3 +276,27 @@ def test_importing_the_package_loads_neither_torch_nor_the_pages_libraries():
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_settings_that_are_not_finite_are_null_in_results_json(run):
+    run.result("llada", "perplexity", {"perplexity": (1.0, 1.0, 1.0)}, settings={"gamma": float("nan")})
+    content = json.loads(write_report(run.folder).results.read_text())
+    assert content["variants"]["llada"]["benchmarks"]["perplexity"]["settings"] == {"gamma": None}
+
+
+def test_a_benchmark_that_writes_nothing_has_no_forward_passes(run):
+    speed = {"tokens_per_second": None, "forward_passes": 0, "seconds": 2.0}
+    run.result("llada", "perplexity", {"perplexity": (1.0, 1.0, 1.0)}, speed=speed)
+    text = write_report(run.folder).text
+    assert re.search(r"\| llada +\| perplexity +\| +- \| +- \| +2\.00 \|", text)
+
+
+def test_only_the_lines_around_a_samples_answer_are_shown(run):
+    lines = [f"line {number}" for number in range(100)]
+    for name in ("zebra", "llada"):
+        (run.folder / name / "samples/stdlib-infilling.jsonl").unlink()
+        run.sample(name, "stdlib-infilling", prefix="\n".join(lines), suffix="\n".join(lines))
+    text = Page(write_report(run.folder).html).text
+    assert "…\nline 76\n" in text
+    assert "\nline 23\n…" in text
+    assert "line 50" not in text

@@ -1,0 +1,24 @@
+"""Tokenizers on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerFast
+
+TOKENIZER_FILE = "tokenizer.json"
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a model folder brings its tokenizer."""
+    return (folder / TOKENIZER_FILE).is_file()
+
+
+def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer as tokenizer.json states it.
+
+    Not through AutoTokenizer: beside a config.json of a known model_type it puts that family's own
+    pre-tokenizer in the file's place, and the same text gets other ids.
+    """
+    tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+    return tokenizer
