@@ -1,8 +1,8 @@
 """The platform: train, decode, evaluate and compare diffusion language models.
 
-    from opendllm.core import load
-    lm = load("runs/quickstart/open-dcoder")
-    lm.generate(["def add(a, b):"], max_new_tokens=32)
+from opendllm.core import load
+lm = load("runs/quickstart/open-dcoder")
+lm.generate(["def add(a, b):"], max_new_tokens=32)
 """
 
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""The whole pipeline: manifest -> plugins -> tokens -> trainer -> checkpoint -> decoder -> scores -> report."""
+"""The pipeline: manifest -> plugins -> tokens -> trainer -> checkpoint -> decoder -> scores -> report."""
 
 from __future__ import annotations
 
@@ -63,6 +63,7 @@ def _train(experiment: Experiment, variant: Variant, plugins: Plugins) -> None:
     folder = experiment.output / training_folders(experiment)[variant.name]
     folder.mkdir(exist_ok=True)
     train_variant(variant, plugins, folder, experiment.output / "data", provenance(variant, plugins))
+    open_variant(experiment, variant, plugins)
 
 
 def _evaluate(experiment: Experiment, variant: Variant, plugins: Plugins, limit: int | None) -> None:

@@ -54,9 +54,7 @@ def load(
         UserError: the folder is incomplete, of an unknown family, or its weights don't fit.
     """
     plugins = plugins or installed_plugins()
-    lm, registration = load_model(
-        plugins, Path(path), torch_device(device), dtype, backbone, mask_token_id
-    )
+    lm, registration = load_model(plugins, Path(path), torch_device(device), dtype, backbone, mask_token_id)
     assert issubclass(registration.options, BackboneOptions)
     return LanguageModel(lm, load_tokenizer(Path(path)), registration.options.default_sampler, plugins)
 

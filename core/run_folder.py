@@ -9,7 +9,14 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from opendllm.core.checkpoints.files import VARIANT_FILE, write_json, write_text
+from opendllm.core.checkpoints.files import (
+    MODEL_FOLDER,
+    VARIANT_FILE,
+    parameter_count,
+    steps,
+    write_json,
+    write_text,
+)
 from opendllm.core.manifest.checks import default_sampler
 from opendllm.core.manifest.experiment_manifest import Experiment, Variant
 from opendllm.registries.discovery import Plugins
@@ -97,10 +104,17 @@ def open_variant(experiment: Experiment, variant: Variant, plugins: Plugins) -> 
             "backbone": manifest.model.backbone.name,
             "objective": manifest.train.objective.name if manifest.train else None,
             "sampler": sampler.name if sampler else None,
+            "parameters": _parameters(experiment.output / training_folders(experiment)[variant.name]),
             "plugins": plugin_versions(variant, plugins),
         },
     )
     return folder
+
+
+def _parameters(variant_folder: Path) -> int | None:
+    """Of the variant's last checkpoint; None before there is one."""
+    found = steps(variant_folder)
+    return parameter_count(found[-1][1] / MODEL_FOLDER) if found else None
 
 
 def _read(path: Path) -> dict[str, Any] | None:

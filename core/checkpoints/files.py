@@ -124,6 +124,17 @@ def model_folder(path: Path) -> Path:
     raise UserError(f"{path} holds no config.json, so no model: is the folder complete?")
 
 
+def parameter_count(folder: Path) -> int:
+    """How many numbers the safetensors files of a model folder hold, read from their headers."""
+    total = 0
+    for path in folder.glob("*.safetensors"):
+        with path.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        shapes = [entry["shape"] for name, entry in header.items() if name != "__metadata__"]
+        total += sum(math.prod(shape) for shape in shapes)
+    return total
+
+
 def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 

@@ -20,6 +20,7 @@ from opendllm.registries.registry import Registration
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+
 def torch_device(name: str) -> torch.device:
     """The device of that name; `auto` is the first GPU, or the CPU.
 
@@ -30,7 +31,9 @@ def torch_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(name)
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"device {name!r} was asked for, but torch sees no GPU here: use `device: cpu` or `auto`")
+        raise UserError(
+            f"device {name!r} was asked for, but torch sees no GPU here: use `device: cpu` or `auto`"
+        )
     return device
 
 
@@ -109,7 +112,9 @@ def _mask_token_id(folder: Path, config: dict[str, Any], given: int | None) -> i
     tokenizer = load_tokenizer(folder)
     if tokenizer is not None and tokenizer.mask_token_id is not None:
         return int(tokenizer.mask_token_id)
-    raise UserError(f"neither {CONFIG_FILE} nor the tokenizer in {folder} names a mask token: give mask_token_id")
+    raise UserError(
+        f"neither {CONFIG_FILE} nor the tokenizer in {folder} names a mask token: give mask_token_id"
+    )
 
 
 def load_tokenizer(path: Path) -> PreTrainedTokenizerFast | None:

@@ -20,5 +20,7 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     Not through AutoTokenizer: beside a config.json of a known model_type it puts that family's own
     pre-tokenizer in the file's place, and the same text gets other ids.
     """
-    tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+    tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(
+        folder, local_files_only=True
+    )
     return tokenizer

@@ -31,9 +31,7 @@ def add_to(app: typer.Typer) -> None:
 
 def run(
     manifest: Annotated[Path, typer.Argument(help="The experiment's YAML file.")],
-    only: Annotated[
-        str | None, typer.Option(metavar="STAGES", help="Some of train,evaluate,report.")
-    ] = None,
+    only: Annotated[str | None, typer.Option(metavar="STAGES", help="Some of train,evaluate,report.")] = None,
     variant: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Only this variant; may be repeated.")
     ] = None,

@@ -31,7 +31,9 @@ def generate(
     sampler: Annotated[str | None, typer.Option(help="By default the one of the model's authors.")] = None,
     option: Annotated[
         list[str] | None,
-        typer.Option("--option", "-o", metavar="KEY=VALUE", help="Of the decoder or the sampler, as in -o steps=32."),
+        typer.Option(
+            "--option", "-o", metavar="KEY=VALUE", help="Of the decoder or the sampler, as in -o steps=32."
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the draws at temperature above 0.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",

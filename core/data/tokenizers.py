@@ -31,7 +31,9 @@ def make_tokenizer(choice: TokenizerChoice, corpus: Corpus) -> PreTrainedTokeniz
     try:
         tokenizer = AutoTokenizer.from_pretrained(choice.path, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise UserError(f"tokenizer {choice.path!r} cannot be loaded: {str(error).splitlines()[0]}") from error
+        raise UserError(
+            f"tokenizer {choice.path!r} cannot be loaded: {str(error).splitlines()[0]}"
+        ) from error
     if tokenizer.eos_token_id is None:
         raise UserError(f"tokenizer {choice.path!r} has no EOS token, which ends every document")
     if tokenizer.mask_token_id is None:

@@ -136,9 +136,7 @@ def _propose(
     )
 
 
-def _apply(
-    selection: Selection, step: Step, tokens: Tensor, mask_token_id: int
-) -> tuple[Tensor, Tensor]:
+def _apply(selection: Selection, step: Step, tokens: Tensor, mask_token_id: int) -> tuple[Tensor, Tensor]:
     """The canvas after a step, and which of the block's positions are still masked."""
     at_end = (step.index == step.steps - 1)[:, None]
     commit = step.masked & (selection.commit | at_end)

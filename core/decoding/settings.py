@@ -27,7 +27,9 @@ def sort_options(
     for name in flat:
         if name not in decoder_names | sampler_names:
             hint = did_you_mean(name, sorted(decoder_names | sampler_names))
-            raise UserError(f"neither the decoder nor sampler {registration.name!r} has an option {name!r}: {hint}")
+            raise UserError(
+                f"neither the decoder nor sampler {registration.name!r} has an option {name!r}: {hint}"
+            )
     try:
         decoder = DecoderOptions.model_validate({k: v for k, v in flat.items() if k in decoder_names})
         sampler = registration.options.model_validate({k: v for k, v in flat.items() if k in sampler_names})

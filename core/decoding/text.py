@@ -66,7 +66,9 @@ def encode(tokenizer: PreTrainedTokenizerFast, text: str, mask_token_id: int, wh
     """
     ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     if mask_token_id in ids:
-        raise UserError(f"the {what} contains the mask token {tokenizer.convert_ids_to_tokens(mask_token_id)!r}")
+        raise UserError(
+            f"the {what} contains the mask token {tokenizer.convert_ids_to_tokens(mask_token_id)!r}"
+        )
     return ids
 
 

@@ -65,9 +65,7 @@ def score_texts(
         inputs = inputs_from_mask(tokens.to(device), real.to(device))
         found = log_likelihood(lm, inputs, scorable.to(device), draws, seeds)
         for row, (ids, size) in enumerate(encoded):
-            yield ScoredText(
-                float(found.log_likelihood[row]), float(found.variance[row]), len(ids) - 1, size
-            )
+            yield ScoredText(float(found.log_likelihood[row]), float(found.variance[row]), len(ids) - 1, size)
 
 
 def _encode(tokenizer: PreTrainedTokenizerFast, text: str, longest: int) -> tuple[list[int], int]:

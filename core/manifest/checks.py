@@ -141,8 +141,8 @@ def _attention_complaints(
         yield Complaint(
             source.place(("train", "objective", "name")),
             "train.objective",
-            f"{manifest.train.objective.name!r} trains {objective.trains} models, and the backbone's attention "
-            f"is {backbone.attention}: set model.backbone.options.attention",
+            f"{manifest.train.objective.name!r} trains {objective.trains} models, and the backbone's "
+            f"attention is {backbone.attention}: set model.backbone.options.attention",
         )
     allowed = objective.noise_schedules
     if allowed is not None and manifest.train.noise_schedule.name not in allowed:
@@ -154,9 +154,7 @@ def _attention_complaints(
         )
 
 
-def _collect(
-    complaints: list[Complaint], source: Source, path: KeyPath, check: Callable[[], None]
-) -> None:
+def _collect(complaints: list[Complaint], source: Source, path: KeyPath, check: Callable[[], None]) -> None:
     try:
         check()
     except UserError as error:

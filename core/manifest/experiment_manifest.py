@@ -150,9 +150,13 @@ def _variant_patches(source: Source) -> dict[str, Source]:
     for name, patch in variants.items():
         place = source.place(("variants", name))
         if not re.fullmatch(NAME_PATTERN, name):
-            raise ManifestError([Complaint(place, f"variants.{name}", "use letters, digits, '.', '_' and '-'")])
+            raise ManifestError(
+                [Complaint(place, f"variants.{name}", "use letters, digits, '.', '_' and '-'")]
+            )
         if patch is not None and not isinstance(patch, dict):
-            raise ManifestError([Complaint(place, f"variants.{name}", "a variant is a mapping; `{}` changes nothing")])
+            raise ManifestError(
+                [Complaint(place, f"variants.{name}", "a variant is a mapping; `{}` changes nothing")]
+            )
         patches[name] = source.part("variants", name)
         _check_variant_keys(name, patches[name], place)
     return patches

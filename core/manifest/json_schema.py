@@ -30,9 +30,8 @@ def manifest_schema(plugins: Plugins) -> dict[str, Any]:
         definitions[f"choice_{kind}"] = _choice(plugins, kind, definitions)
     for definition in [schema, *definitions.values()]:
         for name, content in definition.get("properties", {}).items():
-            kind = _KIND_OF_FIELD.get(name)
-            if kind is not None and _refers_to_choice(content):
-                definition["properties"][name] = {"$ref": f"#/$defs/choice_{kind}"}
+            if name in _KIND_OF_FIELD and _refers_to_choice(content):
+                definition["properties"][name] = {"$ref": f"#/$defs/choice_{_KIND_OF_FIELD[name]}"}
     patches = {f"{name}_patch": _patch(content) for name, content in definitions.items()}
     definitions.update(patches)
     variant = {

@@ -76,14 +76,18 @@ class DeepSpeed(Section):
 class Checkpointing(Section):
     """When training is saved."""
 
-    every: int | None = Field(None, ge=1, description="Steps between checkpoints; the last step always is one.")
+    every: int | None = Field(
+        None, ge=1, description="Steps between checkpoints; the last step always is one."
+    )
     keep: int = Field(2, ge=1, description="How many of the newest are kept.")
 
 
 class HeldOut(Section):
     """The held-out loss, measured while training."""
 
-    every: int | None = Field(None, ge=1, description="Steps between measurements; first and last always are.")
+    every: int | None = Field(
+        None, ge=1, description="Steps between measurements; first and last always are."
+    )
     rows: int = Field(32, ge=1, description="Packed held-out rows that are scored.")
     draws: int = Field(16, ge=1, description="Monte-Carlo draws a row.")
 
@@ -102,7 +106,7 @@ class Train(Section):
     final_learning_rate: float = Field(0.0, ge=0, description="At the last step.")
     decay: Literal["cosine", "linear", "constant"] = Field("cosine", description="From peak to final.")
     warmup_ratio: float = Field(0.0, ge=0, le=1, description="Share of the steps in which it rises linearly.")
-    weight_decay: float = Field(0.01, ge=0, description="AdamW's; not on biases, norms and embeddings' norms.")
+    weight_decay: float = Field(0.01, ge=0, description="AdamW's, on matrices; biases and norms have none.")
     adam_betas: tuple[float, float] = (0.9, 0.95)
     adam_epsilon: float = Field(1e-8, gt=0)
     gradient_clipping: float = Field(1.0, ge=0, description="Largest gradient norm; 0 clips nothing.")
@@ -128,7 +132,9 @@ class Evaluate(Section):
     generate: Generate | None = Field(None, description="Overrides single settings of `generate`.")
     samples_per_task: int = Field(1, ge=1, description="Answers to each request.")
     batch_size: int = Field(32, ge=1, description="Rows decoded together; changes no result.")
-    likelihood_draws: int = Field(16, ge=1, description="Monte-Carlo draws a text, where likelihoods are asked for.")
+    likelihood_draws: int = Field(
+        16, ge=1, description="Monte-Carlo draws a text, where likelihoods are asked for."
+    )
 
 
 class Manifest(Section):
@@ -149,7 +155,9 @@ class Manifest(Section):
 class ExperimentManifest(Manifest):
     """The file: a manifest, what it builds on, and its variants."""
 
-    extends: str | None = Field(None, description="Another manifest, relative to this one; this one overrides it.")
+    extends: str | None = Field(
+        None, description="Another manifest, relative to this one; this one overrides it."
+    )
     seeds: tuple[int, ...] | None = Field(None, description="Repeats every variant with each of these seeds.")
     variants: dict[str, Any] = Field(
         default_factory=dict,

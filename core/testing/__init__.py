@@ -1,0 +1,1 @@
+"""The kit for plugin authors: contract tests, one class an extension point."""

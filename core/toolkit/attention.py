@@ -38,4 +38,3 @@ def segment_attention(
 
 
 AttentionInterface.register(ATTENTION_NAME, segment_attention)
-

@@ -37,7 +37,9 @@ def hash_address(*address: Tensor | int) -> Tensor:
     state: Tensor = torch.zeros((), dtype=torch.int64)
     for part in address:
         part = torch.as_tensor(part, dtype=torch.int64)
-        state = _mix(state.to(part.device) + _GOLDEN + part) if part.ndim else _mix(state + _GOLDEN + int(part))
+        state = (
+            _mix(state.to(part.device) + _GOLDEN + part) if part.ndim else _mix(state + _GOLDEN + int(part))
+        )
     return state
 
 

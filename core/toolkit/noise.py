@@ -38,9 +38,7 @@ class AddressedNoise:
 
     def per_document(self, stream: str) -> Tensor:
         """[B, L] float64."""
-        return uniform(
-            self.seed, stream_id(stream), self.rows.sample_index[:, None], self.rows.segments
-        )
+        return uniform(self.seed, stream_id(stream), self.rows.sample_index[:, None], self.rows.segments)
 
     def per_token(self, stream: str) -> Tensor:
         """[B, L] float64."""

@@ -74,7 +74,8 @@ def load_into(module: nn.Module, folder: Path, rename: Mapping[str, str] | None 
             identity, parameter = state[name]
             if parameter.shape != tensor.shape:
                 raise UserError(
-                    f"{path}: {key} has shape {list(tensor.shape)}, config.json asks for {list(parameter.shape)}"
+                    f"{path}: {key} has shape {list(tensor.shape)}, "
+                    f"config.json asks for {list(parameter.shape)}"
                 )
             parameter.copy_(tensor)
             missing.discard(names_by_storage[identity])

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from transformers import AutoModelForCausalLM, PretrainedConfig
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from opendllm.core.toolkit.attention import ATTENTION_NAME
@@ -48,7 +48,9 @@ class CheckpointFormat:
 class ScoringModule(nn.Module):
     """The network, with the training loss's log-likelihoods as its forward."""
 
-    def __init__(self, network: nn.Module, attention: AttentionPattern, logit_shift: bool) -> None:
+    network: PreTrainedModel
+
+    def __init__(self, network: PreTrainedModel, attention: AttentionPattern, logit_shift: bool) -> None:
         super().__init__()
         self.network = network
         self._attention = attention
@@ -89,9 +91,11 @@ class ScoringModule(nn.Module):
 class TransformersLM(DiffusionLM):
     """The published arithmetic, behind aligned logits."""
 
+    module: ScoringModule
+
     def __init__(
         self,
-        network: nn.Module,
+        network: PreTrainedModel,
         checkpoint: CheckpointFormat,
         config: Mapping[str, Any],
         attention: AttentionPattern,
@@ -142,7 +146,7 @@ class TransformersLM(DiffusionLM):
         (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
 
 
-def _allocate(checkpoint: CheckpointFormat, dtype: torch.dtype) -> nn.Module:
+def _allocate(checkpoint: CheckpointFormat, dtype: torch.dtype) -> PreTrainedModel:
     config = checkpoint.network_config
     # A padding id would freeze that token's embedding, and families use EOS for it.
     config.pad_token_id = None

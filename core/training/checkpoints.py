@@ -23,8 +23,8 @@ from opendllm.registries.errors import UserError
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
-    from transformers import PreTrainedTokenizerFast
     from torch import Tensor
+    from transformers import PreTrainedTokenizerFast
 
 
 def save_step(

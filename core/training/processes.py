@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import HashStore
 
 
 def join_process_group(device: torch.device) -> None:
@@ -19,7 +20,7 @@ def join_process_group(device: torch.device) -> None:
     if under_launcher():
         dist.init_process_group(backend)
     else:
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
     atexit.register(dist.destroy_process_group)
 
 
@@ -32,20 +33,21 @@ def under_launcher() -> bool:
 def deepspeed_environment() -> Iterator[None]:
     """What DeepSpeed wants to find while it initializes.
 
-    LOCAL_RANK is set for that moment only: left behind, it would look to child processes as if a
-    launcher had started them. DeepSpeed's shared-memory collectives are switched off: they would be
+    The variables are set for that moment only: left behind, they would look to child processes as if
+    a launcher had started them. DeepSpeed's shared-memory collectives are switched off: they would be
     compiled at the first start, which needs a C++ compiler and can hang on a stale lock.
     """
-    import deepspeed.ops
-
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    alone = "LOCAL_RANK" not in os.environ
-    os.environ.setdefault("LOCAL_RANK", "0")
+    wanted = {"LOCAL_RANK": "0", "DS_ACCELERATOR": "cuda" if torch.cuda.is_available() else "cpu"}
+    added = {name: value for name, value in wanted.items() if name not in os.environ}
+    os.environ.update(added)
     try:
+        import deepspeed.ops
+
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         yield
     finally:
-        if alone:
-            del os.environ["LOCAL_RANK"]
+        for name in added:
+            del os.environ[name]
 
 
 def rank() -> int:

@@ -17,13 +17,15 @@ def batch_shape(train: Train, ranks: int) -> tuple[int, int]:
     """
     per_rank, rest = divmod(train.global_batch_size, ranks)
     if rest:
-        raise UserError(f"train.global_batch_size {train.global_batch_size} does not divide by {ranks} processes")
+        raise UserError(
+            f"train.global_batch_size {train.global_batch_size} does not divide by {ranks} processes"
+        )
     micro = train.micro_batch_size or per_rank
     accumulation, rest = divmod(per_rank, micro)
     if rest or not accumulation:
         raise UserError(
-            f"train.global_batch_size {train.global_batch_size} over {ranks} processes leaves {per_rank} rows "
-            f"each, which train.micro_batch_size {micro} does not divide"
+            f"train.global_batch_size {train.global_batch_size} over {ranks} processes leaves {per_rank} "
+            f"rows each, which train.micro_batch_size {micro} does not divide"
         )
     return micro, accumulation
 

@@ -10,7 +10,7 @@ _QWEN2 = {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "hidden_
 
 OPEN_DCODER: dict[str, dict[str, Any]] = {
     "nano": _QWEN2 | {
-        "hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 4, "num_attention_heads": 4,
+        "hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 3, "num_attention_heads": 4,
         "num_key_value_heads": 2, "max_position_embeddings": 2048, "tie_word_embeddings": True,
     },
     # Qwen/Qwen2.5-Coder-0.5B, which Open-dCoder 0.5B continues from
@@ -24,7 +24,7 @@ _DREAM = _QWEN2 | {"architectures": ["DreamModel"], "model_type": "Dream", "tie_
 
 DREAM: dict[str, dict[str, Any]] = {
     "nano": _DREAM | {
-        "hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 4, "num_attention_heads": 4,
+        "hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 3, "num_attention_heads": 4,
         "num_key_value_heads": 2, "max_position_embeddings": 2048,
     },
     # Dream-org/Dream-v0-Base-7B
@@ -41,7 +41,7 @@ _LLADA = {"architectures": ["LLaDAModelLM"], "model_type": "llada", "activation_
 
 LLADA: dict[str, dict[str, Any]] = {
     "nano": _LLADA | {
-        "d_model": 128, "mlp_hidden_size": 352, "n_layers": 4, "n_heads": 4, "n_kv_heads": 4,
+        "d_model": 128, "mlp_hidden_size": 352, "n_layers": 3, "n_heads": 4, "n_kv_heads": 4,
         "max_sequence_length": 2048,
     },
     # GSAI-ML/LLaDA-8B-Base

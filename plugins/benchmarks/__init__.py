@@ -18,7 +18,8 @@ class StdlibInfillingOptions(PluginOptions):
 
     problems: int = Field(48, ge=1, description="How many functions are asked for.")
     fixed_lengths: tuple[int, ...] = Field(
-        (8, 16), description="Besides the oracle length, hidden lines are asked for at these lengths, in tokens."
+        (8, 16),
+        description="Besides the oracle length, hidden lines are asked for at these lengths, in tokens.",
     )
     context_lines: int = Field(
         4, ge=1, description="At most so many lines of the function on either side of the hidden one."

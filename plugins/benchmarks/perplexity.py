@@ -64,7 +64,12 @@ class Perplexity(Benchmark):
                 "bits_per_byte": normal_interval(nats / size / math.log(2), error / size / math.log(2)),
             },
             per_task={
-                answer.task_id: {"nats": -answer.log_likelihood, "tokens": answer.tokens, "bytes": answer.bytes}
+                answer.task_id: {
+                    "nats": -answer.log_likelihood,
+                    "tokens": answer.tokens,
+                    "bytes": answer.bytes,
+                    "bits_per_byte": -answer.log_likelihood / max(1, answer.bytes) / math.log(2),
+                }
                 for answer in likelihoods
             },
             notes=(

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
+
 from opendllm.core.toolkit.draws import stream_id, uniform
 from opendllm.core.toolkit.statistics import bootstrap_mean
 from opendllm.core.toolkit.stdlib_source import stdlib_documents
@@ -23,7 +25,9 @@ from opendllm.registries.benchmarks import (
     Metric,
     Scores,
 )
+from opendllm.registries.corpora import Document
 
+LINES_A_FILE = 4
 MIN_LINES, MAX_LINES = 4, 24
 MIN_CHARACTERS, MAX_CHARACTERS = 8, 60
 
@@ -112,21 +116,32 @@ class StdlibInfilling(Benchmark):
 
 
 def _hidden_lines(seed: int) -> Iterator[HiddenLine]:
-    """One line of one function of each held-out file that has one."""
-    for document in stdlib_documents("held-out"):
-        choices = list(_choices(document.text))
-        if not choices:
-            continue
-        chosen = int(float(uniform(seed, stream_id(document.name))) * len(choices))
-        name, lines, hidden = choices[chosen]
+    """First one line of each held-out file, then a second one, up to `LINES_A_FILE`."""
+    by_file = [_lines_of(document, seed) for document in stdlib_documents("held-out")]
+    for taken in range(LINES_A_FILE):
+        for lines in by_file:
+            if taken < len(lines):
+                yield lines[taken]
+
+
+def _lines_of(document: Document, seed: int) -> list[HiddenLine]:
+    """A line of each of some functions of a file, in an order drawn with the seed."""
+    choices = list(_choices(document.text))
+    draws = uniform(seed, stream_id(document.name), torch.arange(len(choices))).tolist()
+    by_function: dict[str, HiddenLine] = {}
+    for _, (name, lines, hidden) in sorted(zip(draws, choices, strict=True)):
         line = lines[hidden]
-        yield HiddenLine(
-            task_id=f"{document.name}::{name}:{hidden}",
-            before=tuple(lines[:hidden]),
-            indentation=line[: len(line) - len(line.lstrip())],
-            line=line.strip(),
-            after=tuple(lines[hidden + 1 :]),
+        by_function.setdefault(
+            name,
+            HiddenLine(
+                task_id=f"{document.name}::{name}:{hidden}",
+                before=tuple(lines[:hidden]),
+                indentation=line[: len(line) - len(line.lstrip())],
+                line=line.strip(),
+                after=tuple(lines[hidden + 1 :]),
+            ),
         )
+    return list(by_function.values())
 
 
 def _choices(source: str) -> Iterator[tuple[str, list[str], int]]:
@@ -142,17 +157,20 @@ def _choices(source: str) -> Iterator[tuple[str, list[str], int]]:
         lines = textwrap.dedent("\n".join(source_lines[node.lineno - 1 : node.end_lineno])).split("\n")
         if not MIN_LINES <= len(lines) <= MAX_LINES or not _parses("\n".join(lines)):
             continue
-        statements = {statement.lineno - node.lineno for statement in ast.walk(node) if _one_line(statement)}
+        statements = {
+            statement.lineno - node.lineno
+            for statement in ast.walk(node)
+            if isinstance(statement, ast.stmt) and _one_line(statement)
+        }
         for index in sorted(statements - {0}):
             if MIN_CHARACTERS <= len(lines[index].strip()) <= MAX_CHARACTERS:
                 yield node.name, lines, index
 
 
-def _one_line(node: ast.AST) -> bool:
-    """A statement that stands alone on its line; docstrings don't count."""
-    if not isinstance(node, ast.stmt) or node.lineno != node.end_lineno:
-        return False
-    return not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
+def _one_line(statement: ast.stmt) -> bool:
+    """Whether it stands on one line; docstrings don't count."""
+    is_docstring = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+    return statement.lineno == statement.end_lineno and not is_docstring
 
 
 def _parses(source: str) -> bool:

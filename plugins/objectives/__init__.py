@@ -62,12 +62,8 @@ def register_all(register: Register) -> None:
         target=f"{HERE}.open_dcoder:OpenDcoder",
         summary="Open-dLLM: mask ratio per document, cross-entropy with a path-planning term",
     )
-    register(
-        "mdlm", options=MdlmOptions, target=f"{HERE}.mdlm:Mdlm", summary="the NELBO of MDLM and MD4"
-    )
-    register(
-        "llada", options=LladaOptions, target=f"{HERE}.llada:Llada", summary="LLaDA pretraining: ce / p"
-    )
+    register("mdlm", options=MdlmOptions, target=f"{HERE}.mdlm:Mdlm", summary="the NELBO of MDLM and MD4")
+    register("llada", options=LladaOptions, target=f"{HERE}.llada:Llada", summary="LLaDA pretraining: ce / p")
     register(
         "dream",
         options=DreamOptions,
@@ -75,5 +71,8 @@ def register_all(register: Register) -> None:
         summary="Dream: weighted cross-entropy over masked tokens, optionally CART",
     )
     register(
-        "ar", options=ArOptions, target=f"{HERE}.ar:Autoregressive", summary="next-token prediction, the baseline"
+        "ar",
+        options=ArOptions,
+        target=f"{HERE}.ar:Autoregressive",
+        summary="next-token prediction, the baseline",
     )

@@ -35,7 +35,9 @@ class Dream(Objective):
         else:
             weight = 1 / masking.mask_probability
         return Corruption(
-            inputs=ModelInputs(torch.where(masked, mask_token_id, rows.tokens), rows.segments, rows.positions),
+            inputs=ModelInputs(
+                torch.where(masked, mask_token_id, rows.tokens), rows.segments, rows.positions
+            ),
             targets=rows.tokens,
             scored=masked,
             weight=weight[masked],
@@ -49,8 +51,13 @@ def cart_weights(masked: Tensor, segments: Tensor, p: float) -> Tensor:
     Each side is a decaying sum, built by doubling its reach: log2(L) passes and no L x L matrix.
     """
     clean = (~masked & (segments != PADDING_SEGMENT)).double()
-    return p / 2 * (
-        _decaying_sum(clean, segments, 1 - p) + _decaying_sum(clean.flip(1), segments.flip(1), 1 - p).flip(1)
+    return (
+        p
+        / 2
+        * (
+            _decaying_sum(clean, segments, 1 - p)
+            + _decaying_sum(clean.flip(1), segments.flip(1), 1 - p).flip(1)
+        )
     )
 
 
