@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import Literal
 
 from opendllm.core.manifest.experiment_manifest import Experiment, Variant
-from opendllm.core.run_folder import open_run, open_variant, provenance, training_folders
+from opendllm.core.run_folder import (
+    has_results,
+    open_run,
+    open_variant,
+    provenance,
+    training_folders,
+    write_manifest,
+    write_variant,
+)
 from opendllm.registries.discovery import Plugins
 from opendllm.registries.errors import UserError
 from opendllm.registries.registry import did_you_mean
@@ -47,6 +55,8 @@ def run_experiment(
             _train(experiment, variant, plugins)
         if "evaluate" in stages and variant.manifest.evaluate:
             _evaluate(experiment, variant, plugins, limit)
+    if "train" in stages or "evaluate" in stages:
+        write_manifest(experiment)
     if "report" in stages:
         from opendllm.core.reporting.write import write_report
 
@@ -63,7 +73,8 @@ def _train(experiment: Experiment, variant: Variant, plugins: Plugins) -> None:
     folder = experiment.output / training_folders(experiment)[variant.name]
     folder.mkdir(exist_ok=True)
     train_variant(variant, plugins, folder, experiment.output / "data", provenance(variant, plugins))
-    open_variant(experiment, variant, plugins)
+    if not has_results(experiment.output / variant.name):
+        write_variant(experiment, variant, plugins)
 
 
 def _evaluate(experiment: Experiment, variant: Variant, plugins: Plugins, limit: int | None) -> None:
@@ -72,6 +83,7 @@ def _evaluate(experiment: Experiment, variant: Variant, plugins: Plugins, limit:
 
     folder = open_variant(experiment, variant, plugins)
     evaluate_variant(variant, plugins, folder, provenance(variant, plugins), limit)
+    write_variant(experiment, variant, plugins)
 
 
 def _chosen(experiment: Experiment, names: Sequence[str]) -> list[Variant]:

@@ -59,7 +59,7 @@ def plugin_versions(variant: Variant, plugins: Plugins) -> dict[str, str]:
 
 
 def open_run(experiment: Experiment) -> None:
-    """Make the run's folder and write the resolved manifest.
+    """Make the run's folder; a resolved manifest that is there stays until `write_manifest`.
 
     Raises:
         UserError: the folder holds variants that were trained from another manifest, or can't be
@@ -69,46 +69,67 @@ def open_run(experiment: Experiment) -> None:
     shared = training_folders(experiment)
     for variant in experiment.variants:
         known = _read(folder / variant.name / VARIANT_FILE)
-        if known is not None and known["training_digest"] != variant.training_digest:
+        if known is None or not steps(folder / known["trained_in"]):
+            continue  # whatever was meant, nothing was trained
+        if known["training_digest"] != variant.training_digest:
             raise UserError(
                 f"{folder / variant.name} was trained with another model, data, seed or train section: "
                 f"keep it and choose another folder with --set output=DIR, or delete it"
             )
-        if known is not None and known["trained_in"] != shared[variant.name]:
+        if known["trained_in"] != shared[variant.name]:
             raise UserError(
                 f"{folder / variant.name} shares the training run of {known['trained_in']!r}, which this "
                 f"manifest lacks or orders differently: choose another folder with --set output=DIR"
             )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        text = io.StringIO()
-        YAML().dump(experiment.resolved(), text)
-        write_text(folder / RESOLVED_FILE, text.getvalue())
+        if not (folder / RESOLVED_FILE).exists():
+            write_manifest(experiment)
     except OSError as error:
         raise UserError(f"the run folder {folder} cannot be written: {error.strerror}") from error
 
 
+def write_manifest(experiment: Experiment) -> None:
+    """Write the resolved manifest: what the run's results were made from."""
+    text = io.StringIO()
+    YAML().dump(experiment.resolved(), text)
+    write_text(experiment.output / RESOLVED_FILE, text.getvalue())
+
+
 def open_variant(experiment: Experiment, variant: Variant, plugins: Plugins) -> Path:
-    """Make a variant's folder and say in it what it is."""
+    """Make a variant's folder and say in it what it is; what is said of a trained one stays."""
     folder = experiment.output / variant.name
     folder.mkdir(exist_ok=True)
+    known = _read(folder / VARIANT_FILE)
+    if known is None or known["training_digest"] != variant.training_digest:
+        write_variant(experiment, variant, plugins)
+    return folder
+
+
+def has_results(variant_folder: Path) -> bool:
+    """Whether a variant has been evaluated."""
+    return any((variant_folder / "results").glob("*.json"))
+
+
+def write_variant(experiment: Experiment, variant: Variant, plugins: Plugins) -> None:
+    """Say in a variant's folder what it is: what its results were made with."""
     manifest = variant.manifest
     sampler = manifest.generate.sampler or default_sampler(manifest, plugins)
+    trained_in = training_folders(experiment)[variant.name]
     write_json(
-        folder / VARIANT_FILE,
+        experiment.output / variant.name / VARIANT_FILE,
         {
             "variant": variant.name,
             "seed": manifest.seed,
             "training_digest": variant.training_digest,
-            "trained_in": training_folders(experiment)[variant.name],
+            "trained_in": trained_in,
             "backbone": manifest.model.backbone.name,
             "objective": manifest.train.objective.name if manifest.train else None,
             "sampler": sampler.name if sampler else None,
-            "parameters": _parameters(experiment.output / training_folders(experiment)[variant.name]),
+            "parameters": _parameters(experiment.output / trained_in),
             "plugins": plugin_versions(variant, plugins),
         },
     )
-    return folder
 
 
 def _parameters(variant_folder: Path) -> int | None:

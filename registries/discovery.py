@@ -20,7 +20,7 @@ from opendllm.registries.hookspecs import ENTRY_POINT_GROUP
 from opendllm.registries.noise_schedules import NoiseSchedule
 from opendllm.registries.objectives import Objective
 from opendllm.registries.options import PluginOptions
-from opendllm.registries.registry import Provenance, Registration, Registry, did_you_mean
+from opendllm.registries.registry import Provenance, Registration, Registry, did_you_mean, one_line
 from opendllm.registries.samplers import Sampler
 
 EXTENSION_POINTS = ("noise_schedules", "objectives", "samplers", "backbones", "corpora", "benchmarks")
@@ -85,11 +85,9 @@ def discover(entry_points: Iterable[EntryPoint]) -> Plugins:
         try:
             for registration in _registrations(manager, entry_point, provenance):
                 plugins.of_kind(registration.kind).add(registration)
-        except Exception as error:  # whatever a stranger's module raises must stop nobody else
-            message = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
-            first_line = message.split("\n")[0]
+        except (Exception, SystemExit) as error:  # whatever a stranger raises must stop nobody else
             plugins.broken.append(
-                BrokenPlugin(provenance, entry_point.name, first_line, traceback.format_exc())
+                BrokenPlugin(provenance, entry_point.name, one_line(error), traceback.format_exc())
             )
     return plugins
 

@@ -10,11 +10,17 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from opendllm.registries.errors import PluginError
-from opendllm.registries.options import PluginOptions
+from opendllm.registries.options import BackboneOptions, ObjectiveOptions, PluginOptions, SamplerOptions
 
 ContractT = TypeVar("ContractT")
 
 NAME_PATTERN = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+OPTIONS_BASES: Mapping[str, type[PluginOptions]] = {
+    "backbones": BackboneOptions,
+    "objectives": ObjectiveOptions,
+    "samplers": SamplerOptions,
+}
+"""What the options of a kind derive from, where that is more than PluginOptions."""
 TARGET_PATTERN = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
@@ -24,6 +30,12 @@ def did_you_mean(name: str, known: list[str]) -> str:
     if near:
         return f"did you mean {' or '.join(repr(match) for match in near)}?"
     return f"known: {', '.join(sorted(known)) or 'none'}"
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, on one line, with its type unless it is one of ours."""
+    message = " ".join(str(error).split())
+    return message if isinstance(error, PluginError) else f"{type(error).__name__}: {message}"
 
 
 @dataclass(frozen=True)
@@ -55,8 +67,11 @@ class Registration(Generic[ContractT]):
     def __post_init__(self) -> None:
         if not NAME_PATTERN.fullmatch(self.name):
             raise PluginError(f"{self.name!r} is no plugin name: lower-case letters, digits, dashes")
-        if not (isinstance(self.options, type) and issubclass(self.options, PluginOptions)):
-            raise PluginError(f"options of {self.name!r} must be a subclass of PluginOptions")
+        base = OPTIONS_BASES.get(self.kind, PluginOptions)
+        if not (isinstance(self.options, type) and issubclass(self.options, base)):
+            raise PluginError(f"options of {self.name!r} must be a subclass of {base.__name__}")
+        if self.options.model_config.get("extra") != "forbid":
+            raise PluginError(f"options of {self.name!r} must refuse unknown keys: extra='forbid'")
         if not TARGET_PATTERN.fullmatch(self.target):
             raise PluginError(f"target {self.target!r} is not of the form 'module:attribute'")
 
@@ -64,16 +79,17 @@ class Registration(Generic[ContractT]):
         """Import the target.
 
         Raises:
-            PluginError: the module or its attribute is not there.
+            PluginError: the module or its attribute is not there, or the module cannot be imported.
         """
         module_name, attribute = self.target.split(":")
         try:
             implementation: Callable[[PluginOptions], ContractT] = getattr(
                 importlib.import_module(module_name), attribute
             )
-        except (ImportError, AttributeError) as error:
+        except Exception as error:  # a module may raise anything while it is imported
             raise PluginError(
-                f"{self.kind}/{self.name} of {self.provenance} cannot be loaded from {self.target}: {error}"
+                f"{self.kind}/{self.name} of {self.provenance} cannot be loaded from {self.target}: "
+                f"{one_line(error)}"
             ) from error
         return implementation
 

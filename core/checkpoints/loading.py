@@ -37,17 +37,31 @@ def torch_device(name: str) -> torch.device:
     return device
 
 
+class _Config(dict[str, Any]):
+    """A config.json; asking for a key that it lacks is the user's error, not ours."""
+
+    def __init__(self, content: dict[str, Any], path: Path) -> None:
+        super().__init__(content)
+        self._path = path
+
+    def __missing__(self, key: str) -> Any:
+        raise UserError(f"{self._path} lacks {key!r}")
+
+
 def read_config(folder: Path) -> dict[str, Any]:
-    """config.json of a model folder.
+    """config.json of a model folder; looking up a key that it lacks raises UserError.
 
     Raises:
-        UserError: it is missing, or isn't JSON.
+        UserError: it is missing, or isn't a JSON object.
     """
+    path = folder / CONFIG_FILE
     try:
-        config: dict[str, Any] = json.loads((folder / CONFIG_FILE).read_text())
+        config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{folder / CONFIG_FILE} cannot be read: {error}") from error
-    return config
+        raise UserError(f"{path} cannot be read: {error}") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{path} holds no JSON object")
+    return _Config(config, path)
 
 
 def family(plugins: Plugins, folder: Path, config: dict[str, Any]) -> Registration[Backbone]:

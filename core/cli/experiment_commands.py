@@ -41,10 +41,10 @@ def run(
     settings: Settings = None,
 ) -> None:
     """Run an experiment: train, evaluate and report. Continues a run that is there."""
-    stages = only.split(",") if only else list(STAGES)
+    stages = list(STAGES) if only is None else only.split(",")
     for stage in stages:
         if stage not in STAGES:
-            raise UserError(f"--only {stage}: {did_you_mean(stage, list(STAGES))}")
+            raise UserError(f"--only {only}: no stage {stage!r}; {did_you_mean(stage, list(STAGES))}")
     plugins = installed_plugins()
     experiment = read_experiment(manifest, settings or [], plugins)
     folder = run_experiment(

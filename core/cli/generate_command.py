@@ -59,4 +59,7 @@ def _parse(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise UserError(f"-o {text!r}: write it as key=value")
-    return key, parse_value(value)
+    try:
+        return key, parse_value(value)
+    except UserError as error:
+        raise UserError(f"-o {key}: {error}") from error

@@ -17,7 +17,6 @@ from opendllm.registries.errors import UserError
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 app = typer.Typer(
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -41,7 +40,7 @@ def main() -> None:
     debug = "--debug" in sys.argv
     try:
         code = get_command(app).main(
-            args=[argument for argument in sys.argv[1:] if argument != "--debug"],
+            args=[argument for argument in sys.argv[1:] if argument != "--debug"] or ["--help"],
             prog_name="platform",
             standalone_mode=False,
         )
@@ -59,9 +58,11 @@ def main() -> None:
 
 def _report(error: Exception) -> int:
     """Print an error for people and choose the exit code."""
-    if hasattr(error, "show") and hasattr(error, "exit_code"):  # a mistake in the command's own arguments
-        error.show()
-        return int(error.exit_code)
+    if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # of the command's own arguments
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "platform"
+        print(f"error: {error.format_message()} ({command} --help says more)", file=sys.stderr)
+        return 2
     if isinstance(error, UserError):
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)

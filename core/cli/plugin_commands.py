@@ -6,7 +6,7 @@ import json
 from typing import Annotated, Any
 
 import typer
-from pydantic_core import PydanticUndefined
+from pydantic_core import to_jsonable_python
 
 from opendllm.registries.discovery import EXTENSION_POINTS, Plugins, installed_plugins
 from opendllm.registries.errors import UserError
@@ -74,17 +74,17 @@ def _summary(registration: Registration[Any]) -> dict[str, str]:
 
 
 def _options(registration: Registration[Any]) -> list[dict[str, Any]]:
-    schema = registration.options.model_json_schema()
+    schema = registration.options.model_json_schema(by_alias=False)
     options = []
     for name, field in registration.options.model_fields.items():
         required = field.is_required()
-        default = None if required or field.default is PydanticUndefined else field.get_default()
+        default = None if required else field.get_default(call_default_factory=True, validated_data={})
         options.append(
             {
                 "name": name,
                 "type": _type(schema["properties"][name]),
                 "required": required,
-                "default": default,
+                "default": to_jsonable_python(default),
                 "description": field.description or "",
             }
         )

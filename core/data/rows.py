@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from opendllm.core.data.packing import Packing
 from opendllm.core.toolkit.draws import hash_address, stream_id
@@ -50,9 +51,9 @@ class PackedRows:
         tokens = np.full(shape, self._filler_id, dtype=np.int64)
         segments = np.full(shape, PADDING_SEGMENT, dtype=np.int64)
         positions = np.zeros(shape, dtype=np.int64)
-        for place, sample in enumerate(sample_indices):
+        for place, row in enumerate(self._rows(sample_indices)):
             column = 0
-            for number, (start, length) in enumerate(self._packing.pieces(self._row(sample))):
+            for number, (start, length) in enumerate(self._packing.pieces(row)):
                 span = slice(column, column + length)
                 tokens[place, span] = self._tokens[start : start + length]
                 segments[place, span] = number
@@ -67,27 +68,35 @@ class PackedRows:
             torch.tensor(list(sample_indices), dtype=torch.int64),
         )
 
-    def _row(self, sample: int) -> int:
-        epoch, place = divmod(sample, len(self))
-        if self._seed is None:
-            return place
-        return permuted(place, len(self), self._seed, epoch)
+    def _rows(self, sample_indices: Sequence[int]) -> list[int]:
+        samples = torch.tensor(list(sample_indices), dtype=torch.int64)
+        epochs, places = samples // len(self), samples % len(self)
+        if self._seed is not None:
+            places = permuted(places, len(self), self._seed, epochs)
+        return places.tolist()
 
 
-def permuted(place: int, size: int, seed: int, epoch: int) -> int:
-    """Where a pseudo-random permutation of 0 ... size - 1 sends `place`, without a table.
+def permuted(places: Tensor, size: int, seed: int, epochs: Tensor) -> Tensor:
+    """Where each epoch's pseudo-random permutation of 0 ... size - 1 sends `places`, without a table.
 
-    A four-round Feistel network on the next even number of bits; results outside the range are
-    permuted again until one is inside (Black and Rogaway 2002, "cycle walking").
+    A four-round Feistel network on the next even number of bits; what falls outside the range is
+    permuted again until it is inside (Black and Rogaway 2002, "cycle walking").
+
+    Args:
+        places: [N] int64 in the range.
+        size: of the range.
+        seed: of the order.
+        epochs: [N] int64; each epoch has a permutation of its own.
     """
     half = max(1, (max(1, size - 1).bit_length() + 1) // 2)
     low = (1 << half) - 1
     key = stream_id("row-order")
-    while True:
-        left, right = place >> half, place & low
+    sent, outside = places.clone(), torch.ones_like(places, dtype=torch.bool)
+    while bool(outside.any()):
+        left, right = sent[outside] >> half, sent[outside] & low
         for round_number in range(_ROUNDS):
-            mixed = int(hash_address(seed, key, epoch, round_number, right)) & low
+            mixed = hash_address(seed, key, epochs[outside], round_number, right) & low
             left, right = right, left ^ mixed
-        place = (left << half) | right
-        if place < size:
-            return place
+        sent[outside] = (left << half) | right
+        outside = sent >= size
+    return sent

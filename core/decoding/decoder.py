@@ -91,7 +91,17 @@ def decode(
         masked = in_block & (active.tokens == lm.mask_token_id)
         draws = StepDraws(seeds[rows], _column(now, "number", canvas.device), active.positions)
         wanted = masked if sampler.proposes == "masked" else in_block
-        proposals = _propose(lm, active, editable[rows], wanted, options, draws)
+        logits = _logits(lm, active, editable[rows], wanted, options)
+        _check_finite(logits, wanted, rows)
+        proposals = LogitProposals(
+            logits,
+            wanted,
+            draws.uniform("token")[wanted],
+            lm.mask_token_id,
+            options.temperature,
+            options.top_p,
+            options.top_k,
+        )
         step = Step(
             masked=masked,
             editable=in_block,
@@ -103,37 +113,24 @@ def decode(
             draws=draws,
         )
         canvas[rows], still_masked = _apply(sampler.select(step), step, active.tokens, lm.mask_token_id)
-        forward_passes[list(pending)] += 1
+        forward_passes[list(pending)] += 2 if options.guidance_scale > 0 else 1
         if keep_trace:
             trace.append(canvas.clone())
         pending = _advance(pending, sampler, still_masked)
     return Decoded(canvas, forward_passes, trace)
 
 
-def _propose(
-    lm: DiffusionLM,
-    active: ModelInputs,
-    editable: Tensor,
-    wanted: Tensor,
-    options: DecoderOptions,
-    draws: StepDraws,
-) -> LogitProposals:
-    logits = lm.project(lm.hidden_states(active)[wanted])
+def _logits(
+    lm: DiffusionLM, active: ModelInputs, editable: Tensor, wanted: Tensor, options: DecoderOptions
+) -> Tensor:
+    """[N, V] float32, at the true positions of `wanted`, guided away from the masked prompt."""
+    logits = lm.project(lm.hidden_states(active)[wanted]).float()
     if options.guidance_scale > 0:
         fixed = ~editable & (active.segments != PADDING_SEGMENT)
         unconditional = active.with_tokens(torch.where(fixed, lm.mask_token_id, active.tokens))
-        without = lm.project(lm.hidden_states(unconditional)[wanted])
+        without = lm.project(lm.hidden_states(unconditional)[wanted]).float()
         logits = without + (options.guidance_scale + 1) * (logits - without)
-    _check_finite(logits, wanted)
-    return LogitProposals(
-        logits,
-        wanted,
-        draws.uniform("token")[wanted],
-        lm.mask_token_id,
-        options.temperature,
-        options.top_p,
-        options.top_k,
-    )
+    return logits
 
 
 def _apply(selection: Selection, step: Step, tokens: Tensor, mask_token_id: int) -> tuple[Tensor, Tensor]:
@@ -186,8 +183,8 @@ def _check_layout(lm: DiffusionLM, layout: ModelInputs) -> None:
             )
 
 
-def _check_finite(logits: Tensor, wanted: Tensor) -> None:
+def _check_finite(logits: Tensor, wanted: Tensor, rows: Tensor) -> None:
     finite = torch.isfinite(logits).all(-1)
     if not bool(finite.all()):
-        row, column = wanted.nonzero()[~finite][0].tolist()
-        raise UserError(f"the model's logits at row {row}, position {column} are not finite")
+        place, column = wanted.nonzero()[~finite][0].tolist()
+        raise UserError(f"the model's logits at row {int(rows[place])}, position {column} are not finite")

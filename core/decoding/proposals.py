@@ -77,14 +77,16 @@ class LogitProposals:
 
     @cached_property
     def _drawn(self) -> Tensor:
-        """[N] int64. The mask itself is left out of the draw, but not of the confidences."""
+        """[N] int64. The mask itself is left out of the draw, but not of the confidences.
+
+        Before the filters: where it is the model's favourite, they may keep nothing else.
+        """
+        logits = self._logits.clone()
+        logits[:, self._mask_token_id] = -torch.inf
         if self._temperature == 0:
-            logits = self._logits.clone()
-            logits[:, self._mask_token_id] = -torch.inf
             return logits.argmax(-1)
-        probabilities = self._filtered_probabilities.clone()
-        probabilities[:, self._mask_token_id] = 0
-        return draw_from(probabilities, self._uniforms)
+        logits = filter_logits(logits, self._temperature, self._top_p, self._top_k)
+        return draw_from(logits.softmax(-1), self._uniforms)
 
     def _spread(self, values: Tensor) -> Tensor:
         canvas = torch.full(self._wanted.shape, -torch.inf, dtype=values.dtype, device=values.device)

@@ -19,6 +19,8 @@ from opendllm.registries.errors import PluginError, UserError
 from opendllm.registries.options import BackboneOptions, ObjectiveOptions, PluginOptions
 from opendllm.registries.registry import did_you_mean
 
+_KINDS = {"model_type": "mapping", "dict_type": "mapping", "list_type": "list", "tuple_type": "list"}
+
 
 @dataclass(frozen=True)
 class Complaint:
@@ -40,8 +42,13 @@ class ManifestError(UserError):
         self.complaints = complaints
 
 
-def validate(source: Source, model: type[Manifest]) -> Manifest:
+def validate(source: Source, model: type[Manifest], file: type[Manifest]) -> Manifest:
     """The manifest as a model.
+
+    Args:
+        source: one variant's keys.
+        model: what they must fit.
+        file: what the file's keys are, for suggestions.
 
     Raises:
         ManifestError: it doesn't fit.
@@ -49,7 +56,7 @@ def validate(source: Source, model: type[Manifest]) -> Manifest:
     try:
         return model.model_validate(source.data)
     except ValidationError as error:
-        raise ManifestError(list(_complaints(error, source, model, ()))) from error
+        raise ManifestError(list(_complaints(error, source, file, ()))) from error
 
 
 def check_plugins(manifest: Manifest, source: Source, plugins: Plugins) -> None:
@@ -171,6 +178,8 @@ def _complaints(
             message = f"unknown key; {did_you_mean(str(path[-1]), known)}"
         elif detail["type"] == "missing":
             message = "is missing"
+        elif detail["type"] in _KINDS:
+            message = f"should be a {_KINDS[detail['type']]} (given: {detail['input']!r})"
         else:
             message = detail["msg"].removeprefix("Value error, ")
             if not isinstance(detail["input"], dict | list):
@@ -186,7 +195,7 @@ def _known_keys(model: type[BaseModel], path: tuple[str | int, ...]) -> list[str
             current = next((a for a in typing.get_args(current) if a is not Ellipsis), None)
         elif isinstance(current, type) and issubclass(current, BaseModel) and part in current.model_fields:
             current = current.model_fields[part].annotation
-        if isinstance(current, types.UnionType):
+        if typing.get_origin(current) in (types.UnionType, typing.Union):
             current = next(option for option in typing.get_args(current) if option is not type(None))
     if isinstance(current, type) and issubclass(current, BaseModel):
         return list(current.model_fields)

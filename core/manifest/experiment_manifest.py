@@ -78,18 +78,15 @@ def read_experiment(path: Path, settings: Sequence[str], plugins: Plugins) -> Ex
     """
     source = _with_extended(path, ())
     overrides = [_parse_setting(setting) for setting in settings]
-    top = source
-    for key, value in overrides:
-        top = override(top, key, value)
     patches = _variant_patches(source)
-    seeds = top.data.get("seeds")
+    seeds = _seeds(source, overrides)
     variants = []
     complaints: list[Complaint] = []
     for name, patch in patches.items():
         merged = merge(source, patch)
         for key, value in overrides:
             merged = override(merged, key, value)
-        for seed in seeds if isinstance(seeds, list) else [None]:
+        for seed in seeds:
             try:
                 variants.append(_variant(name, merged, seed, plugins))
             except ManifestError as error:
@@ -108,7 +105,7 @@ def _variant(name: str, merged: Source, seed: int | None, plugins: Plugins) -> V
         data["seed"] = seed
         name = f"{name}-seed-{seed}"
     source = Source(data, merged.places)
-    manifest = validate(source, Manifest)
+    manifest = validate(source, Manifest, ExperimentManifest)
     check_plugins(manifest, source, plugins)
     labels = [entry.label or entry.benchmark.name for entry in manifest.evaluate]
     for index, label in enumerate(labels):
@@ -135,8 +132,22 @@ def _with_extended(path: Path, through: tuple[Path, ...]) -> Source:
     except UserError as error:
         raise UserError(f"{error} (extended at {place})") from error
     merged = merge(extended, source)
-    merged.removed.clear()
-    return merged
+    return Source(merged.data, {**merged.places, (): source.place(())})
+
+
+def _seeds(source: Source, overrides: Sequence[tuple[str, Any]]) -> tuple[int | None, ...]:
+    """The seeds that every variant is repeated with; (None,) to take the manifest's one `seed`."""
+    for key, value in overrides:
+        if key.split(".")[0] == "seeds":
+            source = override(source, key, value)
+    given = source.data.get("seeds")
+    if given is None:
+        return (None,)
+    whole = isinstance(given, list) and all(type(seed) is int and seed >= 0 for seed in given)
+    if not whole or not given or len(set(given)) < len(given):
+        message = f"list different whole numbers from 0 on, as in `[0, 1, 2]` (given: {given!r})"
+        raise ManifestError([Complaint(source.place(("seeds",)), "seeds", message)])
+    return tuple(given)
 
 
 def _variant_patches(source: Source) -> dict[str, Source]:
@@ -177,10 +188,14 @@ def _check_variant_keys(name: str, patch: Source, place: Place) -> None:
 
 def _parse_setting(setting: str) -> tuple[str, Any]:
     key, equals, value = setting.partition("=")
-    if not equals or not key:
+    if not equals or not all(key.split(".")):
         raise UserError(f"--set {setting!r}: write it as a.b=value")
     top = key.split(".")[0]
-    if top not in ExperimentManifest.model_fields or top in ("extends", "variants"):
-        hint = did_you_mean(top, list(ExperimentManifest.model_fields))
+    settable = [name for name in ExperimentManifest.model_fields if name not in ("extends", "variants")]
+    if top not in settable:
+        hint = did_you_mean(top, settable)
         raise UserError(f"--set {key}: a manifest has no key {top!r} that can be set; {hint}")
-    return key, parse_value(value)
+    try:
+        return key, parse_value(value)
+    except UserError as error:
+        raise UserError(f"--set {key}: {error}") from error

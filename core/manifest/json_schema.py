@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 from opendllm.core.manifest.schema import ExperimentManifest
@@ -21,8 +20,9 @@ _KIND_OF_FIELD = {
 def manifest_schema(plugins: Plugins) -> dict[str, Any]:
     """JSON Schema (2020-12) of a manifest file.
 
-    Nothing is required at the top: a manifest may `extend` another, and its variants may bring what
-    it lacks. Variants take the same keys, all optional.
+    Nothing is required, at the top or in a section: a manifest may `extend` another, and its variants
+    may bring what it lacks. A variant takes the same keys. Items of lists must be whole: lists are
+    replaced, not merged.
     """
     schema = ExperimentManifest.model_json_schema()
     definitions = schema["$defs"]
@@ -32,18 +32,19 @@ def manifest_schema(plugins: Plugins) -> dict[str, Any]:
         for name, content in definition.get("properties", {}).items():
             if name in _KIND_OF_FIELD and _refers_to_choice(content):
                 definition["properties"][name] = {"$ref": f"#/$defs/choice_{_KIND_OF_FIELD[name]}"}
-    patches = {f"{name}_patch": _patch(content) for name, content in definitions.items()}
-    definitions.update(patches)
-    variant = {
+    definitions.update({f"{name}_patch": _patch(content) for name, content in definitions.items()})
+    schema.update(_patch({key: schema[key] for key in ("type", "properties", "additionalProperties")}))
+    properties = schema["properties"]
+    whole_experiment = ("extends", "variants", "seeds", "name", "output")
+    properties["variants"] = {
         "type": ["object", "null"],
-        "additionalProperties": False,
-        "properties": {
-            name: _patch(content)
-            for name, content in schema["properties"].items()
-            if name not in ("extends", "variants", "seeds", "name", "output")
+        "description": properties["variants"]["description"],
+        "additionalProperties": {
+            "type": ["object", "null"],
+            "additionalProperties": False,
+            "properties": {key: value for key, value in properties.items() if key not in whole_experiment},
         },
     }
-    schema["properties"]["variants"]["additionalProperties"] = variant
     schema.pop("required", None)
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "Open-dLLM manifest"
@@ -53,9 +54,11 @@ def manifest_schema(plugins: Plugins) -> dict[str, Any]:
 def _choice(plugins: Plugins, kind: str, definitions: dict[str, Any]) -> dict[str, Any]:
     alternatives = []
     for registration in plugins.of_kind(kind):
-        options = registration.options.model_json_schema()
-        definitions.update(options.pop("$defs", {}))
-        definitions[f"options_{kind}_{registration.name}"] = options
+        own = f"options_{kind}_{registration.name}"
+        options = registration.options.model_json_schema(ref_template=f"#/$defs/{own}_{{model}}")
+        nested = options.pop("$defs", {})
+        definitions.update({f"{own}_{model}": content for model, content in nested.items()})
+        definitions[own] = options
         alternatives.append(
             {
                 "type": "object",
@@ -64,7 +67,7 @@ def _choice(plugins: Plugins, kind: str, definitions: dict[str, Any]) -> dict[st
                 "required": ["name"],
                 "properties": {
                     "name": {"const": registration.name, "description": registration.summary},
-                    "options": {"$ref": f"#/$defs/options_{kind}_{registration.name}"},
+                    "options": {"$ref": f"#/$defs/{own}"},
                 },
             }
         )
@@ -76,19 +79,29 @@ def _refers_to_choice(content: dict[str, Any]) -> bool:
     return any(reference.get("$ref") == "#/$defs/PluginChoice" for reference in references)
 
 
-def _patch(content: Any) -> Any:
-    """The same, with nothing required and null allowed for what a patch may remove."""
-    content = copy.deepcopy(content)
-    return _loosen(content)
-
-
-def _loosen(node: Any) -> Any:
+def _patch(node: Any) -> Any:
+    """The same, with nothing required, and null allowed for what a patch may remove."""
     if isinstance(node, list):
-        return [_loosen(item) for item in node]
+        return [_patch(item) for item in node]
     if not isinstance(node, dict):
         return node
-    loosened = {key: _loosen(value) for key, value in node.items() if key != "required"}
-    reference = loosened.get("$ref")
-    if isinstance(reference, str) and not reference.endswith("_patch"):
-        return {"anyOf": [{**loosened, "$ref": f"{reference}_patch"}, {"type": "null"}]}
+    if isinstance(node.get("$ref"), str):
+        return {**node, "$ref": f"{node['$ref']}_patch"}
+    loosened = {}
+    for key, value in node.items():
+        if key == "properties":
+            loosened[key] = {name: _removable(_patch(content)) for name, content in value.items()}
+        elif key in ("anyOf", "oneOf", "allOf", "additionalProperties"):
+            loosened[key] = _patch(value)
+        elif key != "required":
+            loosened[key] = value
     return loosened
+
+
+def _removable(content: dict[str, Any]) -> dict[str, Any]:
+    """The same, or null."""
+    if {"type": "null"} in content.get("anyOf", ()):
+        return content
+    about: dict[str, Any] = {k: content[k] for k in ("title", "description", "default") if k in content}
+    rest = {key: value for key, value in content.items() if key not in about}
+    return {**about, "anyOf": [rest, {"type": "null"}]}

@@ -115,6 +115,15 @@ class Train(Section):
     checkpoint: Checkpointing = Checkpointing()
     held_out: HeldOut = HeldOut()
 
+    @model_validator(mode="after")
+    def _whole_micro_batches(self) -> Train:
+        if self.micro_batch_size is not None and self.global_batch_size % self.micro_batch_size:
+            raise ValueError(
+                f"global_batch_size {self.global_batch_size} is not a multiple of "
+                f"micro_batch_size {self.micro_batch_size}"
+            )
+        return self
+
 
 class Generate(DecoderOptions):
     """How text is written: the sampler, and the decoder's options."""

@@ -75,7 +75,7 @@ def read_yaml(path: Path) -> Source:
         where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
         raise UserError(f"{where}: not valid YAML: {error.problem}") from error
     except YAMLError as error:
-        raise UserError(f"{path}: not valid YAML: {error}") from error
+        raise UserError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(document, CommentedMap):
         raise UserError(f"{path}:1:1: a manifest is a mapping, this is {_kind(document)}")
     places: dict[KeyPath, Place] = {(): Place(str(path), 1, 1)}
@@ -83,15 +83,15 @@ def read_yaml(path: Path) -> Source:
 
 
 def parse_value(text: str) -> Any:
-    """The value of a `--set` argument, read as YAML.
+    """The value of a `--set` or `-o` argument, read as YAML.
 
     Raises:
         UserError: it isn't.
     """
     try:
-        return YAML(typ="safe", pure=True).load(text)
+        return _plain_value(YAML(typ="safe", pure=True).load(text))
     except YAMLError as error:
-        raise UserError(f"--set: {text!r} is not a YAML value") from error
+        raise UserError(f"{text!r} is not a YAML value") from error
 
 
 def merge(base: Source, patch: Source) -> Source:
@@ -103,16 +103,16 @@ def merge(base: Source, patch: Source) -> Source:
 
 
 def override(base: Source, key: str, value: Any) -> Source:
-    """`base` with one dotted key replaced; a section that a variant removed stays removed.
+    """`base` with one dotted key replaced; nothing is put into a section that a variant removed.
 
     Raises:
         UserError: the key goes through something that isn't a mapping or a list.
     """
     path: KeyPath = tuple(int(part) if part.isdecimal() else part for part in key.split("."))
-    if any(path[: len(gone)] == gone for gone in base.removed):
+    if any(path[: len(gone)] == gone for gone in base.removed if path != gone or isinstance(value, dict)):
         return base
     place = Place(f"--set {key}")
-    data = _plain_copy(base.data)
+    data = _plain_value(base.data)
     node: Any = data
     for depth, part in enumerate(path[:-1]):
         if isinstance(node, dict):
@@ -161,8 +161,9 @@ def _plain(node: Any, path: KeyPath, source: str, places: dict[KeyPath, Place]) 
         plain = {}
         for key, value in node.items():
             here = (*path, str(key))
-            line, column = node.lc.key(key)
-            places[here] = Place(source, line + 1, column + 1)
+            if key in (node.lc.data or ()):  # what `<<: *anchor` brings has no place of its own
+                line, column = node.lc.key(key)
+                places[here] = Place(source, line + 1, column + 1)
             plain[str(key)] = _plain(value, here, source, places)
         return plain
     if isinstance(node, CommentedSeq):
@@ -172,6 +173,15 @@ def _plain(node: Any, path: KeyPath, source: str, places: dict[KeyPath, Place]) 
             places[(*path, index)] = Place(source, line + 1, column + 1)
             items.append(_plain(value, (*path, index), source, places))
         return items
+    return _plain_value(node)
+
+
+def _plain_value(node: Any) -> Any:
+    """A copy in plain Python types; what JSON does not know, such as a date, as text."""
+    if isinstance(node, dict):
+        return {str(key): _plain_value(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_plain_value(value) for value in node]
     if isinstance(node, bool) or node is None:
         return node
     for kind in (int, float, str):
@@ -180,13 +190,7 @@ def _plain(node: Any, path: KeyPath, source: str, places: dict[KeyPath, Place]) 
     return str(node)
 
 
-def _plain_copy(node: Any) -> Any:
-    if isinstance(node, dict):
-        return {key: _plain_copy(value) for key, value in node.items()}
-    if isinstance(node, list):
-        return [_plain_copy(value) for value in node]
-    return node
-
-
 def _kind(document: Any) -> str:
-    return "empty" if document is None else f"a {type(document).__name__}"
+    if document is None:
+        return "empty"
+    return "a list" if isinstance(document, CommentedSeq) else "a single value"

@@ -25,7 +25,7 @@ def filter_logits(logits: Tensor, temperature: float, top_p: float | None, top_k
 
 def _keep_top_p(logits: Tensor, top_p: float) -> Tensor:
     """Keep the most probable tokens until their sum first exceeds `top_p`; always the best one."""
-    ordered, order = logits.sort(dim=-1, descending=True)
+    ordered, order = logits.sort(dim=-1, descending=True, stable=True)
     cumulative = ordered.softmax(-1).cumsum(-1)
     cut = cumulative > top_p
     cut = torch.cat([torch.zeros_like(cut[:, :1]), cut[:, :-1]], dim=-1)

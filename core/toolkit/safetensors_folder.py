@@ -22,15 +22,9 @@ def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a checkpoint.
 
     Raises:
-        UserError: there are none, or the index names one that is missing.
+        UserError: there are none, or the index is unreadable or names one that is missing.
     """
-    if (folder / INDEX_FILE).is_file():
-        names = sorted(set(json.loads((folder / INDEX_FILE).read_text())["weight_map"].values()))
-        for name in names:
-            if Path(name).name != name:
-                raise UserError(f"{folder / INDEX_FILE} names {name!r}, which is outside its folder")
-    else:
-        names = [SINGLE_FILE]
+    names = _indexed_files(folder / INDEX_FILE) if (folder / INDEX_FILE).is_file() else [SINGLE_FILE]
     for name in names:
         if not (folder / name).is_file():
             found = ", ".join(sorted(path.name for path in folder.glob("*.bin"))) or "none"
@@ -38,6 +32,19 @@ def weight_files(folder: Path) -> list[Path]:
                 f"{folder} has no {name}; only safetensors are read (pickled weights there: {found})"
             )
     return [folder / name for name in names]
+
+
+def _indexed_files(index: Path) -> list[str]:
+    try:
+        names = sorted(
+            {str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
+        )
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UserError(f"{index} is damaged: no `weight_map` from keys to files") from error
+    for name in names:
+        if Path(name).name != name:
+            raise UserError(f"{index} names {name!r}, which is outside its folder")
+    return names
 
 
 def _tensors(folder: Path) -> Iterator[tuple[Path, str, Tensor]]:

@@ -44,6 +44,8 @@ def visibility(inputs: ModelInputs, blocks: Tensor | None) -> Tensor | None:
         blocks: [B, L] block numbers, or None where a document's positions all see each other.
     """
     segments = inputs.segments
+    if blocks is None and inputs.clean is not None:
+        blocks = torch.zeros_like(segments)
     if blocks is None and bool((segments == segments[:, :1]).all()):
         return None
     visible = segments[:, :, None] == segments[:, None, :]

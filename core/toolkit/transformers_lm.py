@@ -16,10 +16,10 @@ from transformers.initialization import no_init_weights
 
 from opendllm.core.toolkit.attention import ATTENTION_NAME
 from opendllm.core.toolkit.safetensors_folder import load_into, write_weights
-from opendllm.core.toolkit.segments import document_starts, visibility
+from opendllm.core.toolkit.segments import visibility
 from opendllm.registries.backbones import DiffusionLM
 from opendllm.registries.errors import UserError
-from opendllm.registries.sequences import AttentionPattern, ModelInputs
+from opendllm.registries.sequences import PADDING_SEGMENT, AttentionPattern, ModelInputs
 
 CONFIG_FILE = "config.json"
 OWN_SECTION = "open_dllm"
@@ -79,13 +79,16 @@ class ScoringModule(nn.Module):
     def predictors(self, segments: Tensor) -> Tensor:
         """[B, L] int64: the position whose hidden state predicts the token at each position.
 
-        Itself; in a shifted checkpoint the one before, but for a document's first position, which
-        has none and repeats its own (Dream's `cat([logits[:, :1], logits[:, :-1]])`).
+        Itself; in a shifted checkpoint the document's one before, over any padding in between, but
+        for its first position, which has none and repeats its own (Dream's
+        `cat([logits[:, :1], logits[:, :-1]])`).
         """
         own = torch.arange(segments.shape[1], device=segments.device).expand_as(segments)
         if not self._logit_shift:
             return own
-        return own - (~document_starts(segments)).long()
+        last_real = torch.where(segments != PADDING_SEGMENT, own, 0).cummax(-1).values
+        before = torch.cat([own[:, :1], last_real[:, :-1]], dim=-1)
+        return torch.where(segments.gather(1, before) == segments, before, own)
 
 
 class TransformersLM(DiffusionLM):
@@ -102,6 +105,11 @@ class TransformersLM(DiffusionLM):
         mask_token_id: int,
         eos_token_id: int | None,
     ) -> None:
+        if attention.kind == "causal" and not checkpoint.logit_shift:
+            raise UserError(
+                f"backbone {checkpoint.backbone}: attention cannot be causal, since its logits are not shifted: "
+                "each position would read the token that it predicts"
+            )
         self.module = ScoringModule(network, attention, checkpoint.logit_shift)
         self.attention = attention
         self.logit_shift = checkpoint.logit_shift
@@ -142,7 +150,12 @@ class TransformersLM(DiffusionLM):
             "attention": self.attention.kind,
             "block_length": self.attention.block_length,
         }
-        config = self._config | {"mask_token_id": self.mask_token_id, OWN_SECTION: own}
+        config = self._config | {
+            "mask_token_id": self.mask_token_id,
+            "torch_dtype": str(next(iter(weights.values())).dtype).removeprefix("torch."),
+            OWN_SECTION: own,
+        }
+        config.pop("dtype", None)  # transformers 5's word for torch_dtype, which both versions read
         (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
 
 

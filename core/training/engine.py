@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from opendllm.core.checkpoints.files import ENGINE_FOLDER
 from opendllm.core.manifest.schema import Train
-from opendllm.core.training.processes import deepspeed_environment
 from opendllm.core.training.settings import deepspeed_config
 
 if TYPE_CHECKING:
@@ -20,8 +19,8 @@ if TYPE_CHECKING:
 
 
 def start_engine(module: nn.Module, train: Train, micro_batch: int, accumulation: int) -> DeepSpeedEngine:
-    """Wrap `module` with AdamW and ZeRO as the manifest says."""
-    with deepspeed_environment(), warnings.catch_warnings():
+    """Wrap `module` with AdamW and ZeRO as the manifest says; within a `deepspeed_environment`."""
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import deepspeed
         from deepspeed.utils import logger

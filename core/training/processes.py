@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -31,9 +32,9 @@ def under_launcher() -> bool:
 
 @contextmanager
 def deepspeed_environment() -> Iterator[None]:
-    """What DeepSpeed wants to find while it initializes.
+    """What DeepSpeed wants to find while it initializes and trains.
 
-    The variables are set for that moment only: left behind, they would look to child processes as if
+    The variables are set for that time only: left behind, they would look to child processes as if
     a launcher had started them. DeepSpeed's shared-memory collectives are switched off: they would be
     compiled at the first start, which needs a C++ compiler and can hang on a stale lock.
     """
@@ -44,7 +45,10 @@ def deepspeed_environment() -> Iterator[None]:
         import deepspeed.ops
 
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-        yield
+        with warnings.catch_warnings():
+            # DeepSpeed calls collectives by names that torch is about to drop; users can't help it.
+            warnings.filterwarnings("ignore", message=r"`torch\.distributed\.\w+` is deprecated")
+            yield
     finally:
         for name in added:
             del os.environ[name]

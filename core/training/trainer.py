@@ -19,7 +19,7 @@ from opendllm.core.toolkit.segments import document_starts
 from opendllm.core.training.checkpoints import resume_step, save_step
 from opendllm.core.training.engine import gradient_norm, set_learning_rate, start_engine
 from opendllm.core.training.metrics_log import MetricsLog
-from opendllm.core.training.processes import rank, summed, world_size
+from opendllm.core.training.processes import deepspeed_environment, rank, summed, world_size
 from opendllm.core.training.settings import batch_shape, learning_rate
 from opendllm.registries.backbones import DiffusionLM
 from opendllm.registries.errors import UserError
@@ -77,6 +77,11 @@ def train(run: TrainingRun) -> None:
         NonFiniteLossError: the loss is not finite; the last checkpoint is intact.
         UserError: the batch doesn't divide, or a checkpoint is damaged.
     """
+    with deepspeed_environment():
+        _train(run)
+
+
+def _train(run: TrainingRun) -> None:
     settings = run.settings
     micro_batch, accumulation = batch_shape(settings, world_size())
     engine = start_engine(run.lm.module, settings, micro_batch, accumulation)

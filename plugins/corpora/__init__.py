@@ -1,6 +1,6 @@
 """Corpora: names, options and where each is implemented."""
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from opendllm.registries import PluginOptions, Register
 
@@ -13,6 +13,8 @@ class PythonStdlibOptions(PluginOptions):
 
 class TextFilesOptions(PluginOptions):
     """Options of a corpus of text files."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"train": "**/*.py"}]})
 
     train: str = Field(description="Glob of the files to train on, such as `data/**/*.py`.")
     held_out: str | None = Field(

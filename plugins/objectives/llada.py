@@ -29,7 +29,8 @@ class Llada(Objective):
         rows = self._shorten(rows, noise)
         time = noise.per_row("time").expand(rows.tokens.shape)
         probability = (1 - LEAST_PROBABILITY) * time + LEAST_PROBABILITY
-        return Masking(rows.maskable & (noise.per_token("mask") < probability), probability, time, rows)
+        masked = rows.maskable & (noise.per_token("mask") < probability)
+        return Masking(masked, probability, probability, rows)
 
     def corrupt(self, masking: Masking, schedule: NoiseSchedule, mask_token_id: int) -> Corruption:
         """Hide the masked tokens; weigh each with 1/p."""

@@ -1,0 +1,89 @@
+"""The contract of samplers, as tests."""
+
+from __future__ import annotations
+
+import torch
+
+from opendllm.core.decoding.decoder import Decoded, decode
+from opendllm.core.decoding.options import DecoderOptions
+from opendllm.core.testing.contract import PluginContract
+from opendllm.core.testing.table_lm import TableLM
+from opendllm.registries.samplers import Sampler
+
+
+class SamplerContract(PluginContract):
+    """Fills every mask, keeps every prompt, and decides each row by itself."""
+
+    kind = "samplers"
+
+    def sampler(self) -> Sampler:
+        """The plugin."""
+        sampler = self.build()
+        assert isinstance(sampler, Sampler)
+        return sampler
+
+    def canvas(self, lm: TableLM, prefix: int, masks: int, suffix: int = 0) -> torch.Tensor:
+        """[1, L]: clean tokens around a gap."""
+        left, right = torch.arange(1, prefix + 1), torch.arange(2, suffix + 2)
+        gap = torch.full((masks,), lm.mask_token_id)
+        return torch.cat([left, gap, right])[None]
+
+    def run(
+        self, canvas: torch.Tensor, mask: torch.Tensor | None = None, seeds: int = 0, **options: float
+    ) -> Decoded:
+        """Decode on the tiny model; `seeds` is the first row's, the others count on."""
+        row_seeds = torch.arange(canvas.shape[0]) + seeds
+        decoder = DecoderOptions.model_validate(options)
+        return decode(TableLM(), canvas, mask, self.sampler(), decoder, row_seeds)
+
+    def test_no_mask_remains_and_no_prompt_is_edited(self) -> None:
+        """At any number of steps, block length and temperature, for completion and infilling."""
+        lm = TableLM()
+        for steps in (1, 3, 7, 20):
+            for block_length in (None, 1, 3, 50):
+                for temperature in (0.0, 0.9):
+                    canvas = self.canvas(lm, 4, 7, 2)
+                    options = {"steps": steps, "block_length": block_length, "temperature": temperature}
+                    tokens = self.run(canvas, **{k: v for k, v in options.items() if v is not None}).tokens
+                    assert not bool((tokens == lm.mask_token_id).any())
+                    fixed = canvas != lm.mask_token_id
+                    assert torch.equal(tokens[fixed], canvas[fixed])
+
+    def test_a_row_does_not_depend_on_its_batch(self) -> None:
+        """A short row beside a longer one, padded on either side, is what it is alone."""
+        lm = TableLM()
+        short, long = self.canvas(lm, 3, 5), self.canvas(lm, 6, 9)
+        pad = torch.zeros(1, long.shape[1] - short.shape[1], dtype=torch.int64)
+        for temperature in (0.0, 0.8):
+            alone = self.run(short, steps=4, temperature=temperature).tokens
+            for left in (True, False):
+                parts, kept = [pad, short], [torch.zeros_like(pad), torch.ones_like(short)]
+                order = (0, 1) if left else (1, 0)
+                padded = torch.cat([parts[part] for part in order], dim=1)
+                real = torch.cat([kept[part] for part in order], dim=1).bool()
+                batch = torch.cat([padded, long])
+                mask = torch.cat([real, torch.ones_like(long, dtype=torch.bool)])
+                together = self.run(batch, mask, steps=4, temperature=temperature).tokens
+                assert torch.equal(together[0][real[0]], alone[0])
+
+    def test_the_same_seed_writes_the_same_text(self) -> None:
+        """And at a high temperature another seed writes another one."""
+        canvas = self.canvas(TableLM(), 3, 12)
+        first = self.run(canvas, steps=6, temperature=3.0).tokens
+        again = self.run(canvas, steps=6, temperature=3.0).tokens
+        assert torch.equal(first, again)
+        others = [self.run(canvas, seeds=seed, steps=6, temperature=3.0).tokens for seed in range(1, 5)]
+        assert any(not torch.equal(first, other) for other in others)
+
+    def test_planned_masks_fall_to_none(self) -> None:
+        """`remaining_masks` has one entry a step, never rises, and ends at 0."""
+        for masks in (1, 5, 22):
+            for steps in (1, 4, 22, 40):
+                planned = self.sampler().remaining_masks(masks, steps)
+                if planned is None:
+                    return
+                assert len(planned) == steps
+                assert planned[-1] == 0
+                assert all(
+                    0 <= later <= earlier for earlier, later in zip([masks, *planned], planned, strict=False)
+                )

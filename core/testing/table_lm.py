@@ -1,0 +1,76 @@
+"""A model small enough to enumerate, for testing samplers and likelihoods without transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from opendllm.core.toolkit.segments import visibility
+from opendllm.registries.backbones import DiffusionLM
+from opendllm.registries.sequences import AttentionPattern, ModelInputs
+
+WIDTH = 16
+
+
+class TableModule(nn.Module):
+    """One uniform mixing layer between an embedding table and an output table."""
+
+    def __init__(self, vocab_size: int, attention: AttentionPattern) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.tokens = nn.Parameter(torch.randn(vocab_size, WIDTH, generator=generator))
+        self.places = nn.Parameter(torch.randn(64, WIDTH, generator=generator))
+        self.output = nn.Parameter(torch.randn(WIDTH, vocab_size, generator=generator))
+        self._attention = attention
+
+    def hidden(self, inputs: ModelInputs) -> Tensor:
+        """[B, L, D]: each position mixes what it may see, and knows where it is."""
+        embedded = self.tokens[inputs.tokens] + self.places[inputs.positions % len(self.places)]
+        blocks = self._attention.blocks(inputs.positions) if inputs.blocks is None else inputs.blocks
+        visible = visibility(inputs, blocks)
+        if visible is None:
+            visible = torch.ones(*inputs.tokens.shape, inputs.tokens.shape[1], dtype=torch.bool)
+        if self._attention.kind == "causal":
+            # Aligned logits of a causal model: position i sees earlier tokens only.
+            visible = visible & ~torch.eye(visible.shape[-1], dtype=torch.bool)
+        weights = visible.float() / visible.sum(-1, keepdim=True).clamp(min=1)
+        return weights @ embedded + self.places[inputs.positions % len(self.places)]
+
+    def forward(self, inputs: ModelInputs, targets: Tensor, scored: Tensor) -> Tensor:
+        """[N] float32, nats."""
+        logits = self.hidden(inputs)[scored] @ self.output
+        return cross_entropy(logits, targets[scored], reduction="none")
+
+
+class TableLM(DiffusionLM):
+    """A `DiffusionLM` of a few hundred parameters, the same every time."""
+
+    def __init__(self, vocab_size: int = 12, attention: AttentionPattern | None = None) -> None:
+        self.attention = attention or AttentionPattern()
+        self.table = TableModule(vocab_size, self.attention)
+        self.module = self.table
+        self.vocab_size = vocab_size
+        self.mask_token_id = vocab_size - 1
+        self.eos_token_id = 0
+        self.context_length = 64
+        self.logit_shift = self.attention.kind == "causal"
+
+    def hidden_states(self, inputs: ModelInputs) -> Tensor:
+        """See `DiffusionLM.hidden_states`."""
+        return self.table.hidden(inputs)
+
+    def project(self, hidden: Tensor) -> Tensor:
+        """See `DiffusionLM.project`."""
+        return hidden @ self.table.output
+
+    def negative_log_likelihood(self, inputs: ModelInputs, targets: Tensor, scored: Tensor) -> Tensor:
+        """See `DiffusionLM.negative_log_likelihood`."""
+        nll: Tensor = self.table(inputs, targets, scored)
+        return nll
+
+    def save(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
+        """Not kept: it is the same every time."""

@@ -1,0 +1,122 @@
+"""Rows never see their padding, documents never see each other."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from opendllm.core.toolkit.segments import document_positions, inputs_from_mask
+from opendllm.registries.sequences import PADDING_SEGMENT, ModelInputs
+
+LENGTH, PADS = 9, 5
+
+
+@pytest.fixture
+def tokens() -> torch.Tensor:
+    return torch.randint(2, 150, (1, LENGTH), generator=torch.Generator().manual_seed(5))
+
+
+def assert_same(found: torch.Tensor, wanted: torch.Tensor) -> None:
+    """To 1e-5 of the largest value: LLaDA's random logits reach 20."""
+    torch.testing.assert_close(found, wanted, atol=1e-5 * max(1.0, float(wanted.abs().max())), rtol=0)
+
+
+def padded(tokens: torch.Tensor, gaps: list[int], filler: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """`tokens` with padding before the columns in `gaps`, and the attention mask."""
+    row, mask = [], []
+    for column, token in enumerate([*tokens[0].tolist(), None]):
+        row += [filler] * gaps.count(column)
+        mask += [0] * gaps.count(column)
+        if token is not None:
+            row.append(token)
+            mask.append(1)
+    return torch.tensor([row]), torch.tensor([mask])
+
+
+@pytest.mark.parametrize(
+    "gaps",
+    [[0] * PADS, [LENGTH] * PADS, [0, 0, LENGTH, LENGTH, LENGTH], [4] * PADS, [0, 1, 4, 4, LENGTH]],
+    ids=["left", "right", "both", "inside", "everywhere"],
+)
+@pytest.mark.parametrize("filler", [0, 1, 150])
+def test_padded_row_equals_the_row_alone(family, golden_model, tokens, gaps, filler) -> None:
+    model = golden_model(family)
+    row, mask = padded(tokens, gaps, filler)
+    logits = model.logits(row, mask)[mask.bool()]
+    assert_same(logits, model.logits(tokens)[0])
+
+
+@pytest.mark.parametrize("gaps", [[0, 0], [LENGTH, LENGTH], []])
+def test_padding_does_not_turn_attention_causal(family, golden_model, tokens, gaps) -> None:
+    model = golden_model(family)
+    row, mask = padded(tokens, gaps, 1)
+    first, last = mask[0].nonzero()[[0, -1], 0].tolist()
+    before = model.logits(row, mask)[0, first]
+    row[0, last] = (row[0, last] + 7) % 140 + 2
+    assert (model.logits(row, mask)[0, first] - before).abs().max() > 1e-4
+
+
+def packed(documents: list[list[int]], padding: int = 3) -> ModelInputs:
+    tokens = torch.tensor([sum(documents, []) + [1] * padding])
+    segments = torch.tensor(
+        [sum(([number] * len(doc) for number, doc in enumerate(documents)), []) + [PADDING_SEGMENT] * padding]
+    )
+    return ModelInputs(tokens, segments, document_positions(segments))
+
+
+@pytest.fixture
+def documents() -> list[list[int]]:
+    generator = torch.Generator().manual_seed(3)
+    return [torch.randint(2, 150, (length,), generator=generator).tolist() for length in (6, 1, 9, 4)]
+
+
+def test_packed_documents_equal_each_alone(family, golden_model, documents) -> None:
+    model = golden_model(family)
+    logits = model.lm.project(model.lm.hidden_states(packed(documents)))[0]
+    start = 0
+    for document in documents:
+        alone = model.logits(torch.tensor([document]))[0]
+        assert_same(logits[start : start + len(document)], alone)
+        start += len(document)
+
+
+def test_packed_likelihoods_equal_each_alone(family, golden_model, documents) -> None:
+    lm = golden_model(family).lm
+    inputs = packed(documents)
+    scored = inputs.segments != PADDING_SEGMENT
+    with torch.no_grad():
+        together = lm.negative_log_likelihood(inputs, inputs.tokens, scored)
+        alone = [
+            lm.negative_log_likelihood(
+                inputs_from_mask(torch.tensor([document]), None),
+                torch.tensor([document]),
+                torch.ones(1, len(document), dtype=torch.bool),
+            )
+            for document in documents
+        ]
+    assert_same(together, torch.cat(alone))
+
+
+def test_restarting_positions_alone_would_leak(family, golden_model, documents) -> None:
+    """The control of the two tests above."""
+    lm = golden_model(family).lm
+    inputs = packed(documents, padding=0)
+    leaky = ModelInputs(inputs.tokens, torch.zeros_like(inputs.segments), inputs.positions)
+    difference = lm.hidden_states(leaky) - lm.hidden_states(inputs)
+    assert difference.abs().max() > 1e-2
+
+
+def test_likelihoods_are_the_logits_log_softmax(family, golden_model, tokens) -> None:
+    model = golden_model(family)
+    scored = torch.zeros_like(tokens, dtype=torch.bool)
+    scored[0, [0, 2, 3, 8]] = True
+    with torch.no_grad():
+        found = model.lm.negative_log_likelihood(inputs_from_mask(tokens, None), tokens, scored)
+    wanted = -model.logits(tokens).log_softmax(-1).gather(-1, tokens[:, :, None])[scored].squeeze(-1)
+    assert_same(found, wanted)
+
+
+def test_nothing_scored_gives_no_likelihoods(family, golden_model, tokens) -> None:
+    nothing = torch.zeros_like(tokens, dtype=torch.bool)
+    found = golden_model(family).lm.negative_log_likelihood(inputs_from_mask(tokens, None), tokens, nothing)
+    assert found.shape == (0,)

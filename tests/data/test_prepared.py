@@ -1,0 +1,105 @@
+"""Tokenizers and prepared data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from opendllm.core.checkpoints.tokenizer_files import read_tokenizer
+from opendllm.core.data.prepared import prepare
+from opendllm.core.data.tokenizers import train_tokenizer
+from opendllm.core.manifest.schema import Data
+from opendllm.registries.corpora import Corpus, Document
+from opendllm.registries.discovery import installed_plugins
+from opendllm.registries.errors import UserError
+
+TEXTS = ["def add(a, b):\n    return a + b\n", "naïve café ☕\t\r\n  x = 1\n\n", "  leading\n<|mask|>ed"]
+
+
+def data(**changes: object) -> Data:
+    content = {
+        "corpus": {"name": "text-files"},
+        "tokenizer": {"train": {"vocab_size": 300}},
+        "sequence_length": 16,
+    }
+    return Data.model_validate(content | changes)
+
+
+def corpus(folder: Path) -> Corpus:
+    folder.mkdir(exist_ok=True)
+    for number in range(3):
+        (folder / f"train{number}.txt").write_text(f"text number {number} " * (number + 3))
+    (folder / "held.txt").write_text("held out text")
+    options = {"train": str(folder / "train*.txt"), "held_out": str(folder / "held.txt")}
+    return installed_plugins().corpora.get("text-files").build(options)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_any_text_survives_encoding_and_decoding(text: str) -> None:
+    tokenizer = train_tokenizer([Document("a", "def f(x): return x")], 280)
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert tokenizer.decode(ids, skip_special_tokens=False) == text
+
+
+def test_the_tokenizer_beside_a_checkpoint_gives_the_ids_it_was_trained_with(tmp_path: Path) -> None:
+    """Beside a config.json of model_type qwen2, AutoTokenizer would swap the pre-tokenizer."""
+    texts = [
+        Document(str(n), f"value_{n} = call(arg{n})  # note\n    if x == {n}: pass\n") for n in range(99)
+    ]
+    tokenizer = train_tokenizer(texts, 320)
+    tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "qwen2"}')
+    sample = "    value_77 = call(arg3)\n\n  # note 12345"
+    assert read_tokenizer(tmp_path)(sample)["input_ids"] == tokenizer(sample)["input_ids"]
+
+
+def test_every_document_ends_in_eos(tmp_path: Path) -> None:
+    prepared = prepare(data(), corpus(tmp_path / "texts"), tmp_path / "data")
+    ids = prepared.tokens["train"].tolist()
+    assert ids.count(prepared.tokenizer.eos_token_id) == 3
+    assert ids[-1] == prepared.tokenizer.eos_token_id
+
+
+def test_prepared_data_is_made_once_and_again_when_the_corpus_changes(tmp_path: Path) -> None:
+    prepare(data(), corpus(tmp_path / "texts"), tmp_path / "data")
+    (first,) = (tmp_path / "data").iterdir()
+    made = (first / "checksums.json").stat().st_mtime_ns
+    prepare(data(), corpus_as_is(tmp_path / "texts"), tmp_path / "data")
+    assert (first / "checksums.json").stat().st_mtime_ns == made
+    (tmp_path / "texts" / "train1.txt").write_text("something else entirely")
+    prepare(data(), corpus_as_is(tmp_path / "texts"), tmp_path / "data")
+    assert len(list((tmp_path / "data").iterdir())) == 2
+
+
+def corpus_as_is(folder: Path) -> Corpus:
+    options = {"train": str(folder / "train*.txt"), "held_out": str(folder / "held.txt")}
+    return installed_plugins().corpora.get("text-files").build(options)
+
+
+def test_an_interrupted_preparation_leaves_nothing_that_looks_finished(tmp_path: Path) -> None:
+    class Breaking(Corpus):
+        def documents(self, split: str):  # type: ignore[no-untyped-def]
+            yield Document("a", "some text")
+            if split == "held-out":
+                raise KeyboardInterrupt
+
+        def fingerprint(self) -> str:
+            return "x"
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(data(), Breaking(), tmp_path / "data")
+    assert [path for path in (tmp_path / "data").iterdir() if not path.name.startswith(".")] == []
+
+
+def test_a_corpus_without_files_is_named(tmp_path: Path) -> None:
+    empty = installed_plugins().corpora.get("text-files").build({"train": str(tmp_path / "*.none")})
+    with pytest.raises(UserError, match=r"no train file matches .*\.none"):
+        prepare(data(), empty, tmp_path / "data")
+
+
+def test_a_tokenizer_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="tokenizer .*nowhere.* cannot be loaded"):
+        prepare(
+            data(tokenizer={"path": str(tmp_path / "nowhere")}), corpus(tmp_path / "texts"), tmp_path / "data"
+        )

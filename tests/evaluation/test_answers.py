@@ -1,0 +1,62 @@
+"""Answers on file: none lost, doubled, or mixed with those of other settings."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from opendllm.core.evaluation.answers import AnswerFile, answer_of
+from opendllm.core.evaluation.evaluator import answer_seed
+from opendllm.registries.benchmarks import GeneratedText, TextLikelihood
+from opendllm.registries.errors import UserError
+
+GENERATED = {"text": "x = 1", "tokens": [1, 2], "reference_tokens": [1, 3], "seconds": 0.1}
+
+
+def test_answers_are_there_when_the_file_is_opened_again(tmp_path: Path) -> None:
+    path = tmp_path / "samples" / "b.jsonl"
+    AnswerFile(path, "d").add(("task", "oracle", 0), GENERATED)
+    AnswerFile(path, "d").add(("task", "oracle", 1), GENERATED)
+    assert set(AnswerFile(path, "d").lines) == {("task", "oracle", 0), ("task", "oracle", 1)}
+
+
+def test_a_line_cut_short_by_a_kill_is_dropped_and_made_again(tmp_path: Path) -> None:
+    path = tmp_path / "b.jsonl"
+    file = AnswerFile(path, "d")
+    file.add(("a", "s", 0), GENERATED)
+    file.add(("b", "s", 0), GENERATED)
+    path.write_text(path.read_text()[:-30])
+    reopened = AnswerFile(path, "d")
+    assert set(reopened.lines) == {("a", "s", 0)}
+    reopened.add(("b", "s", 0), GENERATED)
+    assert [json.loads(line)["task_id"] for line in path.read_text().splitlines()] == ["a", "b"]
+
+
+def test_answers_of_other_settings_are_refused_and_kept(tmp_path: Path) -> None:
+    path = tmp_path / "b.jsonl"
+    AnswerFile(path, "one").add(("a", "s", 0), GENERATED)
+    before = path.read_bytes()
+    with pytest.raises(UserError, match=r"b.jsonl:1 was made with other settings"):
+        AnswerFile(path, "two")
+    assert path.read_bytes() == before
+
+
+def test_lines_become_what_benchmarks_are_handed(tmp_path: Path) -> None:
+    file = AnswerFile(tmp_path / "b.jsonl", "d")
+    file.add(("a", "s", 2), GENERATED)
+    likelihood = {"log_likelihood": -3.0, "variance": 0.5, "tokens": 4, "bytes": 9, "seconds": 0.1}
+    file.add(("b", "default", 0), likelihood)
+    answers = [answer_of(line) for line in AnswerFile(tmp_path / "b.jsonl", "d").lines.values()]
+    assert answers == [
+        GeneratedText("a", "s", 2, "x = 1", (1, 2), (1, 3)),
+        TextLikelihood("b", "default", -3.0, 0.5, 4, 9),
+    ]
+
+
+def test_every_answer_has_its_own_seed() -> None:
+    keys = [(task, setting, sample) for task in "ab" for setting in ("x", "y") for sample in (0, 1)]
+    seeds = {answer_seed(seed, key) for seed in (0, 1) for key in keys}
+    assert len(seeds) == 16
+    assert answer_seed(0, keys[0]) == answer_seed(0, keys[0])

@@ -1,0 +1,143 @@
+"""The evaluator: what it asks, what it keeps, and what it leaves to chance."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from opendllm.core.data.tokenizers import train_tokenizer
+from opendllm.core.decoding.options import DecoderOptions
+from opendllm.core.evaluation.answers import AnswerFile
+from opendllm.core.evaluation.evaluator import Asked, Evaluation, evaluate
+from opendllm.core.evaluation.text_likelihood import TextToScore, score_texts
+from opendllm.registries.backbones import DiffusionLM, Vocabulary
+from opendllm.registries.benchmarks import (
+    Answer,
+    Benchmark,
+    BenchmarkContext,
+    GeneratedText,
+    GenerationRequest,
+    LikelihoodRequest,
+    Request,
+    Scores,
+    TextLikelihood,
+)
+from opendllm.registries.corpora import Document
+from opendllm.registries.discovery import installed_plugins
+
+CONTEXT = BenchmarkContext(None, 0, 64, lambda: iter(()))
+TOKENIZER = train_tokenizer([Document("a", "def f(x):\n    return x + 1\n" * 9)], 270)
+
+
+def tiny_lm(backbone: str = "llada", **options: str) -> DiffusionLM:
+    torch.manual_seed(0)
+    vocabulary = Vocabulary(len(TOKENIZER), TOKENIZER.mask_token_id, TOKENIZER.eos_token_id)
+    lm = installed_plugins().backbones.get(backbone).build(options).build(vocabulary)
+    lm.module.eval()
+    return lm
+
+
+class Questions(Benchmark):
+    def __init__(self, requests: Sequence[Request]) -> None:
+        self._requests = requests
+        self.answers: list[Answer] = []
+
+    def requests(self, context: BenchmarkContext) -> Sequence[Request]:
+        return self._requests
+
+    def score(self, answers: Sequence[Answer]) -> Scores:
+        self.answers = list(answers)
+        return Scores({}, {})
+
+
+def ask(benchmark: Benchmark, path: Path, batch_size: int = 4, temperature: float = 0.9) -> Evaluation:
+    asked = Asked(
+        lm=tiny_lm(),
+        tokenizer=TOKENIZER,
+        sampler=installed_plugins().samplers.get("low-confidence").build(),
+        options=DecoderOptions(steps=4, max_new_tokens=6, temperature=temperature),
+        samples_per_task=2,
+        batch_size=batch_size,
+        likelihood_draws=16,
+        seed=0,
+    )
+    return evaluate(asked, benchmark, CONTEXT, AnswerFile(path, "d"), lambda done, wanted: None)
+
+
+def infillings() -> list[Request]:
+    return [
+        GenerationRequest("a", "def f(", "):\n", "oracle", "x", "oracle"),
+        GenerationRequest("b", "def g(x):\n    return", "\n", 5, "x + 1", "length-5"),
+        GenerationRequest("c", "x = "),
+    ]
+
+
+def test_lengths_are_the_oracles_the_requests_or_the_manifests(tmp_path: Path) -> None:
+    benchmark = Questions(infillings())
+    ask(benchmark, tmp_path / "s.jsonl")
+    lengths = {a.task_id: len(a.tokens) for a in benchmark.answers if isinstance(a, GeneratedText)}
+    assert lengths == {"a": 1, "b": 5, "c": 6}
+    assert len(benchmark.answers) == 6
+
+
+def test_samples_do_not_depend_on_the_batch_size_or_on_a_restart(tmp_path: Path) -> None:
+    whole, single = Questions(infillings()), Questions(infillings())
+    ask(whole, tmp_path / "whole.jsonl", batch_size=4)
+    ask(single, tmp_path / "single.jsonl", batch_size=1)
+    assert whole.answers == single.answers
+    lines = (tmp_path / "whole.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "cut.jsonl").write_text("".join(lines[:2]) + lines[2][:20])
+    resumed = Questions(infillings())
+    ask(resumed, tmp_path / "cut.jsonl")
+    assert resumed.answers == whole.answers
+    assert len((tmp_path / "cut.jsonl").read_text().splitlines()) == len(lines)
+
+
+def test_finished_answers_are_not_made_again(tmp_path: Path) -> None:
+    ask(Questions(infillings()), tmp_path / "s.jsonl")
+    before = (tmp_path / "s.jsonl").read_bytes()
+    ask(Questions(infillings()), tmp_path / "s.jsonl")
+    assert (tmp_path / "s.jsonl").read_bytes() == before
+
+
+def test_stop_strings_cut_the_text(tmp_path: Path) -> None:
+    free = Questions([GenerationRequest(str(n), "x = ", length=12) for n in range(8)])
+    ask(free, tmp_path / "free.jsonl")
+    whole = max((a for a in free.answers if isinstance(a, GeneratedText)), key=lambda a: len(a.text))
+    text = whole.text
+    assert len(text) > 4
+    stop = (text[3:5], text[2:5])
+    stopped = Questions([GenerationRequest(whole.task_id, "x = ", length=12, stop=stop)])
+    ask(stopped, tmp_path / "stopped.jsonl")
+    cut = stopped.answers[whole.sample]
+    assert isinstance(cut, GeneratedText)
+    assert cut.text == text[: min(text.index(word) for word in stop)]
+    assert cut.tokens == whole.tokens
+
+
+def test_a_likelihood_is_asked_once_whatever_the_samples(tmp_path: Path) -> None:
+    benchmark = Questions([LikelihoodRequest("t", "def f(x):\n    return x\n")])
+    ask(benchmark, tmp_path / "s.jsonl")
+    (answer,) = benchmark.answers
+    assert isinstance(answer, TextLikelihood)
+    assert answer.tokens == len(TOKENIZER("def f(x):\n    return x\n")["input_ids"]) - 1
+
+
+@pytest.mark.parametrize("text", ["def f(x):\n    return x\n", "naïve ☕ café", "    indented  \n\n"])
+def test_bytes_are_those_of_the_scored_tokens(text: str) -> None:
+    ids = TOKENIZER(text)["input_ids"]
+    (scored,) = score_texts(tiny_lm(), TOKENIZER, [TextToScore(text, 0)], 64, 16)
+    assert scored.tokens == len(ids) - 1
+    assert scored.bytes == len(text.encode()) - len(TOKENIZER.decode(ids[:1]).encode())
+
+
+def test_a_causal_models_likelihood_is_exact_and_the_logits_own() -> None:
+    lm = tiny_lm("open-dcoder", attention="causal")
+    text = "def f(x):\n    return x + 1\n"
+    (scored,) = score_texts(lm, TOKENIZER, [TextToScore(text, 0)], 64, 16)
+    assert scored.variance == 0
+    assert math.isfinite(scored.log_likelihood)

@@ -1,0 +1,100 @@
+"""The Monte-Carlo ELBO against the sum over all subsets."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+
+from opendllm.core.toolkit.likelihood import log_likelihood
+from opendllm.core.toolkit.segments import inputs_from_mask
+
+TOKENS = torch.tensor([[0, 2, 1, 1, 0]])
+SCORABLE = torch.tensor([[False, True, True, True, True]])
+
+
+def exact_elbo(lm, tokens: torch.Tensor, scorable: torch.Tensor) -> float:
+    """Order-agnostic: k uniform in 1..n, any k tokens hidden, their log-probabilities times n/k."""
+    places = scorable[0].nonzero()[:, 0].tolist()
+    total = 0.0
+    for count in range(1, len(places) + 1):
+        subsets = list(itertools.combinations(places, count))
+        for hidden in subsets:
+            masked = tokens.clone()
+            masked[0, list(hidden)] = lm.mask_token_id
+            scored = torch.zeros_like(scorable)
+            scored[0, list(hidden)] = True
+            nll = lm.negative_log_likelihood(inputs_from_mask(masked, None), tokens, scored)
+            total -= float(nll.sum()) / count / len(subsets)
+    return total
+
+
+def test_converges_to_the_exact_elbo(random_lm) -> None:
+    lm = random_lm(3)
+    found = log_likelihood(lm, inputs_from_mask(TOKENS, None), SCORABLE, 8192, torch.tensor([3]), 512)
+    exact = exact_elbo(lm, TOKENS, SCORABLE)
+    error = float(found.variance) ** 0.5
+    assert error < 0.1
+    assert abs(float(found.log_likelihood) - exact) < 4 * error
+    assert abs(exact - 2 * exact / 3) > 4 * error  # a wrong weight would be noticed
+
+
+def test_standard_error_is_calibrated(random_lm) -> None:
+    lm = random_lm(3)
+    runs = 200
+    found = log_likelihood(
+        lm,
+        inputs_from_mask(TOKENS.expand(runs, -1), None),
+        SCORABLE.expand(runs, -1),
+        128,
+        torch.arange(runs),
+        1024,
+    )
+    scores = (found.log_likelihood - exact_elbo(lm, TOKENS, SCORABLE)) / found.variance.sqrt()
+    assert abs(float(scores.mean())) < 4 / math.sqrt(runs)
+    # Student's t with 15 degrees of freedom has a standard deviation of 1.07.
+    assert 0.85 < float(scores.std()) < 1.35
+    spread = float(found.log_likelihood.var() / found.variance.mean())
+    assert 0.6 < spread < 1.5
+
+
+def test_hidden_counts_are_exactly_stratified(random_lm, monkeypatch) -> None:
+    lm = random_lm(3)
+    counts = []
+    original = lm.negative_log_likelihood
+
+    def spy(inputs, targets, scored):
+        counts.extend(scored.sum(-1).tolist())
+        return original(inputs, targets, scored)
+
+    monkeypatch.setattr(lm, "negative_log_likelihood", spy)
+    log_likelihood(lm, inputs_from_mask(TOKENS, None), SCORABLE, 64, torch.tensor([0]))
+    assert len(counts) == 64
+    assert [counts.count(number) for number in range(1, 5)] == [16, 16, 16, 16]
+
+
+@pytest.mark.parametrize("batch_rows", [1, 5, 64])
+def test_rows_do_not_depend_on_each_other_or_on_the_batch(random_lm, batch_rows) -> None:
+    lm = random_lm(4)
+    tokens = torch.randint(0, 4, (3, 7), generator=torch.Generator().manual_seed(0))
+    scorable = torch.tensor([[0, 1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0, 0], [0] * 7]).bool()
+    seeds = torch.tensor([5, -6, 7])
+    together = log_likelihood(lm, inputs_from_mask(tokens, None), scorable, 24, seeds, batch_rows)
+    for row in range(3):
+        alone = log_likelihood(
+            lm, inputs_from_mask(tokens[row : row + 1], None), scorable[row : row + 1], 24, seeds[row : row + 1]
+        )
+        assert float(alone.log_likelihood) == pytest.approx(float(together.log_likelihood[row]), abs=1e-6)
+        assert float(alone.variance) == pytest.approx(float(together.variance[row]), abs=1e-6)
+    assert float(together.log_likelihood[2]) == 0
+    assert float(together.variance[2]) == 0
+
+
+def test_one_token_is_exact(random_lm) -> None:
+    lm = random_lm(3)
+    scorable = torch.tensor([[False, False, True, False, False]])
+    found = log_likelihood(lm, inputs_from_mask(TOKENS, None), scorable, 16, torch.tensor([1]))
+    assert float(found.log_likelihood) == pytest.approx(exact_elbo(lm, TOKENS, scorable), abs=1e-6)
+    assert float(found.variance) == pytest.approx(0, abs=1e-12)

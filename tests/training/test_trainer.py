@@ -1,0 +1,154 @@
+"""The loop: what it computes does not depend on how a step is cut up, partitioned or interrupted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from opendllm.core.checkpoints.files import CHECKPOINTS_FOLDER, steps
+from opendllm.core.checkpoints.loading import load_model, load_tokenizer
+from opendllm.core.training.trainer import NonFiniteLossError, TrainingRun, train
+from opendllm.registries.discovery import installed_plugins
+from opendllm.registries.errors import UserError
+from opendllm.registries.objectives import Corruption, Objective
+
+MakeRun = Callable[..., TrainingRun]
+
+
+def losses(folder: Path) -> list[float]:
+    lines = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines if "loss" in line]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(steps(folder)[-1][1] / "model" / "model.safetensors")
+
+
+def test_the_loss_falls_and_every_line_says_what_it_must(make_run: MakeRun) -> None:
+    run = make_run(steps=30, objective="mdlm", learning_rate=3e-3)
+    train(run)
+    found = losses(run.folder)
+    assert sum(found[-5:]) < 0.8 * sum(found[:5])
+    lines = [json.loads(line) for line in (run.folder / "train.jsonl").read_text().splitlines()]
+    assert lines[0]["step"] == 0
+    assert lines[-1]["held_out_loss"] < lines[0]["held_out_loss"]
+    for line in lines[1:]:
+        assert {"step", "loss", "learning_rate", "tokens", "tokens_per_second"} <= set(line)
+    assert [line["step"] for line in lines] == list(range(31))
+
+
+@pytest.mark.parametrize("objective", ["open-dcoder", "llada", "dream", "mdlm"])
+def test_the_loss_does_not_move_with_micro_batch_and_accumulation(make_run: MakeRun, objective: str) -> None:
+    curves = []
+    for micro in (8, 2):
+        run = make_run(f"micro-{micro}", objective=objective, micro_batch_size=micro)
+        train(run)
+        curves.append(losses(run.folder))
+    assert curves[0] == pytest.approx(curves[1], rel=1e-5)
+
+
+def test_every_zero_stage_computes_the_same(make_run: MakeRun) -> None:
+    curves = []
+    for stage in (0, 1, 2, 3):
+        run = make_run(f"stage-{stage}", deepspeed={"zero_optimization": {"stage": stage}})
+        train(run)
+        curves.append(losses(run.folder))
+        assert set(weights(run.folder)) == set(weights(run.folder.parent / "stage-0"))
+    for curve in curves[1:]:
+        assert curve == pytest.approx(curves[0], rel=1e-5)
+
+
+@pytest.mark.parametrize("stage", [0, 1, 3])
+def test_a_run_that_was_cut_off_ends_bit_equal_to_one_that_was_not(make_run: MakeRun, stage: int) -> None:
+    settings = {
+        "steps": 6,
+        "checkpoint": {"every": 2},
+        "deepspeed": {"zero_optimization": {"stage": stage}},
+    }
+    whole = make_run("whole", **settings)
+    train(whole)
+
+    def cut(step: int, loss: float, speed: float) -> None:
+        if step == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(make_run("cut", on_step=cut, **settings))
+    assert len(losses(whole.folder.parent / "cut")) == 5
+    resumed = make_run("cut", **settings)
+    train(resumed)
+    assert losses(resumed.folder) == losses(whole.folder)
+    for name, tensor in weights(whole.folder).items():
+        assert torch.equal(tensor, weights(resumed.folder)[name]), name
+
+
+def test_only_the_newest_checkpoints_are_kept(make_run: MakeRun) -> None:
+    run = make_run(steps=5, checkpoint={"every": 1, "keep": 2})
+    train(run)
+    assert [step for step, _ in steps(run.folder)] == [4, 5]
+    assert not list((run.folder / CHECKPOINTS_FOLDER).glob(".*"))
+
+
+def test_a_checkpoint_loads_as_a_model_with_its_tokenizer(make_run: MakeRun) -> None:
+    run = make_run(backbone="llada", objective="llada", steps=1)
+    train(run)
+    step_folder = steps(run.folder)[-1][1]
+    lm, registration = load_model(installed_plugins(), step_folder, torch.device("cpu"))
+    assert registration.name == "llada"
+    trained = run.lm.module.state_dict()
+    assert all(torch.equal(trained[name], tensor) for name, tensor in lm.module.state_dict().items())
+    tokenizer = load_tokenizer(step_folder)
+    assert tokenizer is not None
+    assert tokenizer.mask_token_id == lm.mask_token_id
+    assert json.loads((step_folder / "provenance.json").read_text()) == {"made": "by a test", "step": 1}
+
+
+def test_a_damaged_checkpoint_is_named(make_run: MakeRun) -> None:
+    run = make_run(steps=1)
+    train(run)
+    weights_file = steps(run.folder)[-1][1] / "model" / "model.safetensors"
+    weights_file.write_bytes(weights_file.read_bytes()[:-1])
+    with pytest.raises(UserError, match=r"step-1 is damaged \(model/model.safetensors has changed"):
+        train(make_run(steps=2))
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_step(make_run: MakeRun) -> None:
+    run = make_run(steps=4, checkpoint={"every": 1})
+    before = {}
+
+    class Breaking(type(run.objective)):  # type: ignore[misc]
+        def loss_sum(self, negative_log_likelihood: torch.Tensor, corruption: Corruption) -> torch.Tensor:
+            loss = Objective.loss_sum(self, negative_log_likelihood, corruption)
+            if steps(run.folder) and steps(run.folder)[-1][0] == 2:
+                before.update({k: v.clone() for k, v in run.lm.module.state_dict().items()})
+                return loss * float("nan")
+            return loss
+
+    run.objective.__class__ = Breaking
+    with pytest.raises(NonFiniteLossError, match="the loss of step 3 is nan"):
+        train(run)
+    assert [step for step, _ in steps(run.folder)] == [1, 2]
+    assert all(torch.equal(before[name], tensor) for name, tensor in run.lm.module.state_dict().items())
+
+
+def test_a_global_batch_that_does_not_divide_is_refused(make_run: MakeRun) -> None:
+    with pytest.raises(UserError, match=r"micro_batch_size 3 does not divide"):
+        train(make_run(micro_batch_size=3))
+
+
+def test_the_autoregressive_baseline_trains(make_run: MakeRun) -> None:
+    run = make_run(objective="ar", backbone_options={"attention": "causal"}, steps=20, learning_rate=3e-3)
+    train(run)
+    found = losses(run.folder)
+    assert found[-1] < found[0]
+
+
+def test_bf16_trains(make_run: MakeRun) -> None:
+    run = make_run(precision="bf16", steps=2)
+    train(run)
+    assert all(tensor.dtype == torch.bfloat16 for tensor in weights(run.folder).values())
