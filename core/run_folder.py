@@ -100,8 +100,9 @@ def open_variant(experiment: Experiment, variant: Variant, plugins: Plugins) -> 
     """Make a variant's folder and say in it what it is; what is said of a trained one stays."""
     folder = experiment.output / variant.name
     folder.mkdir(exist_ok=True)
-    known = _read(folder / VARIANT_FILE)
-    if known is None or known["training_digest"] != variant.training_digest:
+    known = _read(folder / VARIANT_FILE) or {}
+    meant = (variant.training_digest, training_folders(experiment)[variant.name])
+    if (known.get("training_digest"), known.get("trained_in")) != meant:
         write_variant(experiment, variant, plugins)
     return folder
 

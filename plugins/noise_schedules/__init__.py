@@ -1,26 +1,94 @@
 """Noise schedules: names, options and where each is implemented."""
 
+from pydantic import Field, model_validator
+
 from opendllm.registries import PluginOptions, Register
 
 HERE = "opendllm.plugins.noise_schedules"
 
 
-class LinearOptions(PluginOptions):
-    """None: alpha(t) = 1 - t."""
+class MappableOptions(PluginOptions):
+    """Options of a schedule that runs from 1 to 0."""
+
+    eps: float = Field(
+        0.0, ge=0, lt=0.5, description="Maps alpha into [eps, 1 - eps]; MD4 trains with 1e-4. 0 leaves it."
+    )
 
 
-class CosineOptions(PluginOptions):
-    """None: alpha(t) = 1 - cos(pi/2 (1 - t))."""
+class LinearOptions(MappableOptions):
+    """Options of the linear schedule."""
+
+
+class CosineOptions(MappableOptions):
+    """Options of the cosine schedule."""
+
+
+class PolynomialOptions(MappableOptions):
+    """Options of the polynomial schedule."""
+
+    exponent: float = Field(2.0, gt=0, description="k of alpha = 1 - t^k; 1 is the linear schedule.")
+
+
+class LoglinearOptions(PluginOptions):
+    """Options of MDLM's log-linear schedule."""
+
+    eps: float = Field(1e-3, gt=0, lt=1, description="alpha(1), the share of tokens that are never masked.")
+
+
+class GeometricOptions(PluginOptions):
+    """Options of the geometric schedule."""
+
+    sigma_min: float = Field(1e-3, gt=0, description="-log alpha at time 0.")
+    sigma_max: float = Field(
+        20.0, gt=0, description="-log alpha at time 1; MDLM's own default of 1 leaves 37 % unmasked."
+    )
+
+
+class ClippedOptions(PluginOptions):
+    """Options of BD3LM's clipped schedule."""
+
+    low: float = Field(0.3, ge=0, lt=1, description="Smallest mask probability that is trained on.")
+    high: float = Field(0.8, gt=0, le=1, description="Largest mask probability that is trained on.")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "ClippedOptions":
+        if self.low >= self.high:
+            raise ValueError("low must be below high")
+        return self
 
 
 def register_all(register: Register) -> None:
     """Register every built-in noise schedule."""
     register(
-        "linear", options=LinearOptions, target=f"{HERE}.linear:Linear", summary="alpha = 1 - t, weight 1/t"
+        "linear", options=LinearOptions, target=f"{HERE}.linear:linear", summary="alpha = 1 - t, weight 1/t"
     )
     register(
         "cosine",
         options=CosineOptions,
-        target=f"{HERE}.cosine:Cosine",
+        target=f"{HERE}.cosine:cosine",
         summary="alpha = 1 - cos(pi/2 (1 - t)), as in MD4",
+    )
+    register(
+        "polynomial",
+        options=PolynomialOptions,
+        target=f"{HERE}.polynomial:polynomial",
+        summary="alpha = 1 - t^k, weight k/t, as in MD4",
+    )
+    register(
+        "loglinear",
+        options=LoglinearOptions,
+        target=f"{HERE}.loglinear:Loglinear",
+        summary="alpha = 1 - (1 - eps) t, weight 1/t, as in MDLM",
+    )
+    register(
+        "geometric",
+        options=GeometricOptions,
+        target=f"{HERE}.geometric:Geometric",
+        summary="-log alpha grows geometrically, as in SEDD",
+    )
+    register(
+        "clipped",
+        options=ClippedOptions,
+        target=f"{HERE}.clipped:Clipped",
+        summary="linear on an interval of mask probabilities, as in BD3LM; for training only",
     )

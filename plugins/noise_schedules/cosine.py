@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from opendllm.core.toolkit.mapped_schedule import mapped
 from opendllm.plugins.noise_schedules import CosineOptions
 from opendllm.registries.noise_schedules import NoiseSchedule
 
@@ -16,9 +17,6 @@ class Cosine(NoiseSchedule):
 
     alpha'(1) = 0, so the ELBO weight vanishes there.
     """
-
-    def __init__(self, options: CosineOptions) -> None:
-        pass
 
     @property
     def ends(self) -> tuple[float, float]:
@@ -32,3 +30,8 @@ class Cosine(NoiseSchedule):
     def alpha_prime(self, t: Tensor) -> Tensor:
         """-pi/2 sin(pi/2 (1 - t))."""
         return -math.pi / 2 * torch.sin(math.pi / 2 * (1 - t))
+
+
+def cosine(options: CosineOptions) -> NoiseSchedule:
+    """The schedule, mapped as its options say."""
+    return mapped(Cosine(), options.eps)

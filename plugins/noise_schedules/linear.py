@@ -5,15 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from opendllm.core.toolkit.mapped_schedule import mapped
 from opendllm.plugins.noise_schedules import LinearOptions
 from opendllm.registries.noise_schedules import NoiseSchedule
 
 
 class Linear(NoiseSchedule):
     """alpha(t) = 1 - t; its ELBO weight is 1/t."""
-
-    def __init__(self, options: LinearOptions) -> None:
-        pass
 
     @property
     def ends(self) -> tuple[float, float]:
@@ -27,3 +25,8 @@ class Linear(NoiseSchedule):
     def alpha_prime(self, t: Tensor) -> Tensor:
         """-1."""
         return -torch.ones_like(t)
+
+
+def linear(options: LinearOptions) -> NoiseSchedule:
+    """The schedule, mapped as its options say."""
+    return mapped(Linear(), options.eps)

@@ -1,0 +1,91 @@
+"""From a name to a plugin."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pydantic
+import pytest
+
+from opendllm.registries import PluginError, SamplerOptions
+from opendllm.registries.discovery import EXTENSION_POINTS, discover, installed_plugins
+from opendllm.registries.registry import Provenance, Registration, did_you_mean
+
+
+def registration(target: str) -> Registration[Any]:
+    return Registration("samplers", "mine", SamplerOptions, target, "", Provenance("stranger", "1.0"))
+
+
+def test_a_name_with_a_typo_suggests_the_right_one(package: Any) -> None:
+    plugins = discover([package("one", "low-confidence", "entropy")])
+    with pytest.raises(PluginError, match=r"no plugin samplers/entrpy: did you mean 'entropy'\?"):
+        plugins.samplers.get("entrpy")
+
+
+def test_a_name_like_no_other_lists_them_all(package: Any) -> None:
+    plugins = discover([package("one", "low-confidence", "entropy")])
+    with pytest.raises(PluginError, match="known: entropy, low-confidence"):
+        plugins.samplers.get("zzz")
+    assert did_you_mean("zzz", []) == "known: none"
+
+
+def test_a_name_of_two_packages_is_an_error_that_names_both_and_only_when_used(package: Any) -> None:
+    plugins = discover([package("one", "same", "first"), package("two", "same")])
+    assert not plugins.broken
+    assert plugins.samplers.names() == ["first"]
+    assert [entry.name for entry in plugins.samplers] == ["first"]
+    assert plugins.samplers.get("first").provenance.package == "one"
+    with pytest.raises(PluginError, match=r"samplers/same is registered by one 1\.0 and two 1\.0"):
+        plugins.samplers.get("same")
+    assert {name: [str(p) for p in owners] for name, owners in plugins.samplers.conflicts().items()} == {
+        "same": ["one 1.0", "two 1.0"]
+    }
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("module_that_is_not_there:Thing", "ModuleNotFoundError: No module named 'module_that_is_not_there'"),
+        ("json:Thing", "AttributeError: module 'json' has no attribute 'Thing'"),
+        ("broken_in_syntax:Thing", "SyntaxError"),
+        ("broken_at_import:Thing", "ZeroDivisionError: division by zero"),
+    ],
+)
+def test_a_target_that_cannot_be_imported_names_its_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, message: str
+) -> None:
+    (tmp_path / "broken_in_syntax.py").write_text("def broken(:\n")
+    (tmp_path / "broken_at_import.py").write_text("1 / 0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(PluginError) as caught:
+        registration(target).build()
+    assert f"samplers/mine of stranger 1.0 cannot be loaded from {target}: {message}" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_target_is_imported_when_it_is_first_built_and_not_before(
+    package: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a_lazy_target.py").write_text("def make(options):\n    return options.strength\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    found = discover([package("one", "lazy", target="a_lazy_target:make")]).samplers.get("lazy")
+    assert "a_lazy_target" not in sys.modules
+    assert found.build({"strength": 0.25}) == 0.25
+    assert "a_lazy_target" in sys.modules
+    del sys.modules["a_lazy_target"]
+
+
+def test_options_are_checked_before_the_implementation_is_imported() -> None:
+    with pytest.raises(pydantic.ValidationError, match="wrong_option"):
+        registration("module_that_is_not_there:Thing").build({"wrong_option": 1})
+
+
+@pytest.mark.parametrize("kind", EXTENSION_POINTS)
+def test_every_installed_plugin_says_what_it_is_and_describes_its_options(kind: str) -> None:
+    for entry in installed_plugins().of_kind(kind):
+        assert entry.summary
+        assert "\n" not in entry.summary
+        for name, field in entry.options.model_fields.items():
+            assert field.description, f"{kind}/{entry.name}: option {name} has no description"

@@ -1,0 +1,71 @@
+"""The README's examples are true, word for word."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from opendllm.core.manifest.experiment_manifest import read_experiment
+from opendllm.registries.discovery import installed_plugins
+
+
+@pytest.fixture(scope="module")
+def blocks(repository: Path) -> dict[str, list[str]]:
+    """The README's fenced code blocks by language."""
+    found: dict[str, list[str]] = {}
+    text = (repository / "README.md").read_text()
+    for language, block in re.findall(r"```(\w+)\n(.*?)```", text, flags=re.DOTALL):
+        found.setdefault(language, []).append(block)
+    return found
+
+
+def test_the_third_party_sampler_keeps_the_contract(blocks: dict[str, list[str]], tmp_path: Path) -> None:
+    registration, implementation, contract = blocks["python"][1:4]
+    (tmp_path / "my_sampler").mkdir()
+    (tmp_path / "my_sampler" / "__init__.py").write_text(registration)
+    (tmp_path / "my_sampler" / "sampler.py").write_text(implementation)
+    (tmp_path / "test_my_sampler.py").write_text(contract)
+    entry_point = blocks["toml"][0].split("[project.entry-points.opendllm]\n")[1]
+    installed = tmp_path / "my_sampler-0.1.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: my-sampler\nVersion: 0.1\n")
+    (installed / "entry_points.txt").write_text("[opendllm]\n" + entry_point.replace('"', ""))
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_my_sampler.py"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    shown = subprocess.run(
+        [sys.executable, "-m", "opendllm.core", "plugins", "show", "samplers/left-to-right"],
+        env=environment, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "from my-sampler 0.1" in shown.stdout
+
+
+def test_the_example_manifest_is_valid(
+    blocks: dict[str, list[str]], repository: Path, tmp_path: Path
+) -> None:
+    quickstart = (repository / "experiments" / "quickstart.yaml").read_text()
+    base = quickstart.split("variants:")[0]
+    (tmp_path / "base.yaml").write_text(base)
+    (tmp_path / "example.yaml").write_text(blocks["yaml"][0])
+    experiment = read_experiment(tmp_path / "example.yaml", [], installed_plugins())
+    names = [variant.name for variant in experiment.variants]
+    assert names == [f"{name}-seed-{seed}" for name in ("fast", "slow", "untrained") for seed in (0, 1)]
+    digests = {variant.name: variant.training_digest for variant in experiment.variants}
+    assert digests["fast-seed-0"] == digests["slow-seed-0"] != digests["fast-seed-1"]
+
+
+def test_the_error_it_shows_is_the_error_one_gets(tmp_path: Path, repository: Path) -> None:
+    text = (repository / "experiments" / "quickstart.yaml").read_text()
+    (tmp_path / "x.yaml").write_text(text.replace("  steps: 200", "  stepz: 200"))
+    done = subprocess.run(
+        [sys.executable, "-m", "opendllm.core", "validate", "x.yaml"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert re.search(r"x\.yaml:\d+:3: train\.stepz: unknown key; did you mean 'steps'\?", done.stderr)
