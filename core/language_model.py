@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -155,6 +156,7 @@ class LanguageModel:
         schedule = self._plugins.noise_schedules.get(noise_schedule).build()
         chosen = self._plugins.objectives.get(objective).build(options)
         rows = _token_rows(tokens, segments)
+        rows = replace(rows, blocks=self.lm.attention.blocks(rows.positions))
         probability = mask_probability.double().expand(tokens.shape)
         masking = Masking(masked, probability, schedule.time_of(probability), rows)
         corruption = chosen.corrupt(masking, schedule, self.lm.mask_token_id)

@@ -48,6 +48,7 @@ class TokenRows:
         positions: [B, L] int64, counting from 0 in each document.
         maskable: [B, L] bool, False on prompts and padding: such tokens are never corrupted.
         sample_index: [B] int64, the row's number in the whole run; it addresses the row's noise.
+        blocks: [B, L] int64, the model's own attention blocks; None for a bidirectional model.
     """
 
     tokens: Tensor
@@ -55,6 +56,7 @@ class TokenRows:
     positions: Tensor
     maskable: Tensor
     sample_index: Tensor
+    blocks: Tensor | None = None
 
     def to(self, device: torch.device | str) -> TokenRows:
         """The same rows on another device."""
@@ -64,6 +66,7 @@ class TokenRows:
             self.positions.to(device),
             self.maskable.to(device),
             self.sample_index.to(device),
+            None if self.blocks is None else self.blocks.to(device),
         )
 
 

@@ -18,6 +18,8 @@ from opendllm.registries.errors import UserError
 from opendllm.registries.registry import did_you_mean
 
 _OWN_KEYS = ("extends", "variants", "seeds")
+WHOLE_EXPERIMENT_KEYS = (*_OWN_KEYS, "name", "description", "output")
+"""What no variant can change."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +177,7 @@ def _variant_patches(source: Source) -> dict[str, Source]:
 
 def _check_variant_keys(name: str, patch: Source, place: Place) -> None:
     for key in patch.data:
-        if key in (*_OWN_KEYS, "name", "output"):
+        if key in WHOLE_EXPERIMENT_KEYS:
             raise ManifestError(
                 [Complaint(patch.place((key,)), f"variants.{name}.{key}", "belongs to the whole experiment")]
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from opendllm.core.manifest.experiment_manifest import WHOLE_EXPERIMENT_KEYS
 from opendllm.core.manifest.schema import ExperimentManifest
 from opendllm.registries.discovery import Plugins
 
@@ -35,14 +36,15 @@ def manifest_schema(plugins: Plugins) -> dict[str, Any]:
     definitions.update({f"{name}_patch": _patch(content) for name, content in definitions.items()})
     schema.update(_patch({key: schema[key] for key in ("type", "properties", "additionalProperties")}))
     properties = schema["properties"]
-    whole_experiment = ("extends", "variants", "seeds", "name", "output")
     properties["variants"] = {
         "type": ["object", "null"],
         "description": properties["variants"]["description"],
         "additionalProperties": {
             "type": ["object", "null"],
             "additionalProperties": False,
-            "properties": {key: value for key, value in properties.items() if key not in whole_experiment},
+            "properties": {
+                key: value for key, value in properties.items() if key not in WHOLE_EXPERIMENT_KEYS
+            },
         },
     }
     schema.pop("required", None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from opendllm.core.testing.contract import PluginContract
@@ -12,10 +14,11 @@ from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.noise_schedules import NoiseSchedule
 from opendllm.registries.objectives import Corruption, Objective
 from opendllm.registries.options import ObjectiveOptions
-from opendllm.registries.sequences import PADDING_SEGMENT, TokenRows
+from opendllm.registries.sequences import PADDING_SEGMENT, AttentionPattern, TokenRows
 
 MASK_TOKEN_ID = 11
 ROWS, LENGTH = 8, 24
+BLOCK_LENGTH = 4
 
 
 def packed_rows(first_sample: int = 0, rows: int = ROWS) -> TokenRows:
@@ -46,15 +49,23 @@ class ObjectiveContract(PluginContract):
         name = "linear" if options.noise_schedules is None else sorted(options.noise_schedules)[0]
         return installed_plugins().noise_schedules.get(name).build()
 
+    def prepared(self, rows: TokenRows) -> TokenRows:
+        """With the attention blocks of a model that it trains."""
+        options = self.registration().options
+        assert issubclass(options, ObjectiveOptions)
+        pattern = AttentionPattern(options.trains, BLOCK_LENGTH if options.trains == "block-causal" else None)
+        return replace(rows, blocks=pattern.blocks(rows.positions))
+
     def corrupt(self, rows: TokenRows) -> Corruption:
         """Mask and corrupt with the noise of seed 5."""
+        rows = self.prepared(rows)
         objective, schedule = self.objective(), self.schedule()
         masking = objective.mask(rows, AddressedNoise(5, rows, ROWS), schedule)
         return objective.corrupt(masking, schedule, MASK_TOKEN_ID)
 
     def test_prompts_and_padding_are_never_masked(self) -> None:
         """Only maskable positions are hidden."""
-        rows = packed_rows()
+        rows = self.prepared(packed_rows())
         masking = self.objective().mask(rows, AddressedNoise(5, rows, ROWS), self.schedule())
         assert bool(masking.masked.any())
         assert not bool((masking.masked & ~rows.maskable).any())

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from opendllm.core.toolkit.draws import stream_id, uniform
-from opendllm.core.toolkit.ranking import rank_in_row
+from opendllm.core.toolkit.segments import block_starts, noisy_then_clean
 from opendllm.registries.backbones import DiffusionLM
 from opendllm.registries.sequences import ModelInputs
 
@@ -36,8 +36,10 @@ def log_likelihood(
     """The log-likelihood of the scorable tokens, given the others.
 
     For a bidirectional model this is the ELBO by LLaDA's estimator (arXiv:2502.09992, eq. 6): hide k
-    of the n scorable tokens, k uniform in 1..n, and weigh their log-probabilities with n/k. Its k
-    are stratified within groups of `STRATA` draws.
+    of the n scorable tokens, k uniform in 1..n, and weigh their log-probabilities with n/k. For a
+    block-causal one it is the sum of every block's own ELBO given the clean blocks before it, all
+    from one forward pass a draw. The k are stratified within groups of `STRATA` draws. A causal
+    model's is exact.
 
     Args:
         lm: the model.
@@ -48,39 +50,61 @@ def log_likelihood(
         batch_rows: rows in one forward pass.
     """
     if lm.attention.kind == "causal":
-        exact = _row_sums(lm, inputs, inputs.tokens, scorable)
+        exact = _weighted_sums(lm, inputs, inputs.tokens, scorable, scorable.double())
         return Likelihoods(-exact, torch.zeros_like(exact))
-    if lm.attention.kind == "block-causal":
-        raise NotImplementedError("the block-wise ELBO")
+    rows, device = inputs.tokens.shape[0], inputs.tokens.device
+    blocks = lm.attention.blocks(inputs.positions)
+    starts = block_starts(inputs.segments, blocks)
     groups = max(2, -(-draws // STRATA))
     total = groups * STRATA
-    rows = inputs.tokens.shape[0]
-    estimates = torch.zeros(rows, total, dtype=torch.float64, device=inputs.tokens.device)
-    pairs = torch.arange(rows * total, device=inputs.tokens.device)
-    for chunk in pairs.split(batch_rows):
+    estimates = torch.zeros(rows, total, dtype=torch.float64, device=device)
+    for chunk in torch.arange(rows * total, device=device).split(batch_rows):
         row, draw = chunk // total, chunk % total
-        hidden, count = _hide(scorable[row], seeds[row], draw)
-        masked = torch.where(hidden, lm.mask_token_id, inputs.tokens[row])
-        nll = _row_sums(lm, inputs.rows(row).with_tokens(masked), inputs.tokens[row], hidden)
-        estimates[row, draw] = -nll * scorable[row].sum(-1) / count.clamp(min=1)
+        hidden, weight = _hide(scorable[row], starts[row], seeds[row], draw)
+        tokens = inputs.tokens[row]
+        noisy = torch.where(hidden, lm.mask_token_id, tokens)
+        if blocks is None:
+            read = inputs.rows(row).with_tokens(noisy)
+        else:
+            read = noisy_then_clean(inputs.rows(row), noisy, blocks[row])
+            clean_half = torch.zeros_like(hidden)
+            hidden, weight = torch.cat([hidden, clean_half], 1), torch.cat([weight, clean_half], 1)
+            tokens = torch.cat([tokens, tokens], 1)
+        estimates[row, draw] = -_weighted_sums(lm, read, tokens, hidden, weight)
     by_group = estimates.view(rows, groups, STRATA).mean(-1)
     return Likelihoods(by_group.mean(-1), by_group.var(-1) / groups)
 
 
-def _hide(scorable: Tensor, seeds: Tensor, draw: Tensor) -> tuple[Tensor, Tensor]:
-    """Exactly k scorable positions a row, hidden; returns them ([R, L] bool) and k ([R])."""
-    group, stratum = draw // STRATA, draw % STRATA
-    within = (stratum + uniform(seeds, stream_id("likelihood-count"), group)) / STRATA
-    available = scorable.sum(-1)
-    count = (within * available).long() + 1
-    count = torch.minimum(count, available)
-    columns = torch.arange(scorable.shape[1], device=scorable.device)
+def _hide(scorable: Tensor, starts: Tensor, seeds: Tensor, draw: Tensor) -> tuple[Tensor, Tensor]:
+    """Exactly k of each block's n scorable positions, hidden.
+
+    Args:
+        scorable: [R, L] bool.
+        starts: [R, L] int64, the column at which each position's block starts.
+        seeds: [R] int64.
+        draw: [R] int64, the number of the draw.
+
+    Returns:
+        ([R, L] bool the hidden ones, [R, L] float64 each position's n/k).
+    """
+    group, stratum = (draw // STRATA)[:, None], (draw % STRATA)[:, None]
+    columns = torch.arange(scorable.shape[1], device=scorable.device).expand_as(scorable)
+    available = torch.zeros_like(starts).scatter_add(1, starts, scorable.long()).gather(1, starts)
+    within = (stratum + uniform(seeds[:, None], stream_id("likelihood-count"), group, starts)) / STRATA
+    count = torch.minimum((within * available).long() + 1, available)
     order = uniform(seeds[:, None], stream_id("likelihood-order"), draw[:, None], columns)
-    return (rank_in_row(order, scorable) < count[:, None]) & scorable, count
+    # Sorted by block, then by the drawn order with unscorable positions last, a position's place
+    # less its block's start is its rank within the block.
+    by_order = order.masked_fill(~scorable, 2.0).argsort(dim=-1)
+    by_block = by_order.gather(1, starts.gather(1, by_order).argsort(dim=-1, stable=True))
+    rank = torch.empty_like(starts).scatter(1, by_block, columns) - starts
+    return (rank < count) & scorable, available.double() / count.clamp(min=1)
 
 
-def _row_sums(lm: DiffusionLM, inputs: ModelInputs, targets: Tensor, scored: Tensor) -> Tensor:
-    """[R] float64: each row's summed negative log-likelihood at `scored`."""
-    nll = lm.negative_log_likelihood(inputs, targets, scored).double()
+def _weighted_sums(
+    lm: DiffusionLM, inputs: ModelInputs, targets: Tensor, scored: Tensor, weight: Tensor
+) -> Tensor:
+    """[R] float64: each row's weighted sum of negative log-likelihoods at `scored`."""
+    nll = lm.negative_log_likelihood(inputs, targets, scored).double() * weight[scored]
     rows = scored.nonzero()[:, 0]
     return torch.zeros(scored.shape[0], dtype=torch.float64, device=nll.device).index_add(0, rows, nll)

@@ -57,3 +57,39 @@ def visibility(inputs: ModelInputs, blocks: Tensor | None) -> Tensor | None:
         return visible & (same_block | earlier_block)
     same_half = inputs.clean[:, :, None] == inputs.clean[:, None, :]
     return visible & ((same_block & same_half) | (earlier_block & inputs.clean[:, None, :]))
+
+
+def block_starts(segments: Tensor, blocks: Tensor | None) -> Tensor:
+    """[B, L] int64: the column at which each position's block starts; 0 where all is one block.
+
+    Args:
+        segments: [B, L] document numbers.
+        blocks: [B, L] block numbers within each document, or None.
+    """
+    if blocks is None:
+        return torch.zeros_like(segments)
+    columns = torch.arange(blocks.shape[1], device=blocks.device).expand_as(blocks)
+    starts = document_starts(segments)
+    starts[:, 1:] |= blocks[:, 1:] != blocks[:, :-1]
+    return torch.where(starts, columns, 0).cummax(-1).values
+
+
+def noisy_then_clean(inputs: ModelInputs, noisy_tokens: Tensor, blocks: Tensor) -> ModelInputs:
+    """The layout in which every block is denoised at once, given the clean blocks before it.
+
+    Args:
+        inputs: the clean row, L positions.
+        noisy_tokens: [B, L], the same with masks.
+        blocks: [B, L] block numbers.
+
+    Returns:
+        2L positions, the noisy half first (BD3LM, arXiv:2503.09573, section 3.3).
+    """
+    clean = torch.ones_like(noisy_tokens, dtype=torch.bool)
+    return ModelInputs(
+        tokens=torch.cat([noisy_tokens, inputs.tokens], dim=1),
+        segments=torch.cat([inputs.segments, inputs.segments], dim=1),
+        positions=torch.cat([inputs.positions, inputs.positions], dim=1),
+        blocks=torch.cat([blocks, blocks], dim=1),
+        clean=torch.cat([~clean, clean], dim=1),
+    )

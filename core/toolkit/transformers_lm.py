@@ -107,8 +107,13 @@ class TransformersLM(DiffusionLM):
     ) -> None:
         if attention.kind == "causal" and not checkpoint.logit_shift:
             raise UserError(
-                f"backbone {checkpoint.backbone}: attention cannot be causal, since its logits are not shifted: "
-                "each position would read the token that it predicts"
+                f"backbone {checkpoint.backbone}: attention cannot be causal where logits are not shifted, "
+                "since each position would read the token that it predicts"
+            )
+        if attention.kind == "block-causal" and checkpoint.logit_shift:
+            raise UserError(
+                f"backbone {checkpoint.backbone}: attention cannot be block-causal where logits are shifted, "
+                "since a block's first token would be predicted from the noisy block before it"
             )
         self.module = ScoringModule(network, attention, checkpoint.logit_shift)
         self.attention = attention

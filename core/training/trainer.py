@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -132,6 +132,7 @@ def _corrupt_step(run: TrainingRun, step: int, micro_batch: int, accumulation: i
     corruptions = []
     for start in range(first, first + micro_batch * accumulation, micro_batch):
         rows = run.train_rows.batch(range(start, start + micro_batch)).to(device)
+        rows = replace(rows, blocks=run.lm.attention.blocks(rows.positions))
         noise = AddressedNoise(run.seed, rows, batch)
         masking = run.objective.mask(rows, noise, run.schedule)
         corruptions.append(run.objective.corrupt(masking, run.schedule, run.lm.mask_token_id))

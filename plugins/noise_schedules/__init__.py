@@ -43,6 +43,12 @@ class GeometricOptions(PluginOptions):
         20.0, gt=0, description="-log alpha at time 1; MDLM's own default of 1 leaves 37 % unmasked."
     )
 
+    @model_validator(mode="after")
+    def _in_order(self) -> "GeometricOptions":
+        if self.sigma_min >= self.sigma_max:
+            raise ValueError("sigma_min must be below sigma_max")
+        return self
+
 
 class ClippedOptions(PluginOptions):
     """Options of BD3LM's clipped schedule."""

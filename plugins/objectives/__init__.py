@@ -2,7 +2,7 @@
 
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from opendllm.registries import AttentionKind, ObjectiveOptions, Register
 
@@ -30,11 +30,21 @@ class MdlmOptions(ObjectiveOptions):
 
 
 class LladaOptions(ObjectiveOptions):
-    """Options of LLaDA's pretraining objective."""
+    """Options of LLaDA's objective."""
 
-    random_length_probability: float = Field(
-        0.01, ge=0, le=1, description="Share of rows that are cut to a random length."
+    form: Literal["pretraining", "sft"] = Field(
+        "pretraining",
+        description="`pretraining` averages over all tokens, `sft` over each answer and then over answers.",
     )
+    random_length_probability: float = Field(
+        0.01, ge=0, le=1, description="Share of rows that are cut to a random length, in pretraining."
+    )
+
+    @model_validator(mode="after")
+    def _has_effect(self) -> "LladaOptions":
+        if self.form == "sft" and "random_length_probability" in self.model_fields_set:
+            raise ValueError("random_length_probability has no effect with form sft")
+        return self
 
 
 class DreamOptions(ObjectiveOptions):
@@ -46,6 +56,19 @@ class DreamOptions(ObjectiveOptions):
     cart_p: float = Field(
         0.1, gt=0, lt=1, description="Of CART's geometric distribution; read with `weighting: cart` only."
     )
+
+    @model_validator(mode="after")
+    def _has_effect(self) -> "DreamOptions":
+        if self.weighting != "cart" and "cart_p" in self.model_fields_set:
+            raise ValueError(f"cart_p has no effect with weighting {self.weighting}")
+        return self
+
+
+class Bd3lmOptions(ObjectiveOptions):
+    """Options of block diffusion."""
+
+    trains: ClassVar[AttentionKind] = "block-causal"
+    noise_schedules: ClassVar[frozenset[str] | None] = None
 
 
 class ArOptions(ObjectiveOptions):
@@ -63,12 +86,23 @@ def register_all(register: Register) -> None:
         summary="Open-dLLM: mask ratio per document, cross-entropy with a path-planning term",
     )
     register("mdlm", options=MdlmOptions, target=f"{HERE}.mdlm:Mdlm", summary="the NELBO of MDLM and MD4")
-    register("llada", options=LladaOptions, target=f"{HERE}.llada:Llada", summary="LLaDA pretraining: ce / p")
+    register(
+        "llada",
+        options=LladaOptions,
+        target=f"{HERE}.llada:Llada",
+        summary="LLaDA: ce / p, in pretraining or SFT",
+    )
     register(
         "dream",
         options=DreamOptions,
         target=f"{HERE}.dream:Dream",
         summary="Dream: weighted cross-entropy over masked tokens, optionally CART",
+    )
+    register(
+        "bd3lm",
+        options=Bd3lmOptions,
+        target=f"{HERE}.bd3lm:Bd3lm",
+        summary="block diffusion: each block's NELBO given the clean blocks before it",
     )
     register(
         "ar",

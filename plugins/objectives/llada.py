@@ -1,11 +1,13 @@
-"""LLaDA's pretraining objective."""
+"""LLaDA's objective."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
+from opendllm.core.toolkit.segments import document_starts
 from opendllm.plugins.objectives import LladaOptions
 from opendllm.registries.noise_schedules import NoiseSchedule
 from opendllm.registries.objectives import Corruption, Masking, Noise, Objective
@@ -15,10 +17,15 @@ LEAST_PROBABILITY = 1e-3
 
 
 class Llada(Objective):
-    """sum m ce / p over all real tokens, p = (1 - 1e-3) t + 1e-3 (ML-GSAI/LLaDA GUIDELINES.md)."""
+    """Cross-entropy over p = (1 - 1e-3) t + 1e-3 (ML-GSAI/LLaDA @b7e6c356, GUIDELINES.md).
+
+    pretraining: sum m ce / p over all real tokens; sft: sum m ce / p / (answer's length) over all
+    documents, where an answer is a document's maskable tokens, its EOS counted in.
+    """
 
     def __init__(self, options: LladaOptions) -> None:
-        self._random_length_probability = options.random_length_probability
+        self._sft = options.form == "sft"
+        self._random_length_probability = 0.0 if self._sft else options.random_length_probability
 
     def mask(self, rows: TokenRows, noise: Noise, schedule: NoiseSchedule) -> Masking:
         """t ~ U(0, 1) per row.
@@ -34,15 +41,21 @@ class Llada(Objective):
 
     def corrupt(self, masking: Masking, schedule: NoiseSchedule, mask_token_id: int) -> Corruption:
         """Hide the masked tokens; weigh each with 1/p."""
-        rows = masking.rows
+        rows, masked = masking.rows, masking.masked
+        weight = 1 / masking.mask_probability
+        count = (rows.segments != PADDING_SEGMENT).sum()
+        if self._sft:
+            lengths = _answer_lengths(rows)
+            weight = weight / lengths.clamp(min=1)
+            count = (document_starts(rows.segments) & (lengths > 0)).sum()
         return Corruption(
             inputs=ModelInputs(
-                torch.where(masking.masked, mask_token_id, rows.tokens), rows.segments, rows.positions
+                torch.where(masked, mask_token_id, rows.tokens), rows.segments, rows.positions
             ),
             targets=rows.tokens,
-            scored=masking.masked,
-            weight=1 / masking.mask_probability[masking.masked],
-            count=(rows.segments != PADDING_SEGMENT).sum().double(),
+            scored=masked,
+            weight=weight[masked],
+            count=count.double(),
         )
 
     def _shorten(self, rows: TokenRows, noise: Noise) -> TokenRows:
@@ -55,3 +68,11 @@ class Llada(Objective):
             segments=torch.where(beyond, PADDING_SEGMENT, rows.segments),
             maskable=rows.maskable & ~beyond,
         )
+
+
+def _answer_lengths(rows: TokenRows) -> Tensor:
+    """[B, L] int64: how many maskable tokens each position's document has."""
+    documents = rows.segments + 1  # padding is -1
+    counts = torch.zeros(documents.shape[0], int(documents.max()) + 1, dtype=torch.int64)
+    counts = counts.to(documents.device).scatter_add(1, documents, rows.maskable.long())
+    return counts.gather(1, documents)

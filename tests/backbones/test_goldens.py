@@ -31,7 +31,7 @@ def test_open_dcoder_loss_of_packed_documents(form, golden_model, expected) -> N
     lengths = [len(document) for document in loss["documents"]]
     per_document = torch.tensor(lengths)
     total, count = golden_model("open-dcoder").loss(
-        torch.tensor([sum(loss["documents"], [])]),
+        torch.tensor([[token for document in loss["documents"] for token in document]]),
         torch.tensor([loss["masked"]]),
         torch.tensor(loss["mask_ratio"]).repeat_interleave(per_document)[None],
         objective="open-dcoder",

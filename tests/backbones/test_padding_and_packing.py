@@ -57,11 +57,10 @@ def test_padding_does_not_turn_attention_causal(family, golden_model, tokens, ga
 
 
 def packed(documents: list[list[int]], padding: int = 3) -> ModelInputs:
-    tokens = torch.tensor([sum(documents, []) + [1] * padding])
-    segments = torch.tensor(
-        [sum(([number] * len(doc) for number, doc in enumerate(documents)), []) + [PADDING_SEGMENT] * padding]
-    )
-    return ModelInputs(tokens, segments, document_positions(segments))
+    tokens = [token for document in documents for token in document] + [1] * padding
+    numbers = [number for number, document in enumerate(documents) for _ in document]
+    segments = torch.tensor([numbers + [PADDING_SEGMENT] * padding])
+    return ModelInputs(torch.tensor([tokens]), segments, document_positions(segments))
 
 
 @pytest.fixture

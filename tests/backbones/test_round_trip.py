@@ -24,7 +24,8 @@ PUBLISHED_KEYS = {
         *(
             f"model.transformer.blocks.0.{name}.weight"
             for name in (
-                "q_proj", "k_proj", "v_proj", "attn_out", "ff_proj", "up_proj", "ff_out", "attn_norm", "ff_norm"
+                "q_proj", "k_proj", "v_proj", "attn_out", "ff_proj", "up_proj", "ff_out", "attn_norm",
+                "ff_norm",
             )
         ),
     ],
@@ -44,7 +45,14 @@ def assert_same(found: DiffusionLM, wanted: DiffusionLM) -> None:
     for name, tensor in theirs.items():
         assert torch.equal(ours[name], tensor), name
         assert ours[name].dtype == tensor.dtype, name
-    for attribute in ("mask_token_id", "eos_token_id", "vocab_size", "context_length", "attention", "logit_shift"):
+    for attribute in (
+        "mask_token_id",
+        "eos_token_id",
+        "vocab_size",
+        "context_length",
+        "attention",
+        "logit_shift",
+    ):
         assert getattr(found, attribute) == getattr(wanted, attribute), attribute
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,7 +43,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
     monkeypatch.chdir(tmp_path)
 
     def write_manifest(text: str = "", name: str = "m.yaml", base: str = BASE) -> Path:
-        Path(name).write_text(base + textwrap.dedent(text), encoding="utf-8")
+        Path(name).write_text(base + text, encoding="utf-8")
         return Path(name)
 
     return write_manifest

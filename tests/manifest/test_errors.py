@@ -20,22 +20,22 @@ from opendllm.registries.discovery import installed_plugins
         (
             "{train: {vocab_size: 300}}",
             "{train: {vocabsize: 300}}",
-            "m.yaml:5:22: data.tokenizer.train.vocabsize: unknown key; did you mean 'vocab_size'?",
+            "m.yaml:5:23: data.tokenizer.train.vocabsize: unknown key; did you mean 'vocab_size'?",
         ),
         (
             "{name: perplexity}",
             "{name: perplexity, optoins: {}}",
-            "m.yaml:13:34: evaluate.0.benchmark.optoins: unknown key; did you mean 'options'?",
+            "m.yaml:13:35: evaluate.0.benchmark.optoins: unknown key; did you mean 'options'?",
         ),
         (
             "{name: perplexity}",
             "{name: perplexity, options: {document: 3}}",
-            "m.yaml:13:44: evaluate.0.benchmark.options.document: unknown key; did you mean 'documents'?",
+            "m.yaml:13:45: evaluate.0.benchmark.options.document: unknown key; did you mean 'documents'?",
         ),
         (
             "{name: perplexity}",
             "{name: perplexity, options: {documents: 0}}",
-            "m.yaml:13:44: evaluate.0.benchmark.options.documents: "
+            "m.yaml:13:45: evaluate.0.benchmark.options.documents: "
             "Input should be greater than or equal to 1 (given: 0)",
         ),
         (
@@ -64,8 +64,8 @@ def test_a_mistake_is_reported_with_its_place_its_key_and_a_hint(
     refusal: Any, base_text: str, old: str, new: str, expected: str
 ) -> None:
     assert old in base_text
-    [line] = refusal(base=base_text.replace(old, new, 1))
-    assert expected in line
+    lines = refusal(base=base_text.replace(old, new, 1))
+    assert any(expected in line for line in lines), lines
 
 
 def test_all_mistakes_are_reported_at_once(refusal: Any) -> None:

@@ -64,7 +64,9 @@ def expected_loss(objective, schedule, times: Tensor, probability: Tensor, nll_o
     repeated = PATTERNS.repeat(len(times), 1)
     over_rows = probability.repeat_interleave(len(PATTERNS))[:, None].expand(-1, LENGTH)
     time = times.repeat_interleave(len(PATTERNS))[:, None].expand(-1, LENGTH)
-    corruption = objective.corrupt(Masking(repeated, over_rows, time, rows(len(repeated))), schedule, VOCABULARY)
+    corruption = objective.corrupt(
+        Masking(repeated, over_rows, time, rows(len(repeated))), schedule, VOCABULARY
+    )
     chance = torch.where(repeated, over_rows, 1 - over_rows).prod(-1)
     row = corruption.scored.nonzero()[:, 0]
     nll = nll_of_pattern.repeat(len(times), 1)[corruption.scored]
@@ -76,7 +78,11 @@ def test_mdlm_by_enumeration(name, nll_of_pattern, exact_nelbo) -> None:
     schedule = PLUGINS.noise_schedules.get(name).build()
     times = (torch.arange(4000, dtype=torch.float64) + 0.5) / 4000
     found = expected_loss(
-        PLUGINS.objectives.get("mdlm").build(), schedule, times, schedule.mask_probability(times), nll_of_pattern
+        PLUGINS.objectives.get("mdlm").build(),
+        schedule,
+        times,
+        schedule.mask_probability(times),
+        nll_of_pattern,
     )
     assert found == pytest.approx(exact_nelbo, rel=1e-5)
 

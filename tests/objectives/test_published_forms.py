@@ -108,7 +108,9 @@ def test_dream_weights(weighting, weight) -> None:
 def test_dream_cart_has_no_reciprocal_time() -> None:
     rows = packed_rows(50, [0, 0, 0, 1, 1, -1])
     masking, corruption = draw("dream", rows, weighting="cart", cart_p=0.3)
-    torch.testing.assert_close(corruption.weight, cart_by_hand(masking.masked, rows.segments, 0.3)[masking.masked])
+    torch.testing.assert_close(
+        corruption.weight, cart_by_hand(masking.masked, rows.segments, 0.3)[masking.masked]
+    )
 
 
 def cart_by_hand(masked: torch.Tensor, segments: torch.Tensor, p: float) -> torch.Tensor:

@@ -108,7 +108,9 @@ def test_the_tail_is_not_cut_off() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_impossible_tokens_are_never_drawn(number, dtype) -> None:
     generator = torch.Generator().manual_seed(0)
-    table = torch.rand(500, 31, generator=generator, dtype=dtype) * (torch.rand(500, 31, generator=generator) < 0.2)
+    table = torch.rand(500, 31, generator=generator, dtype=dtype) * (
+        torch.rand(500, 31, generator=generator) < 0.2
+    )
     table = table * 10.0 ** torch.randint(-30, 3, (500, 1), generator=generator)
     table = table[table.sum(-1) > 0]
     drawn = draw_from(table, torch.full((len(table),), number, dtype=torch.float64))

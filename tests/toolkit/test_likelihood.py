@@ -84,7 +84,11 @@ def test_rows_do_not_depend_on_each_other_or_on_the_batch(random_lm, batch_rows)
     together = log_likelihood(lm, inputs_from_mask(tokens, None), scorable, 24, seeds, batch_rows)
     for row in range(3):
         alone = log_likelihood(
-            lm, inputs_from_mask(tokens[row : row + 1], None), scorable[row : row + 1], 24, seeds[row : row + 1]
+            lm,
+            inputs_from_mask(tokens[row : row + 1], None),
+            scorable[row : row + 1],
+            24,
+            seeds[row : row + 1],
         )
         assert float(alone.log_likelihood) == pytest.approx(float(together.log_likelihood[row]), abs=1e-6)
         assert float(alone.variance) == pytest.approx(float(together.variance[row]), abs=1e-6)

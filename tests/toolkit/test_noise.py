@@ -38,7 +38,9 @@ def test_seed_sample_and_stream_matter(kind) -> None:
     def first(seed: int, sample: int, stream: str) -> float:
         return float(getattr(AddressedNoise(seed, rows([sample]), 1), kind)(stream)[0, 0])
 
-    seen = [first(seed, sample, stream) for seed in (0, 1) for sample in (0, 1) for stream in ("time", "mask")]
+    seen = [
+        first(seed, sample, stream) for seed in (0, 1) for sample in (0, 1) for stream in ("time", "mask")
+    ]
     assert len(set(seen)) == len(seen)
 
 

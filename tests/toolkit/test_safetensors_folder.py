@@ -102,7 +102,9 @@ def test_no_weights(folder) -> None:
     refused(folder, str(folder), "model.safetensors")
 
 
-@pytest.mark.parametrize("name", ["../other/model.safetensors", "/etc/model.safetensors", "sub/m.safetensors"])
+@pytest.mark.parametrize(
+    "name", ["../other/model.safetensors", "/etc/model.safetensors", "sub/m.safetensors"]
+)
 def test_index_that_leaves_its_folder(folder, name) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {KEY: name}}))
     refused(folder, "model.safetensors.index.json", name)

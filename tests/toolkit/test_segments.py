@@ -10,7 +10,12 @@ import torch
 from opendllm.core.toolkit.segments import document_positions, document_starts, inputs_from_mask, visibility
 from opendllm.registries.sequences import PADDING_SEGMENT, AttentionPattern, ModelInputs
 
-SEGMENTS = [[0, 0, 0, 1, 1, 2, -1, -1], [-1, -1, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 0, 0], [3, 3, 1, 1, 1, 7, 7, 7]]
+SEGMENTS = [
+    [0, 0, 0, 1, 1, 2, -1, -1],
+    [-1, -1, 0, 0, 0, 0, 0, 0],
+    [0, 0, 0, 0, 0, 0, 0, 0],
+    [3, 3, 1, 1, 1, 7, 7, 7],
+]
 
 
 def inputs(segments: list[list[int]], blocks: torch.Tensor | None = None, clean=None) -> ModelInputs:
@@ -25,7 +30,9 @@ def by_hand(given: ModelInputs, blocks: torch.Tensor | None) -> torch.Tensor:
     for row, query, key in itertools.product(range(rows), range(length), range(length)):
         same_segment = given.segments[row, query] == given.segments[row, key]
         of_query, of_key = (0, 0) if blocks is None else (blocks[row, query], blocks[row, key])
-        clean_query, clean_key = (True, True) if given.clean is None else given.clean[row, [query, key]].tolist()
+        clean_query, clean_key = (
+            (True, True) if given.clean is None else given.clean[row, [query, key]].tolist()
+        )
         same = of_query == of_key and clean_query == clean_key
         seen[row, query, key] = same_segment and (same or (clean_key and of_key < of_query))
     return seen
@@ -73,7 +80,9 @@ def test_no_mask_where_all_see_all() -> None:
     assert visibility(inputs([[0, 0, 1], [4, 4, 4]]), None) is not None
 
 
-@pytest.mark.parametrize("pattern", [AttentionPattern(), AttentionPattern("causal"), AttentionPattern("block-causal", 3)])
+@pytest.mark.parametrize(
+    "pattern", [AttentionPattern(), AttentionPattern("causal"), AttentionPattern("block-causal", 3)]
+)
 def test_no_query_is_left_without_a_key_and_padding_is_never_seen(pattern) -> None:
     for bits in itertools.product([0, 1], repeat=5):
         given = inputs_from_mask(torch.zeros(1, 5, dtype=torch.int64), torch.tensor([bits]))

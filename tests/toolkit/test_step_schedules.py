@@ -13,7 +13,9 @@ from opendllm.core.toolkit.step_schedules import (
     time_grid,
 )
 
-SIZES = [(masks, steps) for masks in (1, 2, 3, 7, 12, 16, 22, 64, 128) for steps in (1, 2, 3, 7, 16, 22, 64, 200)]
+SIZES = [
+    (masks, steps) for masks in (1, 2, 3, 7, 12, 16, 22, 64, 128) for steps in (1, 2, 3, 7, 16, 22, 64, 200)
+]
 
 
 @pytest.mark.parametrize("rule", [remaining_by_time, remaining_evenly, remaining_by_path])

@@ -1,0 +1,1 @@
+"""What an experiment will cost, before anything is downloaded or built. Imports no torch."""

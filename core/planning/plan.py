@@ -1,0 +1,118 @@
+"""Parameters, tokens, operations, memory, disk and time of a variant's training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from opendllm.core.manifest.schema import Manifest, Train
+from opendllm.core.training.settings import batch_shape
+from opendllm.registries.architecture import Architecture
+from opendllm.registries.discovery import Plugins
+from opendllm.registries.errors import UserError
+from opendllm.registries.options import BackboneOptions
+
+ADAM_BYTES = 8
+"""Two float32 moments a parameter."""
+ACTIVATION_NUMBERS = 17
+"""Numbers kept for the backward pass a token, layer and unit of width (Korthikanti et al. 2022, eq. 2,
+whose 34 bytes are 17 numbers of two; attention scores are not kept)."""
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What it is to run on.
+
+    Attributes:
+        devices: how many, all training together.
+        peak_tflops: of one device, in the training precision, in 10^12 operations a second.
+        utilisation: share of the peak that is reached.
+    """
+
+    devices: int
+    peak_tflops: float
+    utilisation: float
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """Of one training run; sizes in bytes.
+
+    Attributes:
+        tokens: read in all steps.
+        flops: of forward and backward passes, in all steps.
+        weights: held by a device, as are the following.
+        gradients: see weights.
+        optimizer: moments and, beside bf16 weights, float32 ones.
+        activations: an estimate, for one micro-batch without activation checkpointing.
+        checkpoint: one step's folder on disk.
+        seconds: at the hardware's utilisation.
+    """
+
+    tokens: int
+    flops: float
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    checkpoint: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Of one variant; `training` is None where it is only evaluated."""
+
+    architecture: Architecture
+    training: TrainingPlan | None
+
+
+def plan(manifest: Manifest, plugins: Plugins, hardware: Hardware) -> Plan:
+    """What a variant will cost.
+
+    Raises:
+        UserError: the backbone can't tell its sizes, or the batch doesn't divide.
+    """
+    choice = manifest.model.backbone
+    options = plugins.backbones.get(choice.name).options.model_validate(choice.options)
+    assert isinstance(options, BackboneOptions)
+    tokenizer = manifest.data.tokenizer if manifest.data else None
+    trained_size = tokenizer.train.vocab_size if tokenizer and tokenizer.train else None
+    architecture = options.architecture(trained_size)
+    if architecture is None:
+        raise UserError(
+            f"backbone {choice.name!r} cannot tell its sizes from {choice.options}: name a `preset`"
+        )
+    if manifest.train is None or manifest.data is None:
+        return Plan(architecture, None)
+    return Plan(
+        architecture, _training(manifest.train, manifest.data.sequence_length, architecture, hardware)
+    )
+
+
+def _training(
+    train: Train, sequence_length: int, architecture: Architecture, hardware: Hardware
+) -> TrainingPlan:
+    micro_batch, _ = batch_shape(train, hardware.devices)
+    parameters = architecture.parameters
+    number = 2 if train.precision == "bf16" else 4
+    master = 4 if train.precision == "bf16" else 0
+    stage = train.deepspeed.zero_optimization.stage
+    tokens = train.steps * train.global_batch_size * sequence_length
+    flops = architecture.training_flops(tokens, sequence_length, scored_share=0.5)
+    micro_tokens = micro_batch * sequence_length
+    layers = micro_tokens * architecture.layers * architecture.hidden_size * ACTIVATION_NUMBERS * number
+    logits = micro_tokens // 2 * architecture.vocab_size * (number + 4)
+    return TrainingPlan(
+        tokens=tokens,
+        flops=flops,
+        weights=_share(parameters * number, stage >= 3, hardware),
+        gradients=_share(parameters * number, stage >= 2, hardware),
+        optimizer=_share(parameters * (ADAM_BYTES + master), stage >= 1, hardware),
+        activations=layers + logits,
+        checkpoint=parameters * (2 * number + master + ADAM_BYTES),
+        seconds=flops / (hardware.devices * hardware.peak_tflops * 1e12 * hardware.utilisation),
+    )
+
+
+def _share(size: int, partitioned: bool, hardware: Hardware) -> int:
+    return -(-size // hardware.devices) if partitioned else size

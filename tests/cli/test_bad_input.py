@@ -1,0 +1,191 @@
+"""Whatever is wrong with what was given: one line, exit code 2, no traceback."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["evalute"], "No such command 'evalute'"),
+        (["plugins", "shwo"], "No such command 'shwo'"),
+        (["run"], "Missing argument 'manifest'"),
+        (["run", "tiny.yaml", "--lmit", "3"], "No such option: --lmit"),
+        (["run", "tiny.yaml", "--limit", "0"], "--limit"),
+        (["run", "gone.yaml"], "gone.yaml: No such file or directory"),
+        (["run", "."], ".: Is a directory"),
+        (["run", "bad.yaml"], "bad.yaml:2:1: not valid YAML"),
+        (["run", "tiny.yaml", "--only", "trian"], "--only trian: no stage 'trian'; did you mean 'train'?"),
+        (["run", "tiny.yaml", "--only", ""], "no stage ''; known: evaluate, report, train"),
+        (
+            ["run", "tiny.yaml", "--variant", "othr"],
+            "the manifest has no variant 'othr': did you mean 'other'",
+        ),
+        (["run", "tiny.yaml", "--set", "train.stpes=3"], "unknown key; did you mean 'steps'?"),
+        (["run", "tiny.yaml", "--set", "model.backbone.name=lada"], "no plugin backbones/lada: did you mean"),
+        (
+            ["run", "tiny.yaml", "--set", "train.deepspeed.zero_optimization.stage=7"],
+            "0, 1, 2 or 3 (given: 7)",
+        ),
+        (["run", "tiny.yaml", "--set", "output=tiny.yaml"], "run folder tiny.yaml cannot be written"),
+        (["run", "tiny.yaml", "--only", "evaluate"], "runs/tiny/trained holds no checkpoint yet"),
+        (["run", "tiny.yaml", "--only", "report"], "no results to report"),
+        (["generate", "--checkpoint", "gone", "--prompt", "a"], "gone does not exist"),
+        (
+            ["generate", "--checkpoint", ".", "--prompt", "a", "-o", "steps"],
+            "-o 'steps': write it as key=value",
+        ),
+        (["generate", "--checkpoint", ".", "--prompt", "a", "-o", "steps=["], "'[' is not a YAML value"),
+        (["generate", "--checkpoint", ".", "--prompt", "a"], ". holds no config.json, so no model"),
+        (["report", "gone"], "gone"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_command_is_refused(refused: Any, untouched: Path, arguments: list[str], expected: str) -> None:
+    (untouched / "bad.yaml").write_text("a: [\n")
+    assert expected in refused(*arguments)
+
+
+def test_only_the_help_of_no_command_at_all_is_no_mistake(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from opendllm.core.cli.main import main
+
+    monkeypatch.setattr(sys, "argv", ["platform"])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 0
+    assert "Usage: platform" in capsys.readouterr().out
+
+
+def test_every_mistake_of_several_manifests_has_its_line(untouched: Path, platform: Any) -> None:
+    (untouched / "bad.yaml").write_text("a: [\n")
+    result = platform("validate", "tiny.yaml", "bad.yaml", "gone.yaml", cwd=untouched)
+    assert result.returncode == 2
+    assert result.stdout == "tiny.yaml: valid; variants: trained, other\n"
+    assert [line.split(":")[1].strip() for line in result.stderr.splitlines()] == ["bad.yaml", "gone.yaml"]
+
+
+def test_debug_shows_where_an_error_comes_from(untouched: Path, platform: Any) -> None:
+    plain = platform("validate", "gone.yaml", cwd=untouched)
+    assert plain.stderr == "error: gone.yaml: No such file or directory\n"
+    for arguments in (["--debug", "validate", "gone.yaml"], ["validate", "gone.yaml", "--debug"]):
+        debugged = platform(*arguments, cwd=untouched)
+        assert debugged.returncode == 2
+        assert "Traceback (most recent call last)" in debugged.stderr
+        assert debugged.stderr.endswith(plain.stderr)
+
+
+def test_an_error_of_the_platforms_own_says_so_and_exits_1(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from opendllm.core.cli import experiment_commands, main
+
+    def broken(_: Any) -> None:
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr(experiment_commands, "manifest_schema", broken)
+    monkeypatch.setattr(sys, "argv", ["platform", "schema"])
+    with pytest.raises(SystemExit) as left:
+        main.main()
+    assert left.value.code == 1
+    error = capsys.readouterr().err
+    assert error == "internal error: ZeroDivisionError: division by zero (--debug shows where)\n"
+
+
+def test_an_interrupt_exits_130_without_a_traceback(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from opendllm.core.cli import experiment_commands, main
+
+    def interrupted(_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(experiment_commands, "manifest_schema", interrupted)
+    monkeypatch.setattr(sys, "argv", ["platform", "schema"])
+    with pytest.raises(SystemExit) as left:
+        main.main()
+    assert left.value.code == 130
+    assert not capsys.readouterr().err.strip()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("damage", "expected"),
+    [
+        (lambda folder: (folder / "config.json").unlink(), "holds no config.json"),
+        (lambda folder: (folder / "config.json").write_text("{"), "config.json cannot be read"),
+        (lambda folder: (folder / "config.json").write_text("{}"), "does not settle the family"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "has no model.safetensors"),
+        (lambda folder: cut(folder / "model.safetensors", -100), "is damaged or cut short"),
+        (lambda folder: cut(folder / "model.safetensors", -(10**6)), "is damaged or cut short"),
+        (lambda folder: cut(folder / "model.safetensors", None), "is damaged or cut short"),
+        (lambda folder: lose_a_tensor(folder / "model.safetensors"), "lacks the weights model.norm.weight"),
+        (lambda folder: (folder / "tokenizer.json").unlink(), "has no tokenizer"),
+    ],
+)
+def test_an_incomplete_checkpoint_is_refused(refused: Any, model: Path, damage: Any, expected: str) -> None:
+    damage(model)
+    assert expected in refused(
+        "generate", "--checkpoint", model, "--prompt", "def f", "-o", "max_new_tokens=2"
+    )
+
+
+def cut(path: Path, bytes_: int | None) -> None:
+    path.write_bytes(path.read_bytes()[:bytes_] if bytes_ else b"")
+
+
+def lose_a_tensor(path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(path)
+    del weights["model.norm.weight"]
+    save_file(weights, path, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (
+            ["-o", "stpes=3"],
+            "neither the decoder nor sampler 'p2' has an option 'stpes': did you mean 'steps'",
+        ),
+        (["-o", "alg_temp=1"], "alg_temp has no effect with sampler 'p2'"),
+        (["-o", "steps=0"], "steps"),
+        (["--sampler", "entrpy"], "no plugin samplers/entrpy: did you mean 'entropy'?"),
+    ],
+)
+def test_generate_refuses_an_option_that_is_not_there(
+    refused: Any, model: Path, options: list[str], expected: str
+) -> None:
+    assert expected in refused("generate", "--checkpoint", model, "--prompt", "def f", *options)
+
+
+def test_a_gpu_that_is_not_there_is_refused(
+    refused: Any, untouched: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "torch sees no GPU here" in refused("run", "tiny.yaml", "--set", "device=cuda")
+
+
+def test_a_corpus_without_files_is_refused(refused: Any, untouched: Path) -> None:
+    setting = "data.corpus.options.train=nowhere/*.py"
+    assert "no train file matches 'nowhere/*.py'" in refused("run", "tiny.yaml", "--set", setting)
+    setting = "data.corpus.options.held_out=nowhere/*.py"
+    assert "no held-out file matches 'nowhere/*.py'" in refused("run", "tiny.yaml", "--set", setting)
+
+
+@pytest.mark.slow
+def test_generate_prints_what_the_model_writes(platform: Any, model: Path, tmp_path: Path) -> None:
+    arguments = ("generate", "--checkpoint", model, "--prompt", "def f", "-o", "max_new_tokens=3", "--json")
+    result = platform(*arguments, "--suffix", "\n", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert set(json.loads(result.stdout)) == {"prompt", "suffix", "text"}

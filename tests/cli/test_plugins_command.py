@@ -1,0 +1,185 @@
+"""`platform plugins`, with a real third-party package on the path."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from opendllm.core.cli.main import main
+from opendllm.registries.discovery import EXTENSION_POINTS
+
+SAMPLER_PACKAGE = '''
+from pathlib import Path
+
+from pydantic import Field
+
+from opendllm.registries import SamplerOptions, hookimpl
+
+
+class Options(SamplerOptions):
+    """Of a stranger's sampler."""
+
+    gamma: float = Field(0.5, ge=0, description="How strange it is.")
+    names: tuple[str, ...] = Field(default_factory=lambda: ("a", "b"), description="Made by a factory.")
+    path: Path = Field(Path("here"), description="JSON does not know paths.")
+    must: int = Field(description="Has no default.")
+
+
+@hookimpl
+def register_samplers(register):
+    register("{name}", options=Options, target="{module}_heavy:Strange", summary="a stranger's sampler")
+'''
+
+
+def install(folder: Path, package: str, source: str) -> None:
+    """What pip would leave of a package with one module and one entry point."""
+    module = package.replace("-", "_")
+    (folder / f"{module}.py").write_text(source)
+    metadata = folder / f"{module}-1.0.dist-info"
+    metadata.mkdir(parents=True)
+    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text(f"[opendllm]\nentry = {module}\n")
+
+
+def install_sampler(folder: Path, package: str, name: str) -> None:
+    module = package.replace("-", "_")
+    install(folder, package, SAMPLER_PACKAGE.replace("{name}", name).replace("{module}", module))
+
+
+@pytest.fixture
+def ask(platform: Callable[..., Any], tmp_path: Path) -> Callable[..., Any]:
+    """Run a command where `tmp_path`'s packages are installed."""
+
+    def run(*arguments: str | Path) -> Any:
+        return platform(*arguments, cwd=tmp_path, PYTHONPATH=str(tmp_path))
+
+    return run
+
+
+def test_a_third_party_sampler_is_listed_with_its_package(ask: Any, tmp_path: Path) -> None:
+    install_sampler(tmp_path, "stranger-things", "strange")
+    result = ask("plugins", "--json")
+    assert result.returncode == 0, result.stderr
+    listing = json.loads(result.stdout)
+    assert listing["problems"] == []
+    assert {
+        "name": "strange",
+        "package": "stranger-things",
+        "version": "1.0",
+        "summary": "a stranger's sampler",
+    } in listing["samplers"]
+    assert {entry["package"] for kind in EXTENSION_POINTS for entry in listing[kind]} == {
+        "open-dllm",
+        "stranger-things",
+    }
+
+
+def test_its_options_are_shown_with_types_defaults_and_meaning(ask: Any, tmp_path: Path) -> None:
+    install_sampler(tmp_path, "stranger", "strange")
+    details = json.loads(ask("plugins", "show", "samplers/strange", "--json").stdout)
+    assert details["target"] == "stranger_heavy:Strange"
+    options = {option["name"]: option for option in details["options"]}
+    assert options["gamma"] == {
+        "name": "gamma",
+        "type": "number",
+        "required": False,
+        "default": 0.5,
+        "description": "How strange it is.",
+    }
+    assert options["names"]["default"] == ["a", "b"]
+    assert options["path"]["default"] == "here"
+    assert options["must"]["required"]
+    text = ask("plugins", "show", "samplers/strange").stdout
+    assert "from stranger 1.0" in text
+    assert "gamma: number, default 0.5\n    How strange it is." in text
+    assert "must: integer, required" in text
+
+
+def test_broken_packages_are_problems_that_stop_nobody_else(
+    ask: Any, tmp_path: Path, repository: Path
+) -> None:
+    install(tmp_path, "cannot-import", "import a_module_that_is_gone\n")
+    install(tmp_path, "bad-syntax", "def broken(:\n")
+    install(tmp_path, "wants-to-leave", "import sys\nsys.exit(3)\n")
+    install(tmp_path, "no-hooks", "")
+    install(
+        tmp_path,
+        "old-hook",
+        "from opendllm.registries import hookimpl\n@hookimpl\ndef register_sampler(register): ...\n",
+    )
+    install_sampler(tmp_path, "fine", "strange")
+    result = ask("plugins", "--json")
+    assert result.returncode == 0, result.stderr
+    listing = json.loads(result.stdout)
+    problems = "\n".join(sorted(listing["problems"]))
+    assert "bad-syntax 1.0 (entry): SyntaxError" in problems
+    assert (
+        "cannot-import 1.0 (entry): ModuleNotFoundError: No module named 'a_module_that_is_gone'" in problems
+    )
+    assert "no-hooks 1.0 (entry): it registers nothing" in problems
+    assert "old-hook 1.0 (entry): there is no hook 'register_sampler': did you mean 'register_s" in problems
+    assert "wants-to-leave 1.0 (entry): SystemExit: 3" in problems
+    assert len(listing["problems"]) == 5
+    assert "strange" in {entry["name"] for entry in listing["samplers"]}
+    assert "problem: no-hooks 1.0" in ask("plugins").stderr
+    assert ask("validate", repository / "experiments" / "quickstart.yaml").returncode == 0
+
+
+def test_two_packages_of_one_name_are_named_when_it_is_used(
+    ask: Any, tmp_path: Path, repository: Path
+) -> None:
+    install_sampler(tmp_path, "first", "p2")
+    quickstart = repository / "experiments" / "quickstart.yaml"
+    [problem] = json.loads(ask("plugins", "--json").stdout)["problems"]
+    assert "samplers/p2 is registered by" in problem
+    result = ask("validate", quickstart)
+    assert result.returncode == 2
+    assert "generate.sampler.name: samplers/p2 is registered by" in result.stderr
+    assert "first 1.0" in result.stderr
+    assert "open-dllm" in result.stderr
+    shown = ask("plugins", "show", "samplers/p2")
+    assert shown.returncode == 2
+    assert "first 1.0" in shown.stderr
+    assert ask("plugins", "show", "samplers/entropy").returncode == 0
+
+
+@pytest.mark.slow
+def test_check_finds_a_target_that_is_not_there(ask: Any, tmp_path: Path) -> None:
+    install_sampler(tmp_path, "stranger", "strange")
+    (tmp_path / "stranger_heavy.py").write_text("1 / 0\n")
+    result = ask("plugins", "--check")
+    assert result.returncode == 2
+    assert (
+        "problem: samplers/strange of stranger 1.0 cannot be loaded from stranger_heavy:Strange: "
+        "ZeroDivisionError: division by zero"
+    ) in result.stderr
+    assert result.stderr.endswith("error: 1 of the installed plugins cannot be used\n")
+
+
+def test_every_built_in_can_be_imported(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["platform", "plugins", "--check"])
+    with pytest.raises(SystemExit) as left:
+        main()
+    captured = capsys.readouterr()
+    assert left.value.code == 0, captured.err
+    for kind in EXTENSION_POINTS:
+        assert kind in captured.out
+
+
+@pytest.mark.parametrize(
+    ("plugin", "expected"),
+    [
+        ("p2", "'p2' is not of the form KIND/NAME"),
+        ("sampler/p2", "no extension point 'sampler': did you mean 'samplers'?"),
+        ("samplers/entrpy", "no plugin samplers/entrpy: did you mean 'entropy'?"),
+    ],
+)
+def test_a_plugin_that_is_not_there_is_refused_with_a_hint(refused: Any, plugin: str, expected: str) -> None:
+    assert expected in refused("plugins", "show", plugin)

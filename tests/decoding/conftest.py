@@ -1,0 +1,77 @@
+"""Golden checkpoints, and a model whose logits are written down."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from opendllm.core import load
+from opendllm.core.language_model import LanguageModel
+from opendllm.registries.backbones import DiffusionLM
+from opendllm.registries.discovery import installed_plugins
+from opendllm.registries.sequences import AttentionPattern, ModelInputs
+
+
+@pytest.fixture(scope="session")
+def golden_model(goldens: Path) -> Callable[[str], LanguageModel]:
+    """The golden checkpoint of a family."""
+    return functools.cache(lambda family: load(goldens / family, mask_token_id=150, device="cpu"))
+
+
+@pytest.fixture(scope="session")
+def expected(goldens: Path) -> Callable[[str], dict[str, Any]]:
+    """What the published code computed with it."""
+    return functools.cache(lambda family: json.loads((goldens / family / "expected.json").read_text()))
+
+
+class WrittenLM(DiffusionLM):
+    """Logits [B, L, V] given by a function of the inputs; id 0 is the mask."""
+
+    def __init__(self, logits: Callable[[ModelInputs], Tensor], vocab_size: int) -> None:
+        self.module = nn.Linear(1, 1)
+        self.mask_token_id = 0
+        self.eos_token_id = None
+        self.vocab_size = vocab_size
+        self.context_length = 4096
+        self.attention = AttentionPattern()
+        self.logit_shift = False
+        self.passes = 0
+        self._logits = logits
+
+    def hidden_states(self, inputs: ModelInputs) -> Tensor:
+        self.passes += 1
+        return self._logits(inputs)
+
+    def project(self, hidden: Tensor) -> Tensor:
+        return hidden
+
+    def negative_log_likelihood(self, inputs: ModelInputs, targets: Tensor, scored: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def save(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
+        raise NotImplementedError
+
+
+@pytest.fixture
+def written_model() -> Callable[..., LanguageModel]:
+    """(function of the inputs, or a table [L, V] or [V]) -> a model with those logits."""
+
+    def make(logits: Callable[[ModelInputs], Tensor] | Tensor) -> LanguageModel:
+        if isinstance(logits, Tensor):
+            table = logits
+
+            def answer(inputs: ModelInputs) -> Tensor:
+                return table.expand(*inputs.tokens.shape, -1).clone()
+
+            return LanguageModel(WrittenLM(answer, table.shape[-1]), None, "entropy", installed_plugins())
+        size = logits(ModelInputs(*(torch.ones(1, 8, dtype=torch.int64),) * 3)).shape[-1]
+        return LanguageModel(WrittenLM(logits, size), None, "entropy", installed_plugins())
+
+    return make

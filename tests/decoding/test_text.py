@@ -1,0 +1,132 @@
+"""Strings in, strings out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from opendllm.core.language_model import LanguageModel
+from opendllm.registries.backbones import Vocabulary
+from opendllm.registries.discovery import installed_plugins
+from opendllm.registries.errors import UserError
+
+LETTERS = "abcdefgh \n"
+EOS, MASK = len(LETTERS), len(LETTERS) + 1
+
+
+@pytest.fixture(scope="module")
+def make_model() -> Callable[..., LanguageModel]:
+    """A tiny model of one-letter tokens."""
+    vocabulary = {letter: number for number, letter in enumerate([*LETTERS, "</s>", "<M>"])}
+    raw = Tokenizer(models.WordLevel(vocabulary, unk_token="a"))
+    raw.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    raw.decoder = decoders.Fuse()
+    raw.add_special_tokens(["</s>", "<M>"])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="</s>", mask_token="<M>")
+
+    def make(family: str = "llada", **options: str) -> LanguageModel:
+        torch.manual_seed(0)
+        registration = installed_plugins().backbones.get(family)
+        lm = registration.build(options).build(Vocabulary(MASK + 1, MASK, EOS))
+        lm.module.eval()
+        return LanguageModel(lm, tokenizer, registration.options.default_sampler, installed_plugins())
+
+    return make
+
+
+@pytest.mark.parametrize("text", ["<M>", "ab<M>cd"])
+def test_a_mask_token_in_the_text_is_refused(text, make_model) -> None:
+    model = make_model()
+    with pytest.raises(UserError, match=r"prompt 1 contains the mask token '<M>'"):
+        model.generate(["ab", text])
+    with pytest.raises(UserError, match=r"suffix 0 contains the mask token '<M>'"):
+        model.infill([("ab", text)], 3)
+    with pytest.raises(UserError, match="text 0 contains the mask token"):
+        model.score([text])
+
+
+def test_empty_and_long_prompts_are_refused(make_model) -> None:
+    with pytest.raises(UserError, match="prompt 1 is empty"):
+        make_model().generate(["a", ""])
+    with pytest.raises(UserError, match=r"prompt 0 has 2049 tokens .*2048"):
+        make_model().generate(["a" * 2000], max_new_tokens=49)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 16])
+def test_texts_do_not_depend_on_the_batch(batch_size, make_model) -> None:
+    model = make_model()
+    prompts = ["abc", "a", "hgfedcba", "dd dd", "b\n"]
+    options = {"max_new_tokens": 9, "temperature": 1.0, "seed": [4, 3, 2, 1, 0]}
+    together = model.generate(prompts, batch_size=batch_size, **options)
+    alone = [
+        model.generate([prompt], **options | {"seed": [seed]})[0]
+        for prompt, seed in zip(prompts, options["seed"], strict=True)
+    ]
+    assert together == alone
+
+
+def forcing(model: LanguageModel, monkeypatch: pytest.MonkeyPatch, written: list[int], start: int) -> None:
+    """Let the model propose `written` from position `start` on."""
+
+    def hidden_states(inputs):
+        logits = torch.zeros(*inputs.tokens.shape, MASK + 1)
+        for offset, token in enumerate(written):
+            logits[:, start + offset, token] = 9
+        return logits
+
+    monkeypatch.setattr(model.lm, "hidden_states", hidden_states)
+    monkeypatch.setattr(model.lm, "project", lambda hidden: hidden)
+
+
+def test_texts_end_at_eos_and_keep_white_space(make_model, monkeypatch) -> None:
+    model = make_model()
+    forcing(model, monkeypatch, [8, 0, 9, 8, EOS, 3], 2)
+    assert model.generate(["ab"], max_new_tokens=6) == [" a\n "]
+    assert model.infill([("ab", "cd")], 6) == [" a\n "]
+    assert model.sample(torch.tensor([[0, 1, *[MASK] * 6]])).tokens[0].tolist() == [0, 1, 8, 0, 9, 8, EOS, 3]
+
+
+def test_a_text_that_is_eos_at_once_is_empty(make_model, monkeypatch) -> None:
+    model = make_model()
+    forcing(model, monkeypatch, [EOS] * 3, 1)
+    assert model.generate(["a"], max_new_tokens=3) == [""]
+
+
+@pytest.mark.parametrize("family", ["open-dcoder", "dream"])
+@pytest.mark.parametrize("sampler", installed_plugins().samplers.names())
+def test_a_causal_checkpoint_writes_from_left_to_right(family, sampler, make_model) -> None:
+    """Whatever the sampler and its blocks: token i is the mode of p(token i | tokens before it)."""
+    model = make_model(family, attention="causal")
+    canvas = torch.tensor([[0, 1, *[MASK] * 6]])
+    decoded = model.sample(canvas, sampler, trace=True, block_length=3)
+    tokens = decoded.tokens[0]
+    for end in range(2, 8):
+        logits = model.logits(tokens[None, : end + 1])[0, end]
+        logits[MASK] = -torch.inf
+        assert int(tokens[end]) == int(logits.argmax())
+    for step, state in enumerate(decoded.trace):
+        assert (state[0] == MASK).nonzero()[:, 0].tolist() == list(range(2 + step, 8))
+
+
+def test_score_is_reproducible_and_carries_its_error(make_model) -> None:
+    model = make_model()
+    (first, error), (second, _) = model.score(["abcde", "hh"], draws=64, seed=1)
+    assert first < 0
+    assert second < 0
+    assert error > 0
+    assert model.score(["abcde", "hh"], draws=64, seed=1)[0] == (first, error)
+    (exact, none), *_ = make_model("dream", attention="causal").score(["abcde"])
+    assert exact < 0
+    assert none == 0
+
+
+def test_without_a_tokenizer_text_is_refused(goldens) -> None:
+    from opendllm.core import load
+
+    model = load(goldens / "dream", device="cpu")
+    with pytest.raises(UserError, match="no tokenizer"):
+        model.generate(["a"])

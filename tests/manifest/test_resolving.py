@@ -1,0 +1,174 @@
+"""Checks across sections, digests, and the resolved manifest."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from ruamel.yaml import YAML
+
+from opendllm.core.manifest.checks import generation_of
+from opendllm.core.manifest.experiment_manifest import Experiment, digest, read_experiment
+from opendllm.registries.discovery import installed_plugins
+
+
+def round_trip(experiment: Experiment, path: Path) -> Experiment:
+    text = io.StringIO()
+    YAML().dump(experiment.resolved(), text)
+    path.write_text(text.getvalue())
+    return read_experiment(path, [], installed_plugins())
+
+
+@pytest.mark.parametrize(
+    ("settings_", "expected"),
+    [
+        (
+            ["generate.alg_temp=.5", "generate.sampler.name=p2"],
+            "generate: alg_temp has no effect with sampler 'p2'",
+        ),
+        (["generate.alg_temp=.5"], "m.yaml:10:1: generate: alg_temp has no effect with sampler 'p2'"),
+        (
+            ["evaluate.0.generate.alg_temp=.5"],
+            "evaluate.0.generate: alg_temp has no effect with sampler 'p2': leave it out",
+        ),
+        (
+            ["train.objective.name=ar"],
+            "'ar' trains causal models, and the backbone's attention is bidirectional",
+        ),
+        (
+            ["model.backbone.options.attention=causal"],
+            "m.yaml:8:15: train.objective: 'mdlm' trains bidirectional models",
+        ),
+        (
+            ["train.objective.name=llada", "train.noise_schedule.name=cosine"],
+            "objective 'llada' brings its own schedule; only linear goes with it",
+        ),
+        (
+            ["model.backbone.options.attention=block-causal", "train=null"],
+            "`attention: block-causal` and `block_length` go together",
+        ),
+        (["model.backbone.options.block_length=4"], "`block_length` go together"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(
+    refusal: Any, settings_: list[str], expected: str
+) -> None:
+    [line] = refusal("", *settings_)
+    assert expected in line
+
+
+def test_any_schedule_goes_with_an_objective_that_takes_any(read: Any) -> None:
+    [variant] = read("", "train.noise_schedule.name=cosine").variants
+    assert variant.manifest.train.noise_schedule.name == "cosine"
+
+
+def test_a_benchmark_twice_needs_labels(read: Any, refusal: Any) -> None:
+    twice = "  - benchmark: {name: perplexity}\n"
+    [line] = refusal(twice)
+    assert line == "m.yaml:14:5: evaluate.1: 'perplexity' is there twice: give each a `label`"
+    [variant] = read(twice + "    label: again\n").variants
+    assert len(variant.manifest.evaluate) == 2
+    assert "'again' is there twice" in refusal(2 * (twice + "    label: again\n"))[0]
+
+
+def test_an_entrys_generate_overrides_only_the_keys_it_gives(read: Any) -> None:
+    entry = "  - {benchmark: {name: stdlib-infilling}, generate: {temperature: 0.5, max_new_tokens: 64}}\n"
+    [variant] = read(entry, "generate.max_new_tokens=8", "generate.sampler.name=entropy").variants
+    first, second = (generation_of(variant.manifest, index) for index in range(2))
+    assert first == variant.manifest.generate
+    assert (second.temperature, second.max_new_tokens) == (0.5, 64)
+    assert (second.steps, second.sampler) == (first.steps, first.sampler)
+
+
+def test_variants_that_differ_in_sampler_and_benchmarks_only_share_a_training_run(read: Any) -> None:
+    text = """\
+variants:
+  plain: {}
+  sampler: {generate: {sampler: {name: entropy}, steps: 9}}
+  benchmarks: {evaluate: [{benchmark: {name: stdlib-infilling}}], device: cpu}
+"""
+    assert len({variant.training_digest for variant in read(text).variants}) == 1
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "seed=1",
+        "train=null",
+        "train.steps=3",
+        "train.objective.name=open-dcoder",
+        "train.objective.options.times=independent",
+        "train.learning_rate=1",
+        "train.deepspeed.zero_optimization.stage=1",
+        "model.backbone.name=llada",
+        "model.backbone.options.preset=0.5b",
+        "data.sequence_length=33",
+        "data.tokenizer.train.vocab_size=301",
+    ],
+)
+def test_whatever_changes_the_training_changes_its_digest(read: Any, setting: str) -> None:
+    [plain], [changed] = read().variants, read("", setting).variants
+    assert plain.training_digest != changed.training_digest
+
+
+def test_a_digest_depends_on_content_and_not_on_order() -> None:
+    assert digest({"a": 1, "b": [1, 2]}) == digest({"b": [1, 2], "a": 1}) != digest({"a": 1, "b": [2, 1]})
+
+
+patches = st.fixed_dictionaries(
+    {},
+    optional={
+        "seed": st.integers(0, 2**31),
+        "generate": st.fixed_dictionaries(
+            {},
+            optional={
+                "steps": st.one_of(st.none(), st.integers(1, 99)),
+                "temperature": st.floats(0, 2),
+                "sampler": st.sampled_from([{"name": "p2"}, {"name": "entropy"}, {"name": "low-confidence"}]),
+            },
+        ),
+        "train": st.one_of(
+            st.none(),
+            st.fixed_dictionaries(
+                {"learning_rate": st.floats(1e-9, 1)},
+                optional={"held_out": st.fixed_dictionaries({"every": st.one_of(st.none(), st.just(3))})},
+            ),
+        ),
+        "evaluate": st.just([]),
+    },
+)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    variants=st.dictionaries(
+        st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,8}", fullmatch=True), patches, min_size=1
+    )
+)
+def test_the_resolved_manifest_resolves_to_itself(write: Any, variants: dict[str, Any]) -> None:
+    path = write(f"variants: {json.dumps(variants)}\n")
+    experiment = read_experiment(path, [], installed_plugins())
+    again = round_trip(experiment, path)
+    assert [variant.name for variant in again.variants] == [variant.name for variant in experiment.variants]
+    for before, after in zip(experiment.variants, again.variants, strict=True):
+        assert after.training_digest == before.training_digest
+        assert after.manifest.model_dump(exclude={"output"}) == before.manifest.model_dump(exclude={"output"})
+    assert again.output == experiment.output
+
+
+def test_the_resolved_manifest_of_seeds_spells_them_out(read: Any, tmp_path: Path) -> None:
+    experiment = read("seeds: [1, 2]\n")
+    again = round_trip(experiment, tmp_path / "resolved.yaml")
+    assert {v.name: v.manifest.seed for v in again.variants} == {"default-seed-1": 1, "default-seed-2": 2}
+
+
+def test_every_manifest_in_experiments_is_valid(repository: Path) -> None:
+    paths = sorted((repository / "experiments").glob("**/*.yaml"))
+    assert paths
+    for path in paths:
+        assert read_experiment(path, [], installed_plugins()).variants
