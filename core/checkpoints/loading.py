@@ -114,8 +114,9 @@ def load_model(
     registration = plugins.backbones.get(backbone) if backbone else family(plugins, folder, config)
     config["mask_token_id"] = _mask_token_id(folder, config, mask_token_id)
     own = config.get(OWN_SECTION, {})
-    pattern = {key: own[key] for key in ("attention", "block_length") if own.get(key) is not None}
-    return registration.build(pattern).load(folder, config, device, dtype), registration
+    known = registration.options.model_fields
+    options = {key: value for key, value in own.items() if key in known and value is not None}
+    return registration.build(options).load(folder, config, device, dtype), registration
 
 
 def _mask_token_id(folder: Path, config: dict[str, Any], given: int | None) -> int:

@@ -154,6 +154,7 @@ class TransformersLM(DiffusionLM):
             "backbone": self._format.backbone,
             "attention": self.attention.kind,
             "block_length": self.attention.block_length,
+            "logit_shift": self.logit_shift,
         }
         config = self._config | {
             "mask_token_id": self.mask_token_id,

@@ -36,23 +36,53 @@ class DreamOptions(BackboneOptions):
     preset: Literal["nano", "7b"] = Field("nano", description="Size of a model built from scratch.")
 
 
+class Qwen3Options(BackboneOptions):
+    """Options of Qwen3-shaped models."""
+
+    default_sampler: ClassVar[str] = "low-confidence"
+
+    preset: Literal["nano", "0.6b"] = Field("nano", description="Size of a model built from scratch.")
+    logit_shift: bool = Field(False, description="Whether hidden state i-1 predicts token i.")
+
+
+class A2dOptions(BackboneOptions):
+    """Options of dllm's checkpoints made from autoregressive models."""
+
+    model_types: ClassVar[frozenset[str]] = frozenset({"a2d-qwen2", "a2d-qwen3"})
+    default_sampler: ClassVar[str] = "low-confidence"
+
+    preset: Literal["nano"] = Field("nano", description="Size of a model built from scratch.")
+
+
 def register_all(register: Register) -> None:
     """Register every built-in backbone."""
     register(
         "open-dcoder",
         options=OpenDcoderOptions,
-        target=f"{HERE}.open_dcoder:OpenDcoder",
+        target=f"{HERE}.open_dcoder:open_dcoder",
         summary="Qwen2 made bidirectional, logits shifted by one (Open-dCoder 0.5B)",
     )
     register(
         "llada",
         options=LladaOptions,
-        target=f"{HERE}.llada:Llada",
+        target=f"{HERE}.llada:llada",
         summary="LLaMA-shaped, LLaDA's own keys and config, no shift (LLaDA 8B, 1.5)",
     )
     register(
         "dream",
         options=DreamOptions,
-        target=f"{HERE}.dream:Dream",
+        target=f"{HERE}.dream:dream",
         summary="Qwen2-shaped, logits shifted by one (Dream, Dream-Coder, DiffuCoder)",
+    )
+    register(
+        "qwen3",
+        options=Qwen3Options,
+        target=f"{HERE}.qwen3:qwen3",
+        summary="Qwen3 made bidirectional, with or without shift",
+    )
+    register(
+        "a2d",
+        options=A2dOptions,
+        target=f"{HERE}.a2d:a2d",
+        summary="dllm's Qwen2 and Qwen3 diffusion checkpoints, no shift",
     )

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import LlamaConfig
 
-from opendllm.core.toolkit.transformers_lm import CheckpointFormat, build_lm, load_lm
+from opendllm.core.toolkit.transformers_backbone import TransformersBackbone
+from opendllm.core.toolkit.transformers_lm import CheckpointFormat
 from opendllm.plugins.backbones import LladaOptions
 from opendllm.plugins.backbones.presets import LLADA
-from opendllm.registries.backbones import Backbone, DiffusionLM, Vocabulary
-from opendllm.registries.sequences import AttentionPattern
+from opendllm.registries.backbones import Backbone
 
 _LAYER_KEYS = {
     "self_attn.q_proj": "q_proj",
@@ -33,30 +31,9 @@ _OUTER_KEYS = {
 }
 
 
-class Llada(Backbone):
+def llada(options: LladaOptions) -> Backbone:
     """GSAI-ML/LLaDA-8B-Base, -Instruct, LLaDA-1.5 and models of their kind."""
-
-    def __init__(self, options: LladaOptions) -> None:
-        self._preset = LLADA[options.preset]
-        self._attention = AttentionPattern(options.attention, options.block_length)
-
-    def build(self, vocabulary: Vocabulary) -> DiffusionLM:
-        """See `Backbone.build`."""
-        config = self._preset | {
-            "vocab_size": vocabulary.size,
-            "embedding_size": vocabulary.size,
-            "mask_token_id": vocabulary.mask_token_id,
-            "eos_token_id": vocabulary.eos_token_id,
-        }
-        return build_lm(
-            _format(config), config, self._attention, vocabulary.mask_token_id, vocabulary.eos_token_id
-        )
-
-    def load(
-        self, folder: Path, config: Mapping[str, Any], device: torch.device, dtype: torch.dtype | None
-    ) -> DiffusionLM:
-        """See `Backbone.load`."""
-        return load_lm(folder, _format(config), config, self._attention, device, dtype)
+    return TransformersBackbone(options, LLADA[options.preset], _format)
 
 
 def _format(config: Mapping[str, Any]) -> CheckpointFormat:

@@ -128,12 +128,19 @@ def test_saved_dtype_is_loaded(family, golden_model, goldens, tmp_path, dtype) -
     assert_same(load(tmp_path / "model", device="cpu").lm, lm)
 
 
-def test_attention_pattern_travels_with_the_checkpoint(family, tmp_path) -> None:
-    options = {"attention": "block-causal", "block_length": 4}
-    lm = installed_plugins().backbones.get(family).build(options).build(Vocabulary(32, 31, 0))
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("llada", {"attention": "block-causal", "block_length": 4}),
+        ("dream", {"attention": "causal"}),
+        ("open-dcoder", {"attention": "causal"}),
+    ],
+)
+def test_attention_pattern_travels_with_the_checkpoint(name, options, tmp_path) -> None:
+    lm = installed_plugins().backbones.get(name).build(options).build(Vocabulary(32, 31, 0))
     save(lm, tmp_path / "model")
     assert_same(load(tmp_path / "model", device="cpu").lm, lm)
-    assert load(tmp_path / "model", device="cpu").lm.attention.kind == "block-causal"
+    assert load(tmp_path / "model", device="cpu").lm.attention.kind == options["attention"]
 
 
 @pytest.mark.parametrize("name", ["open-dcoder", "dream"])

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -91,18 +92,41 @@ def model(finished: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-    """Run a command in this process and return the one line that it is refused with."""
+def here(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Run a command in this process: (exit code, standard output, standard error)."""
     from opendllm.core.cli.main import main
 
-    def run(*arguments: str | Path) -> str:
+    def run(*arguments: str | Path) -> tuple[Any, str, str]:
         monkeypatch.setattr(sys, "argv", ["platform", *map(str, arguments)])
         with pytest.raises(SystemExit) as left:
             main()
         captured = capsys.readouterr()
-        assert left.value.code == 2, captured.err
-        [line] = captured.err.splitlines()
+        return left.value.code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def refused(here: Callable[..., Any]) -> Callable[..., str]:
+    """Run a command in this process and return the one line that it is refused with."""
+
+    def run(*arguments: str | Path) -> str:
+        code, _, errors = here(*arguments)
+        assert code == 2, errors
+        [line] = errors.splitlines()
         assert line.startswith("error: ")
-        return line
+        return str(line)
+
+    return run
+
+
+@pytest.fixture
+def accepted(here: Callable[..., Any]) -> Callable[..., str]:
+    """Run a command in this process and return what it printed."""
+
+    def run(*arguments: str | Path) -> str:
+        code, output, errors = here(*arguments)
+        assert code == 0, errors
+        return str(output)
 
     return run

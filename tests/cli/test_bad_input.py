@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from opendllm.core.cli import experiment_commands
 
 
 @pytest.mark.parametrize(
@@ -52,16 +53,8 @@ def test_a_command_is_refused(refused: Any, untouched: Path, arguments: list[str
     assert expected in refused(*arguments)
 
 
-def test_only_the_help_of_no_command_at_all_is_no_mistake(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from opendllm.core.cli.main import main
-
-    monkeypatch.setattr(sys, "argv", ["platform"])
-    with pytest.raises(SystemExit) as left:
-        main()
-    assert left.value.code == 0
-    assert "Usage: platform" in capsys.readouterr().out
+def test_no_command_at_all_shows_the_help(accepted: Any) -> None:
+    assert "Usage: platform" in accepted()
 
 
 def test_every_mistake_of_several_manifests_has_its_line(untouched: Path, platform: Any) -> None:
@@ -82,37 +75,22 @@ def test_debug_shows_where_an_error_comes_from(untouched: Path, platform: Any) -
         assert debugged.stderr.endswith(plain.stderr)
 
 
-def test_an_error_of_the_platforms_own_says_so_and_exits_1(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("raised", "code", "expected"),
+    [
+        (ZeroDivisionError("by zero"), 1, "internal error: ZeroDivisionError: by zero (--debug shows where)"),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+)
+def test_an_error_that_is_not_the_users_has_an_exit_code_of_its_own(
+    here: Any, monkeypatch: pytest.MonkeyPatch, raised: BaseException, code: int, expected: str
 ) -> None:
-    from opendllm.core.cli import experiment_commands, main
-
     def broken(_: Any) -> None:
-        raise ZeroDivisionError("division by zero")
+        raise raised
 
     monkeypatch.setattr(experiment_commands, "manifest_schema", broken)
-    monkeypatch.setattr(sys, "argv", ["platform", "schema"])
-    with pytest.raises(SystemExit) as left:
-        main.main()
-    assert left.value.code == 1
-    error = capsys.readouterr().err
-    assert error == "internal error: ZeroDivisionError: division by zero (--debug shows where)\n"
-
-
-def test_an_interrupt_exits_130_without_a_traceback(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from opendllm.core.cli import experiment_commands, main
-
-    def interrupted(_: Any) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(experiment_commands, "manifest_schema", interrupted)
-    monkeypatch.setattr(sys, "argv", ["platform", "schema"])
-    with pytest.raises(SystemExit) as left:
-        main.main()
-    assert left.value.code == 130
-    assert not capsys.readouterr().err.strip()
+    left, output, errors = here("schema")
+    assert (left, output, errors.strip()) == (code, "", expected)
 
 
 @pytest.mark.slow
@@ -183,9 +161,9 @@ def test_a_corpus_without_files_is_refused(refused: Any, untouched: Path) -> Non
     assert "no held-out file matches 'nowhere/*.py'" in refused("run", "tiny.yaml", "--set", setting)
 
 
-@pytest.mark.slow
-def test_generate_prints_what_the_model_writes(platform: Any, model: Path, tmp_path: Path) -> None:
-    arguments = ("generate", "--checkpoint", model, "--prompt", "def f", "-o", "max_new_tokens=3", "--json")
-    result = platform(*arguments, "--suffix", "\n", cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    assert set(json.loads(result.stdout)) == {"prompt", "suffix", "text"}
+def test_generate_prints_what_the_model_writes(accepted: Any, model: Path) -> None:
+    arguments = ("generate", "--checkpoint", model, "--prompt", "def f", "-o", "max_new_tokens=3")
+    completed = json.loads(accepted(*arguments, "--json"))
+    assert (completed["prompt"], completed["suffix"]) == ("def f", None)
+    assert accepted(*arguments) == completed["text"] + "\n"
+    assert json.loads(accepted(*arguments, "--suffix", "\n", "--json"))["suffix"] == "\n"

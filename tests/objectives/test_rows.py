@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -28,7 +30,7 @@ def rows() -> TokenRows:
     segments = torch.tensor([0] * 9 + [1] * 4 + [2] * 6 + [PADDING_SEGMENT] * 5).expand(ROWS, -1)
     positions = document_positions(segments)
     maskable = (segments != PADDING_SEGMENT) & (positions >= 2)
-    return TokenRows(tokens, segments, positions, maskable, torch.arange(ROWS) + 1000)
+    return TokenRows(tokens, segments, positions, maskable, torch.arange(ROWS) + 1000, positions // 3)
 
 
 def some(rows: TokenRows, chosen: list[int]) -> TokenRows:
@@ -38,6 +40,7 @@ def some(rows: TokenRows, chosen: list[int]) -> TokenRows:
         rows.positions[chosen],
         rows.maskable[chosen],
         rows.sample_index[chosen],
+        None if rows.blocks is None else rows.blocks[chosen],
     )
 
 
@@ -100,9 +103,7 @@ def test_weights_and_counts_fit(objective, rows) -> None:
 
 
 def test_nothing_to_score_is_no_error(objective, rows) -> None:
-    bare = TokenRows(
-        rows.tokens, rows.segments, rows.positions, torch.zeros_like(rows.maskable), rows.sample_index
-    )
+    bare = replace(rows, maskable=torch.zeros_like(rows.maskable))
     corruption = corrupted(objective, bare)
     assert not corruption.scored.any()
     assert float(objective.loss_sum(torch.zeros(0), corruption)) == 0
@@ -110,6 +111,7 @@ def test_nothing_to_score_is_no_error(objective, rows) -> None:
 
 COUNTS = {
     "mdlm": lambda rows, corruption: rows.maskable.sum(),
+    "bd3lm": lambda rows, corruption: rows.maskable.sum(),
     "llada": lambda rows, corruption: (corruption.inputs.segments != PADDING_SEGMENT).sum(),
     "dream": lambda rows, corruption: corruption.scored.sum(),
     "open-dcoder": lambda rows, corruption: corruption.scored.sum(),

@@ -1,0 +1,63 @@
+"""A family of checkpoints that a stock transformers class computes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from opendllm.core.toolkit.transformers_lm import CheckpointFormat, build_lm, load_lm
+from opendllm.registries.backbones import Backbone, DiffusionLM, Vocabulary
+from opendllm.registries.errors import UserError
+from opendllm.registries.options import BackboneOptions
+from opendllm.registries.sequences import AttentionPattern
+
+_VOCABULARY_KEYS = ("vocab_size", "embedding_size")
+
+
+class TransformersBackbone(Backbone):
+    """What differs between families is a preset's config.json and how one is read."""
+
+    def __init__(
+        self,
+        options: BackboneOptions,
+        preset: Mapping[str, Any] | None,
+        describe: Callable[[Mapping[str, Any]], CheckpointFormat],
+    ) -> None:
+        """Name the family.
+
+        Args:
+            options: the attention pattern is taken from them.
+            preset: config.json of a model built from scratch; None where there is no such thing.
+            describe: reads the family's config.json.
+        """
+        self._preset = preset
+        self._describe = describe
+        self._attention = AttentionPattern(options.attention, options.block_length)
+
+    def build(self, vocabulary: Vocabulary) -> DiffusionLM:
+        """See `Backbone.build`."""
+        if self._preset is None:
+            raise UserError("this backbone has no presets: give `pretrained`, a folder or a hub id")
+        sizes = {key: vocabulary.size for key in _VOCABULARY_KEYS if key in self._preset}
+        ids = {"mask_token_id": vocabulary.mask_token_id, "eos_token_id": vocabulary.eos_token_id}
+        config = {**self._preset, **sizes, **ids}
+        return build_lm(
+            self._describe(config),
+            config,
+            self._attention,
+            vocabulary.mask_token_id,
+            vocabulary.eos_token_id,
+        )
+
+    def load(
+        self, folder: Path, config: Mapping[str, Any], device: torch.device, dtype: torch.dtype | None
+    ) -> DiffusionLM:
+        """See `Backbone.load`."""
+        try:
+            checkpoint = self._describe(config)
+        except KeyError as error:
+            raise UserError(f"{folder / 'config.json'} lacks the key {error}") from error
+        return load_lm(folder, checkpoint, config, self._attention, device, dtype)
