@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Literal
 
-from opendllm.core.manifest.experiment_manifest import Experiment, Variant
+from opendllm.core.manifest.experiment_manifest import DATA_FOLDER, Experiment, Variant
 from opendllm.core.run_folder import (
     has_results,
     open_run,
@@ -72,7 +72,7 @@ def _train(experiment: Experiment, variant: Variant, plugins: Plugins) -> None:
     open_variant(experiment, variant, plugins)
     folder = experiment.output / training_folders(experiment)[variant.name]
     folder.mkdir(exist_ok=True)
-    train_variant(variant, plugins, folder, experiment.output / "data", provenance(variant, plugins))
+    train_variant(variant, plugins, folder, experiment.output / DATA_FOLDER, provenance(variant, plugins))
     if not has_results(experiment.output / variant.name):
         write_variant(experiment, variant, plugins)
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from opendllm.core.checkpoints.loading import load_model, load_tokenizer, torch_device
+from opendllm.core.checkpoints.pretrained import fetch
 from opendllm.core.decoding.decoder import Decoded, decode
 from opendllm.core.decoding.options import DecoderOptions
 from opendllm.core.decoding.settings import sort_options
@@ -44,7 +45,7 @@ def load(
     """Load a model: a Hugging Face folder, a checkpoint, or a variant's folder of a run.
 
     Args:
-        path: the folder.
+        path: the folder, or a hub id such as `GSAI-ML/LLaDA-8B-Base`.
         backbone: the family's plugin, where config.json doesn't settle it.
         mask_token_id: where neither config.json nor the tokenizer names it.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, ...
@@ -55,9 +56,10 @@ def load(
         UserError: the folder is incomplete, of an unknown family, or its weights don't fit.
     """
     plugins = plugins or installed_plugins()
-    lm, registration = load_model(plugins, Path(path), torch_device(device), dtype, backbone, mask_token_id)
+    folder = fetch(str(path))
+    lm, registration = load_model(plugins, folder, torch_device(device), dtype, backbone, mask_token_id)
     assert issubclass(registration.options, BackboneOptions)
-    return LanguageModel(lm, load_tokenizer(Path(path)), registration.options.default_sampler, plugins)
+    return LanguageModel(lm, load_tokenizer(folder), registration.options.default_sampler, plugins)
 
 
 class LanguageModel:

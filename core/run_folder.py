@@ -47,7 +47,9 @@ def provenance(variant: Variant, plugins: Plugins) -> dict[str, Any]:
 def plugin_versions(variant: Variant, plugins: Plugins) -> dict[str, str]:
     """Every plugin that a variant uses, with its package and version."""
     manifest = variant.manifest
-    used = [("backbones", manifest.model.backbone.name), ("corpora", manifest.data.corpus.name)]
+    used = [("backbones", manifest.model.backbone.name)]
+    if manifest.data is not None:
+        used.append(("corpora", manifest.data.corpus.name))
     if manifest.train is not None:
         used.append(("objectives", manifest.train.objective.name))
         used.append(("noise_schedules", manifest.train.noise_schedule.name))

@@ -78,9 +78,21 @@ class Backbone(ABC):
 
     @abstractmethod
     def load(
-        self, folder: Path, config: Mapping[str, Any], device: torch.device, dtype: torch.dtype | None
+        self,
+        folder: Path,
+        config: Mapping[str, Any],
+        device: torch.device,
+        dtype: torch.dtype | None,
+        least_vocab_size: int = 0,
     ) -> DiffusionLM:
-        """The checkpoint in `folder`, whose config.json holds `config`; dtype None keeps the file's.
+        """The checkpoint in `folder`.
+
+        Args:
+            folder: with its safetensors.
+            config: what its config.json holds, with a `mask_token_id`.
+            device: where the weights go.
+            dtype: of the weights; None keeps the file's.
+            least_vocab_size: a smaller vocabulary is grown to it, new rows at the mean of the old.
 
         Raises:
             UserError: a file is missing or damaged, a key is missing or unknown, a shape differs.

@@ -4,6 +4,8 @@ from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from opendllm.registries.architecture import Architecture
+
 AttentionKind = Literal["bidirectional", "causal", "block-causal"]
 
 
@@ -37,9 +39,21 @@ class BackboneOptions(PluginOptions):
     default_sampler: ClassVar[str] = "ancestral"
     """The sampler that the family's authors decode with."""
 
+    pretrained: str | None = Field(
+        None,
+        description="Folder or hub id of a checkpoint to start from; without it, random weights.",
+    )
     attention: AttentionKind = Field(
         "bidirectional", description="Which positions see each other; a property of the checkpoint."
     )
     block_length: int | None = Field(
         None, ge=1, description="Length of a block, in tokens, for block-causal attention."
     )
+
+    def architecture(self, vocab_size: int | None) -> Architecture | None:
+        """The sizes of the model that these options mean; None where only its files can tell.
+
+        Args:
+            vocab_size: of a tokenizer that is trained for it; None takes the family's own.
+        """
+        return None

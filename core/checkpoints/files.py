@@ -112,9 +112,8 @@ def model_folder(path: Path) -> Path:
         return path
     if (path / MODEL_FOLDER / "config.json").is_file():
         return path / MODEL_FOLDER
-    if (path / VARIANT_FILE).is_file():
-        trained_in = json.loads((path / VARIANT_FILE).read_text())["trained_in"]
-        found = steps(path.parent / trained_in)
+    if (path / VARIANT_FILE).is_file() or steps(path):
+        found = steps(path) or steps(path.parent / _trained_in(path))
         if found:
             return found[-1][1] / MODEL_FOLDER
         raise UserError(f"{path} holds no checkpoint yet: run its manifest first")
@@ -122,6 +121,10 @@ def model_folder(path: Path) -> Path:
     if variants:
         raise UserError(f"{path} is a whole run: name one of its variants, as in {path / variants[0]}")
     raise UserError(f"{path} holds no config.json, so no model: is the folder complete?")
+
+
+def _trained_in(variant_folder: Path) -> str:
+    return str(json.loads((variant_folder / VARIANT_FILE).read_text())["trained_in"])
 
 
 def parameter_count(folder: Path) -> int:

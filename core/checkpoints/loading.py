@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,10 @@ def torch_device(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"{name!r} is no device: use cpu, cuda, cuda:1 or auto") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError(
             f"device {name!r} was asked for, but torch sees no GPU here: use `device: cpu` or `auto`"
@@ -95,6 +99,8 @@ def load_model(
     dtype: torch.dtype | None = None,
     backbone: str | None = None,
     mask_token_id: int | None = None,
+    options: Mapping[str, Any] | None = None,
+    least_vocab_size: int = 0,
 ) -> tuple[DiffusionLM, Registration[Backbone]]:
     """The model at `path` (see `model_folder`), and the backbone it belongs to.
 
@@ -105,6 +111,8 @@ def load_model(
         dtype: of the weights; None keeps the file's.
         backbone: the plugin's name, where config.json doesn't settle it.
         mask_token_id: where neither config.json nor the tokenizer names it.
+        options: the backbone's, over what config.json says of the pattern and the shift.
+        least_vocab_size: see `Backbone.load`.
 
     Raises:
         UserError: the folder is incomplete or its files don't fit together.
@@ -115,8 +123,9 @@ def load_model(
     config["mask_token_id"] = _mask_token_id(folder, config, mask_token_id)
     own = config.get(OWN_SECTION, {})
     known = registration.options.model_fields
-    options = {key: value for key, value in own.items() if key in known and value is not None}
-    return registration.build(options).load(folder, config, device, dtype), registration
+    stored = {key: value for key, value in own.items() if key in known and value is not None}
+    family_backbone = registration.build({**stored, **(options or {})})
+    return family_backbone.load(folder, config, device, dtype, least_vocab_size), registration
 
 
 def _mask_token_id(folder: Path, config: dict[str, Any], given: int | None) -> int:

@@ -15,7 +15,7 @@ from opendllm.core.checkpoints.tokenizer_files import read_tokenizer
 from opendllm.core.data.packing import Packing, pack
 from opendllm.core.data.tokenizers import make_tokenizer
 from opendllm.core.manifest.experiment_manifest import digest
-from opendllm.core.manifest.schema import Data
+from opendllm.core.manifest.schema import Data, TokenizerChoice
 from opendllm.registries.corpora import Corpus, Split
 from opendllm.registries.errors import UserError
 
@@ -41,22 +41,29 @@ class PreparedData:
     packing: dict[Split, Packing]
 
 
-def prepare(data: Data, corpus: Corpus, folder: Path) -> PreparedData:
+def prepare(data: Data, tokenizer: TokenizerChoice, corpus: Corpus, folder: Path) -> PreparedData:
     """Tokenise and pack, or read what an earlier run made of the same corpus and settings.
 
     Args:
         data: the manifest's section.
+        tokenizer: where the tokenizer comes from.
         corpus: the plugin it names.
         folder: where prepared data is kept, each in a folder named after its digest.
 
     Raises:
         UserError: the corpus has no documents, or the tokenizer can't be had.
     """
-    key = digest({"data": data.model_dump(mode="json"), "corpus": corpus.fingerprint()})
+    key = digest(
+        {
+            "data": data.model_dump(mode="json"),
+            "tokenizer": tokenizer.model_dump(mode="json"),
+            "corpus": corpus.fingerprint(),
+        }
+    )
     target = folder / key
     if not target.is_dir():
         with whole_folder(target) as aside:
-            _make(data, corpus, aside)
+            _make(data, tokenizer, corpus, aside)
     tokens = {split: np.load(target / f"{split}-tokens.npy", mmap_mode="r") for split in SPLITS}
     packing = {}
     for split in SPLITS:
@@ -65,8 +72,8 @@ def prepare(data: Data, corpus: Corpus, folder: Path) -> PreparedData:
     return PreparedData(read_tokenizer(target / "tokenizer"), tokens, packing)
 
 
-def _make(data: Data, corpus: Corpus, folder: Path) -> None:
-    tokenizer = make_tokenizer(data.tokenizer, corpus)
+def _make(data: Data, choice: TokenizerChoice, corpus: Corpus, folder: Path) -> None:
+    tokenizer = make_tokenizer(choice, corpus)
     tokenizer.save_pretrained(folder / "tokenizer")
     for split in SPLITS:
         tokens, ends = _tokenise(corpus, split, tokenizer)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
+from opendllm.core.checkpoints.pretrained import fetch
+from opendllm.core.checkpoints.tokenizer_files import read_tokenizer
 from opendllm.core.manifest.schema import TokenizerChoice
 from opendllm.registries.corpora import Corpus
 from opendllm.registries.errors import UserError
@@ -28,15 +31,31 @@ def make_tokenizer(choice: TokenizerChoice, corpus: Corpus) -> PreTrainedTokeniz
     if choice.train is not None:
         return train_tokenizer(corpus.documents("train"), choice.train.vocab_size)
     assert choice.path is not None
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(choice.path, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"tokenizer {choice.path!r} cannot be loaded: {str(error).splitlines()[0]}"
-        ) from error
+    tokenizer = load_tokenizer(choice.path)
     if tokenizer.eos_token_id is None:
         raise UserError(f"tokenizer {choice.path!r} has no EOS token, which ends every document")
-    if tokenizer.mask_token_id is None:
+    return tokenizer
+
+
+def load_tokenizer(path_or_hub_id: str) -> PreTrainedTokenizerFast:
+    """A published tokenizer, with a mask token: its own, its checkpoint's, or a new one.
+
+    Raises:
+        UserError: it can't be loaded.
+    """
+    folder = fetch(path_or_hub_id)
+    try:
+        tokenizer = read_tokenizer(folder)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"tokenizer {path_or_hub_id!r} cannot be loaded: {str(error).splitlines()[0]}"
+        ) from error
+    config_file = folder / "config.json"
+    config = json.loads(config_file.read_text()) if config_file.is_file() else {}
+    mask_token_id = config.get("mask_token_id")
+    if mask_token_id is not None:
+        tokenizer.mask_token = tokenizer.convert_ids_to_tokens(mask_token_id)
+    elif tokenizer.mask_token_id is None:
         tokenizer.add_special_tokens({"mask_token": MASK_TOKEN})
     return tokenizer
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
+from itertools import compress
 
 import torch
 from torch import Tensor
@@ -59,7 +61,8 @@ def decode(
     """Fill the masks of each row.
 
     A row's result depends on its own tokens and seed only, not on its padding or batch-mates. A
-    causal checkpoint writes its masks one by one from left to right, whatever the sampler.
+    causal checkpoint writes its masks one by one from left to right whatever the sampler, a
+    block-causal one in its own blocks.
 
     Args:
         lm: the model.
@@ -71,15 +74,16 @@ def decode(
         keep_trace: record every canvas.
 
     Raises:
-        UserError: a row has no tokens, is longer than the model's context, or a logit is not finite.
+        UserError: a row has no tokens or is longer than the model's context, blocks are asked for
+            of a checkpoint that has its own, or a logit is not finite.
     """
     layout = inputs_from_mask(canvas, attention_mask)
     _check_layout(lm, layout)
     editable = (canvas == lm.mask_token_id) & (layout.segments != PADDING_SEGMENT)
-    block_length = 1 if lm.attention.kind == "causal" else options.block_length
-    block_of = _block_of(editable, block_length)
-    plans = {masks: plan_row(masks, block_length, options.steps, sampler) for masks in set(_counts(editable))}
-    pending = {row: plans[masks] for row, masks in enumerate(_counts(editable)) if masks}
+    block_of = _block_numbers(lm, layout, editable, options.block_length)
+    sizes = _block_sizes(block_of, editable)
+    plans = {row_sizes: plan_row(row_sizes, options.steps, sampler) for row_sizes in set(sizes)}
+    pending = {row: plans[row_sizes] for row, row_sizes in enumerate(sizes) if row_sizes}
     canvas = canvas.clone()
     forward_passes = torch.zeros(canvas.shape[0], dtype=torch.int64)
     trace = [canvas.clone()] if keep_trace else []
@@ -160,16 +164,27 @@ def _column(steps: list[PlannedStep], name: str, device: torch.device) -> Tensor
     return torch.tensor([getattr(step, name) for step in steps], device=device)
 
 
-def _counts(editable: Tensor) -> list[int]:
-    counts: list[int] = editable.sum(-1).tolist()
-    return counts
+def _block_numbers(
+    lm: DiffusionLM, layout: ModelInputs, editable: Tensor, block_length: int | None
+) -> Tensor:
+    """[B, L] int64: the number of each editable position's block, in the order they are written."""
+    order = editable.cumsum(-1) - 1
+    own = lm.attention.blocks(layout.positions)
+    if own is None:
+        return order // block_length if block_length else torch.zeros_like(order)
+    if block_length is not None:
+        raise UserError(f"block_length has no effect with a {lm.attention.kind} checkpoint: leave it out")
+    # A block's first editable position is one that no earlier editable position shares it with.
+    earlier = torch.where(editable, own, -1).cummax(-1).values.roll(1, -1)
+    earlier[:, 0] = -1
+    return (editable & (own > earlier)).cumsum(-1) - 1
 
 
-def _block_of(editable: Tensor, block_length: int | None) -> Tensor:
-    """[B, L] each editable position's block, counting the row's own editable positions."""
-    if block_length is None:
-        return torch.zeros_like(editable, dtype=torch.int64)
-    return (editable.cumsum(-1) - 1).clamp(min=0) // block_length
+def _block_sizes(block_of: Tensor, editable: Tensor) -> list[tuple[int, ...]]:
+    """How many editable positions each block of each row has; on the host."""
+    rows = zip(block_of.tolist(), editable.tolist(), strict=True)
+    counted = (Counter(compress(numbers, wanted)) for numbers, wanted in rows)
+    return [tuple(count for _, count in sorted(counter.items())) for counter in counted]
 
 
 def _check_layout(lm: DiffusionLM, layout: ModelInputs) -> None:

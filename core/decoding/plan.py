@@ -28,20 +28,22 @@ class PlannedStep:
     number: int
 
 
-def plan_row(masks: int, block_length: int | None, steps: int | None, sampler: Sampler) -> list[PlannedStep]:
-    """All steps of a row with so many masks.
+def plan_row(sizes: Sequence[int], steps: int | None, sampler: Sampler) -> list[PlannedStep]:
+    """All steps of a row.
 
-    Blocks take `block_length` masks each, the last one what is left. Steps are shared out evenly
-    among them, the remainder to the earliest, at least one each. Steps in which a planning sampler
-    neither commits nor revises are left out: they could not change anything.
+    Steps are shared out evenly among the blocks, the remainder to the earliest, at least one each.
+    Steps in which a planning sampler neither commits nor revises are left out: they could not
+    change anything.
+
+    Args:
+        sizes: how many masks each block has.
+        steps: of the whole row; None for one a mask.
+        sampler: plans how many masks are left after each.
     """
-    if masks == 0:
-        return []
-    sizes = _block_sizes(masks, block_length)
     plan: list[PlannedStep] = []
     number = 0
     for block, size in enumerate(sizes):
-        block_steps = _share(masks if steps is None else steps, sizes, block, steps is None)
+        block_steps = size if steps is None else _share(steps, len(sizes), block)
         targets = sampler.remaining_masks(size, block_steps)
         left = size
         for index in range(block_steps):
@@ -54,14 +56,6 @@ def plan_row(masks: int, block_length: int | None, steps: int | None, sampler: S
     return plan
 
 
-def _block_sizes(masks: int, block_length: int | None) -> Sequence[int]:
-    length = block_length or masks
-    full, rest = divmod(masks, length)
-    return [length] * full + ([rest] if rest else [])
-
-
-def _share(steps: int, sizes: Sequence[int], block: int, one_a_mask: bool) -> int:
-    if one_a_mask:
-        return sizes[block]
-    base, remainder = divmod(steps, len(sizes))
+def _share(steps: int, blocks: int, block: int) -> int:
+    base, remainder = divmod(steps, blocks)
     return max(1, base + (block < remainder))

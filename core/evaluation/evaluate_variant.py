@@ -13,12 +13,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from opendllm.core.checkpoints.files import PROVENANCE_FILE, model_folder
 from opendllm.core.checkpoints.loading import load_model, load_tokenizer, torch_device
+from opendllm.core.checkpoints.pretrained import fetch
 from opendllm.core.evaluation.answers import AnswerFile
 from opendllm.core.evaluation.evaluator import Asked, evaluate, write_result
 from opendllm.core.manifest.checks import decoder_options, default_sampler, generation_of
 from opendllm.core.manifest.experiment_manifest import Variant, digest
-from opendllm.core.manifest.schema import PluginChoice
+from opendllm.core.manifest.schema import Manifest, PluginChoice
 from opendllm.registries.benchmarks import BenchmarkContext
+from opendllm.registries.corpora import Document
 from opendllm.registries.discovery import Plugins
 from opendllm.registries.errors import UserError
 
@@ -39,14 +41,21 @@ def evaluate_variant(
         UserError: there is no checkpoint, or answers on file were made with other settings.
     """
     manifest = variant.manifest
-    lm, _ = load_model(plugins, folder, torch_device(manifest.device))
-    tokenizer = load_tokenizer(folder)
+    model = manifest.model.backbone
+    pretrained = model.options.get("pretrained") if manifest.train is None else None
+    source = fetch(pretrained) if pretrained else folder
+    lm, _ = load_model(
+        plugins, source, torch_device(manifest.device), backbone=model.name, options=model.options
+    )
+    tokenizer = load_tokenizer(source)
     if tokenizer is None:
-        raise UserError(f"{model_folder(folder)} has no tokenizer, which benchmarks need")
-    step = json.loads((model_folder(folder).parent / PROVENANCE_FILE).read_text())["step"]
-    corpus = plugins.corpora.get(manifest.data.corpus.name).build(manifest.data.corpus.options)
+        raise UserError(f"{model_folder(source)} has no tokenizer, which benchmarks need")
+    step = 0 if pretrained else _step(folder)
     context = BenchmarkContext(
-        limit, manifest.seed, manifest.data.sequence_length, lambda: corpus.documents("held-out")
+        limit,
+        manifest.seed,
+        manifest.data.sequence_length if manifest.data else lm.context_length,
+        lambda: _held_out(manifest, plugins),
     )
     for index, entry in enumerate(manifest.evaluate):
         label = entry.label or entry.benchmark.name
@@ -92,6 +101,19 @@ def _settings(variant: Variant, index: int, sampler: PluginChoice) -> dict[str, 
         "decoder": decoder_options(generate).model_dump(mode="json"),
         "likelihood_draws": entry.likelihood_draws,
     }
+
+
+def _step(folder: Path) -> int:
+    """Of the checkpoint that is evaluated."""
+    provenance = json.loads((model_folder(folder).parent / PROVENANCE_FILE).read_text())
+    return int(provenance["step"])
+
+
+def _held_out(manifest: Manifest, plugins: Plugins) -> Iterator[Document]:
+    if manifest.data is None:
+        raise UserError("this benchmark reads held-out documents: give the manifest a `data` section")
+    choice = manifest.data.corpus
+    return plugins.corpora.get(choice.name).build(choice.options).documents("held-out")
 
 
 @contextmanager

@@ -81,7 +81,8 @@ def check_plugins(manifest: Manifest, source: Source, plugins: Plugins) -> None:
             return None
 
     backbone = options_of("backbones", manifest.model.backbone, ("model", "backbone"))
-    options_of("corpora", manifest.data.corpus, ("data", "corpus"))
+    if manifest.data is not None:
+        options_of("corpora", manifest.data.corpus, ("data", "corpus"))
     objective = None
     if manifest.train is not None:
         objective = options_of("objectives", manifest.train.objective, ("train", "objective"))
@@ -100,6 +101,7 @@ def check_plugins(manifest: Manifest, source: Source, plugins: Plugins) -> None:
                 ),
             )
     if isinstance(backbone, BackboneOptions):
+        complaints.extend(_data_complaints(manifest, source, backbone))
         complaints.extend(_attention_complaints(manifest, source, backbone, objective))
     if complaints:
         raise ManifestError(complaints)
@@ -132,6 +134,15 @@ def _generations(manifest: Manifest) -> Iterator[tuple[KeyPath, Generate]]:
     for index, entry in enumerate(manifest.evaluate):
         if entry.generate is not None:
             yield ("evaluate", index, "generate"), generation_of(manifest, index)
+
+
+def _data_complaints(manifest: Manifest, source: Source, backbone: BackboneOptions) -> Iterator[Complaint]:
+    """A model that is trained or built needs data; only a pretrained one brings a tokenizer."""
+    if manifest.data is None:
+        if manifest.train is not None or backbone.pretrained is None:
+            yield Complaint(source.place(("data",)), "data", "is missing")
+    elif manifest.data.tokenizer is None and backbone.pretrained is None:
+        yield Complaint(source.place(("data", "tokenizer")), "data.tokenizer", "is missing")
 
 
 def _attention_complaints(

@@ -17,6 +17,8 @@ from opendllm.registries.discovery import Plugins
 from opendllm.registries.errors import UserError
 from opendllm.registries.registry import did_you_mean
 
+DATA_FOLDER = "data"
+"""Where a run keeps its prepared data, beside its variants' folders."""
 _OWN_KEYS = ("extends", "variants", "seeds")
 WHOLE_EXPERIMENT_KEYS = (*_OWN_KEYS, "name", "description", "output")
 """What no variant can change."""
@@ -165,6 +167,10 @@ def _variant_patches(source: Source) -> dict[str, Source]:
         if not re.fullmatch(NAME_PATTERN, name):
             raise ManifestError(
                 [Complaint(place, f"variants.{name}", "use letters, digits, '.', '_' and '-'")]
+            )
+        if name == DATA_FOLDER:
+            raise ManifestError(
+                [Complaint(place, f"variants.{name}", "the run keeps its tokens in a folder of that name")]
             )
         if patch is not None and not isinstance(patch, dict):
             raise ManifestError(

@@ -55,7 +55,7 @@ class Data(Section):
     """What is read."""
 
     corpus: PluginChoice
-    tokenizer: TokenizerChoice
+    tokenizer: TokenizerChoice | None = Field(None, description="By default the pretrained checkpoint's own.")
     sequence_length: int = Field(ge=8, description="Tokens in a packed row.")
 
 
@@ -155,7 +155,7 @@ class Manifest(Section):
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="`auto`, `cpu` or `cuda`.")
     output: str | None = Field(None, description="The run folder; `runs/NAME` by default.")
     model: Model
-    data: Data
+    data: Data | None = Field(None, description="Needed to train, and by benchmarks of held-out documents.")
     train: Train | None = Field(None, description="Without it the model is evaluated as it is.")
     generate: Generate = Generate()
     evaluate: tuple[Evaluate, ...] = ()

@@ -43,8 +43,9 @@ class SamplerContract(PluginContract):
             for block_length in (None, 1, 3, 50):
                 for temperature in (0.0, 0.9):
                     canvas = self.canvas(lm, 4, 7, 2)
-                    options = {"steps": steps, "block_length": block_length, "temperature": temperature}
-                    tokens = self.run(canvas, **{k: v for k, v in options.items() if v is not None}).tokens
+                    options = DecoderOptions(steps=steps, block_length=block_length, temperature=temperature)
+                    seeds = torch.tensor([0])
+                    tokens = decode(lm, canvas, None, self.sampler(), options, seeds).tokens
                     assert not bool((tokens == lm.mask_token_id).any())
                     fixed = canvas != lm.mask_token_id
                     assert torch.equal(tokens[fixed], canvas[fixed])

@@ -53,11 +53,21 @@ class TransformersBackbone(Backbone):
         )
 
     def load(
-        self, folder: Path, config: Mapping[str, Any], device: torch.device, dtype: torch.dtype | None
+        self,
+        folder: Path,
+        config: Mapping[str, Any],
+        device: torch.device,
+        dtype: torch.dtype | None,
+        least_vocab_size: int = 0,
     ) -> DiffusionLM:
         """See `Backbone.load`."""
         try:
             checkpoint = self._describe(config)
         except KeyError as error:
             raise UserError(f"{folder / 'config.json'} lacks the key {error}") from error
-        return load_lm(folder, checkpoint, config, self._attention, device, dtype)
+        lm = load_lm(folder, checkpoint, config, self._attention, device, dtype)
+        if least_vocab_size > lm.vocab_size:
+            sizes = {key: least_vocab_size for key in _VOCABULARY_KEYS if key in config}
+            lm.grow_vocabulary(least_vocab_size, {**config, **sizes})
+        lm.check_mask_token(folder)
+        return lm

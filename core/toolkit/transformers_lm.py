@@ -141,6 +141,29 @@ class TransformersLM(DiffusionLM):
         nll: Tensor = self.module(inputs, targets, scored)
         return nll
 
+    def grow_vocabulary(self, size: int, config: Mapping[str, Any]) -> None:
+        """Add tokens, their embeddings at the mean of the old ones.
+
+        Args:
+            size: of the new vocabulary.
+            config: config.json with that size.
+        """
+        self.module.network.resize_token_embeddings(size, mean_resizing=True)
+        self.vocab_size = size
+        self._config = dict(config)
+
+    def check_mask_token(self, folder: Path) -> None:
+        """The mask token must have an embedding.
+
+        Raises:
+            UserError: it has none.
+        """
+        if not 0 <= self.mask_token_id < self.vocab_size:
+            raise UserError(
+                f"{folder}: the mask token's id {self.mask_token_id} is outside the vocabulary of "
+                f"{self.vocab_size}"
+            )
+
     def save(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
         """See `DiffusionLM.save`."""
         published = {}
@@ -195,14 +218,8 @@ def load_lm(
     """The checkpoint in `folder`, straight on its device.
 
     Raises:
-        UserError: the mask token is outside the vocabulary, or the weights don't fit (see `load_into`).
+        UserError: the weights don't fit (see `load_into`).
     """
-    mask_token_id = config["mask_token_id"]
-    vocab_size = checkpoint.network_config.vocab_size
-    if not 0 <= mask_token_id < vocab_size:
-        raise UserError(
-            f"{folder}: the mask token's id {mask_token_id} is outside the vocabulary of {vocab_size}"
-        )
     with torch.device(device), no_init_weights():
         network = _allocate(checkpoint, dtype or _stored_dtype(config))
     to_ours = {
@@ -212,7 +229,14 @@ def load_lm(
     network.tie_weights()
     load_into(network, folder, to_ours)
     network.eval()
-    return TransformersLM(network, checkpoint, config, attention, mask_token_id, config.get("eos_token_id"))
+    return TransformersLM(
+        network, checkpoint, config, attention, config["mask_token_id"], _first(config.get("eos_token_id"))
+    )
+
+
+def _first(token_ids: int | list[int] | None) -> int | None:
+    """Some config.json files name several EOS tokens."""
+    return token_ids[0] if isinstance(token_ids, list) else token_ids
 
 
 def _stored_dtype(config: Mapping[str, Any]) -> torch.dtype:

@@ -8,10 +8,12 @@ from typing import Any
 import torch
 
 from opendllm.core.checkpoints.files import steps
-from opendllm.core.checkpoints.loading import torch_device
+from opendllm.core.checkpoints.loading import load_model, torch_device
+from opendllm.core.checkpoints.pretrained import fetch
 from opendllm.core.data.prepared import PreparedData, prepare
 from opendllm.core.data.rows import PackedRows
 from opendllm.core.manifest.experiment_manifest import Variant
+from opendllm.core.manifest.schema import TokenizerChoice
 from opendllm.core.training.checkpoints import save_untrained
 from opendllm.core.training.processes import join_process_group
 from opendllm.core.training.progress import training_progress
@@ -37,15 +39,20 @@ def train_variant(
         UserError: see `train` and `prepare`.
     """
     manifest = variant.manifest
+    pretrained = manifest.model.backbone.options.get("pretrained")
+    if manifest.train is None and pretrained:
+        return
     last_step = manifest.train.steps if manifest.train else 0
     found = steps(folder)
     if found and found[-1][0] >= last_step:
         return
     device = torch_device(manifest.device)
-    corpus = plugins.corpora.get(manifest.data.corpus.name).build(manifest.data.corpus.options)
-    prepared = prepare(manifest.data, corpus, data_folder)
-    lm = _build(variant, plugins, prepared)
-    lm.module.to(device)
+    data = manifest.data
+    assert data is not None
+    tokenizer = data.tokenizer or TokenizerChoice(path=pretrained)
+    corpus = plugins.corpora.get(data.corpus.name).build(data.corpus.options)
+    prepared = prepare(data, tokenizer, corpus, data_folder)
+    lm = _starting_model(variant, plugins, prepared, device)
     if manifest.train is None:
         save_untrained(lm, prepared.tokenizer, folder, provenance)
         return
@@ -60,8 +67,8 @@ def train_variant(
                 tokenizer=prepared.tokenizer,
                 objective=plugins.objectives.get(objective.name).build(objective.options),
                 schedule=plugins.noise_schedules.get(schedule.name).build(schedule.options),
-                train_rows=_rows(prepared, "train", manifest.data.sequence_length, manifest.seed),
-                held_out_rows=_rows(prepared, "held-out", manifest.data.sequence_length, 0),
+                train_rows=_rows(prepared, "train", data.sequence_length, manifest.seed),
+                held_out_rows=_rows(prepared, "held-out", data.sequence_length, 0),
                 folder=folder,
                 provenance=provenance,
                 on_step=on_step,
@@ -69,12 +76,30 @@ def train_variant(
         )
 
 
-def _build(variant: Variant, plugins: Plugins, prepared: PreparedData) -> DiffusionLM:
+def _starting_model(
+    variant: Variant, plugins: Plugins, prepared: PreparedData, device: torch.device
+) -> DiffusionLM:
+    """Built from scratch with the manifest's seed, or the pretrained checkpoint, in float32."""
     choice = variant.manifest.model.backbone
+    tokenizer = prepared.tokenizer
+    pretrained = choice.options.get("pretrained")
+    if pretrained:
+        lm, _ = load_model(
+            plugins,
+            fetch(pretrained),
+            device,
+            torch.float32,
+            choice.name,
+            tokenizer.mask_token_id,
+            choice.options,
+            least_vocab_size=len(tokenizer),
+        )
+        return lm
     backbone = plugins.backbones.get(choice.name).build(choice.options)
     torch.manual_seed(variant.manifest.seed)
-    tokenizer = prepared.tokenizer
-    return backbone.build(Vocabulary(len(tokenizer), tokenizer.mask_token_id, tokenizer.eos_token_id))
+    lm = backbone.build(Vocabulary(len(tokenizer), tokenizer.mask_token_id, tokenizer.eos_token_id))
+    lm.module.to(device)
+    return lm
 
 
 def _rows(prepared: PreparedData, split: Split, length: int, seed: int) -> PackedRows:

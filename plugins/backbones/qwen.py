@@ -18,10 +18,11 @@ _REQUIRED = (
     "num_attention_heads",
     "num_key_value_heads",
     "max_position_embeddings",
-    "rope_theta",
     "rms_norm_eps",
 )
-_OPTIONAL = ("tie_word_embeddings", "hidden_act", "attention_dropout", "head_dim", "rope_scaling")
+_OPTIONAL = ("tie_word_embeddings", "hidden_act", "attention_dropout", "head_dim")
+# transformers 4 writes rope_theta and rope_scaling, transformers 5 rope_parameters.
+_ROTARY = ("rope_theta", "rope_scaling", "rope_parameters")
 _CLASSES = {"qwen2": Qwen2Config, "qwen3": Qwen3Config}
 
 
@@ -42,11 +43,9 @@ def qwen_format(backbone: str, shape: str, config: Mapping[str, Any], logit_shif
         raise UserError(f"model_type {config.get('model_type')!r} is not Qwen-shaped")
     if config.get("use_sliding_window"):
         raise UserError("config.json asks for sliding-window attention, which is not supported")
-    sizes = {key: config[key] for key in _REQUIRED if key != "rope_theta"}
-    sizes |= {key: config[key] for key in _OPTIONAL if config.get(key) is not None}
-    # transformers 5 writes the base frequency into rope_parameters.
-    theta = config.get("rope_theta") or (config.get("rope_parameters") or {}).get("rope_theta")
-    if theta is None:
+    if not any(config.get(key) for key in ("rope_theta", "rope_parameters")):
         raise KeyError("rope_theta")
-    network = _CLASSES[shape](**sizes, rope_theta=theta)
+    sizes = {key: config[key] for key in _REQUIRED}
+    given = {key: config[key] for key in (*_OPTIONAL, *_ROTARY) if config.get(key) is not None}
+    network = _CLASSES[shape](**sizes, **given)
     return CheckpointFormat(backbone, network, {}, logit_shift, config["max_position_embeddings"])

@@ -69,6 +69,7 @@ def test_running_again_trains_and_asks_nothing_twice(accepted: Any, tiny: Path) 
         (["seed=1"], "keep it and choose another folder with --set output=DIR"),
         (["variants.trained=1"], "no key 'variants' that can be set"),
         (["generate.steps=3"], "was made with other settings"),
+        (["generate.sampler.name=ancestral"], "was made with other settings"),
         (["evaluate.0.likelihood_draws=2", "generate.temperature=1"], "was made with other settings"),
     ],
 )

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from opendllm.core.checkpoints.tokenizer_files import read_tokenizer
-from opendllm.core.data.prepared import prepare
+from opendllm.core.data.prepared import PreparedData
+from opendllm.core.data.prepared import prepare as prepare_data
 from opendllm.core.data.tokenizers import train_tokenizer
 from opendllm.core.manifest.schema import Data
 from opendllm.registries.corpora import Corpus, Document
@@ -24,6 +25,11 @@ def data(**changes: object) -> Data:
         "sequence_length": 16,
     }
     return Data.model_validate(content | changes)
+
+
+def prepare(section: Data, source: Corpus, folder: Path) -> PreparedData:
+    assert section.tokenizer is not None
+    return prepare_data(section, section.tokenizer, source, folder)
 
 
 def corpus(folder: Path) -> Corpus:
@@ -99,7 +105,7 @@ def test_a_corpus_without_files_is_named(tmp_path: Path) -> None:
 
 
 def test_a_tokenizer_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="tokenizer .*nowhere.* cannot be loaded"):
+    with pytest.raises(UserError, match="nowhere does not exist"):
         prepare(
             data(tokenizer={"path": str(tmp_path / "nowhere")}), corpus(tmp_path / "texts"), tmp_path / "data"
         )

@@ -99,10 +99,10 @@ def test_a_text_that_is_eos_at_once_is_empty(make_model, monkeypatch) -> None:
 @pytest.mark.parametrize("family", ["open-dcoder", "dream"])
 @pytest.mark.parametrize("sampler", installed_plugins().samplers.names())
 def test_a_causal_checkpoint_writes_from_left_to_right(family, sampler, make_model) -> None:
-    """Whatever the sampler and its blocks: token i is the mode of p(token i | tokens before it)."""
+    """Whatever the sampler: token i is the mode of p(token i | tokens before it)."""
     model = make_model(family, attention="causal")
     canvas = torch.tensor([[0, 1, *[MASK] * 6]])
-    decoded = model.sample(canvas, sampler, trace=True, block_length=3)
+    decoded = model.sample(canvas, sampler, trace=True)
     tokens = decoded.tokens[0]
     for end in range(2, 8):
         logits = model.logits(tokens[None, : end + 1])[0, end]

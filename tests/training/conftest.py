@@ -36,7 +36,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
         }
     )
     corpus = installed_plugins().corpora.get("text-files").build(options)
-    return prepare(data, corpus, folder / "prepared")
+    assert data.tokenizer is not None
+    return prepare(data, data.tokenizer, corpus, folder / "prepared")
 
 
 @pytest.fixture

@@ -33,5 +33,9 @@ def test_without_warmup_the_first_step_has_almost_the_peak_rate() -> None:
 def test_rows_are_shared_out_over_ranks_and_micro_batches() -> None:
     assert batch_shape(settings(global_batch_size=16), 2) == (8, 1)
     assert batch_shape(settings(global_batch_size=16, micro_batch_size=2), 2) == (2, 4)
+    with pytest.raises(
+        UserError, match=r"leaves 8 rows each, which train.micro_batch_size 16 does not divide"
+    ):
+        batch_shape(settings(global_batch_size=16, micro_batch_size=16), 2)
     with pytest.raises(UserError, match="does not divide by 3 processes"):
         batch_shape(settings(global_batch_size=16), 3)

@@ -136,11 +136,6 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(make_run: MakeRun) -> N
     assert all(torch.equal(before[name], tensor) for name, tensor in run.lm.module.state_dict().items())
 
 
-def test_a_global_batch_that_does_not_divide_is_refused(make_run: MakeRun) -> None:
-    with pytest.raises(UserError, match=r"micro_batch_size 3 does not divide"):
-        train(make_run(micro_batch_size=3))
-
-
 def test_the_autoregressive_baseline_trains(make_run: MakeRun) -> None:
     run = make_run(objective="ar", backbone_options={"attention": "causal"}, steps=20, learning_rate=3e-3)
     train(run)

@@ -1,0 +1,45 @@
+"""Published checkpoints: a folder as it is, or a hub id, downloaded once."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from opendllm.registries.errors import UserError
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_WANTED_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.txt", "*.model")
+"""Never pickled weights, never code."""
+
+
+def fetch(path_or_hub_id: str) -> Path:
+    """The folder of a checkpoint.
+
+    Args:
+        path_or_hub_id: an existing folder, or an id such as `GSAI-ML/LLaDA-8B-Base`, which
+            huggingface_hub downloads into its cache.
+
+    Raises:
+        UserError: there is no such folder, or the hub can't be reached or doesn't know the id.
+    """
+    folder = Path(path_or_hub_id).expanduser()
+    if folder.exists():
+        return folder
+    # A mistyped path below a folder that is here must not send anybody to the network.
+    if not _HUB_ID.fullmatch(path_or_hub_id) or Path(path_or_hub_id).parent.exists():
+        raise UserError(
+            f"{path_or_hub_id} does not exist: give a run's variant, a checkpoint, a model folder, or a hub "
+            f"id such as GSAI-ML/LLaDA-8B-Base"
+        )
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        return Path(snapshot_download(path_or_hub_id, allow_patterns=list(_WANTED_FILES)))
+    except RepositoryNotFoundError as error:
+        raise UserError(f"the hub has no {path_or_hub_id}, or it wants a token (HF_TOKEN)") from error
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise UserError(
+            f"{path_or_hub_id} cannot be downloaded ({str(error).splitlines()[0]}): where there is no "
+            f"network, fetch it elsewhere and give its folder"
+        ) from error
