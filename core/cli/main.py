@@ -10,7 +10,13 @@ from typing import Annotated
 import typer
 from typer.main import get_command
 
-from opendllm.core.cli import experiment_commands, generate_command, plugin_commands
+from opendllm.core.cli import (
+    experiment_commands,
+    export_commands,
+    generate_command,
+    plan_command,
+    plugin_commands,
+)
 from opendllm.registries.errors import UserError
 
 # Two threads that spin while they wait lose four fifths of their speed when a core is busy.
@@ -31,6 +37,8 @@ def _platform(
 
 
 experiment_commands.add_to(app)
+plan_command.add_to(app)
+export_commands.add_to(app)
 plugin_commands.add_to(app)
 generate_command.add_to(app)
 

@@ -4,7 +4,10 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from opendllm.plugins.backbones.presets import A2D, DREAM, LLADA, OPEN_DCODER, QWEN3
+from opendllm.plugins.backbones.shapes import llada_architecture, qwen_architecture, stated_config
 from opendllm.registries import BackboneOptions, Register
+from opendllm.registries.architecture import Architecture
 
 HERE = "opendllm.plugins.backbones"
 
@@ -17,6 +20,11 @@ class OpenDcoderOptions(BackboneOptions):
 
     preset: Literal["nano", "0.5b"] = Field("nano", description="Size of a model built from scratch.")
 
+    def architecture(self, vocab_size: int | None) -> Architecture | None:
+        """See `BackboneOptions.architecture`."""
+        config = stated_config(self.pretrained, OPEN_DCODER[self.preset], vocab_size)
+        return qwen_architecture(config)
+
 
 class LladaOptions(BackboneOptions):
     """Options of LLaDA models."""
@@ -25,6 +33,11 @@ class LladaOptions(BackboneOptions):
     default_sampler: ClassVar[str] = "low-confidence"
 
     preset: Literal["nano", "8b"] = Field("nano", description="Size of a model built from scratch.")
+
+    def architecture(self, vocab_size: int | None) -> Architecture | None:
+        """See `BackboneOptions.architecture`."""
+        config = stated_config(self.pretrained, LLADA[self.preset], vocab_size)
+        return llada_architecture(config)
 
 
 class DreamOptions(BackboneOptions):
@@ -35,6 +48,11 @@ class DreamOptions(BackboneOptions):
 
     preset: Literal["nano", "7b"] = Field("nano", description="Size of a model built from scratch.")
 
+    def architecture(self, vocab_size: int | None) -> Architecture | None:
+        """See `BackboneOptions.architecture`."""
+        config = stated_config(self.pretrained, DREAM[self.preset], vocab_size)
+        return qwen_architecture(config)
+
 
 class Qwen3Options(BackboneOptions):
     """Options of Qwen3-shaped models."""
@@ -44,6 +62,11 @@ class Qwen3Options(BackboneOptions):
     preset: Literal["nano", "0.6b"] = Field("nano", description="Size of a model built from scratch.")
     logit_shift: bool = Field(False, description="Whether hidden state i-1 predicts token i.")
 
+    def architecture(self, vocab_size: int | None) -> Architecture | None:
+        """See `BackboneOptions.architecture`."""
+        config = stated_config(self.pretrained, QWEN3[self.preset], vocab_size)
+        return qwen_architecture(config, query_key_norm=True)
+
 
 class A2dOptions(BackboneOptions):
     """Options of dllm's checkpoints made from autoregressive models."""
@@ -52,6 +75,11 @@ class A2dOptions(BackboneOptions):
     default_sampler: ClassVar[str] = "low-confidence"
 
     preset: Literal["nano"] = Field("nano", description="Size of a model built from scratch.")
+
+    def architecture(self, vocab_size: int | None) -> Architecture | None:
+        """See `BackboneOptions.architecture`."""
+        config = stated_config(self.pretrained, A2D[self.preset], vocab_size)
+        return qwen_architecture(config, query_key_norm=config["model_type"] == "a2d-qwen3")
 
 
 def register_all(register: Register) -> None:

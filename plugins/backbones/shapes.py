@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from opendllm.registries.architecture import Architecture
@@ -39,3 +41,24 @@ def llada_architecture(config: Mapping[str, Any]) -> Architecture:
         tied=config["weight_tying"],
         attention_bias=config["include_qkv_bias"],
     )
+
+
+def stated_config(
+    pretrained: str | None, preset: Mapping[str, Any], vocab_size: int | None
+) -> dict[str, Any]:
+    """The config.json to plan with.
+
+    Args:
+        pretrained: a folder is read; a hub id is taken to have the preset's sizes, so that nothing is
+            downloaded to plan with.
+        preset: config.json of the named size.
+        vocab_size: of a tokenizer that is trained for a model from scratch.
+    """
+    if pretrained is not None:
+        path = Path(pretrained).expanduser() / "config.json"
+        if path.is_file():
+            config: dict[str, Any] = json.loads(path.read_text())
+            return config
+    elif vocab_size is not None:
+        return {**preset, "vocab_size": vocab_size, "embedding_size": vocab_size}
+    return dict(preset)

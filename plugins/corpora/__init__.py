@@ -22,6 +22,18 @@ class TextFilesOptions(PluginOptions):
     )
 
 
+class HuggingfaceOptions(PluginOptions):
+    """Options of a Hugging Face data set."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"dataset": "tests/corpora/tiny_dataset"}]})
+
+    dataset: str = Field(description="Hub id, or a folder of parquet or JSON-lines files.")
+    configuration: str | None = Field(None, description="The data set's configuration, where it has several.")
+    split: str = Field("train", description="Which of its splits is read.")
+    text_field: str = Field("text", description="The column that holds the documents.")
+    held_out_documents: int = Field(1000, ge=1, description="The first so many documents are held out.")
+
+
 def register_all(register: Register) -> None:
     """Register every built-in corpus."""
     register(
@@ -35,4 +47,10 @@ def register_all(register: Register) -> None:
         options=TextFilesOptions,
         target=f"{HERE}.text_files:TextFiles",
         summary="UTF-8 text files matched by a glob, one document a file",
+    )
+    register(
+        "huggingface",
+        options=HuggingfaceOptions,
+        target=f"{HERE}.huggingface:Huggingface",
+        summary="a data set of the Hugging Face hub, or a folder of parquet or JSON lines, streamed",
     )

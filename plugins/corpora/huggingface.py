@@ -1,0 +1,85 @@
+"""A Hugging Face data set, streamed."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from opendllm.plugins.corpora import HuggingfaceOptions
+from opendllm.registries.corpora import Corpus, Document, Split
+from opendllm.registries.errors import UserError
+
+if TYPE_CHECKING:
+    from datasets import IterableDataset
+
+
+class Huggingface(Corpus):
+    """One document a row, in the data set's order; the first ones are held out."""
+
+    def __init__(self, options: HuggingfaceOptions) -> None:
+        self._options = options
+
+    def documents(self, split: Split) -> Iterator[Document]:
+        """See `Corpus.documents`."""
+        options = self._options
+        rows = enumerate(self._rows())
+        held_out = options.held_out_documents
+        chosen = (
+            itertools.islice(rows, held_out)
+            if split == "held-out"
+            else itertools.islice(rows, held_out, None)
+        )
+        empty = True
+        for number, row in chosen:
+            text = row.get(options.text_field)
+            if not isinstance(text, str):
+                columns = ", ".join(row)
+                raise UserError(
+                    f"data set {options.dataset} has no text in column {options.text_field!r} of row "
+                    f"{number}; its columns: {columns}"
+                )
+            if text:
+                empty = False
+                yield Document(f"{options.dataset}:{options.split}:{number}", text)
+        if empty:
+            raise UserError(f"data set {options.dataset} has no {split} documents")
+
+    def fingerprint(self) -> str:
+        """Of a folder, every file's name, size and time; of a hub id, what the hub says its commit is."""
+        folder = Path(self._options.dataset).expanduser()
+        digest = hashlib.blake2b(repr(self._options).encode(), digest_size=16)
+        if folder.is_dir():
+            for path in sorted(folder.rglob("*")):
+                if path.is_file():
+                    status = path.stat()
+                    digest.update(
+                        f"{path.relative_to(folder)} {status.st_size} {status.st_mtime_ns}\n".encode()
+                    )
+        else:
+            digest.update(_commit(self._options.dataset).encode())
+        return digest.hexdigest()
+
+    def _rows(self) -> IterableDataset:
+        from datasets import load_dataset
+
+        options = self._options
+        try:
+            return load_dataset(options.dataset, options.configuration, split=options.split, streaming=True)
+        except Exception as error:  # datasets raises a dozen kinds, all of them about what was asked for
+            raise UserError(
+                f"data set {options.dataset} cannot be opened ({str(error).splitlines()[0]}): where there is "
+                f"no network, fetch it elsewhere and give its folder"
+            ) from error
+
+
+def _commit(dataset: str) -> str:
+    from huggingface_hub import HfApi
+
+    try:
+        information: Any = HfApi().dataset_info(dataset, timeout=10)
+    except Exception as error:  # offline: the copy in the cache is what there is
+        return f"unknown commit ({type(error).__name__})"
+    return str(information.sha)
