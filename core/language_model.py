@@ -12,12 +12,13 @@ from torch import Tensor
 
 from opendllm.core.checkpoints.loading import load_model, load_tokenizer, torch_device
 from opendllm.core.checkpoints.pretrained import fetch
+from opendllm.core.decoding.chat import chat_prompt
 from opendllm.core.decoding.decoder import Decoded, decode
 from opendllm.core.decoding.options import DecoderOptions
 from opendllm.core.decoding.settings import sort_options
 from opendllm.core.decoding.text import Blank, Written, encode, write
 from opendllm.core.toolkit.draws import hash_address
-from opendllm.core.toolkit.likelihood import log_likelihood
+from opendllm.core.toolkit.likelihood import Estimator, log_likelihood
 from opendllm.core.toolkit.segments import document_positions, inputs_from_mask
 from opendllm.registries.backbones import DiffusionLM
 from opendllm.registries.discovery import Plugins, installed_plugins
@@ -117,7 +118,9 @@ class LanguageModel:
         seeds = torch.tensor(_seeds(seed, canvas.shape[0]), device=canvas.device)
         return decode(self.lm, canvas, attention_mask, chosen, decoder, seeds, trace)
 
-    def score(self, texts: Sequence[str], draws: int = 128, seed: int = 0) -> list[tuple[float, float]]:
+    def score(
+        self, texts: Sequence[str], draws: int = 128, seed: int = 0, estimator: Estimator = "llada"
+    ) -> list[tuple[float, float]]:
         """(log-likelihood, its standard error) of each text in nats, given its first token.
 
         The ELBO of a diffusion model, exact for a causal one (see `log_likelihood`).
@@ -129,7 +132,7 @@ class LanguageModel:
             scorable = torch.ones_like(tokens, dtype=torch.bool)
             scorable[:, 0] = False
             seeds = torch.tensor(_seeds(seed, len(texts)), device=tokens.device)[index : index + 1]
-            found = log_likelihood(self.lm, inputs_from_mask(tokens, None), scorable, draws, seeds)
+            found = log_likelihood(self.lm, inputs_from_mask(tokens, None), scorable, draws, seeds, estimator)
             results.append((float(found.log_likelihood), float(found.variance) ** 0.5))
         return results
 
@@ -172,15 +175,26 @@ class LanguageModel:
         sampler: str | None = None,
         seed: int | Sequence[int] = 0,
         batch_size: int = BATCH_SIZE,
+        chat: bool = False,
         **options: Any,
     ) -> list[str]:
         """Continue each prompt; the texts end at EOS.
+
+        Args:
+            prompts: what to continue.
+            sampler: by default the family's own.
+            seed: an integer, or one a prompt.
+            batch_size: rows decoded together; changes no result.
+            chat: put each prompt into the checkpoint's chat template.
+            options: the decoder's and the sampler's own, flat.
 
         Raises:
             UserError: see `sample` and `write`.
         """
         chosen, decoder = self._sampler(sampler, options)
         seeds = _seeds(seed, len(prompts))
+        if chat:
+            prompts = [chat_prompt(self._tokenizer(), prompt) for prompt in prompts]
         blanks = [
             Blank(prompt, None, decoder.max_new_tokens, row_seed)
             for prompt, row_seed in zip(prompts, seeds, strict=True)

@@ -43,6 +43,12 @@ class BackboneOptions(PluginOptions):
         None,
         description="Folder or hub id of a checkpoint to start from; without it, random weights.",
     )
+    device_map: Literal["auto"] | None = Field(
+        None, description="`auto` spreads a pretrained model over all devices, GPUs first; for evaluation."
+    )
+    load_in_8bit: bool = Field(
+        False, description="Keep a pretrained model's linear layers in 8 bit; for evaluation."
+    )
     attention: AttentionKind = Field(
         "bidirectional", description="Which positions see each other; a property of the checkpoint."
     )

@@ -86,6 +86,11 @@ def family(plugins: Plugins, folder: Path, config: dict[str, Any]) -> Registrati
     ]
     if len(matching) == 1:
         return matching[0]
+    if "auto_map" in config:
+        raise UserError(
+            f"{folder / CONFIG_FILE} asks for code from its own repository (auto_map), which is never run; "
+            f"if a built-in family computes the same, name it: {', '.join(plugins.backbones.names())}"
+        )
     names = ", ".join(registration.name for registration in matching) or ", ".join(plugins.backbones.names())
     raise UserError(
         f"{folder / CONFIG_FILE}: model_type {model_type!r} does not settle the family; name one of {names}"

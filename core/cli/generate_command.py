@@ -37,6 +37,9 @@ def generate(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the draws at temperature above 0.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Put each prompt into the checkpoint's chat template.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a prompt.")] = False,
 ) -> None:
     """Complete a prompt, or fill the gap between a prompt and a suffix."""
@@ -46,7 +49,7 @@ def generate(
 
     model = load(checkpoint, device=device)
     if suffix is None:
-        texts = model.generate(prompts, sampler=sampler, seed=seed, **options)
+        texts = model.generate(prompts, sampler=sampler, seed=seed, chat=chat, **options)
     else:
         middle_tokens = options.pop("max_new_tokens", DEFAULT_TOKENS)
         gaps = [(text, suffix) for text in prompts]

@@ -72,8 +72,10 @@ def evaluate_variant(
             tokenizer=tokenizer,
             sampler=plugins.samplers.get(choice.name).build(choice.options),
             options=decoder_options(generate),
+            chat=generate.chat,
             samples_per_task=entry.samples_per_task,
             batch_size=entry.batch_size,
+            likelihood_estimator=entry.likelihood_estimator,
             likelihood_draws=entry.likelihood_draws,
             seed=manifest.seed,
         )
@@ -98,7 +100,9 @@ def _settings(variant: Variant, index: int, sampler: PluginChoice) -> dict[str, 
         "training_digest": variant.training_digest,
         "benchmark": entry.benchmark.model_dump(mode="json"),
         "sampler": sampler.model_dump(mode="json"),
+        "chat": generate.chat,
         "decoder": decoder_options(generate).model_dump(mode="json"),
+        "likelihood_estimator": entry.likelihood_estimator,
         "likelihood_draws": entry.likelihood_draws,
     }
 

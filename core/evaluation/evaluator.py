@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from opendllm.core.checkpoints.files import write_json
+from opendllm.core.decoding.chat import chat_prompt
 from opendllm.core.decoding.options import DecoderOptions
 from opendllm.core.decoding.text import Blank, count_tokens, encode, write
 from opendllm.core.evaluation.answers import AnswerFile, AnswerKey, answer_of
 from opendllm.core.evaluation.text_likelihood import TextToScore, score_texts
 from opendllm.core.toolkit.draws import hash_address, stream_id
+from opendllm.core.toolkit.likelihood import Estimator
 from opendllm.registries.backbones import DiffusionLM
 from opendllm.registries.benchmarks import (
     Benchmark,
@@ -38,8 +40,10 @@ class Asked:
         tokenizer: its own.
         sampler: for what is to be written.
         options: the decoder's.
+        chat: whether prompts without a suffix go through the chat template.
         samples_per_task: answers to each generation request.
         batch_size: rows decoded together.
+        likelihood_estimator: see `log_likelihood`.
         likelihood_draws: Monte-Carlo draws a text.
         seed: with task and sample it seeds each answer, so nothing depends on batches or order.
     """
@@ -48,8 +52,10 @@ class Asked:
     tokenizer: PreTrainedTokenizerFast
     sampler: Sampler
     options: DecoderOptions
+    chat: bool
     samples_per_task: int
     batch_size: int
+    likelihood_estimator: Estimator
     likelihood_draws: int
     seed: int
 
@@ -155,7 +161,9 @@ def _score_likelihoods(
     keys = list(requests)
     texts = [TextToScore(requests[key].text, answer_seed(asked.seed, key)) for key in keys]
     started = time.perf_counter()
-    found = score_texts(asked.lm, asked.tokenizer, texts, sequence_length, asked.likelihood_draws)
+    found = score_texts(
+        asked.lm, asked.tokenizer, texts, sequence_length, asked.likelihood_draws, asked.likelihood_estimator
+    )
     for key, scored in zip(keys, found, strict=True):
         seconds, started = time.perf_counter() - started, time.perf_counter()
         yield key, {**asdict(scored), "seconds": seconds}
@@ -168,7 +176,7 @@ def _write_answers(
     count = count_tokens(asked.tokenizer)
     blanks = [
         Blank(
-            requests[key].prefix,
+            _prefix(asked, requests[key]),
             requests[key].suffix,
             _length(requests[key], asked.options, count),
             answer_seed(asked.seed, key),
@@ -196,6 +204,12 @@ def _write_answers(
                 "seconds": written.seconds,
             },
         )
+
+
+def _prefix(asked: Asked, request: GenerationRequest) -> str:
+    if asked.chat and request.suffix is None:
+        return chat_prompt(asked.tokenizer, request.prefix)
+    return request.prefix
 
 
 def _length(request: GenerationRequest, options: DecoderOptions, count: Callable[[str], int]) -> int:

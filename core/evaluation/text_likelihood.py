@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from opendllm.core.toolkit.likelihood import log_likelihood
+from opendllm.core.toolkit.likelihood import Estimator, log_likelihood
 from opendllm.core.toolkit.segments import inputs_from_mask
 from opendllm.registries.backbones import DiffusionLM
 from opendllm.registries.errors import UserError
@@ -43,6 +43,7 @@ def score_texts(
     texts: Sequence[TextToScore],
     longest: int,
     draws: int,
+    estimator: Estimator = "llada",
 ) -> Iterator[ScoredText]:
     """Each text's likelihood given its first token, in order; texts are cut after `longest` tokens.
 
@@ -63,7 +64,7 @@ def score_texts(
         scorable[:, 0] = False
         seeds = torch.tensor([text.seed for text in group], device=device)
         inputs = inputs_from_mask(tokens.to(device), real.to(device))
-        found = log_likelihood(lm, inputs, scorable.to(device), draws, seeds)
+        found = log_likelihood(lm, inputs, scorable.to(device), draws, seeds, estimator)
         for row, (ids, size) in enumerate(encoded):
             yield ScoredText(float(found.log_likelihood[row]), float(found.variance[row]), len(ids) - 1, size)
 

@@ -102,6 +102,7 @@ def check_plugins(manifest: Manifest, source: Source, plugins: Plugins) -> None:
             )
     if isinstance(backbone, BackboneOptions):
         complaints.extend(_data_complaints(manifest, source, backbone))
+        complaints.extend(_loading_complaints(manifest, source, backbone))
         complaints.extend(_attention_complaints(manifest, source, backbone, objective))
     if complaints:
         raise ManifestError(complaints)
@@ -118,7 +119,7 @@ def default_sampler(manifest: Manifest, plugins: Plugins) -> PluginChoice | None
 
 def decoder_options(generate: Generate) -> DecoderOptions:
     """The decoder's part of a `generate` section."""
-    return DecoderOptions.model_validate(generate.model_dump(exclude={"sampler"}))
+    return DecoderOptions.model_validate(generate.model_dump(exclude={"sampler", "chat"}))
 
 
 def generation_of(manifest: Manifest, index: int) -> Generate:
@@ -143,6 +144,16 @@ def _data_complaints(manifest: Manifest, source: Source, backbone: BackboneOptio
             yield Complaint(source.place(("data",)), "data", "is missing")
     elif manifest.data.tokenizer is None and backbone.pretrained is None:
         yield Complaint(source.place(("data", "tokenizer")), "data.tokenizer", "is missing")
+
+
+def _loading_complaints(manifest: Manifest, source: Source, backbone: BackboneOptions) -> Iterator[Complaint]:
+    """Spread and 8-bit models are loaded to be evaluated."""
+    for name in ("device_map", "load_in_8bit"):
+        at: KeyPath = ("model", "backbone", "options", name)
+        if getattr(backbone, name) and backbone.pretrained is None:
+            yield Complaint(source.place(at), _dotted(at), "has no effect without `pretrained`")
+        elif getattr(backbone, name) and manifest.train is not None:
+            yield Complaint(source.place(at), _dotted(at), "is for evaluation; training cannot use it")
 
 
 def _attention_complaints(

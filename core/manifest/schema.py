@@ -129,6 +129,9 @@ class Generate(DecoderOptions):
     """How text is written: the sampler, and the decoder's options."""
 
     sampler: PluginChoice | None = Field(None, description="By default the backbone's own.")
+    chat: bool = Field(
+        False, description="Put each prompt into the checkpoint's chat template; infilling has none."
+    )
 
 
 class Evaluate(Section):
@@ -141,6 +144,9 @@ class Evaluate(Section):
     generate: Generate | None = Field(None, description="Overrides single settings of `generate`.")
     samples_per_task: int = Field(1, ge=1, description="Answers to each request.")
     batch_size: int = Field(32, ge=1, description="Rows decoded together; changes no result.")
+    likelihood_estimator: Literal["llada", "mdlm"] = Field(
+        "llada", description="How a diffusion model's likelihood is estimated."
+    )
     likelihood_draws: int = Field(
         16, ge=1, description="Monte-Carlo draws a text, where likelihoods are asked for."
     )

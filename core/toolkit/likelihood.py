@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,6 +13,8 @@ from opendllm.core.toolkit.segments import block_starts, noisy_then_clean
 from opendllm.registries.backbones import DiffusionLM
 from opendllm.registries.sequences import ModelInputs
 
+Estimator = Literal["llada", "mdlm"]
+LEAST_TIME = 1e-3
 STRATA = 8
 """Draws in a stratified group; the spread between groups gives the standard error."""
 
@@ -31,15 +34,22 @@ class Likelihoods:
 
 @torch.no_grad()
 def log_likelihood(
-    lm: DiffusionLM, inputs: ModelInputs, scorable: Tensor, draws: int, seeds: Tensor, batch_rows: int = 64
+    lm: DiffusionLM,
+    inputs: ModelInputs,
+    scorable: Tensor,
+    draws: int,
+    seeds: Tensor,
+    estimator: Estimator = "llada",
+    batch_rows: int = 64,
 ) -> Likelihoods:
     """The log-likelihood of the scorable tokens, given the others.
 
-    For a bidirectional model this is the ELBO by LLaDA's estimator (arXiv:2502.09992, eq. 6): hide k
-    of the n scorable tokens, k uniform in 1..n, and weigh their log-probabilities with n/k. For a
-    block-causal one it is the sum of every block's own ELBO given the clean blocks before it, all
-    from one forward pass a draw. The k are stratified within groups of `STRATA` draws. A causal
-    model's is exact.
+    For a bidirectional model this is its ELBO. LLaDA's estimator (arXiv:2502.09992, eq. 6) hides k of
+    the n scorable tokens, k uniform in 1..n, and weighs their log-probabilities with n/k; MDLM's
+    (arXiv:2406.07524, eq. 10) hides each with probability t, t uniform in [1e-3, 1], and weighs with
+    1/t: the same mean but for what lies below 1e-3, and more variance. For a block-causal model it is
+    the sum of every block's own ELBO given the clean blocks before it, all from one forward pass a
+    draw. k or t are stratified within groups of `STRATA` draws. A causal model's is exact.
 
     Args:
         lm: the model.
@@ -47,6 +57,7 @@ def log_likelihood(
         scorable: [B, L] bool.
         draws: Monte-Carlo draws a row, rounded up to two whole groups at least.
         seeds: [B] int64, one a row.
+        estimator: LLaDA's or MDLM's.
         batch_rows: rows in one forward pass.
     """
     if lm.attention.kind == "causal":
@@ -57,10 +68,11 @@ def log_likelihood(
     starts = block_starts(inputs.segments, blocks)
     groups = max(2, -(-draws // STRATA))
     total = groups * STRATA
+    hide = _hide_counted if estimator == "llada" else _hide_by_chance
     estimates = torch.zeros(rows, total, dtype=torch.float64, device=device)
     for chunk in torch.arange(rows * total, device=device).split(batch_rows):
         row, draw = chunk // total, chunk % total
-        hidden, weight = _hide(scorable[row], starts[row], seeds[row], draw)
+        hidden, weight = hide(scorable[row], starts[row], seeds[row], draw)
         tokens = inputs.tokens[row]
         noisy = torch.where(hidden, lm.mask_token_id, tokens)
         if blocks is None:
@@ -75,7 +87,7 @@ def log_likelihood(
     return Likelihoods(by_group.mean(-1), by_group.var(-1) / groups)
 
 
-def _hide(scorable: Tensor, starts: Tensor, seeds: Tensor, draw: Tensor) -> tuple[Tensor, Tensor]:
+def _hide_counted(scorable: Tensor, starts: Tensor, seeds: Tensor, draw: Tensor) -> tuple[Tensor, Tensor]:
     """Exactly k of each block's n scorable positions, hidden.
 
     Args:
@@ -99,6 +111,16 @@ def _hide(scorable: Tensor, starts: Tensor, seeds: Tensor, draw: Tensor) -> tupl
     by_block = by_order.gather(1, starts.gather(1, by_order).argsort(dim=-1, stable=True))
     rank = torch.empty_like(starts).scatter(1, by_block, columns) - starts
     return (rank < count) & scorable, available.double() / count.clamp(min=1)
+
+
+def _hide_by_chance(scorable: Tensor, starts: Tensor, seeds: Tensor, draw: Tensor) -> tuple[Tensor, Tensor]:
+    """Each scorable position, hidden with its block's probability t; the same shapes, with 1/t."""
+    group, stratum = (draw // STRATA)[:, None], (draw % STRATA)[:, None]
+    columns = torch.arange(scorable.shape[1], device=scorable.device).expand_as(scorable)
+    drawn = (stratum + uniform(seeds[:, None], stream_id("likelihood-time"), group, starts)) / STRATA
+    time = (1 - LEAST_TIME) * drawn + LEAST_TIME
+    chance = uniform(seeds[:, None], stream_id("likelihood-mask"), draw[:, None], columns)
+    return (chance < time) & scorable, 1 / time
 
 
 def _weighted_sums(

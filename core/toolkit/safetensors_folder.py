@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -16,6 +15,8 @@ from opendllm.registries.errors import UserError
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+_COMPUTED_SUFFIX = ".rotary_emb.inv_freq"
+"""Some older checkpoints store what config.json determines."""
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -48,14 +49,15 @@ def _indexed_files(index: Path) -> list[str]:
 
 
 def _tensors(folder: Path) -> Iterator[tuple[Path, str, Tensor]]:
-    with ExitStack() as stack:
-        for path in weight_files(folder):
-            try:
-                file = stack.enter_context(safe_open(path, framework="pt"))
+    """(file, key, tensor), one file open at a time: what is mapped of the others can be dropped."""
+    for path in weight_files(folder):
+        try:
+            with safe_open(path, framework="pt") as file:
                 for key in file.keys():  # noqa: SIM118 (safe_open's handle is no mapping)
-                    yield path, key, file.get_tensor(key)
-            except SafetensorError as error:
-                raise UserError(f"{path} is damaged or cut short: {error}") from error
+                    if not key.endswith(_COMPUTED_SUFFIX):
+                        yield path, key, file.get_tensor(key)
+        except SafetensorError as error:
+            raise UserError(f"{path} is damaged or cut short: {error}") from error
 
 
 def load_into(module: nn.Module, folder: Path, rename: Mapping[str, str] | None = None) -> None:

@@ -25,6 +25,7 @@ class TransformersBackbone(Backbone):
         options: BackboneOptions,
         preset: Mapping[str, Any] | None,
         describe: Callable[[Mapping[str, Any]], CheckpointFormat],
+        vocabulary_multiple: int = 1,
     ) -> None:
         """Name the family.
 
@@ -32,9 +33,13 @@ class TransformersBackbone(Backbone):
             options: the attention pattern is taken from them.
             preset: config.json of a model built from scratch; None where there is no such thing.
             describe: reads the family's config.json.
+            vocabulary_multiple: a loaded checkpoint's vocabulary is grown to a multiple of this.
         """
         self._preset = preset
+        self._spread = options.device_map is not None
+        self._in_8bit = options.load_in_8bit
         self._describe = describe
+        self._vocabulary_multiple = vocabulary_multiple
         self._attention = AttentionPattern(options.attention, options.block_length)
 
     def build(self, vocabulary: Vocabulary) -> DiffusionLM:
@@ -65,9 +70,11 @@ class TransformersBackbone(Backbone):
             checkpoint = self._describe(config)
         except KeyError as error:
             raise UserError(f"{folder / 'config.json'} lacks the key {error}") from error
-        lm = load_lm(folder, checkpoint, config, self._attention, device, dtype)
-        if least_vocab_size > lm.vocab_size:
-            sizes = {key: least_vocab_size for key in _VOCABULARY_KEYS if key in config}
-            lm.grow_vocabulary(least_vocab_size, {**config, **sizes})
+        lm = load_lm(folder, checkpoint, config, self._attention, device, dtype, self._spread, self._in_8bit)
+        wanted = max(lm.vocab_size, least_vocab_size)
+        wanted += -wanted % self._vocabulary_multiple
+        if wanted > lm.vocab_size:
+            sizes = {key: wanted for key in _VOCABULARY_KEYS if key in config}
+            lm.grow_vocabulary(wanted, {**config, **sizes})
         lm.check_mask_token(folder)
         return lm

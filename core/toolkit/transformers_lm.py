@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from opendllm.core.toolkit.attention import ATTENTION_NAME
+from opendllm.core.toolkit.placement import allocate_spread, quantize_to_8bit, run_spread
 from opendllm.core.toolkit.safetensors_folder import load_into, write_weights
 from opendllm.core.toolkit.segments import visibility
 from opendllm.registries.backbones import DiffusionLM
@@ -214,20 +215,42 @@ def load_lm(
     attention: AttentionPattern,
     device: torch.device,
     dtype: torch.dtype | None,
+    spread: bool = False,
+    in_8bit: bool = False,
 ) -> TransformersLM:
-    """The checkpoint in `folder`, straight on its device.
+    """The checkpoint in `folder`, each tensor straight on its device.
+
+    Args:
+        folder: with safetensors.
+        checkpoint: how the family writes it.
+        config: its config.json.
+        attention: the pattern.
+        device: where it goes; ignored where it is spread.
+        dtype: of the weights; None keeps the file's.
+        spread: over all devices, for a model that one can't hold.
+        in_8bit: read on the CPU and quantized layer by layer on the way to `device`.
 
     Raises:
         UserError: the weights don't fit (see `load_into`).
     """
-    with torch.device(device), no_init_weights():
-        network = _allocate(checkpoint, dtype or _stored_dtype(config))
+    dtype = dtype or _stored_dtype(config)
+    device_map = None
+    with no_init_weights():
+        if spread:
+            network, device_map = allocate_spread(lambda: _allocate(checkpoint, dtype), dtype)
+        else:
+            with torch.device("cpu" if in_8bit else device):
+                network = _allocate(checkpoint, dtype)
     to_ours = {
         checkpoint.published_keys.get(name, name): name
         for name, _ in network.named_parameters(remove_duplicate=False)
     }
     network.tie_weights()
     load_into(network, folder, to_ours)
+    if device_map is not None:
+        run_spread(network, device_map)
+    if in_8bit:
+        quantize_to_8bit(network, device)
     network.eval()
     return TransformersLM(
         network, checkpoint, config, attention, config["mask_token_id"], _first(config.get("eos_token_id"))

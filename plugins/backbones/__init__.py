@@ -82,6 +82,20 @@ class A2dOptions(BackboneOptions):
         return qwen_architecture(config, query_key_norm=config["model_type"] == "a2d-qwen3")
 
 
+class CausalLmOptions(BackboneOptions):
+    """Options of an autoregressive model turned bidirectional."""
+
+    default_sampler: ClassVar[str] = "entropy"
+
+    preset: Literal["nano"] = Field("nano", description="Size of a LLaMA built from scratch.")
+    logit_shift: bool = Field(
+        True, description="Whether hidden state i-1 predicts token i, as the autoregressive model learnt it."
+    )
+    pad_vocabulary_to: int = Field(
+        1, ge=1, description="Grow the vocabulary to a multiple of this, which some kernels like."
+    )
+
+
 def register_all(register: Register) -> None:
     """Register every built-in backbone."""
     register(
@@ -113,4 +127,10 @@ def register_all(register: Register) -> None:
         options=A2dOptions,
         target=f"{HERE}.a2d:a2d",
         summary="dllm's Qwen2 and Qwen3 diffusion checkpoints, no shift",
+    )
+    register(
+        "causal-lm",
+        options=CausalLmOptions,
+        target=f"{HERE}.causal_lm:causal_lm",
+        summary="any transformers causal LM made bidirectional, for continued pretraining",
     )

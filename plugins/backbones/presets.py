@@ -80,6 +80,17 @@ A2D: dict[str, dict[str, Any]] = {
     },
 }
 
+CAUSAL_LM: dict[str, dict[str, Any]] = {
+    "nano": {
+        **_NANO_QWEN,
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 10000.0,
+        "tie_word_embeddings": True,
+    },
+}
+
 _LLADA = {
     "architectures": ["LLaDAModelLM"],
     "model_type": "llada",

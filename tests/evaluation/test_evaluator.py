@@ -60,8 +60,10 @@ def ask(benchmark: Benchmark, path: Path, batch_size: int = 4, temperature: floa
         tokenizer=TOKENIZER,
         sampler=installed_plugins().samplers.get("low-confidence").build(),
         options=DecoderOptions(steps=4, max_new_tokens=6, temperature=temperature),
+        chat=False,
         samples_per_task=2,
         batch_size=batch_size,
+        likelihood_estimator="llada",
         likelihood_draws=16,
         seed=0,
     )

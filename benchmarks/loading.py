@@ -1,0 +1,108 @@
+"""Peak memory of loading a checkpoint, beside transformers' own loader, on a generated one.
+
+    python benchmarks/loading.py [--gigabytes 1] [--shards 4]
+
+Each loader runs in a process of its own; what the process held before loading (Python, torch) is
+taken off. Anonymous memory is what counts: pages of the mapped files can be dropped at any time
+(transformers leaves a CPU model's weights in them, and reads them from disk when they are first used).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+
+def generate(folder: Path, gigabytes: float, shards: int) -> int:
+    """Write a Qwen2-shaped checkpoint in bfloat16; returns its bytes."""
+    layer_bytes = 2 * (4 * 1024 * 1024 + 3 * 1024 * 4096)
+    layers = max(1, round(gigabytes * 2**30 / layer_bytes))
+    config = Qwen2Config(
+        vocab_size=8192,
+        hidden_size=1024,
+        intermediate_size=4096,
+        num_hidden_layers=layers,
+        num_attention_heads=16,
+        num_key_value_heads=16,
+        tie_word_embeddings=True,
+        rope_theta=1e6,
+    )
+    network = Qwen2ForCausalLM(config).to(torch.bfloat16)
+    size = sum(parameter.numel() * 2 for parameter in network.parameters())
+    network.save_pretrained(folder, max_shard_size=f"{size // shards // 2**20 + 1}MB")
+    stated = json.loads((folder / "config.json").read_text()) | {"mask_token_id": 8191, "rope_theta": 1e6}
+    (folder / "config.json").write_text(json.dumps(stated))
+    return size
+
+
+def anonymous_bytes() -> int:
+    """This process's memory that no file backs."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssAnon"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("/proc/self/status has no RssAnon: this benchmark needs Linux")
+
+
+def measure(load: Callable[[str], object], folder: str, results: multiprocessing.Queue) -> None:
+    """Load in this process, sampling its memory every 2 ms."""
+    before, peak, done = anonymous_bytes(), 0, threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not done.wait(0.002):
+            peak = max(peak, anonymous_bytes())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    started = time.perf_counter()
+    model = load(folder)
+    seconds = time.perf_counter() - started
+    done.set()
+    watcher.join()
+    del model
+    results.put((peak - before, seconds))
+
+
+def load_ours(folder: str) -> object:
+    """opendllm."""
+    from opendllm.core.checkpoints.loading import load_model
+    from opendllm.registries.discovery import installed_plugins
+
+    return load_model(installed_plugins(), Path(folder), torch.device("cpu"))
+
+
+def load_theirs(folder: str) -> object:
+    """transformers."""
+    return Qwen2ForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--gigabytes", type=float, default=1.0)
+    parser.add_argument("--shards", type=int, default=4)
+    arguments = parser.parse_args()
+    context = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as folder:
+        size = generate(Path(folder), arguments.gigabytes, arguments.shards)
+        shard = max(path.stat().st_size for path in Path(folder).glob("*.safetensors"))
+        print(f"checkpoint {size / 2**20:,.0f} MiB, largest shard {shard / 2**20:,.0f} MiB")
+        for name, load in (("open-dllm", load_ours), ("transformers", load_theirs)):
+            results = context.Queue()
+            process = context.Process(target=measure, args=(load, folder, results))
+            process.start()
+            peak, seconds = results.get()
+            process.join()
+            print(f"{name:13} peak {peak / 2**20:7,.0f} MiB = {peak / size:.2f} copies  {seconds:.1f} s")
+
+
+if __name__ == "__main__":
+    main()
