@@ -132,7 +132,9 @@ class LanguageModel:
             scorable = torch.ones_like(tokens, dtype=torch.bool)
             scorable[:, 0] = False
             seeds = torch.tensor(_seeds(seed, len(texts)), device=tokens.device)[index : index + 1]
-            found = log_likelihood(self.lm, inputs_from_mask(tokens, None), scorable, draws, seeds, estimator)
+            found = log_likelihood(
+                self.lm, inputs_from_mask(tokens, None), scorable, draws, seeds, estimator=estimator
+            )
             results.append((float(found.log_likelihood), float(found.variance) ** 0.5))
         return results
 

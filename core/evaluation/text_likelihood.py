@@ -64,7 +64,7 @@ def score_texts(
         scorable[:, 0] = False
         seeds = torch.tensor([text.seed for text in group], device=device)
         inputs = inputs_from_mask(tokens.to(device), real.to(device))
-        found = log_likelihood(lm, inputs, scorable.to(device), draws, seeds, estimator)
+        found = log_likelihood(lm, inputs, scorable.to(device), draws, seeds, estimator=estimator)
         for row, (ids, size) in enumerate(encoded):
             yield ScoredText(float(found.log_likelihood[row]), float(found.variance[row]), len(ids) - 1, size)
 

@@ -39,8 +39,8 @@ def log_likelihood(
     scorable: Tensor,
     draws: int,
     seeds: Tensor,
-    estimator: Estimator = "llada",
     batch_rows: int = 64,
+    estimator: Estimator = "llada",
 ) -> Likelihoods:
     """The log-likelihood of the scorable tokens, given the others.
 
@@ -57,8 +57,8 @@ def log_likelihood(
         scorable: [B, L] bool.
         draws: Monte-Carlo draws a row, rounded up to two whole groups at least.
         seeds: [B] int64, one a row.
-        estimator: LLaDA's or MDLM's.
         batch_rows: rows in one forward pass.
+        estimator: LLaDA's or MDLM's.
     """
     if lm.attention.kind == "causal":
         exact = _weighted_sums(lm, inputs, inputs.tokens, scorable, scorable.double())
@@ -68,7 +68,7 @@ def log_likelihood(
     starts = block_starts(inputs.segments, blocks)
     groups = max(2, -(-draws // STRATA))
     total = groups * STRATA
-    hide = _hide_counted if estimator == "llada" else _hide_by_chance
+    hide = {"llada": _hide_counted, "mdlm": _hide_by_chance}[estimator]
     estimates = torch.zeros(rows, total, dtype=torch.float64, device=device)
     for chunk in torch.arange(rows * total, device=device).split(batch_rows):
         row, draw = chunk // total, chunk % total
