@@ -5,5 +5,10 @@ class UserError(Exception):
     """A mistake in what the user gave (manifest, option, file); the command line exits with 2."""
 
 
+def first_line(error: BaseException) -> str:
+    """What a library's error says in its first line, or its kind where it says nothing."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
 class PluginError(UserError):
     """A plugin that cannot be found, is registered twice, or does not keep its contract."""

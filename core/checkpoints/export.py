@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from opendllm.core.checkpoints.files import PROVENANCE_FILE, model_folder, write_json, write_text
-from opendllm.registries.errors import UserError
+from opendllm.registries.errors import UserError, first_line
 
 MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", "config.json")
 TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "chat_template*")
@@ -26,11 +26,18 @@ def export_model(checkpoint: Path, target: Path) -> None:
         target: must not exist.
 
     Raises:
-        UserError: `checkpoint` has no model, or `target` exists.
+        UserError: `checkpoint` has no model, or `target` exists or can't be written.
     """
     source = model_folder(checkpoint)
     if target.exists():
         raise UserError(f"{target} exists: name a folder that doesn't")
+    try:
+        _write(source, target)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{source} cannot be exported to {target}: {first_line(error)}") from error
+
+
+def _write(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as aside:
         folder = Path(aside) / target.name
@@ -58,7 +65,6 @@ def push_model(checkpoint: Path, repository: str, private: bool) -> str:
         UserError: the hub refuses it or can't be reached.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
 
     with tempfile.TemporaryDirectory() as aside:
         folder = Path(aside) / repository.rpartition("/")[2]
@@ -69,8 +75,8 @@ def push_model(checkpoint: Path, repository: str, private: bool) -> str:
             uploaded = hub.upload_folder(
                 repo_id=repository, folder_path=folder, commit_message="Upload from Open-dLLM"
             )
-        except (HfHubHTTPError, OSError, ValueError) as error:
-            raise UserError(f"{repository} cannot be uploaded: {str(error).splitlines()[0]}") from error
+        except Exception as error:  # of its HTTP client too, which changes with huggingface_hub's version
+            raise UserError(f"{repository} cannot be uploaded: {first_line(error)}") from error
     return str(uploaded)
 
 
@@ -89,5 +95,7 @@ def _model_card(name: str, config: dict[str, Any], provenance: dict[str, Any]) -
         f"{provenance['step']}, {own.get('attention', 'bidirectional')} attention, logits "
         f"{'shifted by one' if own.get('logit_shift') else 'not shifted'}.\n\n"
         f"Trained from manifest {provenance['training_digest']} with seed {provenance['seed']}:\n\n"
-        f"{plugins}\n"
+        f"{plugins}\n\n"
+        f"Read the tokenizer with `PreTrainedTokenizerFast.from_pretrained`: `AutoTokenizer` may put the "
+        f"stock family's own pre-tokenizer in the file's place.\n"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from opendllm.registries.errors import UserError
+from opendllm.registries.errors import UserError, first_line
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _WANTED_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.txt", "*.model")
@@ -32,14 +32,14 @@ def fetch(path_or_hub_id: str) -> Path:
             f"id such as GSAI-ML/LLaDA-8B-Base"
         )
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import RepositoryNotFoundError
 
     try:
         return Path(snapshot_download(path_or_hub_id, allow_patterns=list(_WANTED_FILES)))
     except RepositoryNotFoundError as error:
         raise UserError(f"the hub has no {path_or_hub_id}, or it wants a token (HF_TOKEN)") from error
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except Exception as error:  # of its HTTP client too, which changes with huggingface_hub's version
         raise UserError(
-            f"{path_or_hub_id} cannot be downloaded ({str(error).splitlines()[0]}): where there is no "
+            f"{path_or_hub_id} cannot be downloaded ({first_line(error)}): where there is no "
             f"network, fetch it elsewhere and give its folder"
         ) from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -21,7 +20,9 @@ def add_to(app: typer.Typer) -> None:
 
 
 def generate(
-    checkpoint: Annotated[Path, typer.Option(help="A run's variant, a checkpoint, or a model folder.")],
+    checkpoint: Annotated[
+        str, typer.Option(help="A run's variant, a checkpoint, a model folder, or a hub id.")
+    ],
     prompt: Annotated[
         list[str] | None, typer.Option(help="What to continue; may be repeated. By default standard input.")
     ] = None,
@@ -43,6 +44,8 @@ def generate(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a prompt.")] = False,
 ) -> None:
     """Complete a prompt, or fill the gap between a prompt and a suffix."""
+    if chat and suffix is not None:
+        raise UserError("--chat has no effect with --suffix: infilling has no chat template")
     options = dict(_parse(text) for text in option or [])
     prompts = prompt or [sys.stdin.read()]
     from opendllm.core import load

@@ -13,7 +13,7 @@ from opendllm.core.checkpoints.pretrained import fetch
 from opendllm.core.checkpoints.tokenizer_files import read_tokenizer
 from opendllm.core.manifest.schema import TokenizerChoice
 from opendllm.registries.corpora import Corpus
-from opendllm.registries.errors import UserError
+from opendllm.registries.errors import UserError, first_line
 
 if TYPE_CHECKING:
     from opendllm.registries.corpora import Document
@@ -47,9 +47,7 @@ def load_tokenizer(path_or_hub_id: str) -> PreTrainedTokenizerFast:
     try:
         tokenizer = read_tokenizer(folder)
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"tokenizer {path_or_hub_id!r} cannot be loaded: {str(error).splitlines()[0]}"
-        ) from error
+        raise UserError(f"tokenizer {path_or_hub_id!r} cannot be loaded: {first_line(error)}") from error
     config_file = folder / "config.json"
     config = json.loads(config_file.read_text()) if config_file.is_file() else {}
     mask_token_id = config.get("mask_token_id")

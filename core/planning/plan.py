@@ -80,7 +80,8 @@ def plan(manifest: Manifest, plugins: Plugins, hardware: Hardware) -> Plan:
     architecture = options.architecture(trained_size)
     if architecture is None:
         raise UserError(
-            f"backbone {choice.name!r} cannot tell its sizes from {choice.options}: name a `preset`"
+            f"backbone {choice.name!r} cannot tell its sizes from {choice.options}: name its `preset`, or "
+            f"give its folder as `pretrained`"
         )
     if manifest.train is None or manifest.data is None:
         return Plan(architecture, None)

@@ -14,10 +14,9 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
-from opendllm.core.toolkit.attention import ATTENTION_NAME
+from opendllm.core.toolkit.attention import ATTENTION_NAME, AttentionLayout
 from opendllm.core.toolkit.placement import allocate_spread, quantize_to_8bit, run_spread
 from opendllm.core.toolkit.safetensors_folder import load_into, write_weights
-from opendllm.core.toolkit.segments import visibility
 from opendllm.registries.backbones import DiffusionLM
 from opendllm.registries.errors import UserError
 from opendllm.registries.sequences import PADDING_SEGMENT, AttentionPattern, ModelInputs
@@ -72,7 +71,7 @@ class ScoringModule(nn.Module):
             input_ids=inputs.tokens,
             position_ids=inputs.positions,
             use_cache=False,
-            visible=visibility(inputs, blocks),
+            layout=AttentionLayout(inputs, blocks),
         )
         hidden: Tensor = output.last_hidden_state
         return hidden
@@ -149,7 +148,13 @@ class TransformersLM(DiffusionLM):
             size: of the new vocabulary.
             config: config.json with that size.
         """
-        self.module.network.resize_token_embeddings(size, mean_resizing=True)
+        network = self.module.network
+        # transformers' own mean_resizing draws around the mean, from a generator that nobody seeded.
+        network.resize_token_embeddings(size, mean_resizing=False)
+        with torch.no_grad():
+            for layer in (network.get_input_embeddings(), network.get_output_embeddings()):
+                for parameter in layer.parameters():
+                    parameter[self.vocab_size :] = parameter[: self.vocab_size].float().mean(0)
         self.vocab_size = size
         self._config = dict(config)
 
@@ -185,6 +190,8 @@ class TransformersLM(DiffusionLM):
             "torch_dtype": str(next(iter(weights.values())).dtype).removeprefix("torch."),
             OWN_SECTION: own,
         }
+        if self.eos_token_id != _first(config.get("eos_token_id")):
+            config["eos_token_id"] = self.eos_token_id
         config.pop("dtype", None)  # transformers 5's word for torch_dtype, which both versions read
         (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
 

@@ -26,6 +26,7 @@ def start_engine(module: nn.Module, train: Train, micro_batch: int, accumulation
         from deepspeed.utils import logger
 
         logger.setLevel(logging.ERROR)
+        exact = {name: buffer.clone() for name, buffer in module.named_buffers()}
         engine, *_ = deepspeed.initialize(
             model=module,
             optimizer=torch.optim.AdamW(
@@ -37,6 +38,9 @@ def start_engine(module: nn.Module, train: Train, micro_batch: int, accumulation
             config=deepspeed_config(train, micro_batch, accumulation),
             dist_init_required=False,
         )
+    # In bf16 DeepSpeed casts the rotary frequencies too, which would blur far positions.
+    for name, buffer in module.named_buffers():
+        buffer.data = exact[name].to(buffer.device)
     return engine
 
 

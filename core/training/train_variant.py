@@ -94,6 +94,7 @@ def _starting_model(
             choice.options,
             least_vocab_size=len(tokenizer),
         )
+        lm.eos_token_id = tokenizer.eos_token_id  # which ends the documents that it is trained on
         return lm
     backbone = plugins.backbones.get(choice.name).build(choice.options)
     torch.manual_seed(variant.manifest.seed)

@@ -4,8 +4,13 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from opendllm.plugins.backbones.presets import A2D, DREAM, LLADA, OPEN_DCODER, QWEN3
-from opendllm.plugins.backbones.shapes import llada_architecture, qwen_architecture, stated_config
+from opendllm.plugins.backbones.presets import A2D, CAUSAL_LM, DREAM, LLADA, OPEN_DCODER, QWEN3
+from opendllm.plugins.backbones.shapes import (
+    causal_lm_architecture,
+    llada_architecture,
+    planned_architecture,
+    qwen_architecture,
+)
 from opendllm.registries import BackboneOptions, Register
 from opendllm.registries.architecture import Architecture
 
@@ -22,8 +27,7 @@ class OpenDcoderOptions(BackboneOptions):
 
     def architecture(self, vocab_size: int | None) -> Architecture | None:
         """See `BackboneOptions.architecture`."""
-        config = stated_config(self.pretrained, OPEN_DCODER[self.preset], vocab_size)
-        return qwen_architecture(config)
+        return planned_architecture(qwen_architecture, self.pretrained, OPEN_DCODER, self.preset, vocab_size)
 
 
 class LladaOptions(BackboneOptions):
@@ -36,8 +40,7 @@ class LladaOptions(BackboneOptions):
 
     def architecture(self, vocab_size: int | None) -> Architecture | None:
         """See `BackboneOptions.architecture`."""
-        config = stated_config(self.pretrained, LLADA[self.preset], vocab_size)
-        return llada_architecture(config)
+        return planned_architecture(llada_architecture, self.pretrained, LLADA, self.preset, vocab_size)
 
 
 class DreamOptions(BackboneOptions):
@@ -50,8 +53,7 @@ class DreamOptions(BackboneOptions):
 
     def architecture(self, vocab_size: int | None) -> Architecture | None:
         """See `BackboneOptions.architecture`."""
-        config = stated_config(self.pretrained, DREAM[self.preset], vocab_size)
-        return qwen_architecture(config)
+        return planned_architecture(qwen_architecture, self.pretrained, DREAM, self.preset, vocab_size)
 
 
 class Qwen3Options(BackboneOptions):
@@ -64,8 +66,7 @@ class Qwen3Options(BackboneOptions):
 
     def architecture(self, vocab_size: int | None) -> Architecture | None:
         """See `BackboneOptions.architecture`."""
-        config = stated_config(self.pretrained, QWEN3[self.preset], vocab_size)
-        return qwen_architecture(config, query_key_norm=True)
+        return planned_architecture(qwen_architecture, self.pretrained, QWEN3, self.preset, vocab_size)
 
 
 class A2dOptions(BackboneOptions):
@@ -78,8 +79,7 @@ class A2dOptions(BackboneOptions):
 
     def architecture(self, vocab_size: int | None) -> Architecture | None:
         """See `BackboneOptions.architecture`."""
-        config = stated_config(self.pretrained, A2D[self.preset], vocab_size)
-        return qwen_architecture(config, query_key_norm=config["model_type"] == "a2d-qwen3")
+        return planned_architecture(qwen_architecture, self.pretrained, A2D, self.preset, vocab_size)
 
 
 class CausalLmOptions(BackboneOptions):
@@ -94,6 +94,12 @@ class CausalLmOptions(BackboneOptions):
     pad_vocabulary_to: int = Field(
         1, ge=1, description="Grow the vocabulary to a multiple of this, which some kernels like."
     )
+
+    def architecture(self, vocab_size: int | None) -> Architecture | None:
+        """See `BackboneOptions.architecture`."""
+        return planned_architecture(
+            causal_lm_architecture, self.pretrained, CAUSAL_LM, self.preset, vocab_size
+        )
 
 
 def register_all(register: Register) -> None:

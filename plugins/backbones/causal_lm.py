@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from transformers import AutoConfig
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PretrainedConfig
 
 from opendllm.core.toolkit.transformers_backbone import TransformersBackbone
 from opendllm.core.toolkit.transformers_lm import CheckpointFormat
@@ -18,6 +18,13 @@ from opendllm.registries.errors import UserError
 _NOT_SIZES = frozenset(
     {"model_type", "architectures", "auto_map", "open_dllm", "torch_dtype", "dtype", "transformers_version"}
 )
+_NEUTRAL: dict[str, float | None] = {
+    "logit_scale": 1.0,
+    "logits_scaling": 1.0,
+    "final_logit_softcapping": None,
+    "attn_logit_softcapping": None,
+}
+"""What some families do beside attention and a plain LM head, switched off."""
 
 
 def causal_lm(options: CausalLmOptions) -> Backbone:
@@ -38,4 +45,18 @@ def _format(logit_shift: bool, config: Mapping[str, Any]) -> CheckpointFormat:
         network = AutoConfig.for_model(config["model_type"], **sizes)
     except ValueError as error:
         raise UserError(f"transformers has no model_type {config['model_type']!r}") from error
+    _check_arithmetic(network)
     return CheckpointFormat("causal-lm", network, {}, logit_shift, network.max_position_embeddings)
+
+
+def _check_arithmetic(network: PretrainedConfig) -> None:
+    """Refuse what a plain LM head after attention of our own would silently compute differently."""
+    name = network.model_type
+    if type(network) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise UserError(f"model_type {name!r} is no causal language model of transformers")
+    # Without it a class ignores the attention function that it is given (ALiBi, state spaces).
+    if not MODEL_FOR_CAUSAL_LM_MAPPING[type(network)]._supports_attention_backend:
+        raise UserError(f"model_type {name!r} cannot be made bidirectional: transformers fixes its attention")
+    for key, neutral in _NEUTRAL.items():
+        if getattr(network, key, None) not in (None, neutral):
+            raise UserError(f"config.json sets {key}, which is not supported (model_type {name!r})")

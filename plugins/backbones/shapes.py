@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from opendllm.registries.architecture import Architecture
+from opendllm.registries.errors import UserError
+
+CONFIG_FILE = "config.json"
 
 
-def qwen_architecture(config: Mapping[str, Any], query_key_norm: bool = False) -> Architecture:
+def qwen_architecture(config: Mapping[str, Any]) -> Architecture:
     """Of a Qwen2- or Qwen3-shaped config.json."""
+    third = str(config["model_type"]).endswith("qwen3")
+    return _decoder(config, attention_bias=not third, query_key_norm=third)
+
+
+def causal_lm_architecture(config: Mapping[str, Any]) -> Architecture | None:
+    """Of a transformers config.json; None where the model_type is not one whose formula is known here."""
+    if config["model_type"] in ("qwen2", "qwen3"):
+        return qwen_architecture(config)
+    biases = config.get("attention_bias") or config.get("mlp_bias")
+    return _decoder(config) if config["model_type"] in ("llama", "mistral") and not biases else None
+
+
+def _decoder(
+    config: Mapping[str, Any], attention_bias: bool = False, query_key_norm: bool = False
+) -> Architecture:
     heads = config["num_attention_heads"]
     return Architecture(
         vocab_size=config["vocab_size"],
@@ -19,10 +37,10 @@ def qwen_architecture(config: Mapping[str, Any], query_key_norm: bool = False) -
         intermediate_size=config["intermediate_size"],
         layers=config["num_hidden_layers"],
         heads=heads,
-        key_value_heads=config["num_key_value_heads"],
+        key_value_heads=config.get("num_key_value_heads") or heads,
         head_size=config.get("head_dim") or config["hidden_size"] // heads,
-        tied=config["tie_word_embeddings"],
-        attention_bias=not query_key_norm,
+        tied=config.get("tie_word_embeddings", False),
+        attention_bias=attention_bias,
         query_key_norm=query_key_norm,
     )
 
@@ -43,22 +61,35 @@ def llada_architecture(config: Mapping[str, Any]) -> Architecture:
     )
 
 
-def stated_config(
-    pretrained: str | None, preset: Mapping[str, Any], vocab_size: int | None
-) -> dict[str, Any]:
-    """The config.json to plan with.
+def planned_architecture(
+    read: Callable[[Mapping[str, Any]], Architecture | None],
+    pretrained: str | None,
+    presets: Mapping[str, Mapping[str, Any]],
+    preset: str,
+    vocab_size: int | None,
+) -> Architecture | None:
+    """The sizes to plan with.
 
     Args:
-        pretrained: a folder is read; a hub id is taken to have the preset's sizes, so that nothing is
-            downloaded to plan with.
-        preset: config.json of the named size.
+        read: finds them in the family's config.json.
+        pretrained: a folder's config.json is read; a hub id is taken to have the preset's sizes, so
+            that nothing is downloaded to plan with. No published model is `nano`: then they are unknown.
+        presets: config.json of each named size.
+        preset: the named size.
         vocab_size: of a tokenizer that is trained for a model from scratch.
+
+    Raises:
+        UserError: config.json cannot be read, or lacks a size.
     """
-    if pretrained is not None:
-        path = Path(pretrained).expanduser() / "config.json"
-        if path.is_file():
-            config: dict[str, Any] = json.loads(path.read_text())
-            return config
-    elif vocab_size is not None:
-        return {**preset, "vocab_size": vocab_size, "embedding_size": vocab_size}
-    return dict(preset)
+    if pretrained is None:
+        sizes = {} if vocab_size is None else {"vocab_size": vocab_size, "embedding_size": vocab_size}
+        return read({**presets[preset], **sizes})
+    path = Path(pretrained).expanduser() / CONFIG_FILE
+    if not path.is_file():
+        return None if preset == "nano" else read(presets[preset])
+    try:
+        return read(json.loads(path.read_text(encoding="utf-8")))
+    except KeyError as error:
+        raise UserError(f"{path} lacks the key {error}") from error
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error

@@ -5,15 +5,13 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from opendllm.plugins.corpora import HuggingfaceOptions
 from opendllm.registries.corpora import Corpus, Document, Split
-from opendllm.registries.errors import UserError
-
-if TYPE_CHECKING:
-    from datasets import IterableDataset
+from opendllm.registries.errors import UserError, first_line
 
 
 class Huggingface(Corpus):
@@ -62,17 +60,31 @@ class Huggingface(Corpus):
             digest.update(_commit(self._options.dataset).encode())
         return digest.hexdigest()
 
-    def _rows(self) -> IterableDataset:
+    def _rows(self) -> Iterator[dict[str, Any]]:
         from datasets import load_dataset
 
         options = self._options
+        folder = Path(options.dataset).expanduser()
+        local = folder.is_dir()
         try:
-            return load_dataset(options.dataset, options.configuration, split=options.split, streaming=True)
-        except Exception as error:  # datasets raises a dozen kinds, all of them about what was asked for
+            if not local:
+                _ask_hub(options.dataset)
+            source = str(folder) if local else options.dataset
+            yield from load_dataset(source, options.configuration, split=options.split, streaming=True)
+        except Exception as error:  # datasets raises a dozen kinds, when opened and while it is read
+            hint = "" if local else ": where there is no network, fetch it elsewhere and give its folder"
             raise UserError(
-                f"data set {options.dataset} cannot be opened ({str(error).splitlines()[0]}): where there is "
-                f"no network, fetch it elsewhere and give its folder"
+                f"data set {options.dataset} cannot be read ({first_line(error)}){hint}"
             ) from error
+
+
+def _ask_hub(dataset: str) -> None:
+    """Fail at once where the hub doesn't know it or can't be reached; datasets tries for half a minute."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    with suppress(OfflineModeIsEnabled):  # then the copy in the cache is read
+        HfApi().dataset_info(dataset, timeout=10)
 
 
 def _commit(dataset: str) -> str:

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from .conftest import VOCABULARY, Stock, edit_config, load_as, logits
 from opendllm.core import load
 from opendllm.registries.errors import UserError
+
+from .conftest import VOCABULARY, Stock, edit_config, load_as, logits
 
 KINDS = [("llama", "causal-lm"), ("qwen2", "open-dcoder"), ("qwen2", "causal-lm"), ("qwen3", "qwen3"),
          ("mistral", "causal-lm"), ("gpt2", "causal-lm"), ("olmo2", "causal-lm")]  # fmt: skip
@@ -68,9 +69,7 @@ def test_shards_and_shared_embeddings(stock, tmp_path, tokens, kind, tied) -> No
     model = stock(tmp_path, kind, tie_word_embeddings=tied, saving={"max_shard_size": "40KB"})
     assert len(list(tmp_path.glob("model-*-of-*.safetensors"))) > 2
     lm = load_as("causal-lm", tmp_path, attention="causal")
-    torch.testing.assert_close(
-        logits(lm, tokens)[:, 1:], model(tokens).logits[:, :-1], rtol=0, atol=1e-5
-    )
+    torch.testing.assert_close(logits(lm, tokens)[:, 1:], model(tokens).logits[:, :-1], rtol=0, atol=1e-5)
     network = lm.module.network
     assert (network.get_input_embeddings().weight is network.get_output_embeddings().weight) is tied
 

@@ -147,3 +147,6 @@ def test_bf16_trains(make_run: MakeRun) -> None:
     run = make_run(precision="bf16", steps=2)
     train(run)
     assert all(tensor.dtype == torch.bfloat16 for tensor in weights(run.folder).values())
+    frequencies = dict(run.lm.module.named_buffers())
+    assert frequencies
+    assert all(buffer.dtype == torch.float32 for buffer in frequencies.values())

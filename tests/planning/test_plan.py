@@ -1,0 +1,189 @@
+"""`platform plan`: what it prints, how fast, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from opendllm.core.cli.main import main
+
+REPOSITORY = Path(__file__).parents[2]
+EXPERIMENTS = sorted((REPOSITORY / "experiments").glob("*.yaml"))
+PRETRAINING = REPOSITORY / "experiments" / "open-dcoder-0.5b-pretraining.yaml"
+Answer = Callable[..., Any]
+
+
+@pytest.fixture
+def plan(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Answer:
+    """Run `platform plan` in this process: (exit code, standard output, standard error)."""
+
+    def run(*arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["platform", "plan", *map(str, arguments)])
+        with pytest.raises(SystemExit) as left:
+            main()
+        captured = capsys.readouterr()
+        return int(left.value.code or 0), captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def planned(plan: Answer) -> Answer:
+    """The JSON that it prints."""
+
+    def run(*arguments: str | Path) -> dict[str, Any]:
+        code, output, errors = plan(*arguments, "--json")
+        assert code == 0, errors
+        content: dict[str, Any] = json.loads(output)
+        return content
+
+    return run
+
+
+def test_every_experiment_is_planned_without_network_and_torch() -> None:
+    script = (
+        "import socket, sys\n"
+        "def refuse(*_, **__): raise SystemExit('network')\n"
+        "socket.socket.connect = refuse\n"
+        "from opendllm.core.cli.main import main\n"
+        "for path in sys.argv[1:]:\n"
+        "    sys.argv = ['platform', 'plan', path]\n"
+        "    try: main()\n"
+        "    except SystemExit as left: assert left.code == 0, (path, left.code)\n"
+        "heavy = {'torch', 'transformers', 'numpy', 'datasets', 'deepspeed', 'huggingface_hub'}\n"
+        "print('imported', sorted(heavy & set(sys.modules)))\n"
+    )
+    assert len(EXPERIMENTS) >= 5
+    started = time.monotonic()
+    result = subprocess.run(
+        [sys.executable, "-c", script, *map(str, EXPERIMENTS)], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert time.monotonic() - started < 3
+    assert result.stdout.splitlines()[-1] == "imported []"
+    assert result.stdout.count("parameters") >= len(EXPERIMENTS)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("open-dcoder-0.5b-pretraining", 494_032_768),
+        ("open-dcoder-0.5b-evaluation", 494_032_768),
+        ("llada-8b-evaluation", 8_015_581_184),
+        ("dream-7b-evaluation", 7_615_616_512),
+    ],
+)
+def test_published_recipes_have_the_published_sizes(planned: Answer, name: str, parameters: int) -> None:
+    [found] = planned(REPOSITORY / "experiments" / f"{name}.yaml").values()
+    assert found["parameters"] == parameters
+    assert (found["training"] is None) == name.endswith("evaluation")
+
+
+def test_published_pretraining_reads_a_million_million_tokens(planned: Answer) -> None:
+    [found] = planned(PRETRAINING).values()
+    training = found["training"]
+    assert training["tokens"] == 476837 * 512 * 4096
+    assert training["tokens"] == pytest.approx(1e12, rel=1e-5)
+    # 6 N D with the head's share at half the positions, plus attention over 4096 tokens
+    blocks = 494_032_768 - 151936 * 896
+    attention = 4 * 4096 * 896 * 24
+    assert training["flops"] == pytest.approx(
+        3 * training["tokens"] * (2 * blocks + 151936 * 896 + attention), rel=1e-9
+    )
+    hours = training["flops"] / (989e12 * 0.4) / 3600
+    assert training["seconds"] / 3600 == pytest.approx(hours)
+
+
+def test_time_falls_with_devices_peak_and_utilisation(planned: Answer) -> None:
+    def seconds(*arguments: str) -> float:
+        [found] = planned(PRETRAINING, *arguments).values()
+        return float(found["training"]["seconds"])
+
+    alone = seconds()
+    assert seconds("--devices", "8") == pytest.approx(alone / 8)
+    assert seconds("--peak-tflops", "494.5") == pytest.approx(alone * 2)
+    assert seconds("--utilisation", "0.2") == pytest.approx(alone * 2)
+
+
+@pytest.mark.parametrize(
+    ("stage", "weights", "gradients", "optimizer"), [(0, 1, 1, 1), (1, 1, 1, 8), (2, 1, 8, 8), (3, 8, 8, 8)]
+)
+@pytest.mark.parametrize(("precision", "number", "kept"), [("bf16", 2, 12), ("fp32", 4, 8)])
+def test_zero_stages_share_what_they_partition(
+    planned: Answer, stage: int, weights: int, gradients: int, optimizer: int,
+    precision: str, number: int, kept: int,
+) -> None:  # fmt: skip
+    [found] = planned(
+        PRETRAINING, "--devices", "8", "--set", f"train.deepspeed.zero_optimization.stage={stage}",
+        "--set", f"train.precision={precision}",
+    ).values()  # fmt: skip
+    size, training = found["parameters"], found["training"]
+    assert training["weights"] == -(-size * number // weights)
+    assert training["gradients"] == -(-size * number // gradients)
+    assert training["optimizer"] == -(-size * kept // optimizer)
+    assert training["checkpoint"] == size * (2 * number + kept)
+    assert training["activations"] > 0
+
+
+def test_set_changes_what_is_planned(planned: Answer) -> None:
+    steps = planned(PRETRAINING, "--set", "train.steps=10")["default"]["training"]
+    assert steps["tokens"] == 10 * 512 * 4096
+    larger = planned(
+        PRETRAINING, "--set", "model.backbone={name: dream, options: {pretrained: a/b, preset: 7b}}",
+        "--set", "train.objective={name: dream}",
+    )  # fmt: skip
+    assert larger["default"]["parameters"] == 7_615_616_512
+
+
+def test_smaller_micro_batches_need_less_memory(planned: Answer) -> None:
+    def activations(rows: int) -> int:
+        [found] = planned(PRETRAINING, "--set", f"train.micro_batch_size={rows}").values()
+        return int(found["training"]["activations"])
+
+    assert activations(8) == 4 * activations(2)
+
+
+def test_every_variant_is_planned(planned: Answer) -> None:
+    found = planned(REPOSITORY / "experiments" / "quickstart.yaml")
+    assert list(found) == ["open-dcoder", "llada", "dream", "autoregressive", "untrained"]
+    assert found["untrained"]["training"] is None
+    assert found["llada"]["architecture"]["vocab_size"] == 320
+
+
+def test_the_text_names_every_quantity(plan: Answer) -> None:
+    code, output, _ = plan(PRETRAINING, "--devices", "8")
+    assert code == 0
+    words = ("default", "494,032,768", "tokens", "operations", "weights", "optimizer", "checkpoint", "8 x 989")
+    assert [word for word in words if word not in output] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--devices", "7"], "global_batch_size 512 does not divide by 7 processes"),
+        (["--devices", "0"], "--devices"),
+        (["--utilisation", "1.5"], "--utilisation"),
+        (["--set", "train.steps=0"], "train.steps"),
+        (["--set", "model.backbone.options.preset=9b"], "model.backbone.options.preset"),
+        (["--set", "model.backbone.options.preset=nano"], "cannot tell its sizes"),
+        (["--set", "model.backbone.options={pretrained: broken}"], "config.json"),
+        (["--set", "model.backbone.name=lada"], "no plugin backbones/lada: did you mean"),
+    ],
+)
+def test_what_cannot_be_planned_is_one_line(
+    plan: Answer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], expected: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.json").write_text('{"model_type": "qwen2"}')
+    code, output, errors = plan(PRETRAINING, *arguments)
+    assert (code, output) == (2, "")
+    [line] = errors.splitlines()
+    assert expected in line
