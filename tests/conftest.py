@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 # Before torch is imported anywhere: spinning threads starve each other on two cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from opendllm.core import load
+from opendllm.core.language_model import LanguageModel
+from opendllm.registries.backbones import DiffusionLM
+from opendllm.registries.sequences import AttentionPattern, ModelInputs
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -24,3 +36,51 @@ def repository() -> Path:
 def goldens() -> Path:
     """Tiny checkpoints and what the published code computes on them."""
     return REPOSITORY / "tests" / "goldens"
+
+
+@pytest.fixture(scope="session")
+def golden_model(goldens: Path) -> Callable[[str], LanguageModel]:
+    """The golden checkpoint of a family."""
+    return functools.cache(lambda family: load(goldens / family, mask_token_id=150, device="cpu"))
+
+
+@pytest.fixture(scope="session")
+def expected(goldens: Path) -> Callable[[str], dict[str, Any]]:
+    """What the published code computed with it."""
+    return functools.cache(lambda family: json.loads((goldens / family / "expected.json").read_text()))
+
+
+class RandomFunctionLM(DiffusionLM):
+    """Logits of every position are a fixed random function of the whole row."""
+
+    def __init__(self, vocab_size: int, seed: int = 0) -> None:
+        self.module = nn.Linear(1, 1)
+        self.mask_token_id = vocab_size
+        self.eos_token_id = None
+        self.vocab_size = vocab_size
+        self.context_length = 64
+        self.attention = AttentionPattern()
+        self.logit_shift = False
+        self._seed = seed
+
+    def hidden_states(self, inputs: ModelInputs) -> Tensor:
+        rows = []
+        for row in inputs.tokens.tolist():
+            generator = torch.Generator().manual_seed(hash((self._seed, *row)) % 2**31)
+            rows.append(torch.randn(len(row), self.vocab_size, generator=generator) * 1.5)
+        return torch.stack(rows)
+
+    def project(self, hidden: Tensor) -> Tensor:
+        return hidden
+
+    def negative_log_likelihood(self, inputs: ModelInputs, targets: Tensor, scored: Tensor) -> Tensor:
+        return cross_entropy(self.hidden_states(inputs)[scored], targets[scored], reduction="none")
+
+    def save(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
+        raise NotImplementedError
+
+
+@pytest.fixture
+def random_lm() -> Callable[..., RandomFunctionLM]:
+    """(vocab_size, seed) -> such a model; its mask is the id `vocab_size`."""
+    return RandomFunctionLM

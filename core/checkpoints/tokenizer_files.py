@@ -6,6 +6,8 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast
 
+from opendllm.registries.errors import UserError, first_line
+
 TOKENIZER_FILE = "tokenizer.json"
 
 
@@ -19,8 +21,14 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 
     Not through AutoTokenizer: beside a config.json of a known model_type it puts that family's own
     pre-tokenizer in the file's place, and the same text gets other ids.
+
+    Raises:
+        UserError: it is missing or damaged.
     """
-    tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(
-        folder, local_files_only=True
-    )
+    try:
+        tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(
+            folder, local_files_only=True
+        )
+    except Exception as error:  # a damaged tokenizer.json fails in as many ways as it has parts
+        raise UserError(f"the tokenizer in {folder} cannot be loaded: {first_line(error)}") from error
     return tokenizer

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from opendllm.core.checkpoints.loading import read_config
 from opendllm.core.checkpoints.pretrained import fetch
 from opendllm.core.checkpoints.tokenizer_files import read_tokenizer
 from opendllm.core.manifest.schema import TokenizerChoice
+from opendllm.core.toolkit.transformers_lm import CONFIG_FILE
 from opendllm.registries.corpora import Corpus
-from opendllm.registries.errors import UserError, first_line
+from opendllm.registries.errors import UserError
 
 if TYPE_CHECKING:
     from opendllm.registries.corpora import Document
@@ -41,18 +42,19 @@ def load_tokenizer(path_or_hub_id: str) -> PreTrainedTokenizerFast:
     """A published tokenizer, with a mask token: its own, its checkpoint's, or a new one.
 
     Raises:
-        UserError: it can't be loaded.
+        UserError: it can't be loaded, or lacks the mask token that its checkpoint names.
     """
     folder = fetch(path_or_hub_id)
-    try:
-        tokenizer = read_tokenizer(folder)
-    except (OSError, ValueError) as error:
-        raise UserError(f"tokenizer {path_or_hub_id!r} cannot be loaded: {first_line(error)}") from error
-    config_file = folder / "config.json"
-    config = json.loads(config_file.read_text()) if config_file.is_file() else {}
-    mask_token_id = config.get("mask_token_id")
+    tokenizer = read_tokenizer(folder)
+    config_file = folder / CONFIG_FILE
+    mask_token_id = read_config(folder).get("mask_token_id") if config_file.is_file() else None
     if mask_token_id is not None:
-        tokenizer.mask_token = tokenizer.convert_ids_to_tokens(mask_token_id)
+        mask_token = tokenizer.convert_ids_to_tokens(mask_token_id)
+        if mask_token is None:
+            raise UserError(
+                f"{config_file}: the tokenizer beside it has no token of mask_token_id {mask_token_id}"
+            )
+        tokenizer.mask_token = mask_token
     elif tokenizer.mask_token_id is None:
         tokenizer.add_special_tokens({"mask_token": MASK_TOKEN})
     return tokenizer

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from opendllm.registries.errors import UserError
+from jinja2 import TemplateError
+
+from opendllm.registries.errors import UserError, first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -14,13 +16,16 @@ def chat_prompt(tokenizer: PreTrainedTokenizerFast, prompt: str) -> str:
     """The prompt as a user's turn, up to where the model's answer begins.
 
     Raises:
-        UserError: the checkpoint has no chat template.
+        UserError: the checkpoint has no chat template, or it fails.
     """
     if tokenizer.chat_template is None:
         raise UserError(
             "this checkpoint has no chat template: leave `chat` out, or take its Instruct sibling"
         )
-    text: str = tokenizer.apply_chat_template(
-        [{"role": "user", "content": prompt}], add_generation_prompt=True, tokenize=False
-    )
+    try:
+        text: str = tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompt}], add_generation_prompt=True, tokenize=False
+        )
+    except TemplateError as error:
+        raise UserError(f"the checkpoint's chat template fails: {first_line(error)}") from error
     return text

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 
 from opendllm.core.toolkit.transformers_lm import CheckpointFormat, build_lm, load_lm
 from opendllm.registries.backbones import Backbone, DiffusionLM, Vocabulary
-from opendllm.registries.errors import UserError
+from opendllm.registries.errors import UserError, first_line
 from opendllm.registries.options import BackboneOptions
 from opendllm.registries.sequences import AttentionPattern
 
@@ -70,6 +71,8 @@ class TransformersBackbone(Backbone):
             checkpoint = self._describe(config)
         except KeyError as error:
             raise UserError(f"{folder / 'config.json'} lacks the key {error}") from error
+        except (ValueError, TypeError, StrictDataclassError) as error:
+            raise UserError(f"{folder / 'config.json'} cannot be used: {first_line(error)}") from error
         lm = load_lm(folder, checkpoint, config, self._attention, device, dtype, self._spread, self._in_8bit)
         wanted = max(lm.vocab_size, least_vocab_size)
         wanted += -wanted % self._vocabulary_multiple

@@ -200,7 +200,10 @@ def _allocate(checkpoint: CheckpointFormat, dtype: torch.dtype) -> PreTrainedMod
     config = checkpoint.network_config
     # A padding id would freeze that token's embedding, and families use EOS for it.
     config.pad_token_id = None
-    return AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION_NAME, dtype=dtype)
+    try:
+        return AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION_NAME, dtype=dtype)
+    except (LookupError, TypeError, ValueError) as error:
+        raise UserError(f"config.json describes no network: {type(error).__name__} {error}") from error
 
 
 def build_lm(

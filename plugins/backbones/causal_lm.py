@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PretrainedConfig
+from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PretrainedConfig
 
 from opendllm.core.toolkit.transformers_backbone import TransformersBackbone
 from opendllm.core.toolkit.transformers_lm import CheckpointFormat
@@ -41,10 +41,9 @@ def _format(logit_shift: bool, config: Mapping[str, Any]) -> CheckpointFormat:
     if config.get("sliding_window") and config.get("use_sliding_window", True):
         raise UserError("config.json asks for sliding-window attention, which is not supported")
     sizes = {key: value for key, value in config.items() if key not in _NOT_SIZES}
-    try:
-        network = AutoConfig.for_model(config["model_type"], **sizes)
-    except ValueError as error:
-        raise UserError(f"transformers has no model_type {config['model_type']!r}") from error
+    if config["model_type"] not in CONFIG_MAPPING:
+        raise UserError(f"transformers has no model_type {config['model_type']!r}")
+    network = AutoConfig.for_model(config["model_type"], **sizes)
     _check_arithmetic(network)
     return CheckpointFormat("causal-lm", network, {}, logit_shift, network.max_position_embeddings)
 

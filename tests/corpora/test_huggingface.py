@@ -133,9 +133,7 @@ def test_the_fingerprint_changes_with_files_and_options(tmp_path: Path) -> None:
     ],
     ids=["offline", "refused", "nameless"],
 )
-def test_a_data_set_that_cannot_be_had_is_one_line_at_once(
-    tmp_path: Path, variables: dict[str, str]
-) -> None:
+def test_a_data_set_that_cannot_be_had_is_one_line_at_once(tmp_path: Path, variables: dict[str, str]) -> None:
     script = (
         "from opendllm.plugins.corpora import HuggingfaceOptions\n"
         "from opendllm.plugins.corpora.huggingface import Huggingface\n"

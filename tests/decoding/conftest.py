@@ -1,34 +1,18 @@
-"""Golden checkpoints, and a model whose logits are written down."""
+"""A model whose logits are written down."""
 
 from __future__ import annotations
 
-import functools
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from opendllm.core import load
 from opendllm.core.language_model import LanguageModel
 from opendllm.registries.backbones import DiffusionLM
 from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.sequences import AttentionPattern, ModelInputs
-
-
-@pytest.fixture(scope="session")
-def golden_model(goldens: Path) -> Callable[[str], LanguageModel]:
-    """The golden checkpoint of a family."""
-    return functools.cache(lambda family: load(goldens / family, mask_token_id=150, device="cpu"))
-
-
-@pytest.fixture(scope="session")
-def expected(goldens: Path) -> Callable[[str], dict[str, Any]]:
-    """What the published code computed with it."""
-    return functools.cache(lambda family: json.loads((goldens / family / "expected.json").read_text()))
 
 
 class WrittenLM(DiffusionLM):

@@ -160,7 +160,17 @@ def test_every_variant_is_planned(planned: Answer) -> None:
 def test_the_text_names_every_quantity(plan: Answer) -> None:
     code, output, _ = plan(PRETRAINING, "--devices", "8")
     assert code == 0
-    words = ("default", "494,032,768", "tokens", "operations", "weights", "optimizer", "checkpoint", "8 x 989")
+    words = [
+        "default",
+        "494,032,768",
+        "tokens",
+        "operations",
+        "weights",
+        "gradients",
+        "optimizer",
+        "checkpoint",
+        "989",
+    ]
     assert [word for word in words if word not in output] == []
 
 

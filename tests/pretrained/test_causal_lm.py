@@ -124,7 +124,7 @@ def test_remote_code_is_never_run(stock, tmp_path) -> None:
     stock(tmp_path)
     edit_config(tmp_path, model_type="own", auto_map={"AutoModelForCausalLM": "modeling.Model"})
     (tmp_path / "modeling.py").write_text("raise SystemExit('ran')\n")
-    with pytest.raises(UserError, match="auto_map.*never run.*causal-lm"):
+    with pytest.raises(UserError, match=r"auto_map.*never run.*causal-lm"):
         load(tmp_path, mask_token_id=3, device="cpu")
     with pytest.raises(UserError, match="transformers has no model_type 'own'"):
         load_as("causal-lm", tmp_path)
@@ -150,7 +150,7 @@ def test_arithmetic_that_is_not_supported_is_refused(stock, tmp_path, kind, size
 
 def test_a_family_whose_keys_differ_names_the_key(stock, tmp_path) -> None:
     stock(tmp_path, "qwen2")
-    with pytest.raises(UserError, match="lacks 'n_layers'|lacks 'd_model'|lacks the key"):
+    with pytest.raises(UserError, match=r"lacks 'n_layers'|lacks 'd_model'|lacks the key"):
         load_as("llada", tmp_path)
     assert "d_model" not in json.loads((tmp_path / "config.json").read_text())
 

@@ -51,7 +51,7 @@ def lm(request: pytest.FixtureRequest, stock: Any, tmp_path_factory: pytest.Temp
 @pytest.mark.parametrize("estimator", ["llada", "mdlm"])
 def test_an_estimator_converges_on_the_sum_over_all_masks(lm: DiffusionLM, estimator: Any) -> None:
     found = log_likelihood(
-        lm, inputs_from_mask(TOKENS, None), SCORABLE, 4096, torch.tensor([1]), estimator, 512
+        lm, inputs_from_mask(TOKENS, None), SCORABLE, 4096, torch.tensor([1]), 512, estimator
     )
     exact, error = exact_elbo(lm), float(found.variance) ** 0.5
     assert 0 < error < 0.02 * abs(exact)
@@ -60,7 +60,9 @@ def test_an_estimator_converges_on_the_sum_over_all_masks(lm: DiffusionLM, estim
 
 def test_lladas_estimator_has_the_smaller_variance(lm: DiffusionLM) -> None:
     found = [
-        log_likelihood(lm, inputs_from_mask(TOKENS, None), SCORABLE, 2048, torch.tensor([1]), estimator)
+        log_likelihood(
+            lm, inputs_from_mask(TOKENS, None), SCORABLE, 2048, torch.tensor([1]), estimator=estimator
+        )
         for estimator in ("llada", "mdlm")  # type: ignore[misc]
     ]
     assert float(found[0].variance) < float(found[1].variance)
@@ -71,7 +73,7 @@ def test_a_causal_model_is_exact_whatever_the_estimator(stock: Any, tmp_path: An
     model = stock(tmp_path)
     causal = load_as("causal-lm", tmp_path, attention="causal")
     inputs = inputs_from_mask(TOKENS, None)
-    found = log_likelihood(causal, inputs, SCORABLE, 8, torch.tensor([1]), estimator)
+    found = log_likelihood(causal, inputs, SCORABLE, 8, torch.tensor([1]), estimator=estimator)
     with torch.no_grad():
         expected = model(TOKENS).logits.double().log_softmax(-1)[0, :-1]
     total = float(expected.gather(1, TOKENS[0, 1:, None]).sum())
@@ -89,7 +91,7 @@ def test_blocks_are_summed_given_the_clean_blocks_before_them(
     inputs = inputs_from_mask(TOKENS, None)
     exact = log_likelihood(lm, inputs, SCORABLE, 16, torch.tensor([1]))
     assert float(exact.variance) < 1e-9
-    found = log_likelihood(lm, inputs, SCORABLE, 2048, torch.tensor([1]), estimator)
+    found = log_likelihood(lm, inputs, SCORABLE, 2048, torch.tensor([1]), estimator=estimator)
     error = max(float(found.variance) ** 0.5, 1e-4)
     assert abs(float(found.log_likelihood) - float(exact.log_likelihood)) < 4 * error
 
