@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from opendllm.core.checkpoints.loading import read_config
 from opendllm.core.checkpoints.pretrained import fetch
 from opendllm.core.checkpoints.tokenizer_files import read_tokenizer
-from opendllm.core.manifest.schema import TokenizerChoice
+from opendllm.core.manifest.schema import MASK_TOKEN, TokenizerChoice
 from opendllm.core.toolkit.transformers_lm import CONFIG_FILE
 from opendllm.registries.corpora import Corpus
 from opendllm.registries.errors import UserError
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from opendllm.registries.corpora import Document
 
 EOS_TOKEN = "<|endoftext|>"  # noqa: S105 (no password)
-MASK_TOKEN = "<|mask|>"  # noqa: S105
 
 
 def make_tokenizer(choice: TokenizerChoice, corpus: Corpus) -> PreTrainedTokenizerFast:
@@ -30,16 +29,16 @@ def make_tokenizer(choice: TokenizerChoice, corpus: Corpus) -> PreTrainedTokeniz
         UserError: it can't be loaded, or has no EOS token.
     """
     if choice.train is not None:
-        return train_tokenizer(corpus.documents("train"), choice.train.vocab_size)
+        return train_tokenizer(corpus.documents("train"), choice.train.vocab_size, choice.mask_token)
     assert choice.path is not None
-    tokenizer = load_tokenizer(choice.path)
+    tokenizer = load_tokenizer(choice.path, choice.mask_token)
     if tokenizer.eos_token_id is None:
         raise UserError(f"tokenizer {choice.path!r} has no EOS token, which ends every document")
     return tokenizer
 
 
-def load_tokenizer(path_or_hub_id: str) -> PreTrainedTokenizerFast:
-    """A published tokenizer, with a mask token: its own, its checkpoint's, or a new one.
+def load_tokenizer(path_or_hub_id: str, new_mask_token: str = MASK_TOKEN) -> PreTrainedTokenizerFast:
+    """A published tokenizer, with a mask token: its own, its checkpoint's, or the new one.
 
     Raises:
         UserError: it can't be loaded, or lacks the mask token that its checkpoint names.
@@ -56,18 +55,20 @@ def load_tokenizer(path_or_hub_id: str) -> PreTrainedTokenizerFast:
             )
         tokenizer.mask_token = mask_token
     elif tokenizer.mask_token_id is None:
-        tokenizer.add_special_tokens({"mask_token": MASK_TOKEN})
+        tokenizer.add_special_tokens({"mask_token": new_mask_token})
     return tokenizer
 
 
-def train_tokenizer(documents: Iterable[Document], vocab_size: int) -> PreTrainedTokenizerFast:
+def train_tokenizer(
+    documents: Iterable[Document], vocab_size: int, mask_token: str = MASK_TOKEN
+) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer: any text survives encoding and decoding unchanged."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=[EOS_TOKEN, MASK_TOKEN],
+        special_tokens=[EOS_TOKEN, mask_token],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -75,6 +76,6 @@ def train_tokenizer(documents: Iterable[Document], vocab_size: int) -> PreTraine
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token=EOS_TOKEN,
-        mask_token=MASK_TOKEN,
+        mask_token=mask_token,
         clean_up_tokenization_spaces=False,
     )

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from opendllm.core.decoding.options import DecoderOptions
 
+MASK_TOKEN = "<|mask|>"  # noqa: S105 (no password)
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 
@@ -43,6 +44,7 @@ class TokenizerChoice(Section):
 
     train: TokenizerTraining | None = None
     path: str | None = Field(None, description="Folder or hub id of a transformers tokenizer.")
+    mask_token: str = Field(MASK_TOKEN, min_length=1, description="Added where the tokenizer has none.")
 
     @model_validator(mode="after")
     def _exactly_one(self) -> TokenizerChoice:

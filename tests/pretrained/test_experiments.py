@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from opendllm.core import load
+from opendllm.core.cli.main import main
 
 from .conftest import Platform, Stock, edit_config, one_line, train_tokenizer
 
@@ -117,12 +117,13 @@ def test_block_diffusion_keeps_its_blocks(trained: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_pretrained_folder_is_evaluated_as_it_is(here: Path, tmp_path: Path, platform: Platform) -> None:
+def test_a_pretrained_folder_is_evaluated_as_it_is(
+    here: Path, tmp_path: Path, platform: Platform, run_here: Callable[[Path], str]
+) -> None:
     (tmp_path / "given").symlink_to(here / "given")
     edit = {"evaluate": [INFILLING, PERPLEXITY], "train": None, "data": None}
     write(tmp_path, **edit)
-    result = platform("run", "tiny.yaml", "--limit", "2", cwd=tmp_path)
-    assert "names a mask token: give mask_token_id" in one_line(result)
+    assert "names a mask token: give mask_token_id" in run_here(tmp_path)
     model = {"backbone": {"name": "llada", "options": {"pretrained": "model"}}}
     ready = build_llada(tmp_path / "model")
     write(tmp_path, **edit, model=model)
@@ -181,8 +182,25 @@ def refused() -> Callable[[Path], str]:
     return run
 
 
-@pytest.mark.slow
-def test_a_shifted_family_cannot_be_block_causal(here: Path, platform: Platform, tmp_path: Path) -> None:
+@pytest.fixture
+def run_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[[Path], str]:
+    """Run the manifest of a folder in this process; what it was refused with."""
+
+    def run(folder: Path) -> str:
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr("sys.argv", ["platform", "run", "tiny.yaml"])
+        with pytest.raises(SystemExit) as left:
+            main()
+        assert left.value.code == 2
+        [line] = capsys.readouterr().err.splitlines()
+        return str(line)
+
+    return run
+
+
+def test_a_shifted_family_cannot_be_block_causal(
+    here: Path, run_here: Callable[[Path], str], tmp_path: Path
+) -> None:
     (tmp_path / "corpus").symlink_to(here / "corpus")
     options = BLOCKS["backbone"]["options"]
     write(
@@ -191,5 +209,4 @@ def test_a_shifted_family_cannot_be_block_causal(here: Path, platform: Platform,
         data={**BASE["data"], "tokenizer": {"train": {"vocab_size": 300}}},
         train={**BASE["train"], "objective": {"name": "bd3lm"}},
     )
-    result: subprocess.CompletedProcess[str] = platform("run", "tiny.yaml", cwd=tmp_path)
-    assert "open-dcoder: attention cannot be block-causal where logits are shifted" in one_line(result)
+    assert "open-dcoder: attention cannot be block-causal where logits are shifted" in run_here(tmp_path)
