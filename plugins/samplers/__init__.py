@@ -35,6 +35,40 @@ class LowConfidenceOptions(SamplerOptions):
     )
 
 
+class MaskgitPlusOptions(SamplerOptions):
+    """None: the decoder's options say it all."""
+
+
+class TopkMarginOptions(SamplerOptions):
+    """None: the decoder's options say it all."""
+
+
+class ConfidenceThresholdOptions(SamplerOptions):
+    """Options of Fast-dLLM's threshold."""
+
+    without_effect: ClassVar[frozenset[str]] = frozenset({"alg_temp"})
+
+    threshold: float = Field(0.9, ge=0, le=1, description="Least probability to commit at once.")
+
+
+class ConfidenceFactorOptions(SamplerOptions):
+    """Options of Fast-dLLM's factor."""
+
+    without_effect: ClassVar[frozenset[str]] = frozenset({"alg_temp"})
+
+    factor: float = Field(1.0, gt=0, description="f of 1 - f / (r + 1): larger commits more at once.")
+
+
+class EntropyBoundedOptions(SamplerOptions):
+    """Options of the entropy-bounded sampler."""
+
+    without_effect: ClassVar[frozenset[str]] = frozenset({"alg_temp"})
+
+    gamma: float = Field(
+        0.35, ge=0, description="Bound in nats; SDAR's code takes 0.35. 0 commits one by one."
+    )
+
+
 def register_all(register: Register) -> None:
     """Register every built-in sampler."""
     register(
@@ -60,4 +94,34 @@ def register_all(register: Register) -> None:
         options=LowConfidenceOptions,
         target=f"{HERE}.low_confidence:LowConfidence",
         summary="an even number of the surest proposals a step (LLaDA)",
+    )
+    register(
+        "maskgit-plus",
+        options=MaskgitPlusOptions,
+        target=f"{HERE}.maskgit_plus:MaskgitPlus",
+        summary="commit the proposals of highest probability (Dream, Open-dLLM)",
+    )
+    register(
+        "topk-margin",
+        options=TopkMarginOptions,
+        target=f"{HERE}.topk_margin:TopkMargin",
+        summary="commit where the best token leads the second best by most (Dream)",
+    )
+    register(
+        "confidence-threshold",
+        options=ConfidenceThresholdOptions,
+        target=f"{HERE}.confidence_threshold:ConfidenceThreshold",
+        summary="commit everything above a probability, in parallel (Fast-dLLM)",
+    )
+    register(
+        "confidence-factor",
+        options=ConfidenceFactorOptions,
+        target=f"{HERE}.confidence_factor:ConfidenceFactor",
+        summary="commit down the ranks while confidence is at least 1 - f/(r + 1) (Fast-dLLM)",
+    )
+    register(
+        "entropy-bounded",
+        options=EntropyBoundedOptions,
+        target=f"{HERE}.entropy_bounded:EntropyBounded",
+        summary="commit from the lowest entropy on, within a bound (EB-Sampler)",
     )

@@ -7,9 +7,15 @@ from typing import Any
 import pytest
 import torch
 
-NAMES = {"p2": "p2", "entropy": "entropy", "low_confidence": "low-confidence"}
+NAMES = {
+    "p2": "p2",
+    "entropy": "entropy",
+    "low_confidence": "low-confidence",
+    "maskgit_plus": "maskgit-plus",
+    "topk_margin": "topk-margin",
+}
 MASK = 150
-RUNS = {"open-dcoder": 7, "llada": 5, "dream": 2}
+RUNS = {"open-dcoder": 10, "llada": 5, "dream": 5}
 """How many golden runs of each family use one of these samplers."""
 
 
@@ -45,6 +51,20 @@ def test_sample(family, number, golden_model, expected) -> None:
     if "history" in sample:
         published = distinct([canvas, *map(torch.tensor, sample["history"])])
         assert [c.tolist() for c in distinct(decoded.trace)] == [c.tolist() for c in published]
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_fast_dllm_without_a_cache(number, golden_model, expected) -> None:
+    samples = [sample for sample in expected("llada")["fast_dllm"] if sample["cache"] == "none"]
+    assert len(samples) == 3
+    sample = samples[number]
+    options = {"steps": sample["steps"], "block_length": sample["block_length"]}
+    sampler = "low-confidence"
+    if "threshold" in sample:
+        sampler, options["threshold"] = "confidence-threshold", sample["threshold"]
+    decoded = golden_model("llada").sample(canvas_of(sample), sampler, **options)
+    assert decoded.tokens.tolist() == sample["sequences"]
+    assert decoded.forward_passes.tolist() == sample["reference_nfe"]
 
 
 def test_left_padded_sample(golden_model, expected) -> None:
