@@ -9,6 +9,7 @@ from typing import Literal
 from opendllm.core.manifest.experiment_manifest import DATA_FOLDER, Experiment, Variant
 from opendllm.core.run_folder import (
     has_results,
+    is_first_process,
     open_run,
     open_variant,
     provenance,
@@ -50,10 +51,12 @@ def run_experiment(
     """
     chosen = _chosen(experiment, only_variants)
     open_run(experiment)
-    for variant in chosen:
-        if "train" in stages:
-            _train(experiment, variant, plugins)
-        if "evaluate" in stages and variant.manifest.evaluate:
+    for variant in chosen if "train" in stages else ():
+        _train(experiment, variant, plugins)
+    if not is_first_process():
+        return experiment.output
+    for variant in chosen if "evaluate" in stages else ():
+        if variant.manifest.evaluate:
             _evaluate(experiment, variant, plugins, limit)
     if "train" in stages or "evaluate" in stages:
         write_manifest(experiment)

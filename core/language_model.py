@@ -114,6 +114,9 @@ class LanguageModel:
         Raises:
             UserError: an option is unknown, out of range, or without effect.
         """
+        _refuse(options, "max_new_tokens", "the canvas says how much is written")
+        if canvas.ndim != 2 or bool((canvas < 0).any()) or bool((canvas >= self.lm.vocab_size).any()):
+            raise UserError(f"a canvas is [B, L] token ids below {self.lm.vocab_size}")
         chosen, decoder = self._sampler(sampler, options)
         seeds = torch.tensor(_seeds(seed, canvas.shape[0]), device=canvas.device)
         return decode(self.lm, canvas, attention_mask, chosen, decoder, seeds, trace)
@@ -128,6 +131,8 @@ class LanguageModel:
         results = []
         for index, text in enumerate(texts):
             ids = encode(self._tokenizer(), text, self.lm.mask_token_id, f"text {index}")
+            if len(ids) < 2:
+                raise UserError(f"text {index} has fewer than two tokens, so none can be scored")
             tokens = torch.tensor([ids], device=self._device())
             scorable = torch.ones_like(tokens, dtype=torch.bool)
             scorable[:, 0] = False
@@ -195,6 +200,8 @@ class LanguageModel:
         """
         chosen, decoder = self._sampler(sampler, options)
         seeds = _seeds(seed, len(prompts))
+        if isinstance(prompts, str):
+            raise UserError("prompts is a list of texts, not one text")
         if chat:
             prompts = [chat_prompt(self._tokenizer(), prompt) for prompt in prompts]
         blanks = [
@@ -218,6 +225,9 @@ class LanguageModel:
         Raises:
             UserError: see `sample` and `write`.
         """
+        _refuse(options, "max_new_tokens", "middle_tokens says how much is written")
+        if middle_tokens < 1:
+            raise UserError(f"middle_tokens is {middle_tokens}: write at least one token")
         chosen, decoder = self._sampler(sampler, options)
         seeds = _seeds(seed, len(gaps))
         blanks = [
@@ -229,6 +239,8 @@ class LanguageModel:
     def _write(
         self, blanks: Sequence[Blank], sampler: Sampler, options: DecoderOptions, batch_size: int
     ) -> list[Written]:
+        if batch_size < 1:
+            raise UserError(f"batch_size is {batch_size}: decode at least one row at a time")
         found = dict(write(self.lm, self._tokenizer(), blanks, sampler, options, batch_size))
         return [found[index] for index in range(len(blanks))]
 
@@ -244,6 +256,11 @@ class LanguageModel:
 
     def _device(self) -> torch.device:
         return next(self.lm.module.parameters()).device
+
+
+def _refuse(options: dict[str, Any], name: str, why: str) -> None:
+    if name in options:
+        raise UserError(f"{name} has no effect here: {why}")
 
 
 def _seeds(seed: int | Sequence[int], rows: int) -> list[int]:

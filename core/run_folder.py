@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,11 @@ from opendllm.registries.discovery import Plugins
 from opendllm.registries.errors import UserError
 
 RESOLVED_FILE = "manifest.resolved.yaml"
+
+
+def is_first_process() -> bool:
+    """Whether this process writes the run's own files; under a launcher the others only train."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def training_folders(experiment: Experiment) -> dict[str, str]:
@@ -71,16 +77,16 @@ def open_run(experiment: Experiment) -> None:
     shared = training_folders(experiment)
     for variant in experiment.variants:
         known = _read(folder / variant.name / VARIANT_FILE)
-        if known is None or not steps(folder / known["trained_in"]):
+        if known is None or not steps(folder / known.get("trained_in", variant.name)):
             continue  # whatever was meant, nothing was trained
-        if known["training_digest"] != variant.training_digest:
+        if known.get("training_digest") != variant.training_digest:
             raise UserError(
                 f"{folder / variant.name} was trained with another model, data, seed or train section: "
                 f"keep it and choose another folder with --set output=DIR, or delete it"
             )
-        if known["trained_in"] != shared[variant.name]:
+        if known.get("trained_in") != shared[variant.name]:
             raise UserError(
-                f"{folder / variant.name} shares the training run of {known['trained_in']!r}, which this "
+                f"{folder / variant.name} shares the training run of {known.get('trained_in')!r}, which this "
                 f"manifest lacks or orders differently: choose another folder with --set output=DIR"
             )
     try:
@@ -93,6 +99,8 @@ def open_run(experiment: Experiment) -> None:
 
 def write_manifest(experiment: Experiment) -> None:
     """Write the resolved manifest: what the run's results were made from."""
+    if not is_first_process():
+        return
     text = io.StringIO()
     YAML().dump(experiment.resolved(), text)
     write_text(experiment.output / RESOLVED_FILE, text.getvalue())
@@ -101,7 +109,10 @@ def write_manifest(experiment: Experiment) -> None:
 def open_variant(experiment: Experiment, variant: Variant, plugins: Plugins) -> Path:
     """Make a variant's folder and say in it what it is; what is said of a trained one stays."""
     folder = experiment.output / variant.name
-    folder.mkdir(exist_ok=True)
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise UserError(f"the variant's folder {folder} cannot be made: {error.strerror}") from error
     known = _read(folder / VARIANT_FILE) or {}
     meant = (variant.training_digest, training_folders(experiment)[variant.name])
     if (known.get("training_digest"), known.get("trained_in")) != meant:
@@ -116,6 +127,8 @@ def has_results(variant_folder: Path) -> bool:
 
 def write_variant(experiment: Experiment, variant: Variant, plugins: Plugins) -> None:
     """Say in a variant's folder what it is: what its results were made with."""
+    if not is_first_process():
+        return
     manifest = variant.manifest
     sampler = manifest.generate.sampler or default_sampler(manifest, plugins)
     trained_in = training_folders(experiment)[variant.name]

@@ -22,6 +22,10 @@ class ObjectiveOptions(PluginOptions):
     """The attention pattern that a model must have to be trained with this objective."""
     noise_schedules: ClassVar[frozenset[str] | None] = frozenset({"linear"})
     """The noise schedules it can be trained with; None for any. Most fix their own, linear one."""
+    scored_share: ClassVar[float] = 0.5
+    """The share of the tokens whose logits it needs, on average; for planning."""
+    positions_per_token: ClassVar[int] = 1
+    """How many positions the model reads for each token; for planning."""
 
 
 class SamplerOptions(PluginOptions):
@@ -29,6 +33,8 @@ class SamplerOptions(PluginOptions):
 
     without_effect: ClassVar[frozenset[str]] = frozenset()
     """Decoder options that this sampler never reads: setting one is an error, not a silent no-op."""
+    reads_filtered: ClassVar[bool] = True
+    """Whether it reads confidences after the filters; if not, top-p and top-k only matter to a draw."""
 
 
 class BackboneOptions(PluginOptions):

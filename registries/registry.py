@@ -27,6 +27,8 @@ TARGET_PATTERN = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 def did_you_mean(name: str, known: list[str]) -> str:
     """A hint that completes an error message: the nearest known names, or all of them."""
     near = difflib.get_close_matches(name, known, n=2, cutoff=0.6)
+    # In a name of two letters one wrong letter is half of it.
+    near = near or [other for other in known if len(name) == len(other) == 2 and other[0] == name[0]]
     if near:
         return f"did you mean {' or '.join(repr(match) for match in near)}?"
     return f"known: {', '.join(sorted(known)) or 'none'}"

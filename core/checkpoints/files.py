@@ -124,7 +124,10 @@ def model_folder(path: Path) -> Path:
 
 
 def _trained_in(variant_folder: Path) -> str:
-    return str(json.loads((variant_folder / VARIANT_FILE).read_text())["trained_in"])
+    try:
+        return str(json.loads((variant_folder / VARIANT_FILE).read_text())["trained_in"])
+    except (ValueError, KeyError) as error:
+        raise UserError(f"{variant_folder / VARIANT_FILE} is damaged: run the manifest again") from error
 
 
 def parameter_count(folder: Path) -> int:

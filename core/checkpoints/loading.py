@@ -77,7 +77,7 @@ def family(plugins: Plugins, folder: Path, config: dict[str, Any]) -> Registrati
     Raises:
         UserError: none, or several, lay claim to it.
     """
-    own = config.get(OWN_SECTION, {})
+    own = _own_section(folder, config)
     if "backbone" in own:
         return plugins.backbones.get(own["backbone"])
     model_type = config.get("model_type")
@@ -129,11 +129,18 @@ def load_model(
     config = read_config(folder)
     registration = plugins.backbones.get(backbone) if backbone else family(plugins, folder, config)
     config["mask_token_id"] = _mask_token_id(folder, config, mask_token_id)
-    own = config.get(OWN_SECTION, {})
+    own = _own_section(folder, config)
     known = registration.options.model_fields
     stored = {key: value for key, value in own.items() if key in known and value is not None}
     family_backbone = registration.build({**stored, **(options or {})})
     return family_backbone.load(folder, config, device, dtype, least_vocab_size), registration
+
+
+def _own_section(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
+    own = config.get(OWN_SECTION, {})
+    if not isinstance(own, dict):
+        raise UserError(f"{folder / CONFIG_FILE}: {OWN_SECTION} must be a JSON object")
+    return own
 
 
 def _mask_token_id(folder: Path, config: dict[str, Any], given: int | None) -> int:

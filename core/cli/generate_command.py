@@ -36,7 +36,7 @@ def generate(
             "--option", "-o", metavar="KEY=VALUE", help="Of the decoder or the sampler, as in -o steps=32."
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the draws at temperature above 0.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of every random draw.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     chat: Annotated[
         bool, typer.Option("--chat", help="Put each prompt into the checkpoint's chat template.")

@@ -23,8 +23,9 @@ def plan_experiment(
     manifest: Annotated[Path, typer.Argument(help="The experiment's YAML file.")],
     devices: Annotated[int, typer.Option(min=1, help="How many train together.")] = 1,
     peak_tflops: Annotated[
-        float, typer.Option(min=0.001, help="Of one device; an H100's or H200's in bf16.")
-    ] = 989.0,
+        float | None,
+        typer.Option(min=0.001, help="Of one device; by default an H100's in the manifest's precision."),
+    ] = None,
     utilisation: Annotated[
         float, typer.Option(min=0.001, max=1, help="Share of the peak that is reached.")
     ] = 0.4,
@@ -66,8 +67,8 @@ def _lines(found: Plan, hardware: Hardware) -> list[str]:
         f"{_size(training.gradients)}, optimizer {_size(training.optimizer)}, activations about "
         f"{_size(training.activations)}",
         f"checkpoint    {_size(training.checkpoint)}",
-        f"time          {_duration(training.seconds)} on {hardware.devices} x {hardware.peak_tflops:g} "
-        f"TFLOP/s at {hardware.utilisation:.0%}",
+        f"time          {_duration(training.seconds)} on {hardware.devices} devices "
+        f"at {hardware.utilisation:.0%} of their peak",
     ]
 
 

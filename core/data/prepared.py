@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from opendllm.core.checkpoints.files import whole_folder
+from opendllm.core.checkpoints.files import CHECKSUMS_FILE, whole_folder
 from opendllm.core.checkpoints.tokenizer_files import read_tokenizer
 from opendllm.core.data.packing import Packing, pack
 from opendllm.core.data.tokenizers import make_tokenizer
@@ -34,11 +34,13 @@ class PreparedData:
         tokenizer: with an EOS and a mask token.
         tokens: by split, all documents' ids one after the other, each ending in EOS; memory-mapped.
         packing: by split.
+        digest: of all of it, whatever it was made from; the same tokens have the same digest.
     """
 
     tokenizer: PreTrainedTokenizerFast
     tokens: dict[Split, NDArray[np.uint32]]
     packing: dict[Split, Packing]
+    digest: str
 
 
 def prepare(data: Data, tokenizer: TokenizerChoice, corpus: Corpus, folder: Path) -> PreparedData:
@@ -69,7 +71,8 @@ def prepare(data: Data, tokenizer: TokenizerChoice, corpus: Corpus, folder: Path
     for split in SPLITS:
         with np.load(target / f"{split}-packing.npz", allow_pickle=False) as arrays:
             packing[split] = Packing(arrays["starts"], arrays["lengths"], arrays["row_ends"])
-    return PreparedData(read_tokenizer(target / "tokenizer"), tokens, packing)
+    content = json.loads((target / CHECKSUMS_FILE).read_text())
+    return PreparedData(read_tokenizer(target / "tokenizer"), tokens, packing, digest(content))
 
 
 def _make(data: Data, choice: TokenizerChoice, corpus: Corpus, folder: Path) -> None:

@@ -52,3 +52,9 @@ def check_effect(decoder: DecoderOptions, registration: Registration[Sampler]) -
     for name in sorted(registration.options.without_effect):
         if getattr(decoder, name) != DecoderOptions.model_fields[name].default:
             raise UserError(f"{name} has no effect with sampler {registration.name!r}: leave it out")
+    filtered = decoder.top_p is not None or decoder.top_k is not None
+    if filtered and decoder.temperature == 0 and not registration.options.reads_filtered:
+        raise UserError(
+            f"top_p and top_k have no effect with sampler {registration.name!r} at temperature 0: "
+            f"leave them out"
+        )

@@ -20,7 +20,7 @@ from opendllm.core.manifest.checks import decoder_options, default_sampler, gene
 from opendllm.core.manifest.experiment_manifest import Variant, digest
 from opendllm.core.manifest.schema import Manifest, PluginChoice
 from opendllm.registries.benchmarks import BenchmarkContext
-from opendllm.registries.corpora import Document
+from opendllm.registries.corpora import Corpus, Document
 from opendllm.registries.discovery import Plugins
 from opendllm.registries.errors import UserError
 
@@ -51,6 +51,12 @@ def evaluate_variant(
     if tokenizer is None:
         raise UserError(f"{model_folder(source)} has no tokenizer, which benchmarks need")
     step = 0 if pretrained else _step(folder)
+    wanted = manifest.train.steps if manifest.train else 0
+    if step < wanted:
+        raise UserError(
+            f"{variant.name} is trained to step {step} of {wanted}: run the manifest without --only to finish"
+        )
+    corpus_fingerprint = _corpus(manifest, plugins).fingerprint() if manifest.data else None
     context = BenchmarkContext(
         limit,
         manifest.seed,
@@ -62,7 +68,7 @@ def evaluate_variant(
         generate = generation_of(manifest, index)
         choice = generate.sampler or default_sampler(manifest, plugins)
         assert choice is not None
-        settings = _settings(variant, index, choice)
+        settings = {**_settings(variant, index, choice), "corpus": corpus_fingerprint}
         benchmark = plugins.benchmarks.get(entry.benchmark.name).build(entry.benchmark.options)
         answers = AnswerFile(
             folder / "samples" / f"{label}.jsonl", digest({"settings": settings, "step": step})
@@ -114,10 +120,14 @@ def _step(folder: Path) -> int:
 
 
 def _held_out(manifest: Manifest, plugins: Plugins) -> Iterator[Document]:
+    return _corpus(manifest, plugins).documents("held-out")
+
+
+def _corpus(manifest: Manifest, plugins: Plugins) -> Corpus:
     if manifest.data is None:
         raise UserError("this benchmark reads held-out documents: give the manifest a `data` section")
     choice = manifest.data.corpus
-    return plugins.corpora.get(choice.name).build(choice.options).documents("held-out")
+    return plugins.corpora.get(choice.name).build(choice.options)
 
 
 @contextmanager

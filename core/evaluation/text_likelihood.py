@@ -11,7 +11,6 @@ import torch
 from opendllm.core.toolkit.likelihood import Estimator, log_likelihood
 from opendllm.core.toolkit.segments import inputs_from_mask
 from opendllm.registries.backbones import DiffusionLM
-from opendllm.registries.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -47,14 +46,13 @@ def score_texts(
 ) -> Iterator[ScoredText]:
     """Each text's likelihood given its first token, in order; texts are cut after `longest` tokens.
 
-    Raises:
-        UserError: a text has fewer than two tokens.
+    A text of fewer than two tokens has none that could be scored, and counts for nothing.
     """
     device = next(lm.module.parameters()).device
     for start in range(0, len(texts), ROWS_AT_ONCE):
         group = texts[start : start + ROWS_AT_ONCE]
         encoded = [_encode(tokenizer, text.text, longest) for text in group]
-        width = max(len(ids) for ids, _ in encoded)
+        width = max(1, *(len(ids) for ids, _ in encoded))
         tokens = torch.zeros(len(group), width, dtype=torch.int64)
         real = torch.zeros(len(group), width, dtype=torch.bool)
         for row, (ids, _) in enumerate(encoded):
@@ -66,7 +64,9 @@ def score_texts(
         inputs = inputs_from_mask(tokens.to(device), real.to(device))
         found = log_likelihood(lm, inputs, scorable.to(device), draws, seeds, estimator=estimator)
         for row, (ids, size) in enumerate(encoded):
-            yield ScoredText(float(found.log_likelihood[row]), float(found.variance[row]), len(ids) - 1, size)
+            yield ScoredText(
+                float(found.log_likelihood[row]), float(found.variance[row]), max(0, len(ids) - 1), size
+            )
 
 
 def _encode(tokenizer: PreTrainedTokenizerFast, text: str, longest: int) -> tuple[list[int], int]:
@@ -74,6 +74,6 @@ def _encode(tokenizer: PreTrainedTokenizerFast, text: str, longest: int) -> tupl
     encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     ids: list[int] = encoding["input_ids"][:longest]
     if len(ids) < 2:
-        raise UserError(f"the text {text[:40]!r} has fewer than two tokens, so none can be scored")
+        return ids, 0
     offsets = encoding["offset_mapping"][: len(ids)]
     return ids, len(text[offsets[0][1] : offsets[-1][1]].encode())

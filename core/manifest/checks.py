@@ -174,6 +174,13 @@ def _attention_complaints(
             f"attention is {backbone.attention}: set model.backbone.options.attention",
         )
     allowed = objective.noise_schedules
+    schedule = manifest.train.noise_schedule
+    if allowed is not None and schedule.name in allowed and schedule.options:
+        yield Complaint(
+            source.place(("train", "noise_schedule", "options")),
+            "train.noise_schedule.options",
+            f"have no effect: objective {manifest.train.objective.name!r} brings its own schedule",
+        )
     if allowed is not None and manifest.train.noise_schedule.name not in allowed:
         yield Complaint(
             source.place(("train", "noise_schedule", "name")),

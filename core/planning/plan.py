@@ -9,13 +9,12 @@ from opendllm.core.training.settings import batch_shape
 from opendllm.registries.architecture import Architecture
 from opendllm.registries.discovery import Plugins
 from opendllm.registries.errors import UserError
-from opendllm.registries.options import BackboneOptions
+from opendllm.registries.options import BackboneOptions, ObjectiveOptions
 
 ADAM_BYTES = 8
 """Two float32 moments a parameter."""
-ACTIVATION_NUMBERS = 17
-"""Numbers kept for the backward pass a token, layer and unit of width (Korthikanti et al. 2022, eq. 2,
-whose 34 bytes are 17 numbers of two; attention scores are not kept)."""
+PEAK_TFLOPS = {"bf16": 989.0, "fp32": 67.0}
+"""Dense peak of an H100 or H200 (NVIDIA's data sheet), by training precision."""
 
 
 @dataclass(frozen=True)
@@ -24,12 +23,12 @@ class Hardware:
 
     Attributes:
         devices: how many, all training together.
-        peak_tflops: of one device, in the training precision, in 10^12 operations a second.
+        peak_tflops: of one device, in 10^12 operations a second; None for `PEAK_TFLOPS`.
         utilisation: share of the peak that is reached.
     """
 
     devices: int
-    peak_tflops: float
+    peak_tflops: float | None
     utilisation: float
 
 
@@ -43,7 +42,8 @@ class TrainingPlan:
         weights: held by a device, as are the following.
         gradients: see weights.
         optimizer: moments and, beside bf16 weights, float32 ones.
-        activations: an estimate, for one micro-batch without activation checkpointing.
+        activations: an estimate, for one micro-batch without activation checkpointing: a gated block
+            keeps about eight tensors of the model's width and four of the feed-forward's.
         checkpoint: one step's folder on disk.
         seconds: at the hardware's utilisation.
     """
@@ -85,13 +85,18 @@ def plan(manifest: Manifest, plugins: Plugins, hardware: Hardware) -> Plan:
         )
     if manifest.train is None or manifest.data is None:
         return Plan(architecture, None)
-    return Plan(
-        architecture, _training(manifest.train, manifest.data.sequence_length, architecture, hardware)
-    )
+    objective = plugins.objectives.get(manifest.train.objective.name).options
+    assert issubclass(objective, ObjectiveOptions)
+    length = manifest.data.sequence_length
+    return Plan(architecture, _training(manifest.train, objective, length, architecture, hardware))
 
 
 def _training(
-    train: Train, sequence_length: int, architecture: Architecture, hardware: Hardware
+    train: Train,
+    objective: type[ObjectiveOptions],
+    sequence_length: int,
+    architecture: Architecture,
+    hardware: Hardware,
 ) -> TrainingPlan:
     micro_batch, _ = batch_shape(train, hardware.devices)
     parameters = architecture.parameters
@@ -99,10 +104,13 @@ def _training(
     master = 4 if train.precision == "bf16" else 0
     stage = train.deepspeed.zero_optimization.stage
     tokens = train.steps * train.global_batch_size * sequence_length
-    flops = architecture.training_flops(tokens, sequence_length, scored_share=0.5)
+    read = objective.positions_per_token
+    flops = architecture.training_flops(tokens * read, sequence_length * read, objective.scored_share / read)
     micro_tokens = micro_batch * sequence_length
-    layers = micro_tokens * architecture.layers * architecture.hidden_size * ACTIVATION_NUMBERS * number
-    logits = micro_tokens // 2 * architecture.vocab_size * (number + 4)
+    block = 8 * architecture.hidden_size + 4 * architecture.intermediate_size
+    layers = micro_tokens * read * architecture.layers * block * number
+    logits = int(micro_tokens * objective.scored_share) * architecture.vocab_size * (number + 4)
+    peak = (hardware.peak_tflops or PEAK_TFLOPS[train.precision]) * 1e12
     return TrainingPlan(
         tokens=tokens,
         flops=flops,
@@ -111,7 +119,7 @@ def _training(
         optimizer=_share(parameters * (ADAM_BYTES + master), stage >= 1, hardware),
         activations=layers + logits,
         checkpoint=parameters * (2 * number + master + ADAM_BYTES),
-        seconds=flops / (hardware.devices * hardware.peak_tflops * 1e12 * hardware.utilisation),
+        seconds=flops / (hardware.devices * peak * hardware.utilisation),
     )
 
 

@@ -16,6 +16,7 @@ from opendllm.registries.sequences import ModelInputs
 Estimator = Literal["llada", "mdlm"]
 LEAST_TIME = 1e-3
 STRATA = 8
+TOKENS_AT_ONCE = 8192
 """Draws in a stratified group; the spread between groups gives the standard error."""
 
 
@@ -39,7 +40,7 @@ def log_likelihood(
     scorable: Tensor,
     draws: int,
     seeds: Tensor,
-    batch_rows: int = 64,
+    batch_rows: int | None = None,
     estimator: Estimator = "llada",
 ) -> Likelihoods:
     """The log-likelihood of the scorable tokens, given the others.
@@ -57,12 +58,13 @@ def log_likelihood(
         scorable: [B, L] bool.
         draws: Monte-Carlo draws a row, rounded up to two whole groups at least.
         seeds: [B] int64, one a row.
-        batch_rows: rows in one forward pass.
+        batch_rows: rows in one forward pass; by default as many as make `TOKENS_AT_ONCE`.
         estimator: LLaDA's or MDLM's.
     """
     if lm.attention.kind == "causal":
         exact = _weighted_sums(lm, inputs, inputs.tokens, scorable, scorable.double())
         return Likelihoods(-exact, torch.zeros_like(exact))
+    batch_rows = batch_rows or max(1, TOKENS_AT_ONCE // inputs.tokens.shape[1])
     rows, device = inputs.tokens.shape[0], inputs.tokens.device
     blocks = lm.attention.blocks(inputs.positions)
     starts = block_starts(inputs.segments, blocks)

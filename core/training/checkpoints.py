@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -63,14 +64,19 @@ def save_untrained(
             _write_model(folder, lm, lm.module.state_dict(), tokenizer, {**provenance, "step": 0})
 
 
-def resume_step(engine: DeepSpeedEngine, variant_folder: Path) -> int:
+def resume_step(engine: DeepSpeedEngine, variant_folder: Path, provenance: Mapping[str, Any]) -> int:
     """Bring back the newest checkpoint.
+
+    Args:
+        engine: freshly started.
+        variant_folder: holds the checkpoints.
+        provenance: of the run that goes on; its data must be the checkpoint's.
 
     Returns:
         Its step; 0 where there is none.
 
     Raises:
-        UserError: it is damaged.
+        UserError: it is damaged, or was trained on other tokens.
     """
     found = steps(variant_folder)
     if not found:
@@ -79,6 +85,12 @@ def resume_step(engine: DeepSpeedEngine, variant_folder: Path) -> int:
     problem = damage(folder)
     if problem is not None:
         raise UserError(f"checkpoint {folder} is damaged ({problem}): delete it to go on from the one before")
+    trained_on = json.loads((folder / PROVENANCE_FILE).read_text()).get("data")
+    if trained_on != provenance.get("data"):
+        raise UserError(
+            f"checkpoint {folder} was trained on other tokens: the corpus or the tokenizer has changed "
+            f"since; bring it back, or start afresh with --set output=DIR"
+        )
     restore_engine(engine, folder)
     return step
 

@@ -70,10 +70,19 @@ def full_weights(engine: DeepSpeedEngine) -> dict[str, Tensor]:
         return {name: tensor.detach().cpu().clone() for name, tensor in engine.module.state_dict().items()}
 
 
-def gradient_norm(engine: DeepSpeedEngine) -> float | None:
-    """Of the step just taken, before clipping; None where DeepSpeed has not measured it."""
-    norm = engine.get_global_grad_norm()
-    return None if norm is None else float(norm)
+def take_step(engine: DeepSpeedEngine) -> float:
+    """Clip, step, and clear the gradients.
+
+    Returns:
+        The gradients' norm before clipping. Without ZeRO, DeepSpeed doesn't keep it.
+    """
+    if engine.zero_optimization_stage() == 0 and not engine.bfloat16_enabled():
+        gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
+        norm = float(torch.nn.utils.get_total_norm(gradients))
+        engine.step()
+        return norm
+    engine.step()
+    return float(engine.get_global_grad_norm())
 
 
 def _parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from opendllm.core.data.rows import PackedRows
 from opendllm.core.manifest.experiment_manifest import Variant
 from opendllm.core.manifest.schema import TokenizerChoice
 from opendllm.core.training.checkpoints import save_untrained
-from opendllm.core.training.processes import join_process_group
+from opendllm.core.training.processes import join_process_group, rank, under_launcher, wait_for_all
 from opendllm.core.training.progress import training_progress
 from opendllm.core.training.trainer import TrainingRun, train
 from opendllm.registries.backbones import DiffusionLM, Vocabulary
@@ -51,7 +51,13 @@ def train_variant(
     assert data is not None
     tokenizer = data.tokenizer or TokenizerChoice(path=pretrained)
     corpus = plugins.corpora.get(data.corpus.name).build(data.corpus.options)
+    if under_launcher():
+        join_process_group(device)
+    if rank() != 0:
+        wait_for_all()  # the first process prepares, the others read what it made
     prepared = prepare(data, tokenizer, corpus, data_folder)
+    if rank() == 0:
+        wait_for_all()
     lm = _starting_model(variant, plugins, prepared, device)
     if manifest.train is None:
         save_untrained(lm, prepared.tokenizer, folder, provenance)
@@ -70,7 +76,7 @@ def train_variant(
                 train_rows=_rows(prepared, "train", data.sequence_length, manifest.seed),
                 held_out_rows=_rows(prepared, "held-out", data.sequence_length, 0),
                 folder=folder,
-                provenance=provenance,
+                provenance={**provenance, "data": prepared.digest},
                 on_step=on_step,
             )
         )

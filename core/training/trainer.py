@@ -17,7 +17,7 @@ from opendllm.core.toolkit.likelihood import log_likelihood
 from opendllm.core.toolkit.noise import AddressedNoise
 from opendllm.core.toolkit.segments import document_starts
 from opendllm.core.training.checkpoints import resume_step, save_step
-from opendllm.core.training.engine import gradient_norm, set_learning_rate, start_engine
+from opendllm.core.training.engine import set_learning_rate, start_engine, take_step
 from opendllm.core.training.metrics_log import MetricsLog
 from opendllm.core.training.processes import deepspeed_environment, rank, summed, world_size
 from opendllm.core.training.settings import batch_shape, learning_rate
@@ -36,7 +36,7 @@ OnStep = Callable[[int, float, float], None]
 
 
 class NonFiniteLossError(UserError):
-    """The loss is NaN or infinite; the step was not taken."""
+    """The loss or a gradient is NaN or infinite; nothing of that step is saved."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def _train(run: TrainingRun) -> None:
     settings = run.settings
     micro_batch, accumulation = batch_shape(settings, world_size())
     engine = start_engine(run.lm.module, settings, micro_batch, accumulation)
-    step = resume_step(engine, run.folder)
+    step = resume_step(engine, run.folder, run.provenance)
     log = MetricsLog(run.folder / "train.jsonl", step or None, write=rank() == 0)
     tokens = log.last_tokens()
     if step == 0:
@@ -102,7 +102,12 @@ def _train(run: TrainingRun) -> None:
                 f"the loss of step {step} is {loss}: training stopped before the step; "
                 f"lower train.learning_rate, or look at the data"
             )
-        engine.step()
+        norm = take_step(engine)
+        if not math.isfinite(norm):
+            raise NonFiniteLossError(
+                f"the gradients of step {step} are not finite: training stopped and did not save the step; "
+                f"lower train.learning_rate, or look at the data"
+            )
         seconds = time.perf_counter() - started
         step_tokens = _real_tokens(corruptions)
         tokens += step_tokens
@@ -113,7 +118,7 @@ def _train(run: TrainingRun) -> None:
             learning_rate=learning_rate(settings, step),
             tokens=tokens,
             tokens_per_second=step_tokens / seconds,
-            gradient_norm=gradient_norm(engine),
+            gradient_norm=norm,
             seconds=seconds,
             **({"held_out_loss": _held_out_loss(run)} if last or _due(step, settings.held_out.every) else {}),
         )

@@ -54,6 +54,10 @@ class Perplexity(Benchmark):
         error = math.sqrt(sum(answer.variance for answer in likelihoods))
         tokens = sum(answer.tokens for answer in likelihoods)
         size = sum(answer.bytes for answer in likelihoods)
+        if size == 0:
+            raise UserError(
+                "benchmark perplexity: no held-out document has two tokens, so none can be scored"
+            )
         per_token = normal_interval(nats / tokens, error / tokens)
         return Scores(
             metrics={

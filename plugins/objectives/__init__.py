@@ -68,6 +68,7 @@ class Bd3lmOptions(ObjectiveOptions):
     """Options of block diffusion."""
 
     trains: ClassVar[AttentionKind] = "block-causal"
+    positions_per_token: ClassVar[int] = 2
     noise_schedules: ClassVar[frozenset[str] | None] = None
 
 
@@ -75,6 +76,7 @@ class ArOptions(ObjectiveOptions):
     """None: next-token prediction."""
 
     trains: ClassVar[AttentionKind] = "causal"
+    scored_share: ClassVar[float] = 1.0
 
 
 def register_all(register: Register) -> None:

@@ -13,6 +13,7 @@ class AncestralOptions(SamplerOptions):
     """None."""
 
     without_effect: ClassVar[frozenset[str]] = frozenset({"alg_temp"})
+    reads_filtered: ClassVar[bool] = False
 
 
 class EntropyOptions(SamplerOptions):
@@ -29,6 +30,7 @@ class LowConfidenceOptions(SamplerOptions):
     """Options of LLaDA's sampler."""
 
     without_effect: ClassVar[frozenset[str]] = frozenset({"alg_temp"})
+    reads_filtered: ClassVar[bool] = False
 
     remasking: Literal["low_confidence", "random"] = Field(
         "low_confidence", description="Whether the surest proposals are committed, or random ones."
@@ -47,6 +49,7 @@ class ConfidenceThresholdOptions(SamplerOptions):
     """Options of Fast-dLLM's threshold."""
 
     without_effect: ClassVar[frozenset[str]] = frozenset({"alg_temp"})
+    reads_filtered: ClassVar[bool] = False
 
     threshold: float = Field(0.9, ge=0, le=1, description="Least probability to commit at once.")
 
@@ -55,6 +58,7 @@ class ConfidenceFactorOptions(SamplerOptions):
     """Options of Fast-dLLM's factor."""
 
     without_effect: ClassVar[frozenset[str]] = frozenset({"alg_temp"})
+    reads_filtered: ClassVar[bool] = False
 
     factor: float = Field(1.0, gt=0, description="f of 1 - f / (r + 1): larger commits more at once.")
 

@@ -36,6 +36,8 @@ M = 150
 def test_no_mask_remains_and_the_prompt_is_never_edited(
     golden_model, rows, family, sampler, left, **options
 ) -> None:
+    if options["temperature"] == 0 and not installed_plugins().samplers.get(sampler).options.reads_filtered:
+        options |= {"top_p": None, "top_k": None}  # filters that could have no effect are refused
     longest = max(map(len, rows))
     canvas, mask = torch.full((len(rows), longest), 1), torch.zeros(len(rows), longest, dtype=torch.bool)
     for number, row in enumerate(rows):

@@ -71,9 +71,7 @@ def test_the_entropy_bound_holds_and_is_used_up(pairs, gamma) -> None:
     places = [i for i, is_masked in enumerate(masked) if is_masked]
     ordered = sorted(places, key=lambda i: (values[i], i))
     expected = [
-        place
-        for number, place in enumerate(ordered)
-        if sum(values[i] for i in ordered[:number]) <= gamma
+        place for number, place in enumerate(ordered) if sum(values[i] for i in ordered[:number]) <= gamma
     ]
     assert committed("entropy-bounded", values, masked, gamma=gamma) == sorted(expected)
 

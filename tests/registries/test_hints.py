@@ -1,0 +1,13 @@
+"""Hints in error messages."""
+
+from __future__ import annotations
+
+from opendllm.registries.registry import did_you_mean
+
+
+def test_a_name_of_two_letters_with_one_wrong_is_suggested() -> None:
+    assert did_you_mean("p3", ["p2", "entropy"]) == "did you mean 'p2'?"
+
+
+def test_a_name_like_no_other_gets_the_list() -> None:
+    assert did_you_mean("zz", ["p2", "entropy"]) == "known: entropy, p2"
