@@ -11,6 +11,7 @@ import typer
 from opendllm.core.experiment import STAGES, run_experiment
 from opendllm.core.manifest.experiment_manifest import read_experiment
 from opendllm.core.manifest.json_schema import manifest_schema
+from opendllm.core.run_folder import is_first_process
 from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.errors import UserError
 from opendllm.registries.registry import did_you_mean
@@ -54,7 +55,7 @@ def run(
         variant or [],
         limit,
     )
-    if "report" in stages:
+    if "report" in stages and is_first_process():
         from rich.console import Console
         from rich.markdown import Markdown
 
