@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from opendllm.core.language_model import LanguageModel
 from opendllm.registries.backbones import DiffusionLM
 from opendllm.registries.sequences import AttentionPattern, ModelInputs
 
+Platform = Callable[..., subprocess.CompletedProcess[str]]
 REPOSITORY = Path(__file__).parent.parent
 
 
@@ -36,6 +39,23 @@ def repository() -> Path:
 def goldens() -> Path:
     """Tiny checkpoints and what the published code computes on them."""
     return REPOSITORY / "tests" / "goldens"
+
+
+@pytest.fixture(scope="session")
+def platform() -> Platform:
+    """Run a command in a process of its own."""
+
+    def run(*arguments: str | Path, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "opendllm.core", *arguments],
+            cwd=cwd,
+            env={**os.environ, **variables},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,31 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
+import pytest
+
 from opendllm.core.testing import CONTRACTS
 from opendllm.registries.discovery import EXTENSION_POINTS, installed_plugins
+
+
+@pytest.fixture(scope="module")
+def example_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the examples in options models speak of: Python files, and a data set in `data`."""
+    folder = tmp_path_factory.mktemp("examples")
+    (folder / "data").mkdir()
+    rows = [json.dumps({"text": f"def f{number}(x): return x + {number}"}) for number in range(40)]
+    (folder / "data" / "train.jsonl").write_text("\n".join(rows))
+    for number in range(40):
+        (folder / f"file{number}.py").write_text(f"def f{number}(x):\n    return x + {number}\n")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _in_the_example_folder(example_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(example_folder)
+
 
 for _kind in EXTENSION_POINTS:
     for _registration in installed_plugins().of_kind(_kind):

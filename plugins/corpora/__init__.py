@@ -25,7 +25,7 @@ class TextFilesOptions(PluginOptions):
 class HuggingfaceOptions(PluginOptions):
     """Options of a Hugging Face data set."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"dataset": "tests/corpora/tiny_dataset"}]})
+    model_config = ConfigDict(json_schema_extra={"examples": [{"dataset": "data", "held_out_documents": 10}]})
 
     dataset: str = Field(description="Hub id, or a folder of parquet or JSON-lines files.")
     configuration: str | None = Field(None, description="The data set's configuration, where it has several.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -33,23 +32,6 @@ variants:
 """
 
 Platform = Callable[..., subprocess.CompletedProcess[str]]
-
-
-@pytest.fixture(scope="session")
-def platform() -> Platform:
-    """Run a command in a process of its own."""
-
-    def run(*arguments: str | Path, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "opendllm.core", *arguments],
-            cwd=cwd,
-            env={**os.environ, **variables},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    return run
 
 
 def lay_out(folder: Path) -> Path:
