@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from opendllm.core.checkpoints.files import PROVENANCE_FILE, model_folder
 from opendllm.core.checkpoints.loading import load_model, load_tokenizer, torch_device
 from opendllm.core.checkpoints.pretrained import fetch
+from opendllm.core.checkpoints.tokenizer_files import end_of_turn_id
 from opendllm.core.evaluation.answers import AnswerFile
 from opendllm.core.evaluation.evaluator import Asked, evaluate, write_result
 from opendllm.core.manifest.checks import decoder_options, default_sampler, generation_of
@@ -50,6 +51,7 @@ def evaluate_variant(
     tokenizer = load_tokenizer(source)
     if tokenizer is None:
         raise UserError(f"{model_folder(source)} has no tokenizer, which benchmarks need")
+    lm.end_of_turn_token_id = end_of_turn_id(tokenizer)
     step = 0 if pretrained else _step(folder)
     wanted = manifest.train.steps if manifest.train else 0
     if step < wanted:
