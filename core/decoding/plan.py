@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,7 +68,7 @@ def plan_row(sizes: Sequence[int], steps: int | None, sampler: Sampler) -> list[
             left = target if targets is not None else left
             number += 1
         end = len(plan) + len(found)
-        plan += [PlannedStep(*(getattr(step, name) for name in FIELDS[:-1]), end) for step in found]
+        plan += [replace(step, after_block=end) for step in found]
     return plan
 
 

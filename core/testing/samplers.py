@@ -8,6 +8,7 @@ from opendllm.core.decoding.decoder import Decoded, decode
 from opendllm.core.decoding.options import DecoderOptions
 from opendllm.core.testing.contract import PluginContract
 from opendllm.core.testing.table_lm import TableLM
+from opendllm.registries.options import SamplerOptions
 from opendllm.registries.samplers import Sampler
 
 
@@ -96,6 +97,7 @@ class SamplerContract(PluginContract):
     def test_early_stop_is_refused_where_eos_is_never_settled(self) -> None:
         """A sampler that revises may mask an EOS again: `without_effect` of its options says so."""
         sampler, options = self.sampler(), self.registration().options
+        assert issubclass(options, SamplerOptions)
         if sampler.revises or sampler.edits_length:
             assert "early_stop" in options.without_effect
         if sampler.edits_length:
