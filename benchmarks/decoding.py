@@ -94,11 +94,11 @@ def everything() -> list[Setting]:
     return found
 
 
-def random_model(device: str) -> LanguageModel:
-    """The size that the goals are stated for, with random weights."""
+def random_model(device: str, preset: str) -> LanguageModel:
+    """Random weights; `small` is the size that the goals are stated for."""
     plugins = installed_plugins()
     torch.manual_seed(0)
-    lm = plugins.backbones.get("open-dcoder").build({"preset": "small"}).build(VOCABULARY)
+    lm = plugins.backbones.get("open-dcoder").build({"preset": preset}).build(VOCABULARY)
     lm.module.eval().to(device)
     return LanguageModel(lm, None, "p2", plugins)
 
@@ -248,6 +248,7 @@ def main() -> None:
     )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--checkpoint", help="a trained model; by default random weights")
+    parser.add_argument("--preset", default="small", choices=("small", "0.5b"))
     parser.add_argument("--prompts", nargs="*", default=[], help="text files that prompts are taken from")
     parser.add_argument("--only", nargs="*", default=[], help="names of the table's lines")
     parser.add_argument("--all", action="store_true", help="every sampler x cache x batch size")
@@ -263,7 +264,7 @@ def main() -> None:
     model = (
         load(arguments.checkpoint, device=arguments.device)
         if arguments.checkpoint
-        else random_model(arguments.device)
+        else random_model(arguments.device, arguments.preset)
     )
     if arguments.bf16:
         frequencies = {name: buffer.clone() for name, buffer in model.lm.module.named_buffers()}

@@ -117,7 +117,7 @@ class TransformersReader(CanvasReader):
         self._real = None if bool(real.all()) else real
         self._blocks = pattern.blocks(inputs.positions)
         self._cache = CanvasCache(inputs.tokens.shape[1]) if keep_keys else None
-        self._read = compiled or network_states
+        self._read = network_states if compiled is None else _one_graph_at_a_time(compiled)
         self._whole = self._visible(self._blocks)
 
     def states(self, tokens: Tensor, at: Places, stale: Stale | None = None) -> Tensor:
@@ -173,6 +173,16 @@ class TransformersReader(CanvasReader):
             return real
         earlier = self._blocks[rows][:, None, :] <= blocks[:, :, None]
         return earlier if real is None else earlier & real
+
+
+def _one_graph_at_a_time(compiled: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """What a CUDA graph gives out is overwritten by its next run: each is told where it begins."""
+
+    def read(*arguments: Any) -> Tensor:
+        torch.compiler.cudagraph_mark_step_begin()
+        return compiled(*arguments).clone()
+
+    return read
 
 
 def network_states(
