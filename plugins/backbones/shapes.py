@@ -12,6 +12,9 @@ from opendllm.registries.errors import UserError
 
 CONFIG_FILE = "config.json"
 
+OUR_SIZES = ("nano", "small")
+"""Presets that no published checkpoint has."""
+
 
 def qwen_architecture(config: Mapping[str, Any]) -> Architecture:
     """Of a Qwen2- or Qwen3-shaped config.json."""
@@ -73,7 +76,7 @@ def planned_architecture(
     Args:
         read: finds them in the family's config.json.
         pretrained: a folder's config.json is read; a hub id is taken to have the preset's sizes, so
-            that nothing is downloaded to plan with. No published model is `nano`: then they are unknown.
+            that nothing is downloaded to plan with. No published model has one of `OUR_SIZES`: then they are unknown.
         presets: config.json of each named size.
         preset: the named size.
         vocab_size: of a tokenizer that is trained for a model from scratch.
@@ -86,7 +89,7 @@ def planned_architecture(
         return read({**presets[preset], **sizes})
     path = Path(pretrained).expanduser() / CONFIG_FILE
     if not path.is_file():
-        return None if preset == "nano" else read(presets[preset])
+        return None if preset in OUR_SIZES else read(presets[preset])
     try:
         return read(json.loads(path.read_text(encoding="utf-8")))
     except KeyError as error:
