@@ -104,9 +104,7 @@ def test_without_a_network_one_line_says_what_to_download(tmp_path: Path, variab
 def test_a_hub_that_never_answers_is_given_up(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, and says nothing
         address = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        script = (
-            "from opendllm.core.toolkit import benchmark_files as b; b.HUB_ANSWER_SECONDS = 0.5\n" + SCRIPT
-        )
+        hurry = "from opendllm.core.toolkit import benchmark_files as b; b.HUB_ANSWER_SECONDS = 0.5\n"
         result = subprocess.run(
             [sys.executable, "-c", hurry + SCRIPT, "nobody/nothing"],
             env={**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0", "HF_ENDPOINT": address},
