@@ -36,11 +36,21 @@ class GenerationRequest:
 
 @dataclass(frozen=True)
 class LikelihoodRequest:
-    """How likely is this text? Its first token is given, not scored."""
+    """How likely is this text?
+
+    Attributes:
+        task_id: the problem; scores are paired by it.
+        text: what is scored.
+        setting: names this way of asking, as in a GenerationRequest.
+        context: what stands before it and is given; None gives the text's own first token.
+        greedy: whether to find out too if the model would write just this text.
+    """
 
     task_id: str
     text: str
     setting: str = "default"
+    context: str | None = None
+    greedy: bool = False
 
 
 Request = GenerationRequest | LikelihoodRequest
@@ -82,6 +92,7 @@ class TextLikelihood:
         variance: of that estimate, in nats squared; 0 where exact.
         tokens: how many tokens were scored.
         bytes: how many UTF-8 bytes these tokens spell.
+        greedy: whether the model would write just this text; None where that wasn't asked.
     """
 
     task_id: str
@@ -90,6 +101,7 @@ class TextLikelihood:
     variance: float
     tokens: int
     bytes: int
+    greedy: bool | None = None
 
 
 Answer = GeneratedText | TextLikelihood
@@ -180,6 +192,10 @@ class Benchmark(ABC):
 
         A samples file may leave tasks out, and give some more samples than others.
         """
+
+    def glance(self, answer: Answer) -> float | None:
+        """What one answer is worth, for the score so far in a progress bar; None where it isn't cheap."""
+        return None
 
     def task_of(self, given: str) -> str:
         """The task id that a samples file means, which may spell it as another harness does."""

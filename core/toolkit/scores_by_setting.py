@@ -3,36 +3,21 @@
 from __future__ import annotations
 
 import ast
-import re
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Literal
 
+from opendllm.core.toolkit.infilling_lengths import averaged_setting, fixed_lengths
 from opendllm.core.toolkit.statistics import bootstrap_mean
 from opendllm.registries.benchmarks import GeneratedText, Metric, Scores
 
-Length = int | Literal["oracle"]
 TaskValues = Mapping[str, float | bool]
 """Task id -> value."""
 
-STANDARD_LENGTHS: tuple[Length, ...] = ("oracle", 4, 8, 16, 32, 64)
-"""How infilling is asked by default: at the reference's own length, and at those that are averaged."""
 DEFAULT_SETTING = "default"
 OUTPUT_SHARES = ("empty", "truncated", "unparsable")
 """The metrics of `output_shares`; of each, less is better."""
 LONGEST_PARSED = 1_000_000
-_FIXED = re.compile(r"length-(\d+)")
-
-
-def setting_of(length: Length) -> str:
-    """The name of asking at a length: "oracle", "length-8"."""
-    return "oracle" if length == "oracle" else f"length-{length}"
-
-
-def averaged_setting(lengths: Iterable[int]) -> str:
-    """The name of the average over fixed lengths, which says them all: "averaged-4-8-16-32-64"."""
-    return "averaged-" + "-".join(map(str, sorted(lengths)))
 
 
 def metric_name(name: str, setting: str) -> str:
@@ -104,7 +89,7 @@ def mean_by_task(
 def lower_is_better(settings: Iterable[str]) -> frozenset[str]:
     """The names that `output_shares` has in these settings and in their average."""
     names = [*settings, DEFAULT_SETTING]
-    fixed = _fixed_lengths(names)
+    fixed = fixed_lengths(names)
     names += [averaged_setting(fixed.values())] if len(fixed) > 1 else []
     return frozenset(metric_name(share, setting) for share in OUTPUT_SHARES for setting in names)
 
@@ -123,7 +108,7 @@ def parses_as_python(source: str) -> bool:
 
 
 def _averaged(by_setting: Mapping[str, TaskValues]) -> dict[str, dict[str, float]]:
-    fixed = _fixed_lengths(by_setting)
+    fixed = fixed_lengths(by_setting)
     if len(fixed) < 2:
         return {}
     columns = [by_setting[setting] for setting in fixed]
@@ -133,8 +118,3 @@ def _averaged(by_setting: Mapping[str, TaskValues]) -> dict[str, dict[str, float
         if all(task in column for column in columns)
     }
     return {averaged_setting(fixed.values()): means} if means else {}
-
-
-def _fixed_lengths(settings: Iterable[str]) -> dict[str, int]:
-    """Setting -> its length in tokens, of those that are asked at a fixed one."""
-    return {setting: int(match[1]) for setting in settings if (match := _FIXED.fullmatch(setting))}

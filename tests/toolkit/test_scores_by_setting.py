@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from opendllm.core.toolkit.infilling_lengths import STANDARD_LENGTHS, setting_of
 from opendllm.core.toolkit.scores_by_setting import (
-    STANDARD_LENGTHS,
     lower_is_better,
     output_shares,
     parses_as_python,
     scores_by_setting,
-    setting_of,
 )
 from opendllm.registries.benchmarks import GeneratedText
 
