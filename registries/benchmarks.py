@@ -174,7 +174,7 @@ class Benchmark(ABC):
     """
 
     headline: tuple[str, ...] = ()
-    """The metrics to show first."""
+    """The metrics to show first, of those that there are."""
     lower_is_better: frozenset[str] = frozenset()
     """The metrics of which less is better."""
     executes_code: bool = False

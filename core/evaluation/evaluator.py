@@ -154,7 +154,7 @@ def write_result(path: Path, benchmark: Benchmark, evaluation: Evaluation, about
         {
             **about,
             "metrics": {name: asdict(metric) for name, metric in scores.metrics.items()},
-            "headline": list(benchmark.headline),
+            "headline": [name for name in benchmark.headline if name in scores.metrics],
             "lower_is_better": sorted(benchmark.lower_is_better),
             "per_task": {task: dict(values) for task, values in scores.per_task.items()},
             "notes": list(scores.notes),

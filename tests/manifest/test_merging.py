@@ -152,7 +152,7 @@ def test_set_reaches_into_lists(read: Any) -> None:
         ),
         (
             "variants.a.seed=1",
-            "a manifest has no key 'variants' that can be set; known: allow_code_execution, data",
+            "a manifest has no key 'variants' that can be set; known: allow_code_exec",
         ),
         ("train.steps.more=3", "--set train.steps.more: train.steps has no 'more'"),
         ("evaluate.1.label=x", "--set evaluate.1.label: evaluate has no 1"),
