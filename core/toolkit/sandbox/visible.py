@@ -21,7 +21,7 @@ OWN_CODE = "/opendllm-sandbox"
 def readable_paths() -> list[str]:
     """Folders and files, those that lie in another one of them left out."""
     paths = sysconfig.get_paths()
-    python = [sys.base_prefix, sys.base_exec_prefix, paths["stdlib"], paths["platstdlib"]]
+    python = [sys.prefix, sys.base_prefix, sys.base_exec_prefix, paths["stdlib"], paths["platstdlib"]]
     python += [paths["purelib"], paths["platlib"]]
     kept: list[str] = []
     for path in sorted({*SYSTEM_FOLDERS, *SYSTEM_FILES, *python}):
