@@ -20,6 +20,17 @@ def example_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "data" / "train.jsonl").write_text("\n".join(rows))
     for number in range(40):
         (folder / f"file{number}.py").write_text(f"def f{number}(x):\n    return x + {number}\n")
+    lines = [
+        {
+            "name": f"add_{number}.json-L1",
+            "language": "py",
+            "prompt": f"def add_{number}(x):",
+            "suffix": "    return y\n",
+            "canonical_solution": f"    y = x + {number}",
+        }
+        for number in range(8)
+    ]
+    (folder / "santacoder-fim.jsonl").write_text("\n".join(map(json.dumps, lines)))
     return folder
 
 

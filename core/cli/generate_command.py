@@ -46,7 +46,7 @@ def generate(
     """Complete a prompt, or fill the gap between a prompt and a suffix."""
     if chat and suffix is not None:
         raise UserError("--chat has no effect with --suffix: infilling has no chat template")
-    options = dict(_parse(text) for text in option or [])
+    options = dict(parse_option(text) for text in option or [])
     prompts = prompt or [sys.stdin.read()]
     from opendllm.core import load
 
@@ -61,7 +61,8 @@ def generate(
         typer.echo(json.dumps({"prompt": given, "suffix": suffix, "text": text}) if as_json else text)
 
 
-def _parse(text: str) -> tuple[str, Any]:
+def parse_option(text: str) -> tuple[str, Any]:
+    """Key and value of a `-o`."""
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise UserError(f"-o {text!r}: write it as key=value")

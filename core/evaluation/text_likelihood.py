@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from opendllm.core.toolkit.likelihood import Estimator, log_likelihood
 from opendllm.core.toolkit.segments import inputs_from_mask
 from opendllm.registries.backbones import DiffusionLM
+from opendllm.registries.errors import UserError
+from opendllm.registries.sequences import ModelInputs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -20,10 +23,12 @@ ROWS_AT_ONCE = 8
 
 @dataclass(frozen=True)
 class TextToScore:
-    """A text, and the seed of its Monte-Carlo draws."""
+    """A text with the seed of its Monte-Carlo draws; `context` and `greedy` as in LikelihoodRequest."""
 
     text: str
     seed: int
+    context: str | None = None
+    greedy: bool = False
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,7 @@ class ScoredText:
     variance: float
     tokens: int
     bytes: int
+    greedy: bool | None
 
 
 def score_texts(
@@ -44,36 +50,117 @@ def score_texts(
     draws: int,
     estimator: Estimator = "llada",
 ) -> Iterator[ScoredText]:
-    """Each text's likelihood given its first token, in order; texts are cut after `longest` tokens.
+    """Each text's likelihood given its context, in order.
 
-    A text of fewer than two tokens has none that could be scored, and counts for nothing.
+    Without a context the text's first token is given, and it is cut after `longest` tokens; a context is
+    cut from the left. A text that has then nothing to score counts for nothing.
+
+    Raises:
+        UserError: a text with a context is longer than `longest` itself.
     """
     device = next(lm.module.parameters()).device
     for start in range(0, len(texts), ROWS_AT_ONCE):
         group = texts[start : start + ROWS_AT_ONCE]
-        encoded = [_encode(tokenizer, text.text, longest) for text in group]
-        width = max(1, *(len(ids) for ids, _ in encoded))
+        rows = [_row(tokenizer, lm, text, longest) for text in group]
+        width = max(1, *(len(row.ids) for row in rows))
         tokens = torch.zeros(len(group), width, dtype=torch.int64)
         real = torch.zeros(len(group), width, dtype=torch.bool)
-        for row, (ids, _) in enumerate(encoded):
-            tokens[row, : len(ids)] = torch.tensor(ids)
-            real[row, : len(ids)] = True
-        scorable = real.clone()
-        scorable[:, 0] = False
+        scorable = torch.zeros(len(group), width, dtype=torch.bool)
+        for place, row in enumerate(rows):
+            tokens[place, : len(row.ids)] = torch.tensor(row.ids)
+            real[place, : len(row.ids)] = True
+            scorable[place, row.given : len(row.ids)] = True
+        scorable = scorable.to(device)
         seeds = torch.tensor([text.seed for text in group], device=device)
         inputs = inputs_from_mask(tokens.to(device), real.to(device))
-        found = log_likelihood(lm, inputs, scorable.to(device), draws, seeds, estimator=estimator)
-        for row, (ids, size) in enumerate(encoded):
+        found = log_likelihood(lm, inputs, scorable, draws, seeds, estimator=estimator)
+        asked = torch.tensor([text.greedy for text in group], device=device)
+        greedy = would_write(lm, inputs, scorable & asked[:, None])
+        for place, row in enumerate(rows):
             yield ScoredText(
-                float(found.log_likelihood[row]), float(found.variance[row]), max(0, len(ids) - 1), size
+                float(found.log_likelihood[place]),
+                float(found.variance[place]),
+                max(0, len(row.ids) - row.given),
+                row.bytes,
+                bool(greedy[place]) if group[place].greedy else None,
             )
 
 
-def _encode(tokenizer: PreTrainedTokenizerFast, text: str, longest: int) -> tuple[list[int], int]:
-    """The text's ids, cut, and how many UTF-8 bytes all but the first one spell."""
-    encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+@torch.no_grad()
+def would_write(lm: DiffusionLM, inputs: ModelInputs, wanted: Tensor) -> Tensor:
+    """[B] bool: whether greedy decoding writes the very tokens that stand at `wanted`.
+
+    One token a step, each time the one that the model is surest of (LLaDA's
+    `suffix_greedy_prediction`, ML-GSAI/LLaDA eval_llada.py); a causal model's from left to right, a
+    block-causal one's block by block. A row is given up at its first other token.
+
+    Args:
+        lm: the model.
+        inputs: B clean rows.
+        wanted: [B, L] bool; a row without any is written.
+    """
+    blocks = lm.attention.blocks(inputs.positions)
+    order = torch.zeros_like(inputs.tokens) if blocks is None else blocks
+    masked = wanted.clone()
+    alive = torch.ones(wanted.shape[0], dtype=torch.bool, device=wanted.device)
+    while bool((masked & alive[:, None]).any()):
+        rows = (masked.any(-1) & alive).nonzero()[:, 0]
+        hidden = masked[rows]
+        first = order[rows].masked_fill(~hidden, torch.iinfo(torch.int64).max).min(-1, keepdim=True).values
+        now = hidden & (order[rows] == first)
+        read = inputs.rows(rows).with_tokens(torch.where(hidden, lm.mask_token_id, inputs.tokens[rows]))
+        logits = lm.project(lm.hidden_states(read)[now]).float()
+        if lm.mask_token_id < logits.shape[-1]:
+            logits[:, lm.mask_token_id] = -torch.inf
+        sure, token = logits.softmax(-1).max(-1)
+        confidence = torch.full(now.shape, -1.0, device=now.device)
+        confidence[now] = sure
+        proposed = torch.zeros_like(inputs.tokens[rows])
+        proposed[now] = token
+        place = confidence.argmax(-1, keepdim=True)
+        alive[rows] = (proposed.gather(1, place) == inputs.tokens[rows].gather(1, place))[:, 0]
+        masked[rows[:, None], place] = False
+    return alive
+
+
+@dataclass(frozen=True)
+class _Row:
+    """Token ids of which the first `given` are not scored, and the UTF-8 bytes of the others."""
+
+    ids: list[int]
+    given: int
+    bytes: int
+
+
+def _row(tokenizer: PreTrainedTokenizerFast, lm: DiffusionLM, text: TextToScore, longest: int) -> _Row:
+    if text.context is not None:
+        return _continuation(tokenizer, lm, text.context, text.text, longest)
+    encoding = tokenizer(text.text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     ids: list[int] = encoding["input_ids"][:longest]
     if len(ids) < 2:
-        return ids, 0
+        return _Row(ids, 1, 0)
     offsets = encoding["offset_mapping"][: len(ids)]
-    return ids, len(text[offsets[0][1] : offsets[-1][1]].encode())
+    return _Row(ids, 1, len(text.text[offsets[0][1] : offsets[-1][1]].encode()))
+
+
+def _continuation(
+    tokenizer: PreTrainedTokenizerFast, lm: DiffusionLM, context: str, text: str, longest: int
+) -> _Row:
+    """As lm-eval and LLaDA split it: trailing spaces of the context belong to what follows.
+
+    An empty context is the token that starts documents, or else the one that ends them.
+    """
+    kept = context.rstrip()
+    text = context[len(kept) :] + text
+    whole: list[int] = tokenizer(kept + text, add_special_tokens=False, verbose=False)["input_ids"]
+    given: list[int] = tokenizer(kept, add_special_tokens=False, verbose=False)["input_ids"] if kept else []
+    scored = whole[len(given) :]
+    if not given:
+        starts = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else lm.eos_token_id
+        given = [] if starts is None else [starts]
+    if len(scored) > longest - 1:
+        raise UserError(
+            f"a text of {len(scored)} tokens is to be scored, and the models read {longest} with its context"
+        )
+    given = given[-(longest - len(scored)) :] if given else []
+    return _Row([*given, *scored], len(given), len(text.encode()))

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from opendllm.core.decoding.options import DecoderOptions
+from opendllm.registries.benchmarks import IsolationLevel
 
 MASK_TOKEN = "<|mask|>"  # noqa: S105 (no password)
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
@@ -167,6 +168,12 @@ class Manifest(Section):
     train: Train | None = Field(None, description="Without it the model is evaluated as it is.")
     generate: Generate = Generate()
     evaluate: tuple[Evaluate, ...] = ()
+    allow_code_execution: bool = Field(
+        False, description="Whether benchmarks may run what the model wrote, in a sandbox, to score it."
+    )
+    isolation: IsolationLevel | None = Field(
+        None, description="The weakest sandbox that will do; by default the strongest of this machine."
+    )
 
 
 class ExperimentManifest(Manifest):

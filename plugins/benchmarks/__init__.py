@@ -1,8 +1,11 @@
 """Benchmarks: names, options and where each is implemented."""
 
-from pydantic import Field
+from typing import Literal
 
-from opendllm.registries import PluginOptions, Register
+from pydantic import ConfigDict, Field
+
+from opendllm.core.toolkit.infilling_lengths import STANDARD_LENGTHS, Length
+from opendllm.registries import PluginOptions, ProblemFileOptions, Register
 
 HERE = "opendllm.plugins.benchmarks"
 
@@ -26,6 +29,24 @@ class StdlibInfillingOptions(PluginOptions):
     )
 
 
+class SantacoderFimOptions(ProblemFileOptions):
+    """Options of SantaCoder's fill-in-the-middle benchmark."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"problems": "santacoder-fim.jsonl"}]})
+
+    languages: tuple[Literal["py", "js", "java"], ...] = Field(
+        ("py",), min_length=1, description="Which of its languages are asked."
+    )
+    lengths: tuple[Length, ...] = Field(
+        STANDARD_LENGTHS,
+        min_length=1,
+        description="The lengths to ask at, in tokens; `oracle` is the hidden line's own.",
+    )
+    protocol: Literal["open-dllm", "santacoder"] = Field(
+        "open-dllm", description="How prompts are put: with a newline at their end, or as published."
+    )
+
+
 def register_all(register: Register) -> None:
     """Register every built-in benchmark."""
     register(
@@ -33,6 +54,12 @@ def register_all(register: Register) -> None:
         options=PerplexityOptions,
         target=f"{HERE}.perplexity:Perplexity",
         summary="ELBO of held-out documents, in nats a token and bits a byte",
+    )
+    register(
+        "santacoder-fim",
+        options=SantacoderFimOptions,
+        target=f"{HERE}.santacoder_fim:SantacoderFim",
+        summary="fill in a hidden line of a Python, JavaScript or Java program; exact match",
     )
     register(
         "stdlib-infilling",

@@ -12,7 +12,7 @@ import torch
 from opendllm.core.data.tokenizers import train_tokenizer
 from opendllm.core.decoding.options import DecoderOptions
 from opendllm.core.evaluation.answers import AnswerFile
-from opendllm.core.evaluation.evaluator import Asked, Evaluation, evaluate
+from opendllm.core.evaluation.evaluator import Asked, Evaluation, Replica, evaluate
 from opendllm.core.evaluation.text_likelihood import TextToScore, score_texts
 from opendllm.registries.backbones import DiffusionLM, Vocabulary
 from opendllm.registries.benchmarks import (
@@ -54,11 +54,12 @@ class Questions(Benchmark):
         return Scores({}, {})
 
 
-def ask(benchmark: Benchmark, path: Path, batch_size: int = 4, temperature: float = 0.9) -> Evaluation:
+def ask(
+    benchmark: Benchmark, path: Path, batch_size: int = 4, temperature: float = 0.9, replicas: int = 1
+) -> Evaluation:
+    sampler = installed_plugins().samplers.get("low-confidence").build()
     asked = Asked(
-        lm=tiny_lm(),
-        tokenizer=TOKENIZER,
-        sampler=installed_plugins().samplers.get("low-confidence").build(),
+        replicas=[Replica(tiny_lm(), TOKENIZER, sampler) for _ in range(replicas)],
         options=DecoderOptions(steps=4, max_new_tokens=6, temperature=temperature),
         chat=False,
         samples_per_task=2,
@@ -67,7 +68,9 @@ def ask(benchmark: Benchmark, path: Path, batch_size: int = 4, temperature: floa
         likelihood_draws=16,
         seed=0,
     )
-    return evaluate(asked, benchmark, CONTEXT, AnswerFile(path, "d"), lambda done, wanted: None)
+    evaluation = evaluate(asked, benchmark, CONTEXT, AnswerFile(path, "d"), lambda *_: None)
+    assert evaluation is not None
+    return evaluation
 
 
 def infillings() -> list[Request]:
