@@ -1,0 +1,210 @@
+"""Judges programs in confined processes, several at a time."""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Any, Self
+
+from opendllm.core.toolkit.sandbox.launch import Child, ForkServerHandle
+from opendllm.core.toolkit.sandbox.levels import start
+from opendllm.core.toolkit.sandbox.limits import Level, Limits
+from opendllm.core.toolkit.sandbox.wire import ChannelClosed
+
+PREPARING_SECONDS = 300
+"""At most so long a judge takes to prepare a problem: the gold solution's own time, mostly."""
+GRACE_SECONDS = 3
+"""A judge that hasn't spoken so long after its candidate's time is up is killed."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One program to be judged.
+
+    Attributes:
+        program: the text that a model wrote.
+        parts: what it must pass, one after the other, each time in a process of its own.
+        seconds: for each part; a judge's script may set shorter or longer ones with
+            `Candidate.limit`, up to `longest_seconds`.
+        longest_seconds: after which the host ends a part; None for `seconds`.
+    """
+
+    program: str
+    parts: tuple[str, ...] = ("tests",)
+    seconds: float = 3.0
+    longest_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Case:
+    """One problem: a judge's script with its data, and the programs to be judged.
+
+    Attributes:
+        name: for messages.
+        script: see `judge`.
+        data: JSON; handed to the script.
+        trials: the programs.
+    """
+
+    name: str
+    script: str
+    data: Any
+    trials: tuple[Trial, ...]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a trial.
+
+    Attributes:
+        passed: the parts that were passed; a part after a failed one isn't run.
+        reason: "passed", or in a few words why the first failed part failed.
+    """
+
+    passed: frozenset[str]
+    reason: str
+
+
+class Sandbox:
+    """A fork server and some threads that keep it busy; use it as a context manager.
+
+    Attributes:
+        level: how strongly programs are confined.
+        described: the same in words, for reports.
+    """
+
+    def __init__(
+        self, at_least: Level = "namespaces", workers: int | None = None, limits: Limits | None = None
+    ) -> None:
+        """Start the strongest level that the machine holds.
+
+        Args:
+            at_least: the weakest level that will do.
+            workers: problems judged at the same time; None for one a core.
+            limits: of each program.
+
+        Raises:
+            UserError: the machine doesn't hold that level.
+        """
+        self._limits = limits or Limits()
+        self._workers = workers or len(os.sched_getaffinity(0))
+        self.level: Level
+        self._server, self.level, filtered = start(at_least, self._limits)
+        self.described = f"{self.level}, system calls {'' if filtered else 'not '}filtered"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.close()
+
+    def judge(
+        self, cases: Sequence[Case], on_progress: Callable[[int], None] = lambda done: None
+    ) -> list[list[Verdict]]:
+        """The verdicts on every case's trials, in order; `on_progress` is told how many cases are done."""
+        done = 0
+        with ThreadPoolExecutor(self._workers) as threads:
+            pending = [threads.submit(_CaseRun(self._server, self._limits, case).verdicts) for case in cases]
+            results = []
+            for future in pending:
+                results.append(future.result())
+                done += 1
+                on_progress(done)
+        return results
+
+
+class _CaseRun:
+    """One case, from its judge's start to its last verdict."""
+
+    def __init__(self, server: ForkServerHandle, limits: Limits, case: Case) -> None:
+        self._server = server
+        self._limits = limits
+        self._case = case
+        self._judge: Child | None = None
+
+    def verdicts(self) -> list[Verdict]:
+        try:
+            return [self._verdict(trial) for trial in self._case.trials]
+        finally:
+            self._end_judge()
+
+    def _verdict(self, trial: Trial) -> Verdict:
+        passed: list[str] = []
+        for part in trial.parts:
+            try:
+                reason = self._prepared() or self._reason(trial, part)
+            except ChannelClosed:
+                reason = "the judge died: its memory or time ran out"
+                self._end_judge()
+            if reason != "passed":
+                return Verdict(frozenset(passed), reason)
+            passed.append(part)
+        return Verdict(frozenset(passed), "passed")
+
+    def _prepared(self) -> str | None:
+        """Have a judge that is ready; or say why there can't be one."""
+        if self._judge is not None:
+            return None
+        # Tests and expected values take memory, too; they are trusted, but data.
+        limits = replace(self._limits, memory_bytes=2 * self._limits.memory_bytes)
+        self._judge = judge = self._server.judge(limits, cpu_seconds=100_000)
+        assert judge.channel is not None
+        judge.channel.send([self._case.script, self._case.data])
+        try:
+            answer = judge.channel.receive(time.monotonic() + PREPARING_SECONDS)
+        except (ChannelClosed, TimeoutError):
+            answer = {"unprepared": "memory or time ran out"}
+        if "prepared" in answer:
+            return None
+        self._end_judge()
+        return f"{self._case.name} can't be scored: its own solution or tests fail: {answer['unprepared']}"
+
+    def _reason(self, trial: Trial, part: str) -> str:
+        assert self._judge is not None
+        assert self._judge.channel is not None
+        longest = trial.longest_seconds or trial.seconds
+        candidate = self._server.candidate(self._limits, cpu_seconds=int(longest) + 2)
+        try:
+            judge = self._judge.channel
+            judge.send([trial.program, part, trial.seconds], [candidate.peer])
+            reason = self._watch(candidate, time.monotonic() + longest + GRACE_SECONDS)
+            if reason is not None:
+                self._end_judge()
+                return reason
+            answer = judge.receive()
+            return "passed" if answer["passed"] is True else str(answer["reason"])
+        finally:
+            self._server.kill(candidate)
+
+    def _watch(self, candidate: Child, deadline: float) -> str | None:
+        """Wait for the judge to speak, draining the candidate's output; or say what went wrong."""
+        assert self._judge is not None
+        assert self._judge.channel is not None
+        written = 0
+        poll = select.poll()
+        poll.register(self._judge.channel.fileno(), select.POLLIN)
+        poll.register(candidate.output, select.POLLIN)
+        while True:
+            ready = dict(poll.poll(max(0.0, deadline - time.monotonic()) * 1000))
+            if self._judge.channel.fileno() in ready:
+                return None
+            if not ready:
+                return "timed out"
+            data = os.read(candidate.output, 1 << 20)
+            written += len(data)
+            if not data:
+                poll.unregister(candidate.output)
+            if written > self._limits.output_bytes:
+                return f"wrote more than {self._limits.output_bytes >> 20} MiB of output"
+
+    def _end_judge(self) -> None:
+        if self._judge is not None:
+            self._server.kill(self._judge)
+            self._judge = None
