@@ -88,6 +88,7 @@ def test_a_long_context_is_cut_from_the_left_and_a_long_text_comes_in_windows() 
     assert rolled.log_likelihood == pytest.approx(sum(part.log_likelihood for part in parts), abs=1e-5)
 
 
+@torch.no_grad()
 def greedily(lm: TableLM, ids: list[int], places: list[int]) -> list[int]:
     """What greedy decoding writes at `places`, step by step and row by row."""
     ids, left = list(ids), list(places)
