@@ -29,6 +29,86 @@ class StdlibInfillingOptions(PluginOptions):
     )
 
 
+class ProgramOptions(ProblemFileOptions):
+    """Options of a benchmark that runs what the model wrote."""
+
+    memory_gib: float = Field(
+        4.0, gt=0, description="Address space of a program, in GiB; one that needs more fails."
+    )
+
+
+class AssertionOptions(ProgramOptions):
+    """Options of a benchmark whose tests assert."""
+
+    timeout: float = Field(3.0, gt=0, description="Seconds that a program and its tests may take.")
+
+
+class HumanEvalOptions(AssertionOptions):
+    """Options of HumanEval."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"problems": "humaneval.jsonl"}]})
+
+    protocol: Literal["openai", "open-dllm"] = Field(
+        "openai",
+        description="How answers become programs: after the prompt, or through EvalPlus's sanitizer, too.",
+    )
+
+
+class MbppOptions(AssertionOptions):
+    """Options of MBPP, full or sanitized."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"problems": "mbpp.jsonl"}]})
+
+    protocol: Literal["docstring", "open-dllm"] = Field(
+        "docstring",
+        description="How tasks are put: as a docstring with its tests, or as Open-dLLM did, before a fence.",
+    )
+    tasks: Literal["test", "all"] = Field(
+        "test", description="The test split (tasks 11 to 510), or every task of the file."
+    )
+
+
+class DifferentialOptions(ProgramOptions):
+    """Options of EvalPlus's benchmarks."""
+
+    min_time_limit: float = Field(
+        4.0, gt=0, description="Seconds that a call may take at least (1 in EvalPlus 0.3.1, 4 in later ones)."
+    )
+    gt_time_limit_factor: float = Field(
+        4.0, gt=0, description="A call may take so many times what the published solution takes."
+    )
+    protocol: Literal["evalplus", "open-dllm"] = Field(
+        "evalplus", description="Whose prompts and stop strings: EvalPlus's for base models, or Open-dLLM's."
+    )
+
+
+class HumanEvalPlusOptions(DifferentialOptions):
+    """Options of HumanEval+."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"problems": "humaneval-plus.jsonl"}]})
+
+
+class MbppPlusOptions(DifferentialOptions):
+    """Options of MBPP+."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"problems": "mbpp-plus.jsonl"}]})
+
+
+class HumanEvalInfillingOptions(AssertionOptions):
+    """Options of HumanEval infilling."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"problems": "humaneval-infilling.jsonl"}]})
+
+    subset: Literal["single-line", "multi-line", "random-span", "random-span-light"] = Field(
+        "single-line", description="What is hidden: one line, several, or any span of characters."
+    )
+    lengths: tuple[Length, ...] = Field(
+        STANDARD_LENGTHS,
+        min_length=1,
+        description="The lengths to ask at, in tokens; `oracle` is the hidden text's own.",
+    )
+
+
 class SantacoderFimOptions(ProblemFileOptions):
     """Options of SantaCoder's fill-in-the-middle benchmark."""
 
@@ -65,6 +145,42 @@ class LmEvalOptions(PluginOptions):
 
 def register_all(register: Register) -> None:
     """Register every built-in benchmark."""
+    register(
+        "humaneval",
+        options=HumanEvalOptions,
+        target=f"{HERE}.humaneval:HumanEval",
+        summary="164 Python functions from their docstrings; pass@k of OpenAI's own tests",
+    )
+    register(
+        "humaneval-plus",
+        options=HumanEvalPlusOptions,
+        target=f"{HERE}.evalplus:HumanEvalPlus",
+        summary="HumanEval with EvalPlus's many more tests and its way of comparing",
+    )
+    register(
+        "humaneval-infilling",
+        options=HumanEvalInfillingOptions,
+        target=f"{HERE}.humaneval_infilling:HumanEvalInfilling",
+        summary="fill in a hidden part of HumanEval's solutions; pass@k of the function's tests",
+    )
+    register(
+        "mbpp",
+        options=MbppOptions,
+        target=f"{HERE}.mbpp:Mbpp",
+        summary="500 basic Python tasks, each with three asserts; pass@k",
+    )
+    register(
+        "mbpp-sanitized",
+        options=MbppOptions,
+        target=f"{HERE}.mbpp:MbppSanitized",
+        summary="the tasks of MBPP that its authors checked by hand; pass@k",
+    )
+    register(
+        "mbpp-plus",
+        options=MbppPlusOptions,
+        target=f"{HERE}.evalplus:MbppPlus",
+        summary="MBPP with EvalPlus's many more tests and its way of comparing",
+    )
     register(
         "lm-eval",
         options=LmEvalOptions,

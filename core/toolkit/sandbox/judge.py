@@ -3,7 +3,7 @@
 A judge's script is trusted, and confined all the same, since tests are data. It defines
 
     def prepare(data): ...                        # optional; once for all trials of a problem
-    def judge(candidate, prepared, part): ...     # raises where the candidate fails
+    def judge(candidate, prepared, part): ...     # loads the candidate; raises where it fails
 
 and runs in a process that no candidate can reach but through its channel. Standard library only.
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+from types import ModuleType
 from typing import Any
 
 from opendllm.core.toolkit.sandbox.remote import Candidate, CandidateLost
@@ -23,7 +24,8 @@ def run_judge(host: Channel) -> None:
     """Prepare a problem, then judge the trials that come, until the host hangs up."""
     try:
         script, data = host.receive()
-        namespace: dict[str, Any] = {"__name__": "judge"}
+        module = sys.modules["judge"] = ModuleType("judge")  # dataclasses look their module up
+        namespace = module.__dict__
         try:
             # Our own source, handed over as text: the confined process sees no file of ours.
             exec(compile(script, "<judge>", "exec", dont_inherit=True), namespace)  # noqa: S102
@@ -35,8 +37,8 @@ def run_judge(host: Channel) -> None:
         while True:
             program, part, seconds = host.receive()
             stream = socket.socket(fileno=host.descriptors.pop(0))
-            candidate = Candidate(Channel(stream), seconds)
-            reason = _judged(namespace["judge"], candidate, program, prepared, part)
+            candidate = Candidate(Channel(stream), program, seconds)
+            reason = _judged(namespace["judge"], candidate, prepared, part)
             stream.close()
             host.send({"passed": reason is None, "reason": reason or "passed"})
     except ChannelClosed:
@@ -46,10 +48,9 @@ def run_judge(host: Channel) -> None:
         os._exit(0)
 
 
-def _judged(judge: Any, candidate: Candidate, program: str, prepared: Any, part: str) -> str | None:
+def _judged(judge: Any, candidate: Candidate, prepared: Any, part: str) -> str | None:
     """Why the candidate fails, or None."""
     try:
-        candidate.load(program)
         judge(candidate, prepared, part)
     except CandidateLost as error:
         return str(error)

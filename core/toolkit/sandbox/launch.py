@@ -12,9 +12,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from opendllm.core.toolkit.sandbox.limits import Level, Limits
+from opendllm.core.toolkit.sandbox.limits import Limits
 from opendllm.core.toolkit.sandbox.visible import DEVICES, OWN_CODE, PRIVATE_FOLDER, readable_paths
 from opendllm.core.toolkit.sandbox.wire import Channel, ChannelClosed, channel_pair
+from opendllm.registries.benchmarks import IsolationLevel
 
 _START = "from opendllm.core.toolkit.sandbox.fork_server import main; main()"
 
@@ -45,7 +46,7 @@ class Child:
 class ForkServerHandle:
     """The host's hold on a fork server; safe to use from several threads."""
 
-    def __init__(self, level: Level) -> None:
+    def __init__(self, level: IsolationLevel) -> None:
         """Start it.
 
         Raises:
@@ -120,7 +121,7 @@ class ForkServerHandle:
         return answer
 
 
-def _command(level: Level) -> list[str]:
+def _command(level: IsolationLevel) -> list[str]:
     python = [sys.executable, "-I", "-X", "utf8"]
     if level != "bubblewrap":
         return [*python, "-c", _START]

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import time
+from typing import get_args
 
 from opendllm.core.toolkit.sandbox.launch import ForkServerHandle, Unavailable
-from opendllm.core.toolkit.sandbox.limits import LEVELS, Level, Limits
+from opendllm.core.toolkit.sandbox.limits import Limits
 from opendllm.core.toolkit.sandbox.wire import ChannelClosed, ChannelTimeout
+from opendllm.registries.benchmarks import IsolationLevel
 from opendllm.registries.errors import UserError
 
+LEVELS: tuple[IsolationLevel, ...] = get_args(IsolationLevel)
+"""From the weakest to the strongest."""
 _TRIAL_SECONDS = 20.0
 
 _PROBE = """
@@ -32,6 +36,7 @@ def facts(canary):
 """
 _CHECK = """
 def judge(candidate, data, part):
+    candidate.load()
     facts = candidate.names(["facts"])["facts"](data["canary"])
     wrong = {name: value for name, value in facts.items() if value != data["wanted"].get(name, value)}
     assert not wrong, wrong
@@ -40,7 +45,7 @@ _ROOM = {"process": 1, "others": False, "home": False, "writes": False, "network
 _WANTED = {"rlimits": {"folder": False}, "namespaces": _ROOM, "bubblewrap": _ROOM}
 
 
-def start(at_least: Level, limits: Limits) -> tuple[ForkServerHandle, Level, bool]:
+def start(at_least: IsolationLevel, limits: Limits) -> tuple[ForkServerHandle, IsolationLevel, bool]:
     """A fork server at the strongest level that the machine holds.
 
     Returns:
@@ -62,11 +67,11 @@ def start(at_least: Level, limits: Limits) -> tuple[ForkServerHandle, Level, boo
             server.close()
             failures.append(f"{level}: {reason}")
     weaker = LEVELS[: LEVELS.index(at_least)]
-    advice = f"; `sandbox: {weaker[-1]}` accepts a weaker one" if weaker else ""
+    advice = f"; isolation {weaker[-1]} accepts a weaker one" if weaker else ""
     raise UserError(f"this machine has no sandbox as strong as {at_least} ({'; '.join(failures)}){advice}")
 
 
-def _tried(server: ForkServerHandle, level: Level, limits: Limits) -> bool:
+def _tried(server: ForkServerHandle, level: IsolationLevel, limits: Limits) -> bool:
     """Run a probe that looks for what it should not find."""
     judge = server.judge(limits, 20)
     candidate = server.candidate(limits, 20)

@@ -1,13 +1,9 @@
-"""What a confined program may use, and how strongly it is confined. Standard library only."""
+"""What a confined program may use. Standard library only."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
-Level = Literal["rlimits", "namespaces", "bubblewrap"]
-LEVELS: tuple[Level, ...] = ("rlimits", "namespaces", "bubblewrap")
-"""From the weakest to the strongest."""
 STRANGER = 1_879_048_191
 """A user that owns no file and no other process: what the programs of root's sandbox run as."""
 
@@ -30,3 +26,8 @@ class Limits:
     output_bytes: int = 64 * 2**20
     open_files: int = 64
     threads: int = 256
+
+
+def limits_of(memory_gib: float) -> Limits:
+    """The usual limits with so much memory."""
+    return Limits(memory_bytes=int(memory_gib * 2**30))

@@ -30,8 +30,9 @@ class Candidate:
             whatever the tests made of it.
     """
 
-    def __init__(self, channel: Channel, seconds: float) -> None:
+    def __init__(self, channel: Channel, program: str, seconds: float) -> None:
         self._channel = channel
+        self._program = program
         self._deadline = time.monotonic() + seconds
         self.lost: str | None = None
 
@@ -39,14 +40,14 @@ class Candidate:
         """From now on the candidate has so many seconds, in place of what it had."""
         self._deadline = time.monotonic() + seconds
 
-    def load(self, program: str) -> None:
-        """Run the program's text.
+    def load(self) -> None:
+        """Run the program's text; its functions can be called then.
 
         Raises:
             Exception: what it raised, by its built-in class.
             CandidateLost: it died or took too long.
         """
-        self._ask("load", program)
+        self._ask("load", self._program)
 
     def names(self, names: Sequence[str]) -> dict[str, Any]:
         """Those of the names that the program defines: plain values, and `Remote` objects."""

@@ -13,8 +13,9 @@ from typing import Any, Self
 
 from opendllm.core.toolkit.sandbox.launch import Child, ForkServerHandle
 from opendllm.core.toolkit.sandbox.levels import start
-from opendllm.core.toolkit.sandbox.limits import Level, Limits
-from opendllm.core.toolkit.sandbox.wire import ChannelClosed
+from opendllm.core.toolkit.sandbox.limits import Limits
+from opendllm.core.toolkit.sandbox.wire import ChannelClosed, ChannelTimeout
+from opendllm.registries.benchmarks import IsolationLevel
 
 PREPARING_SECONDS = 300
 """At most so long a judge takes to prepare a problem: the gold solution's own time, mostly."""
@@ -64,10 +65,12 @@ class Verdict:
     Attributes:
         passed: the parts that were passed; a part after a failed one isn't run.
         reason: "passed", or in a few words why the first failed part failed.
+        unscorable: whether the benchmark is at fault: its own solution or tests don't run here.
     """
 
     passed: frozenset[str]
     reason: str
+    unscorable: bool = False
 
 
 class Sandbox:
@@ -79,7 +82,7 @@ class Sandbox:
     """
 
     def __init__(
-        self, at_least: Level = "namespaces", workers: int | None = None, limits: Limits | None = None
+        self, at_least: IsolationLevel = "rlimits", workers: int | None = None, limits: Limits | None = None
     ) -> None:
         """Start the strongest level that the machine holds.
 
@@ -93,7 +96,7 @@ class Sandbox:
         """
         self._limits = limits or Limits()
         self._workers = workers or len(os.sched_getaffinity(0))
-        self.level: Level
+        self.level: IsolationLevel
         self._server, self.level, filtered = start(at_least, self._limits)
         self.described = f"{self.level}, system calls {'' if filtered else 'not '}filtered"
 
@@ -128,6 +131,7 @@ class _CaseRun:
         self._limits = limits
         self._case = case
         self._judge: Child | None = None
+        self._broken: str | None = None
 
     def verdicts(self) -> list[Verdict]:
         try:
@@ -138,20 +142,23 @@ class _CaseRun:
     def _verdict(self, trial: Trial) -> Verdict:
         passed: list[str] = []
         for part in trial.parts:
+            unprepared = self._unprepared()
+            if unprepared is not None:
+                return Verdict(frozenset(passed), unprepared, unscorable=True)
             try:
-                reason = self._prepared() or self._reason(trial, part)
+                reason = self._reason(trial, part)
             except ChannelClosed:
-                reason = "the judge died: its memory or time ran out"
+                reason = "the judge died"
                 self._end_judge()
             if reason != "passed":
                 return Verdict(frozenset(passed), reason)
             passed.append(part)
         return Verdict(frozenset(passed), "passed")
 
-    def _prepared(self) -> str | None:
+    def _unprepared(self) -> str | None:
         """Have a judge that is ready; or say why there can't be one."""
-        if self._judge is not None:
-            return None
+        if self._judge is not None or self._broken is not None:
+            return self._broken
         # Tests and expected values take memory, too; they are trusted, but data.
         limits = replace(self._limits, memory_bytes=2 * self._limits.memory_bytes)
         self._judge = judge = self._server.judge(limits, cpu_seconds=100_000)
@@ -159,12 +166,13 @@ class _CaseRun:
         judge.channel.send([self._case.script, self._case.data])
         try:
             answer = judge.channel.receive(time.monotonic() + PREPARING_SECONDS)
-        except (ChannelClosed, TimeoutError):
+        except (ChannelClosed, ChannelTimeout):
             answer = {"unprepared": "memory or time ran out"}
         if "prepared" in answer:
             return None
         self._end_judge()
-        return f"{self._case.name} can't be scored: its own solution or tests fail: {answer['unprepared']}"
+        self._broken = f"{self._case.name} can't be scored here, its own solution fails: {answer['unprepared']}"
+        return self._broken
 
     def _reason(self, trial: Trial, part: str) -> str:
         assert self._judge is not None
