@@ -144,11 +144,11 @@ def notes(study: Study) -> tuple[str, ...]:
         for result in study.results(benchmark)
         for note in result.notes
     ]
-    found += [
-        f"{figures.benchmark}: published figures of {figures.model}: {figures.source}"
-        for figures in study.published
-        if figures.benchmark in study.benchmarks
-    ]
+    quoted: dict[str, dict[str, None]] = {}
+    for figures in study.published:
+        if figures.benchmark in study.benchmarks:
+            quoted.setdefault(figures.source, {})[figures.model] = None
+    found += [f"published figures of {', '.join(models)}: {source}" for source, models in quoted.items()]
     found += [
         f"{variant.label}: {variant.training.unreadable_lines} lines of its train.jsonl could not be read"
         for variant in study.variants

@@ -120,7 +120,7 @@ def test_published_figures_stand_beside_the_measured_ones_with_their_source(run)
     assert "12.50" in shown
     assert "**" not in shown
     assert "**66.00**" in row(report.text, "llada", "### perplexity")
-    assert "perplexity: published figures of Elsewhere 8B: arXiv:0000.0" in report.text
+    assert "published figures of Elsewhere 8B: arXiv:0000.0" in report.text
     assert "Nowhere" not in report.text
     assert "Unsaid" not in report.text
     assert "Elsewhere 8B" in report.html.read_text()
