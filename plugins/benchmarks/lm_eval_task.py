@@ -65,7 +65,7 @@ class LmEvalTask(Benchmark):
 
     def requests(self, context: BenchmarkContext) -> Sequence[Request]:
         """Every instance of every document; `limit` counts documents of each task, as in lm-eval."""
-        with _as_lm_eval_seeds():
+        with _quiet(), _as_lm_eval_seeds():
             self._loaded = _load(self._options)
             tasks: dict[str, Task] = self._loaded["tasks"]
             for task in tasks.values():
