@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,7 @@ def example_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for number in range(8)
     ]
     (folder / "santacoder-fim.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    shutil.copytree(Path(__file__).parent / "benchmarks" / "problems", folder, dirs_exist_ok=True)
     return folder
 
 

@@ -52,11 +52,12 @@ class ForkServerHandle:
         Raises:
             LevelUnavailableError: the machine doesn't allow this level.
         """
+        command = _command(level)
         self._lock = threading.Lock()
         self._control, theirs = channel_pair()
         with theirs:
             self._process = subprocess.Popen(
-                [*_command(level), level, str(theirs.fileno())],
+                [*command, level, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
