@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,7 @@ def example_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "tasks" / "addition.yaml").write_text(ADDITION)
     sums = [json.dumps({"question": f"{number}+1=", "answer": str(number + 1)}) for number in range(8)]
     (folder / "tasks" / "addition.jsonl").write_text("\n".join(sums))
+    shutil.copytree(Path(__file__).parent / "benchmarks" / "problems", folder, dirs_exist_ok=True)
     return folder
 
 

@@ -10,6 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from opendllm.core.decoding.chat import chat_prompt
 from opendllm.core.decoding.options import DecoderOptions
 from opendllm.core.decoding.text import Blank, count_tokens, encode, write
@@ -85,6 +87,9 @@ def answer_all(
 
     def work(number: int) -> None:
         share = {key: requests[key] for key in deal(keys, number, len(replicas))}
+        device = next(replicas[number].lm.module.parameters()).device
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # of this thread: some kernels start where it says
         try:
             for answer in _answer(asked, replicas[number], share, sequence_length):
                 found.put(answer)

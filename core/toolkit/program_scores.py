@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -76,8 +77,7 @@ def score_programs(
     wanted: dict[str, dict[str, None]] = defaultdict(dict)
     for answer, program in zip(answers, programs, strict=True):
         wanted[answer.task_id][program] = None
-    with open(str(tests.judge.__file__), encoding="utf-8") as file:
-        script = file.read()
+    script = inspect.getsource(tests.judge)
     cases = [
         Case(
             task,

@@ -55,9 +55,16 @@ class HumanEvalOptions(AssertionOptions):
 
 
 class MbppOptions(AssertionOptions):
-    """Options of MBPP, full or sanitized."""
+    """Options of MBPP."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"problems": "mbpp.jsonl"}]})
+
+    timeout: float = Field(
+        10.0,
+        gt=0,
+        description="Seconds that a program and its tests may take; 3 in other harnesses, which the "
+        "published solution of Mbpp/123 needs on a slow machine.",
+    )
 
     protocol: Literal["docstring", "open-dllm"] = Field(
         "docstring",
@@ -66,6 +73,12 @@ class MbppOptions(AssertionOptions):
     tasks: Literal["test", "all"] = Field(
         "test", description="The test split (tasks 11 to 510), or every task of the file."
     )
+
+
+class MbppSanitizedOptions(MbppOptions):
+    """Options of sanitized MBPP."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"problems": "mbpp-sanitized.jsonl"}]})
 
 
 class DifferentialOptions(ProgramOptions):
@@ -171,7 +184,7 @@ def register_all(register: Register) -> None:
     )
     register(
         "mbpp-sanitized",
-        options=MbppOptions,
+        options=MbppSanitizedOptions,
         target=f"{HERE}.mbpp:MbppSanitized",
         summary="the tasks of MBPP that its authors checked by hand; pass@k",
     )

@@ -1,4 +1,4 @@
-"""HumanEval infilling (Bavarian et al. 2022, arXiv:2207.14255), scored as openai/human-eval-infilling does."""
+"""HumanEval infilling (Bavarian et al. 2022, arXiv:2207.14255), as openai/human-eval-infilling scores it."""
 
 from __future__ import annotations
 

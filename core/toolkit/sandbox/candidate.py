@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from opendllm.core.toolkit.sandbox.values import decode, encode, is_exact
-from opendllm.core.toolkit.sandbox.wire import Channel, ChannelClosed
+from opendllm.core.toolkit.sandbox.wire import Channel, ChannelClosedError
 
 FLUSH_BYTES = 32768
 FLUSH_SECONDS = 0.01
@@ -52,7 +52,12 @@ class Program:
 
     def serve(self) -> None:
         """Answer the judge until it hangs up."""
-        actions = {"load": self._load, "names": self._names, "call": self._call, "do": self._do}
+        actions: dict[str, Callable[..., Any]] = {
+            "load": self._load,
+            "names": self._names,
+            "call": self._call,
+            "do": self._do,
+        }
         while True:
             message = self._channel.receive()
             action, content = message
@@ -140,7 +145,7 @@ def run_candidate(channel: Channel) -> None:
     sys.argv = [""]
     try:
         Program(channel).serve()
-    except ChannelClosed:
+    except ChannelClosedError:
         pass
     finally:
         os._exit(0)

@@ -6,6 +6,7 @@ import fcntl
 import os
 import resource
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from opendllm.core.toolkit.sandbox import linux, seccomp
@@ -37,10 +38,10 @@ def confine(limits: Limits, cpu_seconds: int, in_room: bool, folder: str) -> boo
         _furnish(limits)
         folder = PRIVATE_FOLDER
     elif os.geteuid() == 0:
-        readable = os.stat(os.__file__).st_mode & 4 and all(
-            parent.stat().st_mode & 1 for parent in Path(os.__file__).resolve().parents
-        )
-        linux.become(STRANGER, STRANGER, keep=0 if readable else _MAY_READ_ALL)
+        library = Path(os.__file__).resolve()
+        readable = library.stat().st_mode & 4 and all(part.stat().st_mode & 1 for part in library.parents)
+        with suppress(OSError):  # within somebody's user namespace there may be no such user
+            linux.become(STRANGER, STRANGER, keep=0 if readable else _MAY_READ_ALL)
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(_environment(folder))

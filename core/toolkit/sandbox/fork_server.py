@@ -25,7 +25,7 @@ from opendllm.core.toolkit.sandbox.confinement import confine, settle
 from opendllm.core.toolkit.sandbox.judge import run_judge
 from opendllm.core.toolkit.sandbox.limits import Limits
 from opendllm.core.toolkit.sandbox.namespaces import enter_room
-from opendllm.core.toolkit.sandbox.wire import Channel, ChannelClosed
+from opendllm.core.toolkit.sandbox.wire import Channel, ChannelClosedError
 
 WARM_MODULES = (
     *("abc", "array", "bisect", "cmath", "collections.abc", "copy", "datetime", "decimal", "enum"),
@@ -53,7 +53,7 @@ class ForkServer:
                 action, content = self._control.receive()
                 answer = self._spawn(**content) if action == "spawn" else self._kill(content)
                 self._control.send(answer)
-        except ChannelClosed:
+        except ChannelClosedError:
             for process in list(self._folders):
                 self._kill(process)
 
@@ -72,11 +72,13 @@ class ForkServer:
         self._folders[process] = folder
         for descriptor in (*descriptors, told):
             os.close(descriptor)
-        with open(confined, "rb") as report:
+        with os.fdopen(confined, "rb") as report:
             said = report.read(400)
         if not said.startswith(b"confined"):
             status = self._kill(process)["status"]
-            return {"error": said.decode(errors="replace") or f"a child ended with status {status} unconfined"}
+            return {
+                "error": said.decode(errors="replace") or f"a child ended with status {status} unconfined"
+            }
         self._filtered = said.endswith(b"filtered")
         return {"process": process, "filtered": self._filtered}
 
@@ -131,7 +133,7 @@ class ForkServer:
 def _private_folder() -> str:
     folder = tempfile.mkdtemp(prefix="opendllm-sandbox-")
     if os.geteuid() == 0:
-        Path(folder).chmod(0o777)  # the child becomes somebody else  # noqa: S103
+        Path(folder).chmod(0o777)  # the child becomes somebody else
     return folder
 
 

@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from opendllm.core.toolkit.sandbox.remote import Candidate, CandidateLost
-from opendllm.core.toolkit.sandbox.wire import Channel, ChannelClosed
+from opendllm.core.toolkit.sandbox.wire import Channel, ChannelClosedError
 
 
 def run_judge(host: Channel) -> None:
@@ -41,10 +41,9 @@ def run_judge(host: Channel) -> None:
             reason = _judged(namespace["judge"], candidate, prepared, part)
             stream.close()
             host.send({"passed": reason is None, "reason": reason or "passed"})
-    except ChannelClosed:
+    except ChannelClosedError:
         pass
     finally:
-        sys.stdout = sys.stderr = None  # type: ignore[assignment]
         os._exit(0)
 
 

@@ -14,13 +14,13 @@ from typing import Any
 
 from opendllm.core.toolkit.sandbox.limits import Limits
 from opendllm.core.toolkit.sandbox.visible import DEVICES, OWN_CODE, PRIVATE_FOLDER, readable_paths
-from opendllm.core.toolkit.sandbox.wire import Channel, ChannelClosed, channel_pair
+from opendllm.core.toolkit.sandbox.wire import Channel, ChannelClosedError, channel_pair
 from opendllm.registries.benchmarks import IsolationLevel
 
 _START = "from opendllm.core.toolkit.sandbox.fork_server import main; main()"
 
 
-class Unavailable(Exception):
+class LevelUnavailableError(Exception):
     """Why a level can't be had here."""
 
 
@@ -50,28 +50,36 @@ class ForkServerHandle:
         """Start it.
 
         Raises:
-            Unavailable: the machine doesn't allow this level.
+            LevelUnavailableError: the machine doesn't allow this level.
         """
+        command = _command(level)
         self._lock = threading.Lock()
         self._control, theirs = channel_pair()
         with theirs:
             self._process = subprocess.Popen(
-                [*_command(level), level, str(theirs.fileno())],
+                [*command, level, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 start_new_session=True,
-                env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONDONTWRITEBYTECODE": "1"},
+                env={
+                    **{name: value for name, value in os.environ.items() if name == "TMPDIR"},
+                    "PATH": "/usr/bin:/bin",
+                    "LANG": "C.UTF-8",
+                    "PYTHONDONTWRITEBYTECODE": "1",
+                },
             )
         try:
             answer = self._control.receive()
-        except ChannelClosed:
+        except ChannelClosedError:
             assert self._process.stderr is not None
             answer = {"error": self._process.stderr.read(2000).decode(errors="replace")}
         if "ready" not in answer:
             self.close()
-            raise Unavailable(" ".join(str(answer.get("error", "")).split())[-200:] or "it doesn't start")
+            raise LevelUnavailableError(
+                " ".join(str(answer.get("error", "")).split())[-200:] or "it doesn't start"
+            )
 
     def judge(self, limits: Limits, cpu_seconds: int) -> Child:
         """Fork a judge."""
@@ -111,7 +119,7 @@ class ForkServerHandle:
         content = {"role": role, "limits": asdict(limits), "cpu_seconds": cpu_seconds}
         answer = self._ask("spawn", content, descriptors)
         if "error" in answer:
-            raise Unavailable(answer["error"])
+            raise LevelUnavailableError(answer["error"])
         return answer
 
     def _ask(self, action: str, content: Any, descriptors: list[int] | None = None) -> dict[str, Any]:
@@ -127,7 +135,7 @@ def _command(level: IsolationLevel) -> list[str]:
         return [*python, "-c", _START]
     program = shutil.which("bwrap")
     if program is None:
-        raise Unavailable("there is no bwrap command")
+        raise LevelUnavailableError("there is no bwrap command")
     own = Path(__file__).parents[2]
     room = [program, "--unshare-all", "--unshare-user", "--new-session", "--cap-add", "ALL"]
     for path in readable_paths():

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from typing import get_args
 
-from opendllm.core.toolkit.sandbox.launch import ForkServerHandle, Unavailable
+from opendllm.core.toolkit.sandbox.launch import ForkServerHandle, LevelUnavailableError
 from opendllm.core.toolkit.sandbox.limits import Limits
-from opendllm.core.toolkit.sandbox.wire import ChannelClosed, ChannelTimeout
+from opendllm.core.toolkit.sandbox.wire import ChannelClosedError, ChannelTimeoutError
 from opendllm.registries.benchmarks import IsolationLevel
 from opendllm.registries.errors import UserError
 
@@ -58,12 +58,12 @@ def start(at_least: IsolationLevel, limits: Limits) -> tuple[ForkServerHandle, I
     for level in reversed(LEVELS[LEVELS.index(at_least) :]):
         try:
             server = ForkServerHandle(level)
-        except Unavailable as reason:
+        except LevelUnavailableError as reason:
             failures.append(f"{level}: {reason}")
             continue
         try:
             return server, level, _tried(server, level, limits)
-        except (Unavailable, ChannelClosed, ChannelTimeout) as reason:
+        except (LevelUnavailableError, ChannelClosedError, ChannelTimeoutError) as reason:
             server.close()
             failures.append(f"{level}: {reason}")
     weaker = LEVELS[: LEVELS.index(at_least)]
@@ -86,5 +86,5 @@ def _tried(server: ForkServerHandle, level: IsolationLevel, limits: Limits) -> b
         server.kill(candidate)
         server.kill(judge)
     if answer.get("passed") is not True:
-        raise Unavailable(f"a probe got out: {answer.get('reason')}")
+        raise LevelUnavailableError(f"a probe got out: {answer.get('reason')}")
     return candidate.filtered

@@ -97,7 +97,9 @@ def _furnish(sources: list[tuple[str, int]]) -> None:
         else:
             target.parent.mkdir(parents=True, exist_ok=True)
             target.touch()
-        linux.mount(f"/proc/self/fd/{descriptor}", str(target), None, linux.MOUNT_BIND | linux.MOUNT_RECURSIVE)
+        linux.mount(
+            f"/proc/self/fd/{descriptor}", str(target), None, linux.MOUNT_BIND | linux.MOUNT_RECURSIVE
+        )
         os.close(descriptor)
         if path not in DEVICES:
             for point in (str(target), *linux.mounts_below(str(target))):

@@ -8,10 +8,10 @@ from __future__ import annotations
 import builtins
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from opendllm.core.toolkit.sandbox.values import decode, encode
-from opendllm.core.toolkit.sandbox.wire import Channel, ChannelClosed, ChannelTimeout
+from opendllm.core.toolkit.sandbox.wire import Channel, ChannelClosedError, ChannelTimeoutError
 
 
 class CandidateLost(BaseException):
@@ -99,15 +99,15 @@ class Candidate:
             raise CandidateLost(self.lost)
         try:
             self._channel.send(message)
-        except ChannelClosed:
+        except ChannelClosedError:
             self._lose("died")
 
     def _answer(self) -> dict[str, Any]:
         try:
             answer = self._channel.receive(self._deadline)
-        except ChannelTimeout:
+        except ChannelTimeoutError:
             self._lose("timed out")
-        except ChannelClosed:
+        except ChannelClosedError:
             self._lose("died")
         if not isinstance(answer, dict):
             self._lose("sent no answer")
@@ -115,7 +115,7 @@ class Candidate:
             raise _exception(str(answer["error"]), str(answer.get("text", "")))
         return answer
 
-    def _lose(self, why: str) -> None:
+    def _lose(self, why: str) -> NoReturn:
         self.lost = why
         raise CandidateLost(why) from None
 
@@ -144,6 +144,7 @@ class Remote:
     __hash__ = object.__hash__
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        """Call the object, in the candidate."""
         return self._candidate.call(self, arguments, keywords)
 
     def __getattr__(self, name: str) -> Any:

@@ -14,7 +14,7 @@ from typing import Any, Self
 from opendllm.core.toolkit.sandbox.launch import Child, ForkServerHandle
 from opendllm.core.toolkit.sandbox.levels import start
 from opendllm.core.toolkit.sandbox.limits import Limits
-from opendllm.core.toolkit.sandbox.wire import ChannelClosed, ChannelTimeout
+from opendllm.core.toolkit.sandbox.wire import ChannelClosedError, ChannelTimeoutError
 from opendllm.registries.benchmarks import IsolationLevel
 
 PREPARING_SECONDS = 300
@@ -147,7 +147,7 @@ class _CaseRun:
                 return Verdict(frozenset(passed), unprepared, unscorable=True)
             try:
                 reason = self._reason(trial, part)
-            except ChannelClosed:
+            except ChannelClosedError:
                 reason = "the judge died"
                 self._end_judge()
             if reason != "passed":
@@ -166,12 +166,14 @@ class _CaseRun:
         judge.channel.send([self._case.script, self._case.data])
         try:
             answer = judge.channel.receive(time.monotonic() + PREPARING_SECONDS)
-        except (ChannelClosed, ChannelTimeout):
+        except (ChannelClosedError, ChannelTimeoutError):
             answer = {"unprepared": "memory or time ran out"}
         if "prepared" in answer:
             return None
         self._end_judge()
-        self._broken = f"{self._case.name} can't be scored here, its own solution fails: {answer['unprepared']}"
+        self._broken = (
+            f"{self._case.name} can't be scored here, its own solution fails: {answer['unprepared']}"
+        )
         return self._broken
 
     def _reason(self, trial: Trial, part: str) -> str:

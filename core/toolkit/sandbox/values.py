@@ -65,7 +65,7 @@ def _encode_rarer(value: Any, handle: Handles, depth: int) -> Any:
     if isinstance(value, set):
         return {"s": [encode(item, handle, depth + 1) for item in set.__iter__(value)]}
     if isinstance(value, complex):
-        return {"c": [complex.real.__get__(value), complex.imag.__get__(value)]}  # type: ignore[attr-defined]
+        return {"c": [complex.real.__get__(value), complex.imag.__get__(value)]}
     if isinstance(value, bytes | bytearray):
         key = "b" if isinstance(value, bytes) else "ba"
         return {key: base64.b85encode(bytes(memoryview(value))).decode("ascii")}

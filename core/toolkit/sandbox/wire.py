@@ -14,11 +14,11 @@ FRAME_BYTES = 128 * 2**20
 _LENGTH = struct.Struct("!I")
 
 
-class ChannelClosed(Exception):
+class ChannelClosedError(Exception):
     """The other side is gone."""
 
 
-class ChannelTimeout(Exception):
+class ChannelTimeoutError(Exception):
     """The other side didn't answer in time."""
 
 
@@ -44,7 +44,7 @@ class Channel:
         """Send a message, and all that `put` left, with copies of descriptors.
 
         Raises:
-            ChannelClosed: nobody reads it.
+            ChannelClosedError: nobody reads it.
         """
         self.put(message)
         self.send_waiting(descriptors)
@@ -59,7 +59,7 @@ class Channel:
                 del data[:sent]
             self._stream.sendall(data)
         except OSError as error:
-            raise ChannelClosed(str(error)) from None
+            raise ChannelClosedError(str(error)) from None
 
     def put(self, message: Any) -> int:
         """Append a message to those that wait to be sent; returns the bytes that wait."""
@@ -75,16 +75,16 @@ class Channel:
             deadline: on `time.monotonic()`'s clock; None waits for ever.
 
         Raises:
-            ChannelTimeout: it didn't come in time.
-            ChannelClosed: the other side is gone, or what it sent is no message.
+            ChannelTimeoutError: it didn't come in time.
+            ChannelClosedError: the other side is gone, or what it sent is no message.
         """
         size = _LENGTH.unpack(self._take(_LENGTH.size, deadline))[0]
         if size > FRAME_BYTES:
-            raise ChannelClosed(f"a message of {size} bytes")
+            raise ChannelClosedError(f"a message of {size} bytes")
         try:
             return json.loads(self._take(size, deadline))
         except (ValueError, RecursionError) as error:
-            raise ChannelClosed(f"no message: {error}") from None
+            raise ChannelClosedError(f"no message: {error}") from None
 
     def _take(self, size: int, deadline: float | None) -> bytes:
         while len(self._received) < size:
@@ -92,12 +92,12 @@ class Channel:
             try:
                 data, descriptors, _, _ = socket.recv_fds(self._stream, 1 << 20, 8)
             except TimeoutError:
-                raise ChannelTimeout from None
+                raise ChannelTimeoutError from None
             except OSError as error:
-                raise ChannelClosed(str(error)) from None
+                raise ChannelClosedError(str(error)) from None
             self.descriptors += descriptors
             if not data:
-                raise ChannelClosed("end of file")
+                raise ChannelClosedError("end of file")
             self._received += data
         taken = bytes(self._received[:size])
         del self._received[:size]
