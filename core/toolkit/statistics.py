@@ -12,6 +12,8 @@ from opendllm.registries.benchmarks import Metric
 ItemT = TypeVar("ItemT")
 
 RESAMPLES = 2000
+DRAWN_AT_ONCE = 1_000_000
+"""Indices in memory at a time: some benchmarks have tens of thousands of tasks."""
 SLOW_RESAMPLES = 200
 """Of statistics that aren't means: some take milliseconds each."""
 
@@ -29,10 +31,13 @@ def bootstrap_mean(values: Sequence[float], weights: Sequence[float] | None = No
     if numerator.size == 0 or denominator.sum() == 0:
         return Metric(float("nan"), float("nan"), float("nan"))
     generator = np.random.default_rng(seed)
-    chosen = generator.integers(numerator.size, size=(RESAMPLES, numerator.size))
-    totals = denominator[chosen].sum(1)
-    means = numerator[chosen].sum(1)[totals > 0] / totals[totals > 0]
-    low, high = np.quantile(means, [0.025, 0.975])
+    sums, totals = np.empty(RESAMPLES), np.empty(RESAMPLES)
+    rows = max(1, DRAWN_AT_ONCE // numerator.size)
+    for start in range(0, RESAMPLES, rows):
+        part = slice(start, min(start + rows, RESAMPLES))
+        chosen = generator.integers(numerator.size, size=(part.stop - start, numerator.size))
+        sums[part], totals[part] = numerator[chosen].sum(1), denominator[chosen].sum(1)
+    low, high = np.quantile(sums[totals > 0] / totals[totals > 0], [0.025, 0.975])
     return Metric(float(numerator.sum() / denominator.sum()), float(low), float(high))
 
 

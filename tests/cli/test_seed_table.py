@@ -3,43 +3,23 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from .conftest import Platform
 
-BODY = "    return a + b\n"
-PROMPT = 'def add(a, b):\n    """Add."""\n'
-TEST = "def check(candidate):\n    assert candidate(1, 2) == 3\n"
-COMMON = {"entry_point": "add", "prompt": PROMPT, "canonical_solution": BODY}
-PLUS = {**COMMON, "base_input": [[1, 2]], "plus_input": [[3, 4]], "atol": 0, "contract": ""}
-PROBLEMS: dict[str, list[dict[str, Any]]] = {
-    "humaneval": [{**COMMON, "task_id": f"HumanEval/{n}", "test": TEST} for n in range(2)],
-    "humaneval-plus": [{**PLUS, "task_id": f"HumanEval/{n}", "test": TEST} for n in range(2)],
-    "mbpp": [
-        {"task_id": n, "text": "Add two numbers.", "code": "def add(a, b):\n" + BODY, "test_setup_code": "",
-         "test_list": ["assert add(1, 2) == 3"] * 3, "challenge_test_list": []}
-        for n in (11, 12)
-    ],
-    "mbpp-plus": [
-        {**PLUS, "task_id": f"Mbpp/{n}", "prompt": '"""\nAdd two numbers.\nassert add(1, 2) == 3\n"""\n',
-         "canonical_solution": "def add(a, b):\n" + BODY, "assertion": "assert add(1, 2) == 3"}
-        for n in (2, 3)
-    ],
-    "humaneval-infilling": [
-        {**COMMON, "task_id": f"SingleLineInfilling/HumanEval/{n}/L0", "suffix": "\n", "test": TEST}
-        for n in range(2)
-    ],
-    "santacoder-fim": [
-        {"name": f"add_{n}", "language": "py", "prompt": "def add(a, b):", "suffix": "\n",
-         "canonical_solution": BODY.rstrip()}
-        for n in range(2)
-    ],
-}  # fmt: skip
-ENTRIES = (*PROBLEMS, "humaneval-infilling", "santacoder-fim")
-LABELS = (*PROBLEMS, "humaneval-infilling-averaged", "santacoder-fim-averaged")
+NAMES = ("humaneval", "humaneval-plus", "mbpp", "mbpp-plus", "humaneval-infilling", "santacoder-fim")
+HIDDEN_LINE = {
+    "name": "add.json-L1",
+    "language": "py",
+    "prompt": "def add(a, b):",
+    "suffix": "\n",
+    "canonical_solution": "    return a + b",
+}
+ENTRIES = (*NAMES, "humaneval-infilling", "santacoder-fim")
+LABELS = (*NAMES, "humaneval-infilling-averaged", "santacoder-fim-averaged")
 VARIANT = "open-dcoder-0.5b-ran"
 
 
@@ -47,8 +27,8 @@ VARIANT = "open-dcoder-0.5b-ran"
 def test_it_runs_as_it_is_on_a_local_checkpoint(
     repository: Path, finished: Path, platform: Platform, tmp_path: Path
 ) -> None:
-    for name, rows in PROBLEMS.items():
-        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    shutil.copytree(repository / "tests" / "benchmarks" / "problems", tmp_path, dirs_exist_ok=True)
+    (tmp_path / "santacoder-fim.jsonl").write_text(json.dumps(HIDDEN_LINE))
     settings = {
         "output": "out",
         "device": "cpu",
