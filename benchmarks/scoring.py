@@ -1,7 +1,7 @@
 """Scoring programs: speed and verdicts beside EvalPlus 0.3.1's own evaluator, on the real files.
 
     python benchmarks/scoring.py speed --problems FOLDER [--evalplus-python PYTHON] [--repeats 3]
-    python benchmarks/scoring.py agreement --problems FOLDER [--mutants 200] [--seed 0] [--benchmark mbpp-plus]
+    python benchmarks/scoring.py agreement --problems FOLDER [--benchmark mbpp-plus] [--mutants 200] [--seed 0]
 
 FOLDER holds the published files (HumanEvalPlus*.jsonl.gz, MbppPlus*.jsonl.gz and
 HumanEval-SingleLineInfilling.jsonl.gz). PYTHON is one that has `pip install evalplus==0.3.1`; by default
@@ -56,7 +56,10 @@ with ProcessPoolExecutor(request["workers"]) as pool:
         for task, text in samples.items()
     }
     results = {task: future.result() for task, future in futures.items()}
-verdicts = {task: [r["base"][0] == "pass", r["base"][0] == r["plus"][0] == "pass"] for task, r in results.items()}
+verdicts = {
+    task: [result["base"][0] == "pass", result["base"][0] == result["plus"][0] == "pass"]
+    for task, result in results.items()
+}
 seconds = time.monotonic() - started
 json.dump({"verdicts": verdicts, "seconds": seconds, "ground_truth": truth}, open(sys.argv[2], "w"))
 """
@@ -158,7 +161,7 @@ class Mutation(ast.NodeTransformer):
 
 def mutants(problems: list[dict[str, Any]], count: int, seed: int) -> Iterator[tuple[str, str]]:
     """(task id, mutated published solution), of `count` tasks, each once."""
-    draw = random.Random(seed)
+    draw = random.Random(seed)  # noqa: S311
     for row in draw.sample(problems, min(count, len(problems))):
         tree = ast.parse(row["prompt"] + row["canonical_solution"])
         counter = Mutation(draw, -1)
