@@ -1,7 +1,7 @@
 """Scoring programs: speed and verdicts beside EvalPlus 0.3.1's own evaluator, on the real files.
 
     python benchmarks/scoring.py speed --problems FOLDER [--evalplus-python PYTHON] [--repeats 3]
-    python benchmarks/scoring.py agreement --problems FOLDER [--benchmark mbpp-plus] [--mutants 200] [--seed 0]
+    python benchmarks/scoring.py agreement --problems FOLDER [--benchmark mbpp-plus] [--seed 0]
 
 FOLDER holds the published files (HumanEvalPlus*.jsonl.gz, MbppPlus*.jsonl.gz and
 HumanEval-SingleLineInfilling.jsonl.gz). PYTHON is one that has `pip install evalplus==0.3.1`; by default

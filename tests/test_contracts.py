@@ -11,10 +11,22 @@ import pytest
 from opendllm.core.testing import CONTRACTS
 from opendllm.registries.discovery import EXTENSION_POINTS, installed_plugins
 
+ADDITION = """
+task: addition
+dataset_path: json
+dataset_kwargs: {data_files: {test: tasks/addition.jsonl}}
+output_type: generate_until
+test_split: test
+doc_to_text: "{{question}}"
+doc_to_target: "{{answer}}"
+generation_kwargs: {until: ["\\n"]}
+metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]
+"""
+
 
 @pytest.fixture(scope="module")
 def example_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the examples in options models speak of: Python files, and a data set in `data`."""
+    """What the examples in options models speak of: Python files, data sets, problems and tasks."""
     folder = tmp_path_factory.mktemp("examples")
     (folder / "data").mkdir()
     rows = [json.dumps({"text": f"def f{number}(x): return x + {number}"}) for number in range(40)]
@@ -33,6 +45,10 @@ def example_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     (folder / "santacoder-fim.jsonl").write_text("\n".join(map(json.dumps, lines)))
     shutil.copytree(Path(__file__).parent / "benchmarks" / "problems", folder, dirs_exist_ok=True)
+    (folder / "tasks").mkdir()
+    (folder / "tasks" / "addition.yaml").write_text(ADDITION)
+    sums = [json.dumps({"question": f"{number}+1=", "answer": str(number + 1)}) for number in range(8)]
+    (folder / "tasks" / "addition.jsonl").write_text("\n".join(sums))
     return folder
 
 

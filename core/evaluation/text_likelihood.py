@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from opendllm.core.toolkit.draws import hash_address
 from opendllm.core.toolkit.likelihood import Estimator, log_likelihood
 from opendllm.core.toolkit.segments import inputs_from_mask
 from opendllm.registries.backbones import DiffusionLM
-from opendllm.registries.errors import UserError
 from opendllm.registries.sequences import ModelInputs
 
 if TYPE_CHECKING:
@@ -52,37 +52,63 @@ def score_texts(
 ) -> Iterator[ScoredText]:
     """Each text's likelihood given its context, in order.
 
-    Without a context the text's first token is given, and it is cut after `longest` tokens; a context is
-    cut from the left. A text that has then nothing to score counts for nothing.
+    Without a context the text's first token is given, and it is cut after `longest` tokens. A context is
+    cut from the left, and a text that is too long all the same is scored in windows, one after another.
+    A text that has nothing to score counts for nothing.
+    """
+    windows = [_windows(tokenizer, lm, text, longest) for text in texts]
+    flat = [
+        (int(hash_address(text.seed, number)) if number else text.seed, text.greedy, window)
+        for text, of_text in zip(texts, windows, strict=True)
+        for number, window in enumerate(of_text)
+    ]
+    scored = _score_windows(lm, flat, draws, estimator)
+    for text, of_text in zip(texts, windows, strict=True):
+        parts = [next(scored) for _ in of_text]
+        yield ScoredText(
+            sum(part.log_likelihood for part in parts),
+            sum(part.variance for part in parts),
+            sum(part.tokens for part in parts),
+            sum(part.bytes for part in parts),
+            all(part.greedy for part in parts) if text.greedy else None,
+        )
 
-    Raises:
-        UserError: a text with a context is longer than `longest` itself.
+
+def _score_windows(
+    lm: DiffusionLM, windows: Sequence[tuple[int, bool, _Window]], draws: int, estimator: Estimator
+) -> Iterator[ScoredText]:
+    """Each window's likelihood, `ROWS_AT_ONCE` together.
+
+    Args:
+        lm: the model.
+        windows: (seed, whether greedy decoding is asked for, window).
+        draws: see `log_likelihood`.
+        estimator: see `log_likelihood`.
     """
     device = next(lm.module.parameters()).device
-    for start in range(0, len(texts), ROWS_AT_ONCE):
-        group = texts[start : start + ROWS_AT_ONCE]
-        rows = [_row(tokenizer, lm, text, longest) for text in group]
-        width = max(1, *(len(row.ids) for row in rows))
+    for start in range(0, len(windows), ROWS_AT_ONCE):
+        group = windows[start : start + ROWS_AT_ONCE]
+        width = max(1, *(len(window.ids) for _, _, window in group))
         tokens = torch.zeros(len(group), width, dtype=torch.int64)
         real = torch.zeros(len(group), width, dtype=torch.bool)
         scorable = torch.zeros(len(group), width, dtype=torch.bool)
-        for place, row in enumerate(rows):
-            tokens[place, : len(row.ids)] = torch.tensor(row.ids)
-            real[place, : len(row.ids)] = True
-            scorable[place, row.given : len(row.ids)] = True
+        for place, (_, _, window) in enumerate(group):
+            tokens[place, : len(window.ids)] = torch.tensor(window.ids)
+            real[place, : len(window.ids)] = True
+            scorable[place, window.given : len(window.ids)] = True
         scorable = scorable.to(device)
-        seeds = torch.tensor([text.seed for text in group], device=device)
+        seeds = torch.tensor([seed for seed, _, _ in group], device=device)
         inputs = inputs_from_mask(tokens.to(device), real.to(device))
         found = log_likelihood(lm, inputs, scorable, draws, seeds, estimator=estimator)
-        asked = torch.tensor([text.greedy for text in group], device=device)
-        greedy = would_write(lm, inputs, scorable & asked[:, None])
-        for place, row in enumerate(rows):
+        asked = torch.tensor([greedy for _, greedy, _ in group], device=device)
+        written = would_write(lm, inputs, scorable & asked[:, None])
+        for place, (_, _, window) in enumerate(group):
             yield ScoredText(
                 float(found.log_likelihood[place]),
                 float(found.variance[place]),
-                max(0, len(row.ids) - row.given),
-                row.bytes,
-                bool(greedy[place]) if group[place].greedy else None,
+                max(0, len(window.ids) - window.given),
+                window.bytes,
+                bool(written[place]),
             )
 
 
@@ -124,7 +150,7 @@ def would_write(lm: DiffusionLM, inputs: ModelInputs, wanted: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Row:
+class _Window:
     """Token ids of which the first `given` are not scored, and the UTF-8 bytes of the others."""
 
     ids: list[int]
@@ -132,23 +158,26 @@ class _Row:
     bytes: int
 
 
-def _row(tokenizer: PreTrainedTokenizerFast, lm: DiffusionLM, text: TextToScore, longest: int) -> _Row:
+def _windows(
+    tokenizer: PreTrainedTokenizerFast, lm: DiffusionLM, text: TextToScore, longest: int
+) -> list[_Window]:
     if text.context is not None:
         return _continuation(tokenizer, lm, text.context, text.text, longest)
     encoding = tokenizer(text.text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     ids: list[int] = encoding["input_ids"][:longest]
     if len(ids) < 2:
-        return _Row(ids, 1, 0)
+        return [_Window(ids, 1, 0)]
     offsets = encoding["offset_mapping"][: len(ids)]
-    return _Row(ids, 1, len(text.text[offsets[0][1] : offsets[-1][1]].encode()))
+    return [_Window(ids, 1, len(text.text[offsets[0][1] : offsets[-1][1]].encode()))]
 
 
 def _continuation(
     tokenizer: PreTrainedTokenizerFast, lm: DiffusionLM, context: str, text: str, longest: int
-) -> _Row:
+) -> list[_Window]:
     """As lm-eval and LLaDA split it: trailing spaces of the context belong to what follows.
 
-    An empty context is the token that starts documents, or else the one that ends them.
+    An empty context is the token that starts documents, or else the one that ends them. The first window
+    has as much of the context as fits; each further one has the token before it.
     """
     kept = context.rstrip()
     text = context[len(kept) :] + text
@@ -158,9 +187,10 @@ def _continuation(
     if not given:
         starts = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else lm.eos_token_id
         given = [] if starts is None else [starts]
-    if len(scored) > longest - 1:
-        raise UserError(
-            f"a text of {len(scored)} tokens is to be scored, and the models read {longest} with its context"
-        )
-    given = given[-(longest - len(scored)) :] if given else []
-    return _Row([*given, *scored], len(given), len(text.encode()))
+    first = scored[: longest - 1]
+    given = given[-(longest - len(first)) :]
+    windows = [_Window([*given, *first], len(given), len(text.encode()))]
+    for start in range(len(first), len(scored), longest - 1):
+        part = scored[start : start + longest - 1]
+        windows.append(_Window([scored[start - 1], *part], 1, 0))
+    return windows

@@ -176,11 +176,26 @@ class Manifest(Section):
     )
 
 
+class PublishedFigures(Section):
+    """What others measured, for the report to put beside what is measured here."""
+
+    model: str = Field(description="Whose figures they are.")
+    benchmark: str = Field(
+        pattern=NAME_PATTERN, description="The label of the `evaluate` entry they go with."
+    )
+    metrics: dict[str, float] = Field(min_length=1, description="Metric -> value, as a result here has it.")
+    source: str = Field(min_length=1, description="Where they were published, and when that was read.")
+
+
 class ExperimentManifest(Manifest):
     """The file: a manifest, what it builds on, and its variants."""
 
     extends: str | None = Field(
         None, description="Another manifest, relative to this one; this one overrides it."
+    )
+    published: str | tuple[PublishedFigures, ...] = Field(
+        (),
+        description="Figures for the report to quote, or a YAML file with a list of them under `figures`.",
     )
     seeds: tuple[int, ...] | None = Field(None, description="Repeats every variant with each of these seeds.")
     variants: dict[str, Any] = Field(

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from opendllm.registries.benchmarks import Metric
 
+ItemT = TypeVar("ItemT")
+
 RESAMPLES = 2000
+SLOW_RESAMPLES = 200
+"""Of statistics that aren't means: some take milliseconds each."""
 
 
 def bootstrap_mean(values: Sequence[float], weights: Sequence[float] | None = None, seed: int = 0) -> Metric:
@@ -34,3 +39,23 @@ def bootstrap_mean(values: Sequence[float], weights: Sequence[float] | None = No
 def normal_interval(value: float, standard_error: float) -> Metric:
     """value plus and minus 1.96 standard errors."""
     return Metric(value, value - 1.96 * standard_error, value + 1.96 * standard_error)
+
+
+def bootstrap_statistic(
+    items: Sequence[ItemT], statistic: Callable[[Sequence[ItemT]], float], value: float, seed: int = 0
+) -> Metric:
+    """A statistic of one item a task, and its 95 % percentile-bootstrap interval.
+
+    Args:
+        items: one a task.
+        statistic: of as many items.
+        value: the statistic of `items` themselves.
+        seed: of the resampling.
+    """
+    generator = np.random.default_rng(seed)
+    found = [
+        float(statistic([items[index] for index in generator.integers(len(items), size=len(items))]))
+        for _ in range(SLOW_RESAMPLES)
+    ]
+    low, high = np.quantile(found, [0.025, 0.975])
+    return Metric(value, min(float(low), value), max(float(high), value))

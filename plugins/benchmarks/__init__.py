@@ -140,6 +140,22 @@ class SantacoderFimOptions(ProblemFileOptions):
     )
 
 
+class LmEvalOptions(PluginOptions):
+    """Options of the tasks of lm-evaluation-harness."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"task": "addition", "folder": "tasks"}]})
+
+    task: str = Field(description="Name of a task or group, as `lm_eval ls tasks` lists them.")
+    folder: str | None = Field(
+        None,
+        description="Folder of task files in YAML, to look for the task there only; the functions that they "
+        "name are run.",
+    )
+    num_fewshot: int | None = Field(
+        None, ge=0, description="Examples in each prompt; by default the task's own number."
+    )
+
+
 def register_all(register: Register) -> None:
     """Register every built-in benchmark."""
     register(
@@ -177,6 +193,12 @@ def register_all(register: Register) -> None:
         options=MbppPlusOptions,
         target=f"{HERE}.evalplus:MbppPlus",
         summary="MBPP with EvalPlus's many more tests and its way of comparing",
+    )
+    register(
+        "lm-eval",
+        options=LmEvalOptions,
+        target=f"{HERE}.lm_eval_task:LmEvalTask",
+        summary="any task of lm-evaluation-harness, by name or from a folder of YAML files",
     )
     register(
         "perplexity",
