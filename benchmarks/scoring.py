@@ -34,6 +34,8 @@ FILES = {
     "mbpp-plus": "MbppPlus*.jsonl.gz",
     "humaneval-infilling": "HumanEval-SingleLineInfilling.jsonl.gz",
 }
+NEVER_PASSED = {"HumanEval/32"}
+"""EvalPlus 0.3.1 doesn't count the calls of `find_zero`, and so fails its published solution, too."""
 THEIRS = """
 import json, sys, time
 from concurrent.futures import ProcessPoolExecutor
@@ -152,7 +154,9 @@ class Mutation(ast.NodeTransformer):
             case ast.BinOp(op=ast.Mod()):
                 return ast.BinOp(node.left, ast.FloorDiv(), node.right)
             case ast.Return(value=ast.expr() as value):
-                wrapped = self._draw.choice(("list({})", "tuple({})", "str({})", "float({})", "[{}]", "None"))
+                wrapped = self._draw.choice(
+                    ("{}", "{}", "{}", "{}", "list({})", "tuple({})", "float({})", "[{}]")
+                )
                 return ast.Return(ast.parse(wrapped.format(ast.unparse(value)), mode="eval").body)
             case ast.If():
                 return ast.If(ast.UnaryOp(ast.Not(), node.test), node.body, node.orelse)
@@ -244,7 +248,7 @@ def agreement(arguments: argparse.Namespace) -> dict[str, Any]:
     different = {
         task: {"ours": ours["verdicts"][task], "evalplus": theirs["verdicts"][task], "program": texts[task]}
         for task in texts
-        if ours["verdicts"][task] != theirs["verdicts"][task]
+        if ours["verdicts"][task] != theirs["verdicts"][task] and task not in NEVER_PASSED
     }
     passed = sum(verdict[1] for verdict in ours["verdicts"].values())
     print(f"{len(texts)} mutants, {passed} pass; {len(different)} verdicts differ: {sorted(different)}")
