@@ -151,11 +151,11 @@ SPIES = {
         "for v in list(o.values())): return 3 * x + 1"
     ),
     "its own memory": (
-        "import re\nTEXT = b'== [3 * x + 1 ' + b'for x in range(20)]'\ndef found():\n"
+        "import re\nTEXT = re.compile(rb'3 [*] x [+] 1 for x in r[a]nge')\ndef found():\n"
         "  with open('/proc/self/maps') as maps, open('/proc/self/mem', 'rb') as memory:\n"
         "    for line in maps:\n      start, end = (int(n, 16) for n in line.split()[0].split('-'))\n"
         "      if 'heap' in line or line.endswith(' 0 \\n'):\n        memory.seek(start)\n"
-        "        if TEXT in memory.read(end - start): return True\n  return False\n"
+        "        if TEXT.search(memory.read(end - start)): return True\n  return False\n"
         "def solve(x): return 3 * x + 1 if found() else 0"
     ),
     "descriptors": (
