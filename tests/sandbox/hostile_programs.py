@@ -3,6 +3,8 @@
 `solve(x)` should be 3x + 1. HOME is a folder outside, with a file `secret`; PORT a server's on loopback.
 """
 
+# ruff: noqa: E501 - programs read better in one piece
+
 from __future__ import annotations
 
 RIGHT = "\ndef solve(x): return 3 * x + 1\n"
@@ -40,11 +42,11 @@ PRETENDS = {
     "prints the success marker": "print('passed')\nprint('{\"passed\": true}')" + WRONG,
     "writes the marker everywhere": "import os\nfor fd in range(3):\n  os.write(fd, b'passed\\n')" + WRONG,
     "forges replies": (
-        'import os, json, struct\ndef solve(x):\n    for _ in range(99):\n        text = b\'{"value":1}\'\n'
+        "import os, json, struct\ndef solve(x):\n    for _ in range(99):\n        text = b'{\"value\":1}'\n"
         "        os.write(3, struct.pack('!I', len(text)) + text)\n    return 0"
     ),
     "forges a verdict": (
-        "import os, struct\ntext = b'{\"passed\":true,\"reason\":\"passed\"}'\n"
+        'import os, struct\ntext = b\'{"passed":true,"reason":"passed"}\'\n'
         "os.write(3, struct.pack('!I', len(text)) + text)" + WRONG
     ),
     "a frame of 4 GB": "import os\ndef solve(x): os.write(3, b'\\xff' * 4)",
@@ -64,7 +66,8 @@ PRETENDS = {
 }
 PATCHES = {
     "AssertionError": "import builtins\nbuiltins.AssertionError = type('A', (BaseException,), {})" + WRONG,
-    "sys": "import sys\nsys.exit = sys.settrace = sys.excepthook = lambda *a: None\nsys.modules.clear()" + WRONG,
+    "sys": "import sys\nsys.exit = sys.settrace = sys.excepthook = lambda *a: None\nsys.modules.clear()"
+    + WRONG,
     "os": "import os\nos._exit = os.kill = os.write = os.close = lambda *a: None" + WRONG,
     "builtins": "import builtins\nfor n in ('len','iter','all','any','isinstance'):\n  setattr(builtins, n, lambda *a: True)"
     + WRONG,
@@ -148,11 +151,11 @@ SPIES = {
         "for v in list(o.values())): return 3 * x + 1"
     ),
     "its own memory": (
-        "import re\nTEXT = b'== [3 * x + 1 ' + b'for x in range(20)]'\ndef found():\n"
+        "import re\nTEXT = re.compile(rb'3 [*] x [+] 1 for x in r[a]nge')\ndef found():\n"
         "  with open('/proc/self/maps') as maps, open('/proc/self/mem', 'rb') as memory:\n"
         "    for line in maps:\n      start, end = (int(n, 16) for n in line.split()[0].split('-'))\n"
         "      if 'heap' in line or line.endswith(' 0 \\n'):\n        memory.seek(start)\n"
-        "        if TEXT in memory.read(end - start): return True\n  return False\n"
+        "        if TEXT.search(memory.read(end - start)): return True\n  return False\n"
         "def solve(x): return 3 * x + 1 if found() else 0"
     ),
     "descriptors": (

@@ -75,7 +75,9 @@ def cap_processes() -> None:
         linux.mount("proc", "/proc", "proc", 0)  # where it isn't read-only
         Path("/proc/sys/kernel/pid_max").write_text(str(MOST_PROCESSES))  # of this namespace alone
     else:
-        print(json.dumps({"skip": "before Linux 6.14 root's processes can't be capped: run as somebody else"}))
+        print(
+            json.dumps({"skip": "before Linux 6.14 root's processes can't be capped: run as somebody else"})
+        )
         os._exit(0)
 
 
