@@ -12,6 +12,7 @@ from torch import Tensor
 
 from opendllm.core.checkpoints.loading import load_model, load_tokenizer, torch_device
 from opendllm.core.checkpoints.pretrained import fetch
+from opendllm.core.checkpoints.tokenizer_files import end_of_turn_id
 from opendllm.core.decoding.chat import chat_prompt
 from opendllm.core.decoding.decoder import Decoded, decode
 from opendllm.core.decoding.options import DecoderOptions
@@ -60,7 +61,9 @@ def load(
     folder = fetch(str(path))
     lm, registration = load_model(plugins, folder, torch_device(device), dtype, backbone, mask_token_id)
     assert issubclass(registration.options, BackboneOptions)
-    return LanguageModel(lm, load_tokenizer(folder), registration.options.default_sampler, plugins)
+    tokenizer = load_tokenizer(folder)
+    lm.end_of_turn_token_id = end_of_turn_id(tokenizer)
+    return LanguageModel(lm, tokenizer, registration.options.default_sampler, plugins)
 
 
 class LanguageModel:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from opendllm.registries.errors import UserError
 from opendllm.registries.sequences import AttentionPattern, ModelInputs
 
 if TYPE_CHECKING:
@@ -24,6 +25,70 @@ class Vocabulary:
     eos_token_id: int
 
 
+@dataclass(frozen=True)
+class Places:
+    """N positions of a batch of rows.
+
+    Attributes:
+        rows: [N] int64.
+        columns: [N] int64.
+    """
+
+    rows: Tensor
+    columns: Tensor
+
+
+@dataclass(frozen=True)
+class Stale:
+    """The part of a batch whose keys and values are to be computed anew.
+
+    Attributes:
+        rows: [R] int64, which rows; None for all of them.
+        first: [R] int64, each row's first column.
+        last: [R] int64, each row's last column.
+        width: the most columns that one of them has.
+    """
+
+    rows: Tensor | None
+    first: Tensor
+    last: Tensor
+    width: int
+
+
+class CanvasReader(ABC):
+    """Reads the same rows again and again, while their tokens change and their layout doesn't."""
+
+    @abstractmethod
+    def states(self, tokens: Tensor, at: Places, stale: Stale | None = None) -> Tensor:
+        """[N, D] aligned hidden states.
+
+        Args:
+            tokens: [B, L] int64, as they are now.
+            at: the positions; where `stale` is given, in its rows, and predicted from its columns.
+            stale: what has changed, where keys and values are kept; None to read everything.
+        """
+
+    @abstractmethod
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these rows [R] int64 only."""
+
+
+class WholeReader(CanvasReader):
+    """Reads everything every time: what any backbone can do."""
+
+    def __init__(self, lm: DiffusionLM, inputs: ModelInputs) -> None:
+        self._lm = lm
+        self._inputs = inputs
+
+    def states(self, tokens: Tensor, at: Places, stale: Stale | None = None) -> Tensor:
+        """See `CanvasReader.states`."""
+        return self._lm.hidden_states(self._inputs.with_tokens(tokens))[at.rows, at.columns]
+
+    def keep(self, rows: Tensor) -> None:
+        """See `CanvasReader.keep`."""
+        self._inputs = self._inputs.rows(rows)
+
+
 class DiffusionLM(ABC):
     """A language model whose logits at position i predict token i, whatever its checkpoint does.
 
@@ -32,24 +97,56 @@ class DiffusionLM(ABC):
             wraps the module (DeepSpeed) sees every forward pass.
         mask_token_id: the id that stands for an unknown token.
         eos_token_id: the id that ends a document, or None.
+        end_of_turn_token_id: the id that ends an answer of a chat model, or None.
         vocab_size: number of logits.
         context_length: the most positions that it was made for.
         attention: the checkpoint's own pattern.
         logit_shift: whether the checkpoint's hidden state i-1 predicts token i. The logits given
             out here are aligned all the same.
+        keeps_keys: whether its readers can keep keys and values.
     """
 
     module: nn.Module
     mask_token_id: int
     eos_token_id: int | None
+    end_of_turn_token_id: int | None = None
     vocab_size: int
     context_length: int
     attention: AttentionPattern
     logit_shift: bool
+    keeps_keys: bool = False
 
     @abstractmethod
     def hidden_states(self, inputs: ModelInputs) -> Tensor:
         """[B, L, D] aligned hidden states: `project` of position i predicts token i."""
+
+    def predictors(self, segments: Tensor) -> Tensor:
+        """[B, L] int64: the column whose own hidden state predicts the token at each position.
+
+        Args:
+            segments: [B, L] document numbers.
+        """
+        import torch
+
+        return torch.arange(segments.shape[1], device=segments.device).expand_as(segments)
+
+    def reader(self, inputs: ModelInputs, keep_keys: bool = False, compiled: bool = False) -> CanvasReader:
+        """Something that reads rows of this layout while they are written.
+
+        Args:
+            inputs: the rows; one document each.
+            keep_keys: whether it will be told what is stale; only where the model `keeps_keys`.
+            compiled: whether to compile the network, for shapes that stay the same.
+
+        Raises:
+            UserError: the backbone can't.
+        """
+        if keep_keys or compiled:
+            raise UserError(
+                f"{type(self).__name__} has no {'key-value cache' if keep_keys else 'compiled form'}: leave "
+                f"{'cache' if keep_keys else 'compile'} out"
+            )
+        return WholeReader(self, inputs)
 
     @abstractmethod
     def project(self, hidden: Tensor) -> Tensor:

@@ -3,61 +3,29 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+Confidence = Literal["probability", "model_probability", "margin", "negative_entropy"]
+"""How sure the model is of a proposal; larger is surer.
 
-class Proposals(Protocol):
-    """The model's proposed token at each position asked for, and how sure it is.
-
-    Everything is [B, L] on the canvas's layout; positions that weren't asked for hold -inf.
-    Each score is computed when it is first asked for.
-    """
-
-    @property
-    def tokens(self) -> Tensor:
-        """[B, L] int64: drawn from the filtered distribution, or its mode at temperature 0."""
-
-    def probability(self) -> Tensor:
-        """Probability of the proposed token after temperature and filters."""
-
-    def model_probability(self) -> Tensor:
-        """Probability of the proposed token in the model's own distribution."""
-
-    def margin(self) -> Tensor:
-        """Largest minus second largest probability after temperature and filters."""
-
-    def negative_entropy(self) -> Tensor:
-        """Sum of p log p, in nats, after temperature and filters."""
+`probability`, `margin` (largest minus second largest probability) and `negative_entropy` (sum of
+p log p, nats) are read after temperature and filters; `model_probability` is the proposed token's in
+the model's own distribution.
+"""
 
 
 @dataclass(frozen=True)
-class Step:
-    """What a sampler sees: the rows that are still being written, each at its own step.
+class SpecialTokens:
+    """Ids that a sampler may treat apart; None where the checkpoint has no such token."""
 
-    Attributes:
-        masked: [B, L] bool, masks of the active block.
-        editable: [B, L] bool, all positions of the active block that the prompt doesn't fix.
-        proposals: the model's answers at the positions that the sampler asked for.
-        index: [B] int64, this step's number within its block, from 0.
-        steps: [B] int64, the number of steps in the block.
-        target: [B] int64, how many masks should remain after this step, from `remaining_masks`;
-            0 at a block's last step.
-        alg_temp: temperature of the order in which positions are committed; 0 takes the best.
-        draws: uniform numbers for the sampler's own use.
-    """
-
-    masked: Tensor
-    editable: Tensor
-    proposals: Proposals
-    index: Tensor
-    steps: Tensor
-    target: Tensor
-    alg_temp: float
-    draws: Draws
+    mask: int
+    eos: int | None = None
+    end_of_turn: int | None = None
 
 
 class Draws(Protocol):
@@ -68,16 +36,53 @@ class Draws(Protocol):
 
 
 @dataclass(frozen=True)
+class Step:
+    """What a sampler sees: the rows that are still being written, each at its own step.
+
+    Attributes:
+        masked: [B, L] bool, masks of the active block.
+        editable: [B, L] bool, all positions of the active block that the prompt doesn't fix.
+        tokens: [B, L] int64, the proposed token at each position that was asked for: drawn from the
+            filtered distribution, or its mode at temperature 0; the mask elsewhere.
+        confidence: [B, L] float32, the sampler's `confidence` in it; -inf elsewhere.
+        committed_confidence: [B, L] float32, each committed position's confidence when it was committed.
+        index: [B] int64, this step's number within its block, from 0.
+        steps: [B] int64, the number of steps in the block.
+        target: [B] int64, how many masks should remain after this step, from `remaining_masks`;
+            0 at a block's last step.
+        alg_temp: temperature of the order in which positions are committed; 0 takes the best.
+        special: ids of the mask, EOS and end of turn.
+        draws: uniform numbers for the sampler's own use.
+    """
+
+    masked: Tensor
+    editable: Tensor
+    tokens: Tensor
+    confidence: Tensor
+    committed_confidence: Tensor
+    index: Tensor
+    steps: Tensor
+    target: Tensor
+    alg_temp: float
+    special: SpecialTokens
+    draws: Draws
+
+
+@dataclass(frozen=True)
 class Selection:
     """A sampler's decision.
 
     Attributes:
         commit: [B, L] bool, positions that take their proposal.
         remask: [B, L] bool, committed positions that become masks again, or None.
+        expand: [B, L] bool, masks that become two masks, or None; see `Sampler.growth`.
+        delete: [B, L] bool, masks that are taken out of the row, or None.
     """
 
     commit: Tensor
     remask: Tensor | None = None
+    expand: Tensor | None = None
+    delete: Tensor | None = None
 
 
 class Sampler(ABC):
@@ -85,8 +90,14 @@ class Sampler(ABC):
 
     proposes: Literal["masked", "editable"] = "masked"
     """The positions at which it needs proposals; fewer are faster."""
+    confidence: Confidence | None = None
+    """What `Step.confidence` holds; None where it isn't read."""
     revises: bool = False
     """Whether it may mask a committed position again; if not, steps that commit nothing are skipped."""
+    growth: int = 0
+    """By how many positions a row may grow: the most `expand` decisions that it can take."""
+    edits_length: bool = False
+    """Whether it expands or deletes: such rows are one block, and are read without a cache."""
 
     def remaining_masks(self, masks: int, steps: int) -> list[int] | None:
         """How many of a block's `masks` are left after each of its `steps` steps; the last is 0.
@@ -94,6 +105,19 @@ class Sampler(ABC):
         None (the default) where that depends on chance or on the model's answers.
         """
         return None
+
+    def forbidden(self, special: SpecialTokens, room: Tensor, last: Tensor) -> Mapping[int, Tensor | bool]:
+        """Token ids that are not to be proposed, and not to be counted in confidences.
+
+        Args:
+            special: ids of the mask, EOS and end of turn.
+            room: [B] int64, by how many positions each row may still grow.
+            last: [B] bool, rows at the last step of their block.
+
+        Returns:
+            By id: [B] bool, the rows that it is forbidden in; or True for all of them.
+        """
+        return {}
 
     @abstractmethod
     def select(self, step: Step) -> Selection:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass, field
-from itertools import compress
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from opendllm.core.decoding.blocks import check_lengths, find_blocks
+from opendllm.core.decoding.early_stop import settled_tails
+from opendllm.core.decoding.length_edits import room_to_grow
 from opendllm.core.decoding.options import DecoderOptions
-from opendllm.core.decoding.plan import PlannedStep, plan_row
-from opendllm.core.decoding.proposals import LogitProposals
-from opendllm.core.toolkit.draws import stream_id, uniform
+from opendllm.core.decoding.plan import Plan
+from opendllm.core.decoding.progress import Progress
+from opendllm.core.decoding.proposer import Proposer
+from opendllm.core.decoding.reading import Reading
+from opendllm.core.decoding.rows import Rows, StepDraws
 from opendllm.core.toolkit.segments import inputs_from_mask
-from opendllm.registries.backbones import DiffusionLM
+from opendllm.registries.backbones import DiffusionLM, Places
 from opendllm.registries.errors import UserError
-from opendllm.registries.samplers import Sampler, Selection, Step
-from opendllm.registries.sequences import PADDING_SEGMENT, ModelInputs
+from opendllm.registries.samplers import Sampler, SpecialTokens, Step
 
 
 @dataclass(frozen=True)
@@ -25,27 +27,20 @@ class Decoded:
     """What the decoder wrote.
 
     Attributes:
-        tokens: [B, L] int64, the whole canvas; no mask remains.
+        tokens: [B, L'] int64, the whole canvas; no mask remains. L' differs from the canvas's L only
+            for a sampler that edits lengths.
         forward_passes: [B] int64, how many a row took part in.
-        trace: the canvas [B, L] before the first and after every step, where asked for.
+        real: [B, L'] bool, False on padding.
+        written: [B, L'] bool, the positions that were masks, or grew from one.
+        trace: the canvas [B, L'] before the first and after every step, where asked for; -1 in the
+            columns that a row could have grown into.
     """
 
     tokens: Tensor
     forward_passes: Tensor
+    real: Tensor
+    written: Tensor
     trace: list[Tensor] = field(repr=False)
-
-
-@dataclass(frozen=True)
-class StepDraws:
-    """Implements `Draws` for the rows of one step."""
-
-    seeds: Tensor
-    numbers: Tensor
-    positions: Tensor
-
-    def uniform(self, stream: str) -> Tensor:
-        """[B, L] float64, addressed by row seed, step and position."""
-        return uniform(self.seeds[:, None], stream_id(stream), self.numbers[:, None], self.positions)
 
 
 @torch.no_grad()
@@ -62,7 +57,7 @@ def decode(
 
     A row's result depends on its own tokens and seed only, not on its padding or batch-mates. A
     causal checkpoint writes its masks one by one from left to right whatever the sampler, a
-    block-causal one in its own blocks.
+    block-causal one in its own blocks; both keep the keys of what is settled, which changes nothing.
 
     Args:
         lm: the model.
@@ -74,132 +69,144 @@ def decode(
         keep_trace: record every canvas.
 
     Raises:
-        UserError: a row has no tokens or is longer than the model's context, blocks are asked for
-            of a checkpoint that has its own, or a logit is not finite.
+        UserError: a row has no tokens or is longer than the model's context, an option doesn't go
+            with the checkpoint, or a logit is not finite.
     """
-    layout = inputs_from_mask(canvas, attention_mask)
-    _check_layout(lm, layout)
-    editable = (canvas == lm.mask_token_id) & (layout.segments != PADDING_SEGMENT)
-    block_of = _block_numbers(lm, layout, editable, options.block_length)
-    sizes = _block_sizes(block_of, editable)
-    plans = {row_sizes: plan_row(row_sizes, options.steps, sampler) for row_sizes in set(sizes)}
-    pending = {row: plans[row_sizes] for row, row_sizes in enumerate(sizes) if row_sizes}
-    canvas = canvas.clone()
-    forward_passes = torch.zeros(canvas.shape[0], dtype=torch.int64)
-    trace = [canvas.clone()] if keep_trace else []
-    while pending:
-        rows = torch.tensor(list(pending), device=canvas.device)
-        now = [plan[0] for plan in pending.values()]
-        active = layout.rows(rows).with_tokens(canvas[rows])
-        in_block = editable[rows] & (block_of[rows] == _column(now, "block", canvas.device)[:, None])
-        masked = in_block & (active.tokens == lm.mask_token_id)
-        draws = StepDraws(seeds[rows], _column(now, "number", canvas.device), active.positions)
-        wanted = masked if sampler.proposes == "masked" else in_block
-        logits = _logits(lm, active, editable[rows], wanted, options)
-        _check_finite(logits, wanted, rows)
-        proposals = LogitProposals(
-            logits,
-            wanted,
-            draws.uniform("token")[wanted],
-            lm.mask_token_id,
-            options.temperature,
-            options.top_p,
-            options.top_k,
-        )
-        step = Step(
-            masked=masked,
-            editable=in_block,
-            proposals=proposals,
-            index=_column(now, "index", canvas.device),
-            steps=_column(now, "steps", canvas.device),
-            target=_column(now, "target", canvas.device),
-            alg_temp=options.alg_temp,
-            draws=draws,
-        )
-        canvas[rows], still_masked = _apply(sampler.select(step), step, active.tokens, lm.mask_token_id)
-        forward_passes[list(pending)] += 2 if options.guidance_scale > 0 else 1
+    _check_options(lm, sampler, options)
+    given_length = canvas.shape[1]
+    real = torch.ones_like(canvas).bool() if attention_mask is None else attention_mask.bool()
+    room = check_lengths(lm, real, sampler.growth)
+    canvas, real = room_to_grow(canvas, real, int(room.max()) if len(room) else 0)
+    layout = inputs_from_mask(canvas, real)
+    editable = (canvas == lm.mask_token_id) & real
+    blocks = find_blocks(lm, layout, editable, options.block_length)
+    progress = Progress(Plan(blocks.sizes, options.steps, sampler), len(canvas))
+    reading = Reading(lm, layout, blocks, options)
+    proposer = Proposer(lm, sampler, options)
+    whole = Rows(
+        number=torch.arange(len(canvas), device=canvas.device),
+        tokens=canvas,
+        real=real,
+        editable=editable,
+        block_of=blocks.of,
+        positions=layout.positions,
+        confidence=torch.zeros(canvas.shape, device=canvas.device),
+        seeds=seeds,
+        room=room,
+    )
+    rows = whole
+    trace = [_snapshot(whole, sampler)] if keep_trace else []
+    while True:
+        kept = progress.drop_finished() if not options.compile else None
+        if kept is not None:
+            index = torch.from_numpy(kept).to(canvas.device)
+            whole, rows = whole.with_rows(rows), rows.keep(index)
+            reading.keep(kept, index)
+        if not progress.unfinished.any():
+            break
+        rows = _take_step(rows, progress, reading, proposer, sampler, options)
+        if sampler.edits_length:
+            reading.relayout(inputs_from_mask(rows.tokens, rows.real))
         if keep_trace:
-            trace.append(canvas.clone())
-        pending = _advance(pending, sampler, still_masked)
-    return Decoded(canvas, forward_passes, trace)
+            trace.append(_snapshot(whole.with_rows(rows), sampler))
+    proposer.raise_if_not_finite()
+    whole = whole.with_rows(rows)
+    used = max(given_length, int(whole.real.any(0).long().cumsum(0).argmax()) + 1)
+    return Decoded(
+        whole.tokens[:, :used],
+        torch.from_numpy(progress.forward_passes),
+        whole.real[:, :used],
+        whole.editable[:, :used],
+        [snapshot[:, :used] for snapshot in trace],
+    )
 
 
-def _logits(
-    lm: DiffusionLM, active: ModelInputs, editable: Tensor, wanted: Tensor, options: DecoderOptions
-) -> Tensor:
-    """[N, V] float32, at the true positions of `wanted`, guided away from the masked prompt."""
-    logits = lm.project(lm.hidden_states(active)[wanted]).float()
-    if options.guidance_scale > 0:
-        fixed = ~editable & (active.segments != PADDING_SEGMENT)
-        unconditional = active.with_tokens(torch.where(fixed, lm.mask_token_id, active.tokens))
-        without = lm.project(lm.hidden_states(unconditional)[wanted]).float()
-        logits = without + (options.guidance_scale + 1) * (logits - without)
-    return logits
+def _take_step(
+    rows: Rows,
+    progress: Progress,
+    reading: Reading,
+    proposer: Proposer,
+    sampler: Sampler,
+    options: DecoderOptions,
+) -> Rows:
+    """One step of every row; `progress` goes on to the next."""
+    special, device = proposer.special, rows.tokens.device
+    now = progress.now()
+    index, steps, target, number, block = (
+        torch.from_numpy(now[name]).to(device) for name in ("index", "steps", "target", "number", "block")
+    )
+    alive = progress.unfinished
+    in_block = rows.editable & (rows.block_of == block[:, None]) & torch.from_numpy(alive).to(device)[:, None]
+    masked = in_block & (rows.tokens == special.mask)
+    wanted, count = (masked, "masks") if sampler.proposes == "masked" else (in_block, "size")
+    at = _places(wanted, int(now[count][alive].sum()))
+    draws = StepDraws(rows.seeds, number, rows.positions)
+    proposed = proposer.propose(rows, reading, at, now["block"], draws, index == steps - 1)
+    progress.count_passes(2 if options.guidance_scale > 0 else 1, alive & (now[count] > 0))
+    step = Step(
+        masked=masked,
+        editable=in_block,
+        tokens=_spread(proposed.tokens, at, wanted, special.mask),
+        confidence=_spread(proposed.confidence, at, wanted, -torch.inf),
+        committed_confidence=rows.confidence,
+        index=index,
+        steps=steps,
+        target=target,
+        alg_temp=options.alg_temp,
+        special=special,
+        draws=draws,
+    )
+    rows = rows.after(sampler.select(step), step, special.mask)
+    stopped = masks = None
+    if options.early_stop:
+        rows, settled = _stop_where_settled(rows, special)
+        stopped = settled.cpu().numpy()
+    if sampler.remaining_masks(1, 1) is None:
+        # Only the device knows how many masks are left: the step's one wait for it.
+        left = rows.editable & (rows.tokens == special.mask) & (rows.block_of == block[:, None])
+        masks = left.sum(-1).cpu().numpy()
+    progress.advance(masks, not sampler.revises, stopped)
+    return rows
 
 
-def _apply(selection: Selection, step: Step, tokens: Tensor, mask_token_id: int) -> tuple[Tensor, Tensor]:
-    """The canvas after a step, and which of the block's positions are still masked."""
-    at_end = (step.index == step.steps - 1)[:, None]
-    commit = step.masked & (selection.commit | at_end)
-    tokens = torch.where(commit, step.proposals.tokens, tokens)
-    if selection.remask is not None:
-        remask = selection.remask & step.editable & ~at_end
-        tokens = torch.where(remask, mask_token_id, tokens)
-    return tokens, step.editable & (tokens == mask_token_id)
+def _places(wanted: Tensor, count: int) -> Places:
+    """The true positions of `wanted` [R, L], of which there are `count`, in row-major order."""
+    if wanted.is_cuda:
+        found = wanted.nonzero_static(size=count)  # doesn't wait for the GPU to count them
+        return Places(found[:, 0], found[:, 1])
+    return Places(*wanted.nonzero(as_tuple=True))
 
 
-def _advance(
-    pending: dict[int, list[PlannedStep]], sampler: Sampler, still_masked: Tensor
-) -> dict[int, list[PlannedStep]]:
-    """Each row's remaining steps; a row whose block is full goes on to the next one."""
-    following = {row: plan[1:] for row, plan in pending.items()}
-    left = still_masked.any(-1).tolist()
-    for (row, plan), unfinished in zip(pending.items(), left, strict=True):
-        if not unfinished:
-            following[row] = [step for step in following[row] if step.block != plan[0].block]
-    return {row: plan for row, plan in following.items() if plan}
+def _spread(values: Tensor, at: Places, like: Tensor, elsewhere: float) -> Tensor:
+    """[R, L] with `values` [N] at their places."""
+    canvas = torch.full(like.shape, elsewhere, dtype=values.dtype, device=values.device)
+    canvas[at.rows, at.columns] = values
+    return canvas
 
 
-def _column(steps: list[PlannedStep], name: str, device: torch.device) -> Tensor:
-    return torch.tensor([getattr(step, name) for step in steps], device=device)
+def _stop_where_settled(rows: Rows, special: SpecialTokens) -> tuple[Rows, Tensor]:
+    """Rows of which only settled tails are left become EOS there; and [R] bool, which they are."""
+    assert special.eos is not None
+    tails = settled_tails(rows.tokens, rows.editable, special.mask, special.eos)
+    settled = ~(rows.editable & (rows.tokens == special.mask) & ~tails).any(-1)
+    tokens = torch.where(tails & settled[:, None], special.eos, rows.tokens)
+    return replace(rows, tokens=tokens), settled
 
 
-def _block_numbers(
-    lm: DiffusionLM, layout: ModelInputs, editable: Tensor, block_length: int | None
-) -> Tensor:
-    """[B, L] int64: the number of each editable position's block, in the order they are written."""
-    order = editable.cumsum(-1) - 1
-    own = lm.attention.blocks(layout.positions)
-    if own is None:
-        return order // block_length if block_length else torch.zeros_like(order)
-    if block_length is not None:
-        raise UserError(f"block_length has no effect with a {lm.attention.kind} checkpoint: leave it out")
-    # A block's first editable position is one that no earlier editable position shares it with.
-    earlier = torch.where(editable, own, -1).cummax(-1).values.roll(1, -1)
-    earlier[:, 0] = -1
-    return (editable & (own > earlier)).cumsum(-1) - 1
+def _snapshot(rows: Rows, sampler: Sampler) -> Tensor:
+    return torch.where(rows.real, rows.tokens, -1) if sampler.edits_length else rows.tokens.clone()
 
 
-def _block_sizes(block_of: Tensor, editable: Tensor) -> list[tuple[int, ...]]:
-    """How many editable positions each block of each row has; on the host."""
-    rows = zip(block_of.tolist(), editable.tolist(), strict=True)
-    counted = (Counter(compress(numbers, wanted)) for numbers, wanted in rows)
-    return [tuple(count for _, count in sorted(counter.items())) for counter in counted]
-
-
-def _check_layout(lm: DiffusionLM, layout: ModelInputs) -> None:
-    lengths = (layout.segments != PADDING_SEGMENT).sum(-1)
-    for row, length in enumerate(lengths.tolist()):
-        if length == 0:
-            raise UserError(f"row {row} of the canvas has no tokens")
-        if length > lm.context_length:
+def _check_options(lm: DiffusionLM, sampler: Sampler, options: DecoderOptions) -> None:
+    if lm.attention.kind != "bidirectional":
+        if options.cache != "none":
             raise UserError(
-                f"row {row} has {length} tokens, more than the model's context of {lm.context_length}"
+                f"cache has no effect with a {lm.attention.kind} checkpoint, whose cache is exact and always "
+                f"on: leave it out"
             )
-
-
-def _check_finite(logits: Tensor, wanted: Tensor, rows: Tensor) -> None:
-    finite = torch.isfinite(logits).all(-1)
-    if not bool(finite.all()):
-        place, column = wanted.nonzero()[~finite][0].tolist()
-        raise UserError(f"the model's logits at row {int(rows[place])}, position {column} are not finite")
+        if sampler.edits_length:
+            raise UserError(
+                f"this sampler needs a bidirectional checkpoint, and this is a {lm.attention.kind} one"
+            )
+    if options.early_stop and lm.eos_token_id is None:
+        raise UserError("early_stop needs an EOS token, and this checkpoint has none")

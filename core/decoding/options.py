@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
+
+Cache = Literal["none", "prefix", "dual"]
 
 
 class DecoderOptions(BaseModel):
@@ -27,4 +31,20 @@ class DecoderOptions(BaseModel):
     )
     alg_temp: float = Field(
         0.0, ge=0, description="Temperature of the order in which positions are committed; 0 takes the best."
+    )
+    cache: Cache = Field(
+        "none",
+        description="Keep keys and values while a block is written: of what stands before it (prefix), or "
+        "of all but the block (dual). Faster, approximate.",
+    )
+    cache_refresh: int | None = Field(
+        None, ge=1, description="Read the whole row anew at every so manieth step of a block; 1 is exact."
+    )
+    early_stop: bool = Field(
+        False,
+        description="Stop a row once an EOS is settled: nothing left of it in its gap is masked. What is "
+        "right of it in the gap becomes EOS; the text is the same.",
+    )
+    compile: bool = Field(
+        False, description="Read with torch.compile (CUDA graphs on a GPU), in shapes that never change."
     )

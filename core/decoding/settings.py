@@ -49,6 +49,8 @@ def check_effect(decoder: DecoderOptions, registration: Registration[Sampler]) -
         UserError: one is set to something else than its default.
     """
     assert issubclass(registration.options, SamplerOptions)
+    if decoder.cache_refresh is not None and decoder.cache == "none":
+        raise UserError("cache_refresh has no effect without a cache: set cache, or leave it out")
     for name in sorted(registration.options.without_effect):
         if getattr(decoder, name) != DecoderOptions.model_fields[name].default:
             raise UserError(f"{name} has no effect with sampler {registration.name!r}: leave it out")

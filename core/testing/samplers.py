@@ -8,6 +8,7 @@ from opendllm.core.decoding.decoder import Decoded, decode
 from opendllm.core.decoding.options import DecoderOptions
 from opendllm.core.testing.contract import PluginContract
 from opendllm.core.testing.table_lm import TableLM
+from opendllm.registries.options import SamplerOptions
 from opendllm.registries.samplers import Sampler
 
 
@@ -44,11 +45,13 @@ class SamplerContract(PluginContract):
                 for temperature in (0.0, 0.9):
                     canvas = self.canvas(lm, 4, 7, 2)
                     options = DecoderOptions(steps=steps, block_length=block_length, temperature=temperature)
+                    if self.sampler().edits_length:
+                        options = options.model_copy(update={"block_length": None})
                     seeds = torch.tensor([0])
-                    tokens = decode(lm, canvas, None, self.sampler(), options, seeds).tokens
-                    assert not bool((tokens == lm.mask_token_id).any())
-                    fixed = canvas != lm.mask_token_id
-                    assert torch.equal(tokens[fixed], canvas[fixed])
+                    decoded = decode(lm, canvas, None, self.sampler(), options, seeds)
+                    assert not bool((decoded.tokens == lm.mask_token_id).any())
+                    prompt = decoded.tokens[decoded.real & ~decoded.written]
+                    assert torch.equal(prompt, canvas[canvas != lm.mask_token_id])
 
     def test_a_row_does_not_depend_on_its_batch(self) -> None:
         """A short row beside a longer one, padded on either side, is what it is alone."""
@@ -56,7 +59,7 @@ class SamplerContract(PluginContract):
         short, long = self.canvas(lm, 3, 5), self.canvas(lm, 6, 9)
         pad = torch.zeros(1, long.shape[1] - short.shape[1], dtype=torch.int64)
         for temperature in (0.0, 0.8):
-            alone = self.run(short, steps=4, temperature=temperature).tokens
+            alone = self.run(short, steps=4, temperature=temperature)
             for left in (True, False):
                 parts, kept = [pad, short], [torch.zeros_like(pad), torch.ones_like(short)]
                 order = (0, 1) if left else (1, 0)
@@ -64,8 +67,8 @@ class SamplerContract(PluginContract):
                 real = torch.cat([kept[part] for part in order], dim=1).bool()
                 batch = torch.cat([padded, long])
                 mask = torch.cat([real, torch.ones_like(long, dtype=torch.bool)])
-                together = self.run(batch, mask, steps=4, temperature=temperature).tokens
-                assert torch.equal(together[0][real[0]], alone[0])
+                together = self.run(batch, mask, steps=4, temperature=temperature)
+                assert torch.equal(together.tokens[0][together.real[0]], alone.tokens[0][alone.real[0]])
 
     def test_the_same_seed_writes_the_same_text(self) -> None:
         """And at a high temperature another seed writes another one."""
@@ -75,6 +78,30 @@ class SamplerContract(PluginContract):
         assert torch.equal(first, again)
         others = [self.run(canvas, seeds=seed, steps=6, temperature=3.0).tokens for seed in range(1, 5)]
         assert any(not torch.equal(first, other) for other in others)
+
+    def test_a_plan_is_kept(self) -> None:
+        """Where `remaining_masks` plans, `select` leaves as many masks as it says: nobody counts them."""
+        if self.sampler().remaining_masks(1, 1) is None:
+            return
+        lm = TableLM()
+        for steps in (3, 9, 20):
+            decoder = DecoderOptions(steps=steps, temperature=0.9)
+            canvas, seeds = self.canvas(lm, 3, 9), torch.tensor([0])
+            trace = decode(lm, canvas, None, self.sampler(), decoder, seeds, keep_trace=True).trace
+            planned = self.sampler().remaining_masks(9, steps)
+            assert planned is not None
+            left = [int((canvas == lm.mask_token_id).sum()) for canvas in trace[1:]]
+            assert set(left) <= set(planned)
+            assert left[-1] == 0
+
+    def test_early_stop_is_refused_where_eos_is_never_settled(self) -> None:
+        """A sampler that revises may mask an EOS again: `without_effect` of its options says so."""
+        sampler, options = self.sampler(), self.registration().options
+        assert issubclass(options, SamplerOptions)
+        if sampler.revises or sampler.edits_length:
+            assert "early_stop" in options.without_effect
+        if sampler.edits_length:
+            assert {"block_length", "cache", "cache_refresh", "compile"} <= options.without_effect
 
     def test_planned_masks_fall_to_none(self) -> None:
         """`remaining_masks` has one entry a step, never rises, and ends at 0."""

@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+STRETCH = 128
 
 _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed integer
 _MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
@@ -48,20 +50,34 @@ def uniform(*address: Tensor | int) -> Tensor:
     return _shift_right(hash_address(*address), 11).to(torch.float64) * 2.0**-53
 
 
-def draw_from(probabilities: Tensor, uniforms: Tensor) -> Tensor:
+def draw_from(weights: Tensor, uniforms: Tensor) -> Tensor:
     """One index a row by inverse CDF in float64.
 
-    Float32 sums or Gumbel noise would cut off the distribution's tail (arXiv:2409.02908).
+    Float32 sums or Gumbel noise would cut off the distribution's tail (arXiv:2409.02908). First the
+    stretch of `STRETCH` indices is found that the draw falls into, then the index in it: one pass over
+    the weights.
 
     Args:
-        probabilities: [N, V], not negative; rows need not sum to 1.
+        weights: [N, V] float, not negative, of which at least one is positive; rows need not sum to 1.
         uniforms: [N] float64 in [0, 1).
 
     Returns:
-        [N] int64; never an index whose probability is 0.
+        [N] int64; never an index whose weight is 0.
     """
-    cumulative = probabilities.to(torch.float64).cumsum(-1)
-    total = cumulative[:, -1]
-    below_total = torch.nextafter(total, torch.zeros_like(total))
-    threshold = torch.minimum(uniforms * total, below_total)
-    return torch.searchsorted(cumulative, threshold[:, None], right=True).squeeze(-1)
+    rows, size = weights.shape
+    stretches = nn.functional.pad(weights, (0, -size % STRETCH)).view(rows, -1, STRETCH)
+    within_all = stretches.sum(-1, dtype=torch.float64).cumsum(-1)
+    target = uniforms * within_all[:, -1]
+    stretch = _first_above(within_all, target)
+    reached = torch.where(stretch > 0, within_all.gather(1, (stretch - 1).clamp(min=0)), 0.0).squeeze(1)
+    chosen = stretches.gather(1, stretch[:, :, None].expand(-1, -1, STRETCH)).squeeze(1)
+    within_stretch = chosen.double().cumsum(-1)
+    place = _first_above(within_stretch, target - reached)
+    return (stretch * STRETCH + place).squeeze(1)
+
+
+def _first_above(cumulative: Tensor, target: Tensor) -> Tensor:
+    """[N, 1] int64: where `cumulative` [N, W] first exceeds `target` [N]; its last rise, if nowhere."""
+    largest = cumulative[:, -1]
+    below = torch.nextafter(largest, torch.zeros_like(largest))
+    return torch.searchsorted(cumulative, torch.minimum(target, below).clamp(min=0)[:, None], right=True)

@@ -29,8 +29,8 @@ def best_in_row(scores: Tensor, among: Tensor, count: Tensor) -> Tensor:
     return (rank_in_row(scores, among) < count[:, None]) & among
 
 
-def commit_best(scores: Tensor, step: Step) -> Tensor:
-    """The masked positions to commit so that `step.target` masks remain.
+def commit_best(scores: Tensor, step: Step, count: int | None = None) -> Tensor:
+    """The masked positions to commit so that `step.target` masks remain, or `count` of them.
 
     At `alg_temp` > 0 the order is drawn instead: Gumbel noise on scores / alg_temp, which draws
     without replacement from softmax(scores / alg_temp).
@@ -38,4 +38,5 @@ def commit_best(scores: Tensor, step: Step) -> Tensor:
     if step.alg_temp > 0:
         gumbel = -torch.log(-torch.log(step.draws.uniform("order").clamp(min=1e-300)))
         scores = scores.double() / step.alg_temp + gumbel
-    return best_in_row(scores, step.masked, step.masked.sum(-1) - step.target)
+    wanted = step.masked.sum(-1) - step.target if count is None else torch.full_like(step.target, count)
+    return best_in_row(scores, step.masked, wanted)

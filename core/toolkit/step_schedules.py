@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from typing import Literal
+
 import torch
+from torch import Tensor
 
 END_OF_TIME = 1e-3
 """The last time of the grid t = 1 ... eps (Dream and Open-dLLM `generation_utils`)."""
@@ -11,6 +15,21 @@ END_OF_TIME = 1e-3
 def time_grid(steps: int) -> torch.Tensor:
     """[steps + 1] float32 times from 1 down to `END_OF_TIME`."""
     return torch.linspace(1, END_OF_TIME, steps + 1)
+
+
+def step_times(index: Tensor, steps: Tensor, grid: Literal["uniform", "cosine"]) -> tuple[Tensor, Tensor]:
+    """Each row's time t before and s after its step, in float64, from 1 down to `END_OF_TIME`.
+
+    Args:
+        index: [B] int64, from 0.
+        steps: [B] int64.
+        grid: evenly spaced, or cos(pi/2 (1 - u)) of evenly spaced u (MD4, arXiv:2406.04329, section 4).
+    """
+    before = 1 - (1 - END_OF_TIME) * index.double() / steps
+    after = 1 - (1 - END_OF_TIME) * (index.double() + 1) / steps
+    if grid == "cosine":
+        before, after = (torch.cos(math.pi / 2 * (1 - time)) for time in (before, after))
+    return before, after
 
 
 def remaining_by_time(masks: int, steps: int) -> list[int]:

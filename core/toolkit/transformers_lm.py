@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from opendllm.core.toolkit.attention import ATTENTION_NAME, AttentionLayout
+from opendllm.core.toolkit.canvas_reader import TransformersReader, network_states
 from opendllm.core.toolkit.placement import allocate_spread, quantize_to_8bit, run_spread
 from opendllm.core.toolkit.safetensors_folder import load_into, write_weights
-from opendllm.registries.backbones import DiffusionLM
+from opendllm.registries.backbones import CanvasReader, DiffusionLM
 from opendllm.registries.errors import UserError
 from opendllm.registries.sequences import PADDING_SEGMENT, AttentionPattern, ModelInputs
 
@@ -95,6 +97,7 @@ class TransformersLM(DiffusionLM):
     """The published arithmetic, behind aligned logits."""
 
     module: ScoringModule
+    keeps_keys = True
 
     def __init__(
         self,
@@ -130,6 +133,27 @@ class TransformersLM(DiffusionLM):
         hidden = self.module.network_states(inputs)
         predictors = self.module.predictors(inputs.segments)
         return hidden.gather(1, predictors[:, :, None].expand_as(hidden)) if self.logit_shift else hidden
+
+    def predictors(self, segments: Tensor) -> Tensor:
+        """See `DiffusionLM.predictors`."""
+        return self.module.predictors(segments)
+
+    def reader(self, inputs: ModelInputs, keep_keys: bool = False, compiled: bool = False) -> CanvasReader:
+        """See `DiffusionLM.reader`."""
+        return TransformersReader(
+            self.module.network,
+            self.attention,
+            self.predictors(inputs.segments),
+            inputs,
+            keep_keys,
+            self._compiled if compiled else None,
+        )
+
+    @cached_property
+    def _compiled(self) -> Callable[..., Tensor]:
+        """`network_states`, for this network; CUDA graphs replay it without the cost of its launches."""
+        on_gpu = next(self.module.parameters()).is_cuda
+        return torch.compile(network_states, dynamic=False, mode="reduce-overhead" if on_gpu else None)
 
     def project(self, hidden: Tensor) -> Tensor:
         """See `DiffusionLM.project`."""

@@ -23,7 +23,9 @@ class OpenDcoderOptions(BackboneOptions):
     model_types: ClassVar[frozenset[str]] = frozenset({"qwen2"})
     default_sampler: ClassVar[str] = "p2"
 
-    preset: Literal["nano", "0.5b"] = Field("nano", description="Size of a model built from scratch.")
+    preset: Literal["nano", "small", "0.5b"] = Field(
+        "nano", description="Size of a model built from scratch."
+    )
 
     def architecture(self, vocab_size: int | None) -> Architecture | None:
         """See `BackboneOptions.architecture`."""

@@ -1,19 +1,27 @@
 """Samplers: names, options and where each is implemented."""
 
+from __future__ import annotations
+
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field, model_validator
 
 from opendllm.registries import Register, SamplerOptions
 
 HERE = "opendllm.plugins.samplers"
 
 
+Grid = Literal["uniform", "cosine"]
+GRID = "Times of the steps: evenly spaced, or MD4's cosine grid, which commits less at first."
+
+
 class AncestralOptions(SamplerOptions):
-    """None."""
+    """Options of the reverse process."""
 
     without_effect: ClassVar[frozenset[str]] = frozenset({"alg_temp"})
     reads_filtered: ClassVar[bool] = False
+
+    grid: Grid = Field("uniform", description=GRID)
 
 
 class EntropyOptions(SamplerOptions):
@@ -23,7 +31,7 @@ class EntropyOptions(SamplerOptions):
 class P2Options(SamplerOptions):
     """None: the decoder's options say it all."""
 
-    without_effect: ClassVar[frozenset[str]] = frozenset({"alg_temp"})
+    without_effect: ClassVar[frozenset[str]] = frozenset({"alg_temp", "early_stop"})
 
 
 class LowConfidenceOptions(SamplerOptions):
@@ -34,6 +42,10 @@ class LowConfidenceOptions(SamplerOptions):
 
     remasking: Literal["low_confidence", "random"] = Field(
         "low_confidence", description="Whether the surest proposals are committed, or random ones."
+    )
+    logits_eos_inf: bool = Field(False, description="Never write EOS.")
+    confidence_eos_eot_inf: bool = Field(
+        False, description="Commit EOS and end of turn last, however sure the model is of them."
     )
 
 
@@ -71,6 +83,40 @@ class EntropyBoundedOptions(SamplerOptions):
     gamma: float = Field(
         0.35, ge=0, description="Bound in nats; SDAR's code takes 0.35. 0 commits one by one."
     )
+
+
+class RemdmOptions(SamplerOptions):
+    """Options of the remasking sampler."""
+
+    without_effect: ClassVar[frozenset[str]] = frozenset({"alg_temp", "early_stop"})
+
+    strategy: Literal["cap", "rescale", "conf"] = Field(
+        "cap",
+        description="How likely a committed token is masked again, of the most that the process allows: "
+        "at most eta (cap), eta times that (rescale), or more for tokens of low confidence (conf).",
+    )
+    eta: float = Field(0.02, ge=0, le=1, description="For cap and rescale; 0 never masks a token again.")
+    grid: Grid = Field("uniform", description=GRID)
+
+    @model_validator(mode="after")
+    def _eta_has_an_effect(self) -> RemdmOptions:
+        if self.strategy == "conf" and "eta" in self.model_fields_set:
+            raise ValueError("eta has no effect with strategy 'conf': leave it out")
+        return self
+
+
+class DreamonOptions(SamplerOptions):
+    """Options of DreamOn's variable-length sampler."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"expand_token_id": 3, "expand_budget": 8}]})
+    without_effect: ClassVar[frozenset[str]] = frozenset(
+        {"block_length", "cache", "cache_refresh", "early_stop", "compile"}
+    )
+
+    expand_token_id: int = Field(
+        151667, ge=0, description="The token that turns a mask into two; the default is DreamOn-v0-7B's."
+    )
+    expand_budget: int = Field(64, ge=0, description="By how many tokens a row may grow.")
 
 
 def register_all(register: Register) -> None:
@@ -128,4 +174,16 @@ def register_all(register: Register) -> None:
         options=EntropyBoundedOptions,
         target=f"{HERE}.entropy_bounded:EntropyBounded",
         summary="commit from the lowest entropy on, within a bound (EB-Sampler)",
+    )
+    register(
+        "remdm",
+        options=RemdmOptions,
+        target=f"{HERE}.remdm:Remdm",
+        summary="ancestral, and committed tokens may be masked again (ReMDM)",
+    )
+    register(
+        "dreamon",
+        options=DreamonOptions,
+        target=f"{HERE}.dreamon:Dreamon",
+        summary="one token a step; masks may expand into two or be deleted (DreamOn)",
     )

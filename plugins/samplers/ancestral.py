@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from opendllm.core.toolkit.step_schedules import END_OF_TIME
+from opendllm.core.toolkit.step_schedules import step_times
 from opendllm.plugins.samplers import AncestralOptions
 from opendllm.registries.samplers import Sampler, Selection, Step
 
 
 class Ancestral(Sampler):
-    """Each mask commits with probability 1 - s/t, independently (MDLM, arXiv:2406.07524, eq. 7)."""
+    """Each mask commits with probability (alpha_s - alpha_t) / (1 - alpha_t), independently.
+
+    With alpha = 1 - t that is 1 - s/t (MDLM, arXiv:2406.07524, eq. 7; Dream's `origin`).
+    """
 
     def __init__(self, options: AncestralOptions) -> None:
-        pass
+        self._grid = options.grid
 
     def select(self, step: Step) -> Selection:
         """Draw the positions to commit; the decoder commits the rest at the last step."""
-        fraction = step.index.double() / step.steps
-        t = 1 - (1 - END_OF_TIME) * fraction
-        s = t - (1 - END_OF_TIME) / step.steps
+        t, s = step_times(step.index, step.steps, self._grid)
         chosen = step.draws.uniform("commit") < (1 - s / t)[:, None]
         return Selection(commit=step.masked & chosen)

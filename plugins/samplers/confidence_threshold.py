@@ -13,11 +13,12 @@ class ConfidenceThreshold(Sampler):
     NVlabs/Fast-dLLM @24cc59e7, `get_transfer_index` with a threshold (arXiv:2505.22618, section 3.3).
     """
 
+    confidence = "model_probability"
+
     def __init__(self, options: ConfidenceThresholdOptions) -> None:
         self._threshold = options.threshold
 
     def select(self, step: Step) -> Selection:
         """As many as are sure enough."""
-        confidence = step.proposals.model_probability()
-        best = rank_in_row(confidence, step.masked) == 0
-        return Selection(commit=step.masked & (best | (confidence >= self._threshold)))
+        best = rank_in_row(step.confidence, step.masked) == 0
+        return Selection(commit=step.masked & (best | (step.confidence >= self._threshold)))

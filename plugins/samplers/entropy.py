@@ -11,6 +11,8 @@ from opendllm.registries.samplers import Sampler, Selection, Step
 class Entropy(Sampler):
     """Commit the positions whose filtered distribution has the lowest entropy."""
 
+    confidence = "negative_entropy"
+
     def __init__(self, options: EntropyOptions) -> None:
         pass
 
@@ -20,4 +22,4 @@ class Entropy(Sampler):
 
     def select(self, step: Step) -> Selection:
         """The best ones."""
-        return Selection(commit=commit_best(step.proposals.negative_entropy(), step))
+        return Selection(commit=commit_best(step.confidence, step))

@@ -14,14 +14,15 @@ class EntropyBounded(Sampler):
     arXiv:2505.24857, section 4).
     """
 
+    confidence = "negative_entropy"
+
     def __init__(self, options: EntropyBoundedOptions) -> None:
         self._gamma = options.gamma
 
     def select(self, step: Step) -> Selection:
         """In ascending order the maximum is the last, so what counts is the sum of those before it."""
-        negative_entropy = step.proposals.negative_entropy()
-        rank = rank_in_row(negative_entropy, step.masked)
-        entropy = (-negative_entropy).masked_fill(~step.masked, 0.0).double()
+        rank = rank_in_row(step.confidence, step.masked)
+        entropy = (-step.confidence).masked_fill(~step.masked, 0.0).double()
         ordered = entropy.gather(-1, rank.argsort(-1))
         sum_before = ordered.cumsum(-1).roll(1, -1)
         sum_before[:, 0] = 0

@@ -11,6 +11,8 @@ from opendllm.registries.samplers import Sampler, Selection, Step
 class MaskgitPlus(Sampler):
     """Commit the proposals of highest filtered probability (Dream and Open-dLLM, `maskgit_plus`)."""
 
+    confidence = "probability"
+
     def __init__(self, options: MaskgitPlusOptions) -> None:
         pass
 
@@ -20,4 +22,4 @@ class MaskgitPlus(Sampler):
 
     def select(self, step: Step) -> Selection:
         """The best ones."""
-        return Selection(commit=commit_best(step.proposals.probability(), step))
+        return Selection(commit=commit_best(step.confidence, step))

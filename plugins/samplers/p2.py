@@ -16,6 +16,7 @@ class P2(Sampler):
     """
 
     proposes = "editable"
+    confidence = "probability"
     revises = True
 
     def __init__(self, options: P2Options) -> None:
@@ -27,5 +28,5 @@ class P2(Sampler):
 
     def select(self, step: Step) -> Selection:
         """Mask the `target` least sure editable positions."""
-        mask = best_in_row(-step.proposals.probability(), step.editable, step.target)
+        mask = best_in_row(-step.confidence, step.editable, step.target)
         return Selection(commit=step.masked & ~mask, remask=mask & ~step.masked)

@@ -11,6 +11,8 @@ from opendllm.registries.samplers import Sampler, Selection, Step
 class TopkMargin(Sampler):
     """Commit where the best filtered probability leads the second best by most (Dream, `topk_margin`)."""
 
+    confidence = "margin"
+
     def __init__(self, options: TopkMarginOptions) -> None:
         pass
 
@@ -20,4 +22,4 @@ class TopkMargin(Sampler):
 
     def select(self, step: Step) -> Selection:
         """The best ones."""
-        return Selection(commit=commit_best(step.proposals.margin(), step))
+        return Selection(commit=commit_best(step.confidence, step))

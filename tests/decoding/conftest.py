@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from opendllm.core.language_model import LanguageModel
 from opendllm.registries.backbones import DiffusionLM
 from opendllm.registries.discovery import installed_plugins
+from opendllm.registries.options import SamplerOptions
 from opendllm.registries.sequences import AttentionPattern, ModelInputs
 
 
@@ -59,3 +61,18 @@ def written_model() -> Callable[..., LanguageModel]:
         return LanguageModel(WrittenLM(logits, size), None, "entropy", installed_plugins())
 
     return make
+
+
+@pytest.fixture(scope="session")
+def usable() -> Callable[..., dict[str, Any]]:
+    """(sampler, options) -> those decoder options that it reads, and its own that a tiny model needs."""
+
+    def choose(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+        sampler = installed_plugins().samplers.get(name).options
+        assert issubclass(sampler, SamplerOptions)
+        kept = {key: value for key, value in options.items() if key not in sampler.without_effect}
+        if kept.get("temperature", 0) == 0 and not sampler.reads_filtered:
+            kept |= {"top_p": None, "top_k": None}  # filters that could have no effect are refused
+        return kept | ({"expand_token_id": 2, "expand_budget": 5} if name == "dreamon" else {})
+
+    return choose

@@ -23,7 +23,10 @@ def run(canvas: torch.Tensor, sampler: str, **options: int) -> Decoded:
     return decode(LM, canvas, None, chosen, decoder, seeds, keep_trace=True)
 
 
-@pytest.mark.parametrize("sampler", installed_plugins().samplers.names())
+SAMPLERS = [name for name in installed_plugins().samplers.names() if name != "dreamon"]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_block_is_finished_before_the_next_is_begun(sampler: str) -> None:
     """Blocks are the checkpoint's: the prompt of 3 leaves one mask in the first of them."""
     canvas = torch.tensor([[1, 2, 3, *[MASK] * 9, 5, 6], [*[MASK] * 14]])

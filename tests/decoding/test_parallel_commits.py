@@ -8,29 +8,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opendllm.registries.discovery import installed_plugins
-from opendllm.registries.samplers import Step
-
-
-class Given:
-    """Proposals with these scores."""
-
-    def __init__(self, values: torch.Tensor) -> None:
-        self._values = values
-
-    def model_probability(self) -> torch.Tensor:
-        return self._values
-
-    def negative_entropy(self) -> torch.Tensor:
-        return -self._values
+from opendllm.registries.samplers import SpecialTokens, Step
 
 
 def committed(sampler: str, values: list[float], masked: list[bool], **options: float) -> list[int]:
-    scores = torch.tensor([values]).masked_fill(~torch.tensor([masked]), -torch.inf)
-    if sampler == "entropy-bounded":
-        scores = torch.tensor([values]).masked_fill(~torch.tensor([masked]), torch.inf)
+    confidence = torch.tensor([values]) * (-1 if sampler == "entropy-bounded" else 1)
     mask = torch.tensor([masked])
     one = torch.tensor([1])
-    step = Step(mask, mask, Given(scores), one * 0, one * 9, one * len(values), 0.0, None)  # type: ignore[arg-type]
+    step = Step(
+        masked=mask,
+        editable=mask,
+        tokens=torch.ones_like(mask).long(),
+        confidence=confidence.masked_fill(~mask, -torch.inf),
+        committed_confidence=torch.zeros_like(confidence),
+        index=one * 0,
+        steps=one * 9,
+        target=one * len(values),
+        alg_temp=0.0,
+        special=SpecialTokens(0),
+        draws=None,  # type: ignore[arg-type]
+    )
     commit = installed_plugins().samplers.get(sampler).build(options).select(step).commit
     return commit[0].nonzero()[:, 0].tolist()
 

@@ -1,0 +1,90 @@
+"""The blocks that a canvas is written in, from left to right."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from opendllm.registries.backbones import DiffusionLM
+from opendllm.registries.errors import UserError
+from opendllm.registries.sequences import ModelInputs
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Which block each editable position belongs to.
+
+    Attributes:
+        of: [B, L] int64, the block's number, in the order they are written; -1 where not editable.
+        sizes: by row, how many editable positions each block has; on the host.
+        first: [B, K] int64, each block's first editable column; on the host.
+        last: [B, K] int64, its last one.
+    """
+
+    of: Tensor
+    sizes: list[list[int]]
+    first: NDArray[np.int64]
+    last: NDArray[np.int64]
+
+
+def find_blocks(lm: DiffusionLM, layout: ModelInputs, editable: Tensor, block_length: int | None) -> Blocks:
+    """A causal checkpoint's blocks are single positions, a block-causal one's its own; else by length.
+
+    Args:
+        lm: the model.
+        layout: of the canvas.
+        editable: [B, L] bool.
+        block_length: editable positions in a block, counted in order; None for one block.
+
+    Raises:
+        UserError: a length is given to a checkpoint that has blocks of its own.
+    """
+    order = editable.cumsum(-1) - 1
+    own = lm.attention.blocks(layout.positions)
+    if own is None:
+        numbers = order // block_length if block_length else torch.zeros_like(order)
+    elif block_length is not None:
+        raise UserError(f"block_length has no effect with a {lm.attention.kind} checkpoint: leave it out")
+    else:
+        # A block's first editable position is one that no earlier editable position shares it with.
+        earlier = torch.where(editable, own, -1).cummax(-1).values.roll(1, -1)
+        earlier[:, 0] = -1
+        numbers = (editable & (own > earlier)).cumsum(-1) - 1
+    of = torch.where(editable, numbers, -1)
+    count = max(1, int(of.max()) + 1)
+    rows, length = of.shape
+    columns = torch.arange(length, device=of.device).expand_as(of)
+    slot = torch.where(editable, numbers, count)  # what isn't editable goes into a slot of its own
+    empty = torch.zeros(rows, count + 1, dtype=torch.int64, device=of.device)
+    sizes = empty.scatter_add(1, slot, torch.ones_like(slot))[:, :count].tolist()
+    first = (empty + length).scatter_reduce(1, slot, columns, "amin")[:, :count]
+    last = empty.scatter_reduce(1, slot, columns, "amax")[:, :count]
+    return Blocks(
+        of, [[size for size in row if size] for row in sizes], first.cpu().numpy(), last.cpu().numpy()
+    )
+
+
+def check_lengths(lm: DiffusionLM, real: Tensor, growth: int) -> Tensor:
+    """[B] int64: by how many positions each row can grow, `growth` at most, and still fit the model.
+
+    Args:
+        lm: the model.
+        real: [B, L] bool, False on padding.
+        growth: see `Sampler.growth`.
+
+    Raises:
+        UserError: a row has no tokens, or more than the model's context.
+    """
+    lengths = real.sum(-1)
+    for row, length in enumerate(lengths.tolist()):
+        if length == 0:
+            raise UserError(f"row {row} of the canvas has no tokens")
+        if length > lm.context_length:
+            raise UserError(
+                f"row {row} has {length} tokens, more than the model's context of {lm.context_length}"
+            )
+    return (lm.context_length - lengths).clamp(max=growth)

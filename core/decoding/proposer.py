@@ -1,0 +1,115 @@
+"""From the canvas to a proposal at each position that the sampler asks for."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from opendllm.core.decoding.options import DecoderOptions
+from opendllm.core.decoding.proposals import Ban, Filters, Proposals, propose
+from opendllm.core.decoding.reading import IntArray, Reading
+from opendllm.core.decoding.rows import Rows, StepDraws
+from opendllm.registries.backbones import DiffusionLM, Places
+from opendllm.registries.errors import UserError
+from opendllm.registries.samplers import Sampler, SpecialTokens
+
+LOGITS_AT_ONCE = {"cpu": 1 << 23, "cuda": 1 << 28}
+"""How many the LM head makes together: enough for a fast product, few enough to stay in memory."""
+CHECK_EVERY = 32
+"""Steps between looks at whether all logits were finite, where a look would wait for the GPU."""
+
+
+class Proposer:
+    """Asks the model, and draws.
+
+    Attributes:
+        special: ids that samplers treat apart.
+    """
+
+    def __init__(self, lm: DiffusionLM, sampler: Sampler, options: DecoderOptions) -> None:
+        self.special = SpecialTokens(lm.mask_token_id, lm.eos_token_id, lm.end_of_turn_token_id)
+        self._lm = lm
+        self._sampler = sampler
+        self._guidance_scale = options.guidance_scale
+        self._filters = Filters(options.temperature, options.top_p, options.top_k)
+        self._unchecked: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def propose(
+        self, rows: Rows, reading: Reading, at: Places, block: IntArray, draws: StepDraws, last: Tensor
+    ) -> Proposals:
+        """One proposal at each of the N places `at`.
+
+        Args:
+            rows: as they are now.
+            reading: their model.
+            at: in row-major order.
+            block: [R] which block each row is at; on the host.
+            draws: of this step.
+            last: [R] bool, rows at the last step of their block.
+
+        Raises:
+            UserError: a logit is not finite.
+        """
+        if not len(at.rows):
+            nothing = torch.zeros(0, device=rows.tokens.device)
+            return Proposals(nothing.long(), nothing, nothing.bool())
+        canvases = [rows.tokens]
+        if self._guidance_scale > 0:
+            fixed = rows.real & ~rows.editable
+            canvases.append(torch.where(fixed, self.special.mask, rows.tokens))
+        states = reading.states(canvases, at, block)
+        uniforms = draws.at("token", at.rows, at.columns)
+        bans = self._bans(rows, at, last)
+        at_once = max(1, LOGITS_AT_ONCE[states[0].device.type] // self._lm.vocab_size)
+        parts = []
+        for start in range(0, len(at.rows), at_once):
+            chosen = slice(start, start + at_once)
+            parts.append(
+                propose(
+                    self._logits([each[chosen] for each in states]),
+                    uniforms[chosen],
+                    self.special.mask,
+                    self._filters,
+                    self._sampler.confidence,
+                    [ban.among(chosen) for ban in bans],
+                )
+            )
+        proposed = Proposals.joined(parts)
+        self._unchecked.append((proposed.finite, rows.number[at.rows], at.columns))
+        if not proposed.finite.is_cuda or len(self._unchecked) == CHECK_EVERY:
+            self.raise_if_not_finite()
+        return proposed
+
+    def raise_if_not_finite(self) -> None:
+        """Look at all logits since the last look.
+
+        Raises:
+            UserError: one was not finite; the message names the first one's position.
+        """
+        for finite, row, column in self._unchecked:
+            if not bool(finite.all()):
+                first = int((~finite).nonzero()[0])
+                raise UserError(
+                    f"the model's logits at row {int(row[first])}, position {int(column[first])} "
+                    f"are not finite"
+                )
+        self._unchecked.clear()
+
+    def _logits(self, states: list[Tensor]) -> Tensor:
+        """[N, V] float32, guided away from the masked prompt where there are two states."""
+        logits = self._lm.project(states[0]).float()
+        if len(states) == 1:
+            return logits
+        without = self._lm.project(states[1]).float()
+        return without + (self._guidance_scale + 1) * (logits - without)
+
+    def _bans(self, rows: Rows, at: Places, last: Tensor) -> list[Ban]:
+        bans = []
+        for token_id, where in self._sampler.forbidden(self.special, rows.room, last).items():
+            if not 0 <= token_id < self._lm.vocab_size:
+                raise UserError(
+                    f"the sampler's token id {token_id} is outside the model's vocabulary of "
+                    f"{self._lm.vocab_size}: this checkpoint wasn't made for it"
+                )
+            bans.append(Ban(token_id, where[at.rows] if isinstance(where, Tensor) else None))
+        return bans

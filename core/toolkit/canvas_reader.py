@@ -1,0 +1,202 @@
+"""Reading canvases with transformers' stock models: again and again, with or without kept keys.
+
+A cache here holds the keys and values of every column. A pass over some columns overwrites their
+entries and attends to all; which columns, the decoder says. So Fast-dLLM's prefix and dual caches
+(arXiv:2505.22618, section 3.2), and the exact ones of causal and block-causal checkpoints, are one thing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache
+
+from opendllm.registries.backbones import CanvasReader, Places, Stale
+from opendllm.registries.sequences import PADDING_SEGMENT, AttentionPattern, ModelInputs
+
+
+@dataclass(frozen=True)
+class CanvasLayout:
+    """Who sees whom in one pass; what `segment_attention` asks for.
+
+    Attributes:
+        visible: [B, Q or 1, L] bool, the keys that each query sees; None where all see all.
+    """
+
+    visible: Tensor | None
+
+    @property
+    def everything_is_visible(self) -> bool:
+        """Whether there is neither padding nor a block."""
+        return self.visible is None
+
+    def wants_flex(self, query: Tensor) -> bool:
+        """Never: a canvas is short."""
+        return False
+
+
+class CanvasCache(Cache):
+    """Keys and values of all columns, behind transformers' cache interface.
+
+    Attributes:
+        columns: [R, Q] int64, where the next pass's entries go; L is nowhere. None for everywhere.
+        rows: [R] int64, whose they are; None for all rows.
+    """
+
+    def __init__(self, length: int) -> None:
+        """Make an empty cache for rows of `length` columns."""
+        super().__init__(layers=[])
+        self.columns: Tensor | None = None
+        self.rows: Tensor | None = None
+        self.keys: list[Tensor] = []
+        self.values: list[Tensor] = []
+        self._length = length
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_args: Any, **_kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Take in a layer's new entries [R, H, Q, K]; all entries [R, H, L, K] of these rows come back."""
+        if layer_idx == len(self.keys):
+            # One column more than there are, for what is to go nowhere.
+            size = (key_states.shape[0], key_states.shape[1], self._length + 1, key_states.shape[3])
+            self.keys.append(key_states.new_zeros(size))
+            self.values.append(value_states.new_zeros(size))
+        found = []
+        for kept, new in ((self.keys[layer_idx], key_states), (self.values[layer_idx], value_states)):
+            if self.columns is None:
+                kept[slice(None) if self.rows is None else self.rows, :, : self._length] = new
+                found.append(new)
+                continue
+            rows = torch.arange(kept.shape[0], device=kept.device) if self.rows is None else self.rows
+            kept[rows[:, None], :, self.columns] = new.transpose(1, 2)
+            found.append((kept if self.rows is None else kept[self.rows])[:, :, : self._length])
+        return found[0], found[1]
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Every column has an entry."""
+        return self._length
+
+    def keep(self, rows: Tensor) -> None:
+        """Forget the other rows."""
+        self.keys = [keys[rows] for keys in self.keys]
+        self.values = [values[rows] for values in self.values]
+
+
+class TransformersReader(CanvasReader):
+    """Rows of one layout, read by a stock network."""
+
+    def __init__(
+        self,
+        network: PreTrainedModel,
+        pattern: AttentionPattern,
+        predictors: Tensor,
+        inputs: ModelInputs,
+        keep_keys: bool,
+        compiled: Callable[..., Tensor] | None,
+    ) -> None:
+        """Take the layout in.
+
+        Args:
+            network: any causal LM whose attention is `segment_attention`.
+            pattern: the checkpoint's.
+            predictors: [B, L] int64, see `DiffusionLM.predictors`.
+            inputs: the rows; only their layout is read.
+            keep_keys: whether to keep keys and values.
+            compiled: `network_states`, compiled; None to run it as it is.
+        """
+        self._network = network
+        self._pattern = pattern
+        self._predictors = predictors
+        self._positions = inputs.positions
+        real = inputs.segments != PADDING_SEGMENT
+        self._real = None if bool(real.all()) else real
+        self._blocks = pattern.blocks(inputs.positions)
+        self._cache = CanvasCache(inputs.tokens.shape[1]) if keep_keys else None
+        self._read = compiled or network_states
+        self._whole = self._visible(self._blocks)
+
+    def states(self, tokens: Tensor, at: Places, stale: Stale | None = None) -> Tensor:
+        """See `CanvasReader.states`."""
+        sources = self._predictors[at.rows, at.columns]
+        if stale is None:
+            if self._cache is not None:
+                self._cache.rows, self._cache.columns = None, None
+            hidden = self._read(self._network, tokens, self._positions, self._whole, self._cache)
+            return hidden[at.rows, sources]
+        assert self._cache is not None
+        length = tokens.shape[1]
+        rows = slice(None) if stale.rows is None else stale.rows
+        columns = stale.first[:, None] + torch.arange(stale.width, device=tokens.device)
+        inside = columns <= stale.last[:, None]
+        places = torch.where(inside, columns, stale.last[:, None])
+        self._cache.rows = stale.rows
+        self._cache.columns = torch.where(inside, columns, length)
+        blocks = None if self._blocks is None else self._blocks[rows].gather(1, places)
+        hidden = self._read(
+            self._network,
+            tokens[rows].gather(1, places),
+            self._positions[rows].gather(1, places),
+            self._visible(blocks, rows),
+            self._cache,
+        )
+        if stale.rows is None:
+            within = at.rows
+        else:
+            number = torch.zeros(tokens.shape[0], dtype=torch.int64, device=tokens.device)
+            number[stale.rows] = torch.arange(len(stale.rows), device=tokens.device)
+            within = number[at.rows]
+        return hidden[within, sources - stale.first[within]]
+
+    def keep(self, rows: Tensor) -> None:
+        """See `CanvasReader.keep`."""
+        self._predictors = self._predictors[rows]
+        self._positions = self._positions[rows]
+        self._real = None if self._real is None else self._real[rows]
+        self._blocks = None if self._blocks is None else self._blocks[rows]
+        self._whole = self._visible(self._blocks)
+        if self._cache is not None:
+            self._cache.keep(rows)
+
+    def _visible(self, blocks: Tensor | None, rows: Tensor | slice = slice(None)) -> Tensor | None:
+        """[R, Q or 1, L] bool for queries in `blocks` [R, Q]; None where all see all.
+
+        Padding sees what is real, too: nobody reads it, and a query without a key would be NaN. (A row
+        has a real column, whose block is the first; padding has one of the row's blocks.)
+        """
+        real = None if self._real is None else self._real[rows][:, None, :]
+        if blocks is None or self._blocks is None:
+            return real
+        earlier = self._blocks[rows][:, None, :] <= blocks[:, :, None]
+        return earlier if real is None else earlier & real
+
+
+def network_states(
+    network: PreTrainedModel,
+    tokens: Tensor,
+    positions: Tensor,
+    visible: Tensor | None,
+    cache: CanvasCache | None,
+) -> Tensor:
+    """[R, Q, D] the network's own hidden states, not aligned.
+
+    Args:
+        network: the stock model.
+        tokens: [R, Q] int64.
+        positions: [R, Q] int64.
+        visible: see `CanvasLayout`.
+        cache: keys and values of the other columns; None where there are none.
+    """
+    output = network.get_decoder()(
+        input_ids=tokens,
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=cache is not None,
+        layout=CanvasLayout(visible),
+    )
+    hidden: Tensor = output.last_hidden_state
+    return hidden
