@@ -11,9 +11,11 @@ from opendllm.core.checkpoints.files import write_json
 from opendllm.core.evaluation.answering import Asked, answer_all, fingerprint
 from opendllm.core.evaluation.answers import AnswerFile, AnswerKey, answer_of
 from opendllm.core.evaluation.shards import ALONE, Shard, deal
+from opendllm.core.toolkit.sandbox.sandbox import Sandbox
 from opendllm.registries.benchmarks import (
     Benchmark,
     BenchmarkContext,
+    CodeExecution,
     GenerationRequest,
     LikelihoodRequest,
     Request,
@@ -62,11 +64,14 @@ def evaluate(
         None in all processes but the first.
 
     Raises:
-        UserError: a request doesn't fit the model, or answers on file are to other requests.
+        UserError: a request doesn't fit the model, answers on file are to other requests, or there is no
+            sandbox as strong as the scoring will want.
     """
     wanted = _keyed(benchmark.requests(context), asked.samples_per_task)
     _check_same_requests(wanted, answers)
     pending = [key for key in wanted if key not in answers.lines]
+    if pending and shard.is_first and benchmark.executes_code and context.code_execution is not None:
+        check_sandbox(context.code_execution)
     # The longest together, and every process and device as many of them.
     pending.sort(key=lambda key: _characters(wanted[key]))
     mine = {key: wanted[key] for key in deal(pending, shard.rank, shard.of)}
@@ -82,6 +87,16 @@ def evaluate(
     allowed = not benchmark.executes_code or context.code_execution is not None
     scores = benchmark.score([answer_of(line) for line in lines]) if allowed else None
     return evaluation_of(scores, lines)
+
+
+def check_sandbox(execution: CodeExecution) -> None:
+    """Refuse at once what the scoring would refuse after hours of writing.
+
+    Raises:
+        UserError: this machine has no sandbox as strong as asked for.
+    """
+    with Sandbox(execution.level or "rlimits", 1):
+        pass
 
 
 def evaluation_of(scores: Scores | None, lines: Sequence[Mapping[str, Any]]) -> Evaluation:

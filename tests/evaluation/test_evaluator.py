@@ -17,6 +17,7 @@ from opendllm.core.evaluation.answering import Asked, Replica
 from opendllm.core.evaluation.answers import AnswerFile
 from opendllm.core.evaluation.evaluator import Evaluation, OnProgress, evaluate
 from opendllm.core.evaluation.text_likelihood import TextToScore, score_texts
+from opendllm.core.toolkit.sandbox.launch import LevelUnavailableError
 from opendllm.registries.backbones import DiffusionLM, Vocabulary
 from opendllm.registries.benchmarks import (
     Answer,
@@ -157,6 +158,22 @@ def test_generated_code_is_not_scored_without_leave(tmp_path: Path) -> None:
     assert ask(allowed, tmp_path / "s.jsonl", context=replace(CONTEXT, code_execution=CodeExecution())).scores
     assert len(allowed.answers) == 6
     assert (tmp_path / "s.jsonl").read_bytes() == before
+
+
+def test_a_sandbox_that_is_not_there_is_noticed_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Executes(Questions):
+        executes_code = True
+
+    def refuse(level: str) -> None:
+        raise LevelUnavailableError("not on this machine")
+
+    monkeypatch.setattr("opendllm.core.toolkit.sandbox.levels.ForkServerHandle", refuse)
+    context = replace(CONTEXT, code_execution=CodeExecution("namespaces"))
+    with pytest.raises(UserError, match=r"no sandbox as strong as namespaces .*not on this machine"):
+        ask(Executes(infillings()), tmp_path / "s.jsonl", context=context)
+    assert (tmp_path / "s.jsonl").read_bytes() == b""
 
 
 def test_whether_an_answer_ended_is_known(tmp_path: Path) -> None:

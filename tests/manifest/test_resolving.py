@@ -203,3 +203,14 @@ def test_published_figures_travel_with_the_resolved_manifest(write: Any, tmp_pat
 def test_broken_figures_are_refused_with_their_place(refusal: Any, published: str, expected: str) -> None:
     [line] = refusal(f"published: {published}\n")
     assert expected in line
+
+
+def test_the_seed_tables_figures_stand_beside_something_that_is_measured(repository: Path) -> None:
+    experiment = read_experiment(repository / "experiments" / "seed-table.yaml", [], installed_plugins())
+    for variant in experiment.variants:
+        labels = {entry.label or entry.benchmark.name for entry in variant.manifest.evaluate}
+        assert {figures.benchmark for figures in experiment.published} == labels
+    for figures in experiment.published:
+        assert all(0 < share < 1 for share in figures.metrics.values())
+        assert "read 20" in figures.source
+    assert {figures.model for figures in experiment.published} >= {"Open-dCoder 0.5B", "LLaDA 8B", "Dream 7B"}
