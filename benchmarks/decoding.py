@@ -231,6 +231,17 @@ def measure(
     }
 
 
+def table_line(line: dict[str, Any]) -> str:
+    """A line of the table."""
+    goal = "" if line["goal"] is None else f"{line['goal']:g}"
+    same = "" if line["agreement"] is None else f"{line['agreement']:.3f}"
+    return (
+        f"{line['name']:32}{line['rows']:5}{line['tokens_per_second']:9.1f}{line['seconds']:9.2f}"
+        f"{line['plain_seconds']:9.2f}{line['ratio']:9.2f}{goal:>9}{line['forward_passes']:9.1f}"
+        f"{line['peak_mib']:9.0f}{line['plain_peak_mib']:9.0f}{same:>9}{line['distinct_tokens']:9.3f}"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -262,9 +273,8 @@ def main() -> None:
     texts = [Path(path).read_text(encoding="utf-8") for path in arguments.prompts]
     settings = everything() if arguments.all else TRAINED if arguments.checkpoint else GOALS
     lines = []
-    print(
-        f"{'':32}{'rows':>5}{'tok/s':>9}{'s':>8}{'plain s':>9}{'ratio':>7}{'goal':>6}{'passes':>8}{'MiB':>7}{'plain':>7}{'same':>7}{'distinct':>9}"
-    )
+    columns = ("tok/s", "s", "plain s", "ratio", "goal", "passes", "MiB", "plain", "same", "distinct")
+    print(f"{'':32}{'rows':>5}" + "".join(f"{column:>9}" for column in columns))
     for setting in settings:
         if arguments.only and setting.name not in arguments.only:
             continue
@@ -275,14 +285,7 @@ def main() -> None:
             )
         line = measure(model, setting, arguments, texts)
         lines.append(line)
-        goal = "" if line["goal"] is None else f"{line['goal']:g}"
-        same = "" if line["agreement"] is None else f"{line['agreement']:.3f}"
-        print(
-            f"{line['name']:32}{line['rows']:5}{line['tokens_per_second']:9.1f}{line['seconds']:8.2f}"
-            f"{line['plain_seconds']:9.2f}{line['ratio']:7.2f}{goal:>6}{line['forward_passes']:8.1f}"
-            f"{line['peak_mib']:7.0f}{line['plain_peak_mib']:7.0f}{same:>7}{line['distinct_tokens']:9.3f}",
-            flush=True,
-        )
+        print(table_line(line), flush=True)
     if arguments.json:
         about = {"device": arguments.device, "threads": torch.get_num_threads(), "torch": torch.__version__}
         arguments.json.write_text(json.dumps({**about, "lines": lines}, indent=2) + "\n")

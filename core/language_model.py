@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +64,21 @@ def load(
     tokenizer = load_tokenizer(folder)
     lm.end_of_turn_token_id = end_of_turn_id(tokenizer)
     return LanguageModel(lm, tokenizer, registration.options.default_sampler, plugins)
+
+
+@dataclass(frozen=True)
+class Gap:
+    """What is to be written.
+
+    Attributes:
+        prefix: text on the left.
+        suffix: text on the right; None to continue the prefix.
+        tokens: how many to write; None for `max_new_tokens`.
+    """
+
+    prefix: str
+    suffix: str | None = None
+    tokens: int | None = None
 
 
 class LanguageModel:
@@ -201,17 +216,11 @@ class LanguageModel:
         Raises:
             UserError: see `sample` and `write`.
         """
-        chosen, decoder = self._sampler(sampler, options)
-        seeds = _seeds(seed, len(prompts))
         if isinstance(prompts, str):
             raise UserError("prompts is a list of texts, not one text")
-        if chat:
-            prompts = [chat_prompt(self._tokenizer(), prompt) for prompt in prompts]
-        blanks = [
-            Blank(prompt, None, decoder.max_new_tokens, row_seed)
-            for prompt, row_seed in zip(prompts, seeds, strict=True)
-        ]
-        return [written.text for written in self._write(blanks, chosen, decoder, batch_size)]
+        gaps = [Gap(prompt) for prompt in prompts]
+        written = self.fill(gaps, sampler=sampler, seed=seed, batch_size=batch_size, chat=chat, **options)
+        return [each.text for each in written]
 
     def infill(
         self,
@@ -231,20 +240,54 @@ class LanguageModel:
         _refuse(options, "max_new_tokens", "middle_tokens says how much is written")
         if middle_tokens < 1:
             raise UserError(f"middle_tokens is {middle_tokens}: write at least one token")
-        chosen, decoder = self._sampler(sampler, options)
-        seeds = _seeds(seed, len(gaps))
-        blanks = [
-            Blank(prefix, suffix, middle_tokens, row_seed)
-            for (prefix, suffix), row_seed in zip(gaps, seeds, strict=True)
-        ]
-        return [written.text for written in self._write(blanks, chosen, decoder, batch_size)]
+        asked = [Gap(prefix, suffix, middle_tokens) for prefix, suffix in gaps]
+        written = self.fill(asked, sampler=sampler, seed=seed, batch_size=batch_size, **options)
+        return [each.text for each in written]
 
-    def _write(
-        self, blanks: Sequence[Blank], sampler: Sampler, options: DecoderOptions, batch_size: int
+    def fill(
+        self,
+        gaps: Sequence[Gap],
+        *,
+        sampler: str | None = None,
+        seed: int | Sequence[int] = 0,
+        batch_size: int = BATCH_SIZE,
+        chat: bool = False,
+        trace: bool = False,
+        on_progress: Callable[[int], None] = lambda done: None,
+        **options: Any,
     ) -> list[Written]:
+        """Write into each gap, with all that is known of how it went.
+
+        Args:
+            gaps: completions and infillings, mixed as you like.
+            sampler: by default the family's own.
+            seed: an integer, or one a gap.
+            batch_size: rows decoded together; changes no result.
+            chat: put each prompt without a suffix into the checkpoint's chat template.
+            trace: whether to keep every canvas.
+            on_progress: told how many gaps are written.
+            options: the decoder's and the sampler's own, flat.
+
+        Raises:
+            UserError: see `sample` and `write`.
+        """
         if batch_size < 1:
             raise UserError(f"batch_size is {batch_size}: decode at least one row at a time")
-        found = dict(write(self.lm, self._tokenizer(), blanks, sampler, options, batch_size))
+        chosen, decoder = self._sampler(sampler, options)
+        tokenizer = self._tokenizer()
+        blanks = [
+            Blank(
+                chat_prompt(tokenizer, gap.prefix) if chat and gap.suffix is None else gap.prefix,
+                gap.suffix,
+                gap.tokens or decoder.max_new_tokens,
+                row_seed,
+            )
+            for gap, row_seed in zip(gaps, _seeds(seed, len(gaps)), strict=True)
+        ]
+        found: dict[int, Written] = {}
+        for index, written in write(self.lm, tokenizer, blanks, chosen, decoder, batch_size, trace):
+            found[index] = written
+            on_progress(len(found))
         return [found[index] for index in range(len(blanks))]
 
     def _sampler(self, name: str | None, flat: dict[str, Any]) -> tuple[Sampler, DecoderOptions]:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-import sys
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from opendllm.core.cli.prompts import Prompt, read_prompts
 from opendllm.core.manifest.sources import parse_value
 from opendllm.registries.errors import UserError
 
-DEFAULT_TOKENS = 64
+if TYPE_CHECKING:
+    from opendllm.core.decoding.text import Written
+    from opendllm.core.language_model import LanguageModel
 
 
 def add_to(app: typer.Typer) -> None:
@@ -24,10 +27,20 @@ def generate(
         str, typer.Option(help="A run's variant, a checkpoint, a model folder, or a hub id.")
     ],
     prompt: Annotated[
-        list[str] | None, typer.Option(help="What to continue; may be repeated. By default standard input.")
+        list[str] | None,
+        typer.Option(help="What to continue; may be repeated. Without it and --input, standard input."),
     ] = None,
     suffix: Annotated[
         str | None, typer.Option(help="What stands right of the gap: infilling instead of completion.")
+    ] = None,
+    input_file: Annotated[
+        str | None,
+        typer.Option(
+            "--input", metavar="FILE", help='JSON lines {"prompt": ..., "suffix": ...}; - is standard input.'
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write JSON lines here instead of printing.")
     ] = None,
     sampler: Annotated[str | None, typer.Option(help="By default the one of the model's authors.")] = None,
     option: Annotated[
@@ -37,28 +50,78 @@ def generate(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of every random draw.")] = 0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows decoded together; changes no result.")] = 16,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     chat: Annotated[
         bool, typer.Option("--chat", help="Put each prompt into the checkpoint's chat template.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a prompt.")] = False,
+    trace: Annotated[
+        Path | None, typer.Option(metavar="FILE.json", help="Record the canvas at every step.")
+    ] = None,
 ) -> None:
-    """Complete a prompt, or fill the gap between a prompt and a suffix."""
-    if chat and suffix is not None:
-        raise UserError("--chat has no effect with --suffix: infilling has no chat template")
+    """Complete prompts, or fill the gaps between prompts and suffixes."""
     options = dict(parse_option(text) for text in option or [])
-    prompts = prompt or [sys.stdin.read()]
+    prompts = read_prompts(prompt, suffix, input_file)
+    if chat and any(each.suffix is not None for each in prompts):
+        raise UserError("--chat has no effect with a suffix: infilling has no chat template")
+    for path in (output, trace):
+        _check_writable(path)
     from opendllm.core import load
+    from opendllm.core.cli.progress import progress_bar
+    from opendllm.core.language_model import Gap
 
     model = load(checkpoint, device=device)
-    if suffix is None:
-        texts = model.generate(prompts, sampler=sampler, seed=seed, chat=chat, **options)
+    with progress_bar("generating", len(prompts), shown=len(prompts) > 1) as on_progress:
+        written = model.fill(
+            [Gap(each.text, each.suffix) for each in prompts],
+            sampler=sampler,
+            seed=seed,
+            batch_size=batch_size,
+            chat=chat,
+            trace=trace is not None,
+            on_progress=on_progress,
+            **options,
+        )
+    lines = [_line(given, each) for given, each in zip(prompts, written, strict=True)]
+    if output is not None:
+        output.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
     else:
-        middle_tokens = options.pop("max_new_tokens", DEFAULT_TOKENS)
-        gaps = [(text, suffix) for text in prompts]
-        texts = model.infill(gaps, middle_tokens, sampler=sampler, seed=seed, **options)
-    for given, text in zip(prompts, texts, strict=True):
-        typer.echo(json.dumps({"prompt": given, "suffix": suffix, "text": text}) if as_json else text)
+        for line, each in zip(lines, written, strict=True):
+            typer.echo(line if as_json or input_file is not None else each.text)
+    if trace is not None:
+        about = {"checkpoint": checkpoint, "sampler": sampler or model.default_sampler, "options": options}
+        trace.write_text(json.dumps({**about, "seed": seed, **_trace(model, prompts, written)}))
+
+
+def _line(prompt: Prompt, written: Written) -> str:
+    """All that the prompt's own line said, and what was written."""
+    said = {**prompt.fields, "prompt": prompt.text, "suffix": prompt.suffix}
+    found = {"text": written.text, "tokens": written.kept_tokens, "forward_passes": written.forward_passes}
+    return json.dumps(said | found, ensure_ascii=False)
+
+
+def _trace(model: LanguageModel, prompts: list[Prompt], written: list[Written]) -> dict[str, Any]:
+    """Every canvas as token ids, and how each id that occurs is spelt."""
+    assert model.tokenizer is not None
+    used = sorted({token for each in written for canvas in each.trace for token in canvas})
+    return {
+        "mask_token_id": model.lm.mask_token_id,
+        "vocabulary": {token: model.tokenizer.decode([token]) for token in used},
+        "rows": [
+            {"prompt": given.text, "suffix": given.suffix, "text": each.text, "canvases": each.trace}
+            for given, each in zip(prompts, written, strict=True)
+        ],
+    }
+
+
+def _check_writable(path: Path | None) -> None:
+    if path is None:
+        return
+    if path.exists():
+        raise UserError(f"{path} is there already: choose another name, or move it away")
+    if not path.parent.is_dir():
+        raise UserError(f"{path.parent} is no folder, so {path.name} cannot be written into it")
 
 
 def parse_option(text: str) -> tuple[str, Any]:

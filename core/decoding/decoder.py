@@ -32,8 +32,7 @@ class Decoded:
         forward_passes: [B] int64, how many a row took part in.
         real: [B, L'] bool, False on padding.
         written: [B, L'] bool, the positions that were masks, or grew from one.
-        trace: the canvas [B, L'] before the first and after every step, where asked for; -1 in the
-            columns that a row could have grown into.
+        trace: the canvas [B, L'] before the first and after every step, where asked for; -1 on padding.
     """
 
     tokens: Tensor
@@ -95,7 +94,7 @@ def decode(
         room=room,
     )
     rows = whole
-    trace = [_snapshot(whole, sampler)] if keep_trace else []
+    trace = [_snapshot(whole)] if keep_trace else []
     while True:
         kept = progress.drop_finished() if not options.compile else None
         if kept is not None:
@@ -108,7 +107,7 @@ def decode(
         if sampler.edits_length:
             reading.relayout(inputs_from_mask(rows.tokens, rows.real))
         if keep_trace:
-            trace.append(_snapshot(whole.with_rows(rows), sampler))
+            trace.append(_snapshot(whole.with_rows(rows)))
     proposer.raise_if_not_finite()
     whole = whole.with_rows(rows)
     used = max(given_length, int(whole.real.any(0).long().cumsum(0).argmax()) + 1)
@@ -193,8 +192,8 @@ def _stop_where_settled(rows: Rows, special: SpecialTokens) -> tuple[Rows, Tenso
     return replace(rows, tokens=tokens), settled
 
 
-def _snapshot(rows: Rows, sampler: Sampler) -> Tensor:
-    return torch.where(rows.real, rows.tokens, -1) if sampler.edits_length else rows.tokens.clone()
+def _snapshot(rows: Rows) -> Tensor:
+    return torch.where(rows.real, rows.tokens, -1)
 
 
 def _check_options(lm: DiffusionLM, sampler: Sampler, options: DecoderOptions) -> None:

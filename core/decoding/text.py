@@ -90,27 +90,29 @@ def write(
         UserError: an empty prompt, a mask token in it, or a row longer than the model's context.
     """
     rows = [_row(lm, tokenizer, blank, number) for number, blank in enumerate(blanks)]
-    order = sorted(range(len(rows)), key=lambda index: (len(rows[index].ids), index))
+    order = sorted(range(len(rows)), key=lambda index: (len(rows[index]), index))
     device = next(lm.module.parameters()).device
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
-        canvas, attention_mask = _pad([rows[index].ids for index in chosen], lm, device)
+        canvas, attention_mask = _pad([rows[index] for index in chosen], lm, device)
         seeds = torch.tensor([blanks[index].seed for index in chosen], device=device)
         started = time.perf_counter()
         decoded = decode(lm, canvas, attention_mask, sampler, options, seeds, keep_trace)
-        tokens = decoded.tokens.tolist()
+        tokens, gaps = decoded.tokens.tolist(), decoded.written.tolist()
         seconds = (time.perf_counter() - started) / len(chosen)
+        trace = [snapshot.tolist() for snapshot in decoded.trace]
         for place, index in enumerate(chosen):
+            written = [token for token, is_gap in zip(tokens[place], gaps[place], strict=True) if is_gap]
+            kept = written[: written.index(lm.eos_token_id)] if lm.eos_token_id in written else written
             yield (
                 index,
-                _written(
-                    tokenizer,
-                    lm.eos_token_id,
-                    rows[index],
-                    tokens[place],
+                Written(
+                    tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False),
+                    tuple(written),
+                    len(kept),
                     int(decoded.forward_passes[place]),
                     seconds,
-                    [canvas[place].tolist() for canvas in decoded.trace],
+                    tuple(tuple(token for token in snapshot[place] if token >= 0) for snapshot in trace),
                 ),
             )
 
@@ -120,14 +122,7 @@ def count_tokens(tokenizer: PreTrainedTokenizerFast) -> Callable[[str], int]:
     return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-@dataclass(frozen=True)
-class _Row:
-    ids: list[int]
-    start: int
-    end: int
-
-
-def _row(lm: DiffusionLM, tokenizer: PreTrainedTokenizerFast, blank: Blank, number: int) -> _Row:
+def _row(lm: DiffusionLM, tokenizer: PreTrainedTokenizerFast, blank: Blank, number: int) -> list[int]:
     prefix = encode(tokenizer, blank.prefix, lm.mask_token_id, f"prompt {number}")
     suffix = encode(tokenizer, blank.suffix or "", lm.mask_token_id, f"suffix {number}")
     if not prefix and not suffix:
@@ -138,7 +133,7 @@ def _row(lm: DiffusionLM, tokenizer: PreTrainedTokenizerFast, blank: Blank, numb
             f"prompt {number} has {len(ids)} tokens with its gap, more than the model's context of "
             f"{lm.context_length}"
         )
-    return _Row(ids, len(prefix), len(prefix) + blank.masks)
+    return ids
 
 
 def _pad(rows: list[list[int]], lm: DiffusionLM, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -150,19 +145,3 @@ def _pad(rows: list[list[int]], lm: DiffusionLM, device: torch.device) -> tuple[
         canvas[place, : len(ids)] = torch.tensor(ids)
         attention_mask[place, : len(ids)] = True
     return canvas.to(device), attention_mask.to(device)
-
-
-def _written(
-    tokenizer: PreTrainedTokenizerFast,
-    eos_token_id: int | None,
-    row: _Row,
-    canvas: list[int],
-    forward_passes: int,
-    seconds: float,
-    trace: list[list[int]],
-) -> Written:
-    tokens = canvas[row.start : row.end]
-    kept = tokens[: tokens.index(eos_token_id)] if eos_token_id in tokens else tokens
-    text: str = tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-    history = tuple(tuple(canvas[: len(row.ids)]) for canvas in trace)
-    return Written(text, tuple(tokens), len(kept), forward_passes, seconds, history)

@@ -1,0 +1,187 @@
+"""Kept keys: exact where they must be, and reading less where they may."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from opendllm.core.decoding.decoder import decode
+from opendllm.core.decoding.options import DecoderOptions
+from opendllm.core.language_model import LanguageModel
+from opendllm.core.testing.table_lm import TableLM
+from opendllm.registries.backbones import Vocabulary, WholeReader
+from opendllm.registries.discovery import installed_plugins
+from opendllm.registries.errors import UserError
+
+M = 150
+FAMILIES = ["open-dcoder", "llada", "dream"]
+CACHED = [
+    name
+    for name in installed_plugins().samplers.names()
+    if "cache" not in installed_plugins().samplers.get(name).options.without_effect  # type: ignore[attr-defined]
+]
+ROWS = [[5, 9, 31, *[M] * 11], [7, M, M, M, 8, 9, M, M, 10, 11, 12, 13, 14, M], [20, *[M] * 6, 4, 4, M]]
+
+
+def batch() -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows of several lengths and gaps, padded on either side."""
+    canvas = torch.full((3, 16), 3)
+    mask = torch.zeros(3, 16, dtype=torch.bool)
+    for number, (row, start) in enumerate(zip(ROWS, (2, 0, 3), strict=True)):
+        canvas[number, start : start + len(row)] = torch.tensor(row)
+        mask[number, start : start + len(row)] = True
+    return canvas, mask
+
+
+@pytest.fixture
+def columns_read(golden_model, monkeypatch) -> Callable[[str], list[int]]:
+    """(family) -> a list that fills with the number of columns of every forward pass."""
+
+    def watch(family: str) -> list[int]:
+        counts: list[int] = []
+        decoder = golden_model(family).lm.module.network.get_decoder()
+        forward = decoder.forward
+
+        def counting(*args, **kwargs):
+            counts.append(kwargs["input_ids"].shape[1])
+            return forward(*args, **kwargs)
+
+        monkeypatch.setattr(decoder, "forward", counting)
+        return counts
+
+    return watch
+
+
+@pytest.mark.parametrize("name", CACHED)
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("cache", ["prefix", "dual"])
+def test_a_refresh_at_every_step_changes_nothing(name, family, cache, golden_model) -> None:
+    canvas, mask = batch()
+    options = {"steps": 9, "block_length": 4, "temperature": 0.8, "guidance_scale": 0.3, "seed": [1, 2, 3]}
+    plain = golden_model(family).sample(canvas, name, mask, **options)
+    refreshed = golden_model(family).sample(canvas, name, mask, **options, cache=cache, cache_refresh=1)
+    assert torch.equal(plain.tokens, refreshed.tokens)
+    assert torch.equal(plain.forward_passes, refreshed.forward_passes)
+
+
+@pytest.mark.parametrize("name", CACHED)
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("cache", ["prefix", "dual"])
+@pytest.mark.parametrize("refresh", [None, 3])
+def test_a_row_under_a_cache_does_not_depend_on_its_batch(name, family, cache, refresh, golden_model) -> None:
+    canvas, mask = batch()
+    options = {"steps": 9, "block_length": 4, "temperature": 0.8, "cache": cache, "cache_refresh": refresh}
+    together = golden_model(family).sample(canvas, name, mask, seed=[1, 2, 3], **options)
+    for number, row in enumerate(ROWS):
+        alone = golden_model(family).sample(torch.tensor([row]), name, seed=[number + 1], **options)
+        assert torch.equal(together.tokens[number][mask[number]], alone.tokens[0])
+        assert int(together.forward_passes[number]) == int(alone.forward_passes[0])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_caches_read_what_they_promise(family, golden_model, columns_read) -> None:
+    """Four steps a block: one reads the row, three the block (dual) or all from it on (prefix)."""
+    counts = columns_read(family)
+    canvas = torch.tensor([[5, 9, 31, 4, *[M] * 8, 6, 7]])
+    shifted = golden_model(family).lm.logit_shift  # a shifted block is predicted from one column earlier
+    options = {"sampler": "low-confidence", "steps": 8, "block_length": 4}
+    golden_model(family).sample(canvas, **options, cache="dual")
+    assert counts == [14, *[4 + shifted] * 3] * 2
+    counts.clear()
+    golden_model(family).sample(canvas, **options, cache="prefix")
+    assert counts == [14, *[10 + shifted] * 3, 14, *[6 + shifted] * 3]
+    counts.clear()
+    golden_model(family).sample(canvas, **options, cache="dual", cache_refresh=2)
+    assert counts == [14, 4 + shifted, 14, 4 + shifted] * 2
+
+
+def test_a_cache_is_an_approximation(golden_model) -> None:
+    """If it never changed anything, the tests above would show nothing."""
+    canvas, mask = batch()
+    options = {"sampler": "low-confidence", "steps": 12, "block_length": 4}
+    model = golden_model("llada")
+    plain = model.sample(canvas, attention_mask=mask, **options).tokens
+    for cache in ("prefix", "dual"):
+        assert not torch.equal(
+            model.sample(canvas, attention_mask=mask, cache=cache, **options).tokens, plain
+        )
+
+
+def own_pattern(family: str, **options: object) -> LanguageModel:
+    torch.manual_seed(1)
+    registration = installed_plugins().backbones.get(family)
+    lm = registration.build(options).build(Vocabulary(M + 1, M, 1))
+    with torch.no_grad():
+        for parameter in lm.module.parameters():
+            if parameter.ndim > 1:
+                nn.init.normal_(parameter, std=0.15)  # sure enough that a wrong key shows
+    lm.module.eval()
+    return LanguageModel(lm, None, "entropy", installed_plugins())
+
+
+@pytest.mark.parametrize("sampler", ["entropy", "p2", "confidence-threshold", "ancestral"])
+@pytest.mark.parametrize(
+    ("family", "pattern"),
+    [
+        ("dream", {"attention": "causal"}),
+        ("open-dcoder", {"attention": "causal"}),
+        ("llada", {"attention": "block-causal", "block_length": 4}),
+        ("qwen3", {"attention": "block-causal", "block_length": 3}),
+    ],
+)
+def test_checkpoints_with_own_blocks_decode_exactly_from_kept_keys(
+    sampler, family, pattern, monkeypatch
+) -> None:
+    """Equal to reading every row whole, which reading the whole row proves it isn't doing."""
+    model = own_pattern(family, **pattern)
+    canvas, mask = batch()
+    options = {"temperature": 0.7, "seed": [1, 2, 3], "trace": True}
+    kept = model.sample(canvas, sampler, mask, **options)
+    monkeypatch.setattr(model.lm, "keeps_keys", False)
+    monkeypatch.setattr(model.lm, "reader", lambda inputs, *_: WholeReader(model.lm, inputs))
+    whole = model.sample(canvas, sampler, mask, **options)
+    assert torch.equal(kept.tokens, whole.tokens)
+    assert all(torch.equal(a, b) for a, b in zip(kept.trace, whole.trace, strict=True))
+
+
+def test_a_causal_checkpoint_reads_each_token_once() -> None:
+    model = own_pattern("dream", attention="causal")
+    counts: list[int] = []
+    decoder = model.lm.module.network.get_decoder()
+    forward = decoder.forward
+    decoder.forward = lambda *args, **kwargs: (
+        counts.append(kwargs["input_ids"].shape[1]) or forward(*args, **kwargs)
+    )
+    model.sample(torch.tensor([[5, 6, 7, *[M] * 5]]), "entropy")
+    assert counts == [3, 1, 1, 1, 1]
+
+
+def test_a_block_causal_checkpoint_reads_the_settled_block_once_more() -> None:
+    model = own_pattern("llada", attention="block-causal", block_length=4)
+    counts: list[int] = []
+    decoder = model.lm.module.network.get_decoder()
+    forward = decoder.forward
+    decoder.forward = lambda *args, **kwargs: (
+        counts.append(kwargs["input_ids"].shape[1]) or forward(*args, **kwargs)
+    )
+    model.sample(torch.tensor([[5, 6, 7, 8, 9, 10, *[M] * 6, 2, 2]]), "low-confidence", steps=6)
+    assert counts == [8, 4, 8, 4, 4]  # the prompt and the first block; then from the block before on
+
+
+def test_a_cache_is_refused_where_it_can_have_no_effect(golden_model) -> None:
+    canvas = torch.tensor([[4, M]])
+    with pytest.raises(UserError, match="cache_refresh has no effect without a cache"):
+        golden_model("llada").sample(canvas, cache_refresh=2)
+    with pytest.raises(UserError, match="cache has no effect with a causal checkpoint"):
+        own_pattern("dream", attention="causal").sample(canvas, cache="dual")
+    with pytest.raises(UserError, match="cache has no effect with sampler 'dreamon'"):
+        golden_model("llada").sample(canvas, "dreamon", cache="dual")
+    lm = TableLM()
+    sampler = installed_plugins().samplers.get("entropy").build()
+    with pytest.raises(UserError, match="TableLM has no key-value cache"):
+        decode(
+            lm, torch.tensor([[1, 11]]), None, sampler, DecoderOptions(cache="dual"), torch.zeros(1).long()
+        )

@@ -1,0 +1,159 @@
+"""DreamOn's sampler: masks that expand, masks that go, against its rule written out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from opendllm.core.decoding.length_edits import edited
+from opendllm.core.language_model import LanguageModel
+from opendllm.core.testing.table_lm import TableLM
+from opendllm.registries.discovery import installed_plugins
+from opendllm.registries.errors import UserError
+
+MASK, EOS, EXPAND = 11, 0, 3  # TableLM's mask and EOS, and any token
+
+
+def model() -> LanguageModel:
+    return LanguageModel(TableLM(), None, "dreamon", installed_plugins())
+
+
+def reference(row: list[int], budget: int, logits_of: Callable[[list[int]], torch.Tensor]) -> list[int]:
+    """One row at temperature 0, in lists."""
+    row = list(row)
+    editable = [token == MASK for token in row]
+    while MASK in row:
+        masked = [i for i, token in enumerate(row) if token == MASK and editable[i]]
+        logits = logits_of(row)[masked].clone()
+        if budget == 0:
+            logits[:, EXPAND] = -torch.inf
+        certainty = -torch.special.entr(logits.softmax(-1)).sum(-1)
+        best = int(certainty.argmax())
+        logits[:, MASK] = -torch.inf
+        place, token = masked[best], int(logits[best].argmax())
+        if token == EXPAND:
+            row[place : place + 1] = [MASK, MASK]
+            editable[place : place + 1] = [True, True]
+            budget -= 1
+        elif token == EOS:
+            del row[place], editable[place]
+        else:
+            row[place] = token
+    return row
+
+
+def noisy_tables(seed: int) -> Callable[[list[int]], torch.Tensor]:
+    """Logits [L, V] that like to expand and delete, by a hash of the row."""
+
+    def logits_of(row: list[int]) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(hash((seed, *row)) % 2**31)
+        logits = torch.randn(len(row), 12, generator=generator)
+        logits[:, [EXPAND, EOS]] += 1.0
+        return logits
+
+    return logits_of
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    rows=st.lists(
+        st.lists(st.sampled_from([1, 2, 5, MASK, MASK]), min_size=1, max_size=9), min_size=1, max_size=3
+    ),
+    budget=st.integers(0, 6),
+    seed=st.integers(0, 999),
+    left=st.booleans(),
+)
+def test_rows_are_written_as_the_rule_says(rows, budget, seed, left) -> None:
+    tables = noisy_tables(seed)
+
+    class Tables(TableLM):
+        def hidden_states(self, inputs):
+            found = torch.zeros(*inputs.tokens.shape, 12)
+            for number, (tokens, segments) in enumerate(zip(inputs.tokens, inputs.segments, strict=True)):
+                real = segments == 0
+                found[number, real] = tables(tokens[real].tolist())
+            return found
+
+        def project(self, hidden):
+            return hidden
+
+    longest = max(map(len, rows))
+    canvas, mask = torch.full((len(rows), longest), 7), torch.zeros(len(rows), longest)
+    for number, row in enumerate(rows):
+        start = longest - len(row) if left else 0
+        canvas[number, start : start + len(row)] = torch.tensor(row)
+        mask[number, start : start + len(row)] = 1
+    options = {"expand_token_id": EXPAND, "expand_budget": budget}
+    lm = LanguageModel(Tables(), None, "dreamon", installed_plugins())
+    decoded = lm.sample(canvas, attention_mask=mask, trace=True, **options)
+    for number, row in enumerate(rows):
+        wanted = reference(row, budget, tables)
+        assert decoded.tokens[number][decoded.real[number]].tolist() == wanted
+        given_tokens = [token for token in row if token != MASK]
+        prompt = decoded.tokens[number][decoded.real[number] & ~decoded.written[number]]
+        assert prompt.tolist() == given_tokens
+    for canvas in decoded.trace:
+        assert bool((canvas[:, 0] >= -1).all())
+
+
+def fixed_table(favourites: list[int]) -> LanguageModel:
+    """Every position of every row wants these tokens, first to last by its column."""
+
+    class Fixed(TableLM):
+        def hidden_states(self, inputs):
+            logits = torch.zeros(*inputs.tokens.shape, 12)
+            logits[:, :, 5] = 1.0
+            for column in range(inputs.tokens.shape[1]):
+                logits[:, column, favourites[min(column, len(favourites) - 1)]] = 9.0 - column / 100
+            return logits
+
+        def project(self, hidden):
+            return hidden
+
+    return LanguageModel(Fixed(), None, "dreamon", installed_plugins())
+
+
+def test_the_budget_ends_the_growth() -> None:
+    decoded = fixed_table([EXPAND]).sample(torch.tensor([[MASK]]), expand_token_id=EXPAND, expand_budget=5)
+    assert int(decoded.real.sum()) == 6
+    assert not bool((decoded.tokens[decoded.real] == EXPAND).any())
+
+
+def test_a_row_never_outgrows_the_model() -> None:
+    canvas = torch.full((1, 62), 5)
+    canvas[0, 30] = MASK
+    decoded = fixed_table([EXPAND]).sample(canvas, expand_token_id=EXPAND)
+    assert int(decoded.real.sum()) == 64  # TableLM's context
+
+
+def test_too_few_steps_leave_no_mask_and_no_expansion() -> None:
+    decoded = fixed_table([EXPAND]).sample(
+        torch.tensor([[5, MASK, MASK, 6]]), steps=3, expand_token_id=EXPAND
+    )
+    assert int(decoded.forward_passes) == 3
+    assert decoded.tokens[0, decoded.real[0]].tolist()[0] == 5
+    assert not bool(torch.isin(decoded.tokens[decoded.real], torch.tensor([MASK, EXPAND])).any())
+
+
+def test_everything_may_be_deleted() -> None:
+    decoded = fixed_table([EOS]).sample(torch.tensor([[5, MASK, MASK, 6]]), expand_token_id=EXPAND)
+    assert decoded.tokens[decoded.real].tolist() == [5, 6]
+    assert not bool(decoded.written.any())
+
+
+def test_an_expansion_that_the_vocabulary_lacks_is_named() -> None:
+    with pytest.raises(UserError, match="token id 151667 is outside the model's vocabulary of 12"):
+        model().sample(torch.tensor([[1, MASK]]))
+
+
+def test_edits_move_what_stands_right_of_them() -> None:
+    values = torch.tensor([[1, 2, 3, 4, 0, 0]])
+    expand = torch.tensor([[False, True, False, False, False, False]])
+    delete = torch.tensor([[False, False, True, False, False, False]])
+    assert edited(values, expand, delete, 9, -1).tolist() == [[1, 2, 9, 4, 0, 0]]
+    assert edited(values, expand, ~expand & False, 9, -1).tolist() == [[1, 2, 9, 3, 4, 0]]
+    assert edited(values, ~delete & False, delete, 9, -1).tolist() == [[1, 2, 4, 0, 0, -1]]
