@@ -44,11 +44,11 @@ def example_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for number in range(8)
     ]
     (folder / "santacoder-fim.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    shutil.copytree(Path(__file__).parent / "benchmarks" / "problems", folder, dirs_exist_ok=True)
     (folder / "tasks").mkdir()
     (folder / "tasks" / "addition.yaml").write_text(ADDITION)
     sums = [json.dumps({"question": f"{number}+1=", "answer": str(number + 1)}) for number in range(8)]
     (folder / "tasks" / "addition.jsonl").write_text("\n".join(sums))
+    shutil.copytree(Path(__file__).parent / "benchmarks" / "problems", folder, dirs_exist_ok=True)
     return folder
 
 

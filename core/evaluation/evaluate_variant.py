@@ -9,8 +9,9 @@ from typing import Any
 
 from opendllm.core.checkpoints.files import PROVENANCE_FILE, model_folder, write_json
 from opendllm.core.checkpoints.pretrained import fetch
+from opendllm.core.evaluation.answering import Asked
 from opendllm.core.evaluation.answers import AnswerFile
-from opendllm.core.evaluation.evaluator import Asked, evaluate, write_result
+from opendllm.core.evaluation.evaluator import evaluate, write_result
 from opendllm.core.evaluation.progress import evaluation_progress
 from opendllm.core.evaluation.replicas import load_replicas
 from opendllm.core.evaluation.samples_file import about_file

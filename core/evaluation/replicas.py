@@ -11,7 +11,7 @@ import torch
 
 from opendllm.core.checkpoints.files import model_folder
 from opendllm.core.checkpoints.loading import load_model, load_tokenizer, torch_device
-from opendllm.core.evaluation.evaluator import Replica
+from opendllm.core.evaluation.answering import Replica
 from opendllm.core.manifest.schema import Manifest, PluginChoice
 from opendllm.registries.backbones import DiffusionLM
 from opendllm.registries.discovery import Plugins

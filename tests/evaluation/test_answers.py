@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from opendllm.core.evaluation.answering import answer_seed
 from opendllm.core.evaluation.answers import AnswerFile, answer_of
-from opendllm.core.evaluation.evaluator import answer_seed
 from opendllm.core.evaluation.shards import Shard, deal
 from opendllm.registries.benchmarks import GeneratedText, TextLikelihood
 from opendllm.registries.errors import UserError

@@ -13,8 +13,9 @@ import torch
 
 from opendllm.core.data.tokenizers import train_tokenizer
 from opendllm.core.decoding.options import DecoderOptions
+from opendllm.core.evaluation.answering import Asked, Replica
 from opendllm.core.evaluation.answers import AnswerFile
-from opendllm.core.evaluation.evaluator import Asked, Evaluation, OnProgress, Replica, evaluate
+from opendllm.core.evaluation.evaluator import Evaluation, OnProgress, evaluate
 from opendllm.core.evaluation.text_likelihood import TextToScore, score_texts
 from opendllm.registries.backbones import DiffusionLM, Vocabulary
 from opendllm.registries.benchmarks import (
