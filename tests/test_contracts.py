@@ -55,6 +55,7 @@ def example_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _in_the_example_folder(example_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(example_folder)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(example_folder / "cache"))
 
 
 for _kind in EXTENSION_POINTS:
