@@ -14,11 +14,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from opendllm.core.toolkit.sandbox.launch import Child, ForkServerHandle
+from opendllm.core.toolkit.sandbox.launch import Child, ForkServerHandle, LevelUnavailableError
 from opendllm.core.toolkit.sandbox.levels import start
 from opendllm.core.toolkit.sandbox.limits import Limits
 from opendllm.core.toolkit.sandbox.wire import ChannelClosedError, ChannelTimeoutError
 from opendllm.registries.benchmarks import IsolationLevel
+from opendllm.registries.errors import UserError
 
 PREPARING_SECONDS = 300
 """At most so long a judge takes to prepare a problem: the gold solution's own time, mostly."""
@@ -117,15 +118,28 @@ class Sandbox:
     def judge(
         self, cases: Sequence[Case], on_progress: Callable[[int], None] = lambda done: None
     ) -> list[list[Verdict]]:
-        """The verdicts on every case's trials, in order; `on_progress` is told how many cases are done."""
-        done = 0
+        """Judge every case's trials, in order.
+
+        Args:
+            cases: the problems.
+            on_progress: told how many of them are done.
+
+        Raises:
+            UserError: the sandbox itself broke down.
+        """
+        results = []
         with ThreadPoolExecutor(self._workers) as threads:
             pending = [threads.submit(_CaseRun(self._server, self._limits, case).verdicts) for case in cases]
-            results = []
-            for future in pending:
-                results.append(future.result())
-                done += 1
-                on_progress(done)
+            try:
+                for done, future in enumerate(pending, start=1):
+                    results.append(future.result())
+                    on_progress(done)
+            except (LevelUnavailableError, ChannelClosedError) as error:
+                threads.shutdown(wait=False, cancel_futures=True)
+                raise UserError(f"the sandbox ({self.level}) stopped working: {error}") from error
+            except BaseException:  # an interrupt waits for the cases in hand, not for all
+                threads.shutdown(wait=False, cancel_futures=True)
+                raise
         return results
 
 
