@@ -44,17 +44,18 @@ def example_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for number in range(8)
     ]
     (folder / "santacoder-fim.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    shutil.copytree(Path(__file__).parent / "benchmarks" / "problems", folder, dirs_exist_ok=True)
     (folder / "tasks").mkdir()
     (folder / "tasks" / "addition.yaml").write_text(ADDITION)
     sums = [json.dumps({"question": f"{number}+1=", "answer": str(number + 1)}) for number in range(8)]
     (folder / "tasks" / "addition.jsonl").write_text("\n".join(sums))
+    shutil.copytree(Path(__file__).parent / "benchmarks" / "problems", folder, dirs_exist_ok=True)
     return folder
 
 
 @pytest.fixture(autouse=True)
 def _in_the_example_folder(example_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(example_folder)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(example_folder / "cache"))
 
 
 for _kind in EXTENSION_POINTS:

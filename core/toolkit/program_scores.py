@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
+import json
+import os
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -37,6 +42,7 @@ class ProgramTests:
         seconds: for each part.
         longest_seconds: see `Trial`.
         metrics: prefix of a metric's name -> the parts that count for it.
+        remembers: whether the script's `remember` gives something worth keeping in the user's cache.
     """
 
     judge: ModuleType
@@ -45,6 +51,7 @@ class ProgramTests:
     seconds: float = 3.0
     longest_seconds: float | None = None
     metrics: Mapping[str, frozenset[str]] | None = None
+    remembers: bool = False
 
 
 def score_programs(
@@ -78,15 +85,11 @@ def score_programs(
     for answer, program in zip(answers, programs, strict=True):
         wanted[answer.task_id][program] = None
     script = inspect.getsource(tests.judge)
-    cases = [
-        Case(
-            task,
-            script,
-            tests.data_of(task),
-            tuple(Trial(text, tests.parts, tests.seconds, tests.longest_seconds) for text in texts),
-        )
-        for task, texts in wanted.items()
-    ]
+    cases = []
+    for task, texts in wanted.items():
+        data = tests.data_of(task)
+        trials = tuple(Trial(text, tests.parts, tests.seconds, tests.longest_seconds) for text in texts)
+        cases.append(Case(task, script, data, trials, _memory(script, data) if tests.remembers else None))
     with Sandbox(execution.level or "rlimits", execution.workers, limits) as sandbox:
         results = sandbox.judge(cases)
         described = sandbox.described
@@ -102,6 +105,13 @@ def score_programs(
     hidden = [name for name in values if name.endswith("passed")]
     said = [*notes, f"programs ran in a sandbox: {described}", *_reasons(of_answers)]
     return scores_by_setting({**values, **shares}, said, hidden)
+
+
+def _memory(script: str, data: Any) -> Path:
+    """The file for what a script remembers of a problem: another one for anything that may change it."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    content = json.dumps([script, data, sys.version])
+    return cache / "opendllm" / "judges" / f"{hashlib.sha256(content.encode()).hexdigest()}.json"
 
 
 def _values(

@@ -79,6 +79,7 @@ class HumanEvalPlus(Benchmark):
             self._tests,
             parts=("base", "plus"),
             seconds=JUDGING_SECONDS,
+            remembers=True,
             metrics={"": frozenset({"base", "plus"}), "base_": frozenset({"base"})},
         )
         notes = [NOTES[self._options.protocol]] if written else []

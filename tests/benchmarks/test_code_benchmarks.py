@@ -53,6 +53,12 @@ def reference(request: GenerationRequest) -> str:
     return request.reference
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "opendllm" / "judges"
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_published_solutions_pass_however_they_are_given(name: str) -> None:
     assert all(passed(score(name, reference)))
@@ -235,3 +241,24 @@ def test_a_slow_program_fails_and_the_limit_is_an_option() -> None:
     slow = "import time\ndef add_three(a, b, c):\n  time.sleep(0.4)\n  return a + b + c"
     assert score("mbpp", lambda r: slow, timeout=0.3).per_task["Mbpp/11"]["passed"] is False
     assert score("mbpp", lambda r: slow, timeout=30).per_task["Mbpp/11"]["passed"] is True
+
+
+def test_expected_outputs_are_kept_and_damaged_ones_computed_again(cache: Path) -> None:
+    """Kept for exactly this problem; what is kept is what programs are compared with."""
+    for name in ("humaneval-plus", "mbpp-plus"):
+        assert all(passed(score(name, reference)))
+    assert len(list(cache.iterdir())) == 8
+    assert all(passed(score("mbpp-plus", reference)))
+    for file in cache.iterdir():
+        file.write_text(file.read_text().replace("1", "4"))
+    assert not all(passed(score("mbpp-plus", reference)))
+    assert all(passed(score("mbpp-plus", reference, gt_time_limit_factor=5)))  # other data, other files
+    for text in ("{", "[]", '{"base": {"h": 1}}', ""):
+        for file in cache.iterdir():
+            file.write_text(text)
+        assert all(passed(score("mbpp-plus", reference)))
+
+
+def test_a_failure_in_the_base_tests_leaves_nothing_half_kept(cache: Path) -> None:
+    assert not any(passed(score("humaneval-plus", lambda r: "    return None\n")))
+    assert not cache.exists() or not list(cache.iterdir())

@@ -16,6 +16,7 @@ import socket
 import struct
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,17 @@ def listen(connections: list[str]) -> int:
     return int(server.getsockname()[1])
 
 
+def reap() -> None:
+    """Wait a little for orphans, which become process 1's children: a dead one is no survivor."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        try:
+            if os.waitpid(-1, os.WNOHANG) == (0, 0):
+                time.sleep(0.05)
+        except ChildProcessError:
+            return
+
+
 def main() -> None:
     request = json.load(sys.stdin)
     folder = Path(request["folder"])
@@ -140,6 +152,7 @@ def main() -> None:
     result["home"] = {path.name: path.read_text() for path in outside.iterdir()}
     result["left_behind"] = [path.name for path in private.iterdir()]
     result["connections"] = connections
+    reap()
     result["survivors"] = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
     print(json.dumps(result), flush=True)
     os._exit(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 HERE = Path(__file__).parent
-LEVELS = ("namespaces", "rlimits")
+LEVELS = ("namespaces", "rlimits", *(["bubblewrap"] if shutil.which("bwrap") else []))
 
 
 def _module(name: str) -> ModuleType:

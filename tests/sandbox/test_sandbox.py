@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -166,6 +167,14 @@ def test_a_level_that_does_not_hold_is_not_taken(monkeypatch: pytest.MonkeyPatch
         assert sandbox.described.startswith("rlimits")
     with pytest.raises(UserError, match=r"namespaces: a probe got out: AssertionError: \{'process': 1\}"):
         Sandbox("namespaces")
+
+
+def test_a_sandbox_that_breaks_down_says_so() -> None:
+    with Sandbox(workers=2) as sandbox:
+        os.kill(sandbox._server._process.pid, signal.SIGKILL)
+        cases = [Case("case", SCRIPT, {"gold": "def f(): pass", "tests": "f()"}, (Trial("def f(): pass"),))]
+        with pytest.raises(UserError, match=r"the sandbox \(\w+\) stopped working"):
+            sandbox.judge(cases * 2000)  # its descendants take a moment to follow
 
 
 def test_the_sandbox_dies_with_the_process_that_started_it() -> None:

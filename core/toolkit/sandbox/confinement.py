@@ -33,7 +33,6 @@ def confine(limits: Limits, cpu_seconds: int, in_room: bool, folder: str) -> boo
         OSError: a confinement that this machine was found to have failed.
     """
     os.setsid()
-    linux.die_with_parent()
     if in_room:
         _furnish(limits)
         folder = PRIVATE_FOLDER
@@ -42,6 +41,7 @@ def confine(limits: Limits, cpu_seconds: int, in_room: bool, folder: str) -> boo
         readable = library.stat().st_mode & 4 and all(part.stat().st_mode & 1 for part in library.parents)
         with suppress(OSError):  # within somebody's user namespace there may be no such user
             linux.become(STRANGER, STRANGER, keep=0 if readable else _MAY_READ_ALL)
+    linux.die_with_parent()  # after any change of user, which would undo it
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(_environment(folder))

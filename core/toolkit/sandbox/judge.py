@@ -4,6 +4,7 @@ A judge's script is trusted, and confined all the same, since tests are data. It
 
     def prepare(data): ...                        # optional; once for all trials of a problem
     def judge(candidate, prepared, part): ...     # loads the candidate; raises where it fails
+    def remember(prepared): ...                   # optional; a text that `prepare` is given next time
 
 and runs in a process that no candidate can reach but through its channel. Standard library only.
 """
@@ -35,7 +36,11 @@ def run_judge(host: Channel) -> None:
             return
         host.send({"prepared": True})
         while True:
-            program, part, seconds = host.receive()
+            message = host.receive()
+            if message == "remember":
+                host.send(_remembered(namespace, prepared))
+                continue
+            program, part, seconds = message
             stream = socket.socket(fileno=host.descriptors.pop(0))
             candidate = Candidate(Channel(stream), program, seconds)
             reason = _judged(namespace["judge"], candidate, prepared, part)
@@ -45,6 +50,14 @@ def run_judge(host: Channel) -> None:
         pass
     finally:
         os._exit(0)
+
+
+def _remembered(namespace: dict[str, Any], prepared: Any) -> str | None:
+    try:
+        text = namespace["remember"](prepared)
+    except Exception:  # what can't be written down is computed again
+        return None
+    return text if isinstance(text, str) else None
 
 
 def _judged(judge: Any, candidate: Candidate, prepared: Any, part: str) -> str | None:

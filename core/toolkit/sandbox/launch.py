@@ -84,8 +84,13 @@ class ForkServerHandle:
     def judge(self, limits: Limits, cpu_seconds: int) -> Child:
         """Fork a judge."""
         ours, theirs = channel_pair()
-        with theirs:
+        try:
             answer = self._spawn("judge", limits, cpu_seconds, [theirs.fileno()])
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
         return Child(answer["process"], ours, -1, -1, answer["filtered"])
 
     def candidate(self, limits: Limits, cpu_seconds: int) -> Child:
@@ -94,6 +99,10 @@ class ForkServerHandle:
         output, written = os.pipe()
         try:
             answer = self._spawn("candidate", limits, cpu_seconds, [theirs.fileno(), written])
+        except BaseException:
+            ours.close()
+            os.close(output)
+            raise
         finally:
             theirs.close()
             os.close(written)

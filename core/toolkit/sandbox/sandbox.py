@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import os
 import select
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from opendllm.core.toolkit.sandbox.launch import Child, ForkServerHandle
+from opendllm.core.toolkit.sandbox.launch import Child, ForkServerHandle, LevelUnavailableError
 from opendllm.core.toolkit.sandbox.levels import start
 from opendllm.core.toolkit.sandbox.limits import Limits
 from opendllm.core.toolkit.sandbox.wire import ChannelClosedError, ChannelTimeoutError
 from opendllm.registries.benchmarks import IsolationLevel
+from opendllm.registries.errors import UserError
 
 PREPARING_SECONDS = 300
 """At most so long a judge takes to prepare a problem: the gold solution's own time, mostly."""
@@ -50,12 +54,15 @@ class Case:
         script: see `judge`.
         data: JSON; handed to the script.
         trials: the programs.
+        remembered: file for the text that the script remembers of the problem; `prepare` finds it in the
+            data as `remembered`. None where it remembers nothing.
     """
 
     name: str
     script: str
     data: Any
     trials: tuple[Trial, ...]
+    remembered: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -111,15 +118,28 @@ class Sandbox:
     def judge(
         self, cases: Sequence[Case], on_progress: Callable[[int], None] = lambda done: None
     ) -> list[list[Verdict]]:
-        """The verdicts on every case's trials, in order; `on_progress` is told how many cases are done."""
-        done = 0
+        """Judge every case's trials, in order.
+
+        Args:
+            cases: the problems.
+            on_progress: told how many of them are done.
+
+        Raises:
+            UserError: the sandbox itself broke down.
+        """
+        results = []
         with ThreadPoolExecutor(self._workers) as threads:
             pending = [threads.submit(_CaseRun(self._server, self._limits, case).verdicts) for case in cases]
-            results = []
-            for future in pending:
-                results.append(future.result())
-                done += 1
-                on_progress(done)
+            try:
+                for done, future in enumerate(pending, start=1):
+                    results.append(future.result())
+                    on_progress(done)
+            except (LevelUnavailableError, ChannelClosedError) as error:
+                threads.shutdown(wait=False, cancel_futures=True)
+                raise UserError(f"the sandbox ({self.level}) stopped working: {error}") from error
+            except BaseException:  # an interrupt waits for the cases in hand, not for all
+                threads.shutdown(wait=False, cancel_futures=True)
+                raise
         return results
 
 
@@ -135,7 +155,9 @@ class _CaseRun:
 
     def verdicts(self) -> list[Verdict]:
         try:
-            return [self._verdict(trial) for trial in self._case.trials]
+            verdicts = [self._verdict(trial) for trial in self._case.trials]
+            self._remember()
+            return verdicts
         finally:
             self._end_judge()
 
@@ -163,7 +185,7 @@ class _CaseRun:
         limits = replace(self._limits, memory_bytes=2 * self._limits.memory_bytes)
         self._judge = judge = self._server.judge(limits, cpu_seconds=100_000)
         assert judge.channel is not None
-        judge.channel.send([self._case.script, self._case.data])
+        judge.channel.send([self._case.script, self._data()])
         try:
             answer = judge.channel.receive(time.monotonic() + PREPARING_SECONDS)
         except (ChannelClosedError, ChannelTimeoutError):
@@ -213,6 +235,30 @@ class _CaseRun:
                 poll.unregister(candidate.output)
             if written > self._limits.output_bytes:
                 return f"wrote more than {self._limits.output_bytes >> 20} MiB of output"
+
+    def _data(self) -> Any:
+        file = self._case.remembered
+        if file is None:
+            return self._case.data
+        with suppress(OSError, UnicodeDecodeError):
+            return {**self._case.data, "remembered": file.read_text(encoding="utf-8")}
+        return self._case.data
+
+    def _remember(self) -> None:
+        """Keep what the judge has to remember; without it the next time takes longer, and that is all."""
+        file, judge = self._case.remembered, self._judge
+        if file is None or judge is None or judge.channel is None or file.exists():
+            return
+        with suppress(OSError, ChannelClosedError, ChannelTimeoutError):
+            judge.channel.send("remember")
+            text = judge.channel.receive(time.monotonic() + PREPARING_SECONDS)
+            if isinstance(text, str):
+                file.parent.mkdir(parents=True, exist_ok=True)
+                with tempfile.NamedTemporaryFile(
+                    "w", dir=file.parent, delete=False, encoding="utf-8"
+                ) as whole:
+                    whole.write(text)
+                Path(whole.name).replace(file)
 
     def _end_judge(self) -> None:
         if self._judge is not None:
