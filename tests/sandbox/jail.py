@@ -63,6 +63,7 @@ def close_up(folder: Path) -> None:
         except OSError:
             continue  # covered by another mount, or nobody's to change
     linux.mount("tmpfs", str(folder), "tmpfs", linux.MOUNT_NO_SUID | linux.MOUNT_NO_DEVICES, "size=1g")
+    linux.mount("proc", "/proc", "proc", linux.MOUNT_NO_SUID | linux.MOUNT_NO_DEVICES)  # it may be written
     cap_processes()
     resource.setrlimit(resource.RLIMIT_AS, (8 * GIB, 8 * GIB))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -73,7 +74,6 @@ def cap_processes() -> None:
     if Path("/proc/self/uid_map").read_text().split()[1] != "0":
         resource.setrlimit(resource.RLIMIT_NPROC, (MOST_PROCESSES, MOST_PROCESSES))
     elif tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2]) >= (6, 14):
-        linux.mount("proc", "/proc", "proc", 0)  # where it isn't read-only
         Path("/proc/sys/kernel/pid_max").write_text(str(MOST_PROCESSES))  # of this namespace alone
     else:
         print(
