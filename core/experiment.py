@@ -53,18 +53,15 @@ def run_experiment(
     open_run(experiment)
     for variant in chosen if "train" in stages else ():
         _train(experiment, variant, plugins)
-    if not is_first_process():
-        return experiment.output
     for variant in chosen if "evaluate" in stages else ():
         if variant.manifest.evaluate:
-            _evaluate(experiment, variant, plugins, limit)
+            _evaluate(experiment, variant, plugins, limit, say)
+    if not is_first_process():
+        return experiment.output
     if "train" in stages or "evaluate" in stages:
         write_manifest(experiment)
     if "report" in stages:
-        from opendllm.core.reporting.write import write_report
-
-        write_report(experiment.output)
-        say(f"report: {experiment.output / 'report.html'}")
+        _report(experiment, "evaluate" in stages, say)
     return experiment.output
 
 
@@ -80,13 +77,28 @@ def _train(experiment: Experiment, variant: Variant, plugins: Plugins) -> None:
         write_variant(experiment, variant, plugins)
 
 
-def _evaluate(experiment: Experiment, variant: Variant, plugins: Plugins, limit: int | None) -> None:
+def _evaluate(
+    experiment: Experiment, variant: Variant, plugins: Plugins, limit: int | None, say: Callable[[str], None]
+) -> None:
     """Evaluate the variant's last checkpoint."""
     from opendllm.core.evaluation.evaluate_variant import evaluate_variant
 
     folder = open_variant(experiment, variant, plugins)
-    evaluate_variant(variant, plugins, folder, provenance(variant, plugins), limit)
+    evaluate_variant(variant, plugins, folder, provenance(variant, plugins), limit, say)
     write_variant(experiment, variant, plugins)
+
+
+def _report(experiment: Experiment, evaluated: bool, say: Callable[[str], None]) -> None:
+    """Write the report, unless all that was evaluated is still to be scored."""
+    from opendllm.core.reporting.write import write_report
+
+    folders = [experiment.output / variant.name for variant in experiment.variants]
+    unscored = any((folder / "samples").is_dir() for folder in folders)
+    if evaluated and unscored and not any(map(has_results, folders)):
+        say("report: none yet, since nothing has been scored")
+        return
+    write_report(experiment.output)
+    say(f"report: {experiment.output / 'report.html'}")
 
 
 def _chosen(experiment: Experiment, names: Sequence[str]) -> list[Variant]:

@@ -7,6 +7,7 @@ from opendllm.registries.options import (
     BackboneOptions,
     ObjectiveOptions,
     PluginOptions,
+    ProblemFileOptions,
     SamplerOptions,
 )
 
@@ -16,6 +17,7 @@ __all__ = [
     "ObjectiveOptions",
     "PluginError",
     "PluginOptions",
+    "ProblemFileOptions",
     "Register",
     "SamplerOptions",
     "UserError",

@@ -36,14 +36,29 @@ class GenerationRequest:
 
 @dataclass(frozen=True)
 class LikelihoodRequest:
-    """How likely is this text? Its first token is given, not scored."""
+    """How likely is this text?
+
+    Attributes:
+        task_id: the problem; scores are paired by it.
+        text: what is scored.
+        setting: names this way of asking, as in a GenerationRequest.
+        context: what stands before it and is given; None gives the text's own first token.
+        greedy: whether to find out too if the model would write just this text.
+    """
 
     task_id: str
     text: str
     setting: str = "default"
+    context: str | None = None
+    greedy: bool = False
 
 
 Request = GenerationRequest | LikelihoodRequest
+
+
+AnswerForm = Literal["written", "completion", "solution"]
+"""Who made a text: "written" by this platform, as the model gave it; a "completion" or a whole
+"solution" of a samples file, which whoever made it has cleaned up already."""
 
 
 @dataclass(frozen=True)
@@ -51,17 +66,21 @@ class GeneratedText:
     """An answer to a GenerationRequest.
 
     Attributes:
-        text: the answer, cut at the first EOS and stop string.
-        tokens: the token ids as written, uncut.
+        text: the answer, cut at the first EOS and stop string; a "solution" repeats prefix and suffix.
+        tokens: the token ids as written, uncut; empty in a samples file of others.
         reference_tokens: the reference's own ids, empty where there is none.
+        ended: whether an EOS or a stop string came within the length; None where nobody knows.
+        form: what `text` is.
     """
 
     task_id: str
     setting: str
     sample: int
     text: str
-    tokens: tuple[int, ...]
-    reference_tokens: tuple[int, ...]
+    tokens: tuple[int, ...] = ()
+    reference_tokens: tuple[int, ...] = ()
+    ended: bool | None = None
+    form: AnswerForm = "written"
 
 
 @dataclass(frozen=True)
@@ -73,6 +92,7 @@ class TextLikelihood:
         variance: of that estimate, in nats squared; 0 where exact.
         tokens: how many tokens were scored.
         bytes: how many UTF-8 bytes these tokens spell.
+        greedy: whether the model would write just this text; None where that wasn't asked.
     """
 
     task_id: str
@@ -81,6 +101,7 @@ class TextLikelihood:
     variance: float
     tokens: int
     bytes: int
+    greedy: bool | None = None
 
 
 Answer = GeneratedText | TextLikelihood
@@ -110,6 +131,23 @@ class Scores:
     notes: tuple[str, ...] = ()
 
 
+IsolationLevel = Literal["rlimits", "namespaces", "bubblewrap"]
+"""How generated code is kept in, weakest first."""
+
+
+@dataclass(frozen=True)
+class CodeExecution:
+    """The user's leave to run what a model wrote.
+
+    Attributes:
+        level: the weakest isolation that will do; None takes the strongest that this machine has.
+        workers: programs run at once; None for one a core.
+    """
+
+    level: IsolationLevel | None = None
+    workers: int | None = None
+
+
 @dataclass(frozen=True)
 class BenchmarkContext:
     """What a benchmark may ask of the run.
@@ -119,21 +157,30 @@ class BenchmarkContext:
         seed: for whatever a benchmark draws (which line to hide, say).
         held_out: the manifest's corpus, held-out split.
         sequence_length: the longest text, in tokens, that the manifest's models read.
+        code_execution: whether, and how, `score` may run generated code; None forbids it.
     """
 
     limit: int | None
     seed: int
     sequence_length: int
     held_out: Callable[[], Iterator[Document]] = field(repr=False)
+    code_execution: CodeExecution | None = None
 
 
 class Benchmark(ABC):
-    """Problems, and how answers to them score."""
+    """Problems, and how answers to them score.
+
+    `requests` is called first, once, with the context that holds for `score` too.
+    """
 
     headline: tuple[str, ...] = ()
-    """The metrics to show first."""
+    """The metrics to show first, of those that there are."""
     lower_is_better: frozenset[str] = frozenset()
     """The metrics of which less is better."""
+    executes_code: bool = False
+    """Whether `score` runs generated code: it is then only called where the context allows that."""
+    accepts: frozenset[AnswerForm] = frozenset({"written"})
+    """The forms of answers that can be scored; others than "written" come from samples files."""
 
     @abstractmethod
     def requests(self, context: BenchmarkContext) -> Sequence[Request]:
@@ -141,4 +188,15 @@ class Benchmark(ABC):
 
     @abstractmethod
     def score(self, answers: Sequence[Answer]) -> Scores:
-        """Score the answers: one a request and sample, in order."""
+        """Score the answers, ordered by request and sample.
+
+        A samples file may leave tasks out, and give some more samples than others.
+        """
+
+    def glance(self, answer: Answer) -> float | None:
+        """What one answer is worth, for the score so far in a progress bar; None where it isn't cheap."""
+        return None
+
+    def task_of(self, given: str) -> str:
+        """The task id that a samples file means, which may spell it as another harness does."""
+        return given

@@ -69,3 +69,12 @@ class BackboneOptions(PluginOptions):
             vocab_size: of a tokenizer that is trained for it; None takes the family's own.
         """
         return None
+
+
+class ProblemFileOptions(PluginOptions):
+    """Options of a benchmark whose problems are published as a file."""
+
+    problems: str | None = Field(
+        None,
+        description="File of its problems, JSON lines, gzipped or not; by default from the Hugging Face hub.",
+    )

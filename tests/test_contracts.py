@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,22 +11,51 @@ import pytest
 from opendllm.core.testing import CONTRACTS
 from opendllm.registries.discovery import EXTENSION_POINTS, installed_plugins
 
+ADDITION = """
+task: addition
+dataset_path: json
+dataset_kwargs: {data_files: {test: tasks/addition.jsonl}}
+output_type: generate_until
+test_split: test
+doc_to_text: "{{question}}"
+doc_to_target: "{{answer}}"
+generation_kwargs: {until: ["\\n"]}
+metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]
+"""
+
 
 @pytest.fixture(scope="module")
 def example_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the examples in options models speak of: Python files, and a data set in `data`."""
+    """What the examples in options models speak of: Python files, data sets, problems and tasks."""
     folder = tmp_path_factory.mktemp("examples")
     (folder / "data").mkdir()
     rows = [json.dumps({"text": f"def f{number}(x): return x + {number}"}) for number in range(40)]
     (folder / "data" / "train.jsonl").write_text("\n".join(rows))
     for number in range(40):
         (folder / f"file{number}.py").write_text(f"def f{number}(x):\n    return x + {number}\n")
+    lines = [
+        {
+            "name": f"add_{number}.json-L1",
+            "language": "py",
+            "prompt": f"def add_{number}(x):",
+            "suffix": "    return y\n",
+            "canonical_solution": f"    y = x + {number}",
+        }
+        for number in range(8)
+    ]
+    (folder / "santacoder-fim.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    (folder / "tasks").mkdir()
+    (folder / "tasks" / "addition.yaml").write_text(ADDITION)
+    sums = [json.dumps({"question": f"{number}+1=", "answer": str(number + 1)}) for number in range(8)]
+    (folder / "tasks" / "addition.jsonl").write_text("\n".join(sums))
+    shutil.copytree(Path(__file__).parent / "benchmarks" / "problems", folder, dirs_exist_ok=True)
     return folder
 
 
 @pytest.fixture(autouse=True)
 def _in_the_example_folder(example_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(example_folder)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(example_folder / "cache"))
 
 
 for _kind in EXTENSION_POINTS:

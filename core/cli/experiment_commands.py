@@ -39,6 +39,10 @@ def run(
     limit: Annotated[
         int | None, typer.Option(min=1, help="At most so many problems of each benchmark.")
     ] = None,
+    allow_code_execution: Annotated[
+        bool,
+        typer.Option("--allow-code-execution", help="Let benchmarks run generated code, in a sandbox."),
+    ] = False,
     settings: Settings = None,
 ) -> None:
     """Run an experiment: train, evaluate and report. Continues a run that is there."""
@@ -47,7 +51,8 @@ def run(
         if stage not in STAGES:
             raise UserError(f"--only {only}: no stage {stage!r}; {did_you_mean(stage, list(STAGES))}")
     plugins = installed_plugins()
-    experiment = read_experiment(manifest, settings or [], plugins)
+    overrides = [*(settings or []), *(["allow_code_execution=true"] if allow_code_execution else [])]
+    experiment = read_experiment(manifest, overrides, plugins)
     folder = run_experiment(
         experiment,
         plugins,
@@ -55,7 +60,7 @@ def run(
         variant or [],
         limit,
     )
-    if "report" in stages and is_first_process():
+    if "report" in stages and is_first_process() and (folder / "report.md").exists():
         from rich.console import Console
         from rich.markdown import Markdown
 

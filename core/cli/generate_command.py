@@ -61,7 +61,7 @@ def generate(
     ] = None,
 ) -> None:
     """Complete prompts, or fill the gaps between prompts and suffixes."""
-    options = dict(_parse(text) for text in option or [])
+    options = dict(parse_option(text) for text in option or [])
     prompts = read_prompts(prompt, suffix, input_file)
     if chat and any(each.suffix is not None for each in prompts):
         raise UserError("--chat has no effect with a suffix: infilling has no chat template")
@@ -124,7 +124,8 @@ def _check_writable(path: Path | None) -> None:
         raise UserError(f"{path.parent} is no folder, so {path.name} cannot be written into it")
 
 
-def _parse(text: str) -> tuple[str, Any]:
+def parse_option(text: str) -> tuple[str, Any]:
+    """Key and value of a `-o`."""
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise UserError(f"-o {text!r}: write it as key=value")

@@ -16,6 +16,7 @@ from opendllm.core.cli import (
     generate_command,
     plan_command,
     plugin_commands,
+    score_command,
 )
 from opendllm.registries.errors import UserError
 
@@ -41,6 +42,7 @@ plan_command.add_to(app)
 export_commands.add_to(app)
 plugin_commands.add_to(app)
 generate_command.add_to(app)
+score_command.add_to(app)
 
 
 def main() -> None:

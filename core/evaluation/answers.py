@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from opendllm.core.checkpoints.files import write_text
+from opendllm.core.evaluation.shards import ALONE, Shard
 from opendllm.registries.benchmarks import Answer, GeneratedText, TextLikelihood
 from opendllm.registries.errors import UserError
 
@@ -16,40 +17,73 @@ AnswerKey = tuple[str, str, int]
 
 
 class AnswerFile:
-    """Appends answers; each carries the digest of the settings it was made with."""
+    """Appends answers; each carries the digest of the settings it was made with.
 
-    def __init__(self, path: Path, settings_digest: str) -> None:
-        """Open the file and read what an earlier evaluation left.
+    Of several processes each appends to a file of its own beside it, FILE.part-N, and the first one
+    merges them. What a killed evaluation left in such parts is taken in when the file is opened.
+    """
+
+    def __init__(self, path: Path, settings_digest: str, shard: Shard = ALONE) -> None:
+        """Open the file and read what an earlier evaluation left; all processes do so together.
 
         Raises:
             UserError: it holds answers that were made with other settings.
         """
-        self._path = path
+        self.path = path
         self._digest = settings_digest
+        self._shard = shard
         self.lines: dict[AnswerKey, dict[str, Any]] = {}
-        kept = []
-        for number, text in enumerate(_read_lines(path), start=1):
-            try:
-                line = json.loads(text)
-            except ValueError:
-                break  # cut short by a kill; what follows is made again
-            if line["digest"] != settings_digest:
-                raise UserError(
-                    f"{path}:{number} was made with other settings or another model: "
-                    f"keep it by choosing another `output`, or delete the file"
-                )
-            self.lines[(line["task_id"], line["setting"], line["sample"])] = line
-            kept.append(text)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, "".join(text + "\n" for text in kept))
+        if self._shard.is_first:
+            self._merge(())
+        self._shard.wait()
+        if not self._shard.is_first:
+            self.lines = self._read(path)
+        self._own = path if self._shard.of == 1 else _part(path, self._shard.rank)
+        self._shard.wait()  # nobody appends before everybody has read
 
     def add(self, key: AnswerKey, content: Mapping[str, Any]) -> None:
         """Append one answer."""
         task_id, setting, sample = key
         line = {"task_id": task_id, "setting": setting, "sample": sample, **content, "digest": self._digest}
-        with self._path.open("a", encoding="utf-8") as file:
+        with self._own.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         self.lines[key] = line
+
+    def gather(self, order: Iterable[AnswerKey]) -> None:
+        """Wait for all processes; the first one then has every answer, in one file.
+
+        Args:
+            order: of the lines in the file; those of other keys follow.
+        """
+        self._shard.wait()
+        if self._shard.is_first:
+            self._merge(order)
+
+    def _merge(self, order: Iterable[AnswerKey]) -> None:
+        parts = sorted(self.path.parent.glob(f"{self.path.name}.part-*"))
+        found = self._read(self.path)
+        for part in parts:
+            for key, line in self._read(part).items():
+                found.setdefault(key, line)
+        wished = [key for key in order if key in found]
+        self.lines = {key: found[key] for key in [*wished, *found]}
+        text = "".join(json.dumps(line) + "\n" for line in self.lines.values())
+        if not self.path.is_file() or self.path.read_text(encoding="utf-8") != text:
+            write_text(self.path, text)
+        for part in parts:
+            part.unlink()
+
+    def _read(self, path: Path) -> dict[AnswerKey, dict[str, Any]]:
+        lines: dict[AnswerKey, dict[str, Any]] = {}
+        for number, line in _complete_lines(path):
+            if line["digest"] != self._digest:
+                raise UserError(
+                    f"{path}:{number} was made with other settings or another model: "
+                    f"keep it by choosing another `output`, or delete the file"
+                )
+            lines.setdefault((line["task_id"], line["setting"], line["sample"]), line)
+        return lines
 
 
 def answer_of(line: Mapping[str, Any]) -> Answer:
@@ -62,6 +96,7 @@ def answer_of(line: Mapping[str, Any]) -> Answer:
             line["variance"],
             line["tokens"],
             line["bytes"],
+            line.get("greedy"),
         )
     return GeneratedText(
         line["task_id"],
@@ -70,8 +105,21 @@ def answer_of(line: Mapping[str, Any]) -> Answer:
         line["text"],
         tuple(line["tokens"]),
         tuple(line["reference_tokens"]),
+        line.get("ended"),
     )
 
 
-def _read_lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+def _part(path: Path, rank: int) -> Path:
+    return path.with_name(f"{path.name}.part-{rank}")
+
+
+def _complete_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """All but the lines that a kill cut short: those are made again."""
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    for number, written in enumerate(text.split("\n"), start=1):
+        try:
+            line = json.loads(written)
+        except ValueError:
+            continue
+        if isinstance(line, dict):
+            yield number, line

@@ -3,33 +3,39 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-from opendllm.core.checkpoints.files import PROVENANCE_FILE, model_folder
-from opendllm.core.checkpoints.loading import load_model, load_tokenizer, torch_device
+from opendllm.core.checkpoints.files import PROVENANCE_FILE, model_folder, write_json
 from opendllm.core.checkpoints.pretrained import fetch
-from opendllm.core.checkpoints.tokenizer_files import end_of_turn_id
+from opendllm.core.evaluation.answering import Asked
 from opendllm.core.evaluation.answers import AnswerFile
-from opendllm.core.evaluation.evaluator import Asked, evaluate, write_result
+from opendllm.core.evaluation.evaluator import evaluate, write_result
+from opendllm.core.evaluation.progress import evaluation_progress
+from opendllm.core.evaluation.replicas import load_replicas
+from opendllm.core.evaluation.samples_file import about_file
+from opendllm.core.evaluation.shards import this_process
 from opendllm.core.manifest.checks import decoder_options, default_sampler, generation_of
 from opendllm.core.manifest.experiment_manifest import Variant, digest
 from opendllm.core.manifest.schema import Manifest, PluginChoice
-from opendllm.registries.benchmarks import BenchmarkContext
+from opendllm.registries.benchmarks import BenchmarkContext, CodeExecution
 from opendllm.registries.corpora import Corpus, Document
 from opendllm.registries.discovery import Plugins
 from opendllm.registries.errors import UserError
 
 
 def evaluate_variant(
-    variant: Variant, plugins: Plugins, folder: Path, provenance: dict[str, Any], limit: int | None
+    variant: Variant,
+    plugins: Plugins,
+    folder: Path,
+    provenance: dict[str, Any],
+    limit: int | None,
+    say: Callable[[str], None] = print,
 ) -> None:
     """Run every benchmark of a variant on its last checkpoint; answers on file are kept.
+
+    Of several processes each answers its share; the first one scores them all.
 
     Args:
         variant: what to evaluate.
@@ -37,21 +43,17 @@ def evaluate_variant(
         folder: the variant's.
         provenance: travels with every result.
         limit: at most so many problems of each benchmark.
+        say: told one line where a benchmark's samples are left unscored.
 
     Raises:
         UserError: there is no checkpoint, or answers on file were made with other settings.
     """
     manifest = variant.manifest
+    shard = this_process()
     model = manifest.model.backbone
     pretrained = model.options.get("pretrained") if manifest.train is None else None
     source = fetch(pretrained) if pretrained else folder
-    lm, _ = load_model(
-        plugins, source, torch_device(manifest.device), backbone=model.name, options=model.options
-    )
-    tokenizer = load_tokenizer(source)
-    if tokenizer is None:
-        raise UserError(f"{model_folder(source)} has no tokenizer, which benchmarks need")
-    lm.end_of_turn_token_id = end_of_turn_id(tokenizer)
+    loaded = load_replicas(plugins, source, manifest)
     step = 0 if pretrained else _step(folder)
     wanted = manifest.train.steps if manifest.train else 0
     if step < wanted:
@@ -62,8 +64,9 @@ def evaluate_variant(
     context = BenchmarkContext(
         limit,
         manifest.seed,
-        manifest.data.sequence_length if manifest.data else lm.context_length,
+        manifest.data.sequence_length if manifest.data else loaded[0].lm.context_length,
         lambda: _held_out(manifest, plugins),
+        CodeExecution(manifest.isolation) if manifest.allow_code_execution else None,
     )
     for index, entry in enumerate(manifest.evaluate):
         label = entry.label or entry.benchmark.name
@@ -71,24 +74,6 @@ def evaluate_variant(
         choice = generate.sampler or default_sampler(manifest, plugins)
         assert choice is not None
         settings = {**_settings(variant, index, choice), "corpus": corpus_fingerprint}
-        benchmark = plugins.benchmarks.get(entry.benchmark.name).build(entry.benchmark.options)
-        answers = AnswerFile(
-            folder / "samples" / f"{label}.jsonl", digest({"settings": settings, "step": step})
-        )
-        asked = Asked(
-            lm=lm,
-            tokenizer=tokenizer,
-            sampler=plugins.samplers.get(choice.name).build(choice.options),
-            options=decoder_options(generate),
-            chat=generate.chat,
-            samples_per_task=entry.samples_per_task,
-            batch_size=entry.batch_size,
-            likelihood_estimator=entry.likelihood_estimator,
-            likelihood_draws=entry.likelihood_draws,
-            seed=manifest.seed,
-        )
-        with _progress(f"{variant.name}: {label}") as on_progress:
-            evaluation = evaluate(asked, benchmark, context, answers, on_progress)
         about = {
             "benchmark": label,
             "variant": variant.name,
@@ -97,7 +82,31 @@ def evaluate_variant(
             "limit": limit,
             "provenance": {**provenance, "step": step},
         }
-        write_result(folder / "results" / f"{label}.json", benchmark, evaluation, about)
+        samples = folder / "samples" / f"{label}.jsonl"
+        answers = AnswerFile(samples, digest({"settings": settings, "step": step}), shard)
+        if shard.is_first:
+            write_json(about_file(samples), about)
+        benchmark = plugins.benchmarks.get(entry.benchmark.name).build(entry.benchmark.options)
+        asked = Asked(
+            replicas=[replica.with_sampler(plugins, choice) for replica in loaded],
+            options=decoder_options(generate),
+            chat=generate.chat,
+            samples_per_task=entry.samples_per_task,
+            batch_size=entry.batch_size,
+            likelihood_estimator=entry.likelihood_estimator,
+            likelihood_draws=entry.likelihood_draws,
+            seed=manifest.seed,
+        )
+        with evaluation_progress(f"{variant.name}: {label}", shard) as on_progress:
+            evaluation = evaluate(asked, benchmark, context, answers, on_progress, shard)
+        if evaluation is not None and evaluation.scores is not None:
+            write_result(folder / "results" / f"{label}.json", benchmark, evaluation, about)
+        elif evaluation is not None:
+            say(
+                f"{variant.name}: {label}: written but not scored, since that runs generated code; allow it: "
+                f"platform score --benchmark {entry.benchmark.name} --samples {samples} "
+                f"--allow-code-execution"
+            )
 
 
 def _settings(variant: Variant, index: int, sampler: PluginChoice) -> dict[str, Any]:
@@ -130,17 +139,3 @@ def _corpus(manifest: Manifest, plugins: Plugins) -> Corpus:
         raise UserError("this benchmark reads held-out documents: give the manifest a `data` section")
     choice = manifest.data.corpus
     return plugins.corpora.get(choice.name).build(choice.options)
-
-
-@contextmanager
-def _progress(title: str) -> Iterator[Any]:
-    progress = Progress(
-        TextColumn("[bold]{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    )
-    with progress:
-        bar = progress.add_task(title, total=None)
-        yield lambda done, wanted: progress.update(bar, completed=done, total=wanted)

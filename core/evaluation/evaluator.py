@@ -2,72 +2,44 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from opendllm.core.checkpoints.files import write_json
-from opendllm.core.decoding.chat import chat_prompt
-from opendllm.core.decoding.options import DecoderOptions
-from opendllm.core.decoding.text import Blank, count_tokens, encode, write
+from opendllm.core.evaluation.answering import Asked, answer_all, fingerprint
 from opendllm.core.evaluation.answers import AnswerFile, AnswerKey, answer_of
-from opendllm.core.evaluation.text_likelihood import TextToScore, score_texts
-from opendllm.core.toolkit.draws import hash_address, stream_id
-from opendllm.core.toolkit.likelihood import Estimator
-from opendllm.registries.backbones import DiffusionLM
+from opendllm.core.evaluation.shards import ALONE, Shard, deal
+from opendllm.core.toolkit.sandbox.sandbox import Sandbox
 from opendllm.registries.benchmarks import (
     Benchmark,
     BenchmarkContext,
+    CodeExecution,
     GenerationRequest,
     LikelihoodRequest,
     Request,
     Scores,
 )
-from opendllm.registries.samplers import Sampler
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
-
-
-@dataclass(frozen=True)
-class Asked:
-    """How a benchmark is put to a model.
-
-    Attributes:
-        lm: the model.
-        tokenizer: its own.
-        sampler: for what is to be written.
-        options: the decoder's.
-        chat: whether prompts without a suffix go through the chat template.
-        samples_per_task: answers to each generation request.
-        batch_size: rows decoded together.
-        likelihood_estimator: see `log_likelihood`.
-        likelihood_draws: Monte-Carlo draws a text.
-        seed: with task and sample it seeds each answer, so nothing depends on batches or order.
-    """
-
-    lm: DiffusionLM
-    tokenizer: PreTrainedTokenizerFast
-    sampler: Sampler
-    options: DecoderOptions
-    chat: bool
-    samples_per_task: int
-    batch_size: int
-    likelihood_estimator: Estimator
-    likelihood_draws: int
-    seed: int
+from opendllm.registries.errors import UserError
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A benchmark's scores, and what they cost."""
+    """A benchmark's scores, and what the answers cost.
 
-    scores: Scores
+    Attributes:
+        scores: None where scoring would run generated code, which isn't allowed.
+    """
+
+    scores: Scores | None
     tokens_per_second: float | None
     forward_passes: int
     seconds: float
+
+
+OnProgress = Callable[[int, int, float | None], None]
+"""Told (answers on file, answers wanted, their score so far where that is cheap)."""
 
 
 def evaluate(
@@ -75,8 +47,9 @@ def evaluate(
     benchmark: Benchmark,
     context: BenchmarkContext,
     answers: AnswerFile,
-    on_progress: Callable[[int, int], None],
-) -> Evaluation:
+    on_progress: OnProgress,
+    shard: Shard = ALONE,
+) -> Evaluation | None:
     """Give the answers that aren't on file yet, then score them all.
 
     Args:
@@ -84,40 +57,71 @@ def evaluate(
         benchmark: what is asked.
         context: of the run.
         answers: the file that answers are kept in.
-        on_progress: told (answers on file, answers wanted).
+        on_progress: told how far it is.
+        shard: this process's part.
+
+    Returns:
+        None in all processes but the first.
 
     Raises:
-        UserError: a request doesn't fit the model.
+        UserError: a request doesn't fit the model, answers on file are to other requests, or there is no
+            sandbox as strong as the scoring will want.
     """
     wanted = _keyed(benchmark.requests(context), asked.samples_per_task)
-    pending = {key: request for key, request in wanted.items() if key not in answers.lines}
-    done = len(wanted) - len(pending)
-    on_progress(done, len(wanted))
-    for key, content in _answer(asked, pending, context.sequence_length):
+    _check_same_requests(wanted, answers)
+    pending = [key for key in wanted if key not in answers.lines]
+    if pending and shard.is_first and benchmark.executes_code and context.code_execution is not None:
+        check_sandbox(context.code_execution)
+    # The longest together, and every process and device as many of them.
+    pending.sort(key=lambda key: _characters(wanted[key]))
+    mine = {key: wanted[key] for key in deal(pending, shard.rank, shard.of)}
+    progress = _Progress(benchmark, on_progress, len(wanted) - len(pending) + len(mine))
+    progress.start(line for key, line in answers.lines.items() if key in wanted)
+    for key, content in answer_all(asked, mine, context.sequence_length):
         answers.add(key, content)
-        done += 1
-        on_progress(done, len(wanted))
+        progress.add(answers.lines[key])
+    answers.gather(wanted)
+    if not shard.is_first:
+        return None
     lines = [answers.lines[key] for key in wanted]
-    seconds = sum(line["seconds"] for line in lines)
+    allowed = not benchmark.executes_code or context.code_execution is not None
+    scores = benchmark.score([answer_of(line) for line in lines]) if allowed else None
+    return evaluation_of(scores, lines)
+
+
+def check_sandbox(execution: CodeExecution) -> None:
+    """Refuse at once what the scoring would refuse after hours of writing.
+
+    Raises:
+        UserError: this machine has no sandbox as strong as asked for.
+    """
+    with Sandbox(execution.level or "rlimits", 1):
+        pass
+
+
+def evaluation_of(scores: Scores | None, lines: Sequence[Mapping[str, Any]]) -> Evaluation:
+    """Scores, with what the answers on file say about their cost."""
+    seconds = sum(line.get("seconds", 0.0) for line in lines)
     written = sum(line.get("kept_tokens", 0) for line in lines)
     return Evaluation(
-        benchmark.score([answer_of(line) for line in lines]),
+        scores,
         written / seconds if written and seconds else None,
         sum(line.get("forward_passes", 0) for line in lines),
         seconds,
     )
 
 
-def write_result(path: Path, benchmark: Benchmark, evaluation: Evaluation, about: dict[str, Any]) -> None:
+def write_result(path: Path, benchmark: Benchmark, evaluation: Evaluation, about: Mapping[str, Any]) -> None:
     """Write results/BENCHMARK.json; an earlier file stays until this one is whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scores = evaluation.scores
+    assert scores is not None
     write_json(
         path,
         {
             **about,
             "metrics": {name: asdict(metric) for name, metric in scores.metrics.items()},
-            "headline": list(benchmark.headline),
+            "headline": [name for name in benchmark.headline if name in scores.metrics],
             "lower_is_better": sorted(benchmark.lower_is_better),
             "per_task": {task: dict(values) for task, values in scores.per_task.items()},
             "notes": list(scores.notes),
@@ -130,6 +134,36 @@ def write_result(path: Path, benchmark: Benchmark, evaluation: Evaluation, about
     )
 
 
+class _Progress:
+    """Counts answers, and averages what the benchmark sees in them at a glance."""
+
+    def __init__(self, benchmark: Benchmark, on_progress: OnProgress, wanted: int) -> None:
+        self._benchmark = benchmark
+        self._on_progress = on_progress
+        self._wanted = wanted
+        self._done = 0
+        self._values: list[float] = []
+
+    def start(self, lines: Iterable[Mapping[str, Any]]) -> None:
+        for line in lines:
+            self._count(line)
+        self._tell()
+
+    def add(self, line: Mapping[str, Any]) -> None:
+        self._count(line)
+        self._tell()
+
+    def _count(self, line: Mapping[str, Any]) -> None:
+        self._done += 1
+        value = self._benchmark.glance(answer_of(line))
+        if value is not None:
+            self._values.append(value)
+
+    def _tell(self) -> None:
+        score = sum(self._values) / len(self._values) if self._values else None
+        self._on_progress(self._done, self._wanted, score)
+
+
 def _keyed(requests: Sequence[Request], samples_per_task: int) -> dict[AnswerKey, Request]:
     keyed: dict[AnswerKey, Request] = {}
     for request in requests:
@@ -139,86 +173,24 @@ def _keyed(requests: Sequence[Request], samples_per_task: int) -> dict[AnswerKey
     return keyed
 
 
-def answer_seed(seed: int, key: AnswerKey) -> int:
-    """One seed for each answer."""
-    task_id, setting, sample = key
-    return int(hash_address(seed, stream_id(task_id), stream_id(setting), sample))
+def _characters(request: Request) -> int:
+    if isinstance(request, LikelihoodRequest):
+        return len(request.context or "") + len(request.text)
+    return len(request.prefix) + len(request.suffix or "")
 
 
-def _answer(
-    asked: Asked, pending: dict[AnswerKey, Request], sequence_length: int
-) -> Iterator[tuple[AnswerKey, dict[str, Any]]]:
-    asked.lm.module.eval()
-    texts = {key: r for key, r in pending.items() if isinstance(r, LikelihoodRequest)}
-    blanks = {key: r for key, r in pending.items() if isinstance(r, GenerationRequest)}
-    yield from _score_likelihoods(asked, texts, sequence_length)
-    yield from _write_answers(asked, blanks)
-
-
-def _score_likelihoods(
-    asked: Asked, requests: dict[AnswerKey, LikelihoodRequest], sequence_length: int
-) -> Iterator[tuple[AnswerKey, dict[str, Any]]]:
-    keys = list(requests)
-    texts = [TextToScore(requests[key].text, answer_seed(asked.seed, key)) for key in keys]
-    started = time.perf_counter()
-    found = score_texts(
-        asked.lm, asked.tokenizer, texts, sequence_length, asked.likelihood_draws, asked.likelihood_estimator
-    )
-    for key, scored in zip(keys, found, strict=True):
-        seconds, started = time.perf_counter() - started, time.perf_counter()
-        yield key, {**asdict(scored), "seconds": seconds}
-
-
-def _write_answers(
-    asked: Asked, requests: dict[AnswerKey, GenerationRequest]
-) -> Iterator[tuple[AnswerKey, dict[str, Any]]]:
-    keys = list(requests)
-    count = count_tokens(asked.tokenizer)
-    blanks = [
-        Blank(
-            _prefix(asked, requests[key]),
-            requests[key].suffix,
-            _length(requests[key], asked.options, count),
-            answer_seed(asked.seed, key),
-        )
-        for key in keys
-    ]
-    for index, written in write(
-        asked.lm, asked.tokenizer, blanks, asked.sampler, asked.options, asked.batch_size
-    ):
-        request = requests[keys[index]]
-        reference = request.reference
-        yield (
-            keys[index],
-            {
-                "prefix": request.prefix,
-                "suffix": request.suffix,
-                "text": _cut(written.text, request.stop),
-                "reference": reference,
-                "tokens": list(written.tokens),
-                "reference_tokens": []
-                if reference is None
-                else encode(asked.tokenizer, reference, asked.lm.mask_token_id, "reference"),
-                "kept_tokens": written.kept_tokens,
-                "forward_passes": written.forward_passes,
-                "seconds": written.seconds,
-            },
-        )
-
-
-def _prefix(asked: Asked, request: GenerationRequest) -> str:
-    if asked.chat and request.suffix is None:
-        return chat_prompt(asked.tokenizer, request.prefix)
-    return request.prefix
-
-
-def _length(request: GenerationRequest, options: DecoderOptions, count: Callable[[str], int]) -> int:
-    if request.length == "oracle":
-        assert request.reference is not None
-        return count(request.reference)
-    return request.length or options.max_new_tokens
-
-
-def _cut(text: str, stop: tuple[str, ...]) -> str:
-    ends = [text.index(word) for word in stop if word in text]
-    return text[: min(ends)] if ends else text
+def _check_same_requests(wanted: Mapping[AnswerKey, Request], answers: AnswerFile) -> None:
+    """The settings' digest doesn't know what a file of problems holds."""
+    for key, request in wanted.items():
+        line = answers.lines.get(key)
+        if line is None:
+            continue
+        if isinstance(request, GenerationRequest):
+            same = (line.get("prefix"), line.get("suffix")) == (request.prefix, request.suffix)
+        else:
+            same = line.get("request") in (None, fingerprint(request))
+        if not same:
+            raise UserError(
+                f"{answers.path}: the answer to {key[0]} was given to another prompt, so the benchmark's "
+                f"problems have changed: keep it by choosing another `output`, or delete the file"
+            )

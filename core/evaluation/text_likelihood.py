@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
+from opendllm.core.toolkit.draws import hash_address
 from opendllm.core.toolkit.likelihood import Estimator, log_likelihood
 from opendllm.core.toolkit.segments import inputs_from_mask
 from opendllm.registries.backbones import DiffusionLM
+from opendllm.registries.sequences import ModelInputs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -20,10 +23,12 @@ ROWS_AT_ONCE = 8
 
 @dataclass(frozen=True)
 class TextToScore:
-    """A text, and the seed of its Monte-Carlo draws."""
+    """A text with the seed of its Monte-Carlo draws; `context` and `greedy` as in LikelihoodRequest."""
 
     text: str
     seed: int
+    context: str | None = None
+    greedy: bool = False
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,7 @@ class ScoredText:
     variance: float
     tokens: int
     bytes: int
+    greedy: bool | None
 
 
 def score_texts(
@@ -44,36 +50,147 @@ def score_texts(
     draws: int,
     estimator: Estimator = "llada",
 ) -> Iterator[ScoredText]:
-    """Each text's likelihood given its first token, in order; texts are cut after `longest` tokens.
+    """Each text's likelihood given its context, in order.
 
-    A text of fewer than two tokens has none that could be scored, and counts for nothing.
+    Without a context the text's first token is given, and it is cut after `longest` tokens. A context is
+    cut from the left, and a text that is too long all the same is scored in windows, one after another.
+    A text that has nothing to score counts for nothing.
+    """
+    windows = [_windows(tokenizer, lm, text, longest) for text in texts]
+    flat = [
+        (int(hash_address(text.seed, number)) if number else text.seed, text.greedy, window)
+        for text, of_text in zip(texts, windows, strict=True)
+        for number, window in enumerate(of_text)
+    ]
+    scored = _score_windows(lm, flat, draws, estimator)
+    for text, of_text in zip(texts, windows, strict=True):
+        parts = [next(scored) for _ in of_text]
+        yield ScoredText(
+            sum(part.log_likelihood for part in parts),
+            sum(part.variance for part in parts),
+            sum(part.tokens for part in parts),
+            sum(part.bytes for part in parts),
+            all(part.greedy for part in parts) if text.greedy else None,
+        )
+
+
+def _score_windows(
+    lm: DiffusionLM, windows: Sequence[tuple[int, bool, _Window]], draws: int, estimator: Estimator
+) -> Iterator[ScoredText]:
+    """Each window's likelihood, `ROWS_AT_ONCE` together.
+
+    Args:
+        lm: the model.
+        windows: (seed, whether greedy decoding is asked for, window).
+        draws: see `log_likelihood`.
+        estimator: see `log_likelihood`.
     """
     device = next(lm.module.parameters()).device
-    for start in range(0, len(texts), ROWS_AT_ONCE):
-        group = texts[start : start + ROWS_AT_ONCE]
-        encoded = [_encode(tokenizer, text.text, longest) for text in group]
-        width = max(1, *(len(ids) for ids, _ in encoded))
+    for start in range(0, len(windows), ROWS_AT_ONCE):
+        group = windows[start : start + ROWS_AT_ONCE]
+        width = max(1, *(len(window.ids) for _, _, window in group))
         tokens = torch.zeros(len(group), width, dtype=torch.int64)
         real = torch.zeros(len(group), width, dtype=torch.bool)
-        for row, (ids, _) in enumerate(encoded):
-            tokens[row, : len(ids)] = torch.tensor(ids)
-            real[row, : len(ids)] = True
-        scorable = real.clone()
-        scorable[:, 0] = False
-        seeds = torch.tensor([text.seed for text in group], device=device)
+        scorable = torch.zeros(len(group), width, dtype=torch.bool)
+        for place, (_, _, window) in enumerate(group):
+            tokens[place, : len(window.ids)] = torch.tensor(window.ids)
+            real[place, : len(window.ids)] = True
+            scorable[place, window.given : len(window.ids)] = True
+        scorable = scorable.to(device)
+        seeds = torch.tensor([seed for seed, _, _ in group], device=device)
         inputs = inputs_from_mask(tokens.to(device), real.to(device))
-        found = log_likelihood(lm, inputs, scorable.to(device), draws, seeds, estimator=estimator)
-        for row, (ids, size) in enumerate(encoded):
+        found = log_likelihood(lm, inputs, scorable, draws, seeds, estimator=estimator)
+        asked = torch.tensor([greedy for _, greedy, _ in group], device=device)
+        written = would_write(lm, inputs, scorable & asked[:, None])
+        for place, (_, _, window) in enumerate(group):
             yield ScoredText(
-                float(found.log_likelihood[row]), float(found.variance[row]), max(0, len(ids) - 1), size
+                float(found.log_likelihood[place]),
+                float(found.variance[place]),
+                max(0, len(window.ids) - window.given),
+                window.bytes,
+                bool(written[place]),
             )
 
 
-def _encode(tokenizer: PreTrainedTokenizerFast, text: str, longest: int) -> tuple[list[int], int]:
-    """The text's ids, cut, and how many UTF-8 bytes all but the first one spell."""
-    encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+@torch.no_grad()
+def would_write(lm: DiffusionLM, inputs: ModelInputs, wanted: Tensor) -> Tensor:
+    """[B] bool: whether greedy decoding writes the very tokens that stand at `wanted`.
+
+    One token a step, each time the one that the model is surest of (LLaDA's
+    `suffix_greedy_prediction`, ML-GSAI/LLaDA eval_llada.py); a causal model's from left to right, a
+    block-causal one's block by block. A row is given up at its first other token.
+
+    Args:
+        lm: the model.
+        inputs: B clean rows.
+        wanted: [B, L] bool; a row without any is written.
+    """
+    blocks = lm.attention.blocks(inputs.positions)
+    order = torch.zeros_like(inputs.tokens) if blocks is None else blocks
+    masked = wanted.clone()
+    alive = torch.ones(wanted.shape[0], dtype=torch.bool, device=wanted.device)
+    while bool((masked & alive[:, None]).any()):
+        rows = (masked.any(-1) & alive).nonzero()[:, 0]
+        hidden = masked[rows]
+        first = order[rows].masked_fill(~hidden, torch.iinfo(torch.int64).max).min(-1, keepdim=True).values
+        now = hidden & (order[rows] == first)
+        read = inputs.rows(rows).with_tokens(torch.where(hidden, lm.mask_token_id, inputs.tokens[rows]))
+        logits = lm.project(lm.hidden_states(read)[now]).float()
+        if lm.mask_token_id < logits.shape[-1]:
+            logits[:, lm.mask_token_id] = -torch.inf
+        sure, token = logits.softmax(-1).max(-1)
+        confidence = torch.full(now.shape, -1.0, device=now.device)
+        confidence[now] = sure
+        proposed = torch.zeros_like(inputs.tokens[rows])
+        proposed[now] = token
+        place = confidence.argmax(-1, keepdim=True)
+        alive[rows] = (proposed.gather(1, place) == inputs.tokens[rows].gather(1, place))[:, 0]
+        masked[rows[:, None], place] = False
+    return alive
+
+
+@dataclass(frozen=True)
+class _Window:
+    """Token ids of which the first `given` are not scored, and the UTF-8 bytes of the others."""
+
+    ids: list[int]
+    given: int
+    bytes: int
+
+
+def _windows(
+    tokenizer: PreTrainedTokenizerFast, lm: DiffusionLM, text: TextToScore, longest: int
+) -> list[_Window]:
+    if text.context is not None:
+        return _continuation(tokenizer, lm, text.context, text.text, longest)
+    encoding = tokenizer(text.text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     ids: list[int] = encoding["input_ids"][:longest]
     if len(ids) < 2:
-        return ids, 0
+        return [_Window(ids, 1, 0)]
     offsets = encoding["offset_mapping"][: len(ids)]
-    return ids, len(text[offsets[0][1] : offsets[-1][1]].encode())
+    return [_Window(ids, 1, len(text.text[offsets[0][1] : offsets[-1][1]].encode()))]
+
+
+def _continuation(
+    tokenizer: PreTrainedTokenizerFast, lm: DiffusionLM, context: str, text: str, longest: int
+) -> list[_Window]:
+    """As lm-eval and LLaDA split it: trailing spaces of the context belong to what follows.
+
+    An empty context is the token that starts documents, or else the one that ends them. The first window
+    has as much of the context as fits; each further one has the token before it.
+    """
+    kept = context.rstrip()
+    text = context[len(kept) :] + text
+    whole: list[int] = tokenizer(kept + text, add_special_tokens=False, verbose=False)["input_ids"]
+    given: list[int] = tokenizer(kept, add_special_tokens=False, verbose=False)["input_ids"] if kept else []
+    scored = whole[len(given) :]
+    if not given:
+        starts = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else lm.eos_token_id
+        given = [] if starts is None else [starts]
+    first = scored[: longest - 1]
+    given = given[-(longest - len(first)) :]
+    windows = [_Window([*given, *first], len(given), len(text.encode()))]
+    for start in range(len(first), len(scored), longest - 1):
+        part = scored[start : start + longest - 1]
+        windows.append(_Window([scored[start - 1], *part], 1, 0))
+    return windows

@@ -56,7 +56,7 @@ def validate(source: Source, model: type[Manifest], file: type[Manifest]) -> Man
     try:
         return model.model_validate(source.data)
     except ValidationError as error:
-        raise ManifestError(list(_complaints(error, source, file, ()))) from error
+        raise ManifestError(list(complaints_of(error, source, file))) from error
 
 
 def check_plugins(manifest: Manifest, source: Source, plugins: Plugins) -> None:
@@ -77,7 +77,7 @@ def check_plugins(manifest: Manifest, source: Source, plugins: Plugins) -> None:
         try:
             return registration.options.model_validate(choice.options)
         except ValidationError as error:
-            complaints.extend(_complaints(error, source, registration.options, (*path, "options")))
+            complaints.extend(complaints_of(error, source, registration.options, (*path, "options")))
             return None
 
     backbone = options_of("backbones", manifest.model.backbone, ("model", "backbone"))
@@ -197,9 +197,10 @@ def _collect(complaints: list[Complaint], source: Source, path: KeyPath, check: 
         complaints.append(Complaint(source.place(path), _dotted(path), str(error)))
 
 
-def _complaints(
-    error: ValidationError, source: Source, model: type[BaseModel], prefix: KeyPath
+def complaints_of(
+    error: ValidationError, source: Source, model: type[BaseModel], prefix: KeyPath = ()
 ) -> Iterator[Complaint]:
+    """What pydantic found, each with the place that it was said at."""
     for detail in error.errors():
         path: KeyPath = (*prefix, *detail["loc"])
         if detail["type"] == "extra_forbidden":

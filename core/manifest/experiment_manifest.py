@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from opendllm.core.manifest.checks import Complaint, ManifestError, check_plugins, validate
-from opendllm.core.manifest.schema import NAME_PATTERN, ExperimentManifest, Manifest
+from opendllm.core.manifest.published import read_published
+from opendllm.core.manifest.schema import NAME_PATTERN, ExperimentManifest, Manifest, PublishedFigures
 from opendllm.core.manifest.sources import Place, Source, merge, override, parse_value, read_yaml
 from opendllm.registries.discovery import Plugins
 from opendllm.registries.errors import UserError
@@ -19,7 +20,7 @@ from opendllm.registries.registry import did_you_mean
 
 DATA_FOLDER = "data"
 """Where a run keeps its prepared data, beside its variants' folders."""
-_OWN_KEYS = ("extends", "variants", "seeds")
+_OWN_KEYS = ("extends", "variants", "seeds", "published")
 WHOLE_EXPERIMENT_KEYS = (*_OWN_KEYS, "name", "description", "output")
 """What no variant can change."""
 
@@ -46,6 +47,7 @@ class Experiment:
     description: str
     output: Path
     variants: tuple[Variant, ...]
+    published: tuple[PublishedFigures, ...] = ()
 
     def resolved(self) -> dict[str, Any]:
         """The experiment as one self-contained manifest, every variant spelled out."""
@@ -53,10 +55,12 @@ class Experiment:
             variant.name: variant.manifest.model_dump(mode="json", exclude={"name", "description", "output"})
             for variant in self.variants
         }
+        published = [figures.model_dump(mode="json") for figures in self.published]
         return {
             "name": self.name,
             "description": self.description,
             "output": str(self.output),
+            **({"published": published} if published else {}),
             "variants": variants,
         }
 
@@ -99,7 +103,11 @@ def read_experiment(path: Path, settings: Sequence[str], plugins: Plugins) -> Ex
         raise ManifestError(complaints)
     first = variants[0].manifest
     return Experiment(
-        first.name, first.description, Path(first.output or f"runs/{first.name}"), tuple(variants)
+        first.name,
+        first.description,
+        Path(first.output or f"runs/{first.name}"),
+        tuple(variants),
+        read_published(source),
     )
 
 
@@ -199,7 +207,8 @@ def _parse_setting(setting: str) -> tuple[str, Any]:
     if not equals or not all(key.split(".")):
         raise UserError(f"--set {setting!r}: write it as a.b=value")
     top = key.split(".")[0]
-    settable = [name for name in ExperimentManifest.model_fields if name not in ("extends", "variants")]
+    fixed = ("extends", "variants", "published")
+    settable = [name for name in ExperimentManifest.model_fields if name not in fixed]
     if top not in settable:
         hint = did_you_mean(top, settable)
         raise UserError(f"--set {key}: a manifest has no key {top!r} that can be set; {hint}")

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from opendllm.core.decoding.options import DecoderOptions
+from opendllm.registries.benchmarks import IsolationLevel
 
 MASK_TOKEN = "<|mask|>"  # noqa: S105 (no password)
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
@@ -167,6 +168,23 @@ class Manifest(Section):
     train: Train | None = Field(None, description="Without it the model is evaluated as it is.")
     generate: Generate = Generate()
     evaluate: tuple[Evaluate, ...] = ()
+    allow_code_execution: bool = Field(
+        False, description="Whether benchmarks may run what the model wrote, in a sandbox, to score it."
+    )
+    isolation: IsolationLevel | None = Field(
+        None, description="The weakest sandbox that will do; by default the strongest of this machine."
+    )
+
+
+class PublishedFigures(Section):
+    """What others measured, for the report to put beside what is measured here."""
+
+    model: str = Field(description="Whose figures they are.")
+    benchmark: str = Field(
+        pattern=NAME_PATTERN, description="The label of the `evaluate` entry they go with."
+    )
+    metrics: dict[str, float] = Field(min_length=1, description="Metric -> value, as a result here has it.")
+    source: str = Field(min_length=1, description="Where they were published, and when that was read.")
 
 
 class ExperimentManifest(Manifest):
@@ -174,6 +192,10 @@ class ExperimentManifest(Manifest):
 
     extends: str | None = Field(
         None, description="Another manifest, relative to this one; this one overrides it."
+    )
+    published: str | tuple[PublishedFigures, ...] = Field(
+        (),
+        description="Figures for the report to quote, or a YAML file with a list of them under `figures`.",
     )
     seeds: tuple[int, ...] | None = Field(None, description="Repeats every variant with each of these seeds.")
     variants: dict[str, Any] = Field(

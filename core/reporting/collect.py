@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from opendllm.core.reporting.json_files import as_integer, as_text, get_object, read_object
-from opendllm.core.reporting.records import Run, Study, Variant
+from opendllm.core.reporting.json_files import as_integer, as_number, as_text, get_object, read_object
+from opendllm.core.reporting.records import Published, Run, Study, Variant
 from opendllm.core.reporting.variant_files import read_result, read_samples, read_training
 from opendllm.registries.errors import UserError
 
@@ -94,7 +94,19 @@ def _read_run(folder: Path, label: str) -> Run:
         manifest=manifest.text,
         benchmarks=tuple(dict.fromkeys([*first, *sorted(benchmarks)])),
         variants=tuple(_finish(variant, variants, label) for variant in ordered),
+        published=tuple(_published(folder / MANIFEST, manifest.values)),
     )
+
+
+def _published(path: Path, manifest: Mapping[str, Any]) -> Iterator[Published]:
+    """The figures that a resolved manifest quotes; an incomplete one is left out."""
+    quoted = manifest.get("published")
+    for entry in quoted if isinstance(quoted, list) else ():
+        model, benchmark, source = (as_text(_get(entry, key)) for key in ("model", "benchmark", "source"))
+        if model and benchmark and source:
+            given = get_object(entry, "metrics", path)
+            metrics = {name: value for name in given if (value := as_number(given[name])) is not None}
+            yield Published(model, benchmark, metrics, source)
 
 
 def _read_manifest(path: Path) -> _Manifest:

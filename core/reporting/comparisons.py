@@ -1,4 +1,4 @@
-"""Differences between variants on the same tasks, with a paired bootstrap's 95 % interval."""
+"""Differences between variants on the same tasks: a paired bootstrap's 95 % interval, McNemar's test."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ class Comparison:
     Attributes:
         tasks: how many tasks both answered.
         verdict: "undecided" where the interval holds 0.
+        mcnemar_p: of the exact test, where every task is passed or failed; else None.
     """
 
     benchmark: str
@@ -37,6 +38,7 @@ class Comparison:
     low: float
     high: float
     verdict: Verdict
+    mcnemar_p: float | None = None
 
 
 def compare(study: Study) -> tuple[Comparison, ...]:
@@ -52,9 +54,10 @@ def compare(study: Study) -> tuple[Comparison, ...]:
             reference = baseline.per_task(benchmark, metric)
             for other in others:
                 values = other.per_task(benchmark, metric)
-                differences = [values[task] - reference[task] for task in reference if task in values]
-                if not differences:
+                pairs = [(reference[task], values[task]) for task in reference if task in values]
+                if not pairs:
                     continue
+                differences = [after - before for before, after in pairs]
                 mean, low, high = paired_interval(differences)
                 found.append(
                     Comparison(
@@ -67,6 +70,7 @@ def compare(study: Study) -> tuple[Comparison, ...]:
                         low=low,
                         high=high,
                         verdict=_verdict(low, high, study.lower_is_better(benchmark, metric)),
+                        mcnemar_p=_mcnemar(pairs),
                     )
                 )
     return tuple(found)
@@ -87,6 +91,27 @@ def paired_interval(differences: Sequence[float]) -> tuple[float, float, float]:
     generator = random.Random(0)  # noqa: S311 (no secret: a report made twice is the same)
     means = sorted(sum(generator.choices(differences, k=size)) / size for _ in range(RESAMPLES))
     return mean, _quantile(means, 0.025), _quantile(means, 0.975)
+
+
+def mcnemar_exact(only_first: int, only_second: int) -> float:
+    """The two-sided p-value of McNemar's exact test (Psychometrika 12, 1947; binomial form).
+
+    Args:
+        only_first: tasks that only the first one passed.
+        only_second: tasks that only the second one passed.
+    """
+    discordant = only_first + only_second
+    tail = sum(math.comb(discordant, count) for count in range(min(only_first, only_second) + 1))
+    return min(1.0, float(2 * tail / 2**discordant))
+
+
+def _mcnemar(pairs: Sequence[tuple[float, float]]) -> float | None:
+    """None where a task is neither passed nor failed but something between."""
+    if any(value not in (0.0, 1.0) for pair in pairs for value in pair):
+        return None
+    return mcnemar_exact(
+        sum(before > after for before, after in pairs), sum(after > before for before, after in pairs)
+    )
 
 
 def _quantile(ordered: Sequence[float], share: float) -> float:

@@ -22,6 +22,7 @@ def render_json(study: Study, comparisons: Sequence[Comparison]) -> str:
         ],
         "variants": {variant.label: _variant(variant) for variant in study.variants},
         "repeats": _repeats(study),
+        "published": [asdict(figures) for figures in study.published],
         "comparisons": [asdict(comparison) for comparison in comparisons],
         "provenance": {
             "plugins": {variant.label: dict(variant.plugins) for variant in study.variants},

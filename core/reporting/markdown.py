@@ -60,7 +60,8 @@ def _differences(comparisons: Sequence[Comparison]) -> list[str]:
         return ["None: no two variants have a headline metric task by task."]
     baseline = _escape(comparisons[0].baseline)
     return [
-        f"Mean over the tasks that both answered, minus {baseline}'s; 95 % paired-bootstrap interval.",
+        f"Mean over the tasks that both answered, minus {baseline}'s; 95 % paired-bootstrap interval; exact "
+        f"McNemar test where tasks are passed or failed.",
         _table(tables.comparison_table(comparisons)),
     ]
 

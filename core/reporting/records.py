@@ -113,6 +113,16 @@ class Variant:
 
 
 @dataclass(frozen=True)
+class Published:
+    """What others measured of a model; `benchmark` is the name of the result beside which it stands."""
+
+    model: str
+    benchmark: str
+    metrics: Mapping[str, float]
+    source: str
+
+
+@dataclass(frozen=True)
 class Run:
     """One run folder; `benchmarks` names its results in the manifest's order."""
 
@@ -124,6 +134,7 @@ class Run:
     manifest: str
     benchmarks: tuple[str, ...]
     variants: tuple[Variant, ...]
+    published: tuple[Published, ...] = ()
 
     @property
     def digest(self) -> str | None:
@@ -146,6 +157,14 @@ class Study:
     def variants(self) -> tuple[Variant, ...]:
         """Of all runs, in order; the first one is what the others are compared with."""
         return tuple(variant for run in self.runs for variant in run.variants)
+
+    @property
+    def published(self) -> tuple[Published, ...]:
+        """What the runs' manifests quote, each figure once."""
+        unique = {
+            (figures.model, figures.benchmark): figures for run in self.runs for figures in run.published
+        }
+        return tuple(unique.values())
 
     @property
     def benchmarks(self) -> tuple[str, ...]:

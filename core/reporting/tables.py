@@ -112,12 +112,13 @@ def speed_table(study: Study) -> Table:
 
 def comparison_table(comparisons: Sequence[Comparison]) -> Table:
     """Paired differences from the first variant."""
-    header = ("variant", "benchmark", "metric", "verdict", "difference", "tasks")
+    header = ("variant", "benchmark", "metric", "verdict", "difference", "McNemar p", "tasks")
     rows = [
         (
             *_row(comparison.variant, comparison.benchmark, comparison.metric),
             Cell(comparison.verdict, mark=None if comparison.verdict == "undecided" else comparison.verdict),
             Cell(signed(comparison.difference), interval(comparison.low, comparison.high)),
+            Cell(number(comparison.mcnemar_p)),
             Cell(count(comparison.tasks)),
         )
         for comparison in comparisons
@@ -143,6 +144,11 @@ def notes(study: Study) -> tuple[str, ...]:
         for result in study.results(benchmark)
         for note in result.notes
     ]
+    quoted: dict[str, dict[str, None]] = {}
+    for figures in study.published:
+        if figures.benchmark in study.benchmarks:
+            quoted.setdefault(figures.source, {})[figures.model] = None
+    found += [f"published figures of {', '.join(models)}: {source}" for source, models in quoted.items()]
     found += [
         f"{variant.label}: {variant.training.unreadable_lines} lines of its train.jsonl could not be read"
         for variant in study.variants
@@ -156,7 +162,7 @@ def _row(*values: str) -> tuple[Cell, ...]:
 
 
 def _metric_table(study: Study, benchmark: str, metrics: Sequence[str]) -> Table:
-    """A row for each variant; below the seeds of a repeated one, their mean."""
+    """A row for each variant; below the seeds of a repeated one, their mean; then what was published."""
     header = ["variant"]
     for metric in metrics:
         header.append(f"{metric} {'↓' if study.lower_is_better(benchmark, metric) else '↑'}")
@@ -176,6 +182,10 @@ def _metric_table(study: Study, benchmark: str, metrics: Sequence[str]) -> Table
                 for metric in metrics
             ]
             rows.append((Cell(contender.name, "mean ± sd"), *means))
+    for figures in study.published:
+        if figures.benchmark == benchmark and any(metric in figures.metrics for metric in metrics):
+            values = [Cell(number(figures.metrics.get(metric))) for metric in metrics]
+            rows.append((Cell(figures.model, "published"), *values))
     return Table(tuple(header), tuple(rows))
 
 

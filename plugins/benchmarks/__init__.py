@@ -1,8 +1,11 @@
 """Benchmarks: names, options and where each is implemented."""
 
-from pydantic import Field
+from typing import Literal
 
-from opendllm.registries import PluginOptions, Register
+from pydantic import ConfigDict, Field
+
+from opendllm.core.toolkit.infilling_lengths import STANDARD_LENGTHS, Length
+from opendllm.registries import PluginOptions, ProblemFileOptions, Register
 
 HERE = "opendllm.plugins.benchmarks"
 
@@ -26,13 +29,188 @@ class StdlibInfillingOptions(PluginOptions):
     )
 
 
+class ProgramOptions(ProblemFileOptions):
+    """Options of a benchmark that runs what the model wrote."""
+
+    memory_gib: float = Field(
+        4.0, gt=0, description="Address space of a program, in GiB; one that needs more fails."
+    )
+
+
+class AssertionOptions(ProgramOptions):
+    """Options of a benchmark whose tests assert."""
+
+    timeout: float = Field(3.0, gt=0, description="Seconds that a program and its tests may take.")
+
+
+class HumanEvalOptions(AssertionOptions):
+    """Options of HumanEval."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"problems": "humaneval.jsonl"}]})
+
+    protocol: Literal["openai", "open-dllm"] = Field(
+        "openai",
+        description="How answers become programs: after the prompt, or through EvalPlus's sanitizer, too.",
+    )
+
+
+class MbppOptions(AssertionOptions):
+    """Options of MBPP."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"problems": "mbpp.jsonl"}]})
+
+    timeout: float = Field(
+        10.0,
+        gt=0,
+        description="Seconds that a program and its tests may take; 3 in other harnesses, which the "
+        "published solution of Mbpp/123 needs on a slow machine.",
+    )
+
+    protocol: Literal["docstring", "open-dllm"] = Field(
+        "docstring",
+        description="How tasks are put: as a docstring with its tests, or as Open-dLLM did, before a fence.",
+    )
+    tasks: Literal["test", "all"] = Field(
+        "test", description="The test split (tasks 11 to 510), or every task of the file."
+    )
+
+
+class MbppSanitizedOptions(MbppOptions):
+    """Options of sanitized MBPP."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"problems": "mbpp-sanitized.jsonl"}]})
+
+
+class DifferentialOptions(ProgramOptions):
+    """Options of EvalPlus's benchmarks."""
+
+    min_time_limit: float = Field(
+        4.0, gt=0, description="Seconds that a call may take at least (1 in EvalPlus 0.3.1, 4 in later ones)."
+    )
+    gt_time_limit_factor: float = Field(
+        4.0, gt=0, description="A call may take so many times what the published solution takes."
+    )
+    protocol: Literal["evalplus", "open-dllm"] = Field(
+        "evalplus", description="Whose prompts and stop strings: EvalPlus's for base models, or Open-dLLM's."
+    )
+
+
+class HumanEvalPlusOptions(DifferentialOptions):
+    """Options of HumanEval+."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"problems": "humaneval-plus.jsonl"}]})
+
+
+class MbppPlusOptions(DifferentialOptions):
+    """Options of MBPP+."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"problems": "mbpp-plus.jsonl"}]})
+
+
+class HumanEvalInfillingOptions(AssertionOptions):
+    """Options of HumanEval infilling."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"problems": "humaneval-infilling.jsonl"}]})
+
+    subset: Literal["single-line", "multi-line", "random-span", "random-span-light"] = Field(
+        "single-line", description="What is hidden: one line, several, or any span of characters."
+    )
+    lengths: tuple[Length, ...] = Field(
+        STANDARD_LENGTHS,
+        min_length=1,
+        description="The lengths to ask at, in tokens; `oracle` is the hidden text's own.",
+    )
+
+
+class SantacoderFimOptions(ProblemFileOptions):
+    """Options of SantaCoder's fill-in-the-middle benchmark."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"problems": "santacoder-fim.jsonl"}]})
+
+    languages: tuple[Literal["py", "js", "java"], ...] = Field(
+        ("py",), min_length=1, description="Which of its languages are asked."
+    )
+    lengths: tuple[Length, ...] = Field(
+        STANDARD_LENGTHS,
+        min_length=1,
+        description="The lengths to ask at, in tokens; `oracle` is the hidden line's own.",
+    )
+    protocol: Literal["open-dllm", "santacoder"] = Field(
+        "open-dllm", description="How prompts are put: with a newline at their end, or as published."
+    )
+
+
+class LmEvalOptions(PluginOptions):
+    """Options of the tasks of lm-evaluation-harness."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"task": "addition", "folder": "tasks"}]})
+
+    task: str = Field(description="Name of a task or group, as `lm_eval ls tasks` lists them.")
+    folder: str | None = Field(
+        None,
+        description="Folder of task files in YAML, to look for the task there only; the functions that they "
+        "name are run.",
+    )
+    num_fewshot: int | None = Field(
+        None, ge=0, description="Examples in each prompt; by default the task's own number."
+    )
+
+
 def register_all(register: Register) -> None:
     """Register every built-in benchmark."""
+    register(
+        "humaneval",
+        options=HumanEvalOptions,
+        target=f"{HERE}.humaneval:HumanEval",
+        summary="164 Python functions from their docstrings; pass@k of OpenAI's own tests",
+    )
+    register(
+        "humaneval-plus",
+        options=HumanEvalPlusOptions,
+        target=f"{HERE}.evalplus:HumanEvalPlus",
+        summary="HumanEval with EvalPlus's many more tests and its way of comparing",
+    )
+    register(
+        "humaneval-infilling",
+        options=HumanEvalInfillingOptions,
+        target=f"{HERE}.humaneval_infilling:HumanEvalInfilling",
+        summary="fill in a hidden part of HumanEval's solutions; pass@k of the function's tests",
+    )
+    register(
+        "mbpp",
+        options=MbppOptions,
+        target=f"{HERE}.mbpp:Mbpp",
+        summary="500 basic Python tasks, each with three asserts; pass@k",
+    )
+    register(
+        "mbpp-sanitized",
+        options=MbppSanitizedOptions,
+        target=f"{HERE}.mbpp:MbppSanitized",
+        summary="the tasks of MBPP that its authors checked by hand; pass@k",
+    )
+    register(
+        "mbpp-plus",
+        options=MbppPlusOptions,
+        target=f"{HERE}.evalplus:MbppPlus",
+        summary="MBPP with EvalPlus's many more tests and its way of comparing",
+    )
+    register(
+        "lm-eval",
+        options=LmEvalOptions,
+        target=f"{HERE}.lm_eval_task:LmEvalTask",
+        summary="any task of lm-evaluation-harness, by name or from a folder of YAML files",
+    )
     register(
         "perplexity",
         options=PerplexityOptions,
         target=f"{HERE}.perplexity:Perplexity",
         summary="ELBO of held-out documents, in nats a token and bits a byte",
+    )
+    register(
+        "santacoder-fim",
+        options=SantacoderFimOptions,
+        target=f"{HERE}.santacoder_fim:SantacoderFim",
+        summary="fill in a hidden line of a Python, JavaScript or Java program; exact match",
     )
     register(
         "stdlib-infilling",

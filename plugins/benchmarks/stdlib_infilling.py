@@ -5,15 +5,20 @@ from __future__ import annotations
 import ast
 import itertools
 import textwrap
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 
 from opendllm.core.toolkit.draws import stream_id, uniform
-from opendllm.core.toolkit.statistics import bootstrap_mean
+from opendllm.core.toolkit.infilling_lengths import Length, setting_of
+from opendllm.core.toolkit.scores_by_setting import (
+    lower_is_better,
+    mean_by_task,
+    output_shares,
+    parses_as_python,
+    scores_by_setting,
+)
 from opendllm.core.toolkit.stdlib_source import stdlib_documents
 from opendllm.plugins.benchmarks import StdlibInfillingOptions
 from opendllm.registries.benchmarks import (
@@ -22,7 +27,6 @@ from opendllm.registries.benchmarks import (
     BenchmarkContext,
     GeneratedText,
     GenerationRequest,
-    Metric,
     Scores,
 )
 from opendllm.registries.corpora import Document
@@ -58,7 +62,8 @@ class StdlibInfilling(Benchmark):
 
     def __init__(self, options: StdlibInfillingOptions) -> None:
         self._problems = options.problems
-        self._fixed_lengths = options.fixed_lengths
+        self._lengths: tuple[Length, ...] = ("oracle", *options.fixed_lengths)
+        self.lower_is_better = lower_is_better([setting_of(length) for length in self._lengths])
         self._context_lines = options.context_lines
         self._hidden: dict[str, HiddenLine] = {}
 
@@ -67,7 +72,6 @@ class StdlibInfilling(Benchmark):
         wanted = self._problems if context.limit is None else min(self._problems, context.limit)
         problems = list(itertools.islice(_hidden_lines(context.seed), wanted))
         self._hidden = {problem.task_id: problem for problem in problems}
-        lengths: tuple[int | Literal["oracle"], ...] = ("oracle", *self._fixed_lengths)
         return [
             GenerationRequest(
                 task_id=problem.task_id,
@@ -75,41 +79,33 @@ class StdlibInfilling(Benchmark):
                 suffix="\n" + "\n".join(problem.after[: self._context_lines]) + "\n",
                 length=length,
                 reference=problem.line,
-                setting="oracle" if length == "oracle" else f"length-{length}",
+                setting=setting_of(length),
             )
             for problem in problems
-            for length in lengths
+            for length in self._lengths
         ]
 
     def score(self, answers: Sequence[Answer]) -> Scores:
         """Every metric for every setting, averaged over samples, then tasks."""
-        by_setting: dict[str, list[GeneratedText]] = defaultdict(list)
-        for answer in answers:
-            if isinstance(answer, GeneratedText):
-                by_setting[answer.setting].append(answer)
-        metrics: dict[str, Metric] = {}
-        per_task: dict[str, dict[str, float]] = defaultdict(dict)
-        for setting, group in by_setting.items():
-            for name in ("token_accuracy", "exact_match", "parses"):
-                values: dict[str, list[float]] = defaultdict(list)
-                for answer in group:
-                    values[answer.task_id].append(self._value(name, answer))
-                means = {task: sum(found) / len(found) for task, found in values.items()}
-                metrics[f"{name}_{setting}"] = bootstrap_mean(list(means.values()))
-                for task, mean in means.items():
-                    per_task[task][f"{name}_{setting}"] = mean
-        return Scores(
-            metrics,
-            per_task,
-            notes=("oracle: as many masks as the hidden line has tokens; length-N: N masks",),
-        )
+        texts = [answer for answer in answers if isinstance(answer, GeneratedText)]
+        values = {
+            name: mean_by_task(texts, lambda answer, name=name: self._value(name, answer))  # type: ignore[misc]
+            for name in ("token_accuracy", "exact_match", "parses")
+        }
+        shares = output_shares(texts, lambda answer: self._value("parses", answer) == 1)
+        note = "oracle: as many masks as the hidden line has tokens; length-N: N masks"
+        return scores_by_setting({**values, **shares}, [note])
+
+    def glance(self, answer: Answer) -> float | None:
+        """Its token accuracy."""
+        return self._value("token_accuracy", answer) if isinstance(answer, GeneratedText) else None
 
     def _value(self, name: str, answer: GeneratedText) -> float:
         problem = self._hidden[answer.task_id]
         if name == "exact_match":
             return float(answer.text == problem.line)
         if name == "parses":
-            return float(_parses(problem.function_with(answer.text)))
+            return float(parses_as_python(problem.function_with(answer.text)))
         longer = max(len(answer.tokens), len(answer.reference_tokens))
         hits = sum(a == b for a, b in zip(answer.tokens, answer.reference_tokens, strict=False))
         return hits / longer
@@ -155,7 +151,7 @@ def _choices(source: str) -> Iterator[tuple[str, list[str], int]]:
         if not isinstance(node, ast.FunctionDef) or node.end_lineno is None:
             continue
         lines = textwrap.dedent("\n".join(source_lines[node.lineno - 1 : node.end_lineno])).split("\n")
-        if not MIN_LINES <= len(lines) <= MAX_LINES or not _parses("\n".join(lines)):
+        if not MIN_LINES <= len(lines) <= MAX_LINES or not parses_as_python("\n".join(lines)):
             continue
         statements = {
             statement.lineno - node.lineno
@@ -171,11 +167,3 @@ def _one_line(statement: ast.stmt) -> bool:
     """Whether it stands on one line; docstrings don't count."""
     is_docstring = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
     return statement.lineno == statement.end_lineno and not is_docstring
-
-
-def _parses(source: str) -> bool:
-    try:
-        ast.parse(textwrap.dedent(source))
-    except (SyntaxError, ValueError, MemoryError, RecursionError):
-        return False
-    return True

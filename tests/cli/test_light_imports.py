@@ -28,6 +28,7 @@ print("LOADED", *sorted({name.partition(".")[0] for name in sys.modules}))
         ["--help"],
         ["run", "--help"],
         ["generate", "--help"],
+        ["score", "--help"],
         ["validate", "experiments/quickstart.yaml"],
         ["plugins"],
         ["plugins", "--json"],

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from opendllm.core.evaluation.answering import answer_seed
 from opendllm.core.evaluation.answers import AnswerFile, answer_of
-from opendllm.core.evaluation.evaluator import answer_seed
+from opendllm.core.evaluation.shards import Shard, deal
 from opendllm.registries.benchmarks import GeneratedText, TextLikelihood
 from opendllm.registries.errors import UserError
 
@@ -41,6 +42,51 @@ def test_answers_of_other_settings_are_refused_and_kept(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"b.jsonl:1 was made with other settings"):
         AnswerFile(path, "two")
     assert path.read_bytes() == before
+
+
+def test_parts_of_several_processes_become_one_file_in_the_order_asked(tmp_path: Path) -> None:
+    path = tmp_path / "b.jsonl"
+    AnswerFile(path, "d").add(("b", "s", 0), GENERATED)
+    second = AnswerFile(path, "d", Shard(1, 2))
+    first = AnswerFile(path, "d", Shard(0, 2))
+    assert second.lines == first.lines
+    first.add(("c", "s", 0), GENERATED)
+    second.add(("a", "s", 0), GENERATED)
+    second.add(("b", "s", 0), {**GENERATED, "text": "made twice by a kill between merging and deleting"})
+    assert len(path.read_text().splitlines()) == 1
+    first.gather([("a", "s", 0), ("b", "s", 0)])
+    assert [json.loads(line)["task_id"] for line in path.read_text().splitlines()] == ["a", "b", "c"]
+    assert first.lines[("b", "s", 0)]["text"] == "x = 1"
+    assert [file.name for file in tmp_path.iterdir()] == ["b.jsonl"]
+
+
+def test_parts_of_a_killed_evaluation_are_taken_in_whatever_the_number_of_processes(tmp_path: Path) -> None:
+    path = tmp_path / "b.jsonl"
+    for rank in range(3):
+        AnswerFile(path, "d", Shard(rank, 3))
+    for rank in range(1, 3):
+        line = {"task_id": str(rank), "setting": "s", "sample": 0, **GENERATED, "digest": "d"}
+        (tmp_path / f"b.jsonl.part-{rank}").write_text(json.dumps(line) + '\n{"task_id": "cut')
+    assert set(AnswerFile(path, "d").lines) == {("1", "s", 0), ("2", "s", 0)}
+    (tmp_path / "b.jsonl.part-0").write_text(json.dumps({**line, "digest": "other"}) + "\n")
+    with pytest.raises(UserError, match=r"b.jsonl.part-0:1 was made with other settings"):
+        AnswerFile(path, "d")
+
+
+def test_a_broken_line_in_the_middle_costs_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "b.jsonl"
+    file = AnswerFile(path, "d")
+    for task in "abc":
+        file.add((task, "s", 0), GENERATED)
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0], lines[1][:20], lines[2]]) + "\n")
+    assert set(AnswerFile(path, "d").lines) == {("a", "s", 0), ("c", "s", 0)}
+    assert path.read_text().splitlines() == [lines[0], lines[2]]
+
+
+def test_every_item_is_dealt_once() -> None:
+    items = list(range(11))
+    assert sorted(item for rank in range(3) for item in deal(items, rank, 3)) == items
 
 
 def test_lines_become_what_benchmarks_are_handed(tmp_path: Path) -> None:

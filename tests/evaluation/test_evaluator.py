@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,14 +13,17 @@ import torch
 
 from opendllm.core.data.tokenizers import train_tokenizer
 from opendllm.core.decoding.options import DecoderOptions
+from opendllm.core.evaluation.answering import Asked, Replica
 from opendllm.core.evaluation.answers import AnswerFile
-from opendllm.core.evaluation.evaluator import Asked, Evaluation, evaluate
+from opendllm.core.evaluation.evaluator import Evaluation, OnProgress, evaluate
 from opendllm.core.evaluation.text_likelihood import TextToScore, score_texts
+from opendllm.core.toolkit.sandbox.launch import LevelUnavailableError
 from opendllm.registries.backbones import DiffusionLM, Vocabulary
 from opendllm.registries.benchmarks import (
     Answer,
     Benchmark,
     BenchmarkContext,
+    CodeExecution,
     GeneratedText,
     GenerationRequest,
     LikelihoodRequest,
@@ -28,6 +33,7 @@ from opendllm.registries.benchmarks import (
 )
 from opendllm.registries.corpora import Document
 from opendllm.registries.discovery import installed_plugins
+from opendllm.registries.errors import UserError
 
 CONTEXT = BenchmarkContext(None, 0, 64, lambda: iter(()))
 TOKENIZER = train_tokenizer([Document("a", "def f(x):\n    return x + 1\n" * 9)], 270)
@@ -54,11 +60,18 @@ class Questions(Benchmark):
         return Scores({}, {})
 
 
-def ask(benchmark: Benchmark, path: Path, batch_size: int = 4, temperature: float = 0.9) -> Evaluation:
+def ask(
+    benchmark: Benchmark,
+    path: Path,
+    batch_size: int = 4,
+    temperature: float = 0.9,
+    replicas: int = 1,
+    context: BenchmarkContext = CONTEXT,
+    on_progress: OnProgress = lambda *_: None,
+) -> Evaluation:
+    sampler = installed_plugins().samplers.get("low-confidence").build()
     asked = Asked(
-        lm=tiny_lm(),
-        tokenizer=TOKENIZER,
-        sampler=installed_plugins().samplers.get("low-confidence").build(),
+        replicas=[Replica(tiny_lm(), TOKENIZER, sampler) for _ in range(replicas)],
         options=DecoderOptions(steps=4, max_new_tokens=6, temperature=temperature),
         chat=False,
         samples_per_task=2,
@@ -67,7 +80,14 @@ def ask(benchmark: Benchmark, path: Path, batch_size: int = 4, temperature: floa
         likelihood_draws=16,
         seed=0,
     )
-    return evaluate(asked, benchmark, CONTEXT, AnswerFile(path, "d"), lambda done, wanted: None)
+    evaluation = evaluate(asked, benchmark, context, AnswerFile(path, "d"), on_progress)
+    assert evaluation is not None
+    return evaluation
+
+
+def keys_of(path: Path) -> list[tuple[str, str, int]]:
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    return [(line["task_id"], line["setting"], line["sample"]) for line in lines]
 
 
 def infillings() -> list[Request]:
@@ -97,6 +117,91 @@ def test_samples_do_not_depend_on_the_batch_size_or_on_a_restart(tmp_path: Path)
     ask(resumed, tmp_path / "cut.jsonl")
     assert resumed.answers == whole.answers
     assert len((tmp_path / "cut.jsonl").read_text().splitlines()) == len(lines)
+
+
+def test_samples_do_not_depend_on_the_number_of_devices(tmp_path: Path) -> None:
+    one, three = Questions(infillings()), Questions(infillings())
+    ask(one, tmp_path / "one.jsonl")
+    ask(three, tmp_path / "three.jsonl", batch_size=1, replicas=3)
+    assert three.answers == one.answers
+    assert keys_of(tmp_path / "three.jsonl") == keys_of(tmp_path / "one.jsonl")
+
+
+def test_a_device_that_fails_stops_the_evaluation_with_its_error(tmp_path: Path) -> None:
+    requests = [GenerationRequest("long", "x = 1\n" * 4000), *infillings()]
+    with pytest.raises(UserError, match="more than the model's context"):
+        ask(Questions(requests), tmp_path / "s.jsonl", replicas=2)
+
+
+def test_answers_to_problems_that_have_changed_are_refused(tmp_path: Path) -> None:
+    ask(Questions([GenerationRequest("a", "x = ")]), tmp_path / "s.jsonl")
+    before = (tmp_path / "s.jsonl").read_bytes()
+    with pytest.raises(UserError, match=r"s\.jsonl: the answer to a was given to another prompt"):
+        ask(Questions([GenerationRequest("a", "y = ")]), tmp_path / "s.jsonl")
+    ask(Questions([LikelihoodRequest("t", "x = 1")]), tmp_path / "t.jsonl")
+    with pytest.raises(UserError, match="the answer to t was given to another prompt"):
+        ask(Questions([LikelihoodRequest("t", "x = 2")]), tmp_path / "t.jsonl")
+    assert (tmp_path / "s.jsonl").read_bytes() == before
+
+
+def test_generated_code_is_not_scored_without_leave(tmp_path: Path) -> None:
+    class Executes(Questions):
+        executes_code = True
+
+    forbidden = Executes(infillings())
+    evaluation = ask(forbidden, tmp_path / "s.jsonl")
+    assert evaluation.scores is None
+    assert forbidden.answers == []
+    assert len((tmp_path / "s.jsonl").read_text().splitlines()) == 6
+    before = (tmp_path / "s.jsonl").read_bytes()
+    allowed = Executes(infillings())
+    assert ask(allowed, tmp_path / "s.jsonl", context=replace(CONTEXT, code_execution=CodeExecution())).scores
+    assert len(allowed.answers) == 6
+    assert (tmp_path / "s.jsonl").read_bytes() == before
+
+
+def test_a_sandbox_that_is_not_there_is_noticed_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Executes(Questions):
+        executes_code = True
+
+    def refuse(level: str) -> None:
+        raise LevelUnavailableError("not on this machine")
+
+    monkeypatch.setattr("opendllm.core.toolkit.sandbox.levels.ForkServerHandle", refuse)
+    context = replace(CONTEXT, code_execution=CodeExecution("namespaces"))
+    with pytest.raises(UserError, match=r"no sandbox as strong as namespaces .*not on this machine"):
+        ask(Executes(infillings()), tmp_path / "s.jsonl", context=context)
+    assert (tmp_path / "s.jsonl").read_bytes() == b""
+
+
+def test_whether_an_answer_ended_is_known(tmp_path: Path) -> None:
+    benchmark = Questions([GenerationRequest(str(n), "x = ", length=12) for n in range(8)])
+    ask(benchmark, tmp_path / "free.jsonl")
+    answers = [a for a in benchmark.answers if isinstance(a, GeneratedText)]
+    for answer in answers:
+        assert answer.ended == (TOKENIZER.eos_token_id in answer.tokens)
+    whole = next(a for a in answers if not a.ended and len(a.text) > 3)
+    stopped = Questions([GenerationRequest(whole.task_id, "x = ", length=12, stop=(whole.text[2],))])
+    ask(stopped, tmp_path / "stopped.jsonl")
+    cut = stopped.answers[whole.sample]
+    assert isinstance(cut, GeneratedText)
+    assert cut.ended
+
+
+def test_the_progress_bar_hears_the_score_so_far(tmp_path: Path) -> None:
+    class Half(Questions):
+        def glance(self, answer: Answer) -> float | None:
+            return 1.0 if answer.task_id == "a" else 0.0
+
+    told: list[tuple[int, int, float | None]] = []
+    ask(Half(infillings()), tmp_path / "s.jsonl", on_progress=lambda *now: told.append(now))
+    assert told[0] == (0, 6, None)
+    assert told[-1] == (6, 6, pytest.approx(1 / 3))
+    told.clear()
+    ask(Half(infillings()), tmp_path / "s.jsonl", on_progress=lambda *now: told.append(now))
+    assert told == [(6, 6, pytest.approx(1 / 3))]
 
 
 def test_finished_answers_are_not_made_again(tmp_path: Path) -> None:

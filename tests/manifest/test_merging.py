@@ -150,7 +150,10 @@ def test_set_reaches_into_lists(read: Any) -> None:
             "extends=x",
             "--set extends: a manifest has no key 'extends' that can be set; did you mean 'seeds'?",
         ),
-        ("variants.a.seed=1", "a manifest has no key 'variants' that can be set; known: data, description"),
+        (
+            "variants.a.seed=1",
+            "a manifest has no key 'variants' that can be set; known: allow_code_exec",
+        ),
         ("train.steps.more=3", "--set train.steps.more: train.steps has no 'more'"),
         ("evaluate.1.label=x", "--set evaluate.1.label: evaluate has no 1"),
         ("evaluate.first.label=x", "--set evaluate.first.label: evaluate has no 'first'"),

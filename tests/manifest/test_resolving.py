@@ -168,7 +168,49 @@ def test_the_resolved_manifest_of_seeds_spells_them_out(read: Any, tmp_path: Pat
 
 
 def test_every_manifest_in_experiments_is_valid(repository: Path) -> None:
-    paths = sorted((repository / "experiments").glob("**/*.yaml"))
+    paths = sorted((repository / "experiments").glob("*.yaml"))
     assert paths
     for path in paths:
         assert read_experiment(path, [], installed_plugins()).variants
+
+
+FIGURES = """
+figures:
+- {model: Other, benchmark: perplexity, metrics: {perplexity: 3.5}, source: "arXiv:0000.00000"}
+"""
+
+
+def test_published_figures_travel_with_the_resolved_manifest(write: Any, tmp_path: Path) -> None:
+    for name in ("base", "elsewhere"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "base" / "figures.yaml").write_text(FIGURES)
+    write("published: figures.yaml\n", "base/base.yaml")
+    path = write("name: m\nextends: base/base.yaml\n", base="")
+    experiment = read_experiment(path, [], installed_plugins())
+    assert [figures.metrics for figures in experiment.published] == [{"perplexity": 3.5}]
+    assert round_trip(experiment, tmp_path / "elsewhere" / "resolved.yaml").published == experiment.published
+
+
+@pytest.mark.parametrize(
+    ("published", "expected"),
+    [
+        ("none.yaml", "none.yaml: No such file"),
+        ("3", "published: name a YAML file, or list the figures"),
+        ("[{model: m, benchmark: b, metrics: {a: 1}}]", "figures.0.source: is missing"),
+        ("[{model: m, benchmark: b, metrics: {a: x}, source: s}]", "figures.0.metrics.a: Input should be"),
+    ],
+)
+def test_broken_figures_are_refused_with_their_place(refusal: Any, published: str, expected: str) -> None:
+    [line] = refusal(f"published: {published}\n")
+    assert expected in line
+
+
+def test_the_seed_tables_figures_stand_beside_something_that_is_measured(repository: Path) -> None:
+    experiment = read_experiment(repository / "experiments" / "seed-table.yaml", [], installed_plugins())
+    for variant in experiment.variants:
+        labels = {entry.label or entry.benchmark.name for entry in variant.manifest.evaluate}
+        assert {figures.benchmark for figures in experiment.published} == labels
+    for figures in experiment.published:
+        assert all(0 < share < 1 for share in figures.metrics.values())
+        assert "read 20" in figures.source
+    assert {figures.model for figures in experiment.published} >= {"Open-dCoder 0.5B", "LLaDA 8B", "Dream 7B"}

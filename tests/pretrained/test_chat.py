@@ -12,8 +12,9 @@ import pytest
 from opendllm.core import load
 from opendllm.core.cli.main import main
 from opendllm.core.decoding.options import DecoderOptions
+from opendllm.core.evaluation.answering import Asked, Replica
 from opendllm.core.evaluation.answers import AnswerFile
-from opendllm.core.evaluation.evaluator import Asked, evaluate
+from opendllm.core.evaluation.evaluator import evaluate
 from opendllm.core.language_model import LanguageModel
 from opendllm.registries.benchmarks import Benchmark, BenchmarkContext, GenerationRequest, Scores
 from opendllm.registries.discovery import installed_plugins
@@ -86,10 +87,9 @@ class TwoRequests(Benchmark):
 
 def answers(model: LanguageModel, path: Path, chat: bool) -> dict[str, dict[str, Any]]:
     assert model.tokenizer is not None
+    sampler = installed_plugins().samplers.get("entropy").build()
     asked = Asked(
-        lm=model.lm,
-        tokenizer=model.tokenizer,
-        sampler=installed_plugins().samplers.get("entropy").build(),
+        replicas=[Replica(model.lm, model.tokenizer, sampler)],
         options=DecoderOptions(**OPTIONS),
         chat=chat,
         samples_per_task=1,

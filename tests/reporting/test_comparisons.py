@@ -6,9 +6,10 @@ import random
 import statistics
 
 import pytest
+from scipy.stats import binomtest
 
 from opendllm.core.reporting.collect import read_study
-from opendllm.core.reporting.comparisons import compare, paired_interval
+from opendllm.core.reporting.comparisons import compare, mcnemar_exact, paired_interval
 from opendllm.core.reporting.repeats import best, contenders
 
 
@@ -83,3 +84,22 @@ def test_the_best_is_the_least_where_less_is_better_and_all_of_a_tie(run):
     assert best(read_study([run.folder]), "perplexity", "perplexity") == {"llada", "zebra"}
     run.perplexity("llada", None)
     assert best(read_study([run.folder]), "perplexity", "perplexity") == set()
+
+
+@pytest.mark.parametrize("counts", [(0, 0), (1, 0), (3, 9), (9, 3), (5, 5), (12, 1), (700, 900)])
+def test_mcnemars_test_is_the_exact_binomial_one(counts):
+    p = mcnemar_exact(*counts)
+    assert p == pytest.approx(binomtest(counts[0], sum(counts)).pvalue if sum(counts) else 1.0)
+
+
+def test_mcnemars_test_is_made_where_tasks_are_passed_or_failed(run):
+    answers = {"zebra": [1, 0, 0, 0, 0, 0, 0, 1], "llada": [0, 1, 1, 1, 1, 1, 1, 1]}
+    for name, passed in answers.items():
+        per_task = {str(task): {"pass@1": float(value)} for task, value in enumerate(passed)}
+        run.result(name, "stdlib-infilling", {"pass@1": (0.5, 0.0, 1.0)}, per_task=per_task)
+    (comparison,) = compare(read_study([run.folder]))
+    assert comparison.mcnemar_p == pytest.approx(binomtest(1, 7).pvalue)
+    per_task = {str(task): {"pass@1": 0.5} for task in range(8)}
+    run.result("llada", "stdlib-infilling", {"pass@1": (0.5, 0.0, 1.0)}, per_task=per_task)
+    (comparison,) = compare(read_study([run.folder]))
+    assert comparison.mcnemar_p is None

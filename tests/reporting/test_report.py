@@ -16,6 +16,8 @@ import pytest
 from opendllm.core.reporting import write_report
 from opendllm.registries.errors import UserError
 
+from .conftest import MANIFEST
+
 ATTACK = "</script><script>alert(1)</script>"
 
 
@@ -101,6 +103,29 @@ def test_markdown_shows_scores_with_intervals_and_the_best_in_bold(run):
     assert "**0.600** [0.500, 0.700]" in row(text, "llada", "### stdlib-infilling")
     assert "6.00 → 4.00" in row(text, "llada", "## Training")
     assert "+0.400" in row(text, "llada", "## Paired differences")
+
+
+PUBLISHED = """
+published:
+- {model: Elsewhere 8B, benchmark: perplexity, metrics: {perplexity: 12.5, other: 3}, source: arXiv:0000.0}
+- {model: Nowhere, benchmark: no-such-result, metrics: {perplexity: 1.0}, source: x}
+- {model: Unsaid, benchmark: perplexity, metrics: {perplexity: 1.0}}
+"""
+
+
+def test_published_figures_stand_beside_the_measured_ones_with_their_source(run):
+    run.manifest(MANIFEST + PUBLISHED)
+    report = write_report(run.folder)
+    shown = row(report.text, "Elsewhere 8B published", "### perplexity")
+    assert "12.50" in shown
+    assert "**" not in shown
+    assert "**66.00**" in row(report.text, "llada", "### perplexity")
+    assert "published figures of Elsewhere 8B: arXiv:0000.0" in report.text
+    assert "Nowhere" not in report.text
+    assert "Unsaid" not in report.text
+    assert "Elsewhere 8B" in report.html.read_text()
+    published = json.loads(report.results.read_text())["published"]
+    assert published[0]["metrics"] == {"perplexity": 12.5, "other": 3.0}
 
 
 def test_markdown_shows_the_mean_over_seeds(empty_run):

@@ -1,0 +1,92 @@
+"""`score`: samples made anywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from opendllm.core.cli.generate_command import parse_option
+from opendllm.registries.benchmarks import CodeExecution, IsolationLevel
+from opendllm.registries.discovery import installed_plugins
+from opendllm.registries.errors import UserError
+
+if TYPE_CHECKING:
+    from opendllm.core.evaluation.score_samples import Scored
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(score)
+
+
+def score(
+    benchmark: Annotated[str, typer.Option(help="As in `platform plugins`.")],
+    samples: Annotated[
+        Path,
+        typer.Option(metavar="FILE", help="JSON lines: task_id, and completion or solution; or a run's own."),
+    ],
+    problems: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The benchmark's problems; by default from the Hugging Face hub."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="JSON; by default beside the samples.")
+    ] = None,
+    allow_code_execution: Annotated[
+        bool, typer.Option("--allow-code-execution", help="Let generated code run, in a sandbox.")
+    ] = False,
+    isolation: Annotated[
+        IsolationLevel | None,
+        typer.Option(help="The weakest sandbox that will do; by default the strongest of this machine."),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Programs run at once; by default one a core.")
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--option", "-o", metavar="KEY=VALUE", help="Of the benchmark."),
+    ] = None,
+) -> None:
+    """Score samples made anywhere. Exit code 1: scored, but something is wrong with the file."""
+    if not allow_code_execution and (isolation is not None or workers is not None):
+        raise UserError("--isolation and --workers have no effect without --allow-code-execution")
+    from opendllm.core.evaluation.score_samples import score_samples
+
+    scored = score_samples(
+        installed_plugins(),
+        benchmark,
+        samples,
+        dict(parse_option(text) for text in option or []),
+        problems,
+        output,
+        CodeExecution(isolation, workers) if allow_code_execution else None,
+    )
+    _print_table(scored)
+    for note in scored.scores.notes:
+        typer.echo(f"note: {note}")
+    typer.echo(f"scores: {scored.output}")
+    for complaint in scored.samples.complaints:
+        typer.echo(f"error: {complaint}", err=True)
+    if scored.samples.complaints:
+        raise typer.Exit(1)
+
+
+def _print_table(scored: Scored) -> None:
+    """Headline metrics first."""
+    from rich.console import Console
+    from rich.table import Table
+
+    metrics = scored.scores.metrics
+    tasks = len(scored.scores.per_task)
+    table = Table(title=f"{len(scored.samples.answers)} samples of {tasks} tasks")
+    table.add_column("metric")
+    table.add_column("score", justify="right")
+    table.add_column("95 % interval", justify="right")
+    for name in [name for name in scored.headline if name in metrics] + [
+        name for name in metrics if name not in scored.headline
+    ]:
+        metric = metrics[name]
+        table.add_row(name, f"{metric.value:.4f}", f"[{metric.low:.4f}, {metric.high:.4f}]")
+    Console(width=100).print(table, markup=False)

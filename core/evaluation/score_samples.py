@@ -1,0 +1,156 @@
+"""Scores a samples file, and writes what `platform run` would have written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from opendllm.core.evaluation.evaluator import evaluation_of, write_result
+from opendllm.core.evaluation.samples_file import Samples, about_file, read_samples, unscorable
+from opendllm.registries.benchmarks import Benchmark, BenchmarkContext, CodeExecution, Scores
+from opendllm.registries.corpora import Document
+from opendllm.registries.discovery import Plugins
+from opendllm.registries.errors import UserError
+from opendllm.registries.options import ProblemFileOptions
+from opendllm.registries.registry import Registration, did_you_mean
+
+CONTEXT_LENGTH = 2**20
+"""No model reads the requests here."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The scores of a samples file, what was wrong with it, and where they were written."""
+
+    scores: Scores
+    headline: tuple[str, ...]
+    samples: Samples
+    output: Path
+
+
+def score_samples(
+    plugins: Plugins,
+    name: str,
+    samples: Path,
+    options: Mapping[str, Any],
+    problems: Path | None,
+    output: Path | None,
+    execution: CodeExecution | None,
+) -> Scored:
+    """Score samples that were made here or anywhere.
+
+    Of a run's own samples/BENCHMARK.jsonl the benchmark's options, limit and seed are known, and the
+    result takes its place in the run.
+
+    Args:
+        plugins: what is installed.
+        name: the benchmark's.
+        samples: the file.
+        options: the benchmark's, over those of the run.
+        problems: file of its problems.
+        output: the JSON file to write; by default the run's result, or a file beside the samples.
+        execution: the leave to run generated code.
+
+    Raises:
+        UserError: nothing could be scored, or `output` can't be written.
+    """
+    registration = plugins.benchmarks.get(name)
+    if not samples.is_file():
+        raise UserError(f"{samples}: no such samples file")
+    about = _about(samples, name)
+    output = output or _default_output(samples, about)
+    _check_output(output)
+    chosen = {**about.get("settings", {}).get("benchmark", {}).get("options", {}), **options}
+    if problems is not None:
+        if not issubclass(registration.options, ProblemFileOptions):
+            raise UserError(f"--problems has no effect with benchmark {name!r}: it reads no file of problems")
+        chosen["problems"] = str(problems)
+    benchmark = _build(registration, chosen)
+    if benchmark.executes_code and execution is None:
+        raise UserError(
+            f"benchmark {name} runs the generated code, in a sandbox: allow it with --allow-code-execution"
+        )
+    context = BenchmarkContext(
+        about.get("limit"), about.get("seed", 0), CONTEXT_LENGTH, _no_corpus, execution
+    )
+    found = read_samples(samples, benchmark, benchmark.requests(context))
+    if not found.answers:
+        raise unscorable(found, samples)
+    scores = benchmark.score(found.answers)
+    described = {
+        "benchmark": name,
+        "settings": {"benchmark": {"name": name, "options": chosen}},
+        **about,
+        "samples": {
+            "file": str(samples),
+            "scored": len(found.answers),
+            "complaints": found.complaints,
+            "missing": found.missing,
+        },
+        "provenance": {**about.get("provenance", {}), "scored_by": str(registration.provenance)},
+    }
+    write_result(output, benchmark, evaluation_of(scores, found.lines), described)
+    return Scored(scores, benchmark.headline, found, output)
+
+
+def _build(registration: Registration[Benchmark], options: Mapping[str, Any]) -> Benchmark:
+    known = list(registration.options.model_fields)
+    for key in options:
+        if key not in known:
+            raise UserError(
+                f"benchmark {registration.name!r} has no option {key!r}: {did_you_mean(key, known)}"
+            )
+    try:
+        return registration.build(registration.options.model_validate(options))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UserError(f"option {where}: {first['msg']} (given: {first['input']!r})") from error
+
+
+def _about(samples: Path, name: str) -> dict[str, Any]:
+    """What the run says of its own samples; nothing of samples from elsewhere."""
+    path = about_file(samples)
+    if not path.is_file():
+        return {}
+    try:
+        about: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        made_for = about["settings"]["benchmark"]["name"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged: run the manifest again, or move it away") from error
+    if made_for != name:
+        raise UserError(f"{samples} was written for benchmark {made_for!r}, not {name!r}")
+    return about
+
+
+def _default_output(samples: Path, about: Mapping[str, Any]) -> Path:
+    if about:
+        return samples.parent.parent / "results" / f"{samples.stem}.json"
+    return samples.with_name(samples.name.removesuffix(".gz").removesuffix(".jsonl") + ".scores.json")
+
+
+def _check_output(output: Path) -> None:
+    """Notice before the scoring what would make its result be lost, or a file of somebody's."""
+    if output.exists():
+        try:
+            before = json.loads(output.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            before = None
+        if not isinstance(before, dict) or "metrics" not in before:
+            raise UserError(f"{output} is there already and holds no scores: choose another --output")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        trial = output.with_name(f".{output.name}.trial")
+        trial.touch()
+        trial.unlink()
+    except OSError as error:
+        raise UserError(f"{output} cannot be written: {error.strerror}") from error
+
+
+def _no_corpus() -> Iterator[Document]:
+    raise UserError("this benchmark reads its manifest's held-out documents: evaluate it with `platform run`")

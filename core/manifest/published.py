@@ -1,0 +1,43 @@
+"""The published figures that a manifest quotes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from opendllm.core.manifest.checks import Complaint, ManifestError, complaints_of
+from opendllm.core.manifest.schema import PublishedFigures, Section
+from opendllm.core.manifest.sources import Source, read_yaml
+
+
+class _Quoted(Section):
+    """A file of published figures."""
+
+    figures: tuple[PublishedFigures, ...]
+
+
+def read_published(source: Source) -> tuple[PublishedFigures, ...]:
+    """The figures themselves, or those of the file that the manifest names, which lies relative to it.
+
+    Raises:
+        ManifestError: they are not well-formed.
+        UserError: the file can't be read.
+    """
+    given = source.data.get("published")
+    if given is None:
+        return ()
+    place = source.place(("published",))
+    if isinstance(given, str):
+        quoted = read_yaml(Path(place.source).parent / given)
+    elif isinstance(given, list):
+        places = {
+            ("figures", *path[1:]): at for path, at in source.places.items() if path[:1] == ("published",)
+        }
+        quoted = Source({"figures": given}, {(): place, **places})
+    else:
+        raise ManifestError([Complaint(place, "published", "name a YAML file, or list the figures")])
+    try:
+        return _Quoted.model_validate(quoted.data).figures
+    except ValidationError as error:
+        raise ManifestError(list(complaints_of(error, quoted, _Quoted))) from error

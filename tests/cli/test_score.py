@@ -1,0 +1,187 @@
+"""`platform score`: samples made anywhere, with everything that may be wrong with them."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from opendllm.core.evaluation.samples_file import read_samples
+from opendllm.registries.benchmarks import Answer, Benchmark, BenchmarkContext, GenerationRequest, Scores
+
+Here = Callable[..., tuple[Any, str, str]]
+TASKS = 6
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    rows = [
+        {
+            "name": f"n{number}",
+            "language": "py",
+            "prompt": "def f(a):",
+            "suffix": "    return b\n",
+            "canonical_solution": f"    b = a + {number}",
+        }
+        for number in range(TASKS)
+    ]
+    (tmp_path / "problems.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return tmp_path
+
+
+def gold(number: int, **fields: Any) -> str:
+    return json.dumps({"task_id": f"py/n{number}", "completion": f"    b = a + {number}", **fields})
+
+
+def write(folder: Path, *lines: str | bytes) -> Path:
+    path = folder / "samples.jsonl"
+    path.write_bytes(b"".join((line if isinstance(line, bytes) else line.encode()) + b"\n" for line in lines))
+    return path
+
+
+def run(here: Here, *more: str | Path, samples: str | Path = "samples.jsonl") -> tuple[Any, str, list[str]]:
+    code, output, errors = here(
+        "score", "--benchmark", "santacoder-fim", "--samples", samples, "--problems", "problems.jsonl", *more
+    )
+    return code, output, errors.splitlines()
+
+
+def result(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def test_a_table_and_a_json_file(here: Here, folder: Path) -> None:
+    write(folder, *[gold(number) for number in range(TASKS)])
+    code, output, errors = run(here, "--output", "out/scores.json")
+    assert (code, errors) == (0, [])
+    assert "exact_match_first_line" in output
+    assert "1.0000" in output
+    written = result(folder / "out" / "scores.json")
+    assert written["benchmark"] == "santacoder-fim"
+    assert written["metrics"]["exact_match"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+    assert written["per_task"]["py/n0"]["exact_match"] == 1.0
+    assert written["settings"]["benchmark"]["options"] == {"problems": "problems.jsonl"}
+
+
+def test_the_scores_lie_beside_the_samples_by_default(here: Here, folder: Path) -> None:
+    content = "".join(gold(number) + "\n" for number in range(TASKS))
+    (folder / "mine.jsonl.gz").write_bytes(gzip.compress(content.encode()))
+    assert run(here, samples="mine.jsonl.gz")[0] == 0
+    assert result(folder / "mine.scores.json")["metrics"]["exact_match"]["value"] == 1
+    assert run(here, samples="mine.jsonl.gz")[0] == 0  # an earlier result gives way
+
+
+@pytest.mark.parametrize(
+    ("bad", "expected"),
+    [
+        (json.dumps({"task_id": "py/n99", "completion": "x"}), "is of an unknown task, 'py/n99'"),
+        ('{"task_id": "py/n5", "compl', "is not JSON ("),
+        ('{"task_id": "py/n5", "completion": "a\0b"}', "is not JSON ("),
+        (json.dumps({"task_id": "py/n5", "completion": "a\0b"}), "with a null byte (character 1)"),
+        ('{"task_id": "py/n5", "completion": "ab\\ud800"}', "with a lone surrogate (character 2)"),
+        (json.dumps({"task_id": "py/n5", "completion": "x" * 10_000_000}), "of 10,000,000 characters, more"),
+        (b'{"task_id": "py/n5", "completion": "\xff"}', "is not UTF-8"),
+        ("[]", "is no JSON object"),
+        (json.dumps({"completion": "x"}), "has no `task_id`"),
+        (json.dumps({"task_id": "py/n5"}), "has neither a `completion` nor a `solution`"),
+        (json.dumps({"task_id": "py/n5", "completion": None}), "has a `completion` that isn't text"),
+        (gold(0, sample=0), "is a sample of py/n0 that line 1 has already"),
+    ],
+    ids=["unknown", "broken", "raw-null", "null", "surrogate", "long", "bytes", "list", "nameless", "empty",
+         "number", "double"],
+)  # fmt: skip
+def test_a_bad_line_is_named_and_the_rest_is_scored(
+    here: Here, folder: Path, bad: str | bytes, expected: str
+) -> None:
+    lines: list[str | bytes] = [gold(number, sample=0) for number in range(TASKS - 1)]
+    write(folder, *lines, bad)
+    code, output, errors = run(here)
+    assert code == 1
+    assert "exact_match" in output
+    assert errors[0].startswith(f"error: samples.jsonl:{TASKS} ")
+    assert expected in errors[0]
+    assert len(errors[0]) < 300
+    assert errors[1:] == ["error: samples.jsonl has no sample that can be scored of 1 of 6 tasks: py/n5"]
+    written = result(folder / "samples.scores.json")
+    assert written["samples"]["scored"] == TASKS - 1
+    assert written["samples"]["missing"] == ["py/n5"]
+    assert [f"error: {complaint}" for complaint in written["samples"]["complaints"]] == errors
+    assert written["metrics"]["exact_match"]["value"] == 1
+
+
+def test_a_line_that_is_there_twice_is_named(here: Here, folder: Path) -> None:
+    write(folder, gold(0), *[gold(number) for number in range(TASKS)])
+    code, _, errors = run(here)
+    assert (code, errors) == (1, ["error: samples.jsonl:2 is a sample of py/n0 that line 1 has already"])
+    assert result(folder / "samples.scores.json")["samples"]["scored"] == TASKS
+
+
+def test_equal_samples_are_nothing_odd_where_every_task_has_several(here: Here, folder: Path) -> None:
+    write(folder, *[gold(number) for number in range(TASKS)] * 3)
+    assert run(here)[0] == 0
+    assert result(folder / "samples.scores.json")["samples"]["scored"] == 3 * TASKS
+
+
+def test_nothing_to_score_is_exit_code_2_with_every_reason(here: Here, folder: Path) -> None:
+    write(folder, "x", json.dumps({"task_id": "nobody", "completion": ""}))
+    code, output, errors = run(here)
+    assert (code, output) == (2, "")
+    assert errors[0].startswith("error: samples.jsonl:1 is not JSON")
+    assert errors[1] == "error: samples.jsonl:2 is of an unknown task, 'nobody'"
+    assert "6 of 6 tasks: py/n0, py/n1" in errors[2]
+    write(folder)
+    assert run(here)[0] == 2
+    assert not (folder / "samples.scores.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--benchmark", "santacoder-fem"], "did you mean 'santacoder-fim'?"),
+        (["--samples", "none.jsonl"], "none.jsonl: no such samples file"),
+        (["--problems", "none.jsonl"], "none.jsonl cannot be read: No such file"),
+        (["--output", "samples.jsonl"], "samples.jsonl is there already and holds no scores"),
+        (["--output", "problems.jsonl/x.json"], "cannot be written"),
+        (["-o", "lenghts=[4]"], "no option 'lenghts': did you mean 'lengths'?"),
+        (["-o", "lengths=[0]"], "option lengths"),
+        (["--workers", "2"], "have no effect without --allow-code-execution"),
+        (["--benchmark", "perplexity"], "--problems has no effect with benchmark 'perplexity'"),
+    ],
+)
+def test_a_mistake_is_one_line(here: Here, folder: Path, arguments: list[str], expected: str) -> None:
+    before = write(folder, *[gold(number) for number in range(TASKS)]).read_bytes()
+    given = ["--benchmark", "santacoder-fim", "--samples", "samples.jsonl", "--problems", "problems.jsonl"]
+    code, _, errors = here("score", *given, *arguments)
+    assert code == 2
+    assert expected in errors
+    assert len(errors.splitlines()) == 1
+    assert (folder / "samples.jsonl").read_bytes() == before
+
+
+class Executes(Benchmark):
+    executes_code = True
+
+    def requests(self, context: BenchmarkContext) -> list[GenerationRequest]:
+        return [GenerationRequest("t", "x = ")]
+
+    def score(self, answers: Any) -> Scores:
+        raise NotImplementedError
+
+
+def test_forms_that_a_benchmark_cannot_score_are_named(folder: Path) -> None:
+    path = write(
+        folder, json.dumps({"task_id": "t", "solution": "x"}), json.dumps({"task_id": "t", "text": "y"})
+    )
+    found = read_samples(
+        path, Executes(), Executes().requests(BenchmarkContext(None, 0, 8, lambda: iter(())))
+    )
+    answers: list[Answer] = found.answers
+    assert [answer.task_id for answer in answers] == ["t"]
+    assert found.complaints == [
+        f"{path}:1 has a `solution`, which this benchmark cannot score; it takes what a run of it wrote"
+    ]
