@@ -76,7 +76,7 @@ def planned_architecture(
     Args:
         read: finds them in the family's config.json.
         pretrained: a folder's config.json is read; a hub id is taken to have the preset's sizes, so
-            that nothing is downloaded to plan with. No published model has one of `OUR_SIZES`: then they are unknown.
+            that nothing is downloaded to plan with. They are unknown for one of `OUR_SIZES`.
         presets: config.json of each named size.
         preset: the named size.
         vocab_size: of a tokenizer that is trained for a model from scratch.
