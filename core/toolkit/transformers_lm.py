@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from opendllm.core.toolkit.attention import ATTENTION_NAME, AttentionLayout
 from opendllm.core.toolkit.placement import allocate_spread, quantize_to_8bit, run_spread
 from opendllm.core.toolkit.safetensors_folder import load_into, write_weights
+from opendllm.core.toolkit.token_losses import token_losses
 from opendllm.registries.backbones import DiffusionLM
 from opendllm.registries.errors import UserError
 from opendllm.registries.sequences import PADDING_SEGMENT, AttentionPattern, ModelInputs
@@ -61,8 +61,7 @@ class ScoringModule(nn.Module):
         hidden = self.network_states(inputs)
         rows, columns = scored.nonzero(as_tuple=True)
         hidden = hidden[rows, self.predictors(inputs.segments)[rows, columns]]
-        logits = self.network.get_output_embeddings()(hidden)
-        return cross_entropy(logits.float(), targets[rows, columns], reduction="none")
+        return token_losses(self.network.get_output_embeddings(), hidden, targets[rows, columns])
 
     def network_states(self, inputs: ModelInputs) -> Tensor:
         """[B, L, D] the network's own hidden states, not aligned."""
