@@ -16,8 +16,8 @@ from transformers.initialization import no_init_weights
 from opendllm.core.toolkit.attention import ATTENTION_NAME, AttentionLayout
 from opendllm.core.toolkit.placement import allocate_spread, quantize_to_8bit, run_spread
 from opendllm.core.toolkit.safetensors_folder import load_into, write_weights
-from opendllm.core.toolkit.token_losses import token_losses
-from opendllm.registries.backbones import DiffusionLM
+from opendllm.core.toolkit.token_losses import let_score, summed_loss, token_losses
+from opendllm.registries.backbones import DiffusionLM, LossPart
 from opendllm.registries.errors import UserError
 from opendllm.registries.sequences import PADDING_SEGMENT, AttentionPattern, ModelInputs
 
@@ -46,22 +46,28 @@ class CheckpointFormat:
 
 
 class ScoringModule(nn.Module):
-    """The network, with the training loss's log-likelihoods as its forward."""
+    """The network, with the training loss as its forward."""
 
     network: PreTrainedModel
 
     def __init__(self, network: PreTrainedModel, attention: AttentionPattern, logit_shift: bool) -> None:
         super().__init__()
         self.network = network
+        let_score(network.get_output_embeddings())
         self._attention = attention
         self._logit_shift = logit_shift
 
-    def forward(self, inputs: ModelInputs, targets: Tensor, scored: Tensor) -> Tensor:
-        """[N] float32, nats; only the scored positions' hidden states reach the LM head."""
+    def forward(self, inputs: ModelInputs, targets: Tensor, scored: Tensor, loss_part: LossPart) -> Tensor:
+        """See `DiffusionLM.module`."""
+        hidden, chosen = self.scored_states(inputs, targets, scored)
+        return summed_loss(self.network.get_output_embeddings(), hidden, chosen, loss_part)
+
+    def scored_states(self, inputs: ModelInputs, targets: Tensor, scored: Tensor) -> tuple[Tensor, Tensor]:
+        """([N, D], [N]): what predicts each scored position, and its target; nothing else is projected."""
         hidden = self.network_states(inputs)
         rows, columns = scored.nonzero(as_tuple=True)
-        hidden = hidden[rows, self.predictors(inputs.segments)[rows, columns]]
-        return token_losses(self.network.get_output_embeddings(), hidden, targets[rows, columns])
+        places = rows * scored.shape[1] + self.predictors(inputs.segments)[rows, columns]
+        return hidden.flatten(0, 1).index_select(0, places), targets[rows, columns]
 
     def network_states(self, inputs: ModelInputs) -> Tensor:
         """[B, L, D] the network's own hidden states, not aligned."""
@@ -137,8 +143,8 @@ class TransformersLM(DiffusionLM):
 
     def negative_log_likelihood(self, inputs: ModelInputs, targets: Tensor, scored: Tensor) -> Tensor:
         """See `DiffusionLM.negative_log_likelihood`."""
-        nll: Tensor = self.module(inputs, targets, scored)
-        return nll
+        hidden, chosen = self.module.scored_states(inputs, targets, scored)
+        return token_losses(self.module.network.get_output_embeddings(), hidden, chosen)
 
     def grow_vocabulary(self, size: int, config: Mapping[str, Any]) -> None:
         """Add tokens, their embeddings at the mean of the old ones.
@@ -150,6 +156,7 @@ class TransformersLM(DiffusionLM):
         network = self.module.network
         # transformers' own mean_resizing draws around the mean, from a generator that nobody seeded.
         network.resize_token_embeddings(size, mean_resizing=False)
+        let_score(network.get_output_embeddings())
         with torch.no_grad():
             for layer in (network.get_input_embeddings(), network.get_output_embeddings()):
                 for parameter in layer.parameters():
