@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from opendllm.core.testing import CONTRACTS
 from opendllm.registries.discovery import EXTENSION_POINTS, installed_plugins
@@ -13,11 +15,13 @@ from opendllm.registries.discovery import EXTENSION_POINTS, installed_plugins
 
 @pytest.fixture(scope="module")
 def example_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the examples in options models speak of: Python files, and a data set in `data`."""
+    """What the examples in options models speak of: Python, JSON lines and parquet, a data set in `data`."""
     folder = tmp_path_factory.mktemp("examples")
     (folder / "data").mkdir()
-    rows = [json.dumps({"text": f"def f{number}(x): return x + {number}"}) for number in range(40)]
-    (folder / "data" / "train.jsonl").write_text("\n".join(rows))
+    (folder / "more").mkdir()
+    rows = [{"text": f"def f{number}(x): return x + {number}"} for number in range(40)]
+    (folder / "data" / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "more" / "train.parquet")
     for number in range(40):
         (folder / f"file{number}.py").write_text(f"def f{number}(x):\n    return x + {number}\n")
     return folder

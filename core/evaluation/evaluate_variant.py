@@ -14,13 +14,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from opendllm.core.checkpoints.files import PROVENANCE_FILE, model_folder
 from opendllm.core.checkpoints.loading import load_model, load_tokenizer, torch_device
 from opendllm.core.checkpoints.pretrained import fetch
+from opendllm.core.data.sources import fingerprint, held_out_documents
 from opendllm.core.evaluation.answers import AnswerFile
 from opendllm.core.evaluation.evaluator import Asked, evaluate, write_result
 from opendllm.core.manifest.checks import decoder_options, default_sampler, generation_of
 from opendllm.core.manifest.experiment_manifest import Variant, digest
 from opendllm.core.manifest.schema import Manifest, PluginChoice
 from opendllm.registries.benchmarks import BenchmarkContext
-from opendllm.registries.corpora import Corpus, Document
+from opendllm.registries.corpora import Document
 from opendllm.registries.discovery import Plugins
 from opendllm.registries.errors import UserError
 
@@ -56,7 +57,7 @@ def evaluate_variant(
         raise UserError(
             f"{variant.name} is trained to step {step} of {wanted}: run the manifest without --only to finish"
         )
-    corpus_fingerprint = _corpus(manifest, plugins).fingerprint() if manifest.data else None
+    corpus_fingerprint = fingerprint(manifest.data, plugins) if manifest.data else None
     context = BenchmarkContext(
         limit,
         manifest.seed,
@@ -120,14 +121,9 @@ def _step(folder: Path) -> int:
 
 
 def _held_out(manifest: Manifest, plugins: Plugins) -> Iterator[Document]:
-    return _corpus(manifest, plugins).documents("held-out")
-
-
-def _corpus(manifest: Manifest, plugins: Plugins) -> Corpus:
     if manifest.data is None:
         raise UserError("this benchmark reads held-out documents: give the manifest a `data` section")
-    choice = manifest.data.corpus
-    return plugins.corpora.get(choice.name).build(choice.options)
+    return held_out_documents(manifest.data, plugins)
 
 
 @contextmanager

@@ -156,9 +156,9 @@ def attend_in_runs(
 ) -> Tensor:
     """Attention [B, H, L, K] -> [B, L, H, K] in half precision on a GPU."""
     rows, _, length, _ = query.shape
-    flat = [states.transpose(1, 2).flatten(0, 1) for states in (query, key, value)]
-    output = varlen_kernel()(*flat, runs.bounds, runs.longest, runs.causal, scale)
-    return output.unflatten(0, (rows, length))
+    q, k, v = (states.transpose(1, 2).flatten(0, 1) for states in (query, key, value))
+    output = varlen_kernel()(q, k, v, runs.bounds, runs.longest, runs.causal, scale)
+    return output.view(rows, length, *output.shape[1:])
 
 
 def takes_varlen(query: Tensor) -> bool:
@@ -187,10 +187,11 @@ def varlen_kernel() -> VarlenKernel:
             scale: float | None,
         ) -> Tensor:  # fmt: skip
             window = (-1, 0) if causal else (-1, -1)
-            found: Tensor = varlen_attn(
+            found = varlen_attn(
                 query, key, value, bounds, bounds, longest, longest, scale=scale, window_size=window,
                 enable_gqa=query.shape[1] != key.shape[1],
             )  # fmt: skip
+            assert isinstance(found, Tensor)
             return found
 
         return torchs

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from opendllm.core.data.rows import PackedRows
+from opendllm.core.data.rows import Rows
 from opendllm.core.manifest.schema import Train
 from opendllm.core.toolkit.likelihood import log_likelihood
 from opendllm.core.toolkit.noise import AddressedNoise
@@ -63,8 +63,8 @@ class TrainingRun:
     tokenizer: PreTrainedTokenizerFast
     objective: Objective
     schedule: NoiseSchedule
-    train_rows: PackedRows
-    held_out_rows: PackedRows
+    train_rows: Rows
+    held_out_rows: Rows
     folder: Path
     provenance: Mapping[str, Any]
     on_step: OnStep
