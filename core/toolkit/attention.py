@@ -101,6 +101,8 @@ class AttentionLayout:
         return query.is_cuda and fits and query.shape[2] >= FLEX_FROM_LENGTH
 
 
+# Each batch has documents of other lengths, for which a compiled one would be compiled anew.
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def segment_attention(
     module: nn.Module,
     query: Tensor,

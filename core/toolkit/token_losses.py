@@ -57,6 +57,8 @@ def token_losses(head: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
     return torch.cat([_plain(head, *chunk) for chunk in chunks])
 
 
+# Each batch has another number of scored tokens, for which a compiled one would be compiled anew.
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def summed_loss(head: nn.Module, hidden: Tensor, targets: Tensor, loss_part: LossPart) -> Tensor:
     """The sum of `loss_part` over all tokens: a scalar.
 

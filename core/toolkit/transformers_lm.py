@@ -60,7 +60,8 @@ class ScoringModule(nn.Module):
     def forward(self, inputs: ModelInputs, targets: Tensor, scored: Tensor, loss_part: LossPart) -> Tensor:
         """See `DiffusionLM.module`."""
         hidden, chosen = self.scored_states(inputs, targets, scored)
-        return summed_loss(self.network.get_output_embeddings(), hidden, chosen, loss_part)
+        loss: Tensor = summed_loss(self.network.get_output_embeddings(), hidden, chosen, loss_part)
+        return loss
 
     def scored_states(self, inputs: ModelInputs, targets: Tensor, scored: Tensor) -> tuple[Tensor, Tensor]:
         """([N, D], [N]): what predicts each scored position, and its target; nothing else is projected."""

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.testing import CompileCounter
 from torch.nn.functional import scaled_dot_product_attention
 
 from opendllm.core.toolkit import segment_kernels
@@ -133,3 +134,19 @@ def test_a_batch_of_padding_alone_gives_zeros() -> None:
     assert not attend_in_groups(*qkv, groups, None, 0.0).any()  # type: ignore[arg-type]
     found, _ = segment_attention(torch.nn.Identity(), *qkv, None, layout=AttentionLayout(inputs, blocks))
     assert not found.any()
+
+
+def test_a_compiled_model_is_not_compiled_anew_for_documents_of_other_lengths() -> None:
+    counts = CompileCounter()
+    attend = torch.compile(
+        lambda query, key, value, layout: (
+            segment_attention(None, query * 2, key, value, None, layout=layout)[0] + 1
+        ),
+        backend=counts,
+    )
+    frames = set()
+    for rows in (ROWS, [row[::-1] for row in ROWS], [[0] * 7 + [1] * 17] * 4):
+        inputs, blocks = layout(rows, "bidirectional")
+        attend(*(tensor.detach() for tensor in states(inputs)), AttentionLayout(inputs, blocks))
+        frames.add(counts.frame_count)
+    assert len(frames) == 1
