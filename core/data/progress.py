@@ -14,16 +14,18 @@ OnBatch = Callable[[str, int, int], None]
 
 @contextmanager
 def preparing_progress() -> Iterator[OnBatch]:
-    """Shows documents and tokens on standard error, from the first batch on; nothing if there is none.
+    """Shows documents and tokens on standard error where that is a terminal; nothing if all is there already.
 
     How long a corpus is, only its end tells: so the bar has no end either.
     """
+    console = Console(stderr=True)
     progress = Progress(
         TextColumn("[bold]{task.description}"),
         BarColumn(),
         TextColumn("{task.fields[documents]:,} documents  {task.fields[tokens]:,} tokens"),
         TimeElapsedColumn(),
-        console=Console(stderr=True),
+        console=console,
+        disable=not console.is_terminal,
     )
     bars: dict[str, object] = {}
 

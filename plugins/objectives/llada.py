@@ -19,7 +19,7 @@ LEAST_PROBABILITY = 1e-3
 class Llada(Objective):
     """Cross-entropy over p = (1 - 1e-3) t + 1e-3 (ML-GSAI/LLaDA @b7e6c356, GUIDELINES.md).
 
-    pretraining: sum m ce / p over all tokens but prompts; sft: sum m ce / p / (answer's length) over all
+    pretraining: sum m ce / p over all real tokens; sft: sum m ce / p / (answer's length) over all
     documents, where an answer is a document's maskable tokens, its EOS counted in.
     """
 
@@ -43,7 +43,7 @@ class Llada(Objective):
         """Hide the masked tokens; weigh each with 1/p."""
         rows, masked = masking.rows, masking.masked
         weight = 1 / masking.mask_probability
-        count = rows.maskable.sum()
+        count = (rows.segments != PADDING_SEGMENT).sum()
         if self._sft:
             lengths = _answer_lengths(rows)
             weight = weight / lengths.clamp(min=1)
