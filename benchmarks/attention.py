@@ -1,9 +1,10 @@
-"""Flex attention against a dense mask, for packed rows and for block diffusion, on a GPU.
+"""Variable-length kernels, flex attention and a dense mask, for packed rows and block diffusion, on a GPU.
 
     python benchmarks/attention.py [--length 4096] [--rows 4]
 
-The same model and rows both ways, alternating in one process: the largest difference of the
-log-likelihoods, milliseconds of forward and backward pass (median), and peak memory.
+The same model and rows each way, alternating in one process: the largest difference of the
+log-likelihoods from the dense mask's, milliseconds of forward and backward pass (median), peak memory.
+Variable-length kernels cannot say what block diffusion needs.
 """
 
 from __future__ import annotations
@@ -56,9 +57,13 @@ def corrupted(lm: DiffusionLM, objective: str, rows: int, length: int) -> Corrup
     return chosen.corrupt(masking, schedule, lm.mask_token_id)
 
 
-def run(lm: DiffusionLM, corruption: Corruption, flex: bool) -> tuple[torch.Tensor, float, float]:
+TAKES_VARLEN = attention.takes_varlen
+
+
+def run(lm: DiffusionLM, corruption: Corruption, kernel: str) -> tuple[torch.Tensor, float, float]:
     """(log-likelihoods, milliseconds, peak GiB) of one forward and backward pass."""
-    attention.FLEX_FROM_LENGTH = 256 if flex else 1 << 30
+    attention.takes_varlen = TAKES_VARLEN if kernel == "varlen" else lambda query: False
+    attention.FLEX_FROM_LENGTH = 256 if kernel == "flex" else 1 << 30
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -77,23 +82,23 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=4)
     arguments = parser.parse_args()
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {arguments}")
-    for objective, options in (
-        ("llada", {}),
-        ("bd3lm", {"attention": "block-causal", "block_length": 32}),
+    for objective, kernels, options in (
+        ("llada", ("varlen", "flex", "dense"), {}),
+        ("bd3lm", ("flex", "dense"), {"attention": "block-causal", "block_length": 32}),
     ):
         lm = make_lm(**options)
         corruption = corrupted(lm, objective, arguments.rows, arguments.length)
-        for flex in (True, False):
-            run(lm, corruption, flex)
-        found = [[run(lm, corruption, flex) for flex in (True, False)] for _ in range(REPEATS)]
-        difference = (found[0][0][0] - found[0][1][0]).abs().max()
-        (flex_ms, dense_ms) = (statistics.median(pair[side][1] for pair in found) for side in (0, 1))
-        (flex_memory, dense_memory) = (found[0][side][2] for side in (0, 1))
-        print(
-            f"{objective:6} flex {flex_ms:7.1f} ms {flex_memory:5.2f} GiB   dense {dense_ms:7.1f} ms "
-            f"{dense_memory:5.2f} GiB   {dense_ms / flex_ms:.2f}x faster, "
-            f"{dense_memory / flex_memory:.2f}x less memory, largest difference {difference:.3g} nats"
-        )
+        for kernel in kernels:
+            run(lm, corruption, kernel)
+        found = [{kernel: run(lm, corruption, kernel) for kernel in kernels} for _ in range(REPEATS)]
+        dense = statistics.median(each["dense"][1] for each in found)
+        for kernel in kernels:
+            milliseconds = statistics.median(each[kernel][1] for each in found)
+            difference = (found[0][kernel][0] - found[0]["dense"][0]).abs().max()
+            print(
+                f"{objective:6} {kernel:7}{milliseconds:7.1f} ms {found[0][kernel][2]:5.2f} GiB  "
+                f"{dense / milliseconds:.2f}x as fast as dense, largest difference {difference:.3g} nats"
+            )
 
 
 if __name__ == "__main__":

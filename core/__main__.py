@@ -2,4 +2,5 @@
 
 from opendllm.core.cli.main import main
 
-main()
+if __name__ == "__main__":  # processes that tokenise import this file again
+    main()

@@ -55,7 +55,7 @@ def plugin_versions(variant: Variant, plugins: Plugins) -> dict[str, str]:
     manifest = variant.manifest
     used = [("backbones", manifest.model.backbone.name)]
     if manifest.data is not None:
-        used.append(("corpora", manifest.data.corpus.name))
+        used.extend(("corpora", choice.name) for choice in manifest.data.corpora())
     if manifest.train is not None:
         used.append(("objectives", manifest.train.objective.name))
         used.append(("noise_schedules", manifest.train.noise_schedule.name))

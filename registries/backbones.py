@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from opendllm.registries.errors import UserError
 from opendllm.registries.sequences import AttentionPattern, ModelInputs
@@ -14,6 +14,9 @@ from opendllm.registries.sequences import AttentionPattern, ModelInputs
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
+
+LossPart: TypeAlias = "Callable[[Tensor, slice], Tensor]"
+"""From the negative log-likelihoods of a run of scored positions, and which these are, to a scalar."""
 
 
 @dataclass(frozen=True)
@@ -93,8 +96,9 @@ class DiffusionLM(ABC):
     """A language model whose logits at position i predict token i, whatever its checkpoint does.
 
     Attributes:
-        module: the parameters; its forward is `negative_log_likelihood`, so that an engine that
-            wraps the module (DeepSpeed) sees every forward pass.
+        module: the parameters. Its forward takes `negative_log_likelihood`'s arguments and a
+            `LossPart`, and gives the sum of that over all scored positions, in as many parts as it
+            likes: so an engine that wraps the module (DeepSpeed) sees the whole forward pass.
         mask_token_id: the id that stands for an unknown token.
         eos_token_id: the id that ends a document, or None.
         end_of_turn_token_id: the id that ends an answer of a chat model, or None.

@@ -11,11 +11,27 @@ Split = Literal["train", "held-out"]
 
 
 @dataclass(frozen=True)
+class Message:
+    """One turn of a chat: who speaks (`system`, `user`, `assistant`), and what."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
 class Document:
-    """One text; `name` says where it came from."""
+    """One text.
+
+    Attributes:
+        name: where it came from.
+        text: what is learnt.
+        prompt: what the text answers, a string or a chat up to there; it is read and never masked.
+            None where the text stands alone.
+    """
 
     name: str
     text: str
+    prompt: str | tuple[Message, ...] | None = None
 
 
 class Corpus(ABC):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from opendllm.registries.noise_schedules import NoiseSchedule
@@ -67,6 +67,10 @@ class Corruption:
     weight: Tensor
     count: Tensor
 
+    def part(self, chosen: slice) -> Corruption:
+        """The same with the weights of some scored positions only."""
+        return replace(self, weight=self.weight[chosen])
+
 
 class Objective(ABC):
     """Corrupts clean tokens and turns the model's answers into a loss. A pure function of its inputs."""
@@ -81,6 +85,9 @@ class Objective(ABC):
 
     def loss_sum(self, negative_log_likelihood: Tensor, corruption: Corruption) -> Tensor:
         """The sum that, divided by the global count, is the loss.
+
+        One term a scored position, which hangs on nothing but that position's likelihood and weight:
+        the trainer takes the sum in parts, each with `Corruption.part`.
 
         Args:
             negative_log_likelihood: [N] float32, of the scored positions in row-major order.

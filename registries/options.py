@@ -27,6 +27,10 @@ class ObjectiveOptions(PluginOptions):
     positions_per_token: ClassVar[int] = 1
     """How many positions the model reads for each token; for planning."""
 
+    def needs_prompts(self) -> bool:
+        """Whether every document must have a prompt: so it is with objectives that learn answers."""
+        return False
+
 
 class SamplerOptions(PluginOptions):
     """Options that only one sampler has; the decoder's own options stand beside it in `generate`."""

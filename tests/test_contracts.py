@@ -6,7 +6,9 @@ import json
 import shutil
 from pathlib import Path
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from opendllm.core.testing import CONTRACTS
 from opendllm.registries.discovery import EXTENSION_POINTS, installed_plugins
@@ -26,11 +28,13 @@ metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]
 
 @pytest.fixture(scope="module")
 def example_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the examples in options models speak of: Python files, data sets, problems and tasks."""
+    """What the examples in options models speak of: Python, JSON lines, parquet, problems and tasks."""
     folder = tmp_path_factory.mktemp("examples")
     (folder / "data").mkdir()
-    rows = [json.dumps({"text": f"def f{number}(x): return x + {number}"}) for number in range(40)]
-    (folder / "data" / "train.jsonl").write_text("\n".join(rows))
+    (folder / "more").mkdir()
+    rows = [{"text": f"def f{number}(x): return x + {number}"} for number in range(40)]
+    (folder / "data" / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "more" / "train.parquet")
     for number in range(40):
         (folder / f"file{number}.py").write_text(f"def f{number}(x):\n    return x + {number}\n")
     lines = [

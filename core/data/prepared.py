@@ -1,8 +1,12 @@
-"""Tokenised documents on disk, memory-mapped, made once for each corpus and tokenizer."""
+"""Tokenised documents on disk, memory-mapped, made once for each corpus, tokenizer and settings."""
 
 from __future__ import annotations
 
+import fcntl
 import json
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,9 +14,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from opendllm.core.checkpoints.files import CHECKSUMS_FILE, whole_folder
-from opendllm.core.checkpoints.tokenizer_files import read_tokenizer
-from opendllm.core.data.packing import Packing, pack
+from opendllm.core.checkpoints.files import CHECKSUMS_FILE, whole_folder, write_json
+from opendllm.core.checkpoints.tokenizer_files import TOKENIZER_FILE, read_tokenizer
+from opendllm.core.data.encoding import encode_in_order
+from opendllm.core.data.packing import Packing
+from opendllm.core.data.progress import OnBatch
+from opendllm.core.data.rendering import render
+from opendllm.core.data.token_files import SplitFacts, SplitWriter, read_split
 from opendllm.core.data.tokenizers import make_tokenizer
 from opendllm.core.manifest.experiment_manifest import digest
 from opendllm.core.manifest.schema import Data, TokenizerChoice
@@ -23,96 +31,160 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 SPLITS: tuple[Split, ...] = ("train", "held-out")
-DOCUMENTS_AT_ONCE = 256
+FACTS_FILE = "data.json"
+TOKENIZER_FOLDER = "tokenizer"
+_FORMAT = 2
+"""Part of every key: what an older version wrote is not taken for this one's."""
 
 
 @dataclass(frozen=True)
 class PreparedData:
-    """A run's tokenizer and its packed rows.
+    """A run's tokenizer and the packed rows of one corpus.
 
     Attributes:
         tokenizer: with an EOS and a mask token.
         tokens: by split, all documents' ids one after the other, each ending in EOS; memory-mapped.
-        packing: by split.
+        packing: by split; memory-mapped.
+        prompted: whether every document has a prompt.
         digest: of all of it, whatever it was made from; the same tokens have the same digest.
     """
 
     tokenizer: PreTrainedTokenizerFast
     tokens: dict[Split, NDArray[np.uint32]]
     packing: dict[Split, Packing]
+    prompted: bool
     digest: str
 
 
 def prepare(data: Data, tokenizer: TokenizerChoice, corpus: Corpus, folder: Path) -> PreparedData:
-    """Tokenise and pack, or read what an earlier run made of the same corpus and settings.
+    """`prepare_all` of one corpus."""
+    return prepare_all(data, tokenizer, [corpus], folder)[0]
+
+
+def prepare_all(
+    data: Data,
+    choice: TokenizerChoice,
+    corpora: Sequence[Corpus],
+    folder: Path,
+    on_batch: OnBatch = lambda *_: None,
+) -> list[PreparedData]:
+    """Tokenise and pack, or read what an earlier run made of the same corpora and settings.
+
+    Another process that prepares the same is waited for. What is killed, or fails, leaves nothing
+    that a later run would take. Memory does not grow with the corpora.
 
     Args:
         data: the manifest's section.
-        tokenizer: where the tokenizer comes from.
-        corpus: the plugin it names.
+        choice: where the tokenizer comes from.
+        corpora: the plugins that `data` names.
         folder: where prepared data is kept, each in a folder named after its digest.
+        on_batch: told how far it is.
 
     Raises:
-        UserError: the corpus has no documents, or the tokenizer can't be had.
+        UserError: a corpus has no documents or is damaged, the tokenizer can't be had, or the disk
+            is full.
     """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tokenizer = _tokenizer(choice, corpora, folder)
+        return [
+            _prepared(data, section.model_dump(mode="json"), corpus, tokenizer, folder, on_batch)
+            for section, corpus in zip(data.corpora(), corpora, strict=True)
+        ]
+    except OSError as error:
+        raise UserError(f"data cannot be prepared in {folder}: {error.strerror or error}") from error
+
+
+def _tokenizer(choice: TokenizerChoice, corpora: Sequence[Corpus], folder: Path) -> PreTrainedTokenizerFast:
+    """A trained one is kept like the tokens."""
+    if choice.train is None:
+        return make_tokenizer(choice, corpora)
+    fingerprints = [corpus.fingerprint() for corpus in corpora]
+    key = digest({"format": _FORMAT, "tokenizer": choice.model_dump(mode="json"), "corpora": fingerprints})
+    target = folder / f"tokenizer-{key}"
+    with _made_once(target) as aside:
+        if aside is not None:
+            make_tokenizer(choice, corpora).save_pretrained(aside)
+    return read_tokenizer(target)
+
+
+def _prepared(
+    data: Data,
+    choice: dict[str, object],
+    corpus: Corpus,
+    tokenizer: PreTrainedTokenizerFast,
+    folder: Path,
+    on_batch: OnBatch,
+) -> PreparedData:
     key = digest(
         {
-            "data": data.model_dump(mode="json"),
-            "tokenizer": tokenizer.model_dump(mode="json"),
-            "corpus": corpus.fingerprint(),
+            "format": _FORMAT,
+            "corpus": choice,
+            "fingerprint": corpus.fingerprint(),
+            "tokenizer": tokenizer.backend_tokenizer.to_str(),
+            "eos": tokenizer.eos_token,
+            "chat": tokenizer.chat_template if data.chat else None,
+            "settings": data.model_dump(mode="json", include={"sequence_length", "packed", "chat"}),
         }
     )
-    target = folder / key
-    if not target.is_dir():
-        with whole_folder(target) as aside:
-            _make(data, tokenizer, corpus, aside)
-    tokens = {split: np.load(target / f"{split}-tokens.npy", mmap_mode="r") for split in SPLITS}
-    packing = {}
-    for split in SPLITS:
-        with np.load(target / f"{split}-packing.npz", allow_pickle=False) as arrays:
-            packing[split] = Packing(arrays["starts"], arrays["lengths"], arrays["row_ends"])
-    content = json.loads((target / CHECKSUMS_FILE).read_text())
-    return PreparedData(read_tokenizer(target / "tokenizer"), tokens, packing, digest(content))
+    target = folder / f"tokens-{key}"
+    with _made_once(target) as aside:
+        if aside is not None:
+            _make(data, corpus, tokenizer, aside, on_batch)
+    facts = json.loads((target / FACTS_FILE).read_text())
+    read = {split: read_split(target, split) for split in SPLITS}
+    checksums = json.loads((target / CHECKSUMS_FILE).read_text())
+    content = {
+        name: checksum
+        for name, checksum in checksums.items()
+        if name.endswith(".bin") or name == f"{TOKENIZER_FOLDER}/{TOKENIZER_FILE}"
+    }
+    return PreparedData(
+        read_tokenizer(target / TOKENIZER_FOLDER),
+        {split: tokens for split, (tokens, _) in read.items()},
+        {split: packing for split, (_, packing) in read.items()},
+        all(facts[split]["prompted"] == facts[split]["documents"] for split in SPLITS),
+        digest(content),
+    )
 
 
-def _make(data: Data, choice: TokenizerChoice, corpus: Corpus, folder: Path) -> None:
-    tokenizer = make_tokenizer(choice, corpus)
-    tokenizer.save_pretrained(folder / "tokenizer")
-    for split in SPLITS:
-        tokens, ends = _tokenise(corpus, split, tokenizer)
-        packing = pack(ends, data.sequence_length)
-        np.save(folder / f"{split}-tokens.npy", tokens)
-        np.savez(
-            folder / f"{split}-packing.npz",
-            starts=packing.starts,
-            lengths=packing.lengths,
-            row_ends=packing.row_ends,
-        )
-    (folder / "data.json").write_text(json.dumps(data.model_dump(mode="json"), indent=2) + "\n")
-
-
-def _tokenise(
-    corpus: Corpus, split: Split, tokenizer: PreTrainedTokenizerFast
-) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
-    """All ids of a split, and where each document ends."""
-    arrays, ends, total = [], [], 0
-    texts: list[str] = []
-
-    def flush() -> None:
-        nonlocal total
-        if not texts:
+@contextmanager
+def _made_once(target: Path) -> Iterator[Path | None]:
+    """Yields the folder to fill, or None where `target` is there. Of several processes one makes it."""
+    with target.with_name(f".{target.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the system lets go of it when the process ends, however that is
+        if target.is_dir():
+            yield None
             return
-        for ids in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]:
-            arrays.append(np.array([*ids, tokenizer.eos_token_id], dtype=np.uint32))
-            total += len(ids) + 1
-            ends.append(total)
-        texts.clear()
+        with whole_folder(target) as aside:
+            try:
+                yield aside
+            except BaseException:
+                shutil.rmtree(aside, ignore_errors=True)
+                raise
 
-    for document in corpus.documents(split):
-        texts.append(document.text)
-        if len(texts) == DOCUMENTS_AT_ONCE:
-            flush()
-    flush()
-    if not arrays:
+
+def _make(
+    data: Data, corpus: Corpus, tokenizer: PreTrainedTokenizerFast, folder: Path, on_batch: OnBatch
+) -> None:
+    tokenizer.save_pretrained(folder / TOKENIZER_FOLDER)
+    facts = {}
+    for split in SPLITS:
+        pairs = (render(document, tokenizer, data.chat) for document in corpus.documents(split))
+        file = folder / TOKENIZER_FOLDER / TOKENIZER_FILE
+        with SplitWriter(folder, split, data.sequence_length, data.packed) as writer:
+            for batch in encode_in_order(pairs, file, tokenizer.eos_token_id):
+                writer.add(batch)
+                on_batch(split, writer.facts.documents, writer.facts.tokens)
+        _check(split, writer.facts, data.sequence_length)
+        facts[split] = writer.facts.as_json()
+    write_json(folder / FACTS_FILE, facts)
+
+
+def _check(split: Split, facts: SplitFacts, sequence_length: int) -> None:
+    if facts.documents == 0:
         raise UserError(f"the corpus has no {split} documents")
-    return np.concatenate(arrays), np.array(ends, dtype=np.int64)
+    if facts.rows == 0:
+        raise UserError(
+            f"no {split} prompt leaves room for an answer: raise data.sequence_length ({sequence_length})"
+        )

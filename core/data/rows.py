@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -11,9 +12,20 @@ from torch import Tensor
 
 from opendllm.core.data.packing import Packing
 from opendllm.core.toolkit.draws import hash_address, stream_id
+from opendllm.registries.errors import UserError
 from opendllm.registries.sequences import PADDING_SEGMENT, TokenRows
 
 _ROUNDS = 4
+
+
+class Rows(Protocol):
+    """Row n of a run, for every n."""
+
+    def __len__(self) -> int:
+        """How many different ones there are."""
+
+    def batch(self, sample_indices: Sequence[int]) -> TokenRows:
+        """The rows of these global sample indices; they count on from epoch to epoch."""
 
 
 class PackedRows:
@@ -26,6 +38,7 @@ class PackedRows:
         row_length: int,
         filler_id: int,
         seed: int | None,
+        filler_is_learnt: bool = False,
     ) -> None:
         """Take the split in.
 
@@ -33,40 +46,45 @@ class PackedRows:
             tokens: all its documents' ids.
             packing: its rows.
             row_length: L.
-            filler_id: stands on padding.
+            filler_id: stands where no document does.
             seed: of the order; None keeps the rows as they are.
+            filler_is_learnt: it belongs to the row's last document, as LLaDA's SFT has it with EOS;
+                else it is padding.
         """
         self._tokens = tokens
         self._packing = packing
-        self._row_length = row_length
-        self._filler_id = filler_id
+        self.row_length = row_length
+        self.filler_id = filler_id
         self._seed = seed
+        self._filler_is_learnt = filler_is_learnt
 
     def __len__(self) -> int:
         return len(self._packing.row_ends)
 
     def batch(self, sample_indices: Sequence[int]) -> TokenRows:
-        """The rows of these global sample indices; they count on from epoch to epoch."""
-        shape = (len(sample_indices), self._row_length)
-        tokens = np.full(shape, self._filler_id, dtype=np.int64)
-        segments = np.full(shape, PADDING_SEGMENT, dtype=np.int64)
-        positions = np.zeros(shape, dtype=np.int64)
-        for place, row in enumerate(self._rows(sample_indices)):
+        """See `Rows.batch`."""
+        canvas = Canvas(len(sample_indices), self.row_length, self.filler_id)
+        self.fill(canvas, range(len(sample_indices)), sample_indices)
+        return canvas.rows(sample_indices)
+
+    def fill(self, canvas: Canvas, places: Sequence[int], samples: Sequence[int]) -> None:
+        """Write the rows of these of its own samples into these rows of a canvas."""
+        for place, row in zip(places, self._rows(samples), strict=True):
+            span = self._packing.span(row)
+            pieces = zip(
+                self._packing.starts[span].tolist(),
+                self._packing.lengths[span].tolist(),
+                self._packing.prompts[span].tolist(),
+                strict=True,
+            )
             column = 0
-            for number, (start, length) in enumerate(self._packing.pieces(row)):
-                span = slice(column, column + length)
-                tokens[place, span] = self._tokens[start : start + length]
-                segments[place, span] = number
-                positions[place, span] = np.arange(length)
+            for number, (start, length, prompt) in enumerate(pieces):
+                canvas.tokens[place, column : column + length] = self._tokens[start : start + length]
+                end = self.row_length if self._filler_is_learnt else column + length
+                canvas.segments[place, column:end] = number
+                canvas.positions[place, column:end] = np.arange(end - column)
+                canvas.maskable[place, column + prompt : end] = True
                 column += length
-        as_tensor = torch.from_numpy(segments)
-        return TokenRows(
-            torch.from_numpy(tokens),
-            as_tensor,
-            torch.from_numpy(positions),
-            as_tensor != PADDING_SEGMENT,
-            torch.tensor(list(sample_indices), dtype=torch.int64),
-        )
 
     def _rows(self, sample_indices: Sequence[int]) -> list[int]:
         samples = torch.tensor(list(sample_indices), dtype=torch.int64)
@@ -76,7 +94,77 @@ class PackedRows:
         return places.tolist()
 
 
-def permuted(places: Tensor, size: int, seed: int, epochs: Tensor) -> Tensor:
+class Canvas:
+    """Rows to be filled: [B, L] arrays."""
+
+    def __init__(self, rows: int, row_length: int, filler_id: int) -> None:
+        shape = (rows, row_length)
+        self.tokens = np.full(shape, filler_id, dtype=np.int64)
+        self.segments = np.full(shape, PADDING_SEGMENT, dtype=np.int64)
+        self.positions = np.zeros(shape, dtype=np.int64)
+        self.maskable = np.zeros(shape, dtype=np.bool_)
+
+    def rows(self, sample_indices: Sequence[int]) -> TokenRows:
+        """As tensors, with the addresses of their noise."""
+        return TokenRows(
+            torch.from_numpy(self.tokens),
+            torch.from_numpy(self.segments),
+            torch.from_numpy(self.positions),
+            torch.from_numpy(self.maskable),
+            torch.tensor(list(sample_indices), dtype=torch.int64),
+        )
+
+
+class MixedRows:
+    """Rows of several corpora, each as often as its weight says.
+
+    Of every `PERIOD` samples each corpus has its exact share, in a shuffled order; a corpus that is
+    used up begins again. Which corpus sample n comes from is a pure function of the seed and n.
+    """
+
+    PERIOD = 1000
+
+    def __init__(self, parts: Sequence[PackedRows], weights: Sequence[float], seed: int) -> None:
+        """Mix.
+
+        Args:
+            parts: the corpora's rows, of one length.
+            weights: positive, one a corpus.
+            seed: of the order.
+
+        Raises:
+            UserError: a weight is so small that its corpus would never be read.
+        """
+        self._parts = parts
+        self._seed = seed
+        exact = np.array(weights) / sum(weights) * self.PERIOD
+        counts = np.floor(exact).astype(np.int64)
+        largest_rests = np.argsort(counts - exact, kind="stable")
+        counts[largest_rests[: self.PERIOD - int(counts.sum())]] += 1
+        if not counts.all():
+            smallest = sum(weights) / self.PERIOD
+            raise UserError(f"a weight in data.mixture is below 1/{self.PERIOD} of their sum ({smallest:g})")
+        self._counts = torch.from_numpy(counts)
+        self._firsts = self._counts.cumsum(0) - self._counts
+
+    def __len__(self) -> int:
+        return sum(map(len, self._parts))
+
+    def batch(self, sample_indices: Sequence[int]) -> TokenRows:
+        """See `Rows.batch`."""
+        samples = torch.tensor(list(sample_indices), dtype=torch.int64)
+        period, place = samples // self.PERIOD, samples % self.PERIOD
+        slot = permuted(place, self.PERIOD, self._seed, period, stream="mixture-order")
+        part = torch.searchsorted(self._firsts, slot, right=True) - 1
+        own = period * self._counts[part] + slot - self._firsts[part]
+        canvas = Canvas(len(samples), self._parts[0].row_length, self._parts[0].filler_id)
+        for number, rows in enumerate(self._parts):
+            chosen = (part == number).nonzero().squeeze(1)
+            rows.fill(canvas, chosen.tolist(), own[chosen].tolist())
+        return canvas.rows(sample_indices)
+
+
+def permuted(places: Tensor, size: int, seed: int, epochs: Tensor, stream: str = "row-order") -> Tensor:
     """Where each epoch's pseudo-random permutation of 0 ... size - 1 sends `places`, without a table.
 
     A four-round Feistel network on the next even number of bits; what falls outside the range is
@@ -87,10 +175,11 @@ def permuted(places: Tensor, size: int, seed: int, epochs: Tensor) -> Tensor:
         size: of the range.
         seed: of the order.
         epochs: [N] int64; each epoch has a permutation of its own.
+        stream: what it is for; each use has permutations of its own.
     """
     half = max(1, (max(1, size - 1).bit_length() + 1) // 2)
     low = (1 << half) - 1
-    key = stream_id("row-order")
+    key = stream_id(stream)
     sent, outside = places.clone(), torch.ones_like(places, dtype=torch.bool)
     while bool(outside.any()):
         left, right = sent[outside] >> half, sent[outside] & low

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -22,19 +23,36 @@ if TYPE_CHECKING:
 EOS_TOKEN = "<|endoftext|>"  # noqa: S105 (no password)
 
 
-def make_tokenizer(choice: TokenizerChoice, corpus: Corpus) -> PreTrainedTokenizerFast:
+CHARACTERS_TRAINED_ON = 100_000_000
+"""More would cost memory and change little."""
+
+
+def make_tokenizer(choice: TokenizerChoice, corpora: Sequence[Corpus]) -> PreTrainedTokenizerFast:
     """The tokenizer that the manifest asks for, with an EOS and a mask token.
+
+    One that is trained reads the beginning of each corpus, `CHARACTERS_TRAINED_ON` in all.
 
     Raises:
         UserError: it can't be loaded, or has no EOS token.
     """
     if choice.train is not None:
-        return train_tokenizer(corpus.documents("train"), choice.train.vocab_size, choice.mask_token)
+        share = CHARACTERS_TRAINED_ON // len(corpora)
+        beginnings = (_beginning(corpus.documents("train"), share) for corpus in corpora)
+        documents = itertools.chain.from_iterable(beginnings)
+        return train_tokenizer(documents, choice.train.vocab_size, choice.mask_token)
     assert choice.path is not None
     tokenizer = load_tokenizer(choice.path, choice.mask_token)
     if tokenizer.eos_token_id is None:
         raise UserError(f"tokenizer {choice.path!r} has no EOS token, which ends every document")
     return tokenizer
+
+
+def _beginning(documents: Iterable[Document], characters: int) -> Iterator[Document]:
+    for document in documents:
+        yield document
+        characters -= len(document.text)
+        if characters <= 0:
+            return
 
 
 def load_tokenizer(path_or_hub_id: str, new_mask_token: str = MASK_TOKEN) -> PreTrainedTokenizerFast:

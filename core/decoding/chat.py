@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from jinja2 import TemplateError
-
-from opendllm.registries.errors import UserError, first_line
+from opendllm.core.checkpoints.chat_template import apply_template
+from opendllm.registries.corpora import Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -18,14 +17,4 @@ def chat_prompt(tokenizer: PreTrainedTokenizerFast, prompt: str) -> str:
     Raises:
         UserError: the checkpoint has no chat template, or it fails.
     """
-    if tokenizer.chat_template is None:
-        raise UserError(
-            "this checkpoint has no chat template: leave `chat` out, or take its Instruct sibling"
-        )
-    try:
-        text: str = tokenizer.apply_chat_template(
-            [{"role": "user", "content": prompt}], add_generation_prompt=True, tokenize=False
-        )
-    except TemplateError as error:
-        raise UserError(f"the checkpoint's chat template fails: {first_line(error)}") from error
-    return text
+    return apply_template(tokenizer, [Message("user", prompt)], answer_follows=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 from opendllm.core.checkpoints.files import PROVENANCE_FILE, model_folder, write_json
 from opendllm.core.checkpoints.pretrained import fetch
+from opendllm.core.data.sources import fingerprint, held_out_documents
 from opendllm.core.evaluation.answering import Asked
 from opendllm.core.evaluation.answers import AnswerFile
 from opendllm.core.evaluation.evaluator import evaluate, write_result
@@ -20,7 +21,7 @@ from opendllm.core.manifest.checks import decoder_options, default_sampler, gene
 from opendllm.core.manifest.experiment_manifest import Variant, digest
 from opendllm.core.manifest.schema import Manifest, PluginChoice
 from opendllm.registries.benchmarks import BenchmarkContext, CodeExecution
-from opendllm.registries.corpora import Corpus, Document
+from opendllm.registries.corpora import Document
 from opendllm.registries.discovery import Plugins
 from opendllm.registries.errors import UserError
 
@@ -60,7 +61,7 @@ def evaluate_variant(
         raise UserError(
             f"{variant.name} is trained to step {step} of {wanted}: run the manifest without --only to finish"
         )
-    corpus_fingerprint = _corpus(manifest, plugins).fingerprint() if manifest.data else None
+    corpus_fingerprint = fingerprint(manifest.data, plugins) if manifest.data else None
     context = BenchmarkContext(
         limit,
         manifest.seed,
@@ -131,11 +132,6 @@ def _step(folder: Path) -> int:
 
 
 def _held_out(manifest: Manifest, plugins: Plugins) -> Iterator[Document]:
-    return _corpus(manifest, plugins).documents("held-out")
-
-
-def _corpus(manifest: Manifest, plugins: Plugins) -> Corpus:
     if manifest.data is None:
         raise UserError("this benchmark reads held-out documents: give the manifest a `data` section")
-    choice = manifest.data.corpus
-    return plugins.corpora.get(choice.name).build(choice.options)
+    return held_out_documents(manifest.data, plugins)

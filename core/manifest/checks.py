@@ -82,7 +82,10 @@ def check_plugins(manifest: Manifest, source: Source, plugins: Plugins) -> None:
 
     backbone = options_of("backbones", manifest.model.backbone, ("model", "backbone"))
     if manifest.data is not None:
-        options_of("corpora", manifest.data.corpus, ("data", "corpus"))
+        if manifest.data.corpus is not None:
+            options_of("corpora", manifest.data.corpus, ("data", "corpus"))
+        for index, part in enumerate(manifest.data.mixture):
+            options_of("corpora", part.corpus, ("data", "mixture", index, "corpus"))
     objective = None
     if manifest.train is not None:
         objective = options_of("objectives", manifest.train.objective, ("train", "objective"))

@@ -54,12 +54,44 @@ class TokenizerChoice(Section):
         return self
 
 
+class MixturePart(Section):
+    """One corpus of a mixture."""
+
+    corpus: PluginChoice
+    weight: float = Field(1.0, gt=0, description="Its share of the rows, relative to the others' weights.")
+
+
 class Data(Section):
     """What is read."""
 
-    corpus: PluginChoice
+    corpus: PluginChoice | None = Field(None, description="Where the documents come from.")
+    mixture: tuple[MixturePart, ...] = Field(
+        (), description="Several corpora in place of one `corpus`; one that is used up begins again."
+    )
     tokenizer: TokenizerChoice | None = Field(None, description="By default the pretrained checkpoint's own.")
     sequence_length: int = Field(ge=8, description="Tokens in a packed row.")
+    packed: bool = Field(
+        True,
+        description="Put several documents into a row. If false each has a row of its own, filled up with "
+        "EOS tokens that count as its end, as in LLaDA's SFT.",
+    )
+    chat: bool = Field(
+        False, description="Put prompts and what answers them into the tokenizer's chat template."
+    )
+
+    @model_validator(mode="after")
+    def _corpus_or_mixture(self) -> Data:
+        if (self.corpus is None) == (not self.mixture):
+            raise ValueError("give either `corpus` or `mixture`")
+        return self
+
+    def corpora(self) -> tuple[PluginChoice, ...]:
+        """The one, or the mixture's."""
+        return (self.corpus,) if self.corpus else tuple(part.corpus for part in self.mixture)
+
+    def weights(self) -> tuple[float, ...]:
+        """Of `corpora`."""
+        return (1.0,) if self.corpus else tuple(part.weight for part in self.mixture)
 
 
 class ZeroOptimization(Section):

@@ -99,6 +99,15 @@ class ObjectiveContract(PluginContract):
         parts = [self.loss_sum(self.corrupt(packed_rows(start, ROWS // 2))) for start in (0, ROWS // 2)]
         torch.testing.assert_close(whole, torch.stack(parts).sum())
 
+    def test_loss_sums_add_up_over_positions(self) -> None:
+        """The trainer takes the loss in parts, so that the logits of a whole batch never exist."""
+        corruption = self.corrupt(packed_rows())
+        nll = torch.linspace(0.1, 5, int(corruption.scored.sum()), dtype=torch.float64)
+        thirds = [slice(start, start + len(nll) // 3 + 1) for start in range(0, len(nll), len(nll) // 3 + 1)]
+        parts = [self.objective().loss_sum(nll[chosen], corruption.part(chosen)) for chosen in thirds]
+        whole = self.objective().loss_sum(nll, corruption)
+        torch.testing.assert_close(torch.stack(parts).sum(), whole)
+
     def test_the_loss_is_finite_and_has_gradients(self) -> None:
         """A scalar that training can go down."""
         nll = torch.rand(int(self.corrupt(packed_rows()).scored.sum()), requires_grad=True)

@@ -15,6 +15,15 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
+from opendllm.core.toolkit.segment_kernels import (
+    DocumentGroups,
+    DocumentRuns,
+    attend_in_groups,
+    attend_in_runs,
+    document_runs,
+    group_documents,
+    takes_varlen,
+)
 from opendllm.core.toolkit.segments import visibility
 from opendllm.registries.sequences import ModelInputs
 
@@ -25,7 +34,8 @@ if TYPE_CHECKING:
 
 ATTENTION_NAME = "opendllm_segments"
 FLEX_FROM_LENGTH = 8192
-"""On a GPU, shorter rows are faster under a dense mask (benchmarks/attention.py, on an H200)."""
+"""Where no variable-length kernel serves, shorter rows are faster on a GPU under a dense mask
+(benchmarks/attention.py, on an H200)."""
 
 
 class AttentionLayout:
@@ -74,6 +84,16 @@ class AttentionLayout:
         )
         return mask
 
+    @cached_property
+    def runs(self) -> DocumentRuns | None:
+        """The same for a variable-length kernel; None where it can't be said so."""
+        return document_runs(self._inputs, self._blocks)
+
+    @cached_property
+    def groups(self) -> DocumentGroups:
+        """The same as documents sorted by length."""
+        return group_documents(self._inputs, self._blocks)
+
     def wants_flex(self, query: Tensor) -> bool:
         """Whether flex attention should compute this layout for `query` [B, H, L, K]."""
         head_size = query.shape[-1]
@@ -81,6 +101,8 @@ class AttentionLayout:
         return query.is_cuda and fits and query.shape[2] >= FLEX_FROM_LENGTH
 
 
+# Each batch has documents of other lengths, for which a compiled one would be compiled anew.
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def segment_attention(
     module: nn.Module,
     query: Tensor,
@@ -95,7 +117,12 @@ def segment_attention(
 ) -> tuple[Tensor, None]:
     """Scaled dot-product attention [B, H, L, K] -> [B, L, H, K] within `layout`."""
     grouped = query.shape[1] != key.shape[1]
-    if layout.wants_flex(query) and not layout.everything_is_visible:
+    packed = query.shape[2] == key.shape[2] and not layout.everything_is_visible
+    if packed and takes_varlen(query) and layout.runs is not None and not dropout:
+        return attend_in_runs(query, key, value, layout.runs, scaling), None
+    if packed and query.device.type == "cpu":
+        return attend_in_groups(query, key, value, layout.groups, scaling, dropout), None
+    if packed and layout.wants_flex(query):
         output = _compiled_flex()(
             query, key, value, block_mask=layout.block_mask, scale=scaling, enable_gqa=grouped
         )

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
+from opendllm.core.toolkit.held_out import is_held_out
 from opendllm.registries.corpora import Document, Split
 from opendllm.registries.errors import UserError
 
-HELD_OUT_SHARE = 20
-"""One file in so many is held out."""
 _SKIPPED_FOLDERS = frozenset({"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"})
 
 
@@ -37,9 +35,7 @@ def stdlib_documents(split: Split) -> Iterator[Document]:
     """
     empty = True
     for name, path in stdlib_files():
-        digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
-        held_out = int.from_bytes(digest, "big") % HELD_OUT_SHARE == 0
-        if held_out != (split == "held-out"):
+        if is_held_out(name) != (split == "held-out"):
             continue
         try:
             text = path.read_text(encoding="utf-8")

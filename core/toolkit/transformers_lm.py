@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
@@ -19,7 +18,8 @@ from opendllm.core.toolkit.attention import ATTENTION_NAME, AttentionLayout
 from opendllm.core.toolkit.canvas_reader import TransformersReader, network_states
 from opendllm.core.toolkit.placement import allocate_spread, quantize_to_8bit, run_spread
 from opendllm.core.toolkit.safetensors_folder import load_into, write_weights
-from opendllm.registries.backbones import CanvasReader, DiffusionLM
+from opendllm.core.toolkit.token_losses import let_score, summed_loss, token_losses
+from opendllm.registries.backbones import CanvasReader, DiffusionLM, LossPart
 from opendllm.registries.errors import UserError
 from opendllm.registries.sequences import PADDING_SEGMENT, AttentionPattern, ModelInputs
 
@@ -48,23 +48,29 @@ class CheckpointFormat:
 
 
 class ScoringModule(nn.Module):
-    """The network, with the training loss's log-likelihoods as its forward."""
+    """The network, with the training loss as its forward."""
 
     network: PreTrainedModel
 
     def __init__(self, network: PreTrainedModel, attention: AttentionPattern, logit_shift: bool) -> None:
         super().__init__()
         self.network = network
+        let_score(network.get_output_embeddings())
         self._attention = attention
         self._logit_shift = logit_shift
 
-    def forward(self, inputs: ModelInputs, targets: Tensor, scored: Tensor) -> Tensor:
-        """[N] float32, nats; only the scored positions' hidden states reach the LM head."""
+    def forward(self, inputs: ModelInputs, targets: Tensor, scored: Tensor, loss_part: LossPart) -> Tensor:
+        """See `DiffusionLM.module`."""
+        hidden, chosen = self.scored_states(inputs, targets, scored)
+        loss: Tensor = summed_loss(self.network.get_output_embeddings(), hidden, chosen, loss_part)
+        return loss
+
+    def scored_states(self, inputs: ModelInputs, targets: Tensor, scored: Tensor) -> tuple[Tensor, Tensor]:
+        """([N, D], [N]): what predicts each scored position, and its target; nothing else is projected."""
         hidden = self.network_states(inputs)
         rows, columns = scored.nonzero(as_tuple=True)
-        hidden = hidden[rows, self.predictors(inputs.segments)[rows, columns]]
-        logits = self.network.get_output_embeddings()(hidden)
-        return cross_entropy(logits.float(), targets[rows, columns], reduction="none")
+        places = rows * scored.shape[1] + self.predictors(inputs.segments)[rows, columns]
+        return hidden.flatten(0, 1).index_select(0, places), targets[rows, columns]
 
     def network_states(self, inputs: ModelInputs) -> Tensor:
         """[B, L, D] the network's own hidden states, not aligned."""
@@ -162,8 +168,8 @@ class TransformersLM(DiffusionLM):
 
     def negative_log_likelihood(self, inputs: ModelInputs, targets: Tensor, scored: Tensor) -> Tensor:
         """See `DiffusionLM.negative_log_likelihood`."""
-        nll: Tensor = self.module(inputs, targets, scored)
-        return nll
+        hidden, chosen = self.module.scored_states(inputs, targets, scored)
+        return token_losses(self.module.network.get_output_embeddings(), hidden, chosen)
 
     def grow_vocabulary(self, size: int, config: Mapping[str, Any]) -> None:
         """Add tokens, their embeddings at the mean of the old ones.
@@ -175,6 +181,7 @@ class TransformersLM(DiffusionLM):
         network = self.module.network
         # transformers' own mean_resizing draws around the mean, from a generator that nobody seeded.
         network.resize_token_embeddings(size, mean_resizing=False)
+        let_score(network.get_output_embeddings())
         with torch.no_grad():
             for layer in (network.get_input_embeddings(), network.get_output_embeddings()):
                 for parameter in layer.parameters():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ import torch
 from opendllm.core.checkpoints.files import steps
 from opendllm.core.checkpoints.loading import load_model, torch_device
 from opendllm.core.checkpoints.pretrained import fetch
-from opendllm.core.data.prepared import PreparedData, prepare
-from opendllm.core.data.rows import PackedRows
-from opendllm.core.manifest.experiment_manifest import Variant
-from opendllm.core.manifest.schema import TokenizerChoice
+from opendllm.core.data.prepared import PreparedData, prepare_all
+from opendllm.core.data.progress import preparing_progress
+from opendllm.core.data.rows import MixedRows, PackedRows, Rows
+from opendllm.core.data.sources import corpora_of
+from opendllm.core.manifest.experiment_manifest import Variant, digest
+from opendllm.core.manifest.schema import Data, Manifest, TokenizerChoice
 from opendllm.core.training.checkpoints import save_untrained
 from opendllm.core.training.processes import join_process_group, rank, under_launcher, wait_for_all
 from opendllm.core.training.progress import training_progress
@@ -21,6 +24,8 @@ from opendllm.core.training.trainer import TrainingRun, train
 from opendllm.registries.backbones import DiffusionLM, Vocabulary
 from opendllm.registries.corpora import Split
 from opendllm.registries.discovery import Plugins
+from opendllm.registries.errors import UserError
+from opendllm.registries.options import ObjectiveOptions
 
 
 def train_variant(
@@ -50,14 +55,17 @@ def train_variant(
     data = manifest.data
     assert data is not None
     tokenizer = data.tokenizer or TokenizerChoice(path=pretrained)
-    corpus = plugins.corpora.get(data.corpus.name).build(data.corpus.options)
+    corpora = corpora_of(data, plugins)
     if under_launcher():
         join_process_group(device)
     if rank() != 0:
         wait_for_all()  # the first process prepares, the others read what it made
-    prepared = prepare(data, tokenizer, corpus, data_folder)
+    with preparing_progress() as on_batch:
+        parts = prepare_all(data, tokenizer, corpora, data_folder, on_batch)
     if rank() == 0:
         wait_for_all()
+    prepared = parts[0]
+    _check_prompts(manifest, plugins, parts)
     lm = _starting_model(variant, plugins, prepared, device)
     if manifest.train is None:
         save_untrained(lm, prepared.tokenizer, folder, provenance)
@@ -73,10 +81,10 @@ def train_variant(
                 tokenizer=prepared.tokenizer,
                 objective=plugins.objectives.get(objective.name).build(objective.options),
                 schedule=plugins.noise_schedules.get(schedule.name).build(schedule.options),
-                train_rows=_rows(prepared, "train", data.sequence_length, manifest.seed),
-                held_out_rows=_rows(prepared, "held-out", data.sequence_length, 0),
+                train_rows=_rows(parts, "train", data, manifest.seed),
+                held_out_rows=_rows(parts, "held-out", data, 0),
                 folder=folder,
-                provenance={**provenance, "data": prepared.digest},
+                provenance={**provenance, "data": _digest(parts)},
                 on_step=on_step,
             )
         )
@@ -109,7 +117,30 @@ def _starting_model(
     return lm
 
 
-def _rows(prepared: PreparedData, split: Split, length: int, seed: int) -> PackedRows:
-    return PackedRows(
-        prepared.tokens[split], prepared.packing[split], length, prepared.tokenizer.eos_token_id, seed
-    )
+def _rows(parts: Sequence[PreparedData], split: Split, data: Data, seed: int) -> Rows:
+    eos = parts[0].tokenizer.eos_token_id
+    rows = [
+        PackedRows(part.tokens[split], part.packing[split], data.sequence_length, eos, seed, not data.packed)
+        for part in parts
+    ]
+    return rows[0] if len(rows) == 1 else MixedRows(rows, data.weights(), seed)
+
+
+def _digest(parts: Sequence[PreparedData]) -> str:
+    """Of what is trained on; a mixture's weights are in the training digest."""
+    return parts[0].digest if len(parts) == 1 else digest([part.digest for part in parts])
+
+
+def _check_prompts(manifest: Manifest, plugins: Plugins, parts: Sequence[PreparedData]) -> None:
+    if manifest.train is None or manifest.data is None:
+        return
+    choice = manifest.train.objective
+    options = plugins.objectives.get(choice.name).options.model_validate(choice.options)
+    assert isinstance(options, ObjectiveOptions)
+    for corpus, part in zip(manifest.data.corpora(), parts, strict=True):
+        if options.needs_prompts() and not part.prompted:
+            raise UserError(
+                f"train.objective: {choice.name} with options {choice.options} learns answers, and corpus "
+                f"{corpus.name} has texts without a prompt: name its fields of prompts and responses, or of "
+                f"chats, or choose another form"
+            )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from opendllm.core.data.rows import PackedRows
+from opendllm.core.data.rows import Rows
 from opendllm.core.manifest.schema import Train
 from opendllm.core.toolkit.likelihood import log_likelihood
 from opendllm.core.toolkit.noise import AddressedNoise
@@ -21,7 +21,7 @@ from opendllm.core.training.engine import set_learning_rate, start_engine, take_
 from opendllm.core.training.metrics_log import MetricsLog
 from opendllm.core.training.processes import deepspeed_environment, rank, summed, world_size
 from opendllm.core.training.settings import batch_shape, learning_rate
-from opendllm.registries.backbones import DiffusionLM
+from opendllm.registries.backbones import DiffusionLM, LossPart
 from opendllm.registries.errors import UserError
 from opendllm.registries.noise_schedules import NoiseSchedule
 from opendllm.registries.objectives import Corruption, Objective
@@ -63,8 +63,8 @@ class TrainingRun:
     tokenizer: PreTrainedTokenizerFast
     objective: Objective
     schedule: NoiseSchedule
-    train_rows: PackedRows
-    held_out_rows: PackedRows
+    train_rows: Rows
+    held_out_rows: Rows
     folder: Path
     provenance: Mapping[str, Any]
     on_step: OnStep
@@ -157,12 +157,16 @@ def _accumulate(
     total = torch.zeros((), dtype=torch.float64, device=engine.device)
     for number, corruption in enumerate(corruptions, start=1):
         engine.set_gradient_accumulation_boundary(number == len(corruptions))
-        nll = engine(corruption.inputs, corruption.targets, corruption.scored)
-        loss = objective.loss_sum(nll, corruption) / count
+        part = _loss_part(objective, corruption, count)
+        loss = engine(corruption.inputs, corruption.targets, corruption.scored, part)
         # DeepSpeed averages gradients over the ranks; the count is already global.
         engine.backward(loss * world_size(), scale_wrt_gas=False)
         total += loss.detach().double()
     return float(summed(total))
+
+
+def _loss_part(objective: Objective, corruption: Corruption, count: float) -> LossPart:
+    return lambda nll, chosen: objective.loss_sum(nll, corruption.part(chosen)) / count
 
 
 @torch.no_grad()

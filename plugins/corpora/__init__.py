@@ -1,8 +1,13 @@
 """Corpora: names, options and where each is implemented."""
 
-from pydantic import ConfigDict, Field
+from typing import TYPE_CHECKING
+
+from pydantic import ConfigDict, Field, model_validator
 
 from opendllm.registries import PluginOptions, Register
+
+if TYPE_CHECKING:
+    from opendllm.core.toolkit.records import RecordFields
 
 HERE = "opendllm.plugins.corpora"
 
@@ -22,16 +27,75 @@ class TextFilesOptions(PluginOptions):
     )
 
 
-class HuggingfaceOptions(PluginOptions):
+class RecordOptions(PluginOptions):
+    """Where a record's parts are: a text, or a prompt with a response, or a chat."""
+
+    text_field: str = Field("text", description="Field that holds a plain text.")
+    prompt_field: str | None = Field(
+        None, description="Field of a prompt, which is never masked; goes with `response_field`."
+    )
+    response_field: str | None = Field(None, description="Field of what answers the prompt.")
+    messages_field: str | None = Field(
+        None, description="Field of a chat: a list of {role, content}; every assistant turn is learnt."
+    )
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "RecordOptions":
+        if (self.prompt_field is None) != (self.response_field is None):
+            raise ValueError("prompt_field and response_field go together")
+        kinds = {
+            "text_field": "text_field" in self.model_fields_set,
+            "prompt_field": self.prompt_field is not None,
+            "messages_field": self.messages_field is not None,
+        }
+        given = [name for name, is_given in kinds.items() if is_given]
+        if len(given) > 1:
+            raise ValueError(f"{given[0]} and {given[1]} exclude each other")
+        return self
+
+    def fields(self) -> "RecordFields":
+        """The same for the reader."""
+        from opendllm.core.toolkit.records import RecordFields
+
+        return RecordFields(self.text_field, self.prompt_field, self.response_field, self.messages_field)
+
+
+class JsonlOptions(RecordOptions):
+    """Options of a corpus of JSON lines."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"train": "**/*.jsonl"}]})
+
+    train: str = Field(description="Glob of the files to train on, such as `data/**/*.jsonl`; also *.gz.")
+    held_out: str | None = Field(
+        None, description="Glob of the files to hold out; without it, one record in twenty is."
+    )
+
+
+class ParquetOptions(RecordOptions):
+    """Options of a corpus of parquet files."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"train": "**/*.parquet"}]})
+
+    train: str = Field(description="Glob of the files to train on, such as `data/**/*.parquet`.")
+    held_out: str | None = Field(
+        None, description="Glob of the files to hold out; without it, one record in twenty is."
+    )
+
+
+class HuggingfaceOptions(RecordOptions):
     """Options of a Hugging Face data set."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"dataset": "data", "held_out_documents": 10}]})
 
-    dataset: str = Field(description="Hub id, or a folder of parquet or JSON-lines files.")
+    dataset: str = Field(
+        description="Hub id, or a folder: of parquet or JSON-lines files, or as `save_to_disk` writes it."
+    )
     configuration: str | None = Field(None, description="The data set's configuration, where it has several.")
     split: str = Field("train", description="Which of its splits is read.")
-    text_field: str = Field("text", description="The column that holds the documents.")
-    held_out_documents: int = Field(1000, ge=1, description="The first so many documents are held out.")
+    held_out_documents: int = Field(1000, ge=1, description="The first so many rows are held out.")
+    train_documents: int | None = Field(
+        None, ge=1, description="Only so many rows after those are trained on; by default all."
+    )
 
 
 def register_all(register: Register) -> None:
@@ -47,6 +111,18 @@ def register_all(register: Register) -> None:
         options=TextFilesOptions,
         target=f"{HERE}.text_files:TextFiles",
         summary="UTF-8 text files matched by a glob, one document a file",
+    )
+    register(
+        "jsonl",
+        options=JsonlOptions,
+        target=f"{HERE}.jsonl:Jsonl",
+        summary="files of JSON lines: texts, prompts with responses, or chats",
+    )
+    register(
+        "parquet",
+        options=ParquetOptions,
+        target=f"{HERE}.parquet:Parquet",
+        summary="parquet files: texts, prompts with responses, or chats",
     )
     register(
         "huggingface",

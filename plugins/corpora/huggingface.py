@@ -13,6 +13,8 @@ from opendllm.plugins.corpora import HuggingfaceOptions
 from opendllm.registries.corpora import Corpus, Document, Split
 from opendllm.registries.errors import UserError, first_line
 
+_SAVED = ("state.json", "dataset_dict.json")
+
 
 class Huggingface(Corpus):
     """One document a row, in the data set's order; the first ones are held out."""
@@ -23,25 +25,18 @@ class Huggingface(Corpus):
     def documents(self, split: Split) -> Iterator[Document]:
         """See `Corpus.documents`."""
         options = self._options
-        rows = enumerate(self._rows())
-        held_out = options.held_out_documents
+        first, last = options.held_out_documents, options.train_documents
         chosen = (
-            itertools.islice(rows, held_out)
+            itertools.islice(enumerate(self._rows()), first)
             if split == "held-out"
-            else itertools.islice(rows, held_out, None)
+            else itertools.islice(enumerate(self._rows()), first, None if last is None else first + last)
         )
+        fields = options.fields()
         empty = True
         for number, row in chosen:
-            text = row.get(options.text_field)
-            if not isinstance(text, str):
-                columns = ", ".join(row)
-                raise UserError(
-                    f"data set {options.dataset} has no text in column {options.text_field!r} of row "
-                    f"{number}; its columns: {columns}"
-                )
-            if text:
+            for document in fields.documents(row, f"{options.dataset}:{options.split}:{number}"):
                 empty = False
-                yield Document(f"{options.dataset}:{options.split}:{number}", text)
+                yield document
         if empty:
             raise UserError(f"data set {options.dataset} has no {split} documents")
 
@@ -69,13 +64,24 @@ class Huggingface(Corpus):
         try:
             if not local:
                 _ask_hub(options.dataset)
-            source = str(folder) if local else options.dataset
-            yield from load_dataset(source, options.configuration, split=options.split, streaming=True)
+            if local and any((folder / name).is_file() for name in _SAVED):
+                yield from _saved(folder, options.split)
+            else:
+                source = str(folder) if local else options.dataset
+                yield from load_dataset(source, options.configuration, split=options.split, streaming=True)
         except Exception as error:  # datasets raises a dozen kinds, when opened and while it is read
             hint = "" if local else ": where there is no network, fetch it elsewhere and give its folder"
             raise UserError(
                 f"data set {options.dataset} cannot be read ({first_line(error)}){hint}"
             ) from error
+
+
+def _saved(folder: Path, split: str) -> Iterator[dict[str, Any]]:
+    """What `save_to_disk` wrote: Arrow files, mapped and not read whole."""
+    from datasets import DatasetDict, load_from_disk
+
+    found = load_from_disk(str(folder))
+    yield from (found[split] if isinstance(found, DatasetDict) else found)
 
 
 def _ask_hub(dataset: str) -> None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import glob
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from opendllm.core.toolkit.held_out import is_held_out
+from opendllm.core.toolkit.record_files import matching_files
 from opendllm.plugins.corpora import TextFilesOptions
 from opendllm.registries.corpora import Corpus, Document, Split
 from opendllm.registries.errors import UserError
-
-HELD_OUT_SHARE = 20
 
 
 class TextFiles(Corpus):
@@ -38,22 +37,13 @@ class TextFiles(Corpus):
         digest = hashlib.blake2b(digest_size=16)
         for split in ("train", "held-out"):
             for path in self._paths(split):
-                content = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+                with path.open("rb") as file:
+                    content = hashlib.file_digest(file, "blake2b").hexdigest()
                 digest.update(f"{split} {path} {content}\n".encode())
         return digest.hexdigest()
 
     def _paths(self, split: Split) -> list[Path]:
         if self._held_out is not None:
-            return _matches(self._held_out if split == "held-out" else self._train)
-        every = _matches(self._train)
-        return [path for path in every if _is_held_out(path) == (split == "held-out")]
-
-
-def _matches(pattern: str) -> list[Path]:
-    found = glob.glob(str(Path(pattern).expanduser()), recursive=True)  # noqa: PTH207 (absolute patterns)
-    return sorted(path for path in map(Path, found) if path.is_file())
-
-
-def _is_held_out(path: Path) -> bool:
-    digest = hashlib.blake2b(path.name.encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") % HELD_OUT_SHARE == 0
+            return matching_files(self._held_out if split == "held-out" else self._train)
+        every = matching_files(self._train)
+        return [path for path in every if is_held_out(path.name) == (split == "held-out")]

@@ -46,6 +46,10 @@ class LladaOptions(ObjectiveOptions):
             raise ValueError("random_length_probability has no effect with form sft")
         return self
 
+    def needs_prompts(self) -> bool:
+        """See `ObjectiveOptions.needs_prompts`."""
+        return self.form == "sft"
+
 
 class DreamOptions(ObjectiveOptions):
     """Options of Dream's objective."""

@@ -119,3 +119,21 @@ def test_nothing_scored_gives_no_likelihoods(family, golden_model, tokens) -> No
     nothing = torch.zeros_like(tokens, dtype=torch.bool)
     found = golden_model(family).lm.negative_log_likelihood(inputs_from_mask(tokens, None), tokens, nothing)
     assert found.shape == (0,)
+
+
+def test_gradients_of_packed_documents_are_the_sum_of_each_alones(family, golden_model, documents) -> None:
+    lm = golden_model(family).lm
+    inputs = packed(documents)
+    lm.negative_log_likelihood(inputs, inputs.tokens, inputs.segments != PADDING_SEGMENT).sum().backward()
+    together = {name: parameter.grad for name, parameter in lm.module.named_parameters()}
+    lm.module.zero_grad()
+    for document in documents:
+        tokens = torch.tensor([document])
+        alone = inputs_from_mask(tokens, None)
+        lm.negative_log_likelihood(alone, tokens, torch.ones_like(tokens, dtype=torch.bool)).sum().backward()
+    largest = max(float(p.grad.abs().max()) for p in lm.module.parameters())
+    for name, parameter in lm.module.named_parameters():
+        torch.testing.assert_close(
+            together[name], parameter.grad, atol=1e-5 * largest, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}"
+        )
+    lm.module.zero_grad()

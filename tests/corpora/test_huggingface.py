@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow
 import pytest
+from datasets import Dataset, DatasetDict
 from pyarrow import parquet
 
 from opendllm.plugins.corpora import HuggingfaceOptions
@@ -76,13 +77,13 @@ def test_another_split_and_the_users_home(tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.parametrize("split", ["train", "held-out"])
 def test_a_wrong_column_names_the_right_ones(tmp_path: Path, split: str) -> None:
     folder = write_lines(tmp_path / "data", [{"content": "a", "lang": "b"}] * 5)
-    with pytest.raises(UserError, match=r"no text in column 'text' of row \d; its columns: content, lang"):
+    with pytest.raises(UserError, match=r"train:\d: no text in field 'text'; its fields: content, lang"):
         texts(corpus(folder), split)
 
 
 def test_a_column_of_numbers_is_refused(tmp_path: Path) -> None:
     folder = write_lines(tmp_path / "data", [{"text": 3}] * 5)
-    with pytest.raises(UserError, match="no text in column 'text'"):
+    with pytest.raises(UserError, match="no text in field 'text'"):
         texts(corpus(folder), "held-out")
 
 
@@ -91,6 +92,19 @@ def test_a_split_without_documents_is_refused(tmp_path: Path, rows: int) -> None
     folder = write_lines(tmp_path / "data", [{"text": "a"}] * rows)
     with pytest.raises(UserError, match=f"{folder}.*(no train documents|cannot be read)"):
         texts(corpus(folder), "train")
+
+
+@pytest.mark.parametrize("splits", [False, True], ids=["one", "by name"])
+def test_a_data_set_that_was_saved_to_disk(tmp_path: Path, splits: bool) -> None:
+    rows = Dataset.from_list([{"text": text} for text in TEXTS])
+    saved = DatasetDict({"train": rows, "test": rows.select([0])}) if splits else rows
+    saved.save_to_disk(tmp_path / "data")
+    assert texts(corpus(tmp_path / "data"), "train") == TEXTS[3:]
+
+
+def test_the_first_documents_of_a_long_data_set(tmp_path: Path) -> None:
+    found = corpus(write_lines(tmp_path / "data", [{"text": text} for text in TEXTS]), train_documents=4)
+    assert texts(found, "train") == TEXTS[3:7]
 
 
 def test_files_that_cannot_be_read_are_one_line(tmp_path: Path) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opendllm.core.data.packing import pack
+from opendllm.core.data import packing as packing_module
+from opendllm.core.data.packing import Packer, pack
 from opendllm.core.data.rows import PackedRows, permuted
 from opendllm.registries.sequences import PADDING_SEGMENT
 
@@ -38,6 +40,33 @@ def test_rows_of_mixed_documents_are_at_least_98_percent_full() -> None:
     lengths = np.exp(np.random.default_rng(0).uniform(np.log(32), np.log(512), 2000)).astype(int)
     packing = pack(np.cumsum(lengths), 512)
     assert lengths.sum() / (len(packing.row_ends) * 512) >= 0.98
+
+
+def test_a_corpus_of_many_windows_is_packed_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With lengths of source files, in rows of 4096."""
+    monkeypatch.setattr(packing_module, "PIECES_AT_ONCE", 2000)
+    lengths = np.exp(np.random.default_rng(0).normal(6.7, 1.2, 20_000)).astype(int) + 1
+    packing = pack(np.cumsum(lengths), 4096)
+    assert packing.lengths.sum() == lengths.sum()
+    assert lengths.sum() / (len(packing.row_ends) * 4096) >= 0.98
+    assert (
+        max(sum(length for _, length in packing.pieces(row)) for row in range(len(packing.row_ends))) <= 4096
+    )
+
+
+def test_of_a_document_with_a_prompt_only_the_first_row_is_kept() -> None:
+    packer = Packer(10)
+    lengths, prompts = np.array([25, 6, 12]), np.array([4, 2, 10])
+    (window,) = [*packer.add(lengths, prompts), *packer.finish()]
+    assert sorted(zip(window.starts, window.lengths, window.prompts, strict=True)) == [(0, 10, 4), (25, 6, 2)]
+    assert (packer.shortened, packer.dropped) == (1, 1)
+
+
+def test_rows_are_made_while_documents_still_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing_module, "PIECES_AT_ONCE", 8)
+    packer, nothing = Packer(16), np.zeros(8, dtype=np.int64)
+    assert len(list(packer.add(np.full(8, 4), nothing))) == 1
+    assert not list(packer.finish())
 
 
 @given(size=st.integers(1, 300), seed=st.integers(0, 10), epoch=st.integers(0, 3))

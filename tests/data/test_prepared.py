@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from opendllm.core.checkpoints.tokenizer_files import read_tokenizer
+from opendllm.core.data.encoding import EncodedBatch
 from opendllm.core.data.prepared import PreparedData
 from opendllm.core.data.prepared import prepare as prepare_data
+from opendllm.core.data.token_files import SplitWriter
 from opendllm.core.data.tokenizers import train_tokenizer
 from opendllm.core.manifest.schema import Data
 from opendllm.registries.corpora import Corpus, Document
@@ -68,14 +74,43 @@ def test_every_document_ends_in_eos(tmp_path: Path) -> None:
 
 
 def test_prepared_data_is_made_once_and_again_when_the_corpus_changes(tmp_path: Path) -> None:
-    prepare(data(), corpus(tmp_path / "texts"), tmp_path / "data")
-    (first,) = (tmp_path / "data").iterdir()
-    made = (first / "checksums.json").stat().st_mtime_ns
-    prepare(data(), corpus_as_is(tmp_path / "texts"), tmp_path / "data")
-    assert (first / "checksums.json").stat().st_mtime_ns == made
+    first = prepare(data(), corpus(tmp_path / "texts"), tmp_path / "data")
+    made = {path: path.stat().st_mtime_ns for path in folders(tmp_path / "data")}
+    assert len(made) == 2  # the tokenizer and the tokens
+    again = prepare(data(), corpus_as_is(tmp_path / "texts"), tmp_path / "data")
+    assert {path: path.stat().st_mtime_ns for path in folders(tmp_path / "data")} == made
+    assert again.digest == first.digest
     (tmp_path / "texts" / "train1.txt").write_text("something else entirely")
-    prepare(data(), corpus_as_is(tmp_path / "texts"), tmp_path / "data")
-    assert len(list((tmp_path / "data").iterdir())) == 2
+    changed = prepare(data(), corpus_as_is(tmp_path / "texts"), tmp_path / "data")
+    assert len(folders(tmp_path / "data")) == 4
+    assert changed.digest != first.digest
+
+
+def folders(data_folder: Path) -> list[Path]:
+    return sorted(path for path in data_folder.iterdir() if path.is_dir())
+
+
+def test_a_tokenizer_is_known_by_its_content_not_by_its_path(tmp_path: Path) -> None:
+    source = corpus(tmp_path / "texts")
+    prepare(data(), source, tmp_path / "data")
+    (trained,) = (tmp_path / "data").glob("tokenizer-*")
+    for name in ("one", "other"):
+        shutil.copytree(trained, tmp_path / name)
+        prepare(data(tokenizer={"path": str(tmp_path / name)}), source, tmp_path / "data")
+    assert len(list((tmp_path / "data").glob("tokens-*"))) == 1
+    described = json.loads((tmp_path / "other" / "tokenizer.json").read_text())
+    described["model"]["merges"].pop()
+    (tmp_path / "other" / "tokenizer.json").write_text(json.dumps(described))
+    prepare(data(tokenizer={"path": str(tmp_path / "other")}), source, tmp_path / "data")
+    assert len(list((tmp_path / "data").glob("tokens-*"))) == 2
+
+
+def test_other_settings_are_other_data(tmp_path: Path) -> None:
+    source = corpus(tmp_path / "texts")
+    for changes in ({}, {"sequence_length": 24}, {"packed": False}):
+        prepare(data(**changes), source, tmp_path / "data")
+    assert len(list((tmp_path / "data").glob("tokens-*"))) == 3
+    assert len(list((tmp_path / "data").glob("tokenizer-*"))) == 1
 
 
 def corpus_as_is(folder: Path) -> Corpus:
@@ -95,7 +130,8 @@ def test_an_interrupted_preparation_leaves_nothing_that_looks_finished(tmp_path:
 
     with pytest.raises(KeyboardInterrupt):
         prepare(data(), Breaking(), tmp_path / "data")
-    assert [path for path in (tmp_path / "data").iterdir() if not path.name.startswith(".")] == []
+    assert not list((tmp_path / "data").glob("tokens-*"))
+    assert not list((tmp_path / "data").glob(".tokens-*.partial"))
 
 
 def test_a_corpus_without_files_is_named(tmp_path: Path) -> None:
@@ -109,3 +145,13 @@ def test_a_tokenizer_that_is_not_there_is_named(tmp_path: Path) -> None:
         prepare(
             data(tokenizer={"path": str(tmp_path / "nowhere")}), corpus(tmp_path / "texts"), tmp_path / "data"
         )
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: SplitWriter, batch: EncodedBatch) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(SplitWriter, "add", full)
+    with pytest.raises(UserError, match=r"data cannot be prepared in .*data: No space left on device$"):
+        prepare(data(), corpus(tmp_path / "texts"), tmp_path / "data")
+    assert not list((tmp_path / "data").glob("*tokens-*/"))

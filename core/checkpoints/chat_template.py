@@ -1,0 +1,41 @@
+"""A tokenizer's chat template."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from jinja2 import TemplateError
+
+from opendllm.registries.corpora import Message
+from opendllm.registries.errors import UserError, first_line
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+
+def apply_template(
+    tokenizer: PreTrainedTokenizerFast, messages: Sequence[Message], answer_follows: bool
+) -> str:
+    """The chat as the text that an instruct model was trained on.
+
+    Args:
+        tokenizer: whose template it is.
+        messages: the chat.
+        answer_follows: whether the text goes on to where the model's answer begins.
+
+    Raises:
+        UserError: the tokenizer has no chat template, or it fails.
+    """
+    if tokenizer.chat_template is None:
+        raise UserError(
+            "this checkpoint has no chat template: leave `chat` out, or take its Instruct sibling"
+        )
+    content = [{"role": message.role, "content": message.content} for message in messages]
+    try:
+        text: str = tokenizer.apply_chat_template(
+            content, add_generation_prompt=answer_follows, tokenize=False
+        )
+    except TemplateError as error:
+        raise UserError(f"the checkpoint's chat template fails: {first_line(error)}") from error
+    return text

@@ -1,0 +1,155 @@
+"""Texts to token ids in parallel processes, in their order. Imports nothing heavy: every process does."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from opendllm.registries.errors import UserError
+
+CHARACTERS_AT_ONCE = 1 << 20
+DOCUMENTS_AT_ONCE = 4096
+BATCHES_BEFORE_PROCESSES = 8
+"""What is smaller is done before other processes would have started."""
+MOST_PROCESSES = 16
+
+Pair = tuple[str, str]
+"""(prompt, text); the prompt may be empty."""
+
+
+@dataclass(frozen=True)
+class EncodedBatch:
+    """Documents as ids.
+
+    Attributes:
+        ids: [T] uint32, prompt, text and EOS of each document, one after the other.
+        lengths: [D] int64, ids of each document.
+        prompts: [D] int64, how many of them are its prompt.
+    """
+
+    ids: NDArray[np.uint32]
+    lengths: NDArray[np.int64]
+    prompts: NDArray[np.int64]
+
+
+class Encoder:
+    """A tokenizer file at work."""
+
+    def __init__(self, tokenizer_file: Path, eos_token_id: int) -> None:
+        self._tokenizer = Tokenizer.from_file(str(tokenizer_file))
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self._eos_token_id = eos_token_id
+
+    def encode(self, pairs: list[Pair]) -> EncodedBatch:
+        """Prompt and text are encoded apart, as they are when the model answers."""
+        parts = [part for pair in pairs for part in pair]
+        found = [e.ids for e in self._tokenizer.encode_batch(parts, add_special_tokens=False)]
+        prompts, texts = found[::2], found[1::2]
+        lengths = [len(one) + len(other) + 1 for one, other in zip(prompts, texts, strict=True)]
+        eos = [self._eos_token_id]
+        ids = itertools.chain.from_iterable(
+            itertools.chain(one, other, eos) for one, other in zip(prompts, texts, strict=True)
+        )
+        return EncodedBatch(
+            np.fromiter(ids, np.uint32, sum(lengths)),
+            np.array(lengths, dtype=np.int64),
+            np.array([len(prompt) for prompt in prompts], dtype=np.int64),
+        )
+
+
+def encode_in_order(pairs: Iterator[Pair], tokenizer_file: Path, eos_token_id: int) -> Iterator[EncodedBatch]:
+    """Encode a stream of any length; never more than two batches a process are held.
+
+    What comes out does not depend on the number of processes. A short stream is encoded here, by the
+    tokenizer's own threads.
+
+    Raises:
+        UserError: a process was killed.
+    """
+    batches = _batches(pairs)
+    encoder = Encoder(tokenizer_file, eos_token_id)
+    for batch in itertools.islice(batches, BATCHES_BEFORE_PROCESSES):
+        yield encoder.encode(batch)
+    del encoder
+    first = next(batches, None)
+    if first is not None:
+        yield from _in_processes(itertools.chain([first], batches), tokenizer_file, eos_token_id)
+
+
+def _in_processes(
+    batches: Iterator[list[Pair]], tokenizer_file: Path, eos_token_id: int
+) -> Iterator[EncodedBatch]:
+    processes = min(len(os.sched_getaffinity(0)), MOST_PROCESSES)
+    pool = ProcessPoolExecutor(
+        processes,
+        multiprocessing.get_context("spawn"),  # a fork would copy torch's threads' locks
+        initializer=_start,
+        initargs=(tokenizer_file, eos_token_id),
+    )
+    pending: deque[Future[EncodedBatch]] = deque()
+    try:
+        for batch in batches:
+            pending.append(pool.submit(_encode, batch))
+            if len(pending) == 2 * processes:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    except BrokenProcessPool as error:
+        raise UserError(
+            "a process that tokenises was killed, perhaps for lack of memory: nothing of this corpus was "
+            "kept; run again"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _batches(pairs: Iterator[Pair]) -> Iterator[list[Pair]]:
+    batch: list[Pair] = []
+    characters = 0
+    for prompt, text in pairs:
+        batch.append((prompt, text))
+        characters += len(prompt) + len(text)
+        if characters >= CHARACTERS_AT_ONCE or len(batch) == DOCUMENTS_AT_ONCE:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
+
+
+_encoder: Encoder | None = None
+
+
+def _start(tokenizer_file: Path, eos_token_id: int) -> None:
+    """Make this process ready; it ends when the one that started it does, however that ends."""
+    global _encoder
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    _encoder = Encoder(tokenizer_file, eos_token_id)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)
+
+
+def _encode(batch: list[Pair]) -> EncodedBatch:
+    assert _encoder is not None
+    return _encoder.encode(batch)

@@ -1,0 +1,43 @@
+"""A document as the two strings that are tokenised: what is given, and what is learnt."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from opendllm.core.checkpoints.chat_template import apply_template
+from opendllm.registries.corpora import Document, Message
+from opendllm.registries.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+
+def render(document: Document, tokenizer: PreTrainedTokenizerFast, chat: bool) -> tuple[str, str]:
+    """(prompt, text): the prompt may be empty, an EOS token follows the text.
+
+    Args:
+        document: as the corpus gives it.
+        tokenizer: whose chat template is used.
+        chat: put the prompt and its answer into that template.
+
+    Raises:
+        UserError: the document does not go with `chat`, or the template drops the answer.
+    """
+    prompt = document.prompt
+    if not chat:
+        if isinstance(prompt, tuple):
+            raise UserError(f"{document.name}: is a chat: set data.chat, so that its template is used")
+        return prompt or "", document.text
+    if prompt is None:
+        raise UserError(f"{document.name}: has no prompt, so it is no chat: leave data.chat out")
+    given = prompt if isinstance(prompt, tuple) else (Message("user", prompt),)
+    before = apply_template(tokenizer, given, answer_follows=True)
+    whole = apply_template(tokenizer, (*given, Message("assistant", document.text)), answer_follows=False)
+    if not whole.startswith(before):
+        raise UserError(
+            f"{document.name}: the chat template writes an answered chat otherwise than one that waits for "
+            f"its answer, so the answer can't be told apart"
+        )
+    answer = whole[len(before) :].rstrip()
+    eos: str = tokenizer.eos_token
+    return before, answer.removesuffix(eos)

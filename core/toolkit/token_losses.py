@@ -1,0 +1,148 @@
+"""The cross-entropy of an LM head, chunk by chunk: no tensor has tokens times vocabulary numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, linear
+from torch.utils.checkpoint import checkpoint
+
+from opendllm.registries.backbones import LossPart
+
+LOGITS_AT_ONCE = {"cpu": 1 << 23, "cuda": 1 << 27}
+"""A chunk's logits: on a CPU they should stay near its caches, on a GPU a matrix product wants many rows."""
+
+
+class ScoringHead(nn.Linear):
+    """A linear LM head that can answer with a loss instead of logits.
+
+    Both happen in its own forward, since that is where DeepSpeed gathers its weight under ZeRO 3.
+    """
+
+    def forward(
+        self, hidden: Tensor, targets: Tensor | None = None, loss_part: LossPart | None = None
+    ) -> Tensor:
+        """Logits [..., V] of hidden states [..., D]; with targets [N] and a loss, the loss of [N, D]."""
+        if targets is None or loss_part is None:
+            return linear(hidden, self.weight, self.bias)
+        loss: Tensor = _LinearLoss.apply(hidden, targets, self.weight, self.bias, loss_part)
+        return loss
+
+
+def let_score(head: nn.Module) -> None:
+    """Turn a plain linear layer into a `ScoringHead` where it stands, weights and all."""
+    if type(head) is nn.Linear:
+        head.__class__ = ScoringHead
+
+
+def token_losses(head: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
+    """Each token's negative log-likelihood under `head`: [N] float32, nats.
+
+    Where gradients are wanted, the backward pass computes each chunk's logits once more.
+
+    Args:
+        head: from hidden states to logits.
+        hidden: [N, D].
+        targets: [N] int64.
+    """
+    if not len(hidden):
+        return _plain(head, hidden, targets)
+    vocabulary = getattr(head, "out_features", 1 << 17)
+    chunks = [(hidden[chunk], targets[chunk]) for chunk in _chunks(hidden, vocabulary)]
+    if torch.is_grad_enabled():
+        return torch.cat([checkpoint(_plain, head, *chunk, use_reentrant=False) for chunk in chunks])
+    return torch.cat([_plain(head, *chunk) for chunk in chunks])
+
+
+# Each batch has another number of scored tokens, for which a compiled one would be compiled anew.
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def summed_loss(head: nn.Module, hidden: Tensor, targets: Tensor, loss_part: LossPart) -> Tensor:
+    """The sum of `loss_part` over all tokens: a scalar.
+
+    A `ScoringHead` works out each chunk's gradient while its logits are there, so that they are
+    computed once (the way of Liger-Kernel's fused linear cross-entropy, arXiv:2410.10989).
+
+    Args:
+        head: from hidden states to logits.
+        hidden: [N, D].
+        targets: [N] int64.
+        loss_part: from the negative log-likelihoods of a run of tokens to their share of the loss.
+    """
+    if torch.is_grad_enabled() and _scores_itself(head):
+        loss: Tensor = head(hidden, targets, loss_part)
+        return loss
+    return loss_part(token_losses(head, hidden, targets), slice(0, len(targets)))
+
+
+def _plain(head: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
+    return cross_entropy(head(hidden).float(), targets, reduction="none")
+
+
+def _scores_itself(head: nn.Module) -> bool:
+    """Nothing stands in for its forward (accelerate), and its weight is no packed 8-bit one."""
+    return isinstance(head, ScoringHead) and type(head.weight) is nn.Parameter and "forward" not in vars(head)
+
+
+def _chunks(hidden: Tensor, vocabulary: int) -> list[slice]:
+    rows = max(1, LOGITS_AT_ONCE.get(hidden.device.type, 1 << 27) // vocabulary)
+    return [slice(start, min(start + rows, len(hidden))) for start in range(0, len(hidden), rows)]
+
+
+class _LinearLoss(torch.autograd.Function):
+    """sum loss_part(cross_entropy(linear(hidden, weight, bias))), its gradients worked out on the way."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, targets: Tensor, weight: Tensor, bias: Tensor | None, loss_part: LossPart
+    ) -> Tensor:
+        for_hidden, _, for_weight, for_bias, _ = ctx.needs_input_grad
+        # Sums over many chunks are kept in float32, whatever the weights are in.
+        d_hidden = torch.empty_like(hidden) if for_hidden else None
+        d_weight = torch.zeros_like(weight, dtype=torch.float32) if for_weight else None
+        d_bias = torch.zeros_like(bias, dtype=torch.float32) if for_bias and bias is not None else None
+        losses = [hidden.new_zeros((), dtype=torch.float64)]
+        for chunk, logits in _logits_of_chunks(hidden, weight, bias):
+            chosen = logits.gather(1, targets[chunk, None]).squeeze(1)
+            largest = logits.amax(-1)
+            total = logits.sub_(largest[:, None]).exp_().sum(-1)
+            with torch.enable_grad():
+                nll = (total.log() + largest - chosen).requires_grad_()
+                loss = loss_part(nll, chunk)
+            (slope,) = torch.autograd.grad(loss, nll)
+            losses.append(loss.detach().double())
+            d_logits = logits.mul_((slope / total)[:, None])
+            d_logits.scatter_add_(1, targets[chunk, None], -slope[:, None])
+            if d_bias is not None:
+                d_bias += d_logits.sum(0)
+            narrow = d_logits.to(hidden.dtype)
+            if d_hidden is not None:
+                torch.mm(narrow, weight, out=d_hidden[chunk])
+            if d_weight is not None and narrow.dtype == torch.float32:
+                d_weight.addmm_(narrow.T, hidden[chunk])
+            elif d_weight is not None:
+                d_weight += narrow.T @ hidden[chunk]
+        ctx.gradients = (d_hidden, d_weight, d_bias)
+        ctx.dtypes = (hidden.dtype, weight.dtype, None if bias is None else bias.dtype)
+        return torch.stack(losses).sum()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
+        scaled = [
+            None if gradient is None else gradient.mul_(scale.to(gradient.dtype)).to(dtype)
+            for gradient, dtype in zip(ctx.gradients, ctx.dtypes, strict=True)
+        ]
+        del ctx.gradients  # scaled in place: a second backward pass has nothing to start from
+        return scaled[0], None, scaled[1], scaled[2], None
+
+
+def _logits_of_chunks(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Iterator[tuple[slice, Tensor]]:
+    """(rows, their logits in float32, to be overwritten), all in one buffer."""
+    chunks = _chunks(hidden, len(weight))
+    buffer = hidden.new_empty(chunks[0].stop if chunks else 0, len(weight))
+    for chunk in chunks:
+        logits = torch.mm(hidden[chunk], weight.T, out=buffer[: chunk.stop - chunk.start])
+        yield chunk, (logits if bias is None else logits.add_(bias)).float()

@@ -1,0 +1,176 @@
+"""JSON lines and parquet: texts, prompts with responses, chats; what is broken is named by file and line."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+from opendllm.registries.corpora import Corpus, Document, Message, Split
+from opendllm.registries.discovery import installed_plugins
+from opendllm.registries.errors import UserError
+
+
+def write(path: Path, records: list[Any]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".parquet":
+        parquet.write_table(pyarrow.Table.from_pylist(records), path)
+    else:
+        lines = "".join(json.dumps(record) + "\n" for record in records).encode()
+        path.write_bytes(gzip.compress(lines) if path.suffix == ".gz" else lines)
+    return path
+
+
+def corpus(kind: str, pattern: Path, **options: Any) -> Corpus:
+    built: Corpus = installed_plugins().corpora.get(kind).build({"train": str(pattern), **options})
+    return built
+
+
+def documents(found: Corpus, split: Split = "train") -> list[Document]:
+    return list(found.documents(split))
+
+
+KINDS = pytest.mark.parametrize(
+    ("kind", "name"), [("jsonl", "a.jsonl"), ("jsonl", "a.jsonl.gz"), ("parquet", "a.parquet")]
+)
+
+
+@KINDS
+def test_texts_of_all_files_in_order_and_one_in_twenty_held_out(tmp_path: Path, kind: str, name: str) -> None:
+    texts = [f"text {number}" for number in range(400)]
+    write(tmp_path / "0" / name, [{"body": text, "n": 1} for text in texts[:300]])
+    write(tmp_path / "1" / name, [{"body": text, "n": 1} for text in [*texts[300:], "", "text 5"]])
+    found = corpus(kind, tmp_path / "**" / name, text_field="body")
+    train, held_out = documents(found), documents(found, "held-out")
+    assert 8 <= len(held_out) <= 40
+    split = {document.text for document in train}, {document.text for document in held_out}
+    assert not split[0] & split[1]
+    assert split[0] | split[1] == set(texts)
+    assert [document.text for document in train if document.text in texts[300:]] == [
+        text for text in texts[300:] if text in split[0]
+    ]
+    assert all(document.prompt is None for document in train)
+    assert len({document.name for document in train + held_out}) == 401
+
+
+@KINDS
+def test_files_of_their_own_are_held_out(tmp_path: Path, kind: str, name: str) -> None:
+    write(tmp_path / "train" / name, [{"text": f"text {number}"} for number in range(50)])
+    held_out = write(tmp_path / "test" / name, [{"text": "other"}])
+    found = corpus(kind, tmp_path / "train" / name, held_out=str(held_out))
+    assert len(documents(found)) == 50
+    assert [document.text for document in documents(found, "held-out")] == ["other"]
+
+
+@KINDS
+def test_prompts_with_responses(tmp_path: Path, kind: str, name: str) -> None:
+    path = write(
+        tmp_path / name, [{"ask": "1 + 1?", "say": "2"}, {"ask": "", "say": "3"}, {"ask": "?", "say": ""}]
+    )
+    found = documents(corpus(kind, path, prompt_field="ask", response_field="say", held_out=str(path)))
+    assert [(document.prompt, document.text) for document in found] == [("1 + 1?", "2"), ("", "3")]
+
+
+@KINDS
+def test_a_chat_is_one_document_for_each_of_the_assistants_turns(
+    tmp_path: Path, kind: str, name: str
+) -> None:
+    turns = [
+        ("system", "Be brief."),
+        ("user", "1 + 1?"),
+        ("assistant", "2"),
+        ("user", "+ 1?"),
+        ("assistant", "3"),
+    ]
+    chat = [{"role": role, "content": content} for role, content in turns]
+    path = write(tmp_path / name, [{"messages": chat}])
+    one, two = documents(corpus(kind, path, messages_field="messages", held_out=str(path)))
+    messages = tuple(Message(role, content) for role, content in turns)
+    assert (one.prompt, one.text) == (messages[:2], "2")
+    assert (two.prompt, two.text) == (messages[:4], "3")
+    assert one.name != two.name
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b'{"text": "cut sho', r"a.jsonl:3: is not JSON \(Unterminated string starting at, column 10\)"),
+        (b'{"text": "\xff"}', r"a.jsonl:3: is not UTF-8 text \(byte 10 of the line\)"),
+        (b'["text"]', r"a.jsonl:3: is no JSON object, but list"),
+        (b'{"txt": "a", "n": 1}', r"a.jsonl:3: no text in field 'text'; its fields: txt, n"),
+        (b'{"text": 3}', r"a.jsonl:3: no text in field 'text'"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path: Path, line: bytes, message: str) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b'{"text": "a"}\n\n' + line + b"\n")
+    found = corpus("jsonl", tmp_path / "a.jsonl", held_out=str(tmp_path / "a.jsonl"))
+    with pytest.raises(UserError, match=message) as caught:
+        documents(found)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_archive_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl.gz", [{"text": str(number)} for number in range(5000)])
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"a.jsonl.gz:\d+: cannot be read"):
+        documents(corpus("jsonl", path))
+
+
+def test_a_damaged_parquet_file_and_a_missing_column_are_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.parquet", [{"txt": "a", "n": 1}])
+    with pytest.raises(UserError, match=r"a.parquet: has no column 'text'; its columns: txt, n"):
+        documents(corpus("parquet", path))
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(UserError, match=r"a.parquet: cannot be read from row 0 on") as caught:
+        documents(corpus("parquet", path))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("chat", "message"),
+    [
+        ("hello", "is no list of"),
+        ([{"role": "user"}], "is no list of"),
+        ([{"role": "user", "content": "?"}], "has no message that 'assistant' answers"),
+        ([{"role": "assistant", "content": "!"}], "has no message that 'assistant' answers"),
+    ],
+)
+def test_a_chat_that_is_none_is_named(tmp_path: Path, chat: Any, message: str) -> None:
+    path = write(tmp_path / "a.jsonl", [{"chat": chat}])
+    with pytest.raises(UserError, match=rf"a.jsonl:1: .*{message}"):
+        documents(corpus("jsonl", path, messages_field="chat"))
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_files_without_documents_are_named(tmp_path: Path, kind: str) -> None:
+    with pytest.raises(UserError, match=rf"corpus {kind}: no train file matches .*nothing"):
+        documents(corpus(kind, tmp_path / "nothing"))
+    path = write(tmp_path / f"a.{kind}", [{"text": ""}])
+    with pytest.raises(UserError, match=rf"corpus {kind}: the files of .*a.{kind}' have no train documents"):
+        documents(corpus(kind, path))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"prompt_field": "a"}, "prompt_field and response_field go together"),
+        ({"prompt_field": "a", "response_field": "b", "text_field": "c"}, "exclude each other"),
+        ({"prompt_field": "a", "response_field": "b", "messages_field": "c"}, "exclude each other"),
+    ],
+)
+def test_fields_that_contradict_each_other_are_refused(options: dict[str, str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        installed_plugins().corpora.get("jsonl").options.model_validate({"train": "a", **options})
+
+
+def test_the_fingerprint_changes_with_the_files(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", [{"text": "a"}])
+    before = corpus("jsonl", path).fingerprint()
+    assert corpus("jsonl", path).fingerprint() == before
+    write(path, [{"text": "ab"}])
+    assert corpus("jsonl", path).fingerprint() != before
