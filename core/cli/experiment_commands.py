@@ -9,8 +9,17 @@ from typing import Annotated
 import typer
 
 from opendllm.core.experiment import STAGES, run_experiment
-from opendllm.core.manifest.experiment_manifest import read_experiment
+from opendllm.core.launching.launcher import (
+    Launcher,
+    check_launcher,
+    parse_launcher,
+    processes_per_node,
+    set_environment,
+)
+from opendllm.core.launching.stopping import stopping_at_once
+from opendllm.core.manifest.experiment_manifest import Experiment, read_experiment
 from opendllm.core.manifest.json_schema import manifest_schema
+from opendllm.core.manifest.schema import Launch
 from opendllm.core.run_folder import is_first_process
 from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.errors import UserError
@@ -40,6 +49,14 @@ def run(
         int | None, typer.Option(min=1, help="At most so many problems of each benchmark.")
     ] = None,
     settings: Settings = None,
+    launcher: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOW",
+            help="local[:N] starts N processes here, torchrun is under one that is there, "
+            "slurm[:N] submits a job.",
+        ),
+    ] = None,
 ) -> None:
     """Run an experiment: train, evaluate and report. Continues a run that is there."""
     stages = list(STAGES) if only is None else only.split(",")
@@ -48,18 +65,37 @@ def run(
             raise UserError(f"--only {only}: no stage {stage!r}; {did_you_mean(stage, list(STAGES))}")
     plugins = installed_plugins()
     experiment = read_experiment(manifest, settings or [], plugins)
-    folder = run_experiment(
-        experiment,
-        plugins,
-        [stage for stage in STAGES if stage in stages],
-        variant or [],
-        limit,
-    )
+    chosen_launcher = None if launcher is None else parse_launcher(launcher)
+    check_launcher(chosen_launcher, experiment.launch)
+    set_environment(experiment.launch)
+    if chosen_launcher is not None and chosen_launcher.kind != "torchrun":
+        _launch(chosen_launcher, experiment)
+        return
+    with stopping_at_once():
+        folder = run_experiment(
+            experiment,
+            plugins,
+            [stage for stage in STAGES if stage in stages],
+            variant or [],
+            limit,
+        )
     if "report" in stages and is_first_process():
         from rich.console import Console
         from rich.markdown import Markdown
 
         Console().print(Markdown((folder / "report.md").read_text(encoding="utf-8")))
+
+
+def _launch(launcher: Launcher, experiment: Experiment) -> None:
+    launch = experiment.launch or Launch()
+    if launcher.kind == "slurm":
+        from opendllm.core.launching.slurm import submit
+
+        typer.echo(submit(experiment.name, experiment.output, launch, launcher.processes))
+        return
+    from opendllm.core.launching.local import run_here
+
+    run_here(launch, processes_per_node(launcher, launch))
 
 
 def validate(

@@ -7,15 +7,16 @@ from typing import Any
 
 import torch
 
-from opendllm.core.checkpoints.files import steps
+from opendllm.core.checkpoints.files import MODEL_FOLDER, damage, steps
 from opendllm.core.checkpoints.loading import load_model, torch_device
 from opendllm.core.checkpoints.pretrained import fetch
 from opendllm.core.data.prepared import PreparedData, prepare
 from opendllm.core.data.rows import PackedRows
+from opendllm.core.launching.launcher import started_by_launcher
 from opendllm.core.manifest.experiment_manifest import Variant
 from opendllm.core.manifest.schema import TokenizerChoice
 from opendllm.core.training.checkpoints import save_untrained
-from opendllm.core.training.processes import join_process_group, rank, under_launcher, wait_for_all
+from opendllm.core.training.processes import join_process_group, rank, wait_for_all
 from opendllm.core.training.progress import training_progress
 from opendllm.core.training.trainer import TrainingRun, train
 from opendllm.registries.backbones import DiffusionLM, Vocabulary
@@ -44,14 +45,14 @@ def train_variant(
         return
     last_step = manifest.train.steps if manifest.train else 0
     found = steps(folder)
-    if found and found[-1][0] >= last_step:
+    if found and found[-1][0] >= last_step and damage(found[-1][1], below=f"{MODEL_FOLDER}/") is None:
         return
     device = torch_device(manifest.device)
     data = manifest.data
     assert data is not None
     tokenizer = data.tokenizer or TokenizerChoice(path=pretrained)
     corpus = plugins.corpora.get(data.corpus.name).build(data.corpus.options)
-    if under_launcher():
+    if started_by_launcher():
         join_process_group(device)
     if rank() != 0:
         wait_for_all()  # the first process prepares, the others read what it made
