@@ -55,7 +55,7 @@ class SavedStep:
     folder: Path
 
     @property
-    def needs_conversion(self) -> bool:
+    def of_other_processes(self) -> bool:
         """Whether another number of processes wrote it."""
         return self.step > 0 and self.processes != world_size()
 
@@ -163,9 +163,16 @@ def newest_whole(variant_folder: Path, provenance: Mapping[str, Any]) -> SavedSt
     return SavedStep(step, int(known["tokens"]), int(known["processes"]), folder)
 
 
-def restore(engine: DeepSpeedEngine, weights: TrainedWeights, saved: SavedStep) -> None:
-    """Bring back the state of a checkpoint that `newest_whole` found. Every rank must call this."""
-    if saved.needs_conversion and engine.zero_optimization_stage() > 0:
+def restore(engine: DeepSpeedEngine, weights: TrainedWeights, saved: SavedStep, convert: bool) -> None:
+    """Bring back the state of a checkpoint that `newest_whole` found. Every rank must call this.
+
+    Args:
+        engine: started to read a converted checkpoint, or not.
+        weights: of the run.
+        saved: what to bring back.
+        convert: whether it is to be converted first.
+    """
+    if convert:
         with converted(saved.folder) as folder:
             restore_engine(engine, folder)
     else:

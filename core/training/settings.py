@@ -42,6 +42,16 @@ def learning_rate(train: Train, step: int) -> float:
     return train.final_learning_rate + (train.learning_rate - train.final_learning_rate) * share
 
 
+def zero_stage(train: Train) -> int:
+    """The stage that DeepSpeed runs.
+
+    Without ZeRO its bf16 optimizer computes other steps than with it; stage 1 on one rank is the same
+    arithmetic as on many.
+    """
+    stage = train.deepspeed.zero_optimization.stage
+    return max(stage, 1) if train.precision == "bf16" else stage
+
+
 def deepspeed_config(
     train: Train, micro_batch: int, accumulation: int, on_gpu: bool = False, load_universal: bool = False
 ) -> dict[str, Any]:
@@ -55,10 +65,7 @@ def deepspeed_config(
         load_universal: whether a converted checkpoint will be read (see `elastic`).
     """
     zero = train.deepspeed.zero_optimization
-    bf16 = train.precision == "bf16"
-    # Without ZeRO, DeepSpeed's bf16 optimizer computes other steps than with it; stage 1 on one rank
-    # is the same arithmetic as on many.
-    partition: dict[str, Any] = {"stage": max(zero.stage, 1) if bf16 else zero.stage}
+    partition: dict[str, Any] = {"stage": zero_stage(train)}
     if zero.offload_optimizer:
         partition["offload_optimizer"] = {"device": "cpu", "pin_memory": on_gpu}
     if zero.offload_parameters:
@@ -68,7 +75,7 @@ def deepspeed_config(
         "gradient_accumulation_steps": accumulation,
         "gradient_clipping": train.gradient_clipping,
         "bf16": {
-            "enabled": bf16,
+            "enabled": train.precision == "bf16",
             # It would skip a step with gradients that are not finite, without a word; ours ends the run.
             "check_grad_overflow": False,
             "bf16_master_weights_and_grads": not train.master_weights,

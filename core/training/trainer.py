@@ -23,7 +23,7 @@ from opendllm.core.training.held_out import held_out_loss
 from opendllm.core.training.metrics_log import MetricsLog
 from opendllm.core.training.model_changes import changed_for_training
 from opendllm.core.training.processes import deepspeed_environment, rank, summed, world_size
-from opendllm.core.training.settings import batch_shape, learning_rate
+from opendllm.core.training.settings import batch_shape, learning_rate, zero_stage
 from opendllm.core.training.trackers import open_trackers
 from opendllm.registries.backbones import DiffusionLM
 from opendllm.registries.errors import UserError
@@ -98,9 +98,10 @@ def _train(run: TrainingRun) -> None:
     weights, parameters = changed_for_training(run.lm, settings, run.seed)
     provenance = {**run.provenance, "parameters": parameters}
     saved = newest_whole(run.folder, provenance)
-    engine = start_engine(run.lm.module, settings, micro_batch, accumulation, saved.needs_conversion)
+    convert = saved.of_other_processes and zero_stage(settings) > 0
+    engine = start_engine(run.lm.module, settings, micro_batch, accumulation, convert)
     if saved.step:
-        restore(engine, weights, saved)
+        restore(engine, weights, saved, convert)
     step, tokens = saved.step, saved.tokens
     trackers = open_trackers(
         settings.trackers if rank() == 0 else (), run.folder, run.provenance.get("manifest", {}), step

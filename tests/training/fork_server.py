@@ -1,6 +1,6 @@
 """A process that has imported everything, and forks one for each `platform` command that it is told.
 
-Reads JSON lines from standard input, answers each with one on standard output:
+Reads JSON lines from standard input, answers each with one on the descriptor that its argument numbers:
 {"cwd", "arguments", "ranks", "log", "signal": [number, event] or null, "count": file or null}
     starts `platform ARGUMENTS` in as many processes; answers {"pids": [...]}.
 {"wait": pids}
@@ -23,13 +23,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="passive", DS_ACCELERATOR="cpu", HF_HUB_OFFLINE="1")
-# Libraries talk while they are imported; the answers go where nobody else writes.
-answers = os.fdopen(os.dup(1), "w")
-os.dup2(2, 1)
-
 import deepspeed.ops  # noqa: F401
-import torch
 import transformers.models.llama.modeling_llama
 import transformers.models.qwen2.modeling_qwen2  # noqa: F401
 
@@ -37,8 +31,6 @@ import opendllm.core.evaluation.evaluate_variant
 import opendllm.core.training.train_variant  # noqa: F401
 from opendllm.core.cli.main import main
 from opendllm.registries.discovery import installed_plugins
-
-torch.set_num_threads(1)
 
 
 def free_port() -> int:
@@ -116,5 +108,6 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
 
 installed_plugins()
 signal.signal(signal.SIGINT, signal.SIG_IGN)
+answers = os.fdopen(int(sys.argv[1]), "w")
 for line in sys.stdin:
     print(json.dumps(answer(json.loads(line))), file=answers, flush=True)
