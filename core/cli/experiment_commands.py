@@ -63,15 +63,15 @@ def run(
     for stage in stages:
         if stage not in STAGES:
             raise UserError(f"--only {only}: no stage {stage!r}; {did_you_mean(stage, list(STAGES))}")
-    plugins = installed_plugins()
-    experiment = read_experiment(manifest, settings or [], plugins)
-    chosen_launcher = None if launcher is None else parse_launcher(launcher)
-    check_launcher(chosen_launcher, experiment.launch)
-    set_environment(experiment.launch)
-    if chosen_launcher is not None and chosen_launcher.kind != "torchrun":
-        _launch(chosen_launcher, experiment)
-        return
     with stopping_at_once():
+        plugins = installed_plugins()
+        experiment = read_experiment(manifest, settings or [], plugins)
+        chosen_launcher = None if launcher is None else parse_launcher(launcher)
+        check_launcher(chosen_launcher, experiment.launch)
+        set_environment(experiment.launch)
+        if chosen_launcher is not None and chosen_launcher.kind != "torchrun":
+            _launch(chosen_launcher, experiment)
+            return
         folder = run_experiment(
             experiment,
             plugins,

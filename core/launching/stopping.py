@@ -46,7 +46,7 @@ def stopping_at_once() -> Iterator[None]:
     """Within it SIGTERM raises `Stopped`: for what can be cut off anywhere and done again."""
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise Stopped("stopped")
+        raise Stopped("stopped; what was finished is kept")
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
