@@ -13,7 +13,7 @@ from opendllm.core.launching.launcher import (
     Launcher,
     check_launcher,
     parse_launcher,
-    processes_per_node,
+    processes_of_this_machine,
     set_environment,
 )
 from opendllm.core.launching.stopping import stopping_at_once
@@ -21,6 +21,7 @@ from opendllm.core.manifest.experiment_manifest import Experiment, read_experime
 from opendllm.core.manifest.json_schema import manifest_schema
 from opendllm.core.manifest.schema import Launch
 from opendllm.core.run_folder import is_first_process
+from opendllm.core.training.settings import batch_shape
 from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.errors import UserError
 from opendllm.registries.registry import did_you_mean
@@ -88,14 +89,20 @@ def run(
 
 def _launch(launcher: Launcher, experiment: Experiment) -> None:
     launch = experiment.launch or Launch()
+    processes = launcher.processes or launch.processes_per_node
+    if launcher.kind == "local":
+        processes = processes or processes_of_this_machine()
+    for variant in experiment.variants:
+        if variant.manifest.train is not None and processes is not None:
+            batch_shape(variant.manifest.train, launch.nodes * processes)  # sooner than in each of them
     if launcher.kind == "slurm":
         from opendllm.core.launching.slurm import submit
 
-        typer.echo(submit(experiment.name, experiment.output, launch, launcher.processes))
+        typer.echo(submit(experiment.name, experiment.output, launch, processes))
         return
     from opendllm.core.launching.local import run_here
 
-    run_here(launch, processes_per_node(launcher, launch))
+    run_here(launch, processes or 1)
 
 
 def validate(

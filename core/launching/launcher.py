@@ -77,11 +77,8 @@ def started_by_launcher() -> bool:
     return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
 
 
-def processes_per_node(launcher: Launcher, launch: Launch) -> int:
-    """As the command says, else the manifest, else one for each GPU of this machine, else one."""
-    given = launcher.processes or launch.processes_per_node
-    if given is not None:
-        return given
+def processes_of_this_machine() -> int:
+    """One for each GPU, or one."""
     import torch
 
     return max(1, torch.cuda.device_count())

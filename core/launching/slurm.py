@@ -28,7 +28,7 @@ def submit(name: str, folder: Path, launch: Launch, processes: int | None) -> st
         name: the job's.
         folder: the run's, which every node must see.
         launch: nodes, processes and Slurm's options.
-        processes: for each node; None for the manifest's number, or what the node finds.
+        processes: for each node; None for one a GPU.
 
     Returns:
         What sbatch said.
@@ -59,11 +59,10 @@ def batch_script(name: str, folder: Path, launch: Launch, processes: int | None,
         name: the job's.
         folder: where its output goes.
         launch: nodes, processes and Slurm's options.
-        processes: for each node.
+        processes: for each node; None for one a GPU.
         arguments: of `platform`, with `--launcher`.
     """
-    per_node = processes or launch.processes_per_node
-    launcher = "local" if per_node is None else f"local:{per_node}"
+    launcher = "local" if processes is None else f"local:{processes}"
     platform = [sys.executable, "-m", "opendllm.core", *arguments_without_launcher(arguments)]
     command = shlex.join([*platform, "--launcher", launcher])
     head = ""

@@ -17,7 +17,8 @@ _FILE_VARIABLE = "TORCHELASTIC_ERROR_FILE"
 def record_error(error: BaseException) -> None:
     """Write down an error where the launcher looks for it, in torch's format.
 
-    The time is in nanoseconds: the first to fail is the cause, and others follow within a second.
+    The time is in hundredths of a second: the first to fail is the cause, and others follow within one
+    second, torch's own unit; torch also makes a date of it, which must exist.
     """
     path = os.environ.get(_FILE_VARIABLE)
     if path is None:
@@ -26,7 +27,7 @@ def record_error(error: BaseException) -> None:
         "message": str(error),
         "extraInfo": {
             "py_callstack": "".join(traceback.format_exception(error)),
-            "timestamp": str(time.time_ns()),
+            "timestamp": str(int(time.time() * 100)),
         },
     }
     Path(path).write_text(json.dumps({"message": said}), encoding="utf-8")

@@ -16,8 +16,9 @@ from opendllm.core.launching.launcher import started_by_launcher
 from opendllm.core.manifest.experiment_manifest import Variant
 from opendllm.core.manifest.schema import TokenizerChoice
 from opendllm.core.training.checkpoints import save_untrained
-from opendllm.core.training.processes import join_process_group, rank, wait_for_all
+from opendllm.core.training.processes import join_process_group, rank, wait_for_all, world_size
 from opendllm.core.training.progress import training_progress
+from opendllm.core.training.settings import batch_shape
 from opendllm.core.training.trainer import TrainingRun, train
 from opendllm.registries.backbones import DiffusionLM, Vocabulary
 from opendllm.registries.corpora import Split
@@ -54,6 +55,8 @@ def train_variant(
     corpus = plugins.corpora.get(data.corpus.name).build(data.corpus.options)
     if started_by_launcher():
         join_process_group(device)
+    if manifest.train is not None:
+        batch_shape(manifest.train, world_size())  # whether it divides, before anything takes time
     if rank() != 0:
         wait_for_all()  # the first process prepares, the others read what it made
     prepared = prepare(data, tokenizer, corpus, data_folder)
