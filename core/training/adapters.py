@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -46,7 +47,9 @@ class Adapters:
         )
         layers = [name for name, module in lm.network.named_modules() if isinstance(module, nn.Linear)]
         try:
-            inject_adapter_in_model(self._config, lm.network)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of what is refused below, and peft's own affairs
+                inject_adapter_in_model(self._config, lm.network)
         except ValueError as error:
             shown = ", ".join(layers[:8]) + (", ..." if len(layers) > 8 else "")
             raise UserError(

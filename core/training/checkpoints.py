@@ -94,8 +94,10 @@ def save_step(
         save_engine(engine, aside)
         with weights.evaluated():
             full = full_weights(engine)
+            if rank() == 0:
+                weights.save_model(aside, full)
         if rank() == 0:
-            weights.save(aside, full)
+            weights.save_average(aside)
             tokenizer.save_pretrained(aside / MODEL_FOLDER)
             write_json(aside / PROVENANCE_FILE, {**provenance, "step": step, "processes": world_size()})
         wait_for_all()

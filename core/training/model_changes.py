@@ -44,10 +44,12 @@ def changed_for_training(lm: DiffusionLM, train: Train, seed: int) -> tuple[Trai
 
 
 def _checkpoint_activations(lm: DiffusionLM) -> None:
-    enable = getattr(lm.network, "gradient_checkpointing_enable", None)
+    # transformers is about to drop the second name.
+    names = ("activation_checkpointing_enable", "gradient_checkpointing_enable")
+    enable = next((found for name in names if (found := getattr(lm.network, name, None))), None)
     if enable is None:
         raise UserError("train.activation_checkpointing: this backbone's network cannot do it")
-    enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    enable({"use_reentrant": False})
 
 
 def _compile(lm: DiffusionLM) -> None:

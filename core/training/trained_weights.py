@@ -40,18 +40,21 @@ class TrainedWeights:
             return nullcontext()
         return self._average.in_place()
 
-    def save(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
-        """Write the model folder, and what training itself needs beside it.
+    def save_model(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
+        """Write the model folder, and the adapters beside it; within `evaluated`.
 
         Args:
             folder: the checkpoint's.
-            weights: a full state dict, read within `evaluated`.
+            weights: a full state dict, which may share the model's own memory.
         """
         (folder / MODEL_FOLDER).mkdir()
         if self._adapters is not None:
             self._adapters.save(folder, weights)
             weights = self._adapters.merged(weights)
         self._lm.save(folder / MODEL_FOLDER, weights)
+
+    def save_average(self, folder: Path) -> None:
+        """Write what only training needs; not within `evaluated`."""
         if self._average is not None:
             self._average.save(folder)
 

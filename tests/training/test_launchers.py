@@ -226,6 +226,7 @@ def run_here(*arguments: str, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 SLURM = """
 extends: short.yaml
+train: {global_batch_size: 16}
 launch:
   nodes: 2
   processes_per_node: 8
@@ -238,7 +239,14 @@ def test_a_job_is_written_and_submitted(
     cluster: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (workspace / "slurm.yaml").write_text(SLURM)
-    arguments = ["run", "slurm.yaml", "--set", "description='two words'"]
+    arguments = [
+        "run",
+        "slurm.yaml",
+        "--set",
+        "description='two words'",
+        "--set",
+        "train.global_batch_size=16",
+    ]
     assert run_here(*arguments, "--launcher", "slurm", monkeypatch=monkeypatch) == 0
     assert "Submitted batch job 17" in capsys.readouterr().out
     script = workspace / "runs" / "short" / "slurm.sh"
