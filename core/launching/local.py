@@ -46,7 +46,7 @@ def run_here(launch: Launch, processes: int) -> None:
         UserError: the nodes can't find each other.
         Stopped: SIGTERM came before there was anything to save.
     """
-    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.elastic.rendezvous.api import RendezvousError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -78,6 +78,8 @@ def run_here(launch: Launch, processes: int) -> None:
             if request.made and failure.exitcode == -signal.SIGTERM:
                 raise Stopped(NOTHING_TO_SAVE) from error
             raise _failure(rank, failure) from error
+        except SignalException as error:  # Ctrl-C
+            raise KeyboardInterrupt from error
         except RendezvousError as error:
             raise UserError(
                 f"the {launch.nodes} nodes did not meet at {endpoint} ({error}): does each of them run this "
