@@ -133,7 +133,6 @@ def newest_whole(variant_folder: Path, provenance: Mapping[str, Any]) -> SavedSt
     """Find the checkpoint to go on from. Every rank must call this.
 
     One that is damaged, or that this run didn't write, is named, set aside, and the one before is taken.
-    What a killed run left half-written or half-deleted goes away.
 
     Args:
         variant_folder: holds the checkpoints.
@@ -144,8 +143,7 @@ def newest_whole(variant_folder: Path, provenance: Mapping[str, Any]) -> SavedSt
     """
     step = 0
     if rank() == 0:
-        for left_over in (variant_folder / CHECKPOINTS_FOLDER).glob(".*"):
-            shutil.rmtree(left_over, ignore_errors=True)
+        remove_left_overs(variant_folder)
         step = _newest_usable(variant_folder)
     [step] = from_first([step])
     folder = variant_folder / CHECKPOINTS_FOLDER / f"step-{step}"
@@ -163,6 +161,12 @@ def newest_whole(variant_folder: Path, provenance: Mapping[str, Any]) -> SavedSt
             f"the manifest's; bring that model back, or start afresh with --set output=DIR"
         )
     return SavedStep(step, int(known["tokens"]), int(known["processes"]), folder)
+
+
+def remove_left_overs(variant_folder: Path) -> None:
+    """Delete what a killed run left half-written or half-deleted."""
+    for left_over in (variant_folder / CHECKPOINTS_FOLDER).glob(".*"):
+        shutil.rmtree(left_over, ignore_errors=True)
 
 
 def restore(engine: DeepSpeedEngine, weights: TrainedWeights, saved: SavedStep, convert: bool) -> None:

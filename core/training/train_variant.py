@@ -15,7 +15,8 @@ from opendllm.core.data.rows import PackedRows
 from opendllm.core.launching.launcher import started_by_launcher
 from opendllm.core.manifest.experiment_manifest import Variant
 from opendllm.core.manifest.schema import TokenizerChoice
-from opendllm.core.training.checkpoints import save_untrained
+from opendllm.core.run_folder import is_first_process
+from opendllm.core.training.checkpoints import remove_left_overs, save_untrained
 from opendllm.core.training.processes import join_process_group, rank, wait_for_all, world_size
 from opendllm.core.training.progress import training_progress
 from opendllm.core.training.settings import batch_shape
@@ -47,6 +48,8 @@ def train_variant(
     last_step = manifest.train.steps if manifest.train else 0
     found = steps(folder)
     if found and found[-1][0] >= last_step and damage(found[-1][1], below=f"{MODEL_FOLDER}/") is None:
+        if is_first_process():
+            remove_left_overs(folder)
         return
     device = torch_device(manifest.device)
     data = manifest.data

@@ -7,8 +7,9 @@ Reads JSON lines from standard input, answers each with one on the descriptor th
     answers {"codes": [...]}, negative where a signal killed one.
 
 `signal` makes each process send itself that signal at its event-th call or return of a function, C
-functions among them: the same moment each time. `count` makes it write down how many there were, and
-which lay inside a save.
+functions among them: the same moment each time, but for a few. A negative event is the moment right after
+a save renames a folder for the -event-th time. `count` makes it write down how many events there were, at
+which saves began and ended, and how many folders they renamed.
 """
 
 from __future__ import annotations
@@ -43,19 +44,22 @@ def watch(at: tuple[int, int] | None, count: str | None) -> None:
     """Count the main thread's function calls and returns from here on."""
     number = 0
     saves: list[int] = []
+    renames = 0
 
-    def event(frame: FrameType, kind: str, _: Any) -> None:
-        nonlocal number
+    def event(frame: FrameType, kind: str, function: Any) -> None:
+        nonlocal number, renames
         number += 1
-        if at is not None and number == at[1]:
-            os.kill(os.getpid(), at[0])
-        if count is not None and kind in ("call", "return") and frame.f_code.co_name == "save_step":
+        if kind in ("call", "return") and frame.f_code.co_name == "save_step":
             saves.append(number)
+        renamed = kind == "c_return" and function is os.rename and len(saves) % 2 == 1
+        renames += renamed
+        if at is not None and (number == at[1] or (renamed and renames == -at[1])):
+            os.kill(os.getpid(), at[0])
 
     def write() -> None:
         assert count is not None
         sys.setprofile(None)
-        Path(count).write_text(json.dumps({"total": number, "saves": saves}))
+        Path(count).write_text(json.dumps({"total": number, "saves": saves, "renames": renames}))
 
     if count is not None:
         atexit.register(write)

@@ -43,9 +43,11 @@ def test_a_killed_run_ends_bit_equal_to_one_that_was_not(
     chance = random.Random(number)
     saves = list(zip(uninterrupted["saves"][::2], uninterrupted["saves"][1::2], strict=True))
     assert len(saves) == 3
-    inside = number % 2 == 0
-    first, last = chance.choice(saves) if inside else (1, uninterrupted["total"])
-    moment = chance.randint(first, last)
+    if number < uninterrupted["renames"]:
+        moment = -1 - number  # the folder has its name, and nothing came after
+    else:
+        first, last = chance.choice(saves) if number % 2 else (1, uninterrupted["total"])
+        moment = chance.randint(first, last)
     run = module_workspace / f"killed-{number}"
     arguments = [*ARGUMENTS, "--set", f"output={run.name}"]
     killed = commands.run(*arguments, cwd=module_workspace, signal=(signal.SIGKILL, moment))
