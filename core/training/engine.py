@@ -86,9 +86,13 @@ def restore_engine(engine: DeepSpeedEngine, folder: Path) -> None:
         for group in engine.optimizer.param_groups
     ]
     engine.load_checkpoint(str(folder), tag=ENGINE_FOLDER)
-    # Stage 3's universal loader gives every group the first one's settings, weight decay among them.
+    # Stage 3's universal loader gives every group the first one's settings, weight decay among them, and
+    # all of them one counter of steps, which each would then advance.
     for group, own in zip(engine.optimizer.param_groups, groups, strict=True):
         group.update(own)
+    for state in engine.basic_optimizer.state.values():
+        if torch.is_tensor(state.get("step")):
+            state["step"] = state["step"].clone()
 
 
 def full_weights(engine: DeepSpeedEngine) -> dict[str, Tensor]:

@@ -152,8 +152,10 @@ def _train(run: TrainingRun) -> None:
                     settings.checkpoint,
                     measured,
                 )
-            if stopping and not last:
+            if stopping:
                 raise Stopped(f"stopped after step {step} of {settings.steps}, which is saved")
+    if stop.made:  # during the last save
+        raise Stopped("stopped after the last step, which is saved")
 
 
 def _take_step(

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 pytestmark = pytest.mark.slow
 
@@ -22,11 +24,16 @@ def settings(stage: int, output: str) -> list[str]:
         "train.checkpoint.keep": 9,
         "train.weight_decay": 0.5,  # groups that lose theirs on the way show
         "train.learning_rate": 0.003,
+        "train.decay": "constant",
         "train.deepspeed.zero_optimization.stage": stage,
     }
     return ["--only", "train"] + [
         part for key, value in values.items() for part in ("--set", f"{key}={value}")
     ]
+
+
+def final_weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "default" / "checkpoints" / f"step-{STEPS}" / "model" / "model.safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -54,4 +61,7 @@ def test_the_curve_is_the_same_for_one_and_two_processes_and_across_a_change_bet
         assert done.codes == [0] * others, done.said
         assert curve(cut)[:3] == curve(whole)[:3], "it began anew"
         assert curve(cut) == pytest.approx(curve_without_zero, rel=1e-5)
+        expected = final_weights(whole)
+        for name, tensor in final_weights(cut).items():
+            assert torch.allclose(tensor, expected[name], rtol=0, atol=2e-6), name
         assert not list((cut / "default" / "checkpoints").glob(".*"))
