@@ -10,6 +10,7 @@ from opendllm.core.manifest.experiment_manifest import DATA_FOLDER, Experiment, 
 from opendllm.core.run_folder import (
     has_results,
     is_first_process,
+    locked_run,
     open_run,
     open_variant,
     provenance,
@@ -50,6 +51,18 @@ def run_experiment(
         UserError: see each stage. What the stages before have written stays.
     """
     chosen = _chosen(experiment, only_variants)
+    with locked_run(experiment.output):
+        return _run(experiment, plugins, stages, chosen, limit, say)
+
+
+def _run(
+    experiment: Experiment,
+    plugins: Plugins,
+    stages: Collection[Stage],
+    chosen: Sequence[Variant],
+    limit: int | None,
+    say: Callable[[str], None],
+) -> Path:
     open_run(experiment)
     for variant in chosen if "train" in stages else ():
         _train(experiment, variant, plugins)

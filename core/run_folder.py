@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +16,7 @@ from ruamel.yaml import YAML
 
 from opendllm.core.checkpoints.files import (
     MODEL_FOLDER,
+    PROVENANCE_FILE,
     VARIANT_FILE,
     parameter_count,
     steps,
@@ -19,11 +24,12 @@ from opendllm.core.checkpoints.files import (
     write_text,
 )
 from opendllm.core.manifest.checks import default_sampler
-from opendllm.core.manifest.experiment_manifest import Experiment, Variant
+from opendllm.core.manifest.experiment_manifest import Experiment, Variant, trained_from
 from opendllm.registries.discovery import Plugins
 from opendllm.registries.errors import UserError
 
 RESOLVED_FILE = "manifest.resolved.yaml"
+LOCK_FILE = ".lock"
 
 
 def is_first_process() -> bool:
@@ -66,6 +72,42 @@ def plugin_versions(variant: Variant, plugins: Plugins) -> dict[str, str]:
     return {f"{kind}/{name}": str(plugins.of_kind(kind).get(name).provenance) for kind, name in used}
 
 
+@contextmanager
+def locked_run(folder: Path) -> Iterator[None]:
+    """Within it no other `platform run` writes into the same folder, which is made where it is missing.
+
+    The lock is the process's: it ends with it, however it ends.
+
+    Raises:
+        UserError: another run holds it, or the folder can't be written.
+    """
+    if not is_first_process():
+        yield
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / LOCK_FILE).open("a+", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"the run folder {folder} cannot be written: {error.strerror}") from error
+    with file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise UserError(
+                f"the run folder {folder} is in use by {holder}: wait for it to end, or choose "
+                f"another folder with --set output=DIR"
+            ) from error
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        try:
+            yield
+        finally:
+            file.truncate(0)
+
+
 def open_run(experiment: Experiment) -> None:
     """Make the run's folder; a resolved manifest that is there stays until `write_manifest`.
 
@@ -81,7 +123,8 @@ def open_run(experiment: Experiment) -> None:
             continue  # whatever was meant, nothing was trained
         if known.get("training_digest") != variant.training_digest:
             raise UserError(
-                f"{folder / variant.name} was trained with another model, data, seed or train section: "
+                f"{folder / variant.name} was trained with another model, data, seed or train section"
+                f"{_differences(folder / known.get('trained_in', variant.name), variant)}: "
                 f"keep it and choose another folder with --set output=DIR, or delete it"
             )
         if known.get("trained_in") != shared[variant.name]:
@@ -95,6 +138,24 @@ def open_run(experiment: Experiment) -> None:
             write_manifest(experiment)
     except OSError as error:
         raise UserError(f"the run folder {folder} cannot be written: {error.strerror}") from error
+
+
+def _differences(trained: Path, variant: Variant) -> str:
+    """What differs between a variant and the manifest that its newest checkpoint was trained from."""
+    about = _read(steps(trained)[-1][1] / PROVENANCE_FILE) or {}
+    there = dict(_leaves(trained_from(about.get("manifest", {}))))
+    here = dict(_leaves(trained_from(variant.manifest.model_dump(mode="json"))))
+    keys = sorted(key for key in there.keys() | here.keys() if there.get(key) != here.get(key))
+    shown = [f"{key} was {there.get(key)!r} and is {here.get(key)!r}" for key in keys[:3]]
+    return f" ({'; '.join(shown)}{'; ...' if len(keys) > 3 else ''})" if shown else ""
+
+
+def _leaves(content: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(content, dict) and content:
+        for key, value in content.items():
+            yield from _leaves(value, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, content
 
 
 def write_manifest(experiment: Experiment) -> None:

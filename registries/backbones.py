@@ -120,6 +120,11 @@ class DiffusionLM(ABC):
     logit_shift: bool
     keeps_keys: bool = False
 
+    @property
+    def network(self) -> nn.Module:
+        """The part of `module` that the family's checkpoints hold; adapters go into it."""
+        return self.module
+
     @abstractmethod
     def hidden_states(self, inputs: ModelInputs) -> Tensor:
         """[B, L, D] aligned hidden states: `project` of position i predicts token i."""

@@ -2,7 +2,13 @@
 
 
 class UserError(Exception):
-    """A mistake in what the user gave (manifest, option, file); the command line exits with 2."""
+    """A mistake in what the user gave (manifest, option, file).
+
+    Attributes:
+        exit_code: of the command line.
+    """
+
+    exit_code: int = 2
 
 
 def first_line(error: BaseException) -> str:

@@ -8,7 +8,8 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ def write_text(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     aside.replace(path)
+    _sync(path.parent)
 
 
 def _finite(content: Any) -> Any:
@@ -58,31 +60,78 @@ def whole_folder(target: Path) -> Iterator[Path]:
     """A folder that appears at `target` only once its writer is done, with checksums of every file.
 
     Yields:
-        The folder to write into.
+        The folder to write into. It goes away where writing fails.
     """
-    aside = target.with_name(f".{target.name}.partial")
+    aside = aside_of(target)
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    yield aside
-    checksums = {path.relative_to(aside).as_posix(): _sha256(path) for path in _files(aside)}
-    write_json(aside / CHECKSUMS_FILE, checksums)
-    for path in [*_files(aside), aside]:
+    try:
+        yield aside
+        publish(aside, target)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+
+
+def aside_of(target: Path) -> Path:
+    """Where `target` is written before it is whole; nobody reads names that begin with a dot."""
+    return target.with_name(f".{target.name}.partial")
+
+
+def publish(aside: Path, target: Path, announce: Callable[[str], None] = lambda digest: None) -> None:
+    """Let what was written aside appear at `target`, whole and on disk.
+
+    Args:
+        aside: the finished folder; it gets a file of checksums.
+        target: must not exist, on the same file system.
+        announce: told the `seal` before `target` can be seen.
+    """
+    paths = _files(aside)
+    # hashlib lets go of the interpreter's lock: a checkpoint of many shards is read in parallel.
+    with ThreadPoolExecutor() as pool:
+        digests = list(pool.map(_sha256, paths))
+    names = [path.relative_to(aside).as_posix() for path in paths]
+    write_json(aside / CHECKSUMS_FILE, dict(zip(names, digests, strict=True)))
+    for path in [*_files(aside), *(path for path in aside.rglob("*") if path.is_dir()), aside]:
         _sync(path)
+    announce(_sha256(aside / CHECKSUMS_FILE))
     aside.rename(target)
     _sync(target.parent)
 
 
-def damage(step_folder: Path) -> str | None:
-    """What is wrong with a step's folder, in a few words; None where it is whole."""
+def remove_folder(folder: Path) -> None:
+    """Delete a folder that `publish` made; cut short, it leaves nothing that looks like one."""
+    aside = folder.with_name(f".{folder.name}.removed")
+    folder.rename(aside)
+    shutil.rmtree(aside)
+
+
+def seal(folder: Path) -> str | None:
+    """The digest of a folder's checksum file, which stands for all it lists; None where there is none."""
+    path = folder / CHECKSUMS_FILE
+    return _sha256(path) if path.is_file() else None
+
+
+def damage(folder: Path, below: str = "") -> str | None:
+    """What is wrong with a folder that `publish` made, in a few words; None where it is whole.
+
+    Args:
+        folder: with its checksum file.
+        below: only look at files whose names begin so.
+    """
     try:
-        checksums = json.loads((step_folder / CHECKSUMS_FILE).read_text())
+        checksums: dict[str, str] = json.loads((folder / CHECKSUMS_FILE).read_text())
     except (OSError, ValueError):
         return f"{CHECKSUMS_FILE} is missing or unreadable"
-    for name, expected in checksums.items():
-        path = step_folder / name
-        if not path.is_file():
+    found = {path.relative_to(folder).as_posix() for path in _files(folder)} - {CHECKSUMS_FILE}
+    for name in sorted(checksums.keys() | found):
+        if not name.startswith(below):
+            continue
+        if name not in found:
             return f"{name} is missing"
-        if _sha256(path) != expected:
+        if name not in checksums:
+            return f"{name} was added since it was written"
+        if _sha256(folder / name) != checksums[name]:
             return f"{name} has changed since it was written"
     return None
 

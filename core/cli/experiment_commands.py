@@ -9,9 +9,19 @@ from typing import Annotated
 import typer
 
 from opendllm.core.experiment import STAGES, run_experiment
-from opendllm.core.manifest.experiment_manifest import read_experiment
+from opendllm.core.launching.launcher import (
+    Launcher,
+    check_launcher,
+    parse_launcher,
+    processes_of_this_machine,
+    set_environment,
+)
+from opendllm.core.launching.stopping import stopping_at_once
+from opendllm.core.manifest.experiment_manifest import Experiment, read_experiment
 from opendllm.core.manifest.json_schema import manifest_schema
+from opendllm.core.manifest.schema import Launch
 from opendllm.core.run_folder import is_first_process
+from opendllm.core.training.settings import batch_shape
 from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.errors import UserError
 from opendllm.registries.registry import did_you_mean
@@ -44,27 +54,60 @@ def run(
         typer.Option("--allow-code-execution", help="Let benchmarks run generated code, in a sandbox."),
     ] = False,
     settings: Settings = None,
+    launcher: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOW",
+            help="local[:N] starts N processes here, torchrun is under one that is there, "
+            "slurm[:N] submits a job.",
+        ),
+    ] = None,
 ) -> None:
     """Run an experiment: train, evaluate and report. Continues a run that is there."""
     stages = list(STAGES) if only is None else only.split(",")
     for stage in stages:
         if stage not in STAGES:
             raise UserError(f"--only {only}: no stage {stage!r}; {did_you_mean(stage, list(STAGES))}")
-    plugins = installed_plugins()
-    overrides = [*(settings or []), *(["allow_code_execution=true"] if allow_code_execution else [])]
-    experiment = read_experiment(manifest, overrides, plugins)
-    folder = run_experiment(
-        experiment,
-        plugins,
-        [stage for stage in STAGES if stage in stages],
-        variant or [],
-        limit,
-    )
+    with stopping_at_once():
+        plugins = installed_plugins()
+        overrides = [*(settings or []), *(["allow_code_execution=true"] if allow_code_execution else [])]
+        experiment = read_experiment(manifest, overrides, plugins)
+        chosen_launcher = None if launcher is None else parse_launcher(launcher)
+        check_launcher(chosen_launcher, experiment.launch)
+        set_environment(experiment.launch)
+        if chosen_launcher is not None and chosen_launcher.kind != "torchrun":
+            _launch(chosen_launcher, experiment)
+            return
+        folder = run_experiment(
+            experiment,
+            plugins,
+            [stage for stage in STAGES if stage in stages],
+            variant or [],
+            limit,
+        )
     if "report" in stages and is_first_process() and (folder / "report.md").exists():
         from rich.console import Console
         from rich.markdown import Markdown
 
         Console().print(Markdown((folder / "report.md").read_text(encoding="utf-8")))
+
+
+def _launch(launcher: Launcher, experiment: Experiment) -> None:
+    launch = experiment.launch or Launch()
+    processes = launcher.processes or launch.processes_per_node
+    if launcher.kind == "local":
+        processes = processes or processes_of_this_machine()
+    for variant in experiment.variants:
+        if variant.manifest.train is not None and processes is not None:
+            batch_shape(variant.manifest.train, launch.nodes * processes)  # sooner than in each of them
+    if launcher.kind == "slurm":
+        from opendllm.core.launching.slurm import submit
+
+        typer.echo(submit(experiment.name, experiment.output, launch, processes))
+        return
+    from opendllm.core.launching.local import run_here
+
+    run_here(launch, processes or 1)
 
 
 def validate(

@@ -18,6 +18,10 @@ from opendllm.core.cli import (
     plugin_commands,
     score_command,
 )
+from opendllm.core.launching.launcher import this_command
+from opendllm.core.launching.stopping import Stopped
+from opendllm.core.launching.worker_errors import launcher_reports, record_error
+from opendllm.core.run_folder import is_first_process
 from opendllm.registries.errors import UserError
 
 # Two threads that spin while they wait lose four fifths of their speed when a core is busy.
@@ -56,10 +60,15 @@ def main() -> None:
         )
     except KeyboardInterrupt:
         sys.exit(130)
+    except Stopped as stopped:
+        if is_first_process():
+            print(f"{stopped}; resume with: {this_command()}")
+        sys.exit(0)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except Exception as error:
+        record_error(error)
         if debug:
             traceback.print_exc()
         sys.exit(_report(error))
@@ -67,7 +76,9 @@ def main() -> None:
 
 
 def _report(error: Exception) -> int:
-    """Print an error for people and choose the exit code."""
+    """Print an error for people, unless the launcher does, and choose the exit code."""
+    if launcher_reports():
+        return error.exit_code if isinstance(error, UserError) else 1
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # of the command's own arguments
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "platform"
@@ -76,6 +87,6 @@ def _report(error: Exception) -> int:
     if isinstance(error, UserError):
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
-        return 2
+        return error.exit_code
     print(f"internal error: {type(error).__name__}: {error} (--debug shows where)", file=sys.stderr)
     return 1

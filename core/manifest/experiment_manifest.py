@@ -12,7 +12,7 @@ from typing import Any
 
 from opendllm.core.manifest.checks import Complaint, ManifestError, check_plugins, validate
 from opendllm.core.manifest.published import read_published
-from opendllm.core.manifest.schema import NAME_PATTERN, ExperimentManifest, Manifest, PublishedFigures
+from opendllm.core.manifest.schema import NAME_PATTERN, ExperimentManifest, Launch, Manifest, PublishedFigures
 from opendllm.core.manifest.sources import Place, Source, merge, override, parse_value, read_yaml
 from opendllm.registries.discovery import Plugins
 from opendllm.registries.errors import UserError
@@ -21,8 +21,22 @@ from opendllm.registries.registry import did_you_mean
 DATA_FOLDER = "data"
 """Where a run keeps its prepared data, beside its variants' folders."""
 _OWN_KEYS = ("extends", "variants", "seeds", "published")
-WHOLE_EXPERIMENT_KEYS = (*_OWN_KEYS, "name", "description", "output")
+WHOLE_EXPERIMENT_KEYS = (*_OWN_KEYS, "name", "description", "output", "launch")
 """What no variant can change."""
+
+
+_NOT_TRAINED_FROM = (
+    "micro_batch_size", "compile", "activation_checkpointing", "checkpoint", "trackers"
+)  # fmt: skip
+"""Keys of `train` that only say how the same weights are come by; a run may go on with others."""
+
+
+def trained_from(manifest: dict[str, Any]) -> dict[str, Any]:
+    """What of a dumped manifest decides the trained weights, but for float rounding."""
+    content = {key: manifest.get(key) for key in ("model", "data", "train", "seed")}
+    if content["train"] is not None:
+        content["train"] = {k: v for k, v in content["train"].items() if k not in _NOT_TRAINED_FROM}
+    return content
 
 
 @dataclass(frozen=True)
@@ -35,8 +49,7 @@ class Variant:
     @property
     def training_digest(self) -> str:
         """The same for variants that can share a training run."""
-        content = self.manifest.model_dump(mode="json", include={"model", "data", "train", "seed"})
-        return digest(content)
+        return digest(trained_from(self.manifest.model_dump(mode="json")))
 
 
 @dataclass(frozen=True)
@@ -48,11 +61,14 @@ class Experiment:
     output: Path
     variants: tuple[Variant, ...]
     published: tuple[PublishedFigures, ...] = ()
+    launch: Launch | None = None
 
     def resolved(self) -> dict[str, Any]:
         """The experiment as one self-contained manifest, every variant spelled out."""
         variants = {
-            variant.name: variant.manifest.model_dump(mode="json", exclude={"name", "description", "output"})
+            variant.name: variant.manifest.model_dump(
+                mode="json", exclude={"name", "description", "output", "launch"}
+            )
             for variant in self.variants
         }
         published = [figures.model_dump(mode="json") for figures in self.published]
@@ -61,6 +77,7 @@ class Experiment:
             "description": self.description,
             "output": str(self.output),
             **({"published": published} if published else {}),
+            "launch": None if self.launch is None else self.launch.model_dump(mode="json"),
             "variants": variants,
         }
 
@@ -108,6 +125,7 @@ def read_experiment(path: Path, settings: Sequence[str], plugins: Plugins) -> Ex
         Path(first.output or f"runs/{first.name}"),
         tuple(variants),
         read_published(source),
+        first.launch,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -100,6 +101,18 @@ class ZeroOptimization(Section):
     stage: Literal[0, 1, 2, 3] = Field(
         0, description="What is partitioned over the ranks: nothing, optimizer, + gradients, + weights."
     )
+    offload_optimizer: bool = Field(
+        False, description="Keep the optimizer's state in the CPU's memory; from stage 1 on."
+    )
+    offload_parameters: bool = Field(False, description="Keep the weights there too; stage 3 only.")
+
+    @model_validator(mode="after")
+    def _something_to_offload(self) -> ZeroOptimization:
+        if self.offload_optimizer and self.stage < 1:
+            raise ValueError("offload_optimizer needs stage 1, 2 or 3")
+        if self.offload_parameters and self.stage < 3:
+            raise ValueError("offload_parameters needs stage 3")
+        return self
 
 
 class DeepSpeed(Section):
@@ -109,12 +122,48 @@ class DeepSpeed(Section):
 
 
 class Checkpointing(Section):
-    """When training is saved."""
+    """When training is saved, and what is kept."""
 
     every: int | None = Field(
         None, ge=1, description="Steps between checkpoints; the last step always is one."
     )
     keep: int = Field(2, ge=1, description="How many of the newest are kept.")
+    keep_every: int | None = Field(
+        None, ge=1, description="Those whose step is a multiple of this are kept for good."
+    )
+    keep_best: int = Field(
+        0, ge=0, description="How many of the lowest held-out loss are kept besides; it is measured for each."
+    )
+
+    @model_validator(mode="after")
+    def _kept_ones_are_written(self) -> Checkpointing:
+        if self.keep_every is not None and self.keep_every % (self.every or self.keep_every + 1):
+            raise ValueError(f"keep_every {self.keep_every} is not a multiple of every ({self.every})")
+        return self
+
+
+class Lora(Section):
+    """Low-rank adapters instead of whole matrices (peft's LoRA); the other weights stay as they are."""
+
+    rank: int = Field(8, ge=1, description="Of each adapter.")
+    alpha: int = Field(16, ge=1, description="The adapters' product is scaled by alpha / rank.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="On the adapters' input.")
+    targets: str | tuple[str, ...] = Field(
+        "all-linear",
+        description="Which layers: `all-linear` (but the LM head), a regular expression on whole module "
+        "names, or a list of name endings such as `q_proj`.",
+    )
+
+
+class WeightAverage(Section):
+    """An exponential moving average of the weights, kept in float32."""
+
+    decay: float = Field(0.9999, gt=0, lt=1, description="Of the average, at most (1 + step) / (10 + step).")
+    evaluated: bool = Field(
+        True,
+        description="Whether the average is what is evaluated, exported and measured on held-out rows; "
+        "else the weights themselves are, and the average only lies in the checkpoint.",
+    )
 
 
 class HeldOut(Section):
@@ -145,10 +194,44 @@ class Train(Section):
     adam_betas: tuple[float, float] = (0.9, 0.95)
     adam_epsilon: float = Field(1e-8, gt=0)
     gradient_clipping: float = Field(1.0, ge=0, description="Largest gradient norm; 0 clips nothing.")
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="Of forward and backward passes.")
+    master_weights: bool = Field(
+        True,
+        description="Beside bf16 weights keep float32 ones, gradients and moments; "
+        "false keeps all of them in bf16.",
+    )
+    compile: bool = Field(False, description="Compile the model with torch.compile; needs a C++ compiler.")
+    activation_checkpointing: bool = Field(
+        False, description="Compute each layer's activations again in the backward pass, to save memory."
+    )
+    freeze: tuple[str, ...] = Field(
+        (), description="Regular expressions; parameters whose name holds a match are not trained."
+    )
+    lora: Lora | None = Field(None, description="Train adapters only.")
+    ema: WeightAverage | None = Field(None, description="Average the weights over the steps.")
     deepspeed: DeepSpeed = DeepSpeed()
     checkpoint: Checkpointing = Checkpointing()
     held_out: HeldOut = HeldOut()
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] = Field(
+        (), description="Where each line of train.jsonl goes besides; each must be installed."
+    )
+
+    @model_validator(mode="after")
+    def _options_have_an_effect(self) -> Train:
+        if not self.master_weights and self.precision == "fp32":
+            raise ValueError("master_weights: false has an effect with precision bf16 only")
+        if self.freeze and self.lora is not None:
+            raise ValueError("freeze has no effect beside lora, which trains nothing but its adapters")
+        if self.ema is not None and self.deepspeed.zero_optimization.stage == 3:
+            raise ValueError("ema needs whole weights on every rank: use a ZeRO stage below 3")
+        if len(set(self.trackers)) < len(self.trackers):
+            raise ValueError("trackers: name each once")
+        for pattern in self.freeze:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"freeze: {pattern!r} is no regular expression: {error}") from error
+        return self
 
     @model_validator(mode="after")
     def _whole_micro_batches(self) -> Train:
@@ -187,6 +270,43 @@ class Evaluate(Section):
     )
 
 
+class Rendezvous(Section):
+    """Where the nodes of a run find each other."""
+
+    endpoint: str = Field(
+        pattern=r"^[^\s:]+:\d+$", description="HOST:PORT, free on the first node and reachable from all."
+    )
+    timeout: int = Field(600, ge=1, description="Seconds to wait for all nodes.")
+
+
+class Slurm(Section):
+    """What `--launcher slurm` asks the cluster for."""
+
+    partition: str | None = None
+    account: str | None = None
+    time: str | None = Field(None, description="Longest run time, as in `12:00:00`.")
+    options: dict[str, str | int] = Field(
+        default_factory=dict, description="Any other option of sbatch, as in `{gpus-per-node: 8}`."
+    )
+
+
+class Launch(Section):
+    """How the processes of a run are started; changes no result."""
+
+    nodes: int = Field(1, ge=1, description="Machines.")
+    processes_per_node: int | None = Field(
+        None, ge=1, description="By default one for each GPU of the machine, or one."
+    )
+    rendezvous: Rendezvous | None = Field(
+        None, description="Needed by `--launcher local` on several nodes; Slurm's first node is found."
+    )
+    environment: dict[str, str] = Field(
+        default_factory=dict,
+        description="Variables of every process, as in `{NCCL_SOCKET_IFNAME: eth0, NCCL_DEBUG: WARN}`.",
+    )
+    slurm: Slurm | None = Field(None, description="For `--launcher slurm`.")
+
+
 class Manifest(Section):
     """One variant of an experiment, fully resolved."""
 
@@ -195,6 +315,7 @@ class Manifest(Section):
     seed: int = Field(0, ge=0, description="Of weights, data order, noise and sampling.")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="`auto`, `cpu` or `cuda`.")
     output: str | None = Field(None, description="The run folder; `runs/NAME` by default.")
+    launch: Launch | None = Field(None, description="For `platform run --launcher ...`.")
     model: Model
     data: Data | None = Field(None, description="Needed to train, and by benchmarks of held-out documents.")
     train: Train | None = Field(None, description="Without it the model is evaluated as it is.")

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from opendllm.core.manifest.schema import Manifest, Train
-from opendllm.core.training.settings import batch_shape
+from opendllm.core.training.settings import batch_shape, zero_stage
 from opendllm.registries.architecture import Architecture
 from opendllm.registries.discovery import Plugins
 from opendllm.registries.errors import UserError
 from opendllm.registries.options import BackboneOptions, ObjectiveOptions
 
-ADAM_BYTES = 8
-"""Two float32 moments a parameter."""
+OPTIMIZER_NUMBERS = {"fp32": 2, "bf16": 3}
+"""Two moments a parameter and, beside bf16 weights, those that ZeRO steps on."""
 PEAK_TFLOPS = {"bf16": 989.0, "fp32": 67.0}
 """Dense peak of an H100 or H200 (NVIDIA's data sheet), by training precision."""
 
@@ -41,9 +41,9 @@ class TrainingPlan:
         flops: of forward and backward passes, in all steps.
         weights: held by a device, as are the following.
         gradients: see weights.
-        optimizer: moments and, beside bf16 weights, float32 ones.
-        activations: an estimate, for one micro-batch without activation checkpointing: a gated block
-            keeps about eight tensors of the model's width and four of the feed-forward's.
+        optimizer: moments and, beside bf16 weights, those that it steps on.
+        activations: an estimate, for one micro-batch: a gated block keeps about eight tensors of the
+            model's width and four of the feed-forward's.
         checkpoint: one step's folder on disk.
         seconds: at the hardware's utilisation.
     """
@@ -101,24 +101,28 @@ def _training(
     micro_batch, _ = batch_shape(train, hardware.devices)
     parameters = architecture.parameters
     number = 2 if train.precision == "bf16" else 4
-    master = 4 if train.precision == "bf16" else 0
-    stage = train.deepspeed.zero_optimization.stage
+    kept = OPTIMIZER_NUMBERS[train.precision] * (4 if train.master_weights else 2)
+    zero, stage = train.deepspeed.zero_optimization, zero_stage(train)
     tokens = train.steps * train.global_batch_size * sequence_length
     read = objective.positions_per_token
     flops = architecture.training_flops(tokens * read, sequence_length * read, objective.scored_share / read)
     micro_tokens = micro_batch * sequence_length
     block = 8 * architecture.hidden_size + 4 * architecture.intermediate_size
     layers = micro_tokens * read * architecture.layers * block * number
+    if train.activation_checkpointing:  # each layer's input, and one layer in full
+        layers = layers // architecture.layers + (
+            micro_tokens * read * architecture.layers * architecture.hidden_size * number
+        )
     logits = int(micro_tokens * objective.scored_share) * architecture.vocab_size * (number + 4)
     peak = (hardware.peak_tflops or PEAK_TFLOPS[train.precision]) * 1e12
     return TrainingPlan(
         tokens=tokens,
         flops=flops,
-        weights=_share(parameters * number, stage >= 3, hardware),
+        weights=0 if zero.offload_parameters else _share(parameters * number, stage >= 3, hardware),
         gradients=_share(parameters * number, stage >= 2, hardware),
-        optimizer=_share(parameters * (ADAM_BYTES + master), stage >= 1, hardware),
+        optimizer=0 if zero.offload_optimizer else _share(parameters * kept, stage >= 1, hardware),
         activations=layers + logits,
-        checkpoint=parameters * (2 * number + master + ADAM_BYTES),
+        checkpoint=parameters * (2 * number + kept),
         seconds=flops / (hardware.devices * peak * hardware.utilisation),
     )
 

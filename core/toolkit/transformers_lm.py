@@ -134,6 +134,11 @@ class TransformersLM(DiffusionLM):
         self._format = checkpoint
         self._config = dict(config)
 
+    @property
+    def network(self) -> PreTrainedModel:
+        """See `DiffusionLM.network`."""
+        return self.module.network
+
     def hidden_states(self, inputs: ModelInputs) -> Tensor:
         """See `DiffusionLM.hidden_states`."""
         hidden = self.module.network_states(inputs)

@@ -4,53 +4,115 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError
 
 from opendllm.core.checkpoints.files import (
     CHECKPOINTS_FOLDER,
     MODEL_FOLDER,
     PROVENANCE_FILE,
-    damage,
+    aside_of,
+    publish,
+    remove_folder,
     steps,
     whole_folder,
     write_json,
 )
+from opendllm.core.checkpoints.ledger import Entry, enter, entries, fault
+from opendllm.core.manifest.schema import Checkpointing
+from opendllm.core.training.elastic import converted
 from opendllm.core.training.engine import full_weights, restore_engine, save_engine
-from opendllm.core.training.processes import rank, wait_for_all
+from opendllm.core.training.processes import from_first, rank, wait_for_all, world_size
+from opendllm.core.training.retention import expired
+from opendllm.core.training.trained_weights import TrainedWeights
 from opendllm.registries.backbones import DiffusionLM
-from opendllm.registries.errors import UserError
+from opendllm.registries.errors import UserError, first_line
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
-    from torch import Tensor
     from transformers import PreTrainedTokenizerFast
+
+
+@dataclass(frozen=True)
+class SavedStep:
+    """Where a run goes on.
+
+    Attributes:
+        step: the last one that was taken; 0 where there is no checkpoint.
+        tokens: seen up to it.
+        processes: how many wrote it.
+        folder: the checkpoint's.
+    """
+
+    step: int
+    tokens: int
+    processes: int
+    folder: Path
+
+    @property
+    def of_other_processes(self) -> bool:
+        """Whether another number of processes wrote it."""
+        return self.step > 0 and self.processes != world_size()
 
 
 def save_step(
     engine: DeepSpeedEngine,
-    lm: DiffusionLM,
+    weights: TrainedWeights,
     tokenizer: PreTrainedTokenizerFast,
     variant_folder: Path,
     step: int,
     provenance: Mapping[str, Any],
-    keep: int,
+    settings: Checkpointing,
+    held_out_loss: float | None,
 ) -> None:
-    """Write a step's folder, then delete all but the newest `keep`. Every rank must call this."""
-    weights = full_weights(engine)
+    """Write a step's folder, then delete those that nothing asks to keep. Every rank must call this.
+
+    Args:
+        engine: its whole state is saved, all the ranks' shares.
+        weights: what the model folder gets.
+        tokenizer: beside them.
+        variant_folder: gets `checkpoints/step-N`.
+        step: N.
+        provenance: travels with it; holds the `tokens` seen.
+        settings: what is kept.
+        held_out_loss: of these weights, where it was measured.
+
+    Raises:
+        UserError: it can't be written; the checkpoints before are untouched.
+    """
     target = variant_folder / CHECKPOINTS_FOLDER / f"step-{step}"
-    aside = target.with_name(f".{target.name}.engine")
-    save_engine(engine, aside)
-    wait_for_all()
-    if rank() == 0:
-        with whole_folder(target) as folder:
-            for part in aside.iterdir():
-                part.rename(folder / part.name)
-            _write_model(folder, lm, weights, tokenizer, {**provenance, "step": step})
-        aside.rmdir()
-        for _, old in steps(variant_folder)[:-keep]:
-            shutil.rmtree(old)
+    aside = aside_of(target)
+    try:
+        if rank() == 0:
+            aside.mkdir(parents=True)
+        wait_for_all()
+        save_engine(engine, aside)
+        with weights.evaluated():
+            full = full_weights(engine)
+            if rank() == 0:
+                weights.save_model(aside, full)
+        if rank() == 0:
+            weights.save_average(aside)
+            tokenizer.save_pretrained(aside / MODEL_FOLDER)
+            write_json(aside / PROVENANCE_FILE, {**provenance, "step": step, "processes": world_size()})
+        wait_for_all()
+        if rank() == 0:
+            publish(aside, target, lambda seal: enter(variant_folder, step, Entry(seal, held_out_loss)))
+            _remove_expired(variant_folder, settings)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        reason = f"{first_line(error)}; {shutil.disk_usage(variant_folder).free >> 20} MiB are free there"
+        shutil.rmtree(aside, ignore_errors=True)
+        whole = steps(variant_folder)
+        before = f"{whole[-1][1]} is whole" if whole else "there is no checkpoint before it"
+        raise UserError(
+            f"step {step} could not be saved in {variant_folder} ({reason}): {before}; "
+            f"make room and run again"
+        ) from error
     wait_for_all()
 
 
@@ -61,49 +123,104 @@ def save_untrained(
     target = variant_folder / CHECKPOINTS_FOLDER / "step-0"
     if not target.exists():
         with whole_folder(target) as folder:
-            _write_model(folder, lm, lm.module.state_dict(), tokenizer, {**provenance, "step": 0})
+            (folder / MODEL_FOLDER).mkdir()
+            lm.save(folder / MODEL_FOLDER, lm.module.state_dict())
+            tokenizer.save_pretrained(folder / MODEL_FOLDER)
+            write_json(folder / PROVENANCE_FILE, {**provenance, "step": 0})
 
 
-def resume_step(engine: DeepSpeedEngine, variant_folder: Path, provenance: Mapping[str, Any]) -> int:
-    """Bring back the newest checkpoint.
+def newest_whole(variant_folder: Path, provenance: Mapping[str, Any]) -> SavedStep:
+    """Find the checkpoint to go on from. Every rank must call this.
+
+    One that is damaged, or that this run didn't write, is named, set aside, and the one before is taken.
 
     Args:
-        engine: freshly started.
         variant_folder: holds the checkpoints.
         provenance: of the run that goes on; its data must be the checkpoint's.
 
-    Returns:
-        Its step; 0 where there is none.
-
     Raises:
-        UserError: it is damaged, or was trained on other tokens.
+        UserError: there are checkpoints, but none can be used, or the newest was trained on other tokens.
     """
-    found = steps(variant_folder)
-    if not found:
-        return 0
-    step, folder = found[-1]
-    problem = damage(folder)
-    if problem is not None:
-        raise UserError(f"checkpoint {folder} is damaged ({problem}): delete it to go on from the one before")
-    trained_on = json.loads((folder / PROVENANCE_FILE).read_text()).get("data")
-    if trained_on != provenance.get("data"):
+    step = 0
+    if rank() == 0:
+        remove_left_overs(variant_folder)
+        step = _newest_usable(variant_folder)
+    [step] = from_first([step])
+    folder = variant_folder / CHECKPOINTS_FOLDER / f"step-{step}"
+    if step == 0:
+        return SavedStep(0, 0, world_size(), folder)
+    known = json.loads((folder / PROVENANCE_FILE).read_text())
+    if known.get("data") != provenance.get("data"):
         raise UserError(
             f"checkpoint {folder} was trained on other tokens: the corpus or the tokenizer has changed "
             f"since; bring it back, or start afresh with --set output=DIR"
         )
-    restore_engine(engine, folder)
-    return step
+    if known.get("parameters") != provenance.get("parameters"):
+        raise UserError(
+            f"checkpoint {folder} holds another model: its parameters' names or shapes differ from those of "
+            f"the manifest's; bring that model back, or start afresh with --set output=DIR"
+        )
+    return SavedStep(step, int(known["tokens"]), int(known["processes"]), folder)
 
 
-def _write_model(
-    folder: Path,
-    lm: DiffusionLM,
-    weights: Mapping[str, Tensor],
-    tokenizer: PreTrainedTokenizerFast,
-    provenance: Mapping[str, Any],
-) -> None:
-    model = folder / MODEL_FOLDER
-    model.mkdir()
-    lm.save(model, weights)
-    tokenizer.save_pretrained(model)
-    write_json(folder / PROVENANCE_FILE, provenance)
+def remove_left_overs(variant_folder: Path) -> None:
+    """Delete what a killed run left half-written or half-deleted."""
+    for left_over in (variant_folder / CHECKPOINTS_FOLDER).glob(".*"):
+        shutil.rmtree(left_over, ignore_errors=True)
+
+
+def restore(engine: DeepSpeedEngine, weights: TrainedWeights, saved: SavedStep, convert: bool) -> None:
+    """Bring back the state of a checkpoint that `newest_whole` found. Every rank must call this.
+
+    Args:
+        engine: started to read a converted checkpoint, or not.
+        weights: of the run.
+        saved: what to bring back.
+        convert: whether it is to be converted first.
+    """
+    if convert:
+        with converted(saved.folder) as folder:
+            restore_engine(engine, folder)
+    else:
+        restore_engine(engine, saved.folder)
+    weights.restore(saved.folder)
+
+
+def _newest_usable(variant_folder: Path) -> int:
+    faults: dict[int, str] = {}
+    found = [step for step, _ in reversed(steps(variant_folder)) if step > 0]
+    for step in found:
+        problem = fault(variant_folder, step)
+        if problem is None:
+            for bad, why in faults.items():
+                _set_aside(variant_folder, bad, why, step)
+            return step
+        faults[step] = problem
+    if faults:
+        listed = "; ".join(f"step-{step}: {why}" for step, why in faults.items())
+        raise UserError(
+            f"no checkpoint in {variant_folder / CHECKPOINTS_FOLDER} can be used ({listed}): bring one back, "
+            f"or start afresh with --set output=DIR"
+        )
+    return 0
+
+
+def _set_aside(variant_folder: Path, step: int, why: str, better: int) -> None:
+    folder = variant_folder / CHECKPOINTS_FOLDER / f"step-{step}"
+    target, number = folder.with_name(f"unusable-{folder.name}"), 1
+    while target.exists():
+        number += 1
+        target = folder.with_name(f"unusable-{folder.name}-{number}")
+    folder.rename(target)
+    print(
+        f"checkpoint {folder} cannot be used ({why}): set aside as {target.name}; "
+        f"going on from step {better}",
+        file=sys.stderr,
+    )
+
+
+def _remove_expired(variant_folder: Path, settings: Checkpointing) -> None:
+    there = dict(steps(variant_folder))
+    losses = {step: entry.held_out_loss for step, entry in entries(variant_folder).items()}
+    for step in expired(list(there), losses, settings):
+        remove_folder(there[step])

@@ -17,9 +17,23 @@ from opendllm.core.training.settings import deepspeed_config
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
 
+UNIVERSAL_VERSION = 0.2
+"""DeepSpeed converts only what names the format's version; ours has no patterns, since no tensor is split
+but by ZeRO."""
 
-def start_engine(module: nn.Module, train: Train, micro_batch: int, accumulation: int) -> DeepSpeedEngine:
-    """Wrap `module` with AdamW and ZeRO as the manifest says; within a `deepspeed_environment`."""
+
+def start_engine(
+    module: nn.Module, train: Train, micro_batch: int, accumulation: int, load_universal: bool = False
+) -> DeepSpeedEngine:
+    """Wrap `module` with AdamW and ZeRO as the manifest says; within a `deepspeed_environment`.
+
+    Args:
+        module: its parameters that want a gradient are trained.
+        train: the manifest's section.
+        micro_batch: rows of one rank.
+        accumulation: micro-batches a step.
+        load_universal: whether a converted checkpoint will be read (see `elastic`).
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import deepspeed
@@ -35,7 +49,9 @@ def start_engine(module: nn.Module, train: Train, micro_batch: int, accumulation
                 betas=train.adam_betas,
                 eps=train.adam_epsilon,
             ),
-            config=deepspeed_config(train, micro_batch, accumulation),
+            config=deepspeed_config(
+                train, micro_batch, accumulation, torch.cuda.is_available(), load_universal
+            ),
             dist_init_required=False,
         )
     # In bf16 DeepSpeed casts the rotary frequencies too, which would blur far positions.
@@ -52,12 +68,31 @@ def set_learning_rate(engine: DeepSpeedEngine, rate: float) -> None:
 
 def save_engine(engine: DeepSpeedEngine, folder: Path) -> None:
     """Write the engine's state into `folder`/deepspeed. Every rank must call this."""
-    engine.save_checkpoint(str(folder), tag=ENGINE_FOLDER, save_latest=False)
+    engine.save_checkpoint(
+        str(folder),
+        tag=ENGINE_FOLDER,
+        save_latest=False,
+        client_state={"universal_checkpoint_info": {"universal_checkpoint_version": UNIVERSAL_VERSION}},
+    )
 
 
 def restore_engine(engine: DeepSpeedEngine, folder: Path) -> None:
-    """Read back what `save_engine` wrote. DeepSpeed unpickles: only ever give it this run's own files."""
+    """Read back what `save_engine` wrote, or its converted form.
+
+    DeepSpeed unpickles: only ever give it this run's own files.
+    """
+    groups = [
+        {key: value for key, value in group.items() if key != "params"}
+        for group in engine.optimizer.param_groups
+    ]
     engine.load_checkpoint(str(folder), tag=ENGINE_FOLDER)
+    # Stage 3's universal loader gives every group the first one's settings, weight decay among them, and
+    # all of them one counter of steps, which each would then advance.
+    for group, own in zip(engine.optimizer.param_groups, groups, strict=True):
+        group.update(own)
+    for state in engine.basic_optimizer.state.values():
+        if torch.is_tensor(state.get("step")):
+            state["step"] = state["step"].clone()
 
 
 def full_weights(engine: DeepSpeedEngine) -> dict[str, Tensor]:
@@ -76,7 +111,7 @@ def take_step(engine: DeepSpeedEngine) -> float:
     Returns:
         The gradients' norm before clipping. Without ZeRO, DeepSpeed doesn't keep it.
     """
-    if engine.zero_optimization_stage() == 0 and not engine.bfloat16_enabled():
+    if engine.zero_optimization_stage() == 0:
         gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
         norm = float(torch.nn.utils.get_total_norm(gradients))
         engine.step()
@@ -87,8 +122,9 @@ def take_step(engine: DeepSpeedEngine) -> float:
 
 def _parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Matrices decay; biases and norms don't."""
-    matrices = [parameter for parameter in module.parameters() if parameter.ndim >= 2]
-    vectors = [parameter for parameter in module.parameters() if parameter.ndim < 2]
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    matrices = [parameter for parameter in trained if parameter.ndim >= 2]
+    vectors = [parameter for parameter in trained if parameter.ndim < 2]
     return [
         {"params": matrices, "weight_decay": weight_decay},
         {"params": vectors, "weight_decay": 0.0},

@@ -1,41 +1,55 @@
-"""train.jsonl: one line a step."""
+"""train.jsonl: one line a step, and the trackers beside it."""
 
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from opendllm.core.checkpoints.files import write_text
+from opendllm.core.training.trackers import Tracker
 
 
 class MetricsLog:
     """Appends lines; on a resume, lines of steps that will be taken again are dropped first."""
 
-    def __init__(self, path: Path, last_step: int | None, write: bool) -> None:
+    def __init__(self, path: Path, last_step: int, write: bool, trackers: Sequence[Tracker] = ()) -> None:
         """Open the log.
 
         Args:
             path: of train.jsonl.
-            last_step: the step that training goes on after; None starts a new log.
+            last_step: the step that training goes on after; 0 starts a new log.
             write: False on every rank but the first.
+            trackers: told the same as the file.
         """
         self._path = path
         self._write = write
+        self._trackers = trackers
         if write:
-            kept = [] if last_step is None else [line for line in _lines(path) if line["step"] <= last_step]
+            kept = [line for line in _lines(path) if line["step"] <= last_step] if last_step else []
             write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
 
-    def add(self, step: int, **values: float | None) -> None:
+    def add(self, step: int, **values: float) -> None:
         """One line."""
         if self._write:
             line: dict[str, Any] = {"step": step, **values}
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
+        for tracker in self._trackers:
+            tracker.add(step, values)
 
-    def last_tokens(self) -> int:
-        """Tokens seen so far, by the log."""
-        return max((line.get("tokens", 0) for line in _lines(self._path)), default=0)
+    def sync(self) -> None:
+        """Put it on disk: the lines of a checkpoint's steps must outlive the machine as it does."""
+        if self._write:
+            with self._path.open("a", encoding="utf-8") as file:
+                os.fsync(file.fileno())
+
+    def close(self) -> None:
+        """Close the trackers."""
+        for tracker in self._trackers:
+            tracker.close()
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

@@ -7,27 +7,37 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import HashStore
+
+from opendllm.core.launching.launcher import started_by_launcher
+
+PATIENCE = timedelta(days=7)
+"""How long a rank waits for one that prepares data or writes a checkpoint; the launcher ends it sooner
+where that one dies."""
+
+_waiting_room: dist.ProcessGroup | None = None
+"""A group of its own: a collective on the training group would run into that one's timeout."""
 
 
 def join_process_group(device: torch.device) -> None:
     """Join the launcher's processes, or make a group of one that opens no port. Idempotent."""
     if dist.is_initialized():
         return
+    global _waiting_room
     backend = "nccl" if device.type == "cuda" else "gloo"
-    if under_launcher():
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if started_by_launcher():
         dist.init_process_group(backend)
     else:
         dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
+    if dist.get_world_size() > 1:
+        _waiting_room = dist.new_group(backend="gloo", timeout=PATIENCE)
     atexit.register(dist.destroy_process_group)
-
-
-def under_launcher() -> bool:
-    """Whether torchrun or the like started this process."""
-    return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
 
 
 @contextmanager
@@ -72,6 +82,19 @@ def summed(value: torch.Tensor) -> torch.Tensor:
 
 
 def wait_for_all() -> None:
-    """Go on when every process has come here."""
-    if world_size() > 1:
-        dist.barrier()
+    """Go on when every process has come here, however long that takes."""
+    if _waiting_room is not None:
+        dist.barrier(_waiting_room)
+
+
+def from_first(numbers: list[int]) -> list[int]:
+    """The first process's numbers, on every process; waits as long as that one needs.
+
+    Args:
+        numbers: only the first process's are used, but all must give as many.
+    """
+    if _waiting_room is None:
+        return numbers
+    sent = torch.tensor(numbers, dtype=torch.int64)
+    dist.broadcast(sent, src=0, group=_waiting_room)
+    return [int(number) for number in sent]

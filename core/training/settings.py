@@ -42,15 +42,49 @@ def learning_rate(train: Train, step: int) -> float:
     return train.final_learning_rate + (train.learning_rate - train.final_learning_rate) * share
 
 
-def deepspeed_config(train: Train, micro_batch: int, accumulation: int) -> dict[str, Any]:
-    """What `deepspeed.initialize` is given. The loss is divided by the global count beforehand."""
+def zero_stage(train: Train) -> int:
+    """The stage that DeepSpeed runs.
+
+    Without ZeRO its bf16 optimizer computes other steps than with it; stage 1 on one rank is the same
+    arithmetic as on many.
+    """
+    stage = train.deepspeed.zero_optimization.stage
+    return max(stage, 1) if train.precision == "bf16" else stage
+
+
+def deepspeed_config(
+    train: Train, micro_batch: int, accumulation: int, on_gpu: bool = False, load_universal: bool = False
+) -> dict[str, Any]:
+    """What `deepspeed.initialize` is given. The loss is divided by the global count beforehand.
+
+    Args:
+        train: the manifest's section.
+        micro_batch: rows of one rank.
+        accumulation: micro-batches a step.
+        on_gpu: whether CPU memory can be pinned for transfers.
+        load_universal: whether a converted checkpoint will be read (see `elastic`).
+    """
+    zero = train.deepspeed.zero_optimization
+    partition: dict[str, Any] = {"stage": zero_stage(train)}
+    if zero.offload_optimizer:
+        partition["offload_optimizer"] = {"device": "cpu", "pin_memory": on_gpu}
+    if zero.offload_parameters:
+        partition["offload_param"] = {"device": "cpu", "pin_memory": on_gpu}
     return {
         "train_micro_batch_size_per_gpu": micro_batch,
         "gradient_accumulation_steps": accumulation,
         "gradient_clipping": train.gradient_clipping,
-        "bf16": {"enabled": train.precision == "bf16"},
-        "zero_optimization": train.deepspeed.zero_optimization.model_dump(),
+        "bf16": {
+            "enabled": train.precision == "bf16",
+            # It would skip a step with gradients that are not finite, without a word; ours ends the run.
+            "check_grad_overflow": False,
+            "bf16_master_weights_and_grads": not train.master_weights,
+            "bf16_optimizer_states": not train.master_weights,
+        },
+        "zero_optimization": partition,
         "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "checkpoint": {"load_universal": load_universal},
         "steps_per_print": 2**31,
         "wall_clock_breakdown": False,
     }

@@ -8,18 +8,21 @@ from typing import Any
 
 import torch
 
-from opendllm.core.checkpoints.files import steps
+from opendllm.core.checkpoints.files import MODEL_FOLDER, damage, steps
 from opendllm.core.checkpoints.loading import load_model, torch_device
 from opendllm.core.checkpoints.pretrained import fetch
 from opendllm.core.data.prepared import PreparedData, prepare_all
 from opendllm.core.data.progress import preparing_progress
 from opendllm.core.data.rows import MixedRows, PackedRows, Rows
 from opendllm.core.data.sources import corpora_of
+from opendllm.core.launching.launcher import started_by_launcher
 from opendllm.core.manifest.experiment_manifest import Variant, digest
 from opendllm.core.manifest.schema import Data, Manifest, TokenizerChoice
-from opendllm.core.training.checkpoints import save_untrained
-from opendllm.core.training.processes import join_process_group, rank, under_launcher, wait_for_all
+from opendllm.core.run_folder import is_first_process
+from opendllm.core.training.checkpoints import remove_left_overs, save_untrained
+from opendllm.core.training.processes import join_process_group, rank, wait_for_all, world_size
 from opendllm.core.training.progress import training_progress
+from opendllm.core.training.settings import batch_shape
 from opendllm.core.training.trainer import TrainingRun, train
 from opendllm.registries.backbones import DiffusionLM, Vocabulary
 from opendllm.registries.corpora import Split
@@ -49,15 +52,19 @@ def train_variant(
         return
     last_step = manifest.train.steps if manifest.train else 0
     found = steps(folder)
-    if found and found[-1][0] >= last_step:
+    if found and found[-1][0] >= last_step and damage(found[-1][1], below=f"{MODEL_FOLDER}/") is None:
+        if is_first_process():
+            remove_left_overs(folder)
         return
     device = torch_device(manifest.device)
     data = manifest.data
     assert data is not None
     tokenizer = data.tokenizer or TokenizerChoice(path=pretrained)
     corpora = corpora_of(data, plugins)
-    if under_launcher():
+    if started_by_launcher():
         join_process_group(device)
+    if manifest.train is not None:
+        batch_shape(manifest.train, world_size())  # whether it divides, before anything takes time
     if rank() != 0:
         wait_for_all()  # the first process prepares, the others read what it made
     with preparing_progress() as on_batch:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,20 +13,23 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from opendllm.core.data.rows import Rows
+from opendllm.core.launching.stopping import Stopped, StopRequest, stop_requests
 from opendllm.core.manifest.schema import Train
-from opendllm.core.toolkit.likelihood import log_likelihood
+from opendllm.core.toolkit.draws import hash_address, stream_id
 from opendllm.core.toolkit.noise import AddressedNoise
-from opendllm.core.toolkit.segments import document_starts
-from opendllm.core.training.checkpoints import resume_step, save_step
+from opendllm.core.training.checkpoints import newest_whole, restore, save_step
 from opendllm.core.training.engine import set_learning_rate, start_engine, take_step
+from opendllm.core.training.held_out import held_out_loss
 from opendllm.core.training.metrics_log import MetricsLog
+from opendllm.core.training.model_changes import changed_for_training
 from opendllm.core.training.processes import deepspeed_environment, rank, summed, world_size
-from opendllm.core.training.settings import batch_shape, learning_rate
+from opendllm.core.training.settings import batch_shape, learning_rate, zero_stage
+from opendllm.core.training.trackers import open_trackers
 from opendllm.registries.backbones import DiffusionLM, LossPart
 from opendllm.registries.errors import UserError
 from opendllm.registries.noise_schedules import NoiseSchedule
 from opendllm.registries.objectives import Corruption, Objective
-from opendllm.registries.sequences import PADDING_SEGMENT, ModelInputs
+from opendllm.registries.sequences import PADDING_SEGMENT
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
@@ -75,58 +79,113 @@ def train(run: TrainingRun) -> None:
 
     Raises:
         NonFiniteLossError: the loss is not finite; the last checkpoint is intact.
-        UserError: the batch doesn't divide, or a checkpoint is damaged.
+        UserError: the batch doesn't divide, no checkpoint can be used, or the disk can't be written.
+        Stopped: SIGTERM came; the step that was under way is saved.
     """
-    with deepspeed_environment():
-        _train(run)
+    try:
+        with deepspeed_environment():
+            _train(run)
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or run.folder} cannot be written or read ({error.strerror or error}): training "
+            f"stopped; what {run.folder} has of checkpoints is whole"
+        ) from error
 
 
 def _train(run: TrainingRun) -> None:
     settings = run.settings
     micro_batch, accumulation = batch_shape(settings, world_size())
-    engine = start_engine(run.lm.module, settings, micro_batch, accumulation)
-    step = resume_step(engine, run.folder, run.provenance)
-    log = MetricsLog(run.folder / "train.jsonl", step or None, write=rank() == 0)
-    tokens = log.last_tokens()
-    if step == 0:
-        log.add(0, held_out_loss=_held_out_loss(run))
-    while step < settings.steps:
-        step += 1
-        started = time.perf_counter()
-        set_learning_rate(engine, learning_rate(settings, step))
-        corruptions = _corrupt_step(run, step, micro_batch, accumulation)
-        count = _global_count(corruptions)
-        loss = _accumulate(engine, run.objective, corruptions, count)
-        if not math.isfinite(loss):
-            raise NonFiniteLossError(
-                f"the loss of step {step} is {loss}: training stopped before the step; "
-                f"lower train.learning_rate, or look at the data"
+    weights, parameters = changed_for_training(run.lm, settings, run.seed)
+    provenance = {**run.provenance, "parameters": parameters}
+    saved = newest_whole(run.folder, provenance)
+    convert = saved.of_other_processes and zero_stage(settings) > 0
+    engine = start_engine(run.lm.module, settings, micro_batch, accumulation, convert)
+    if saved.step:
+        restore(engine, weights, saved, convert)
+    step, tokens = saved.step, saved.tokens
+    trackers = open_trackers(
+        settings.trackers if rank() == 0 else (), run.folder, run.provenance.get("manifest", {}), step
+    )
+    log = MetricsLog(run.folder / "train.jsonl", step, rank() == 0, trackers)
+
+    def measure() -> float:
+        with weights.evaluated():
+            return held_out_loss(run.lm, run.held_out_rows, settings.held_out)
+
+    with closing(log), stop_requests() as stop:
+        if step == 0:
+            log.add(0, held_out_loss=measure())
+        while step < settings.steps:
+            step += 1
+            started = time.perf_counter()
+            rate = learning_rate(settings, step)
+            set_learning_rate(engine, rate)
+            loss, norm, step_tokens, stopping = _take_step(run, engine, step, micro_batch, accumulation, stop)
+            weights.update(step)
+            seconds = time.perf_counter() - started
+            tokens += step_tokens
+            last = step == settings.steps
+            saving = last or stopping or _due(step, settings.checkpoint.every)
+            measured = None
+            if last or _due(step, settings.held_out.every) or (saving and settings.checkpoint.keep_best):
+                measured = measure()
+            log.add(
+                step,
+                loss=loss,
+                learning_rate=rate,
+                tokens=tokens,
+                tokens_per_second=step_tokens / seconds,
+                gradient_norm=norm,
+                seconds=seconds,
+                **({} if measured is None else {"held_out_loss": measured}),
             )
-        norm = take_step(engine)
-        if not math.isfinite(norm):
-            raise NonFiniteLossError(
-                f"the gradients of step {step} are not finite: training stopped and did not save the step; "
-                f"lower train.learning_rate, or look at the data"
-            )
-        seconds = time.perf_counter() - started
-        step_tokens = _real_tokens(corruptions)
-        tokens += step_tokens
-        last = step == settings.steps
-        log.add(
-            step,
-            loss=loss,
-            learning_rate=learning_rate(settings, step),
-            tokens=tokens,
-            tokens_per_second=step_tokens / seconds,
-            gradient_norm=norm,
-            seconds=seconds,
-            **({"held_out_loss": _held_out_loss(run)} if last or _due(step, settings.held_out.every) else {}),
+            run.on_step(step, loss, step_tokens / seconds)
+            if saving:
+                log.sync()
+                save_step(
+                    engine,
+                    weights,
+                    run.tokenizer,
+                    run.folder,
+                    step,
+                    {**provenance, "tokens": tokens},
+                    settings.checkpoint,
+                    measured,
+                )
+            if stopping:
+                raise Stopped(f"stopped after step {step} of {settings.steps}, which is saved")
+    if stop.made:  # during the last save
+        raise Stopped("stopped after the last step, which is saved")
+
+
+def _take_step(
+    run: TrainingRun,
+    engine: DeepSpeedEngine,
+    step: int,
+    micro_batch: int,
+    accumulation: int,
+    stop: StopRequest,
+) -> tuple[float, float, int, bool]:
+    """One optimizer step: (loss, gradient norm, real tokens of all ranks, whether any rank should stop)."""
+    corruptions = _corrupt_step(run, step, micro_batch, accumulation)
+    # What torch draws itself, for dropout say, is a function of the step too: a resumed run repeats it.
+    torch.manual_seed(int(hash_address(run.seed, stream_id("torch"), step, rank())))
+    count = _global_count(corruptions)
+    loss = _accumulate(engine, run.objective, corruptions, count)
+    if not math.isfinite(loss):
+        raise NonFiniteLossError(
+            f"the loss of step {step} is {loss}: training stopped before the step; "
+            f"lower train.learning_rate, or look at the data"
         )
-        run.on_step(step, loss, step_tokens / seconds)
-        if last or _due(step, settings.checkpoint.every):
-            save_step(
-                engine, run.lm, run.tokenizer, run.folder, step, run.provenance, settings.checkpoint.keep
-            )
+    norm = take_step(engine)
+    if not math.isfinite(norm):
+        raise NonFiniteLossError(
+            f"the gradients of step {step} are not finite: training stopped and did not save the step; "
+            f"lower train.learning_rate, or look at the data"
+        )
+    own = torch.tensor([_real_tokens(corruptions), int(stop.made)], device=engine.device)
+    step_tokens, stopping = summed(own).tolist()
+    return loss, norm, step_tokens, stopping > 0
 
 
 def _corrupt_step(run: TrainingRun, step: int, micro_batch: int, accumulation: int) -> list[Corruption]:
@@ -169,29 +228,8 @@ def _loss_part(objective: Objective, corruption: Corruption, count: float) -> Lo
     return lambda nll, chosen: objective.loss_sum(nll, corruption.part(chosen)) / count
 
 
-@torch.no_grad()
-def _held_out_loss(run: TrainingRun) -> float:
-    """Nats a token of held-out rows: the ELBO, exact for a causal model; first tokens are given."""
-    settings = run.settings.held_out
-    chosen = range(min(settings.rows, len(run.held_out_rows)))
-    device = next(run.lm.module.parameters()).device
-    rows = run.held_out_rows.batch(chosen).to(device)
-    scorable = rows.maskable & ~document_starts(rows.segments)
-    run.lm.module.eval()
-    found = log_likelihood(
-        run.lm,
-        ModelInputs(rows.tokens, rows.segments, rows.positions),
-        scorable,
-        settings.draws,
-        rows.sample_index,
-    )
-    run.lm.module.train()
-    return -float(found.log_likelihood.sum() / scorable.sum())
-
-
 def _real_tokens(corruptions: Sequence[Corruption]) -> int:
-    own = sum((corruption.inputs.segments != PADDING_SEGMENT).sum() for corruption in corruptions)
-    return int(summed(torch.as_tensor(own)))
+    return int(sum((corruption.inputs.segments != PADDING_SEGMENT).sum() for corruption in corruptions))
 
 
 def _due(step: int, every: int | None) -> bool:

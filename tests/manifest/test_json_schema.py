@@ -45,6 +45,15 @@ def test_it_accepts_every_manifest_in_experiments(validator: Any, repository: Pa
         "{variants: {a: null, b: {train: null}, c: {generate: {steps: null, sampler: null}}}}",
         "{variants: {a: {model: {backbone: {options: {attention: causal}}}}}}",
         "{seeds: [0, 1], variants: {a: {}}}",
+        "{train: {precision: bf16, master_weights: false, compile: true, activation_checkpointing: true}}",
+        "{train: {deepspeed: {zero_optimization: {offload_optimizer: true, offload_parameters: true}}}}",
+        "{train: {checkpoint: {every: 10, keep: 2, keep_every: 100, keep_best: 1}, trackers: [wandb]}}",
+        "{train: {lora: {rank: 4, alpha: 8, dropout: 0.1, targets: [q_proj]}}}",
+        "{train: {lora: {targets: all-linear}}, variants: {a: {train: {lora: null}}}}",
+        "{train: {freeze: [embed_tokens], ema: {decay: 0.999, evaluated: false}}}",
+        "{launch: {nodes: 2, processes_per_node: 8, rendezvous: {endpoint: 'a:1', timeout: 9}}}",
+        "{launch: {environment: {NCCL_DEBUG: WARN}, slurm: {partition: a, account: b}}}",
+        "{launch: {slurm: {time: '1:00', options: {mem: 1}}}}",
     ],
 )
 def test_it_accepts_what_is_completed_elsewhere(validator: Any, text: str) -> None:
@@ -73,6 +82,16 @@ def test_it_accepts_what_is_completed_elsewhere(validator: Any, text: str) -> No
         "{variants: {a: {name: other}}}",
         "{variants: {a: {seeds: [1]}}}",
         "{variants: [a]}",
+        "{variants: {a: {launch: {nodes: 2}}}}",
+        "{launch: {nodes: 0}}",
+        "{launch: {rendezvous: {endpoint: no-port}}}",
+        "{launch: {environment: {NCCL_DEBUG: [1]}}}",
+        "{launch: {slurm: {partitoin: a}}}",
+        "{train: {lora: {rank: 0}}}",
+        "{train: {ema: {decay: 1}}}",
+        "{train: {trackers: [mlflow]}}",
+        "{train: {checkpoint: {keep_best: -1}}}",
+        "{train: {master_weights: maybe}}",
     ],
 )
 def test_it_refuses_what_no_manifest_may_say(validator: Any, text: str) -> None:

@@ -115,15 +115,20 @@ def test_time_falls_with_devices_peak_and_utilisation(planned: Answer) -> None:
 @pytest.mark.parametrize(
     ("stage", "weights", "gradients", "optimizer"), [(0, 1, 1, 1), (1, 1, 1, 8), (2, 1, 8, 8), (3, 8, 8, 8)]
 )
-@pytest.mark.parametrize(("precision", "number", "kept"), [("bf16", 2, 12), ("fp32", 4, 8)])
+@pytest.mark.parametrize(
+    ("precision", "master", "number", "kept"),
+    [("bf16", "true", 2, 12), ("bf16", "false", 2, 6), ("fp32", "true", 4, 8)],
+)
 def test_zero_stages_share_what_they_partition(
     planned: Answer, stage: int, weights: int, gradients: int, optimizer: int,
-    precision: str, number: int, kept: int,
+    precision: str, master: str, number: int, kept: int,
 ) -> None:  # fmt: skip
     [found] = planned(
         PRETRAINING, "--devices", "8", "--set", f"train.deepspeed.zero_optimization.stage={stage}",
-        "--set", f"train.precision={precision}",
+        "--set", f"train.precision={precision}", "--set", f"train.master_weights={master}",
     ).values()  # fmt: skip
+    if precision == "bf16":
+        optimizer = 8  # is never without ZeRO
     size, training = found["parameters"], found["training"]
     assert training["weights"] == -(-size * number // weights)
     assert training["gradients"] == -(-size * number // gradients)
@@ -148,6 +153,17 @@ def test_smaller_micro_batches_need_less_memory(planned: Answer) -> None:
         return int(found["training"]["activations"])
 
     assert activations(8) == 4 * activations(2)
+
+
+def test_memory_that_is_offloaded_or_computed_again_is_not_counted(planned: Answer) -> None:
+    def training(*settings: str) -> dict[str, int]:
+        overrides = [part for setting in settings for part in ("--set", f"train.{setting}")]
+        [found] = planned(PRETRAINING, *overrides).values()
+        return dict(found["training"])
+
+    zero = "deepspeed.zero_optimization={stage: 3, offload_optimizer: true, offload_parameters: true}"
+    assert (training(zero)["weights"], training(zero)["optimizer"]) == (0, 0)
+    assert training("activation_checkpointing=true")["activations"] < training()["activations"]
 
 
 def test_every_variant_is_planned(planned: Answer) -> None:

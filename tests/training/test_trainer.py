@@ -14,7 +14,6 @@ from opendllm.core.checkpoints.files import CHECKPOINTS_FOLDER, steps
 from opendllm.core.checkpoints.loading import load_model, load_tokenizer
 from opendllm.core.training.trainer import NonFiniteLossError, TrainingRun, train
 from opendllm.registries.discovery import installed_plugins
-from opendllm.registries.errors import UserError
 from opendllm.registries.objectives import Corruption, Objective
 
 MakeRun = Callable[..., TrainingRun]
@@ -105,16 +104,9 @@ def test_a_checkpoint_loads_as_a_model_with_its_tokenizer(make_run: MakeRun) -> 
     tokenizer = load_tokenizer(step_folder)
     assert tokenizer is not None
     assert tokenizer.mask_token_id == lm.mask_token_id
-    assert json.loads((step_folder / "provenance.json").read_text()) == {"made": "by a test", "step": 1}
-
-
-def test_a_damaged_checkpoint_is_named(make_run: MakeRun) -> None:
-    run = make_run(steps=1)
-    train(run)
-    weights_file = steps(run.folder)[-1][1] / "model" / "model.safetensors"
-    weights_file.write_bytes(weights_file.read_bytes()[:-1])
-    with pytest.raises(UserError, match=r"step-1 is damaged \(model/model.safetensors has changed"):
-        train(make_run(steps=2))
+    about = json.loads((step_folder / "provenance.json").read_text())
+    assert about.items() >= {"made": "by a test", "step": 1, "processes": 1}.items()
+    assert about["tokens"] > 0
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_step(make_run: MakeRun) -> None:

@@ -1,0 +1,156 @@
+"""`--launcher local`: one node's processes, by torch's elastic agent."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from opendllm.core.launching.launcher import COMMAND_VARIABLE, arguments_without_launcher, this_command
+from opendllm.core.launching.stopping import Stopped, StopRequest
+from opendllm.core.manifest.schema import Launch
+from opendllm.registries.errors import UserError
+
+if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+
+NOTHING_TO_SAVE = "stopped before training began"
+
+
+class WorkerFailedError(UserError):
+    """A process of the run ended badly; the message says which, and how."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def run_here(launch: Launch, processes: int) -> None:
+    """Run this same command in `processes` processes, and wait for them.
+
+    SIGTERM is handed on to them, so that they save and end well.
+
+    Args:
+        launch: nodes and rendezvous.
+        processes: on this node.
+
+    Raises:
+        WorkerFailedError: one of them failed; the others have ended too.
+        UserError: the nodes can't find each other.
+        Stopped: SIGTERM came before there was anything to save.
+    """
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous.api import RendezvousError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    os.environ[COMMAND_VARIABLE] = this_command()
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    endpoint, address, settings = _rendezvous(launch)
+    logs = tempfile.mkdtemp(prefix="open-dllm-launcher-")
+    config = LaunchConfig(
+        min_nodes=launch.nodes,
+        max_nodes=launch.nodes,
+        nproc_per_node=processes,
+        logs_specs=DefaultLogsSpecs(log_dir=logs),
+        run_id="open-dllm",
+        rdzv_backend="c10d",
+        rdzv_endpoint=endpoint,
+        rdzv_configs=settings,
+        max_restarts=0,
+        local_addr=address,
+        # Not SIGTERM: torch's handler kills the processes after half a minute and calls that a failure.
+        signals_to_handle="SIGINT",
+    )
+    arguments = ["-m", "opendllm.core", *arguments_without_launcher(sys.argv[1:])]
+    with _sigterm_to_children() as request:
+        try:
+            elastic_launch(config, sys.executable)(*arguments)
+        except ChildFailedError as error:
+            rank, failure = error.get_first_failure()
+            if request.made and failure.exitcode == -signal.SIGTERM:
+                raise Stopped(NOTHING_TO_SAVE) from error
+            raise _failure(rank, failure) from error
+        except SignalException as error:  # Ctrl-C
+            raise KeyboardInterrupt from error
+        except RendezvousError as error:
+            raise UserError(
+                f"the {launch.nodes} nodes did not meet at {endpoint} ({error}): does each of them run this "
+                f"command, and is launch.rendezvous.endpoint an address of one of them?"
+            ) from error
+        finally:
+            shutil.rmtree(logs, ignore_errors=True)
+
+
+def _rendezvous(launch: Launch) -> tuple[str, str, dict[str, Any]]:
+    """(endpoint, this node's address, settings) for torch's rendezvous."""
+    if launch.nodes == 1:
+        return "localhost:0", "localhost", {}
+    if launch.rendezvous is None:
+        raise UserError(
+            f"launch.nodes is {launch.nodes}: give launch.rendezvous.endpoint, HOST:PORT of the first node"
+        )
+    endpoint, timeout = launch.rendezvous.endpoint, launch.rendezvous.timeout
+    host, _, port = endpoint.rpartition(":")
+    try:
+        found = socket.getaddrinfo(host, int(port), type=socket.SOCK_DGRAM)
+        family, kind, _, _, there = found[0]
+        with socket.socket(family, kind) as probe:
+            probe.connect(there)  # sends nothing; asks which of our addresses leads there
+            own = str(probe.getsockname()[0])
+    except OSError as error:
+        raise UserError(
+            f"launch.rendezvous.endpoint {endpoint} cannot be reached: {error.strerror}"
+        ) from error
+    # torch compares host names, which fails where a machine has several; the address itself tells.
+    is_host = own in {str(address[4][0]) for address in found}
+    return endpoint, own, {"is_host": is_host, "timeout": timeout, "join_timeout": timeout}
+
+
+@contextmanager
+def _sigterm_to_children() -> Iterator[StopRequest]:
+    import psutil
+
+    request = StopRequest()
+
+    def hand_on(number: int, frame: FrameType | None) -> None:
+        request.note(number, frame)
+        children = psutil.Process().children()
+        if not children:
+            raise Stopped(NOTHING_TO_SAVE)
+        for child in children:
+            child.send_signal(signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, hand_on)
+    try:
+        yield request
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _failure(rank: int, failure: ProcessFailure) -> WorkerFailedError:
+    """What the first process that failed wrote down about it, with its rank."""
+    if failure.exitcode < 0:
+        name = signal.Signals(-failure.exitcode).name
+        hint = "; was memory short?" if name == "SIGKILL" else ""
+        return WorkerFailedError(
+            f"rank {rank} was killed by {name}{hint}: the run ended; its checkpoints are whole, and the same "
+            f"command goes on from the last one",
+            1,
+        )
+    said = failure.error_file_data["message"]
+    if not isinstance(said, dict):  # it never came as far as to write anything down
+        text = f"ended with exit code {failure.exitcode}"
+    elif failure.exitcode == UserError.exit_code:
+        text = said["message"]
+    else:
+        text = said["extraInfo"]["py_callstack"]
+    lines = (f"rank {rank}: {line}" for line in text.splitlines())
+    return WorkerFailedError("\n".join(lines), failure.exitcode)

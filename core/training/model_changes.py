@@ -1,0 +1,60 @@
+"""What the manifest changes of a model before it is trained: adapters, freezing, checkpointing, compiling."""
+
+from __future__ import annotations
+
+import shutil
+
+import torch
+
+from opendllm.core.manifest.experiment_manifest import digest
+from opendllm.core.manifest.schema import Train
+from opendllm.core.training.adapters import Adapters
+from opendllm.core.training.averaging import MovingAverage
+from opendllm.core.training.freezing import freeze
+from opendllm.core.training.trained_weights import TrainedWeights
+from opendllm.registries.backbones import DiffusionLM
+from opendllm.registries.errors import UserError
+
+
+def changed_for_training(lm: DiffusionLM, train: Train, seed: int) -> tuple[TrainedWeights, str]:
+    """Change `lm` in place.
+
+    Args:
+        lm: with its starting weights.
+        train: the manifest's section.
+        seed: of the adapters' random halves.
+
+    Returns:
+        What to do with its weights beside training them, and a digest of its parameters' names and
+        shapes, by which a checkpoint of another model is known.
+
+    Raises:
+        UserError: a pattern matches nothing, a package is missing, or the model can't do what is asked.
+    """
+    torch.manual_seed(seed)
+    adapters = Adapters(lm, train.lora) if train.lora is not None else None
+    freeze(lm.module, train.freeze)
+    parameters = digest({name: list(parameter.shape) for name, parameter in lm.module.named_parameters()})
+    if train.activation_checkpointing:
+        _checkpoint_activations(lm)
+    if train.compile:
+        _compile(lm)
+    average = MovingAverage(lm.module, train.ema) if train.ema is not None else None
+    return TrainedWeights(lm, adapters, average), parameters
+
+
+def _checkpoint_activations(lm: DiffusionLM) -> None:
+    # transformers is about to drop the second name.
+    names = ("activation_checkpointing_enable", "gradient_checkpointing_enable")
+    enable = next((found for name in names if (found := getattr(lm.network, name, None))), None)
+    if enable is None:
+        raise UserError("train.activation_checkpointing: this backbone's network cannot do it")
+    enable({"use_reentrant": False})
+
+
+def _compile(lm: DiffusionLM) -> None:
+    if next(lm.module.parameters()).device.type == "cpu" and not (
+        shutil.which("g++") or shutil.which("clang++")
+    ):
+        raise UserError("train.compile: torch.compile needs a C++ compiler on a CPU, such as g++")
+    lm.module.compile()
