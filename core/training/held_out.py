@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from opendllm.core.data.rows import PackedRows
+from opendllm.core.data.rows import Rows
 from opendllm.core.manifest.schema import HeldOut
 from opendllm.core.toolkit.likelihood import log_likelihood
 from opendllm.core.toolkit.segments import document_starts
@@ -14,7 +14,7 @@ from opendllm.registries.sequences import ModelInputs
 
 
 @torch.no_grad()
-def held_out_loss(lm: DiffusionLM, rows: PackedRows, settings: HeldOut) -> float:
+def held_out_loss(lm: DiffusionLM, rows: Rows, settings: HeldOut) -> float:
     """Nats a token of held-out rows: the ELBO, exact for a causal model; first tokens are given.
 
     The rows are shared out over the ranks. Each makes the same number of forward passes, as ZeRO 3
