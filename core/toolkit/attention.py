@@ -7,6 +7,7 @@ and prepares no mask for a function that it doesn't know. So the one registered 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -101,8 +102,17 @@ class AttentionLayout:
         return query.is_cuda and fits and query.shape[2] >= FLEX_FROM_LENGTH
 
 
-# Each batch has documents of other lengths, for which a compiled one would be compiled anew.
-@torch.compiler.disable  # type: ignore[untyped-decorator]
+@dataclass(frozen=True)
+class CanvasLayout:
+    """Who sees whom in one pass over a canvas, which may be a pass over some of its columns.
+
+    Attributes:
+        visible: [B, Q or 1, L] bool, the keys that each query sees; None where all see all.
+    """
+
+    visible: Tensor | None
+
+
 def segment_attention(
     module: nn.Module,
     query: Tensor,
@@ -110,29 +120,52 @@ def segment_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    layout: AttentionLayout,
+    layout: AttentionLayout | CanvasLayout,
     scaling: float | None = None,
     dropout: float = 0.0,
     **_of_other_backends: Any,
 ) -> tuple[Tensor, None]:
-    """Scaled dot-product attention [B, H, L, K] -> [B, L, H, K] within `layout`."""
-    grouped = query.shape[1] != key.shape[1]
-    packed = query.shape[2] == key.shape[2] and not layout.everything_is_visible
+    """Scaled dot-product attention [B, H, Q, K] -> [B, Q, H, K] within `layout`."""
+    if isinstance(layout, CanvasLayout):
+        return _dense_attention(query, key, value, layout.visible, scaling, dropout), None
+    return _document_attention(query, key, value, layout, scaling, dropout), None
+
+
+# Each batch has documents of other lengths, for which a compiled one would be compiled anew.
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _document_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    layout: AttentionLayout,
+    scaling: float | None,
+    dropout: float,
+) -> Tensor:
+    """By whatever kernel serves packed documents best."""
+    packed = not layout.everything_is_visible
     if packed and takes_varlen(query) and layout.runs is not None and not dropout:
-        return attend_in_runs(query, key, value, layout.runs, scaling), None
+        return attend_in_runs(query, key, value, layout.runs, scaling)
     if packed and query.device.type == "cpu":
-        return attend_in_groups(query, key, value, layout.groups, scaling, dropout), None
+        return attend_in_groups(query, key, value, layout.groups, scaling, dropout)
     if packed and layout.wants_flex(query):
+        grouped = query.shape[1] != key.shape[1]
         output = _compiled_flex()(
             query, key, value, block_mask=layout.block_mask, scale=scaling, enable_gqa=grouped
         )
-        return output.transpose(1, 2).contiguous(), None
-    if grouped:
+        return output.transpose(1, 2).contiguous()
+    return _dense_attention(query, key, value, layout.visible, scaling, dropout)
+
+
+def _dense_attention(
+    query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None, scaling: float | None, dropout: float
+) -> Tensor:
+    """With a mask of who sees whom."""
+    if query.shape[1] != key.shape[1]:
         groups = query.shape[1] // key.shape[1]
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-    mask = None if layout.visible is None else layout.visible[:, None].to(query.device)
+    mask = None if visible is None else visible[:, None].to(query.device)
     output = scaled_dot_product_attention(query, key, value, mask, dropout_p=dropout, scale=scaling)
-    return output.transpose(1, 2).contiguous(), None
+    return output.transpose(1, 2).contiguous()
 
 
 @cache

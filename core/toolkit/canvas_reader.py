@@ -8,7 +8,6 @@ entries and attends to all; which columns, the decoder says. So Fast-dLLM's pref
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,28 +15,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
+from opendllm.core.toolkit.attention import CanvasLayout
 from opendllm.registries.backbones import CanvasReader, Places, Stale
 from opendllm.registries.sequences import PADDING_SEGMENT, AttentionPattern, ModelInputs
-
-
-@dataclass(frozen=True)
-class CanvasLayout:
-    """Who sees whom in one pass; what `segment_attention` asks for.
-
-    Attributes:
-        visible: [B, Q or 1, L] bool, the keys that each query sees; None where all see all.
-    """
-
-    visible: Tensor | None
-
-    @property
-    def everything_is_visible(self) -> bool:
-        """Whether there is neither padding nor a block."""
-        return self.visible is None
-
-    def wants_flex(self, query: Tensor) -> bool:
-        """Never: a canvas is short."""
-        return False
 
 
 class CanvasCache(Cache):
