@@ -44,8 +44,9 @@ class CanvasCache(Cache):
         if layer_idx == len(self.keys):
             # One column more than there are, for what is to go nowhere.
             size = (key_states.shape[0], key_states.shape[1], self._length + 1, key_states.shape[3])
-            self.keys.append(key_states.new_zeros(size))
-            self.values.append(value_states.new_zeros(size))
+            for store, states in ((self.keys, key_states), (self.values, value_states)):
+                store.append(states.new_zeros(size))
+                torch._dynamo.mark_static_address(store[-1])
         found = []
         for kept, new in ((self.keys[layer_idx], key_states), (self.values[layer_idx], value_states)):
             if self.columns is None:
@@ -104,9 +105,12 @@ class TransformersReader(CanvasReader):
         """See `CanvasReader.states`."""
         sources = self._predictors[at.rows, at.columns]
         if stale is None:
+            read = self._read
             if self._cache is not None:
                 self._cache.rows, self._cache.columns = None, None
-            hidden = self._read(self._network, tokens, self._positions, self._whole, self._cache)
+                # A CUDA graph may write into tensors that were there before it, not into its own.
+                read = self._read if self._cache.keys else network_states
+            hidden = read(self._network, tokens, self._positions, self._whole, self._cache)
             return hidden[at.rows, sources]
         assert self._cache is not None
         length = tokens.shape[1]

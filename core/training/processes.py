@@ -29,7 +29,7 @@ def join_process_group(device: torch.device) -> None:
         return
     global _waiting_room
     backend = "nccl" if device.type == "cuda" else "gloo"
-    if device.type == "cuda":
+    if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
     if started_by_launcher():
         dist.init_process_group(backend)
