@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -164,6 +166,8 @@ class TransformersLM(DiffusionLM):
     def _compiled(self) -> Callable[..., Tensor]:
         """`network_states`, for this network; CUDA graphs replay it without the cost of its launches."""
         on_gpu = next(self.module.parameters()).is_cuda
+        if not on_gpu and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
+            raise UserError("compile needs a C++ compiler on a CPU, and none is installed: leave it out")
         return torch.compile(network_states, dynamic=False, mode="reduce-overhead" if on_gpu else None)
 
     def project(self, hidden: Tensor) -> Tensor:
