@@ -63,7 +63,7 @@ class RecordOptions(PluginOptions):
 class JsonlOptions(RecordOptions):
     """Options of a corpus of JSON lines."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"train": "**/*.jsonl"}]})
+    model_config = ConfigDict(json_schema_extra={"examples": [{"train": "data/*.jsonl"}]})
 
     train: str = Field(description="Glob of the files to train on, such as `data/**/*.jsonl`; also *.gz.")
     held_out: str | None = Field(

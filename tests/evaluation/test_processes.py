@@ -99,15 +99,25 @@ def wait_for(folder: Path, process: subprocess.Popen[bytes], lines: int) -> None
         time.sleep(0.002)
 
 
+def children(process: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+
+
 def kill(process: subprocess.Popen[bytes]) -> None:
+    """And the processes that a launcher has started in sessions of their own."""
+    ranks = children(process.pid)
     os.killpg(process.pid, signal.SIGKILL)
+    for rank in ranks:
+        with suppress(ProcessLookupError):
+            os.kill(rank, signal.SIGKILL)
     process.wait()
+    while any(Path(f"/proc/{rank}/cwd").exists() for rank in ranks):
+        time.sleep(0.01)
 
 
 def kill_one_of_two(launcher: subprocess.Popen[bytes]) -> None:
     """The launcher ends the other one."""
-    children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
-    os.kill(int(children[-1]), signal.SIGKILL)
+    os.kill(children(launcher.pid)[-1], signal.SIGKILL)
     assert launcher.wait(timeout=60) != 0
 
 

@@ -183,11 +183,11 @@ def test_measuring_keeps_no_second_model_and_leaves_the_model_training(make_run:
     seen: list[tuple[int, bool]] = []
     pointers = {parameter.data_ptr() for parameter in run.lm.module.parameters()}
 
-    def look(module: torch.nn.Module, *_: Any) -> None:
-        if not module.training:
-            seen.append((len({p.data_ptr() for p in module.parameters()} - pointers), module.training))
+    def look(network: torch.nn.Module, *_: Any) -> None:
+        if not network.training:
+            seen.append((len({p.data_ptr() for p in network.parameters()} - pointers), network.training))
 
-    run.lm.module.register_forward_hook(look)
+    run.lm.network.get_decoder().register_forward_hook(look)
     train(run)
     assert seen
     assert all(new == 0 for new, _ in seen), "the measured weights are not the trained ones' memory"
