@@ -9,7 +9,8 @@ tokens that equal the uncached result, and the ratio of the times. Steps of diff
 and batch sizes: `--all`.
 
 Without --checkpoint the weights are random, which is enough for time. A sampler that commits what the
-model is sure of needs a trained one: `platform run benchmarks/decoding-model.yaml` makes it. At a
+model is sure of needs a trained one: `--save-untrained runs/decoding-untrained` writes the random one,
+and `platform run benchmarks/decoding-model.yaml --only train` trains it. At a
 temperature the plain loop takes seconds a step, and is timed at every `--every`th of its steps.
 """
 
@@ -248,6 +249,7 @@ def main() -> None:
     )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--checkpoint", help="a trained model; by default random weights")
+    parser.add_argument("--save-untrained", type=Path, help="write the random model here, and stop")
     parser.add_argument("--preset", default="small", choices=("small", "0.5b"))
     parser.add_argument("--prompts", nargs="*", default=[], help="text files that prompts are taken from")
     parser.add_argument("--only", nargs="*", default=[], help="names of the table's lines")
@@ -261,6 +263,11 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
+    if arguments.save_untrained:
+        arguments.save_untrained.mkdir(parents=True)
+        lm = random_model("cpu", arguments.preset).lm
+        lm.save(arguments.save_untrained, lm.module.state_dict())
+        return
     model = (
         load(arguments.checkpoint, device=arguments.device)
         if arguments.checkpoint
