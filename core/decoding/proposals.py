@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from opendllm.core.toolkit.draws import draw_from
+from opendllm.core.toolkit.draws import STRETCH, draw_from
 from opendllm.core.toolkit.filters import Narrowed, narrow
 from opendllm.registries.samplers import Confidence
 
@@ -87,8 +87,9 @@ def propose(
 ) -> Proposals:
     """Draw a token at each position.
 
-    The mask itself is left out of the draw, before the filters (where it is the model's favourite,
-    they might keep nothing else), but not of the confidences.
+    The mask itself is never drawn, but counts in the confidences and in what the filters keep: tokens
+    follow the published distribution given that it isn't the mask. Where the filters keep nothing else,
+    the best other token is taken.
 
     Args:
         logits: [N, V], aligned; overwritten. Worked on in float32: bfloat16 confidences would tie.
@@ -124,29 +125,73 @@ def _propose(
         logits.masked_fill_(~finite[:, None], 0.0)  # the decoder names them; here they only must not crash
     for ban in bans:
         logits[slice(None) if ban.where is None else ban.where, ban.token_id] = -torch.inf
+    if filters.cut and filters.temperature > 0:
+        tokens, values = _drawn_from_the_kept(logits, uniforms, mask_token_id, filters, confidence)
+    else:
+        tokens, values = _drawn_from_all(logits, uniforms, mask_token_id, filters, confidence)
+    return Proposals(tokens, torch.zeros_like(logits[:, 0]) if values is None else values, finite)
+
+
+def _drawn_from_the_kept(
+    logits: Tensor, uniforms: Tensor, mask_token_id: int, filters: Filters, confidence: Confidence | None
+) -> tuple[Tensor, Tensor | None]:
+    """([N] tokens, [N] confidences) where top-p or top-k narrow the draw."""
+    narrowed = narrow(logits, filters.temperature, filters.top_p, filters.top_k)
+    values = _certainty(narrowed, confidence)
+    nothing_else = narrowed.weights[:, mask_token_id] >= narrowed.total
+    narrowed.weights[:, mask_token_id] = 0
+    if bool(nothing_else.any()):
+        others = narrowed.below[nothing_else].index_fill_(
+            1, torch.tensor([mask_token_id], device=logits.device), -torch.inf
+        )
+        narrowed.weights[nothing_else, others.argmax(-1)] = 1
+    tokens = draw_from(narrowed.weights, uniforms)
+    if confidence == "probability":
+        values = narrowed.probability(tokens).masked_fill(nothing_else, 0.0)
+    elif confidence == "model_probability":
+        values = narrow(logits, 1, None, None).probability(tokens)
+    return tokens, values
+
+
+def _drawn_from_all(
+    logits: Tensor, uniforms: Tensor, mask_token_id: int, filters: Filters, confidence: Confidence | None
+) -> tuple[Tensor, Tensor | None]:
+    """The same from the whole distribution, or its mode; there filters count in confidences only."""
     of_mask = logits[:, mask_token_id].clone()
     logits[:, mask_token_id] = -torch.inf
     temperature = filters.temperature
-    drawn_from = narrow(logits, temperature, filters.top_p, filters.top_k) if temperature > 0 else None
-    tokens = logits.argmax(-1) if drawn_from is None else draw_from(drawn_from.weights, uniforms)
+    drawn_from = narrow(logits, temperature, None, None) if temperature > 0 else None
+    tokens = _argmax(logits) if drawn_from is None else draw_from(drawn_from.weights, uniforms)
     if confidence is None:
-        values = torch.zeros_like(of_mask)
-    elif confidence == "model_probability" or not filters.cut:
-        own = 1.0 if confidence == "model_probability" or temperature == 0 else temperature
-        fits = drawn_from is not None and not filters.cut and own == temperature
-        without = drawn_from if fits else narrow(logits, own, None, None)
-        assert without is not None
-        values = _with_mask(without, of_mask / own, tokens, confidence)
-    else:
+        return tokens, None
+    if filters.cut and confidence != "model_probability":
         logits[:, mask_token_id] = of_mask
-        narrowed = narrow(logits, temperature, filters.top_p, filters.top_k)
-        if confidence == "margin":
-            values = narrowed.margin()
-        elif confidence == "negative_entropy":
-            values = narrowed.negative_entropy()
-        else:
-            values = narrowed.probability(tokens)
-    return Proposals(tokens, values, finite)
+        narrowed = narrow(logits, 0, filters.top_p, filters.top_k)
+        certainty = _certainty(narrowed, confidence)
+        return tokens, narrowed.probability(tokens) if certainty is None else certainty
+    own = 1.0 if confidence == "model_probability" or temperature == 0 else temperature
+    fits = drawn_from is not None and own == temperature
+    without = drawn_from if fits else narrow(logits, own, None, None)
+    assert without is not None
+    return tokens, _with_mask(without, of_mask / own, tokens, confidence)
+
+
+def _argmax(logits: Tensor) -> Tensor:
+    """[N] int64, the first of the largest; over stretches, since torch's own reads one by one on a CPU."""
+    size = logits.shape[-1]
+    if logits.is_cuda or size % STRETCH:
+        return logits.argmax(-1)
+    stretches = logits.view(len(logits), -1, STRETCH)
+    stretch = stretches.amax(-1).argmax(-1, keepdim=True)
+    place = stretches.gather(1, stretch[:, :, None].expand(-1, -1, STRETCH)).argmax(-1)
+    return (stretch * STRETCH + place).squeeze(1)
+
+
+def _certainty(narrowed: Narrowed, confidence: Confidence | None) -> Tensor | None:
+    """[N] a confidence that is read off the distribution, whatever the token; None for the others."""
+    if confidence == "margin":
+        return narrowed.margin()
+    return narrowed.negative_entropy() if confidence == "negative_entropy" else None
 
 
 def _with_mask(without: Narrowed, of_mask: Tensor, tokens: Tensor, confidence: Confidence) -> Tensor:

@@ -21,14 +21,13 @@ class Narrowed:
 
     Attributes:
         weights: [N, V] float32, proportional to the probabilities, 0 at what is cut off; the largest is 1.
-        distances: [N, V] float32, how far each logit lies below the largest one; `weights` is exp(-distances)
-            where kept.
+        below: [N, V] float32, each tempered logit less the largest one; `weights` is exp(below) where kept.
         total: [N] float32, the sum of the weights.
         largest: [N] float32, the largest logit, tempered.
     """
 
     weights: Tensor
-    distances: Tensor
+    below: Tensor
     total: Tensor
     largest: Tensor
 
@@ -44,7 +43,7 @@ class Narrowed:
     def negative_entropy(self) -> Tensor:
         """[N] sum of p log p, in nats."""
         # 0 * inf where a logit is -inf would be NaN.
-        expected = -(self.weights * self.distances.clamp(max=1e4)).sum(-1) / self.total
+        expected = (self.weights * self.below.clamp(min=-1e4)).sum(-1) / self.total
         return expected - self.total.log()
 
 
@@ -56,31 +55,31 @@ def narrow(logits: Tensor, temperature: float, top_p: float | None, top_k: int |
     of equal ones the first. Top-k keeps all that are as probable as the k-th. At temperature 0 the
     filters still apply, since confidences are read after them.
     """
-    scaled = logits / temperature if temperature > 0 else logits
-    largest = scaled.amax(-1)
-    distances = largest[:, None] - scaled
-    weights = torch.exp(-distances)
+    largest = logits.amax(-1)
+    below = logits - largest[:, None]
+    if temperature not in (0, 1):
+        below, largest = below.div_(temperature), largest / temperature
+    weights = below.exp()
     total = weights.sum(-1)
     keep = None
     if top_p is not None and top_p < 1:
-        keep = _nucleus(weights, distances, total, top_p)
+        keep = _nucleus(weights, below, total, top_p)
     if top_k is not None and top_k < logits.shape[-1]:
-        furthest_kept = distances.topk(top_k, dim=-1, largest=False).values[:, -1:]
-        among_best = distances <= furthest_kept
+        among_best = below >= below.topk(top_k, dim=-1).values[:, -1:]
         keep = among_best if keep is None else keep & among_best
     if keep is not None:
-        weights = weights * keep
+        weights.mul_(keep)
         total = weights.sum(-1)
-    return Narrowed(weights, distances, total, largest)
+    return Narrowed(weights, below, total, largest)
 
 
-def _nucleus(weights: Tensor, distances: Tensor, total: Tensor, top_p: float) -> Tensor:
+def _nucleus(weights: Tensor, below: Tensor, total: Tensor, top_p: float) -> Tensor:
     """[N, V] bool: the tokens before which less than or just `top_p` of the probability lies."""
     rows, size = weights.shape
     # V tokens at distance D weigh V e^-D at most, so the edge can't lie further away than this.
     furthest = math.log(size / (1 - top_p)) - total.log()
-    per_bucket = (BUCKETS - 1) / furthest[:, None]
-    buckets = (distances * per_bucket).clamp_(max=BUCKETS - 1).long()
+    per_bucket = -(BUCKETS - 1) / furthest[:, None]
+    buckets = (below * per_bucket).clamp_(max=BUCKETS - 1).long()
     mass = torch.zeros(rows, BUCKETS, device=weights.device).scatter_add_(1, buckets, weights)
     cumulative = mass.double().cumsum(-1)
     allowed = top_p * total.double()
@@ -90,7 +89,7 @@ def _nucleus(weights: Tensor, distances: Tensor, total: Tensor, top_p: float) ->
     keep = buckets < edge
     row, token = (buckets == edge).nonzero(as_tuple=True)
     # Ascending by row, then by distance (floats that aren't negative order like their bits), then by id.
-    bits = distances[row, token].clamp(min=0).view(torch.int32).long()
+    bits = (-below[row, token]).clamp(min=0).view(torch.int32).long()
     order = torch.sort((row << 32) | bits, stable=True).indices
     row, token = row[order], token[order]
     mass_here = weights[row, token].double()

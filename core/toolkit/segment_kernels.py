@@ -187,10 +187,12 @@ def varlen_kernel() -> VarlenKernel:
             scale: float | None,
         ) -> Tensor:  # fmt: skip
             window = (-1, 0) if causal else (-1, -1)
+            groups = query.shape[1] // key.shape[1]
+            if groups > 1:  # torch 2.11's kernel wants as many keys as queries
+                key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
             found = varlen_attn(
-                query, key, value, bounds, bounds, longest, longest, scale=scale, window_size=window,
-                enable_gqa=query.shape[1] != key.shape[1],
-            )  # fmt: skip
+                query, key, value, bounds, bounds, longest, longest, scale=scale, window_size=window
+            )
             assert isinstance(found, Tensor)
             return found
 
