@@ -67,6 +67,7 @@ GOALS = [
     Setting("low-confidence, dual", "low-confidence", DUAL, "low-confidence", 7),
     Setting("low-confidence, hot", "low-confidence", HOT, "low-confidence", 8),
     Setting("entropy, hot", "entropy", HOT, "entropy", 8),
+    Setting("entropy, hot, all filtered", "entropy", HOT, "entropy-everywhere", 8),
     Setting("p2, hot", "p2", HOT, "p2", 8),
     Setting("low-confidence, dual, hot", "low-confidence", {**DUAL, **HOT}, "low-confidence", 40),
 ]

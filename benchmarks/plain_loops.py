@@ -82,6 +82,16 @@ def entropy(
     return commit_surest(canvas, tokens, confidence, masked, masked.sum(-1) - left)
 
 
+def entropy_everywhere(
+    lm: DiffusionLM, canvas: Tensor, editable: Tensor, left: int, temperature: float, top_p: float | None
+) -> Tensor:
+    """The same with filters and entropies at every position, as LLaDA's and Open-dLLM's loops have them."""
+    masked = canvas == lm.mask_token_id
+    probabilities, tokens = draw(full_logits(lm, canvas), temperature, top_p)
+    confidence = (probabilities * torch.log(probabilities + 1e-10)).sum(-1)
+    return commit_surest(canvas, tokens, confidence, masked, masked.sum(-1) - left)
+
+
 def p2(
     lm: DiffusionLM, canvas: Tensor, editable: Tensor, left: int, temperature: float, top_p: float | None
 ) -> Tensor:
@@ -98,6 +108,7 @@ def p2(
 PLAIN: dict[str, tuple[StepFunction, Callable[[int, int], list[int]]]] = {
     "low-confidence": (low_confidence, remaining_evenly),
     "entropy": (entropy, remaining_by_time),
+    "entropy-everywhere": (entropy_everywhere, remaining_by_time),
     "p2": (p2, remaining_by_path),
 }
 """The step, and how many masks are left after each."""
