@@ -108,14 +108,15 @@ def random_model(device: str, preset: str) -> LanguageModel:
 def canvas_of(
     model: LanguageModel, rows: int, prompt: int, new: int, texts: list[str], device: str
 ) -> Tensor:
-    """[rows, prompt + new]: the beginnings of texts, or random tokens, and masks."""
+    """[rows, prompt + new]: stretches from the middle of texts, or random tokens, and masks."""
     lm = model.lm
     if texts and model.tokenizer is not None:
         tokenizer = model.tokenizer
         encoded = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
-        long_enough = [ids[:prompt] for ids in encoded if len(ids) >= prompt + new][:rows]
+        middles = [ids[len(ids) // 2 :][:prompt] for ids in encoded]
+        long_enough = [ids for ids in middles if len(ids) == prompt][:rows]
         if len(long_enough) < rows:
-            raise SystemExit(f"only {len(long_enough)} prompts have {prompt + new} tokens; {rows} are needed")
+            raise SystemExit(f"only {len(long_enough)} prompts have {prompt} tokens; {rows} are needed")
         prompts = torch.tensor(long_enough)
     else:
         generator = torch.Generator().manual_seed(0)
