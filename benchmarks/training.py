@@ -47,7 +47,8 @@ from opendllm.registries.corpora import Document
 from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.sequences import PADDING_SEGMENT, ModelInputs, TokenRows
 
-WARM_UP = 2
+WARM_UP = {"cpu": 2, "cuda": 12}
+"""Steps before the clock runs: a GPU loads kernels and takes memory with the first rows of each length."""
 DOCUMENTS = 4000
 LEAST_PROBABILITY = 1e-3
 Step = Callable[[], int]
@@ -68,6 +69,7 @@ class Case:
     shortest: int
     rows: int
     device: str
+    compile: bool
 
     @property
     def precision(self) -> str:
@@ -175,23 +177,26 @@ def plain_loop(case: Case, batches: Iterator[TokenRows], mask_rows: bool) -> Ite
         yield int(real.sum())
 
 
-def our_trainer(case: Case, stepped: Callable[[int], None]) -> None:
-    """The platform's own, for ever; `stepped` is told the real tokens of each step."""
+def our_trainer(case: Case, most_steps: int, stepped: Callable[[int], None]) -> None:
+    """The platform's own; `stepped` is told the real tokens of each step."""
     plugins, rows = installed_plugins(), case.packed_rows()
     settings = Train.model_validate(
         {
             "objective": {"name": "llada", "options": {"random_length_probability": 0}},
-            "steps": 10**6,
+            "steps": most_steps,
             "global_batch_size": case.rows,
             "learning_rate": 1e-4,
             "precision": case.precision,
+            "compile": case.compile,
             "held_out": {"rows": 1, "draws": 1},
         }
     )
 
+    firsts = range(0, most_steps * case.rows, case.rows)
+    real = [int(rows.batch(range(first, first + case.rows)).maskable.sum()) for first in firsts]
+
     def on_step(step: int, loss: float, tokens_per_second: float) -> None:
-        batch = rows.batch(range((step - 1) * case.rows, step * case.rows))
-        stepped(int(batch.maskable.sum()))
+        stepped(real[step - 1])
 
     objective = settings.objective
     with tempfile.TemporaryDirectory() as folder:
@@ -217,7 +222,7 @@ class FinishedError(Exception):
     """The parent has seen enough."""
 
 
-def work(way: str, case: Case, parent: Connection) -> None:
+def work(way: str, case: Case, most_steps: int, parent: Connection) -> None:
     """A child: trains when it is told to, and reports tokens, seconds and memory."""
     with deepspeed_environment():
         import deepspeed
@@ -243,7 +248,7 @@ def work(way: str, case: Case, parent: Connection) -> None:
 
     try:
         if way == "open-dllm":
-            our_trainer(case, stepped)
+            our_trainer(case, most_steps, stepped)
         batches = packed_batches(case) if way == "packed" else padded_batches(case)
         for step_tokens in plain_loop(case, batches, mask_rows=way == "packed"):
             stepped(step_tokens)
@@ -286,6 +291,7 @@ def main() -> None:
         ("vocabulary", 32000), ("length", 512), ("shortest", 32), ("rows", 16),
     ):  # fmt: skip
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--compile", action="store_true", help="our own, by torch.compile")
     given = vars(parser.parse_args())
     rounds, steps = given.pop("rounds"), given.pop("steps")
     case = Case(**given)
@@ -293,15 +299,17 @@ def main() -> None:
     print(f"{case}\ntorch {torch.__version__}, {torch.get_num_threads()} threads, {case.precision}, "
           f"matrix products at {peak / 1e12:.3g} TFLOP/s")  # fmt: skip
     context = multiprocessing.get_context("spawn")
+    warm_up = WARM_UP["cpu" if case.device == "cpu" else "cuda"]
+    most_steps = warm_up + rounds * steps + 1  # never reached: what follows a run's last step is not timed
     pipes = {}
     for way in WAYS:
         pipes[way], child = context.Pipe()
-        context.Process(target=work, args=(way, case, child), daemon=True).start()
+        context.Process(target=work, args=(way, case, most_steps, child), daemon=True).start()
         pipes[way].recv()
     found: dict[str, list[tuple[int, float, int]]] = {way: [] for way in WAYS}
     for number in range(-1, rounds):
         for way in WAYS:
-            pipes[way].send(WARM_UP if number < 0 else steps)
+            pipes[way].send(warm_up if number < 0 else steps)
             answer = pipes[way].recv()
             if number >= 0:
                 found[way].append(answer)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from opendllm.core.data.packing import Packing
-from opendllm.core.toolkit.draws import hash_address, stream_id
+from opendllm.core.toolkit.draws import hash_address, hash_on, stream_id
 from opendllm.registries.errors import UserError
 from opendllm.registries.sequences import PADDING_SEGMENT, TokenRows
 
@@ -179,13 +179,13 @@ def permuted(places: Tensor, size: int, seed: int, epochs: Tensor, stream: str =
     """
     half = max(1, (max(1, size - 1).bit_length() + 1) // 2)
     low = (1 << half) - 1
-    key = stream_id(stream)
+    permutation = hash_address(seed, stream_id(stream), epochs)
+    keys = torch.stack([hash_on(permutation, round_number) for round_number in range(_ROUNDS)])
     sent, outside = places.clone(), torch.ones_like(places, dtype=torch.bool)
     while bool(outside.any()):
         left, right = sent[outside] >> half, sent[outside] & low
-        for round_number in range(_ROUNDS):
-            mixed = hash_address(seed, key, epochs[outside], round_number, right) & low
-            left, right = right, left ^ mixed
+        for key in keys[:, outside]:
+            left, right = right, left ^ (hash_on(key, right) & low)
         sent[outside] = (left << half) | right
         outside = sent >= size
     return sent

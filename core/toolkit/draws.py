@@ -36,7 +36,11 @@ def _mix(bits: Tensor) -> Tensor:
 
 def hash_address(*address: Tensor | int) -> Tensor:
     """An int64 hash of an address; its parts broadcast against each other."""
-    state: Tensor = torch.zeros((), dtype=torch.int64)
+    return hash_on(torch.zeros((), dtype=torch.int64), *address)
+
+
+def hash_on(state: Tensor, *address: Tensor | int) -> Tensor:
+    """The hash of a longer address, from that of its beginning."""
     for part in address:
         part = torch.as_tensor(part, dtype=torch.int64)
         state = (
