@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from opendllm.core.data.rows import Rows
 from opendllm.core.launching.stopping import Stopped, StopRequest, stop_requests
 from opendllm.core.manifest.schema import Train
 from opendllm.core.toolkit.draws import hash_address, stream_id
 from opendllm.core.toolkit.noise import AddressedNoise
+from opendllm.core.training.ahead import Ahead
 from opendllm.core.training.checkpoints import newest_whole, restore, save_step
 from opendllm.core.training.engine import set_learning_rate, start_engine, take_step
 from opendllm.core.training.held_out import held_out_loss
@@ -107,6 +109,7 @@ def _train(run: TrainingRun) -> None:
         settings.trackers if rank() == 0 else (), run.folder, run.provenance.get("manifest", {}), step
     )
     log = MetricsLog(run.folder / "train.jsonl", step, rank() == 0, trackers)
+    batches = Ahead(lambda step: _corrupt_step(run, step, micro_batch, accumulation), settings.steps)
 
     def measure() -> float:
         with weights.evaluated():
@@ -120,7 +123,7 @@ def _train(run: TrainingRun) -> None:
             started = time.perf_counter()
             rate = learning_rate(settings, step)
             set_learning_rate(engine, rate)
-            loss, norm, step_tokens, stopping = _take_step(run, engine, step, micro_batch, accumulation, stop)
+            loss, norm, step_tokens, stopping = _take_step(run, engine, step, batches, stop)
             weights.update(step)
             seconds = time.perf_counter() - started
             tokens += step_tokens
@@ -162,16 +165,17 @@ def _take_step(
     run: TrainingRun,
     engine: DeepSpeedEngine,
     step: int,
-    micro_batch: int,
-    accumulation: int,
+    batches: Ahead[list[Corruption]],
     stop: StopRequest,
 ) -> tuple[float, float, int, bool]:
     """One optimizer step: (loss, gradient norm, real tokens of all ranks, whether any rank should stop)."""
-    corruptions = _corrupt_step(run, step, micro_batch, accumulation)
+    corruptions = batches.take(step)
     # What torch draws itself, for dropout say, is a function of the step too: a resumed run repeats it.
     torch.manual_seed(int(hash_address(run.seed, stream_id("torch"), step, rank())))
     count = _global_count(corruptions)
-    loss = _accumulate(engine, run.objective, corruptions, count)
+    device_loss = _accumulate(engine, run.objective, corruptions, count)
+    batches.prepare(step + 1)
+    loss = float(summed(device_loss))
     if not math.isfinite(loss):
         raise NonFiniteLossError(
             f"the loss of step {step} is {loss}: training stopped before the step; "
@@ -211,8 +215,8 @@ def _global_count(corruptions: Sequence[Corruption]) -> float:
 
 def _accumulate(
     engine: DeepSpeedEngine, objective: Objective, corruptions: Sequence[Corruption], count: float
-) -> float:
-    """Forward and backward of every micro-batch; the global loss."""
+) -> Tensor:
+    """Forward and backward of every micro-batch; this rank's part of the loss, which may not be there yet."""
     total = torch.zeros((), dtype=torch.float64, device=engine.device)
     for number, corruption in enumerate(corruptions, start=1):
         engine.set_gradient_accumulation_boundary(number == len(corruptions))
@@ -221,7 +225,7 @@ def _accumulate(
         # DeepSpeed averages gradients over the ranks; the count is already global.
         engine.backward(loss * world_size(), scale_wrt_gas=False)
         total += loss.detach().double()
-    return float(summed(total))
+    return total
 
 
 def _loss_part(objective: Objective, corruption: Corruption, count: float) -> LossPart:
