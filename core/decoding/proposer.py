@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from opendllm.core.decoding.options import DecoderOptions
@@ -35,7 +37,14 @@ class Proposer:
         self._unchecked: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def propose(
-        self, rows: Rows, reading: Reading, at: Places, block: IntArray, draws: StepDraws, last: Tensor
+        self,
+        rows: Rows,
+        reading: Reading,
+        at: Places,
+        block: IntArray,
+        idle: NDArray[np.bool_],
+        draws: StepDraws,
+        last: Tensor,
     ) -> Proposals:
         """One proposal at each of the N places `at`.
 
@@ -44,6 +53,7 @@ class Proposer:
             reading: their model.
             at: in row-major order.
             block: [R] which block each row is at; on the host.
+            idle: [R] rows with a step but without a place in it; on the host.
             draws: of this step.
             last: [R] bool, rows at the last step of their block.
 
@@ -57,7 +67,7 @@ class Proposer:
         if self._guidance_scale > 0:
             fixed = rows.real & ~rows.editable
             canvases.append(torch.where(fixed, self.special.mask, rows.tokens))
-        states = reading.states(canvases, at, block)
+        states = reading.states(canvases, at, block, idle)
         uniforms = draws.at("token", at.rows, at.columns)
         bans = self._bans(rows, at, last)
         at_once = max(1, LOGITS_AT_ONCE[states[0].device.type] // self._lm.vocab_size)

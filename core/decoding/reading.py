@@ -62,17 +62,21 @@ class Reading:
         """Go on with rows whose layout has changed; without a cache only."""
         self._readers = [self._lm.reader(rows) for _ in self._readers]
 
-    def states(self, canvases: list[Tensor], at: Places, block: IntArray) -> list[Tensor]:
+    def states(
+        self, canvases: list[Tensor], at: Places, block: IntArray, idle: NDArray[np.bool_]
+    ) -> list[Tensor]:
         """[N, D] hidden states at some places, for each of the canvases.
 
         Args:
             canvases: [B, L] each: the canvas itself, and the one without its prompt for guidance.
             at: where, in row-major order, within each row's block.
             block: [B] which block each row is at; on the host.
+            idle: [B] rows without a place, whose kept keys stay as they are: alone, such a row would
+                not be read at this step; on the host.
         """
         if not self._keeps:
             return [r.states(c, at) for r, c in zip(self._readers, canvases, strict=True)]
-        parts = self._parts(block, at.rows.device)
+        parts = self._parts(block, ~idle, at.rows.device)
         if len(parts) == 1:
             stale = parts[0]
             return [r.states(c, at, stale) for r, c in zip(self._readers, canvases, strict=True)]
@@ -90,21 +94,24 @@ class Reading:
                 whole[mine] = states
         return [states for states in found if states is not None]
 
-    def _parts(self, block: IntArray, device: torch.device) -> list[Stale | None]:
-        """What is stale, in groups of rows that are read together; None alone is everything."""
+    def _parts(self, block: IntArray, read: NDArray[np.bool_], device: torch.device) -> list[Stale | None]:
+        """What is stale of the rows to `read`, in groups of rows that are read together.
+
+        None alone is everything.
+        """
         rows = np.arange(len(block))
         entering = self._at != block
-        self._age = np.where(entering, 0, self._age + 1)
-        self._at = block.copy()
+        self._age = np.where(read, np.where(entering, 0, self._age + 1), self._age)
+        self._at = np.where(read, block, self._at)
         if self._exact:
             first = np.where(entering, self._entry[rows, block], self._first[rows, block])
-            return _grouped(first, self._last[rows, block], entering, device)
+            return _grouped(first, self._last[rows, block], entering, read, device)
         whole = self._age == 0 if self._refresh is None else self._age % self._refresh == 0
-        if whole.all():
+        if (whole & read).all():
             return [None]
         first = np.where(whole, 0, self._first[rows, block])
         last = np.where(whole, self._length - 1, self._last[rows, block])
-        return _grouped(first, last, whole, device)
+        return _grouped(first, last, whole, read, device)
 
 
 def _stretches(
@@ -132,10 +139,16 @@ def _stretches(
     return first, last, np.minimum(before, first)
 
 
-def _grouped(first: IntArray, last: IntArray, apart: IntArray, device: torch.device) -> list[Stale | None]:
-    """Stretches of columns, those of rows that are `apart` [B] bool on their own: they are longer."""
+def _grouped(
+    first: IntArray,
+    last: IntArray,
+    apart: NDArray[np.bool_],
+    read: NDArray[np.bool_],
+    device: torch.device,
+) -> list[Stale | None]:
+    """Stretches of columns of the rows to `read`, those that are `apart` on their own: they are longer."""
     groups: list[Stale | None] = []
-    for chosen in (np.flatnonzero(apart), np.flatnonzero(~apart)):
+    for chosen in (np.flatnonzero(read & apart), np.flatnonzero(read & ~apart)):
         if len(chosen):
             everyone = len(chosen) == len(first)
             groups.append(
