@@ -62,8 +62,13 @@ def encode(tokenizer: PreTrainedTokenizerFast, text: str, mask_token_id: int, wh
     """The ids of a text, without special tokens around it.
 
     Raises:
-        UserError: the text spells the mask token, which nobody could tell from a gap.
+        UserError: the text spells the mask token, which nobody could tell from a gap; or it holds half of
+            a surrogate pair, which is no character.
     """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"the {what} is no text: character {error.start} is a lone surrogate") from error
     ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     if mask_token_id in ids:
         raise UserError(
