@@ -130,11 +130,20 @@ class LanguageModel:
             options: the decoder's (`DecoderOptions`) and the sampler's own, flat.
 
         Raises:
-            UserError: an option is unknown, out of range, or without effect.
+            UserError: an option is unknown, out of range, or without effect; the canvas is none, or the
+                attention mask isn't of its shape.
         """
         _refuse(options, "max_new_tokens", "the canvas says how much is written")
-        if canvas.ndim != 2 or bool((canvas < 0).any()) or bool((canvas >= self.lm.vocab_size).any()):
-            raise UserError(f"a canvas is [B, L] token ids below {self.lm.vocab_size}")
+        whole_numbers = canvas.dtype == torch.int64 and canvas.ndim == 2 and len(canvas) > 0
+        if not whole_numbers or bool(((canvas < 0) | (canvas >= self.lm.vocab_size)).any()):
+            raise UserError(
+                f"a canvas is int64 [B, L], B at least 1, of token ids below {self.lm.vocab_size}; this one is "
+                f"{str(canvas.dtype).removeprefix('torch.')} {list(canvas.shape)}"
+            )
+        if attention_mask is not None and attention_mask.shape != canvas.shape:
+            raise UserError(
+                f"attention_mask {list(attention_mask.shape)} isn't of the canvas's shape {list(canvas.shape)}"
+            )
         chosen, decoder = self._sampler(sampler, options)
         seeds = torch.tensor(_seeds(seed, canvas.shape[0]), device=canvas.device)
         return decode(self.lm, canvas, attention_mask, chosen, decoder, seeds, trace)
@@ -315,7 +324,7 @@ def _seeds(seed: int | Sequence[int], rows: int) -> list[int]:
     Raises:
         UserError: one seed a row, but for other rows; or a seed that torch can't hold.
     """
-    given = [seed] if isinstance(seed, int) else list(seed)
+    given = [seed] if isinstance(seed, int) else [int(each) for each in seed]
     for each in given:
         if not -(2**63) <= each < 2**63:
             raise UserError(f"seed {each} is no signed integer of 64 bits")

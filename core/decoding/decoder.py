@@ -32,7 +32,8 @@ class Decoded:
         forward_passes: [B] int64, how many a row took part in.
         real: [B, L'] bool, False on padding.
         written: [B, L'] bool, the positions that were masks, or grew from one.
-        trace: the canvas [B, L'] before the first and after every step, where asked for; -1 on padding.
+        trace: the canvas [B, L''] before the first and after every step, where asked for; -1 on padding.
+            Rows that shrink may have been longer than they are in the end: all have the longest one's L''.
     """
 
     tokens: Tensor
@@ -110,13 +111,14 @@ def decode(
             trace.append(_snapshot(whole.with_rows(rows)))
     proposer.raise_if_not_finite()
     whole = whole.with_rows(rows)
-    used = max(given_length, int(whole.real.any(0).long().cumsum(0).argmax()) + 1)
+    used = max(given_length, _width(whole.real))
+    longest = max((_width(snapshot >= 0) for snapshot in trace), default=0)
     return Decoded(
         whole.tokens[:, :used],
         torch.from_numpy(progress.forward_passes),
         whole.real[:, :used],
         whole.editable[:, :used],
-        [snapshot[:, :used] for snapshot in trace],
+        [snapshot[:, : max(given_length, longest)] for snapshot in trace],
     )
 
 
@@ -191,6 +193,11 @@ def _stop_where_settled(rows: Rows, special: SpecialTokens) -> tuple[Rows, Tenso
     settled = ~(rows.editable & (rows.tokens == special.mask) & ~tails).any(-1)
     tokens = torch.where(tails & settled[:, None], special.eos, rows.tokens)
     return replace(rows, tokens=tokens), settled
+
+
+def _width(real: Tensor) -> int:
+    """How many columns `real` [B, L] bool has up to the last true one."""
+    return int(real.any(0).long().cumsum(0).argmax()) + 1
 
 
 def _snapshot(rows: Rows) -> Tensor:
