@@ -137,12 +137,13 @@ class LanguageModel:
         whole_numbers = canvas.dtype == torch.int64 and canvas.ndim == 2 and len(canvas) > 0
         if not whole_numbers or bool(((canvas < 0) | (canvas >= self.lm.vocab_size)).any()):
             raise UserError(
-                f"a canvas is int64 [B, L], B at least 1, of token ids below {self.lm.vocab_size}; this one is "
+                f"a canvas is int64 [B, L], B at least 1, of token ids below {self.lm.vocab_size}; this is "
                 f"{str(canvas.dtype).removeprefix('torch.')} {list(canvas.shape)}"
             )
         if attention_mask is not None and attention_mask.shape != canvas.shape:
             raise UserError(
-                f"attention_mask {list(attention_mask.shape)} isn't of the canvas's shape {list(canvas.shape)}"
+                f"attention_mask {list(attention_mask.shape)} isn't of the canvas's shape "
+                f"{list(canvas.shape)}"
             )
         chosen, decoder = self._sampler(sampler, options)
         seeds = torch.tensor(_seeds(seed, canvas.shape[0]), device=canvas.device)
