@@ -142,9 +142,9 @@ def _take_step(
     wanted, count = (masked, "masks") if sampler.proposes == "masked" else (in_block, "size")
     at = _places(wanted, int(now[count][alive].sum()))
     draws = StepDraws(rows.seeds, number, rows.positions)
-    idle = alive & (now[count] == 0)
+    idle = ~alive | (now[count] == 0)
     proposed = proposer.propose(rows, reading, at, now["block"], idle, draws, index == steps - 1)
-    progress.count_passes(2 if options.guidance_scale > 0 else 1, alive & ~idle)
+    progress.count_passes(2 if options.guidance_scale > 0 else 1, ~idle)
     step = Step(
         masked=masked,
         editable=in_block,

@@ -53,7 +53,7 @@ class Proposer:
             reading: their model.
             at: in row-major order.
             block: [R] which block each row is at; on the host.
-            idle: [R] rows with a step but without a place in it; on the host.
+            idle: [R] rows without a place; on the host.
             draws: of this step.
             last: [R] bool, rows at the last step of their block.
 

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 
+COMPILED_COLUMNS = 128
+"""Rows are padded to a multiple of it where reading is compiled: every other length is compiled anew."""
+
+
 @dataclass(frozen=True)
 class Blank:
     """A text with a gap.
@@ -97,10 +101,16 @@ def write(
     rows = [_row(lm, tokenizer, blank, number) for number, blank in enumerate(blanks)]
     order = sorted(range(len(rows)), key=lambda index: (len(rows[index]), index))
     device = next(lm.module.parameters()).device
+    # Compiled, the last batch is filled up to the number of rows that the others have.
+    height = min(batch_size, len(rows)) if options.compile else 0
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
-        canvas, attention_mask = _pad([rows[index] for index in chosen], lm, device)
-        seeds = torch.tensor([blanks[index].seed for index in chosen], device=device)
+        canvas, attention_mask = _pad(
+            [rows[index] for index in chosen], lm, device, height, COMPILED_COLUMNS if options.compile else 1
+        )
+        seeds = torch.zeros(len(canvas), dtype=torch.int64)
+        seeds[: len(chosen)] = torch.tensor([blanks[index].seed for index in chosen])
+        seeds = seeds.to(device)
         started = time.perf_counter()
         decoded = decode(lm, canvas, attention_mask, sampler, options, seeds, keep_trace)
         tokens, gaps = decoded.tokens.tolist(), decoded.written.tolist()
@@ -141,11 +151,15 @@ def _row(lm: DiffusionLM, tokenizer: PreTrainedTokenizerFast, blank: Blank, numb
     return ids
 
 
-def _pad(rows: list[list[int]], lm: DiffusionLM, device: torch.device) -> tuple[Tensor, Tensor]:
-    longest = max(map(len, rows))
+def _pad(
+    rows: list[list[int]], lm: DiffusionLM, device: torch.device, least_rows: int, multiple: int
+) -> tuple[Tensor, Tensor]:
+    """Rows and attention mask [B, L], B at least `least_rows`, L a `multiple`; further rows are one token."""
+    height, length = max(len(rows), least_rows), -(-max(map(len, rows)) // multiple) * multiple
     filler = lm.eos_token_id if lm.eos_token_id is not None else 0
-    canvas = torch.full((len(rows), longest), filler)
-    attention_mask = torch.zeros(len(rows), longest, dtype=torch.bool)
+    canvas = torch.full((height, length), filler)
+    attention_mask = torch.zeros(height, length, dtype=torch.bool)
+    attention_mask[len(rows) :, 0] = True
     for place, ids in enumerate(rows):
         canvas[place, : len(ids)] = torch.tensor(ids)
         attention_mask[place, : len(ids)] = True
