@@ -47,5 +47,5 @@ class DecoderOptions(BaseModel):
     )
     compile: bool = Field(
         False,
-        description="Read with torch.compile (CUDA graphs on a GPU), padded so that few shapes are compiled.",
+        description="Read with torch.compile (CUDA graphs on a GPU), in few shapes.",
     )

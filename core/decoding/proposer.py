@@ -21,6 +21,19 @@ CHECK_EVERY = 32
 """Steps between looks at whether all logits were finite, where a look would wait for the GPU."""
 
 
+class NotFiniteError(UserError):
+    """A logit was not finite.
+
+    Attributes:
+        row: of the canvas.
+        column: of the canvas.
+    """
+
+    def __init__(self, row: int, column: int) -> None:
+        super().__init__(f"the model's logits at row {row}, position {column} are not finite")
+        self.row, self.column = row, column
+
+
 class Proposer:
     """Asks the model, and draws.
 
@@ -58,7 +71,7 @@ class Proposer:
             last: [R] bool, rows at the last step of their block.
 
         Raises:
-            UserError: a logit is not finite.
+            NotFiniteError: a logit is not finite.
         """
         if not len(at.rows):
             nothing = torch.zeros(0, device=rows.tokens.device)
@@ -94,15 +107,12 @@ class Proposer:
         """Look at all logits since the last look.
 
         Raises:
-            UserError: one was not finite; the message names the first one's position.
+            NotFiniteError: one was not finite; the message names the first one's position.
         """
         for finite, row, column in self._unchecked:
             if not bool(finite.all()):
                 first = int((~finite).nonzero()[0])
-                raise UserError(
-                    f"the model's logits at row {int(row[first])}, position {int(column[first])} "
-                    f"are not finite"
-                )
+                raise NotFiniteError(int(row[first]), int(column[first]))
         self._unchecked.clear()
 
     def _logits(self, states: list[Tensor]) -> Tensor:

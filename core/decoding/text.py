@@ -12,6 +12,7 @@ from torch import Tensor
 
 from opendllm.core.decoding.decoder import decode
 from opendllm.core.decoding.options import DecoderOptions
+from opendllm.core.decoding.proposer import NotFiniteError
 from opendllm.registries.backbones import DiffusionLM
 from opendllm.registries.errors import UserError
 from opendllm.registries.samplers import Sampler
@@ -96,7 +97,8 @@ def write(
         (index into `blanks`, what was written there).
 
     Raises:
-        UserError: an empty prompt, a mask token in it, or a row longer than the model's context.
+        UserError: an empty prompt, a mask token in it, a row longer than the model's context, or a logit
+            that isn't finite.
     """
     rows = [_row(lm, tokenizer, blank, number) for number, blank in enumerate(blanks)]
     order = sorted(range(len(rows)), key=lambda index: (len(rows[index]), index))
@@ -112,7 +114,12 @@ def write(
         seeds[: len(chosen)] = torch.tensor([blanks[index].seed for index in chosen])
         seeds = seeds.to(device)
         started = time.perf_counter()
-        decoded = decode(lm, canvas, attention_mask, sampler, options, seeds, keep_trace)
+        try:
+            decoded = decode(lm, canvas, attention_mask, sampler, options, seeds, keep_trace)
+        except NotFiniteError as error:
+            raise UserError(
+                f"prompt {chosen[error.row]}: the model's logits at position {error.column} are not finite"
+            ) from error
         tokens, gaps = decoded.tokens.tolist(), decoded.written.tolist()
         seconds = (time.perf_counter() - started) / len(chosen)
         trace = [snapshot.tolist() for snapshot in decoded.trace]
