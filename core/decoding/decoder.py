@@ -139,17 +139,12 @@ def _take_step(
     alive = progress.unfinished
     in_block = rows.editable & (rows.block_of == block[:, None]) & torch.from_numpy(alive).to(device)[:, None]
     masked = in_block & (rows.tokens == special.mask)
-    wanted, count = (masked, "masks") if sampler.proposes == "masked" else (in_block, "size")
-    at = _places(wanted, int(now[count][alive].sum()))
-    draws = StepDraws(rows.seeds, number, rows.positions)
-    idle = ~alive | (now[count] == 0)
-    proposed = proposer.propose(rows, reading, at, now["block"], idle, draws, index == steps - 1)
-    progress.count_passes(2 if options.guidance_scale > 0 else 1, ~idle)
+    draws, last = StepDraws(rows.seeds, number, rows.positions), index == steps - 1
     step = Step(
         masked=masked,
         editable=in_block,
-        tokens=_spread(proposed.tokens, at, wanted, special.mask),
-        confidence=_spread(proposed.confidence, at, wanted, -torch.inf),
+        tokens=torch.full_like(rows.tokens, special.mask),
+        confidence=torch.full_like(rows.confidence, -torch.inf),
         committed_confidence=rows.confidence,
         index=index,
         steps=steps,
@@ -158,12 +153,29 @@ def _take_step(
         special=special,
         draws=draws,
     )
-    rows = rows.after(sampler.select(step), step, special.mask)
+    selection = sampler.select(step) if sampler.decides_first else None
+    if selection is not None:
+        wanted = masked & (selection.commit | last[:, None])
+        count = wanted.sum(-1).cpu().numpy()
+    else:
+        wanted, count = (masked, now["masks"]) if sampler.proposes == "masked" else (in_block, now["size"])
+    at = _places(wanted, int(count[alive].sum()))
+    idle = ~alive | (count == 0)
+    proposed = proposer.propose(rows, reading, at, now["block"], idle, draws, last)
+    progress.count_passes(2 if options.guidance_scale > 0 else 1, ~idle)
+    step = replace(
+        step,
+        tokens=_spread(proposed.tokens, at, wanted, special.mask),
+        confidence=_spread(proposed.confidence, at, wanted, -torch.inf),
+    )
+    rows = rows.after(sampler.select(step) if selection is None else selection, step, special.mask)
     stopped = masks = None
     if options.early_stop:
         rows, settled = _stop_where_settled(rows, special)
         stopped = settled.cpu().numpy()
-    if sampler.remaining_masks(1, 1) is None:
+    if selection is not None and selection.remask is None:
+        masks = now["masks"] - count
+    elif sampler.remaining_masks(1, 1) is None:
         # Only the device knows how many masks are left: the step's one wait for it.
         left = rows.editable & (rows.tokens == special.mask) & (rows.block_of == block[:, None])
         masks = left.sum(-1).cpu().numpy()
