@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -130,11 +130,21 @@ class LanguageModel:
             options: the decoder's (`DecoderOptions`) and the sampler's own, flat.
 
         Raises:
-            UserError: an option is unknown, out of range, or without effect.
+            UserError: an option is unknown, out of range, or without effect; the canvas is none, or the
+                attention mask isn't of its shape.
         """
         _refuse(options, "max_new_tokens", "the canvas says how much is written")
-        if canvas.ndim != 2 or bool((canvas < 0).any()) or bool((canvas >= self.lm.vocab_size).any()):
-            raise UserError(f"a canvas is [B, L] token ids below {self.lm.vocab_size}")
+        whole_numbers = canvas.dtype == torch.int64 and canvas.ndim == 2 and len(canvas) > 0
+        if not whole_numbers or bool(((canvas < 0) | (canvas >= self.lm.vocab_size)).any()):
+            raise UserError(
+                f"a canvas is int64 [B, L], B at least 1, of token ids below {self.lm.vocab_size}; this is "
+                f"{str(canvas.dtype).removeprefix('torch.')} {list(canvas.shape)}"
+            )
+        if attention_mask is not None and attention_mask.shape != canvas.shape:
+            raise UserError(
+                f"attention_mask {list(attention_mask.shape)} isn't of the canvas's shape "
+                f"{list(canvas.shape)}"
+            )
         chosen, decoder = self._sampler(sampler, options)
         seeds = torch.tensor(_seeds(seed, canvas.shape[0]), device=canvas.device)
         return decode(self.lm, canvas, attention_mask, chosen, decoder, seeds, trace)
@@ -219,7 +229,7 @@ class LanguageModel:
         if isinstance(prompts, str):
             raise UserError("prompts is a list of texts, not one text")
         gaps = [Gap(prompt) for prompt in prompts]
-        written = self.fill(gaps, sampler=sampler, seed=seed, batch_size=batch_size, chat=chat, **options)
+        written = self.fill(gaps, options, sampler=sampler, seed=seed, batch_size=batch_size, chat=chat)
         return [each.text for each in written]
 
     def infill(
@@ -241,32 +251,32 @@ class LanguageModel:
         if middle_tokens < 1:
             raise UserError(f"middle_tokens is {middle_tokens}: write at least one token")
         asked = [Gap(prefix, suffix, middle_tokens) for prefix, suffix in gaps]
-        written = self.fill(asked, sampler=sampler, seed=seed, batch_size=batch_size, **options)
+        written = self.fill(asked, options, sampler=sampler, seed=seed, batch_size=batch_size)
         return [each.text for each in written]
 
     def fill(
         self,
         gaps: Sequence[Gap],
+        options: Mapping[str, Any],
         *,
         sampler: str | None = None,
         seed: int | Sequence[int] = 0,
         batch_size: int = BATCH_SIZE,
         chat: bool = False,
         trace: bool = False,
-        on_progress: Callable[[int], None] = lambda done: None,
-        **options: Any,
+        on_written: Callable[[int, Written], None] = lambda index, written: None,
     ) -> list[Written]:
         """Write into each gap, with all that is known of how it went.
 
         Args:
             gaps: completions and infillings, mixed as you like.
+            options: the decoder's and the sampler's own, flat.
             sampler: by default the family's own.
             seed: an integer, or one a gap.
             batch_size: rows decoded together; changes no result.
             chat: put each prompt without a suffix into the checkpoint's chat template.
             trace: whether to keep every canvas.
-            on_progress: told how many gaps are written.
-            options: the decoder's and the sampler's own, flat.
+            on_written: told what was written into which gap as soon as it is; not in their order.
 
         Raises:
             UserError: see `sample` and `write`.
@@ -287,11 +297,11 @@ class LanguageModel:
         found: dict[int, Written] = {}
         for index, written in write(self.lm, tokenizer, blanks, chosen, decoder, batch_size, trace):
             found[index] = written
-            on_progress(len(found))
+            on_written(index, written)
         return [found[index] for index in range(len(blanks))]
 
-    def _sampler(self, name: str | None, flat: dict[str, Any]) -> tuple[Sampler, DecoderOptions]:
-        registration = self._plugins.samplers.get(name or self.default_sampler)
+    def _sampler(self, name: str | None, flat: Mapping[str, Any]) -> tuple[Sampler, DecoderOptions]:
+        registration = self._plugins.samplers.get(self.default_sampler if name is None else name)
         decoder, own = sort_options(flat, registration)
         return registration.build(own), decoder
 
@@ -310,13 +320,21 @@ def _refuse(options: dict[str, Any], name: str, why: str) -> None:
 
 
 def _seeds(seed: int | Sequence[int], rows: int) -> list[int]:
-    """One seed a row; a single integer is hashed with the row's number."""
+    """One seed a row; a single integer is hashed with the row's number.
+
+    Raises:
+        UserError: one seed a row, but for other rows; or a seed that torch can't hold.
+    """
+    given = [seed] if isinstance(seed, int) else [int(each) for each in seed]
+    for each in given:
+        if not -(2**63) <= each < 2**63:
+            raise UserError(f"seed {each} is no signed integer of 64 bits")
     if isinstance(seed, int):
         hashed: list[int] = hash_address(seed, torch.arange(rows)).tolist()
         return hashed
-    if len(seed) != rows:
-        raise UserError(f"{len(seed)} seeds were given for {rows} rows")
-    return list(seed)
+    if len(given) != rows:
+        raise UserError(f"{len(given)} seeds were given for {rows} rows")
+    return given
 
 
 def _token_rows(tokens: Tensor, segments: Tensor | None) -> TokenRows:

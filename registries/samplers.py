@@ -43,7 +43,8 @@ class Step:
         masked: [B, L] bool, masks of the active block.
         editable: [B, L] bool, all positions of the active block that the prompt doesn't fix.
         tokens: [B, L] int64, the proposed token at each position that was asked for: drawn from the
-            filtered distribution, or its mode at temperature 0; the mask elsewhere.
+            filtered distribution, or its mode at temperature 0; the mask elsewhere, and everywhere for a
+            sampler that decides first.
         confidence: [B, L] float32, the sampler's `confidence` in it; -inf elsewhere.
         committed_confidence: [B, L] float32, each committed position's confidence when it was committed.
         index: [B] int64, this step's number within its block, from 0.
@@ -94,6 +95,9 @@ class Sampler(ABC):
     """What `Step.confidence` holds; None where it isn't read."""
     revises: bool = False
     """Whether it may mask a committed position again; if not, steps that commit nothing are skipped."""
+    decides_first: bool = False
+    """Whether it chooses before the model is asked: `select` then sees no proposals and no confidences, the
+    model is asked at the chosen positions only, and not at all at steps that commit nothing."""
     growth: int = 0
     """By how many positions a row may grow: the most `expand` decisions that it can take."""
     edits_length: bool = False

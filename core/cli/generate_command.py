@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from opendllm.core.cli.output_files import Lines, new_file
 from opendllm.core.cli.prompts import Prompt, read_prompts
 from opendllm.core.manifest.sources import parse_value
 from opendllm.registries.errors import UserError
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 if TYPE_CHECKING:
     from opendllm.core.decoding.text import Written
@@ -61,44 +66,50 @@ def generate(
     ] = None,
 ) -> None:
     """Complete prompts, or fill the gaps between prompts and suffixes."""
-    options = dict(parse_option(text) for text in option or [])
+    options = parse_options(option or [])
     prompts = read_prompts(prompt, suffix, input_file)
     if chat and any(each.suffix is not None for each in prompts):
         raise UserError("--chat has no effect with a suffix: infilling has no chat template")
-    for path in (output, trace):
-        _check_writable(path)
-    from opendllm.core import load
-    from opendllm.core.cli.progress import progress_bar
-    from opendllm.core.language_model import Gap
+    with new_file(output) as output_file, new_file(trace) as trace_file:
+        from opendllm.core import load
+        from opendllm.core.cli.progress import progress_bar
+        from opendllm.core.language_model import Gap
 
-    model = load(checkpoint, device=device)
-    with progress_bar("generating", len(prompts), shown=len(prompts) > 1) as on_progress:
-        written = model.fill(
-            [Gap(each.text, each.suffix) for each in prompts],
-            sampler=sampler,
-            seed=seed,
-            batch_size=batch_size,
-            chat=chat,
-            trace=trace is not None,
-            on_progress=on_progress,
-            **options,
-        )
-    lines = [_line(given, each) for given, each in zip(prompts, written, strict=True)]
-    if output is not None:
-        output.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-    else:
-        for line, each in zip(lines, written, strict=True):
-            typer.echo(line if as_json or input_file is not None else each.text)
-    if trace is not None:
-        about = {"checkpoint": checkpoint, "sampler": sampler or model.default_sampler, "options": options}
-        trace.write_text(json.dumps({**about, "seed": seed, **_trace(model, prompts, written)}))
+        model = load(checkpoint, device=device)
+        json_lines = as_json or input_file is not None or output is not None
+        lines = Lines(output, output_file, len(prompts), printed_early=json_lines)
+
+        def on_written(index: int, each: Written) -> None:
+            lines.add(index, _line(prompts[index], each) if json_lines else each.text)
+            show(len(lines))
+
+        with lines.kept(), progress_bar("generating", len(prompts), shown=len(prompts) > 1) as show:
+            written = model.fill(
+                [Gap(each.text, each.suffix) for each in prompts],
+                options,
+                sampler=sampler,
+                seed=seed,
+                batch_size=batch_size,
+                chat=chat,
+                trace=trace is not None,
+                on_written=on_written,
+            )
+        if trace_file is not None:
+            about = {
+                "checkpoint": checkpoint,
+                "sampler": sampler or model.default_sampler,
+                "options": options,
+            }
+            json.dump({**about, "seed": seed, **_trace(model, prompts, written)}, trace_file)
 
 
 def _line(prompt: Prompt, written: Written) -> str:
     """All that the prompt's own line said, and what was written."""
     said = {**prompt.fields, "prompt": prompt.text, "suffix": prompt.suffix}
     found = {"text": written.text, "tokens": written.kept_tokens, "forward_passes": written.forward_passes}
-    return json.dumps(said | found, ensure_ascii=False)
+    line = json.dumps(said | found, ensure_ascii=False)
+    # A field of the prompt's line may hold half a surrogate pair, which only an escape can spell.
+    return json.dumps(said | found) if _SURROGATE.search(line) else line
 
 
 def _trace(model: LanguageModel, prompts: list[Prompt], written: list[Written]) -> dict[str, Any]:
@@ -115,13 +126,19 @@ def _trace(model: LanguageModel, prompts: list[Prompt], written: list[Written]) 
     }
 
 
-def _check_writable(path: Path | None) -> None:
-    if path is None:
-        return
-    if path.exists():
-        raise UserError(f"{path} is there already: choose another name, or move it away")
-    if not path.parent.is_dir():
-        raise UserError(f"{path.parent} is no folder, so {path.name} cannot be written into it")
+def parse_options(given: Sequence[str]) -> dict[str, Any]:
+    """Keys and values of all `-o`.
+
+    Raises:
+        UserError: one is no key=value, or a key is there twice.
+    """
+    options: dict[str, Any] = {}
+    for text in given:
+        key, value = parse_option(text)
+        if key in options:
+            raise UserError(f"-o {key} is given twice")
+        options[key] = value
+    return options
 
 
 def parse_option(text: str) -> tuple[str, Any]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from opendllm.core.toolkit.benchmark_files import JsonLine, json_lines, parsed_lines
 from opendllm.registries.errors import UserError
 
 
@@ -33,38 +33,38 @@ def read_prompts(given: Sequence[str] | None, suffix: str | None, file: str | No
     Args:
         given: on the command line.
         suffix: of all of them.
-        file: of JSON lines, `-` for standard input; without it and `given`, standard input is one prompt.
+        file: of JSON lines, gzipped or not, `-` for standard input; without it and `given`, standard
+            input is one prompt.
 
     Raises:
         UserError: prompts come from two places, or a line isn't a prompt.
     """
     if file is None:
-        return [Prompt(text, suffix) for text in given or [sys.stdin.read()]]
+        return [Prompt(text, suffix) for text in given or [_standard_input()]]
     if given or suffix is not None:
         raise UserError("--input brings prompts and suffixes of its own: leave --prompt and --suffix out")
     if file == "-":
-        return _parsed(sys.stdin, "standard input")
+        return _prompts(parsed_lines(sys.stdin.buffer), "standard input")
+    return _prompts(json_lines(Path(file)), file)
+
+
+def _standard_input() -> str:
     try:
-        return _parsed(Path(file).read_text(encoding="utf-8").splitlines(), file)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} cannot be read: {error}") from error
+        return sys.stdin.read()
+    except UnicodeDecodeError as error:
+        raise UserError(f"standard input is not UTF-8 (byte {error.start})") from error
 
 
-def _parsed(lines: Iterable[str], source: str) -> list[Prompt]:
+def _prompts(lines: Iterable[JsonLine], source: str) -> list[Prompt]:
     prompts = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            fields = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{source}:{number}: no JSON: {error}") from error
-        if not isinstance(fields, dict) or not isinstance(fields.get("prompt"), str):
-            raise UserError(
-                f'{source}:{number}: a line is {{"prompt": "..."}}, with a "suffix" if there is one'
-            )
+    for line in lines:
+        place, fields = f"{source}:{line.number}", line.content
+        if line.complaint is not None:
+            raise UserError(f"{place} {line.complaint}")
+        if not isinstance(fields.get("prompt"), str):
+            raise UserError(f'{place} has no "prompt" that is text; a "suffix" may stand beside it')
         if not isinstance(fields.get("suffix"), str | None):
-            raise UserError(f"{source}:{number}: suffix is no text")
+            raise UserError(f'{place} has a "suffix" that isn\'t text')
         prompts.append(Prompt(fields["prompt"], fields.get("suffix"), fields))
     if not prompts:
         raise UserError(f"{source} holds no prompt")

@@ -32,7 +32,8 @@ class Decoded:
         forward_passes: [B] int64, how many a row took part in.
         real: [B, L'] bool, False on padding.
         written: [B, L'] bool, the positions that were masks, or grew from one.
-        trace: the canvas [B, L'] before the first and after every step, where asked for; -1 on padding.
+        trace: the canvas [B, L''] before the first and after every step, where asked for; -1 on padding.
+            Rows that shrink may have been longer than they are in the end: all have the longest one's L''.
     """
 
     tokens: Tensor
@@ -110,13 +111,14 @@ def decode(
             trace.append(_snapshot(whole.with_rows(rows)))
     proposer.raise_if_not_finite()
     whole = whole.with_rows(rows)
-    used = max(given_length, int(whole.real.any(0).long().cumsum(0).argmax()) + 1)
+    used = max(given_length, _width(whole.real))
+    longest = max((_width(snapshot >= 0) for snapshot in trace), default=0)
     return Decoded(
         whole.tokens[:, :used],
         torch.from_numpy(progress.forward_passes),
         whole.real[:, :used],
         whole.editable[:, :used],
-        [snapshot[:, :used] for snapshot in trace],
+        [snapshot[:, : max(given_length, longest)] for snapshot in trace],
     )
 
 
@@ -137,16 +139,12 @@ def _take_step(
     alive = progress.unfinished
     in_block = rows.editable & (rows.block_of == block[:, None]) & torch.from_numpy(alive).to(device)[:, None]
     masked = in_block & (rows.tokens == special.mask)
-    wanted, count = (masked, "masks") if sampler.proposes == "masked" else (in_block, "size")
-    at = _places(wanted, int(now[count][alive].sum()))
-    draws = StepDraws(rows.seeds, number, rows.positions)
-    proposed = proposer.propose(rows, reading, at, now["block"], draws, index == steps - 1)
-    progress.count_passes(2 if options.guidance_scale > 0 else 1, alive & (now[count] > 0))
+    draws, last = StepDraws(rows.seeds, number, rows.positions), index == steps - 1
     step = Step(
         masked=masked,
         editable=in_block,
-        tokens=_spread(proposed.tokens, at, wanted, special.mask),
-        confidence=_spread(proposed.confidence, at, wanted, -torch.inf),
+        tokens=torch.full_like(rows.tokens, special.mask),
+        confidence=torch.full_like(rows.confidence, -torch.inf),
         committed_confidence=rows.confidence,
         index=index,
         steps=steps,
@@ -155,12 +153,29 @@ def _take_step(
         special=special,
         draws=draws,
     )
-    rows = rows.after(sampler.select(step), step, special.mask)
+    selection = sampler.select(step) if sampler.decides_first else None
+    if selection is not None:
+        wanted = masked & (selection.commit | last[:, None])
+        count = wanted.sum(-1).cpu().numpy()
+    else:
+        wanted, count = (masked, now["masks"]) if sampler.proposes == "masked" else (in_block, now["size"])
+    at = _places(wanted, int(count[alive].sum()))
+    idle = ~alive | (count == 0)
+    proposed = proposer.propose(rows, reading, at, now["block"], idle, draws, last)
+    progress.count_passes(2 if options.guidance_scale > 0 else 1, ~idle)
+    step = replace(
+        step,
+        tokens=_spread(proposed.tokens, at, wanted, special.mask),
+        confidence=_spread(proposed.confidence, at, wanted, -torch.inf),
+    )
+    rows = rows.after(sampler.select(step) if selection is None else selection, step, special.mask)
     stopped = masks = None
     if options.early_stop:
         rows, settled = _stop_where_settled(rows, special)
         stopped = settled.cpu().numpy()
-    if sampler.remaining_masks(1, 1) is None:
+    if selection is not None and selection.remask is None:
+        masks = now["masks"] - count
+    elif sampler.remaining_masks(1, 1) is None:
         # Only the device knows how many masks are left: the step's one wait for it.
         left = rows.editable & (rows.tokens == special.mask) & (rows.block_of == block[:, None])
         masks = left.sum(-1).cpu().numpy()
@@ -190,6 +205,11 @@ def _stop_where_settled(rows: Rows, special: SpecialTokens) -> tuple[Rows, Tenso
     settled = ~(rows.editable & (rows.tokens == special.mask) & ~tails).any(-1)
     tokens = torch.where(tails & settled[:, None], special.eos, rows.tokens)
     return replace(rows, tokens=tokens), settled
+
+
+def _width(real: Tensor) -> int:
+    """How many columns `real` [B, L] bool has up to the last true one."""
+    return int(real.any(0).long().cumsum(0).argmax()) + 1
 
 
 def _snapshot(rows: Rows) -> Tensor:

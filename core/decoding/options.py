@@ -46,5 +46,6 @@ class DecoderOptions(BaseModel):
         "right of it in the gap becomes EOS; the text is the same.",
     )
     compile: bool = Field(
-        False, description="Read with torch.compile (CUDA graphs on a GPU), in shapes that never change."
+        False,
+        description="Read with torch.compile (CUDA graphs on a GPU), in few shapes.",
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from opendllm.core.decoding.options import DecoderOptions
@@ -17,6 +19,19 @@ LOGITS_AT_ONCE = {"cpu": 1 << 23, "cuda": 1 << 28}
 """How many the LM head makes together: enough for a fast product, few enough to stay in memory."""
 CHECK_EVERY = 32
 """Steps between looks at whether all logits were finite, where a look would wait for the GPU."""
+
+
+class NotFiniteError(UserError):
+    """A logit was not finite.
+
+    Attributes:
+        row: of the canvas.
+        column: of the canvas.
+    """
+
+    def __init__(self, row: int, column: int) -> None:
+        super().__init__(f"the model's logits at row {row}, position {column} are not finite")
+        self.row, self.column = row, column
 
 
 class Proposer:
@@ -35,7 +50,14 @@ class Proposer:
         self._unchecked: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def propose(
-        self, rows: Rows, reading: Reading, at: Places, block: IntArray, draws: StepDraws, last: Tensor
+        self,
+        rows: Rows,
+        reading: Reading,
+        at: Places,
+        block: IntArray,
+        idle: NDArray[np.bool_],
+        draws: StepDraws,
+        last: Tensor,
     ) -> Proposals:
         """One proposal at each of the N places `at`.
 
@@ -44,11 +66,12 @@ class Proposer:
             reading: their model.
             at: in row-major order.
             block: [R] which block each row is at; on the host.
+            idle: [R] rows without a place; on the host.
             draws: of this step.
             last: [R] bool, rows at the last step of their block.
 
         Raises:
-            UserError: a logit is not finite.
+            NotFiniteError: a logit is not finite.
         """
         if not len(at.rows):
             nothing = torch.zeros(0, device=rows.tokens.device)
@@ -57,7 +80,7 @@ class Proposer:
         if self._guidance_scale > 0:
             fixed = rows.real & ~rows.editable
             canvases.append(torch.where(fixed, self.special.mask, rows.tokens))
-        states = reading.states(canvases, at, block)
+        states = reading.states(canvases, at, block, idle)
         uniforms = draws.at("token", at.rows, at.columns)
         bans = self._bans(rows, at, last)
         at_once = max(1, LOGITS_AT_ONCE[states[0].device.type] // self._lm.vocab_size)
@@ -84,15 +107,12 @@ class Proposer:
         """Look at all logits since the last look.
 
         Raises:
-            UserError: one was not finite; the message names the first one's position.
+            NotFiniteError: one was not finite; the message names the first one's position.
         """
         for finite, row, column in self._unchecked:
             if not bool(finite.all()):
                 first = int((~finite).nonzero()[0])
-                raise UserError(
-                    f"the model's logits at row {int(row[first])}, position {int(column[first])} "
-                    f"are not finite"
-                )
+                raise NotFiniteError(int(row[first]), int(column[first]))
         self._unchecked.clear()
 
     def _logits(self, states: list[Tensor]) -> Tensor:

@@ -15,6 +15,10 @@ from opendllm.registries.sequences import ModelInputs
 IntArray = NDArray[np.int64]
 
 
+COMPILED_COLUMNS = 32
+"""Compiled, a stretch is a multiple of it wide: every other width is compiled anew."""
+
+
 class Reading:
     """Turns (rows, the blocks they are at) into hidden states, reading as little as the cache allows.
 
@@ -37,6 +41,7 @@ class Reading:
         self._exact = lm.attention.kind != "bidirectional" and lm.keeps_keys
         self._cache = options.cache
         self._refresh = options.cache_refresh
+        self._compiled = options.compile
         self._keeps = self._exact or options.cache != "none"
         self._readers: list[CanvasReader] = [
             lm.reader(layout, self._keeps, options.compile) for _ in range(2 if options.guidance_scale else 1)
@@ -62,17 +67,21 @@ class Reading:
         """Go on with rows whose layout has changed; without a cache only."""
         self._readers = [self._lm.reader(rows) for _ in self._readers]
 
-    def states(self, canvases: list[Tensor], at: Places, block: IntArray) -> list[Tensor]:
+    def states(
+        self, canvases: list[Tensor], at: Places, block: IntArray, idle: NDArray[np.bool_]
+    ) -> list[Tensor]:
         """[N, D] hidden states at some places, for each of the canvases.
 
         Args:
             canvases: [B, L] each: the canvas itself, and the one without its prompt for guidance.
             at: where, in row-major order, within each row's block.
             block: [B] which block each row is at; on the host.
+            idle: [B] rows without a place, whose kept keys stay as they are: alone, such a row would
+                not be read at this step; on the host.
         """
         if not self._keeps:
             return [r.states(c, at) for r, c in zip(self._readers, canvases, strict=True)]
-        parts = self._parts(block, at.rows.device)
+        parts = self._parts(block, ~idle, at.rows.device)
         if len(parts) == 1:
             stale = parts[0]
             return [r.states(c, at, stale) for r, c in zip(self._readers, canvases, strict=True)]
@@ -90,21 +99,54 @@ class Reading:
                 whole[mine] = states
         return [states for states in found if states is not None]
 
-    def _parts(self, block: IntArray, device: torch.device) -> list[Stale | None]:
-        """What is stale, in groups of rows that are read together; None alone is everything."""
+    def _parts(self, block: IntArray, read: NDArray[np.bool_], device: torch.device) -> list[Stale | None]:
+        """What is stale of the rows to `read`, in groups of rows that are read together.
+
+        None alone is everything.
+        """
         rows = np.arange(len(block))
         entering = self._at != block
-        self._age = np.where(entering, 0, self._age + 1)
-        self._at = block.copy()
+        self._age = np.where(read, np.where(entering, 0, self._age + 1), self._age)
+        self._at = np.where(read, block, self._at)
         if self._exact:
             first = np.where(entering, self._entry[rows, block], self._first[rows, block])
-            return _grouped(first, self._last[rows, block], entering, device)
+            return self._grouped(first, self._last[rows, block], entering, read, device)
         whole = self._age == 0 if self._refresh is None else self._age % self._refresh == 0
-        if whole.all():
+        if (whole & read).all():
             return [None]
         first = np.where(whole, 0, self._first[rows, block])
         last = np.where(whole, self._length - 1, self._last[rows, block])
-        return _grouped(first, last, whole, device)
+        return self._grouped(first, last, whole, read, device)
+
+    def _grouped(
+        self,
+        first: IntArray,
+        last: IntArray,
+        apart: NDArray[np.bool_],
+        read: NDArray[np.bool_],
+        device: torch.device,
+    ) -> list[Stale | None]:
+        """Stretches of columns of the rows to `read`; those that are `apart` are longer, so on their own."""
+        groups: list[Stale | None] = []
+        for chosen in (np.flatnonzero(read & apart), np.flatnonzero(read & ~apart)):
+            if not len(chosen):
+                continue
+            everyone = len(chosen) == len(first)
+            width = int((last - first)[chosen].max()) + 1
+            if self._compiled:
+                # Few shapes: some columns go nowhere, and one row may be read (and written) several times.
+                width = -(-width // COMPILED_COLUMNS) * COMPILED_COLUMNS
+                some = min(len(first), 1 << (len(chosen) - 1).bit_length())
+                chosen = np.pad(chosen, (0, some - len(chosen)), mode="edge")
+            groups.append(
+                Stale(
+                    None if everyone else torch.from_numpy(chosen).to(device),
+                    torch.from_numpy(first[chosen]).to(device),
+                    torch.from_numpy(last[chosen]).to(device),
+                    width,
+                )
+            )
+        return groups
 
 
 def _stretches(
@@ -130,20 +172,3 @@ def _stretches(
     before = np.concatenate([np.zeros_like(first[:, :1]), first[:, :-1]], axis=1)
     first = np.minimum(first, sources)
     return first, last, np.minimum(before, first)
-
-
-def _grouped(first: IntArray, last: IntArray, apart: IntArray, device: torch.device) -> list[Stale | None]:
-    """Stretches of columns, those of rows that are `apart` [B] bool on their own: they are longer."""
-    groups: list[Stale | None] = []
-    for chosen in (np.flatnonzero(apart), np.flatnonzero(~apart)):
-        if len(chosen):
-            everyone = len(chosen) == len(first)
-            groups.append(
-                Stale(
-                    None if everyone else torch.from_numpy(chosen).to(device),
-                    torch.from_numpy(first[chosen]).to(device),
-                    torch.from_numpy(last[chosen]).to(device),
-                    int((last - first)[chosen].max()) + 1,
-                )
-            )
-    return groups

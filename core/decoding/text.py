@@ -12,12 +12,17 @@ from torch import Tensor
 
 from opendllm.core.decoding.decoder import decode
 from opendllm.core.decoding.options import DecoderOptions
+from opendllm.core.decoding.proposer import NotFiniteError
 from opendllm.registries.backbones import DiffusionLM
 from opendllm.registries.errors import UserError
 from opendllm.registries.samplers import Sampler
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
+
+
+COMPILED_COLUMNS = 128
+"""Rows are padded to a multiple of it where reading is compiled: every other length is compiled anew."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +67,13 @@ def encode(tokenizer: PreTrainedTokenizerFast, text: str, mask_token_id: int, wh
     """The ids of a text, without special tokens around it.
 
     Raises:
-        UserError: the text spells the mask token, which nobody could tell from a gap.
+        UserError: the text spells the mask token, which nobody could tell from a gap; or it holds half of
+            a surrogate pair, which is no character.
     """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"the {what} is no text: character {error.start} is a lone surrogate") from error
     ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     if mask_token_id in ids:
         raise UserError(
@@ -87,17 +97,29 @@ def write(
         (index into `blanks`, what was written there).
 
     Raises:
-        UserError: an empty prompt, a mask token in it, or a row longer than the model's context.
+        UserError: an empty prompt, a mask token in it, a row longer than the model's context, or a logit
+            that isn't finite.
     """
     rows = [_row(lm, tokenizer, blank, number) for number, blank in enumerate(blanks)]
     order = sorted(range(len(rows)), key=lambda index: (len(rows[index]), index))
     device = next(lm.module.parameters()).device
+    # Compiled, the last batch is filled up to the number of rows that the others have.
+    height = min(batch_size, len(rows)) if options.compile else 0
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
-        canvas, attention_mask = _pad([rows[index] for index in chosen], lm, device)
-        seeds = torch.tensor([blanks[index].seed for index in chosen], device=device)
+        canvas, attention_mask = _pad(
+            [rows[index] for index in chosen], lm, device, height, COMPILED_COLUMNS if options.compile else 1
+        )
+        seeds = torch.zeros(len(canvas), dtype=torch.int64)
+        seeds[: len(chosen)] = torch.tensor([blanks[index].seed for index in chosen])
+        seeds = seeds.to(device)
         started = time.perf_counter()
-        decoded = decode(lm, canvas, attention_mask, sampler, options, seeds, keep_trace)
+        try:
+            decoded = decode(lm, canvas, attention_mask, sampler, options, seeds, keep_trace)
+        except NotFiniteError as error:
+            raise UserError(
+                f"prompt {chosen[error.row]}: the model's logits at position {error.column} are not finite"
+            ) from error
         tokens, gaps = decoded.tokens.tolist(), decoded.written.tolist()
         seconds = (time.perf_counter() - started) / len(chosen)
         trace = [snapshot.tolist() for snapshot in decoded.trace]
@@ -136,11 +158,15 @@ def _row(lm: DiffusionLM, tokenizer: PreTrainedTokenizerFast, blank: Blank, numb
     return ids
 
 
-def _pad(rows: list[list[int]], lm: DiffusionLM, device: torch.device) -> tuple[Tensor, Tensor]:
-    longest = max(map(len, rows))
+def _pad(
+    rows: list[list[int]], lm: DiffusionLM, device: torch.device, least_rows: int, multiple: int
+) -> tuple[Tensor, Tensor]:
+    """Rows and attention mask [B, L], B at least `least_rows`, L a `multiple`; further rows are one token."""
+    height, length = max(len(rows), least_rows), -(-max(map(len, rows)) // multiple) * multiple
     filler = lm.eos_token_id if lm.eos_token_id is not None else 0
-    canvas = torch.full((len(rows), longest), filler)
-    attention_mask = torch.zeros(len(rows), longest, dtype=torch.bool)
+    canvas = torch.full((height, length), filler)
+    attention_mask = torch.zeros(height, length, dtype=torch.bool)
+    attention_mask[len(rows) :, 0] = True
     for place, ids in enumerate(rows):
         canvas[place, : len(ids)] = torch.tensor(ids)
         attention_mask[place, : len(ids)] = True

@@ -79,6 +79,18 @@ class SamplerContract(PluginContract):
         others = [self.run(canvas, seeds=seed, steps=6, temperature=3.0).tokens for seed in range(1, 5)]
         assert any(not torch.equal(first, other) for other in others)
 
+    def test_one_that_decides_first_decides_the_same_with_proposals(self) -> None:
+        """If it read them after all, it would see masks."""
+        lm, decoder = TableLM(), DecoderOptions(steps=9, temperature=0.9)
+        canvas, seeds = self.canvas(lm, 3, 9), torch.tensor([0])
+        first, after = self.sampler(), self.sampler()
+        after.decides_first = False
+        traces = [
+            decode(lm, canvas, None, sampler, decoder, seeds, keep_trace=True).trace
+            for sampler in (first, after)
+        ]
+        assert all(torch.equal(a, b) for a, b in zip(*traces, strict=True))
+
     def test_a_plan_is_kept(self) -> None:
         """Where `remaining_masks` plans, `select` leaves as many masks as it says: nobody counts them."""
         if self.sampler().remaining_masks(1, 1) is None:

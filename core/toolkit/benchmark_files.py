@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import json
 import threading
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,12 +92,19 @@ def json_lines(path: Path) -> Iterator[JsonLine]:
         with path.open("rb") as plain:
             packed = plain.read(2) == _GZIP_MAGIC
         with gzip.open(path, "rb") if packed else path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield _parse(number, line)
+            yield from parsed_lines(file)
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or first_line(error)
         raise UserError(f"{path} cannot be read: {reason}") from error
+
+
+def parsed_lines(lines: Iterable[bytes]) -> Iterator[JsonLine]:
+    """The same of lines from anywhere; a newline alone ends one, and a byte order mark is no part of it."""
+    for number, line in enumerate(lines, start=1):
+        if number == 1:
+            line = line.removeprefix(codecs.BOM_UTF8)
+        if line.strip():
+            yield _parse(number, line)
 
 
 def _parse(number: int, line: bytes) -> JsonLine:

@@ -28,13 +28,14 @@ class CanvasCache(Cache):
         rows: [R] int64, whose they are; None for all rows.
     """
 
-    def __init__(self, length: int) -> None:
-        """Make an empty cache for rows of `length` columns."""
+    def __init__(self, rows: int, length: int) -> None:
+        """Make an empty cache for so many rows of `length` columns."""
         super().__init__(layers=[])
         self.columns: Tensor | None = None
         self.rows: Tensor | None = None
         self.keys: list[Tensor] = []
         self.values: list[Tensor] = []
+        self._rows = rows
         self._length = length
 
     def update(
@@ -43,7 +44,7 @@ class CanvasCache(Cache):
         """Take in a layer's new entries [R, H, Q, K]; all entries [R, H, L, K] of these rows come back."""
         if layer_idx == len(self.keys):
             # One column more than there are, for what is to go nowhere.
-            size = (key_states.shape[0], key_states.shape[1], self._length + 1, key_states.shape[3])
+            size = (self._rows, key_states.shape[1], self._length + 1, key_states.shape[3])
             for store, states in ((self.keys, key_states), (self.values, value_states)):
                 store.append(states.new_zeros(size))
                 torch._dynamo.mark_static_address(store[-1])
@@ -64,6 +65,7 @@ class CanvasCache(Cache):
 
     def keep(self, rows: Tensor) -> None:
         """Forget the other rows."""
+        self._rows = len(rows)
         self.keys = [keys[rows] for keys in self.keys]
         self.values = [values[rows] for values in self.values]
 
@@ -97,19 +99,18 @@ class TransformersReader(CanvasReader):
         real = inputs.segments != PADDING_SEGMENT
         self._real = None if bool(real.all()) else real
         self._blocks = pattern.blocks(inputs.positions)
-        self._cache = CanvasCache(inputs.tokens.shape[1]) if keep_keys else None
+        self._cache = CanvasCache(*inputs.tokens.shape) if keep_keys else None
         self._read = network_states if compiled is None else _one_graph_at_a_time(compiled)
         self._whole = self._visible(self._blocks)
 
     def states(self, tokens: Tensor, at: Places, stale: Stale | None = None) -> Tensor:
         """See `CanvasReader.states`."""
         sources = self._predictors[at.rows, at.columns]
+        # A CUDA graph may write into tensors that were there before it, not into its own.
+        read = network_states if self._cache is not None and not self._cache.keys else self._read
         if stale is None:
-            read = self._read
             if self._cache is not None:
                 self._cache.rows, self._cache.columns = None, None
-                # A CUDA graph may write into tensors that were there before it, not into its own.
-                read = self._read if self._cache.keys else network_states
             hidden = read(self._network, tokens, self._positions, self._whole, self._cache)
             return hidden[at.rows, sources]
         assert self._cache is not None
@@ -121,7 +122,7 @@ class TransformersReader(CanvasReader):
         self._cache.rows = stale.rows
         self._cache.columns = torch.where(inside, columns, length)
         blocks = None if self._blocks is None else self._blocks[rows].gather(1, places)
-        hidden = self._read(
+        hidden = read(
             self._network,
             tokens[rows].gather(1, places),
             self._positions[rows].gather(1, places),

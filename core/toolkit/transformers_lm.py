@@ -26,6 +26,8 @@ from opendllm.registries.errors import UserError
 from opendllm.registries.sequences import PADDING_SEGMENT, AttentionPattern, ModelInputs
 
 CONFIG_FILE = "config.json"
+COMPILED_SHAPES = 64
+"""For how many shapes a process compiles the networks."""
 OWN_SECTION = "open_dllm"
 """The part of config.json that says what the family's own format has no word for."""
 
@@ -168,6 +170,9 @@ class TransformersLM(DiffusionLM):
         on_gpu = next(self.module.parameters()).is_cuda
         if not on_gpu and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
             raise UserError("compile needs a C++ compiler on a CPU, and none is installed: leave it out")
+        # Beyond the limit, 8 by default, a further shape (or model) would be run uncompiled from then on.
+        limits = torch._dynamo.config
+        limits.recompile_limit = max(limits.recompile_limit, COMPILED_SHAPES)
         return torch.compile(network_states, dynamic=False, mode="reduce-overhead" if on_gpu else None)
 
     def project(self, hidden: Tensor) -> Tensor:

@@ -13,6 +13,8 @@ class Ancestral(Sampler):
     With alpha = 1 - t that is 1 - s/t (MDLM, arXiv:2406.07524, eq. 7; Dream's `origin`).
     """
 
+    decides_first = True
+
     def __init__(self, options: AncestralOptions) -> None:
         self._grid = options.grid
 

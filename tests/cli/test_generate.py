@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from opendllm.core import load
 from opendllm.core.cli.main import main
+from opendllm.core.cli.output_files import Lines, new_file
 from opendllm.registries.backbones import Vocabulary
 from opendllm.registries.discovery import installed_plugins
 
@@ -42,8 +43,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def generate(checkpoint: Path, monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
     """(arguments, standard input) -> exit code, output, errors."""
 
-    def run(*arguments: object, stdin: str = "") -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.stdin", io.StringIO(stdin))
+    def run(*arguments: object, stdin: str | bytes = "") -> tuple[int, str, str]:
+        piped = stdin.encode() if isinstance(stdin, str) else stdin
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(piped), encoding="utf-8"))
         monkeypatch.setattr(
             "sys.argv",
             ["platform", "generate", "--checkpoint", str(checkpoint), *map(str, arguments), *OPTIONS],
@@ -82,10 +84,11 @@ def test_json_lines_in_and_out(generate, checkpoint, tmp_path) -> None:
     assert all(1 <= line["forward_passes"] <= 5 and 0 <= line["tokens"] <= 5 for line in found)
     piped = generate("--input", "-", stdin=given.read_text())
     assert piped[1] == output
-    target = tmp_path / "out.jsonl"
-    code, nothing, _ = generate("--input", given, "--output", target)
-    assert (code, nothing) == (0, "")
-    assert target.read_text() == output
+    for batch_size in (1, 16):
+        target = tmp_path / f"out-{batch_size}.jsonl"
+        code, nothing, _ = generate("--input", given, "--output", target, "--batch-size", batch_size)
+        assert (code, nothing) == (0, "")
+        assert target.read_text() == output
 
 
 def test_an_existing_file_is_never_overwritten(generate, tmp_path) -> None:
@@ -101,13 +104,51 @@ def test_an_existing_file_is_never_overwritten(generate, tmp_path) -> None:
         assert "is no folder" in errors
 
 
+def test_a_file_that_cannot_be_written_is_refused_before_the_work(generate, tmp_path) -> None:
+    """And whatever is refused leaves no empty file in the way."""
+    target = tmp_path / "out.jsonl"
+    for arguments in (
+        ["--output", target, "--trace", target],
+        ["--output", target, "--trace", tmp_path / ("x" * 300)],
+        ["--output", target, "-o", "stesp=3"],
+    ):
+        code, _, errors = generate("--prompt", "a", *arguments)
+        assert (code, errors.count("\n")) == (2, 1)
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_lines_that_have_come_outlive_an_interruption(tmp_path, capsys) -> None:
+    path = tmp_path / "out.jsonl"
+
+    def answer_two(lines: Lines) -> None:
+        with lines.kept():
+            lines.add(3, "three")
+            assert not path.exists() or path.read_text() == "three\n"
+            lines.add(1, "one")
+            raise KeyboardInterrupt
+
+    with new_file(path) as file, pytest.raises(KeyboardInterrupt):
+        answer_two(Lines(path, file, total=5, printed_early=True))
+    assert path.read_text() == "one\nthree\n"
+    assert capsys.readouterr().err == f"2 of 5 prompts are answered, in {path}\n"
+    path.unlink()
+    for printed, output in ((True, "one\nthree\n"), (False, "")):
+        with pytest.raises(KeyboardInterrupt):
+            answer_two(Lines(None, None, total=5, printed_early=printed))
+        captured = capsys.readouterr()
+        assert captured.out == output
+        assert ("2 of 5 prompts are answered, above" in captured.err) == printed
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"prompt": "a"}\n{"prompt"', "prompts.jsonl:2: no JSON"),
-        ('{"text": "a"}', "prompts.jsonl:1: a line is"),
-        ("[1]", "prompts.jsonl:1: a line is"),
-        ('{"prompt": "a", "suffix": 3}', "prompts.jsonl:1: suffix is no text"),
+        ('{"prompt": "a"}\n{"prompt"', "prompts.jsonl:2 is not JSON"),
+        ("[" * 100_000, "prompts.jsonl:1 is not JSON"),
+        ('{"text": "a"}', 'prompts.jsonl:1 has no "prompt"'),
+        ("[1]", "prompts.jsonl:1 is no JSON object"),
+        ('{"prompt": "a", "suffix": 3}', """prompts.jsonl:1 has a "suffix" that isn't text"""),
+        ('{"prompt": "a\\ud800"}', "prompt 0 is no text: character 1 is a lone surrogate"),
         ("\n", "holds no prompt"),
         ('{"prompt": ""}', "prompt 0 is empty"),
         ('{"prompt": "a<M>"}', "prompt 0 contains the mask token '<M>'"),
@@ -119,7 +160,58 @@ def test_lines_that_are_no_prompts_are_named(content, message, generate, tmp_pat
     code, _, errors = generate("--input", path)
     assert code == 2
     assert message in errors
-    assert "Traceback" not in errors
+    assert "internal error" not in errors
+
+
+def test_only_a_newline_ends_a_line(generate, tmp_path) -> None:
+    """JSON strings may hold the other separators that `splitlines` knows; files may begin with a mark."""
+    path = tmp_path / "prompts.jsonl"
+    content = '\ufeff{"prompt": "a\u2028b"}\r\n{"prompt": "b\u0085"}\n'
+    path.write_text(content, encoding="utf-8", newline="")
+    code, output, _ = generate("--input", path)
+    assert code == 0
+    assert [json.loads(line)["prompt"] for line in output.split("\n")[:-1]] == ["a\u2028b", "b\u0085"]
+    assert generate("--input", "-", stdin=content)[1] == output
+
+
+def test_standard_input_that_is_no_text_is_refused(generate) -> None:
+    for arguments, message in (
+        ([], "standard input is not UTF-8 (byte 1)"),
+        (["--input", "-"], "standard input:1 is not UTF-8"),
+    ):
+        code, _, errors = generate(*arguments, stdin=b"a\xff")
+        assert (code, errors.count("\n")) == (2, 1)
+        assert message in errors
+
+
+def test_a_line_keeps_fields_that_utf8_cannot_spell(generate, tmp_path) -> None:
+    path, target = tmp_path / "prompts.jsonl", tmp_path / "out.jsonl"
+    path.write_text('{"prompt": "a", "id": "\\ud800"}')
+    assert generate("--input", path, "--output", target)[0] == 0
+    assert json.loads(target.read_text())["id"] == "\ud800"
+
+
+@pytest.mark.parametrize(
+    "name", ["seed", "sampler", "batch_size", "chat", "trace", "gaps", "options", "on_written", "self"]
+)
+def test_what_is_no_option_of_the_decoder_is_refused(name, generate) -> None:
+    code, _, errors = generate("--prompt", "a", "-o", f"{name}=1")
+    assert code == 2
+    assert f"has an option '{name}'" in errors
+
+
+def test_an_option_counts_once_and_a_sampler_has_a_name(generate) -> None:
+    code, _, errors = generate("--prompt", "a", "-o", "steps=3", "-o", "steps=5")
+    assert (code, errors) == (2, "error: -o steps is given twice\n")
+    code, _, errors = generate("--prompt", "a", "--sampler", "")
+    assert code == 2
+    assert "no plugin samplers/" in errors
+
+
+@pytest.mark.parametrize("seed", [2**63, -(2**63) - 1, 10**30])
+def test_a_seed_has_64_bits(seed, generate) -> None:
+    code, _, errors = generate("--prompt", "a", "--seed", seed)
+    assert (code, errors) == (2, f"error: seed {seed} is no signed integer of 64 bits\n")
 
 
 def test_prompts_come_from_one_place(generate, tmp_path) -> None:

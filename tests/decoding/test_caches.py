@@ -81,6 +81,23 @@ def test_a_row_under_a_cache_does_not_depend_on_its_batch(name, family, cache, r
         assert int(together.forward_passes[number]) == int(alone.forward_passes[0])
 
 
+@pytest.mark.parametrize("cache", ["prefix", "dual"])
+@pytest.mark.parametrize("refresh", [None, 2, 3])
+def test_a_row_without_masks_keeps_its_keys_while_others_are_read(cache, refresh, golden_model) -> None:
+    """Alone, it would not be read at a step in which nothing of it is masked; remdm has such steps."""
+    rows = [[5, M, 31, 4, M, 7], [28, M, 30, 31, 32, 33], [5, 9, M, M, M, M]]
+    options = {"steps": 12, "eta": 1.0, "temperature": 0.8, "cache": cache, "cache_refresh": refresh}
+    model = golden_model("llada")
+    skipped = 0
+    for seed in range(12):
+        together = model.sample(torch.tensor(rows), "remdm", seed=[seed] * 3, **options)
+        for number, row in enumerate(rows):
+            alone = model.sample(torch.tensor([row]), "remdm", seed=[seed], **options)
+            assert torch.equal(together.tokens[number], alone.tokens[0])
+            skipped += int(alone.forward_passes[0]) < 12
+    assert skipped
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_caches_read_what_they_promise(family, golden_model, columns_read) -> None:
     """Four steps a block: one reads the row, three the block (dual) or all from it on (prefix)."""

@@ -120,6 +120,23 @@ def test_rows_too_long_are_named(golden_model) -> None:
     golden_model("dream").sample(canvas, attention_mask=mask)
 
 
+def test_what_is_no_canvas_is_refused(golden_model) -> None:
+    model = golden_model("dream")
+    for canvas in (
+        torch.tensor([4, M]),
+        torch.tensor([[4, 160]]),
+        torch.tensor([[-1, M]]),
+        torch.tensor([[4.0, M]]),
+        torch.tensor([[4, M]], dtype=torch.int32),
+        torch.zeros(0, 3, dtype=torch.int64),
+    ):
+        with pytest.raises(UserError, match="a canvas is int64"):
+            model.sample(canvas)
+    for shape in ((1, 3), (2,), (1, 2)):
+        with pytest.raises(UserError, match=r"attention_mask .* isn't of the canvas's shape \[2, 2\]"):
+            model.sample(torch.tensor([[4, M]] * 2), attention_mask=torch.ones(shape))
+
+
 def test_empty_rows_are_named(golden_model) -> None:
     mask = torch.tensor([[1, 1], [0, 0]])
     with pytest.raises(UserError, match="row 1 of the canvas has no tokens"):

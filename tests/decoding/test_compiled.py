@@ -9,11 +9,24 @@ import pytest
 import torch
 
 from opendllm.core import load
+from opendllm.core.decoding.options import DecoderOptions
+from opendllm.core.decoding.text import Blank, write
 from opendllm.core.language_model import LanguageModel
+from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.errors import UserError
 
 M = 150
 CANVAS = torch.tensor([[5, 9, 31, *[M] * 6], [7, M, 8, 9, M, 10, 11, 12, 13]])
+
+
+class Letters:
+    """As much of a tokenizer as `write` asks for, for a model without one."""
+
+    def __call__(self, text: str, add_special_tokens: bool) -> dict[str, list[int]]:
+        return {"input_ids": [ord(letter) for letter in text]}
+
+    def decode(self, ids: list[int], **_options: bool) -> str:
+        return "".join(map(chr, ids))
 
 
 @pytest.fixture
@@ -62,6 +75,46 @@ def test_rows_stay_so_that_shapes_do(traced) -> None:
     assert shapes == {(2, 9)}
     model.sample(CANVAS)
     assert shapes == {(2, 9), (1, 9)}
+
+
+@pytest.mark.parametrize("cache", ["none", "prefix", "dual"])
+def test_a_row_without_masks_is_no_hindrance(cache, traced) -> None:
+    model = traced("llada")
+    canvas = torch.tensor([[5, *[M] * 7], [5, 6, 7, 8, 9, 10, 11, 12]])
+    options = {"block_length": 3, "cache": cache}
+    plain = model.sample(canvas, "low-confidence", **options)
+    compiled = model.sample(canvas, "low-confidence", compile=True, **options)
+    assert torch.equal(plain.tokens, compiled.tokens)
+    assert compiled.forward_passes.tolist() == [7, 0]
+
+
+@pytest.mark.parametrize("cache", ["none", "prefix", "dual"])
+def test_few_shapes_are_compiled(cache, traced) -> None:
+    """Prompts of ten lengths, the last batch not full: whatever else had a shape of its own would be slow."""
+    model = traced("llada")
+    blanks = [Blank("x" * length, "y" * (length % 3), 9, length) for length in range(3, 22, 2)]
+    sampler = installed_plugins().samplers.get("confidence-threshold").build({"threshold": 0.02})
+    options = DecoderOptions(block_length=3, cache=cache, temperature=0.8)
+    plain = dict(write(model.lm, Letters(), blanks, sampler, options, 4))
+    shapes: set[tuple[int, ...]] = set()
+    embed = model.lm.module.network.get_decoder().embed_tokens
+    forward = embed.forward
+    embed.forward = lambda tokens: shapes.add(tuple(tokens.shape)) or forward(tokens)
+    compiled = options.model_copy(update={"compile": True})
+    found = dict(write(model.lm, Letters(), blanks, sampler, compiled, 4))
+    assert [found[index].tokens for index in range(10)] == [plain[index].tokens for index in range(10)]
+    assert [found[n].forward_passes for n in range(10)] == [plain[n].forward_passes for n in range(10)]
+    widths = {"none": [128], "prefix": [128], "dual": [32, 128]}[cache]
+    assert shapes <= {(rows, width) for rows in (1, 2, 4) for width in widths}
+
+
+def test_more_shapes_than_torch_allows_by_itself_are_compiled(traced) -> None:
+    model = traced("llada")
+    torch._dynamo.utils.counters.clear()
+    for length in range(3, 15):
+        model.sample(torch.tensor([[5] * length + [M]]), compile=True)
+    counted = torch._dynamo.utils.counters["frames"]
+    assert counted["ok"] == counted["total"] == 12
 
 
 def test_without_a_compiler_it_says_so(golden_model, goldens, monkeypatch) -> None:

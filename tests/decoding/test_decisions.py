@@ -139,6 +139,24 @@ def test_steps_that_commit_nothing_are_skipped(name, written_model) -> None:
     assert model.lm.passes == int(decoded.forward_passes)
 
 
+@pytest.mark.parametrize("options", [{}, {"block_length": 3}, {"grid": "cosine"}])
+def test_ancestral_asks_the_model_only_where_it_commits(options, written_model) -> None:
+    """So at temperature 0 and above, a step that commits nothing in any row costs nothing."""
+    asked: list[int] = []
+    model = written_model(LOGITS)
+    project = model.lm.project
+    model.lm.project = lambda hidden: asked.append(len(hidden)) or project(hidden)
+    canvas = torch.tensor([[1, 0, 0, 0, 0], [0, 0, 2, 0, 1]])
+    decoded = model.sample(canvas, "ancestral", trace=True, steps=64, temperature=0.5, **options)
+    commits = [(before != after) for before, after in itertools.pairwise(decoded.trace)]
+    assert asked == [int(commit.sum()) for commit in commits if commit.any()]
+    assert decoded.forward_passes.tolist() == [
+        sum(bool(commit[row].any()) for commit in commits) for row in (0, 1)
+    ]
+    assert model.lm.passes == len(asked)
+    assert not (decoded.tokens == 0).any()
+
+
 def test_ancestral_commits_at_the_posteriors_rate(written_model) -> None:
     """At t = 1 with s = t - (1 - eps)/S a mask commits with probability 1 - s/t; at the end all do."""
     canvas = torch.zeros(1, 20_000 // 5, dtype=torch.int64)

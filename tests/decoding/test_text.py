@@ -49,6 +49,15 @@ def test_a_mask_token_in_the_text_is_refused(text, make_model) -> None:
         model.score([text])
 
 
+def test_logits_that_are_not_finite_are_named_by_prompt(make_model) -> None:
+    """Not by their row in a batch of prompts that were sorted by length."""
+    model = make_model()
+    with torch.no_grad():
+        model.lm.module.network.get_input_embeddings().weight[LETTERS.index("h")] = torch.nan
+    with pytest.raises(UserError, match="prompt 2: the model's logits at position 3 are not finite"):
+        model.generate(["abcd", "ab", "abh", "a"], max_new_tokens=2, batch_size=2)
+
+
 def test_empty_and_long_prompts_are_refused(make_model) -> None:
     with pytest.raises(UserError, match="prompt 1 is empty"):
         make_model().generate(["a", ""])

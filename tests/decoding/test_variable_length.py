@@ -145,6 +145,30 @@ def test_everything_may_be_deleted() -> None:
     assert not bool(decoded.written.any())
 
 
+def test_the_trace_shows_rows_at_their_longest() -> None:
+    """Two masks become six, and all of them go: the row ends shorter than it ever was."""
+
+    class GrowsThenShrinks(TableLM):
+        longest = 0
+
+        def hidden_states(self, inputs):
+            self.longest = max(self.longest, int(((inputs.tokens == MASK) & (inputs.segments == 0)).sum()))
+            logits = torch.zeros(*inputs.tokens.shape, 12)
+            logits[:, :, EXPAND if self.longest < 6 else EOS] = 9.0
+            return logits
+
+        def project(self, hidden):
+            return hidden
+
+    lm = LanguageModel(GrowsThenShrinks(), None, "dreamon", installed_plugins())
+    options = {"expand_token_id": EXPAND, "expand_budget": 8}
+    decoded = lm.sample(torch.tensor([[5, MASK, MASK, 6]]), trace=True, **options)
+    assert decoded.tokens[decoded.real].tolist() == [5, 6]
+    rows = [[token for token in canvas[0].tolist() if token >= 0] for canvas in decoded.trace]
+    masks = [2, 3, 4, 5, 6, 5, 4, 3, 2, 1, 0]
+    assert rows == [[5, *[MASK] * count, 6] for count in masks]
+
+
 def test_an_expansion_that_the_vocabulary_lacks_is_named() -> None:
     with pytest.raises(UserError, match="token id 151667 is outside the model's vocabulary of 12"):
         model().sample(torch.tensor([[1, MASK]]))
