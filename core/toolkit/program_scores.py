@@ -29,6 +29,9 @@ from opendllm.registries.errors import UserError
 PASS_AT = (1, 10, 100)
 PASS_METRICS = tuple(f"pass@{k}" for k in PASS_AT)
 NAMED_PROBLEMS = 5
+JUDGING_SECONDS = 600.0
+"""Backstop for a part, until the judge's script has set a program's own limit: a published solution may run
+before that."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,6 @@ class ProgramTests:
         judge: a module whose source is the judge's script (see `sandbox.judge`).
         data_of: task id -> what the script prepares.
         parts: what a program must pass, in this order.
-        seconds: for each part.
-        longest_seconds: see `Trial`.
         metrics: prefix of a metric's name -> the parts that count for it.
         remembers: whether the script's `remember` gives something worth keeping in the user's cache.
     """
@@ -48,8 +49,6 @@ class ProgramTests:
     judge: ModuleType
     data_of: Callable[[str], Any]
     parts: tuple[str, ...] = ("tests",)
-    seconds: float = 3.0
-    longest_seconds: float | None = None
     metrics: Mapping[str, frozenset[str]] | None = None
     remembers: bool = False
 
@@ -88,7 +87,7 @@ def score_programs(
     cases = []
     for task, texts in wanted.items():
         data = tests.data_of(task)
-        trials = tuple(Trial(text, tests.parts, tests.seconds, tests.longest_seconds) for text in texts)
+        trials = tuple(Trial(text, tests.parts, JUDGING_SECONDS) for text in texts)
         cases.append(Case(task, script, data, trials, _memory(script, data) if tests.remembers else None))
     with Sandbox(execution.level or "rlimits", execution.workers, limits) as sandbox:
         results = sandbox.judge(cases)

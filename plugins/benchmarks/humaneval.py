@@ -66,7 +66,7 @@ class HumanEval(Benchmark):
         return score_programs(
             texts,
             self._program,
-            ProgramTests(assertion_judge, self._tests, seconds=self._options.timeout),
+            ProgramTests(assertion_judge, self._tests),
             self._execution,
             limits_of(self._options.memory_gib),
             [NOTES[self._options.protocol]] if written else [],
@@ -90,4 +90,5 @@ class HumanEval(Benchmark):
             "gold": problem["prompt"] + problem["canonical_solution"],
             "tests": problem["test"],
             "entry_point": problem["entry_point"],
+            "seconds": self._options.timeout,
         }

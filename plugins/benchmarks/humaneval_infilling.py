@@ -78,7 +78,7 @@ class HumanEvalInfilling(Benchmark):
         return score_programs(
             [answer for answer in answers if isinstance(answer, GeneratedText)],
             self._program,
-            ProgramTests(assertion_judge, self._tests, seconds=self._options.timeout),
+            ProgramTests(assertion_judge, self._tests),
             self._execution,
             limits_of(self._options.memory_gib),
         )
@@ -95,4 +95,5 @@ class HumanEvalInfilling(Benchmark):
             "gold": problem["prompt"] + problem["canonical_solution"] + problem["suffix"],
             "tests": problem["test"],
             "entry_point": problem["entry_point"],
+            "seconds": self._options.timeout,
         }

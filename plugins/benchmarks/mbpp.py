@@ -71,7 +71,7 @@ class Mbpp(Benchmark):
         return score_programs(
             texts,
             self._program,
-            ProgramTests(assertion_judge, self._tests, seconds=self._options.timeout),
+            ProgramTests(assertion_judge, self._tests),
             self._execution,
             limits_of(self._options.memory_gib),
             [NOTES[self._options.protocol]] if written else [],
@@ -104,7 +104,11 @@ class Mbpp(Benchmark):
 
     def _tests(self, task: str) -> dict[str, Any]:
         row = self._problems[task]
-        return {"gold": row["code"], "tests": "\n".join([self.setup(row), *row["test_list"]])}
+        return {
+            "gold": row["code"],
+            "tests": "\n".join([self.setup(row), *row["test_list"]]),
+            "seconds": self._options.timeout,
+        }
 
 
 class MbppSanitized(Mbpp):
