@@ -106,6 +106,7 @@ def answer_of(line: Mapping[str, Any]) -> Answer:
         tuple(line["tokens"]),
         tuple(line["reference_tokens"]),
         line.get("ended"),
+        failure=line.get("failure"),
     )
 
 

@@ -178,6 +178,7 @@ def _answer(entry: _Entry, place: int) -> Answer:
         reference_tokens=_integers(line.get("reference_tokens")),
         ended=line["ended"] if isinstance(line.get("ended"), bool) else None,
         form=form,
+        failure=failure if isinstance(failure := line.get("failure"), str) and form == "written" else None,
     )
 
 

@@ -61,7 +61,7 @@ def score_programs(
     limits: Limits,
     notes: Sequence[str] = (),
 ) -> Scores:
-    """Judge every answer's program; the same program of a task is judged once.
+    """Judge every answer's program; the same program of a task is judged once, a failed answer never.
 
     Args:
         answers: all of them.
@@ -82,22 +82,32 @@ def score_programs(
     programs = [program_of(answer) for answer in answers]
     wanted: dict[str, dict[str, None]] = defaultdict(dict)
     for answer, program in zip(answers, programs, strict=True):
-        wanted[answer.task_id][program] = None
+        if answer.failure is None:
+            wanted[answer.task_id][program] = None
     script = inspect.getsource(tests.judge)
     cases = []
     for task, texts in wanted.items():
         data = tests.data_of(task)
         trials = tuple(Trial(text, tests.parts, JUDGING_SECONDS) for text in texts)
         cases.append(Case(task, script, data, trials, _memory(script, data) if tests.remembers else None))
+    passed: list[bool] = []
+
+    def on_progress(done: int, found: list[Verdict]) -> None:
+        passed.extend(verdict.reason == "passed" for verdict in found)
+        execution.on_progress(done, len(cases), sum(passed) / len(passed))
+
     with Sandbox(execution.level or "rlimits", execution.workers, limits) as sandbox:
-        results = sandbox.judge(cases)
+        results = sandbox.judge(cases, on_progress)
         described = sandbox.described
     verdicts = {
         (case.name, trial.program): verdict
         for case, found in zip(cases, results, strict=True)
         for trial, verdict in zip(case.trials, found, strict=True)
     }
-    of_answers = [verdicts[answer.task_id, text] for answer, text in zip(answers, programs, strict=True)]
+    of_answers = [
+        verdicts[answer.task_id, text] if answer.failure is None else Verdict(frozenset(), "not asked")
+        for answer, text in zip(answers, programs, strict=True)
+    ]
     values = _values(answers, of_answers, tests.metrics or {"": frozenset(tests.parts)})
     text_of = {id(answer): text for answer, text in zip(answers, programs, strict=True)}
     shares = output_shares(answers, lambda answer: parses_as_python(text_of[id(answer)]))

@@ -172,7 +172,7 @@ def test_verdicts_keep_the_order_of_the_cases(sandbox: Sandbox) -> None:
         for n in range(12)
     ]
     done: list[int] = []
-    found = [[v.reason == "passed" for v in row] for row in sandbox.judge(cases, done.append)]
+    found = [[v.reason == "passed" for v in row] for row in sandbox.judge(cases, lambda n, _: done.append(n))]
     assert found == [[n % 3 == 0, n % 3 == 1] for n in range(12)]
     assert done == list(range(1, 13))
 

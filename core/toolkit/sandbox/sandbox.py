@@ -114,13 +114,15 @@ class Sandbox:
         self._server.close()
 
     def judge(
-        self, cases: Sequence[Case], on_progress: Callable[[int], None] = lambda done: None
+        self,
+        cases: Sequence[Case],
+        on_progress: Callable[[int, list[Verdict]], None] = lambda done, verdicts: None,
     ) -> list[list[Verdict]]:
         """Judge every case's trials, in order.
 
         Args:
             cases: the problems.
-            on_progress: told how many of them are done.
+            on_progress: told how many of them are done, and what became of the last one's trials.
 
         Raises:
             UserError: the sandbox itself broke down.
@@ -131,7 +133,7 @@ class Sandbox:
             try:
                 for done, future in enumerate(pending, start=1):
                     results.append(future.result())
-                    on_progress(done)
+                    on_progress(done, results[-1])
             except (LevelUnavailableError, ChannelClosedError) as error:
                 threads.shutdown(wait=False, cancel_futures=True)
                 raise UserError(f"the sandbox ({self.level}) stopped working: {error}") from error
