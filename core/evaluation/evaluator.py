@@ -93,9 +93,7 @@ def evaluate(
     unfit = unanswerable(asked, {key: wanted[key] for key in pending})
     if unfit and len(unfit) == len(wanted):
         first = next(iter(unfit))
-        raise UserError(
-            f"no problem of the benchmark can be put to the model; {first[0]}: {unfit[first]}"
-        )
+        raise UserError(f"no problem of the benchmark can be put to the model; {first[0]}: {unfit[first]}")
     # The longest together, and every process and device as many of them.
     pending.sort(key=lambda key: _characters(wanted[key]))
     mine = {key: wanted[key] for key in deal(pending, shard.rank, shard.of)}

@@ -12,7 +12,6 @@ from rich.progress import (
     Progress,
     TaskID,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 
@@ -53,8 +52,7 @@ def evaluation_progress(title: str, shown: bool = True) -> Iterator[EvaluationBa
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[score]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        TimeRemainingColumn(elapsed_when_finished=True),
         console=console,
         disable=not (shown and console.is_terminal),
     )
