@@ -102,7 +102,7 @@ def json_lines(path: Path) -> Iterator[JsonLine]:
 
 def _parse(number: int, line: bytes) -> JsonLine:
     try:
-        content = json.loads(line.decode("utf-8"))
+        content = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
     except UnicodeDecodeError as error:
         return JsonLine(number, {}, f"is not UTF-8 (byte {error.start})")
     except (ValueError, RecursionError) as error:
