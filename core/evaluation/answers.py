@@ -80,7 +80,7 @@ class AnswerFile:
     def _read(self, path: Path) -> dict[AnswerKey, dict[str, Any]]:
         lines: dict[AnswerKey, dict[str, Any]] = {}
         for number, line in _complete_lines(path):
-            if not _FIELDS <= line.keys():
+            if not line.keys() >= _FIELDS:
                 raise UserError(f"{path}:{number} is no answer of an evaluation: move the file away")
             if line["digest"] != self._digest:
                 raise UserError(
