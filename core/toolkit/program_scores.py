@@ -26,8 +26,6 @@ from opendllm.core.toolkit.scores_by_setting import (
 from opendllm.registries.benchmarks import CodeExecution, GeneratedText, Scores
 from opendllm.registries.errors import UserError
 
-PASS_AT = (1, 10, 100)
-PASS_METRICS = tuple(f"pass@{k}" for k in PASS_AT)
 NAMED_PROBLEMS = 5
 JUDGING_SECONDS = 600.0
 """Backstop for a part, until the judge's script has set a program's own limit: a published solution may run
@@ -41,6 +39,7 @@ class ProgramTests:
     Attributes:
         judge: a module whose source is the judge's script (see `sandbox.judge`).
         data_of: task id -> what the script prepares.
+        pass_at: the k of pass@k; those that a task has too few samples for are left out.
         parts: what a program must pass, in this order.
         metrics: prefix of a metric's name -> the parts that count for it.
         remembers: whether the script's `remember` gives something worth keeping in the user's cache.
@@ -48,6 +47,7 @@ class ProgramTests:
 
     judge: ModuleType
     data_of: Callable[[str], Any]
+    pass_at: tuple[int, ...]
     parts: tuple[str, ...] = ("tests",)
     metrics: Mapping[str, frozenset[str]] | None = None
     remembers: bool = False
@@ -108,7 +108,7 @@ def score_programs(
         verdicts[answer.task_id, text] if answer.failure is None else Verdict(frozenset(), "not asked")
         for answer, text in zip(answers, programs, strict=True)
     ]
-    values = _values(answers, of_answers, tests.metrics or {"": frozenset(tests.parts)})
+    values = _values(answers, of_answers, tests)
     text_of = {id(answer): text for answer, text in zip(answers, programs, strict=True)}
     shares = output_shares(answers, lambda answer: parses_as_python(text_of[id(answer)]))
     hidden = [name for name in values if name.endswith("passed")]
@@ -124,16 +124,16 @@ def _memory(script: str, data: Any) -> Path:
 
 
 def _values(
-    answers: Sequence[GeneratedText], verdicts: Sequence[Verdict], metrics: Mapping[str, frozenset[str]]
+    answers: Sequence[GeneratedText], verdicts: Sequence[Verdict], tests: ProgramTests
 ) -> dict[str, dict[str, TaskValues]]:
     """Metric -> setting -> task id -> value."""
     values: dict[str, dict[str, TaskValues]] = defaultdict(dict)
-    for prefix, parts in metrics.items():
+    for prefix, parts in (tests.metrics or {"": frozenset(tests.parts)}).items():
         passed: dict[str, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
         for answer, verdict in zip(answers, verdicts, strict=True):
             passed[answer.setting][answer.task_id].append(parts <= verdict.passed)
         for setting, by_task in passed.items():
-            for name, of_tasks in pass_at_k_by_task(by_task, PASS_AT).items():
+            for name, of_tasks in pass_at_k_by_task(by_task, tests.pass_at).items():
                 values[prefix + name][setting] = of_tasks
     return values
 

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, PositiveInt
 
 from opendllm.core.toolkit.infilling_lengths import STANDARD_LENGTHS, Length
 from opendllm.registries import PluginOptions, ProblemFileOptions, Register
@@ -34,6 +34,11 @@ class ProgramOptions(ProblemFileOptions):
 
     memory_gib: float = Field(
         4.0, gt=0, description="Address space of a program, in GiB; one that needs more fails."
+    )
+    pass_at: tuple[PositiveInt, ...] = Field(
+        (1, 10, 100),
+        min_length=1,
+        description="The k of pass@k; those with more than every task's samples are left out.",
     )
 
 

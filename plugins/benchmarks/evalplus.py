@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from opendllm.core.toolkit.benchmark_files import ProblemSource, read_problems
-from opendllm.core.toolkit.program_scores import PASS_METRICS, ProgramTests, score_programs
+from opendllm.core.toolkit.program_scores import ProgramTests, score_programs
 from opendllm.core.toolkit.sandbox.limits import limits_of
 from opendllm.core.toolkit.scores_by_setting import lower_is_better
 from opendllm.plugins.benchmarks import DifferentialOptions, evalplus_judge
@@ -42,13 +42,13 @@ class HumanEvalPlus(Benchmark):
     )
     stop: tuple[str, ...] = (*STOP, "\ndef ", "\nclass ", "\nimport ", "\nfrom ", "\nassert ")
     open_dllm_stop: tuple[str, ...] = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
-    headline = (*PASS_METRICS, *(f"base_{name}" for name in PASS_METRICS))
     lower_is_better = lower_is_better(())
     executes_code = True
     accepts = frozenset({"written", "completion", "solution"})
 
     def __init__(self, options: DifferentialOptions) -> None:
         self._options = options
+        self.headline = tuple(f"{part}pass@{k}" for part in ("", "base_") for k in options.pass_at)
         self._problems: dict[str, dict[str, Any]] = {}
         self._execution: CodeExecution | None = None
 
@@ -75,6 +75,7 @@ class HumanEvalPlus(Benchmark):
         tests = ProgramTests(
             evalplus_judge,
             self._tests,
+            self._options.pass_at,
             parts=("base", "plus"),
             remembers=True,
             metrics={"": frozenset({"base", "plus"}), "base_": frozenset({"base"})},

@@ -118,6 +118,22 @@ def test_samples_of_a_task_give_pass_at_k() -> None:
     assert "pass@100" not in metrics
 
 
+def test_any_k_may_be_asked_for() -> None:
+    for name, prefix in (("humaneval", ""), ("mbpp-plus", "base_"), ("humaneval-infilling", "")):
+        benchmark, requests = asked(name, pass_at=(2, 5, 7))
+        answers = [
+            GeneratedText(r.task_id, "default", n, reference(r) if n == 0 else "(", form="completion")
+            for r in one_a_task(requests)
+            for n in range(5)
+        ]
+        scores = benchmark.score(answers)
+        found = {k: m.value for k, m in scores.metrics.items() if k.startswith(f"{prefix}pass@")}
+        assert found == {f"{prefix}pass@2": pytest.approx(0.4), f"{prefix}pass@5": 1}
+        assert f"{prefix}pass@2" in benchmark.headline
+    with pytest.raises(ValueError, match="pass_at"):
+        asked("humaneval", pass_at=(0,))
+
+
 def test_an_answer_that_failed_is_wrong_even_where_an_empty_one_is_right() -> None:
     failure = "the prompt is too long"
     for name in NAMES:
