@@ -71,6 +71,8 @@ class GeneratedText:
         reference_tokens: the reference's own ids, empty where there is none.
         ended: whether an EOS or a stop string came within the length; None where nobody knows.
         form: what `text` is.
+        failure: why the problem couldn't be put to the model (its prompt is too long, say); the answer is
+            then empty, and counts as a wrong one whatever an empty one is worth.
     """
 
     task_id: str
@@ -81,6 +83,7 @@ class GeneratedText:
     reference_tokens: tuple[int, ...] = ()
     ended: bool | None = None
     form: AnswerForm = "written"
+    failure: str | None = None
 
 
 @dataclass(frozen=True)
@@ -142,10 +145,14 @@ class CodeExecution:
     Attributes:
         level: the weakest isolation that will do; None takes the strongest that this machine has.
         workers: programs run at once; None for one a core.
+        on_progress: told (problems judged, of how many, the share of their programs that passed).
     """
 
     level: IsolationLevel | None = None
     workers: int | None = None
+    on_progress: Callable[[int, int, float], None] = field(
+        default=lambda done, wanted, passed: None, repr=False, compare=False
+    )
 
 
 @dataclass(frozen=True)

@@ -52,17 +52,20 @@ def score(
     """Score samples made anywhere. Exit code 1: scored, but something is wrong with the file."""
     if not allow_code_execution and (isolation is not None or workers is not None):
         raise UserError("--isolation and --workers have no effect without --allow-code-execution")
+    from opendllm.core.evaluation.progress import evaluation_progress
     from opendllm.core.evaluation.score_samples import score_samples
 
-    scored = score_samples(
-        installed_plugins(),
-        benchmark,
-        samples,
-        dict(parse_option(text) for text in option or []),
-        problems,
-        output,
-        CodeExecution(isolation, workers) if allow_code_execution else None,
-    )
+    with evaluation_progress(benchmark) as bars:
+        scored = score_samples(
+            installed_plugins(),
+            benchmark,
+            samples,
+            dict(parse_option(text) for text in option or []),
+            problems,
+            output,
+            CodeExecution(isolation, workers) if allow_code_execution else None,
+            bars.judged,
+        )
     _print_table(scored)
     for note in scored.scores.notes:
         typer.echo(f"note: {note}")

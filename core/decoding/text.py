@@ -100,7 +100,7 @@ def write(
         UserError: an empty prompt, a mask token in it, a row longer than the model's context, or a logit
             that isn't finite.
     """
-    rows = [_row(lm, tokenizer, blank, number) for number, blank in enumerate(blanks)]
+    rows = [_row(lm, tokenizer, blank, f" {number}") for number, blank in enumerate(blanks)]
     order = sorted(range(len(rows)), key=lambda index: (len(rows[index]), index))
     device = next(lm.module.parameters()).device
     # Compiled, the last batch is filled up to the number of rows that the others have.
@@ -139,20 +139,29 @@ def write(
             )
 
 
+def why_unfit(lm: DiffusionLM, tokenizer: PreTrainedTokenizerFast, blank: Blank) -> str | None:
+    """What `write` would refuse a gap for: an empty prompt, a mask token in it, or too many tokens."""
+    try:
+        _row(lm, tokenizer, blank, "")
+    except UserError as error:
+        return str(error)
+    return None
+
+
 def count_tokens(tokenizer: PreTrainedTokenizerFast) -> Callable[[str], int]:
     """How many tokens a text has."""
     return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def _row(lm: DiffusionLM, tokenizer: PreTrainedTokenizerFast, blank: Blank, number: int) -> list[int]:
-    prefix = encode(tokenizer, blank.prefix, lm.mask_token_id, f"prompt {number}")
-    suffix = encode(tokenizer, blank.suffix or "", lm.mask_token_id, f"suffix {number}")
+def _row(lm: DiffusionLM, tokenizer: PreTrainedTokenizerFast, blank: Blank, number: str) -> list[int]:
+    prefix = encode(tokenizer, blank.prefix, lm.mask_token_id, f"prompt{number}")
+    suffix = encode(tokenizer, blank.suffix or "", lm.mask_token_id, f"suffix{number}")
     if not prefix and not suffix:
-        raise UserError(f"prompt {number} is empty")
+        raise UserError(f"prompt{number} is empty")
     ids = [*prefix, *[lm.mask_token_id] * blank.masks, *suffix]
     if len(ids) > lm.context_length:
         raise UserError(
-            f"prompt {number} has {len(ids)} tokens with its gap, more than the model's context of "
+            f"prompt{number} has {len(ids)} tokens with its gap, more than the model's context of "
             f"{lm.context_length}"
         )
     return ids

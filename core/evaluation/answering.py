@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ import torch
 
 from opendllm.core.decoding.chat import chat_prompt
 from opendllm.core.decoding.options import DecoderOptions
-from opendllm.core.decoding.text import Blank, count_tokens, encode, write
+from opendllm.core.decoding.text import Blank, count_tokens, encode, why_unfit, write
 from opendllm.core.evaluation.answers import AnswerKey
 from opendllm.core.evaluation.shards import deal
 from opendllm.core.evaluation.text_likelihood import TextToScore, score_texts
@@ -71,6 +71,34 @@ def answer_seed(seed: int, key: AnswerKey) -> int:
     """One seed for each answer."""
     task_id, setting, sample = key
     return int(hash_address(seed, stream_id(task_id), stream_id(setting), sample))
+
+
+def unanswerable(asked: Asked, requests: Mapping[AnswerKey, Request]) -> dict[AnswerKey, str]:
+    """Why problems can't be put to the model, of those that can't."""
+    replica = asked.replicas[0]
+    count = count_tokens(replica.tokenizer)
+    reasons: dict[Request, str | None] = {}
+    for key, request in requests.items():
+        if isinstance(request, GenerationRequest) and request not in reasons:
+            reasons[request] = why_unfit(
+                replica.lm, replica.tokenizer, _blank(asked, replica, key, request, count)
+            )
+    found = {key: reasons.get(request) for key, request in requests.items()}
+    return {key: reason for key, reason in found.items() if reason is not None}
+
+
+def failed_answer(request: Request, reason: str) -> dict[str, Any]:
+    """What is kept of a problem that wasn't put to the model."""
+    assert isinstance(request, GenerationRequest)
+    return {
+        "prefix": request.prefix,
+        "suffix": request.suffix,
+        "text": "",
+        "reference": request.reference,
+        "tokens": [],
+        "reference_tokens": [],
+        "failure": reason,
+    }
 
 
 def answer_all(
@@ -153,17 +181,7 @@ def _write_answers(
 ) -> Iterator[tuple[AnswerKey, dict[str, Any]]]:
     keys = list(requests)
     count = count_tokens(replica.tokenizer)
-    blanks = [
-        Blank(
-            chat_prompt(replica.tokenizer, request.prefix)
-            if asked.chat and request.suffix is None
-            else request.prefix,
-            request.suffix,
-            _length(request, asked.options, count),
-            answer_seed(asked.seed, key),
-        )
-        for key, request in requests.items()
-    ]
+    blanks = [_blank(asked, replica, key, request, count) for key, request in requests.items()]
     for index, written in write(
         replica.lm, replica.tokenizer, blanks, replica.sampler, asked.options, asked.batch_size
     ):
@@ -187,6 +205,22 @@ def _write_answers(
                 "seconds": written.seconds,
             },
         )
+
+
+def _blank(
+    asked: Asked,
+    replica: Replica,
+    key: AnswerKey,
+    request: GenerationRequest,
+    count: Callable[[str], int],
+) -> Blank:
+    in_chat = asked.chat and request.suffix is None
+    return Blank(
+        chat_prompt(replica.tokenizer, request.prefix) if in_chat else request.prefix,
+        request.suffix,
+        _length(request, asked.options, count),
+        answer_seed(asked.seed, key),
+    )
 
 
 def _length(request: GenerationRequest, options: DecoderOptions, count: Callable[[str], int]) -> int:

@@ -14,6 +14,7 @@ from opendllm.registries.errors import UserError
 
 AnswerKey = tuple[str, str, int]
 """(task id, setting, sample)."""
+_FIELDS = frozenset({"task_id", "setting", "sample", "digest"})
 
 
 class AnswerFile:
@@ -36,6 +37,8 @@ class AnswerFile:
         path.parent.mkdir(parents=True, exist_ok=True)
         if self._shard.is_first:
             self._merge(())
+        else:
+            self._read(path)  # answers made with other settings are refused by all, none left waiting
         self._shard.wait()
         if not self._shard.is_first:
             self.lines = self._read(path)
@@ -69,7 +72,7 @@ class AnswerFile:
         wished = [key for key in order if key in found]
         self.lines = {key: found[key] for key in [*wished, *found]}
         text = "".join(json.dumps(line) + "\n" for line in self.lines.values())
-        if not self.path.is_file() or self.path.read_text(encoding="utf-8") != text:
+        if not self.path.is_file() or self.path.read_text(encoding="utf-8", errors="replace") != text:
             write_text(self.path, text)
         for part in parts:
             part.unlink()
@@ -77,6 +80,8 @@ class AnswerFile:
     def _read(self, path: Path) -> dict[AnswerKey, dict[str, Any]]:
         lines: dict[AnswerKey, dict[str, Any]] = {}
         for number, line in _complete_lines(path):
+            if not line.keys() >= _FIELDS:
+                raise UserError(f"{path}:{number} is no answer of an evaluation: move the file away")
             if line["digest"] != self._digest:
                 raise UserError(
                     f"{path}:{number} was made with other settings or another model: "
@@ -106,6 +111,7 @@ def answer_of(line: Mapping[str, Any]) -> Answer:
         tuple(line["tokens"]),
         tuple(line["reference_tokens"]),
         line.get("ended"),
+        failure=line.get("failure"),
     )
 
 
@@ -115,7 +121,7 @@ def _part(path: Path, rank: int) -> Path:
 
 def _complete_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """All but the lines that a kill cut short: those are made again."""
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
     for number, written in enumerate(text.split("\n"), start=1):
         try:
             line = json.loads(written)

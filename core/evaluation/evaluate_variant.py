@@ -12,7 +12,7 @@ from opendllm.core.checkpoints.pretrained import fetch
 from opendllm.core.data.sources import fingerprint, held_out_documents
 from opendllm.core.evaluation.answering import Asked
 from opendllm.core.evaluation.answers import AnswerFile
-from opendllm.core.evaluation.evaluator import evaluate, write_result
+from opendllm.core.evaluation.evaluator import evaluate, unasked_note, write_result
 from opendllm.core.evaluation.progress import evaluation_progress
 from opendllm.core.evaluation.replicas import load_replicas
 from opendllm.core.evaluation.samples_file import about_file
@@ -98,8 +98,13 @@ def evaluate_variant(
             likelihood_draws=entry.likelihood_draws,
             seed=manifest.seed,
         )
-        with evaluation_progress(f"{variant.name}: {label}", shard) as on_progress:
-            evaluation = evaluate(asked, benchmark, context, answers, on_progress, shard)
+        with evaluation_progress(f"{variant.name}: {label}", shard.is_first) as bars:
+            evaluation = evaluate(
+                asked, benchmark, context, answers, bars.answered, shard, on_scoring=bars.judged
+            )
+        if evaluation is not None and evaluation.unasked:
+            tasks = len({key[0] for key in answers.lines})
+            say(f"{variant.name}: {label}: {unasked_note(evaluation.unasked, tasks)}")
         if evaluation is not None and evaluation.scores is not None:
             write_result(folder / "results" / f"{label}.json", benchmark, evaluation, about)
         elif evaluation is not None:

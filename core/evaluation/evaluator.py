@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from opendllm.core.checkpoints.files import write_json
-from opendllm.core.evaluation.answering import Asked, answer_all, fingerprint
+from opendllm.core.evaluation.answering import (
+    Asked,
+    answer_all,
+    failed_answer,
+    fingerprint,
+    unanswerable,
+)
 from opendllm.core.evaluation.answers import AnswerFile, AnswerKey, answer_of
 from opendllm.core.evaluation.shards import ALONE, Shard, deal
 from opendllm.core.toolkit.sandbox.sandbox import Sandbox
@@ -30,16 +37,21 @@ class Evaluation:
 
     Attributes:
         scores: None where scoring would run generated code, which isn't allowed.
+        unasked: task id -> why it couldn't be put to the model, so that its answers count as wrong.
     """
 
     scores: Scores | None
     tokens_per_second: float | None
     forward_passes: int
     seconds: float
+    unasked: Mapping[str, str]
 
 
 OnProgress = Callable[[int, int, float | None], None]
 """Told (answers on file, answers wanted, their score so far where that is cheap)."""
+OnScoring = Callable[[int, int | None, float | None], None]
+"""Told (problems judged, of how many, the share of their programs that passed); None where nobody knows."""
+NAMED_TASKS = 5
 
 
 def evaluate(
@@ -49,8 +61,11 @@ def evaluate(
     answers: AnswerFile,
     on_progress: OnProgress,
     shard: Shard = ALONE,
+    on_scoring: OnScoring = lambda *_: None,
 ) -> Evaluation | None:
     """Give the answers that aren't on file yet, then score them all.
+
+    A problem that can't be put to the model is answered wrongly, and named; the others go on.
 
     Args:
         asked: model and settings.
@@ -59,25 +74,34 @@ def evaluate(
         answers: the file that answers are kept in.
         on_progress: told how far it is.
         shard: this process's part.
+        on_scoring: told how far the scoring is, if it runs code, and when it begins.
 
     Returns:
         None in all processes but the first.
 
     Raises:
-        UserError: a request doesn't fit the model, answers on file are to other requests, or there is no
+        UserError: no request at all fits the model, answers on file are to other requests, or there is no
             sandbox as strong as the scoring will want.
     """
+    if context.code_execution is not None:
+        context = replace(context, code_execution=replace(context.code_execution, on_progress=on_scoring))
     wanted = _keyed(benchmark.requests(context), asked.samples_per_task)
     _check_same_requests(wanted, answers)
     pending = [key for key in wanted if key not in answers.lines]
     if pending and shard.is_first and benchmark.executes_code and context.code_execution is not None:
         check_sandbox(context.code_execution)
+    unfit = unanswerable(asked, {key: wanted[key] for key in pending})
+    if unfit and len(unfit) == len(wanted):
+        first = next(iter(unfit))
+        raise UserError(f"no problem of the benchmark can be put to the model; {first[0]}: {unfit[first]}")
     # The longest together, and every process and device as many of them.
     pending.sort(key=lambda key: _characters(wanted[key]))
     mine = {key: wanted[key] for key in deal(pending, shard.rank, shard.of)}
     progress = _Progress(benchmark, on_progress, len(wanted) - len(pending) + len(mine))
     progress.start(line for key, line in answers.lines.items() if key in wanted)
-    for key, content in answer_all(asked, mine, context.sequence_length):
+    failed = ((key, failed_answer(mine[key], unfit[key])) for key in mine if key in unfit)
+    fitting = {key: request for key, request in mine.items() if key not in unfit}
+    for key, content in itertools.chain(failed, answer_all(asked, fitting, context.sequence_length)):
         answers.add(key, content)
         progress.add(answers.lines[key])
     answers.gather(wanted)
@@ -85,6 +109,8 @@ def evaluate(
         return None
     lines = [answers.lines[key] for key in wanted]
     allowed = not benchmark.executes_code or context.code_execution is not None
+    if allowed:
+        on_scoring(0, None, None)
     scores = benchmark.score([answer_of(line) for line in lines]) if allowed else None
     return evaluation_of(scores, lines)
 
@@ -101,14 +127,36 @@ def check_sandbox(execution: CodeExecution) -> None:
 
 def evaluation_of(scores: Scores | None, lines: Sequence[Mapping[str, Any]]) -> Evaluation:
     """Scores, with what the answers on file say about their cost."""
-    seconds = sum(line.get("seconds", 0.0) for line in lines)
-    written = sum(line.get("kept_tokens", 0) for line in lines)
+    seconds = _total(lines, "seconds")
+    written = int(_total(lines, "kept_tokens"))
+    unasked = {
+        line["task_id"]: line["failure"]
+        for line in lines
+        if "text" in line and isinstance(line.get("failure"), str)
+    }
+    if scores is not None and unasked:
+        tasks = len({line["task_id"] for line in lines})
+        scores = replace(scores, notes=(*scores.notes, unasked_note(unasked, tasks)))
     return Evaluation(
         scores,
         written / seconds if written and seconds else None,
-        sum(line.get("forward_passes", 0) for line in lines),
+        int(_total(lines, "forward_passes")),
         seconds,
+        unasked,
     )
+
+
+def _total(lines: Sequence[Mapping[str, Any]], name: str) -> float:
+    """Of what is a number: a file made elsewhere may hold anything under that name."""
+    values = [line.get(name) for line in lines]
+    return sum(value for value in values if isinstance(value, int | float))
+
+
+def unasked_note(unasked: Mapping[str, str], tasks: int) -> str:
+    """How many problems couldn't be put to the model, and which."""
+    named = "; ".join(f"{task}: {reason}" for task, reason in itertools.islice(unasked.items(), NAMED_TASKS))
+    more = f"; and {len(unasked) - NAMED_TASKS} more" if len(unasked) > NAMED_TASKS else ""
+    return f"{len(unasked)} of {tasks} problems couldn't be asked and count as failed ({named}{more})"
 
 
 def write_result(path: Path, benchmark: Benchmark, evaluation: Evaluation, about: Mapping[str, Any]) -> None:
@@ -125,6 +173,7 @@ def write_result(path: Path, benchmark: Benchmark, evaluation: Evaluation, about
             "lower_is_better": sorted(benchmark.lower_is_better),
             "per_task": {task: dict(values) for task, values in scores.per_task.items()},
             "notes": list(scores.notes),
+            "unasked": dict(evaluation.unasked),
             "speed": {
                 "tokens_per_second": evaluation.tokens_per_second,
                 "forward_passes": evaluation.forward_passes,
@@ -155,7 +204,7 @@ class _Progress:
 
     def _count(self, line: Mapping[str, Any]) -> None:
         self._done += 1
-        value = self._benchmark.glance(answer_of(line))
+        value = None if "failure" in line else self._benchmark.glance(answer_of(line))
         if value is not None:
             self._values.append(value)
 

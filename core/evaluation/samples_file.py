@@ -10,12 +10,20 @@ from typing import Any
 
 from opendllm.core.evaluation.answers import answer_of
 from opendllm.core.toolkit.benchmark_files import json_lines
-from opendllm.registries.benchmarks import Answer, AnswerForm, Benchmark, GeneratedText, Request
+from opendllm.registries.benchmarks import (
+    Answer,
+    AnswerForm,
+    Benchmark,
+    GeneratedText,
+    LikelihoodRequest,
+    Request,
+)
 from opendllm.registries.errors import UserError
 
 LONGEST_TEXT = 1_000_000
 """Characters of a sample; no answer to any benchmark is nearly as long."""
 NAMED_TASKS = 10
+_NUMBERS = ("log_likelihood", "variance", "tokens", "bytes")
 _FORMS: Mapping[str, AnswerForm] = {"solution": "solution", "completion": "completion", "text": "written"}
 """Field -> what it holds; the first that a line has counts, as in EvalPlus."""
 
@@ -66,10 +74,11 @@ def read_samples(path: Path, benchmark: Benchmark, requests: Sequence[Request]) 
         UserError: the file can't be read.
     """
     order = {request.task_id: place for place, request in enumerate(requests)}
+    texts = {request.task_id for request in requests if isinstance(request, LikelihoodRequest)}
     found = Samples()
     entries: list[_Entry] = []
     for line in json_lines(path):
-        entry = line.complaint or _entry(line.number, line.content, benchmark, order)
+        entry = line.complaint or _entry(line.number, line.content, benchmark, order, texts)
         if isinstance(entry, str):
             found.complaints.append(f"{path}:{line.number} {entry}")
         else:
@@ -97,9 +106,13 @@ def read_samples(path: Path, benchmark: Benchmark, requests: Sequence[Request]) 
 
 
 def _entry(
-    number: int, line: Mapping[str, Any], benchmark: Benchmark, known: Collection[str]
+    number: int,
+    line: Mapping[str, Any],
+    benchmark: Benchmark,
+    known: Collection[str],
+    texts: Collection[str],
 ) -> _Entry | str:
-    """The line, checked; or what is wrong with it."""
+    """The line, checked; or what is wrong with it. `texts` are the tasks that ask for a likelihood."""
     given = line.get("task_id")
     if isinstance(given, bool) or not isinstance(given, str | int):
         return "has no `task_id`"
@@ -109,8 +122,11 @@ def _entry(
     setting = line.get("setting", "default")
     if not isinstance(setting, str):
         return "has a `setting` that isn't text"
-    if "log_likelihood" in line:
-        return _Entry(number, line, task, setting, None)
+    if _unfit(setting):
+        return f"has a `setting` {_unfit(setting)}"
+    if "log_likelihood" in line and task in texts:
+        wrong = [name for name in _NUMBERS if not isinstance(line.get(name), int | float)]
+        return f"has no number as `{wrong[0]}`" if wrong else _Entry(number, line, task, setting, None)
     name = next((name for name in _FORMS if name in line), None)
     if name is None:
         return "has neither a `completion` nor a `solution`"
@@ -164,11 +180,10 @@ def _repeated(entries: Sequence[_Entry]) -> dict[int, str]:
 
 def _answer(entry: _Entry, place: int) -> Answer:
     line, task = entry.line, entry.task
-    if "log_likelihood" in line:
-        return answer_of(line)
+    if entry.text is None:
+        return answer_of({**line, "task_id": task, "setting": entry.setting})
     form = next(form for name, form in _FORMS.items() if name in line)
     sample = line.get("sample")
-    assert entry.text is not None
     return GeneratedText(
         task_id=task,
         setting=entry.setting,
@@ -178,6 +193,7 @@ def _answer(entry: _Entry, place: int) -> Answer:
         reference_tokens=_integers(line.get("reference_tokens")),
         ended=line["ended"] if isinstance(line.get("ended"), bool) else None,
         form=form,
+        failure=failure if isinstance(failure := line.get("failure"), str) and form == "written" else None,
     )
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from opendllm.core.evaluation.evaluator import evaluation_of, write_result
+from opendllm.core.evaluation.evaluator import OnScoring, evaluation_of, write_result
 from opendllm.core.evaluation.samples_file import Samples, about_file, read_samples, unscorable
 from opendllm.registries.benchmarks import Benchmark, BenchmarkContext, CodeExecution, Scores
 from opendllm.registries.corpora import Document
@@ -41,6 +41,7 @@ def score_samples(
     problems: Path | None,
     output: Path | None,
     execution: CodeExecution | None,
+    on_scoring: OnScoring = lambda *_: None,
 ) -> Scored:
     """Score samples that were made here or anywhere.
 
@@ -55,6 +56,7 @@ def score_samples(
         problems: file of its problems.
         output: the JSON file to write; by default the run's result, or a file beside the samples.
         execution: the leave to run generated code.
+        on_scoring: told how far it is.
 
     Raises:
         UserError: nothing could be scored, or `output` can't be written.
@@ -75,13 +77,14 @@ def score_samples(
         raise UserError(
             f"benchmark {name} runs the generated code, in a sandbox: allow it with --allow-code-execution"
         )
-    context = BenchmarkContext(
-        about.get("limit"), about.get("seed", 0), CONTEXT_LENGTH, _no_corpus, execution
-    )
+    on_scoring(0, None, None)
+    watched = execution and replace(execution, on_progress=on_scoring)
+    context = BenchmarkContext(about.get("limit"), about.get("seed", 0), CONTEXT_LENGTH, _no_corpus, watched)
     found = read_samples(samples, benchmark, benchmark.requests(context))
     if not found.answers:
         raise unscorable(found, samples)
-    scores = benchmark.score(found.answers)
+    evaluation = evaluation_of(benchmark.score(found.answers), found.lines)
+    assert evaluation.scores is not None
     described = {
         "benchmark": name,
         "settings": {"benchmark": {"name": name, "options": chosen}},
@@ -94,8 +97,8 @@ def score_samples(
         },
         "provenance": {**about.get("provenance", {}), "scored_by": str(registration.provenance)},
     }
-    write_result(output, benchmark, evaluation_of(scores, found.lines), described)
-    return Scored(scores, benchmark.headline, found, output)
+    write_result(output, benchmark, evaluation, described)
+    return Scored(evaluation.scores, benchmark.headline, found, output)
 
 
 def _build(registration: Registration[Benchmark], options: Mapping[str, Any]) -> Benchmark:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from opendllm.core.toolkit.hub import offline
 from opendllm.registries.errors import UserError, first_line
 
 HUB_ANSWER_SECONDS = 10
@@ -109,7 +110,7 @@ def parsed_lines(lines: Iterable[bytes]) -> Iterator[JsonLine]:
 
 def _parse(number: int, line: bytes) -> JsonLine:
     try:
-        content = json.loads(line.decode("utf-8"))
+        content = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
     except UnicodeDecodeError as error:
         return JsonLine(number, {}, f"is not UTF-8 (byte {error.start})")
     except (ValueError, RecursionError) as error:
@@ -157,8 +158,16 @@ def _load(source: ProblemSource) -> list[dict[str, Any]]:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import OfflineModeIsEnabled
 
-    with suppress(OfflineModeIsEnabled):  # then the copy in the cache is read
+    def rows() -> list[dict[str, Any]]:
+        return [dict(row) for row in load_dataset(source.dataset, source.configuration, split=source.split)]
+
+    try:
         # Fails at once where the hub can't be reached; datasets would try for half a minute.
         HfApi().dataset_info(source.dataset, timeout=HUB_ANSWER_SECONDS)
-    rows = load_dataset(source.dataset, source.configuration, split=source.split)
-    return [dict(row) for row in rows]
+    except OfflineModeIsEnabled:
+        return rows()
+    except Exception:  # of any kind of network trouble: a copy in the cache is as good
+        with suppress(Exception), offline():
+            return rows()
+        raise
+    return rows()

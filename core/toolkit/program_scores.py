@@ -26,9 +26,10 @@ from opendllm.core.toolkit.scores_by_setting import (
 from opendllm.registries.benchmarks import CodeExecution, GeneratedText, Scores
 from opendllm.registries.errors import UserError
 
-PASS_AT = (1, 10, 100)
-PASS_METRICS = tuple(f"pass@{k}" for k in PASS_AT)
 NAMED_PROBLEMS = 5
+JUDGING_SECONDS = 600.0
+"""Backstop for a part, until the judge's script has set a program's own limit: a published solution may run
+before that."""
 
 
 @dataclass(frozen=True)
@@ -38,18 +39,16 @@ class ProgramTests:
     Attributes:
         judge: a module whose source is the judge's script (see `sandbox.judge`).
         data_of: task id -> what the script prepares.
+        pass_at: the k of pass@k; those that a task has too few samples for are left out.
         parts: what a program must pass, in this order.
-        seconds: for each part.
-        longest_seconds: see `Trial`.
         metrics: prefix of a metric's name -> the parts that count for it.
         remembers: whether the script's `remember` gives something worth keeping in the user's cache.
     """
 
     judge: ModuleType
     data_of: Callable[[str], Any]
+    pass_at: tuple[int, ...]
     parts: tuple[str, ...] = ("tests",)
-    seconds: float = 3.0
-    longest_seconds: float | None = None
     metrics: Mapping[str, frozenset[str]] | None = None
     remembers: bool = False
 
@@ -62,7 +61,7 @@ def score_programs(
     limits: Limits,
     notes: Sequence[str] = (),
 ) -> Scores:
-    """Judge every answer's program; the same program of a task is judged once.
+    """Judge every answer's program; the same program of a task is judged once, a failed answer never.
 
     Args:
         answers: all of them.
@@ -83,23 +82,33 @@ def score_programs(
     programs = [program_of(answer) for answer in answers]
     wanted: dict[str, dict[str, None]] = defaultdict(dict)
     for answer, program in zip(answers, programs, strict=True):
-        wanted[answer.task_id][program] = None
+        if answer.failure is None:
+            wanted[answer.task_id][program] = None
     script = inspect.getsource(tests.judge)
     cases = []
     for task, texts in wanted.items():
         data = tests.data_of(task)
-        trials = tuple(Trial(text, tests.parts, tests.seconds, tests.longest_seconds) for text in texts)
+        trials = tuple(Trial(text, tests.parts, JUDGING_SECONDS) for text in texts)
         cases.append(Case(task, script, data, trials, _memory(script, data) if tests.remembers else None))
+    passed: list[bool] = []
+
+    def on_progress(done: int, found: list[Verdict]) -> None:
+        passed.extend(verdict.reason == "passed" for verdict in found)
+        execution.on_progress(done, len(cases), sum(passed) / len(passed))
+
     with Sandbox(execution.level or "rlimits", execution.workers, limits) as sandbox:
-        results = sandbox.judge(cases)
+        results = sandbox.judge(cases, on_progress)
         described = sandbox.described
     verdicts = {
         (case.name, trial.program): verdict
         for case, found in zip(cases, results, strict=True)
         for trial, verdict in zip(case.trials, found, strict=True)
     }
-    of_answers = [verdicts[answer.task_id, text] for answer, text in zip(answers, programs, strict=True)]
-    values = _values(answers, of_answers, tests.metrics or {"": frozenset(tests.parts)})
+    of_answers = [
+        verdicts[answer.task_id, text] if answer.failure is None else Verdict(frozenset(), "not asked")
+        for answer, text in zip(answers, programs, strict=True)
+    ]
+    values = _values(answers, of_answers, tests)
     text_of = {id(answer): text for answer, text in zip(answers, programs, strict=True)}
     shares = output_shares(answers, lambda answer: parses_as_python(text_of[id(answer)]))
     hidden = [name for name in values if name.endswith("passed")]
@@ -115,16 +124,16 @@ def _memory(script: str, data: Any) -> Path:
 
 
 def _values(
-    answers: Sequence[GeneratedText], verdicts: Sequence[Verdict], metrics: Mapping[str, frozenset[str]]
+    answers: Sequence[GeneratedText], verdicts: Sequence[Verdict], tests: ProgramTests
 ) -> dict[str, dict[str, TaskValues]]:
     """Metric -> setting -> task id -> value."""
     values: dict[str, dict[str, TaskValues]] = defaultdict(dict)
-    for prefix, parts in metrics.items():
+    for prefix, parts in (tests.metrics or {"": frozenset(tests.parts)}).items():
         passed: dict[str, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
         for answer, verdict in zip(answers, verdicts, strict=True):
             passed[answer.setting][answer.task_id].append(parts <= verdict.passed)
         for setting, by_task in passed.items():
-            for name, of_tasks in pass_at_k_by_task(by_task, PASS_AT).items():
+            for name, of_tasks in pass_at_k_by_task(by_task, tests.pass_at).items():
                 values[prefix + name][setting] = of_tasks
     return values
 

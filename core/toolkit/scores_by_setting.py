@@ -55,7 +55,7 @@ def output_shares(
     """The shares of answers that are empty, that no EOS or stop string ended, and that don't parse.
 
     Args:
-        answers: all of a benchmark's.
+        answers: all of a benchmark's; those that failed before anything was written are left out.
         parses: whether what an answer stands in is well-formed; None where that means nothing.
 
     Returns:
@@ -67,17 +67,21 @@ def output_shares(
     }
     if parses is not None:
         tests["unparsable"] = lambda answer: not parses(answer)
-    shares = {name: mean_by_task(answers, test) for name, test in tests.items()}
+    written = [answer for answer in answers if answer.failure is None]
+    shares = {name: mean_by_task(written, test) for name, test in tests.items()}
     return {name: by_setting for name, by_setting in shares.items() if by_setting}
 
 
 def mean_by_task(
     answers: Sequence[GeneratedText], value: Callable[[GeneratedText], float | bool | None]
 ) -> dict[str, dict[str, float]]:
-    """Setting -> task id -> the mean of a value over the task's samples; a None doesn't count."""
+    """Setting -> task id -> the mean of a value over the task's samples.
+
+    A None doesn't count; an answer that failed counts as 0.
+    """
     found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for answer in answers:
-        of_answer = value(answer)
+        of_answer = 0.0 if answer.failure is not None else value(answer)
         if of_answer is not None:
             found[answer.setting][answer.task_id].append(float(of_answer))
     return {

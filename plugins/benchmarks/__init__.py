@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, PositiveInt
 
 from opendllm.core.toolkit.infilling_lengths import STANDARD_LENGTHS, Length
 from opendllm.registries import PluginOptions, ProblemFileOptions, Register
@@ -35,12 +35,22 @@ class ProgramOptions(ProblemFileOptions):
     memory_gib: float = Field(
         4.0, gt=0, description="Address space of a program, in GiB; one that needs more fails."
     )
+    pass_at: tuple[PositiveInt, ...] = Field(
+        (1, 10, 100),
+        min_length=1,
+        description="The k of pass@k; those with more than every task's samples are left out.",
+    )
 
 
 class AssertionOptions(ProgramOptions):
     """Options of a benchmark whose tests assert."""
 
-    timeout: float = Field(3.0, gt=0, description="Seconds that a program and its tests may take.")
+    timeout: float = Field(
+        3.0,
+        gt=0,
+        description="Seconds that a program and its tests may take; 4 times what the published solution "
+        "takes, where that is longer.",
+    )
 
 
 class HumanEvalOptions(AssertionOptions):
@@ -58,13 +68,6 @@ class MbppOptions(AssertionOptions):
     """Options of MBPP."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"problems": "mbpp.jsonl"}]})
-
-    timeout: float = Field(
-        10.0,
-        gt=0,
-        description="Seconds that a program and its tests may take; 3 in other harnesses, which the "
-        "published solution of Mbpp/123 needs on a slow machine.",
-    )
 
     protocol: Literal["docstring", "open-dllm"] = Field(
         "docstring",

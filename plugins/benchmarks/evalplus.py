@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from opendllm.core.toolkit.benchmark_files import ProblemSource, read_problems
-from opendllm.core.toolkit.program_scores import PASS_METRICS, ProgramTests, score_programs
+from opendllm.core.toolkit.program_scores import ProgramTests, score_programs
 from opendllm.core.toolkit.sandbox.limits import limits_of
 from opendllm.core.toolkit.scores_by_setting import lower_is_better
 from opendllm.plugins.benchmarks import DifferentialOptions, evalplus_judge
@@ -28,8 +28,6 @@ NOTES = {
     "evalplus": "prompts, stop strings and sanitizer are EvalPlus's, for base models",
     "open-dllm": "prompts and stop strings are Open-dLLM's, the sanitizer is EvalPlus's",
 }
-JUDGING_SECONDS = 600
-"""Backstop for a part: 62 seconds for the candidate, and the published solution's own time before."""
 
 
 class HumanEvalPlus(Benchmark):
@@ -44,13 +42,13 @@ class HumanEvalPlus(Benchmark):
     )
     stop: tuple[str, ...] = (*STOP, "\ndef ", "\nclass ", "\nimport ", "\nfrom ", "\nassert ")
     open_dllm_stop: tuple[str, ...] = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
-    headline = (*PASS_METRICS, *(f"base_{name}" for name in PASS_METRICS))
     lower_is_better = lower_is_better(())
     executes_code = True
     accepts = frozenset({"written", "completion", "solution"})
 
     def __init__(self, options: DifferentialOptions) -> None:
         self._options = options
+        self.headline = tuple(f"{part}pass@{k}" for part in ("", "base_") for k in options.pass_at)
         self._problems: dict[str, dict[str, Any]] = {}
         self._execution: CodeExecution | None = None
 
@@ -77,8 +75,8 @@ class HumanEvalPlus(Benchmark):
         tests = ProgramTests(
             evalplus_judge,
             self._tests,
+            self._options.pass_at,
             parts=("base", "plus"),
-            seconds=JUDGING_SECONDS,
             remembers=True,
             metrics={"": frozenset({"base", "plus"}), "base_": frozenset({"base"})},
         )

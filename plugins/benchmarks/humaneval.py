@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from opendllm.core.toolkit.benchmark_files import ProblemSource, read_problems
-from opendllm.core.toolkit.program_scores import PASS_METRICS, ProgramTests, score_programs
+from opendllm.core.toolkit.program_scores import ProgramTests, score_programs
 from opendllm.core.toolkit.sandbox import assertion_judge
 from opendllm.core.toolkit.sandbox.limits import limits_of
 from opendllm.core.toolkit.scores_by_setting import lower_is_better
@@ -39,13 +39,13 @@ NOTES = {
 class HumanEval(Benchmark):
     """pass@k of `check(entry_point)`; helpers that the tests use are those of the published program."""
 
-    headline = PASS_METRICS
     lower_is_better = lower_is_better(())
     executes_code = True
     accepts = frozenset({"written", "completion", "solution"})
 
     def __init__(self, options: HumanEvalOptions) -> None:
         self._options = options
+        self.headline = tuple(f"pass@{k}" for k in options.pass_at)
         self._problems: dict[str, dict[str, Any]] = {}
         self._execution: CodeExecution | None = None
 
@@ -66,7 +66,7 @@ class HumanEval(Benchmark):
         return score_programs(
             texts,
             self._program,
-            ProgramTests(assertion_judge, self._tests, seconds=self._options.timeout),
+            ProgramTests(assertion_judge, self._tests, self._options.pass_at),
             self._execution,
             limits_of(self._options.memory_gib),
             [NOTES[self._options.protocol]] if written else [],
@@ -90,4 +90,5 @@ class HumanEval(Benchmark):
             "gold": problem["prompt"] + problem["canonical_solution"],
             "tests": problem["test"],
             "entry_point": problem["entry_point"],
+            "seconds": self._options.timeout,
         }

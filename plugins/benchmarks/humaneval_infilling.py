@@ -45,7 +45,9 @@ class HumanEvalInfilling(Benchmark):
         fixed = fixed_lengths(self._settings)
         averaged = [averaged_setting(fixed.values())] if len(fixed) > 1 else []
         shown = [setting for setting in self._settings if setting not in fixed or not averaged] + averaged
-        self.headline = tuple(metric_name("pass@1", setting) for setting in (DEFAULT_SETTING, *shown))
+        self.headline = tuple(
+            metric_name(f"pass@{min(options.pass_at)}", setting) for setting in (DEFAULT_SETTING, *shown)
+        )
         self.lower_is_better = lower_is_better(self._settings)
 
     def requests(self, context: BenchmarkContext) -> Sequence[GenerationRequest]:
@@ -78,7 +80,7 @@ class HumanEvalInfilling(Benchmark):
         return score_programs(
             [answer for answer in answers if isinstance(answer, GeneratedText)],
             self._program,
-            ProgramTests(assertion_judge, self._tests, seconds=self._options.timeout),
+            ProgramTests(assertion_judge, self._tests, self._options.pass_at),
             self._execution,
             limits_of(self._options.memory_gib),
         )
@@ -95,4 +97,5 @@ class HumanEvalInfilling(Benchmark):
             "gold": problem["prompt"] + problem["canonical_solution"] + problem["suffix"],
             "tests": problem["test"],
             "entry_point": problem["entry_point"],
+            "seconds": self._options.timeout,
         }

@@ -7,13 +7,13 @@ import random
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from opendllm.core.toolkit.scores_by_setting import OUTPUT_SHARES, output_shares, scores_by_setting
 from opendllm.plugins.benchmarks import LmEvalOptions
+from opendllm.plugins.benchmarks.lm_eval_loading import load_tasks
 from opendllm.plugins.benchmarks.lm_eval_scores import mean_metrics, read_results, replaying_model
 from opendllm.registries.benchmarks import (
     Answer,
@@ -27,8 +27,7 @@ from opendllm.registries.benchmarks import (
     Scores,
     TextLikelihood,
 )
-from opendllm.registries.errors import UserError, first_line
-from opendllm.registries.registry import did_you_mean
+from opendllm.registries.errors import UserError
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -64,7 +63,7 @@ class LmEvalTask(Benchmark):
     def requests(self, context: BenchmarkContext) -> Sequence[Request]:
         """Every instance of every document; `limit` counts documents of each task, as in lm-eval."""
         with _quiet(), _as_lm_eval_seeds():
-            self._loaded = _load(self._options)
+            self._loaded = load_tasks(self._options)
             tasks: dict[str, Task] = self._loaded["tasks"]
             for task in tasks.values():
                 _prepare(task, self._options.num_fewshot)
@@ -153,42 +152,6 @@ class LmEvalTask(Benchmark):
             )
         assert results is not None
         return read_results(results, self._loaded["tasks"])
-
-
-def _load(options: LmEvalOptions) -> dict[str, Any]:
-    """The tasks by name, and the groups.
-
-    Raises:
-        UserError: there is no such task, it can't be loaded, or it would run generated code.
-    """
-    from lm_eval.tasks import TaskManager
-
-    if options.folder is not None and not Path(options.folder).expanduser().is_dir():
-        raise UserError(f"benchmark lm-eval: {options.folder} is no folder of task files")
-    # lm-eval's own index takes twelve seconds to read.
-    manager = TaskManager(
-        include_path=None if options.folder is None else str(Path(options.folder).expanduser()),
-        include_defaults=options.folder is None,
-    )
-    if options.task not in manager.all_tasks:
-        hint = did_you_mean(options.task, manager.all_tasks) if options.folder else "see `lm_eval ls tasks`"
-        raise UserError(f"benchmark lm-eval: no task {options.task!r}; {hint}")
-    try:
-        loaded: dict[str, Any] = manager.load([options.task])
-    except Exception as error:  # of its YAML, of what that imports, and of the data set it reads
-        raise UserError(
-            f"benchmark lm-eval: task {options.task!r} cannot be loaded ({first_line(error)}); without a "
-            f"network, give a `folder` with a task file that reads local data"
-        ) from error
-    for name, task in loaded["tasks"].items():
-        if getattr(task, "UNSAFE_CODE", False):
-            raise UserError(
-                f"benchmark lm-eval: task {name!r} would run generated code outside the sandbox: take "
-                f"benchmark humaneval, humaneval-plus, mbpp or mbpp-plus"
-            )
-        if getattr(task, "MULTIMODAL", False):
-            raise UserError(f"benchmark lm-eval: task {name!r} shows images or sounds to the model")
-    return loaded
 
 
 def _prepare(task: Task, num_fewshot: int | None) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from opendllm.core.toolkit.benchmark_files import ProblemSource, read_problems
-from opendllm.core.toolkit.program_scores import PASS_METRICS, ProgramTests, score_programs
+from opendllm.core.toolkit.program_scores import ProgramTests, score_programs
 from opendllm.core.toolkit.sandbox import assertion_judge
 from opendllm.core.toolkit.sandbox.limits import limits_of
 from opendllm.core.toolkit.scores_by_setting import lower_is_better
@@ -41,13 +41,13 @@ class Mbpp(Benchmark):
     name = "mbpp"
     source = ProblemSource(DATASET, "test", f"mbpp.jsonl of {REPOSITORY}", configuration="full")
     fields: tuple[str, ...] = ("task_id", "text", "code", "test_list", "test_setup_code")
-    headline = PASS_METRICS
     lower_is_better = lower_is_better(())
     executes_code = True
     accepts = frozenset({"written", "completion", "solution"})
 
     def __init__(self, options: MbppOptions) -> None:
         self._options = options
+        self.headline = tuple(f"pass@{k}" for k in options.pass_at)
         self._problems: dict[str, dict[str, Any]] = {}
         self._execution: CodeExecution | None = None
 
@@ -71,7 +71,7 @@ class Mbpp(Benchmark):
         return score_programs(
             texts,
             self._program,
-            ProgramTests(assertion_judge, self._tests, seconds=self._options.timeout),
+            ProgramTests(assertion_judge, self._tests, self._options.pass_at),
             self._execution,
             limits_of(self._options.memory_gib),
             [NOTES[self._options.protocol]] if written else [],
@@ -104,7 +104,11 @@ class Mbpp(Benchmark):
 
     def _tests(self, task: str) -> dict[str, Any]:
         row = self._problems[task]
-        return {"gold": row["code"], "tests": "\n".join([self.setup(row), *row["test_list"]])}
+        return {
+            "gold": row["code"],
+            "tests": "\n".join([self.setup(row), *row["test_list"]]),
+            "seconds": self._options.timeout,
+        }
 
 
 class MbppSanitized(Mbpp):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import warnings
+from codeop import PyCF_ALLOW_INCOMPLETE_INPUT  # type: ignore[attr-defined]
 from collections.abc import Iterator
 
 PARSED_CHARACTERS = 20_000_000
@@ -33,8 +34,8 @@ def extract_code(text: str) -> str:
     filled_before = [0]
     for line in lines:
         filled_before.append(filled_before[-1] + bool(line.strip()))
+    ranges = _Ranges(lines)
     starts = [number for number, line in enumerate(lines) if _may_start(line)]
-    allowed = PARSED_CHARACTERS
     for wanted in range(filled_before[-1], 0, -1):
         for start in starts:
             if filled_before[-1] - filled_before[start] < wanted:
@@ -43,14 +44,65 @@ def extract_code(text: str) -> str:
                 filled = filled_before[end + 1] - filled_before[start]
                 if filled > wanted:
                     break
-                if filled == wanted:
-                    candidate = "\n".join(lines[start : end + 1])
-                    allowed -= len(candidate)
-                    if allowed < 0:
-                        return lines[0]
-                    if _parse(candidate) is not None:
-                        return candidate
+                if filled == wanted and ranges.is_code(start, end):
+                    return ranges.text(start, end)
+                if ranges.exhausted:
+                    return lines[0]
     return lines[0]
+
+
+class _Ranges:
+    """Says which ranges of lines are Python, parsing few of them.
+
+    A parser that meets an error before the end of its text meets it in every longer text, too. And a
+    bracket or string that the end of a text leaves open is open in every shorter one that begins it.
+    """
+
+    def __init__(self, lines: list[str]) -> None:
+        self._lines = lines
+        self._allowed = PARSED_CHARACTERS
+        self._hopeless = [len(lines)] * len(lines)
+        """Of each start, an end from which on every range asked for from now on is no code."""
+        self._suspect = len(lines)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether too much was parsed already."""
+        return self._allowed < 0
+
+    def text(self, start: int, end: int) -> str:
+        """The lines from `start` to `end`, both included."""
+        return "\n".join(self._lines[start : end + 1])
+
+    def is_code(self, start: int, end: int) -> bool:
+        """Whether the range is Python; of a start, ranges with more code must be asked for first."""
+        if end >= self._hopeless[start]:
+            return False
+        if start < self._suspect < end and self._fails_before_its_end(start, self._suspect):
+            return False
+        error = self._error(start, end)
+        if error is None:
+            return True
+        line = start + (error.lineno or 1) - 1 if isinstance(error, SyntaxError) else end
+        if "never closed" in str(error) or "unterminated triple-quoted" in str(error):
+            self._hopeless[start] = min(self._hopeless[start], max(line, start + 1))
+        elif start < line < end:
+            # Mostly the line that other ranges fail at, too; if not, nothing follows from it.
+            self._suspect = line
+            self._fails_before_its_end(start, line)
+        return False
+
+    def _fails_before_its_end(self, start: int, end: int) -> bool:
+        error = self._error(start, end, PyCF_ALLOW_INCOMPLETE_INPUT)
+        failed = isinstance(error, SyntaxError) and "incomplete input" not in str(error)
+        if failed:
+            self._hopeless[start] = min(self._hopeless[start], end)
+        return failed
+
+    def _error(self, start: int, end: int, flags: int = 0) -> Exception | None:
+        text = self.text(start, end)
+        self._allowed -= len(text)
+        return _parse_error(text, flags)
 
 
 def _may_start(line: str) -> bool:
@@ -58,13 +110,18 @@ def _may_start(line: str) -> bool:
     return not line.strip() or line[0] not in " \t" or line.strip()[0] in "#\\"
 
 
-def _parse(code: str) -> ast.Module | None:
+def _parse_error(code: str, flags: int) -> Exception | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return ast.parse(code)
-    except (SyntaxError, ValueError, MemoryError, RecursionError):
-        return None
+            compile(code, "<answer>", "exec", ast.PyCF_ONLY_AST | flags, dont_inherit=True)
+    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
+        return error
+    return None
+
+
+def _parse(code: str) -> ast.Module | None:
+    return ast.parse(code) if _parse_error(code, 0) is None else None
 
 
 def _reachable_code(code: str, entry_point: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,50 @@ def test_samples_of_a_task_give_pass_at_k() -> None:
     assert metrics["pass@1"].value == pytest.approx(0.3)
     assert metrics["pass@10"].value == 1
     assert "pass@100" not in metrics
+
+
+def test_any_k_may_be_asked_for() -> None:
+    for name, prefix in (("humaneval", ""), ("mbpp-plus", "base_"), ("humaneval-infilling", "")):
+        benchmark, requests = asked(name, pass_at=(2, 5, 7))
+        answers = [
+            GeneratedText(r.task_id, "default", n, reference(r) if n == 0 else "(", form="completion")
+            for r in one_a_task(requests)
+            for n in range(5)
+        ]
+        scores = benchmark.score(answers)
+        found = {k: m.value for k, m in scores.metrics.items() if k.startswith(f"{prefix}pass@")}
+        assert found == {f"{prefix}pass@2": pytest.approx(0.4), f"{prefix}pass@5": 1}
+        assert f"{prefix}pass@2" in benchmark.headline
+    with pytest.raises(ValueError, match="pass_at"):
+        asked("humaneval", pass_at=(0,))
+
+
+def test_an_answer_that_failed_is_wrong_even_where_an_empty_one_is_right() -> None:
+    failure = "the prompt is too long"
+    for name in NAMES:
+        benchmark, requests = asked(name)
+        answers = [
+            GeneratedText(r.task_id, "default", 0, reference(r), failure=failure)
+            for r in one_a_task(requests)
+        ]
+        scores = benchmark.score(answers)
+        assert not any(passed(scores))
+        assert scores.metrics["pass@1"].value == 0
+        assert "empty" not in scores.metrics
+        assert any("not asked" in note for note in scores.notes)
+
+
+def test_the_scoring_tells_how_far_it_is() -> None:
+    told: list[tuple[int, int, float]] = []
+    context = replace(CONTEXT, code_execution=CodeExecution(on_progress=lambda *now: told.append(now)))
+    benchmark, requests = asked("humaneval", context)
+    right = {request.task_id for request in requests[:2]}
+    answers = [
+        GeneratedText(r.task_id, "default", 0, reference(r) if r.task_id in right else "", form="completion")
+        for r in requests
+    ]
+    benchmark.score(answers)
+    assert told == [(1, 4, 1.0), (2, 4, 1.0), (3, 4, pytest.approx(2 / 3)), (4, 4, 0.5)]
 
 
 def test_a_broken_problem_is_named_and_the_others_are_scored(tmp_path: Path) -> None:

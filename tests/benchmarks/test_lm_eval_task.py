@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from lm_eval.api.model import LM
 from lm_eval.tasks import TaskManager
 
 from opendllm.plugins.benchmarks import LmEvalOptions
+from opendllm.plugins.benchmarks.lm_eval_loading import index_for
 from opendllm.plugins.benchmarks.lm_eval_task import LmEvalTask
 from opendllm.registries.benchmarks import (
     Answer,
@@ -274,3 +278,44 @@ def test_without_a_network_a_task_of_the_hub_is_one_line(folder: Path) -> None:
     with pytest.raises(UserError, match=r"task 'remote' cannot be loaded \(.*give a `folder`") as caught:
         benchmark("remote")
     assert "\n" not in str(caught.value)
+
+
+HURRIED = """
+import sys, time
+from opendllm.plugins.benchmarks import LmEvalOptions
+from opendllm.plugins.benchmarks.lm_eval_task import LmEvalTask
+from opendllm.registries.benchmarks import BenchmarkContext
+
+def slept(seconds):
+    sys.exit("tried again")
+
+time.sleep = slept
+try:
+    benchmark = LmEvalTask(LmEvalOptions(task="remote", folder="."))
+    benchmark.requests(BenchmarkContext(None, 0, 64, lambda: iter(())))
+except Exception as error:
+    print(error)
+"""
+
+
+def test_a_hub_that_cannot_be_reached_is_not_tried_again_and_again(folder: Path) -> None:
+    task = TASKS["choice"].replace("task: choice", "task: remote")
+    (folder / "remote.yaml").write_text(task + "dataset_path: nobody/nothing\ntest_split: test\n")
+    cache = str(folder / "cache")
+    hub = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9", "HF_DATASETS_CACHE": cache}
+    found = subprocess.run(
+        [sys.executable, "-c", HURRIED],
+        env={**os.environ, **hub},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    [line] = found.stdout.splitlines()
+    assert "task 'remote' cannot be loaded (" in line
+    assert "'nobody/nothing'" in line
+    assert "the hub cannot be reached ([Errno 111] Connection refused): load its data set" in line
+    assert f"copy the cache to {cache}" in line
+
+
+def test_one_of_lm_evals_own_tasks_is_found_without_reading_them_all() -> None:
+    manager = index_for(LmEvalOptions(task="mmlu_anatomy"))
+    assert "mmlu_anatomy" in manager.all_tasks
+    assert len(manager.all_tasks) < 200

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
+from opendllm.core.toolkit.scores_by_setting import parses_as_python
+from opendllm.plugins.benchmarks import sanitizing
 from opendllm.plugins.benchmarks.sanitizing import extract_code, sanitize
 
 
@@ -51,3 +55,36 @@ def test_the_longest_range_counts_lines_that_are_not_blank() -> None:
 def test_a_long_text_that_is_no_code_ends_soon() -> None:
     text = "this is no code, not at all\n" * 3000
     assert extract_code(text) == "this is no code, not at all"
+
+
+def longest_code(text: str) -> str:
+    """What `extract_code` should find, by trying everything."""
+    lines = text.split("\n")
+    found, most = lines[0], 0
+    for start in range(len(lines)):
+        for end in range(start + 1, len(lines)):
+            filled = sum(bool(line.strip()) for line in lines[start : end + 1])
+            if filled > most and parses_as_python("\n".join(lines[start : end + 1])):
+                found, most = "\n".join(lines[start : end + 1]), filled
+    return found
+
+
+PIECES = (
+    *("def f(x):", "    return x", "x = (1,", "]", "if x:", "else:", "'''", '"""', "", "  odd", "```"),
+    *("x = 1 \\", "print('a'", ")", "class A:", "    pass", "f'{x", "@d", "not a program", "# (", "x = {}"),
+)
+
+
+def test_the_code_found_is_that_of_trying_every_range() -> None:
+    draw = random.Random(0)
+    for _ in range(600):
+        text = "\n".join(draw.choice(PIECES) for _ in range(draw.randrange(1, 12)))
+        assert extract_code(text) == longest_code(text), text
+
+
+@pytest.mark.parametrize("bad", ["if", "foo((", '"""', "what follows is", "  x"])
+def test_a_long_text_with_one_bad_line_is_parsed_few_times(bad: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [f"a_{n} = [1, 2, 3]" for n in range(150)]
+    text = "\n".join([*lines[:100], bad, *lines[100:]])
+    monkeypatch.setattr(sanitizing, "PARSED_CHARACTERS", 120 * len(text))
+    assert extract_code(text) == "\n".join(lines[:100])

@@ -90,10 +90,12 @@ def test_the_scores_lie_beside_the_samples_by_default(here: Here, folder: Path) 
         (json.dumps({"completion": "x"}), "has no `task_id`"),
         (json.dumps({"task_id": "py/n5"}), "has neither a `completion` nor a `solution`"),
         (json.dumps({"task_id": "py/n5", "completion": None}), "has a `completion` that isn't text"),
+        (json.dumps({"task_id": "py/n5", "log_likelihood": -1.0}), "has neither a `completion` nor"),
+        ('{"task_id": "py/n5", "completion": "x", "setting": "\\ud800"}', "has a `setting` with a lone surr"),
         (gold(0, sample=0), "is a sample of py/n0 that line 1 has already"),
     ],
     ids=["unknown", "broken", "raw-null", "null", "surrogate", "long", "bytes", "list", "nameless", "empty",
-         "number", "double"],
+         "number", "likelihood", "setting", "double"],
 )  # fmt: skip
 def test_a_bad_line_is_named_and_the_rest_is_scored(
     here: Here, folder: Path, bad: str | bytes, expected: str
@@ -112,6 +114,17 @@ def test_a_bad_line_is_named_and_the_rest_is_scored(
     assert written["samples"]["missing"] == ["py/n5"]
     assert [f"error: {complaint}" for complaint in written["samples"]["complaints"]] == errors
     assert written["metrics"]["exact_match"]["value"] == 1
+
+
+def test_fields_of_others_may_hold_anything_and_the_file_may_begin_with_a_byte_order_mark(
+    here: Here, folder: Path
+) -> None:
+    odd = {"seconds": "much", "kept_tokens": None, "forward_passes": [1], "failure": "none", "digest": 3}
+    write(folder, "\ufeff" + gold(0, **odd), *[gold(number, **odd) for number in range(1, TASKS)])
+    assert run(here)[0::2] == (0, [])
+    written = result(folder / "samples.scores.json")
+    assert written["metrics"]["exact_match"]["value"] == 1
+    assert written["unasked"] == {}
 
 
 def test_a_line_that_is_there_twice_is_named(here: Here, folder: Path) -> None:

@@ -44,6 +44,31 @@ def test_answers_of_other_settings_are_refused_and_kept(tmp_path: Path) -> None:
     assert path.read_bytes() == before
 
 
+def test_answers_of_other_settings_are_refused_by_all_processes_before_any_waits(tmp_path: Path) -> None:
+    def wait() -> None:
+        raise AssertionError("the others are gone by then")
+
+    path = tmp_path / "b.jsonl"
+    AnswerFile(path, "one").add(("a", "s", 0), GENERATED)
+    for rank in range(2):
+        with pytest.raises(UserError, match=r"b.jsonl:1 was made with other settings"):
+            AnswerFile(path, "two", Shard(rank, 2, wait))
+
+
+def test_a_file_of_something_else_is_refused_and_bytes_that_are_no_text_cost_their_line(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "b.jsonl"
+    AnswerFile(path, "d").add(("a", "s", 0), GENERATED)
+    whole = path.read_bytes()
+    path.write_bytes(whole + whole[:20] + b"\xff\xfe\0\n")
+    assert set(AnswerFile(path, "d").lines) == {("a", "s", 0)}
+    assert path.read_bytes() == whole
+    path.write_bytes(whole + b'{"task_id": "b", "completion": "x"}\n')
+    with pytest.raises(UserError, match=r"b.jsonl:2 is no answer of an evaluation"):
+        AnswerFile(path, "d")
+
+
 def test_parts_of_several_processes_become_one_file_in_the_order_asked(tmp_path: Path) -> None:
     path = tmp_path / "b.jsonl"
     AnswerFile(path, "d").add(("b", "s", 0), GENERATED)

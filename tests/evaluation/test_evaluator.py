@@ -15,7 +15,7 @@ from opendllm.core.data.tokenizers import train_tokenizer
 from opendllm.core.decoding.options import DecoderOptions
 from opendllm.core.evaluation.answering import Asked, Replica
 from opendllm.core.evaluation.answers import AnswerFile
-from opendllm.core.evaluation.evaluator import Evaluation, OnProgress, evaluate
+from opendllm.core.evaluation.evaluator import Evaluation, OnProgress, OnScoring, evaluate
 from opendllm.core.evaluation.text_likelihood import TextToScore, score_texts
 from opendllm.core.toolkit.sandbox.launch import LevelUnavailableError
 from opendllm.registries.backbones import DiffusionLM, Vocabulary
@@ -68,6 +68,7 @@ def ask(
     replicas: int = 1,
     context: BenchmarkContext = CONTEXT,
     on_progress: OnProgress = lambda *_: None,
+    on_scoring: OnScoring = lambda *_: None,
 ) -> Evaluation:
     sampler = installed_plugins().samplers.get("low-confidence").build()
     asked = Asked(
@@ -80,7 +81,9 @@ def ask(
         likelihood_draws=16,
         seed=0,
     )
-    evaluation = evaluate(asked, benchmark, context, AnswerFile(path, "d"), on_progress)
+    evaluation = evaluate(
+        asked, benchmark, context, AnswerFile(path, "d"), on_progress, on_scoring=on_scoring
+    )
     assert evaluation is not None
     return evaluation
 
@@ -127,10 +130,42 @@ def test_samples_do_not_depend_on_the_number_of_devices(tmp_path: Path) -> None:
     assert keys_of(tmp_path / "three.jsonl") == keys_of(tmp_path / "one.jsonl")
 
 
-def test_a_device_that_fails_stops_the_evaluation_with_its_error(tmp_path: Path) -> None:
-    requests = [GenerationRequest("long", "x = 1\n" * 4000), *infillings()]
-    with pytest.raises(UserError, match="more than the model's context"):
-        ask(Questions(requests), tmp_path / "s.jsonl", replicas=2)
+def test_a_device_that_fails_stops_the_evaluation_with_its_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise UserError("out of memory")
+
+    monkeypatch.setattr("opendllm.core.evaluation.answering.write", fail)
+    with pytest.raises(UserError, match="out of memory"):
+        ask(Questions(infillings()), tmp_path / "s.jsonl", replicas=2)
+
+
+LONG = GenerationRequest("long", "x = 1\n" * 4000)
+EMPTY = GenerationRequest("empty", "")
+
+
+def test_a_problem_that_does_not_fit_the_model_fails_and_the_rest_goes_on(tmp_path: Path) -> None:
+    plain, mixed = Questions(infillings()), Questions([LONG, *infillings(), EMPTY])
+    ask(plain, tmp_path / "plain.jsonl")
+    evaluation = ask(mixed, tmp_path / "s.jsonl", replicas=2)
+    answers = [answer for answer in mixed.answers if isinstance(answer, GeneratedText)]
+    failed = [answer for answer in answers if answer.failure is not None]
+    assert [(answer.task_id, answer.text) for answer in failed] == [("long", "")] * 2 + [("empty", "")] * 2
+    assert [answer for answer in answers if answer.failure is None] == plain.answers
+    assert set(evaluation.unasked) == {"long", "empty"}
+    assert "more than the model's context of" in evaluation.unasked["long"]
+    assert evaluation.scores is not None
+    assert "2 of 5 problems couldn't be asked and count as failed (long: " in (evaluation.scores.notes[-1])
+    before = (tmp_path / "s.jsonl").read_bytes()
+    assert ask(Questions([LONG, *infillings(), EMPTY]), tmp_path / "s.jsonl").unasked == evaluation.unasked
+    assert (tmp_path / "s.jsonl").read_bytes() == before
+
+
+def test_a_benchmark_of_which_no_problem_fits_is_refused_and_nothing_is_kept(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no problem .* long: prompt has \d+ tokens"):
+        ask(Questions([LONG]), tmp_path / "s.jsonl")
+    assert (tmp_path / "s.jsonl").read_bytes() == b""
 
 
 def test_answers_to_problems_that_have_changed_are_refused(tmp_path: Path) -> None:
@@ -202,6 +237,32 @@ def test_the_progress_bar_hears_the_score_so_far(tmp_path: Path) -> None:
     told.clear()
     ask(Half(infillings()), tmp_path / "s.jsonl", on_progress=lambda *now: told.append(now))
     assert told == [(6, 6, pytest.approx(1 / 3))]
+
+
+def test_the_scoring_is_heard_of_when_it_begins_and_as_it_goes_on(tmp_path: Path) -> None:
+    class Executes(Questions):
+        executes_code = True
+
+        def requests(self, context: BenchmarkContext) -> Sequence[Request]:
+            self.execution = context.code_execution
+            return super().requests(context)
+
+        def score(self, answers: Sequence[Answer]) -> Scores:
+            assert self.execution is not None
+            self.execution.on_progress(1, 3, 0.5)
+            return super().score(answers)
+
+    told: list[tuple[int, int | None, float | None]] = []
+    allowed = replace(CONTEXT, code_execution=CodeExecution())
+    for context, expected in ((allowed, [(0, None, None), (1, 3, 0.5)]), (CONTEXT, [])):
+        told.clear()
+        ask(
+            Executes(infillings()),
+            tmp_path / "s.jsonl",
+            context=context,
+            on_scoring=lambda *now: told.append(now),
+        )
+        assert told == expected
 
 
 def test_finished_answers_are_not_made_again(tmp_path: Path) -> None:

@@ -63,6 +63,26 @@ PRETENDS = {
         "    os.write(3, struct.pack('!I', len(text)) + text)"
     ),
     "closes its descriptors": "import os\nos.closerange(0, 64)" + RIGHT,
+    "half a reply": "import os, time\ndef solve(x):\n    os.write(3, b'\\0\\0\\0\\x10{')\n    time.sleep(99)",
+    "hands over descriptors": (
+        "import os, socket\nchannel = socket.socket(fileno=3)\nnothing = [os.open('/dev/null', 0) for _ in range(8)]\n"
+        "def solve(x):\n    for byte in b'\\0\\0\\0\\x0b{\"value\":0}' * 9:\n"
+        "        socket.send_fds(channel, [bytes([byte])], nothing)"
+    ),
+    "numbers that collide": (
+        "def solve(x): return {}\nimport os, struct\nTEXT = ','.join(str(n * (2**61 - 1)) for n in range(10**5))\n"
+        "def solve(x):\n    text = b'{\"value\":{\"s\":[' + TEXT.encode() + b']}}'\n"
+        "    text = struct.pack('!I', len(text)) + text\n    while text: text = text[os.write(3, text):]"
+    ),
+    "forges exceptions": (
+        "import os, struct\ndef solve(x):\n    for name in (b'StopIteration', b'AssertionError', b'GeneratorExit', b'type'):\n"
+        "        text = b'{\"error\":\"' + name + b'\"}'\n        os.write(3, struct.pack('!I', len(text)) + text)"
+    ),
+    "changes what it wasn't given": (
+        'import os, struct\ndef solve(x):\n    text = b\'{"value":1,"changed":{"-1":[1],"x":{},"99":[]}}\'\n'
+        "    os.write(3, struct.pack('!I', len(text)) + text)"
+    ),
+    "not a number": "def solve(x): return float('nan')",
 }
 PATCHES = {
     "AssertionError": "import builtins\nbuiltins.AssertionError = type('A', (BaseException,), {})" + WRONG,
@@ -88,6 +108,32 @@ PATCHES = {
     "a pickle bomb": "import os\nclass E:\n  def __reduce__(self): return os._exit, (0,)\ndef solve(x): return E()",
     "a trace function": "import sys\nsys.settrace(lambda f, e, a: f.f_locals.update(x=1))" + WRONG,
     "at exit": "import atexit\natexit.register(print, 'passed')" + WRONG,
+    "a class that lies": (
+        "class E:\n  __class__ = property(lambda s: int)\n  __hash__ = lambda s: 1\n  __len__ = lambda s: 1\n"
+        "  __bool__ = __lt__ = __le__ = __eq__ = __ge__ = lambda *a: True\n  __ne__ = lambda *a: False\ndef solve(x): return E()"
+    ),
+    "modules": (
+        "import sys, types\nfor name in ('math', 'builtins', 'json', 'operator', 'judge', 'socket'):\n"
+        "  sys.modules[name] = types.ModuleType(name)" + WRONG
+    ),
+    "its builtins": "__builtins__ = {'len': len}\nglobals()['__builtins__'] = __builtins__" + WRONG,
+    "a profile function": "import sys\nsys.setprofile(lambda f, e, a: f.f_locals.clear())" + WRONG,
+    "an audit hook": "import sys\nsys.addaudithook(lambda *a: 1 / 0)" + RIGHT + "\nimport os\nos._exit(0)",
+    "garbage collection": (
+        "import gc, os\ngc.callbacks.append(lambda *a: os._exit(0))\ndef solve(x):\n  gc.collect()\n  return 3 * x + 1"
+    ),
+    "a thread that stays": (
+        "import threading, os, struct, time\ndef reply():\n  text = b'{\"value\":10}'\n  while True:\n"
+        "    os.write(3, struct.pack('!I', len(text)) + text)\n    time.sleep(0.001)\n"
+        "threading.Thread(target=reply).start()" + WRONG
+    ),
+    "an exception of its own making": (
+        "class M(type):\n  __mro__ = property(lambda c: 1 / 0)\n  def mro(c): return [c, BaseException, object]\n"
+        "def solve(x): raise M('E', (Exception,), {'__str__': lambda s: s})()"
+    ),
+    "the interpreter's own objects": (
+        "import ctypes, sys\ndef solve(x):\n  ctypes.memmove(id(0) + 24, (ctypes.c_int * 1)(1), 4)\n  return 0"
+    ),
 }
 KILLS = {
     "its parent": "import os\nos.kill(os.getppid(), 9)" + RIGHT,
@@ -95,6 +141,16 @@ KILLS = {
     "its parent's group": "import os\nos.killpg(os.getpgid(os.getppid()), 9)" + RIGHT,
     "everything": "import os\nos.kill(-1, 9)" + RIGHT,
     "every number": "import os\nfor pid in range(2, 500):\n  os.kill(pid, 9)" + RIGHT,
+    "its parent, by a descriptor's owner": (
+        "import fcntl, os, signal, socket\na, b = socket.socketpair()\nfcntl.fcntl(a, 10, signal.SIGKILL)\n"
+        "fcntl.fcntl(a, fcntl.F_SETOWN, os.getppid() or 1)\n"
+        "fcntl.fcntl(a, fcntl.F_SETFL, os.O_ASYNC)\nb.send(b'x')" + RIGHT
+    ),
+    "everything, by a descriptor's group": (
+        "import fcntl, os, socket, struct\na, b = socket.socketpair()\n"
+        "fcntl.ioctl(a, 0x8901, struct.pack('i', -os.getpgid(os.getppid() or 1) or 1))\n"
+        "fcntl.fcntl(a, fcntl.F_SETFL, os.O_ASYNC)\nb.send(b'x')" + RIGHT
+    ),
     "its parent's limits": (
         "import os, resource\nresource.prlimit(os.getppid() or 1, resource.RLIMIT_CPU, (0, 0))" + RIGHT
     ),
@@ -106,6 +162,12 @@ MULTIPLIES = {
     "a subprocess": "import subprocess\nsubprocess.run(['/bin/true'])" + RIGHT,
     "spawn": "import os\nos.posix_spawn('/bin/true', ['true'], {})" + RIGHT,
     "multiprocessing": "import multiprocessing as m\np = m.Process(target=print)\np.start()" + RIGHT,
+    "daemons": (
+        "import os\nwhile True:\n  try:\n    if os.fork() == 0:\n      os.setsid()\n      os.fork()\n"
+        "  except OSError: pass"
+    ),
+    "a clone": "import ctypes\nctypes.CDLL(None).syscall(56, 17, 0, 0, 0, 0)" + RIGHT,
+    "a vfork": "import ctypes\nctypes.CDLL(None).vfork()" + RIGHT,
     "a thread bomb": (
         "import threading, time\nwhile True:\n  threading.Thread(target=time.sleep, args=(99,)).start()"
     ),
@@ -124,6 +186,11 @@ FILLS = {
     "the reply": "def solve(x): return 'x' * 10**9",
     "the reply, without end": "import itertools\ndef solve(x): return list(itertools.count())",
     "descriptors": "import os\nx = []\nwhile True: x.append(open('/dev/null'))",
+    "a name without end": "class E:\n  def __repr__(self): return 'x' * 10**10\n  __str__ = __repr__\ndef solve(x): raise ValueError(E())",
+    "a number of a gigabyte": "def solve(x): return 1 << (8 * 10**9)",
+    "the last letter": "def solve(x): return chr(0x10FFFF) * 10**8",
+    "half a letter": "def solve(x): return chr(0xD800)",
+    "a list in itself": "def solve(x):\n  found = []\n  found += [found, found]\n  return found",
 }
 HANGS = {
     "a loop": "while True: pass",
@@ -161,6 +228,14 @@ SPIES = {
     "descriptors": (
         "import os\ndef solve(x):\n  for fd in range(4, 64):\n    try:\n      os.fstat(fd)\n"
         "      return 3 * x + 1\n    except OSError: pass"
+    ),
+    "the channel's other readers": (
+        "import os\ndef solve(x):\n  found = [os.readlink(f'/proc/self/fd/{n}') for n in os.listdir('/proc/self/fd')]\n"
+        "  return 3 * x + 1 if any('pipe' not in name and 'null' not in name and ':[' not in name\n"
+        "    and not name.endswith('/fd') for name in found) else 0"
+    ),
+    "tracing itself": (
+        "import ctypes\ndef solve(x): return 3 * x + 1 if ctypes.CDLL(None).ptrace(0, 0, 0, 0) == 0 else 0"
     ),
     "the environment": escape("assert os.environ['SECRET'] == 'secret'"),
 }

@@ -105,6 +105,55 @@ def test_time_is_bounded_and_the_next_trial_is_fresh(sandbox: Sandbox) -> None:
     assert [verdict.reason for verdict in sandbox.judge([case])[0]] == ["timed out", "passed", "passed"]
 
 
+def test_descriptors_that_a_program_hands_over_do_not_starve_its_judge(sandbox: Sandbox) -> None:
+    hostile = (
+        "import os, socket\nchannel = socket.socket(fileno=3)\nnothing = [os.open('/dev/null', 0)] * 8\n"
+        "for byte in b'\\0\\0\\0\\x0c{\"value\":{}}' * 4: socket.send_fds(channel, [bytes([byte])], nothing)"
+    )
+    honest = "def f(): return 1"
+    tests = "import os\nos.close(os.open('/dev/null', 0))\nos.close(os.open('/dev/null', 0))\nassert f() == 1"
+    trials = tuple(Trial(text, seconds=SECONDS) for text in (hostile, honest))
+    found = sandbox.judge([Case("case", SCRIPT, {"gold": honest, "tests": tests}, trials)])[0]
+    assert [bool(verdict.passed) for verdict in found] == [False, True]
+
+
+def test_threads_of_one_program_are_not_counted_for_another(sandbox: Sandbox) -> None:
+    if sandbox.level == "rlimits":
+        pytest.skip("there all programs belong to one user")
+    many = (
+        "import threading\nready = threading.Event()\ntry:\n"
+        "    while True: threading.Thread(target=ready.wait, daemon=True).start()\n"
+        "except RuntimeError: pass\n{then}"
+    )
+    waits = many.format(then="import time\ntime.sleep(60)")
+    alone = many.format(then="def f(): return threading.active_count() > 200\n")
+    cases = [
+        Case(
+            str(n), SCRIPT, {"gold": "def f(): return True", "tests": "assert f()"}, (Trial(text, seconds=s),)
+        )
+        for n, (text, s) in enumerate(((waits, 5.0), (alone, SECONDS)))
+    ]
+    assert [found[0].reason for found in sandbox.judge(cases)] == ["timed out", "passed"]
+
+
+def test_a_judge_that_is_kept_busy_is_not_waited_for_longer_than_its_candidate(sandbox: Sandbox) -> None:
+    script = (
+        "def judge(candidate, data, part):\n    candidate.limit(0.1)\n    candidate.load()\n"
+        "    while True: pass"
+    )
+    trial = Trial("", seconds=10_000.0)  # the suite would hang, were it waited for
+    assert sandbox.judge([Case("case", script, {}, (trial,))])[0][0].reason == "timed out"
+
+
+def test_a_slow_problem_gives_programs_more_time(sandbox: Sandbox) -> None:
+    slow = "import time\ndef f():\n    time.sleep(0.5)\n    return 1"
+    slower = slow.replace("0.5", "60")
+    trials = tuple(Trial(text, seconds=600.0) for text in (slow, slower))
+    data = {"gold": slow, "tests": "assert f() == 1", "seconds": 0.2}
+    found = sandbox.judge([Case("case", SCRIPT, data, trials)])[0]
+    assert [verdict.reason for verdict in found] == ["passed", "timed out"]
+
+
 def test_a_problem_whose_own_solution_fails_is_said_to_be_at_fault(sandbox: Sandbox) -> None:
     verdict = judged(sandbox, "def f(): return 1", "assert f() == 1", gold="1 / 0")
     assert verdict.unscorable
@@ -123,7 +172,7 @@ def test_verdicts_keep_the_order_of_the_cases(sandbox: Sandbox) -> None:
         for n in range(12)
     ]
     done: list[int] = []
-    found = [[v.reason == "passed" for v in row] for row in sandbox.judge(cases, done.append)]
+    found = [[v.reason == "passed" for v in row] for row in sandbox.judge(cases, lambda n, _: done.append(n))]
     assert found == [[n % 3 == 0, n % 3 == 1] for n in range(12)]
     assert done == list(range(1, 13))
 

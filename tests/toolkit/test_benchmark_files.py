@@ -131,5 +131,8 @@ def test_a_data_set_comes_through_datasets_with_its_fields_checked(
     monkeypatch.chdir(tmp_path)
     source = ProblemSource("data", "test", "https://example.org/problems.jsonl.gz")
     assert read_problems("mine", None, source, ["task_id"]) == ROWS
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    assert read_problems("mine", None, source, ["task_id"]) == ROWS  # without a network, too
     with pytest.raises(UserError, match="benchmark mine: data on the hub has no 'canonical_solution'"):
         read_problems("mine", None, source, ["canonical_solution"])

@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import ast
 import builtins
+import time
 from dataclasses import dataclass
 from types import CodeType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from opendllm.core.toolkit.sandbox.remote import Candidate
+
+
+SLOWER_THAN_GOLD = 4
+"""As much slower as a candidate may be, in EvalPlus, too."""
 
 
 @dataclass(frozen=True)
@@ -26,27 +31,42 @@ class Prepared:
         entry_point: the one name that comes from the candidate, whose tests are `check(candidate)`; None
             where every name that the tests use does.
         used: names that the tests use and don't define.
+        seconds: that a candidate has; None for what its trial says.
     """
 
     gold: CodeType
     tests: CodeType
     entry_point: str | None
     used: frozenset[str]
+    seconds: float | None
 
 
 def prepare(data: dict[str, Any]) -> Prepared:
-    """Compile `gold` and `tests`, and see that the gold solution runs."""
+    """Compile `gold` and `tests`, and see that the gold solution runs.
+
+    Where the data give `seconds`, the gold solution is put to its tests, too: a candidate has
+    `SLOWER_THAN_GOLD` times what that took, if that is longer. So a machine that is slow or busy doesn't
+    fail what is right.
+    """
     gold = compile(data["gold"], "<gold>", "exec", dont_inherit=True)
     namespace: dict[str, Any] = {}
     exec(gold, namespace)  # noqa: S102
     used = _used_names(data["tests"])
     defined = {name for name in used if name in namespace or not hasattr(builtins, name)}
     tests = compile(data["tests"], "<tests>", "exec", dont_inherit=True)
-    return Prepared(gold, tests, data.get("entry_point"), frozenset(defined))
+    entry_point = data.get("entry_point")
+    seconds = data.get("seconds")
+    if seconds is not None:
+        started = time.monotonic()
+        _run_tests(tests, namespace, entry_point)
+        seconds = max(seconds, SLOWER_THAN_GOLD * (time.monotonic() - started))
+    return Prepared(gold, tests, entry_point, frozenset(defined), seconds)
 
 
 def judge(candidate: Candidate, prepared: Prepared, part: str) -> None:
     """Run the tests; whatever they raise fails the candidate."""
+    if prepared.seconds is not None:
+        candidate.limit(prepared.seconds)
     candidate.load()
     namespace: dict[str, Any] = {}
     exec(prepared.gold, namespace)  # noqa: S102
@@ -60,9 +80,13 @@ def judge(candidate: Candidate, prepared: Prepared, part: str) -> None:
         namespace.pop(name, None)
         if name in found:
             namespace[name] = found[name]
-    exec(prepared.tests, namespace)  # noqa: S102
-    if prepared.entry_point:
-        namespace["check"](namespace[prepared.entry_point])
+    _run_tests(prepared.tests, namespace, prepared.entry_point)
+
+
+def _run_tests(tests: CodeType, namespace: dict[str, Any], entry_point: str | None) -> None:
+    exec(tests, namespace)  # noqa: S102
+    if entry_point:
+        namespace["check"](namespace[entry_point])
 
 
 def _used_names(source: str) -> set[str]:

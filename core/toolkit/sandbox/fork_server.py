@@ -101,7 +101,7 @@ class ForkServer:
             with suppress(OSError):
                 os.write(told, f"{type(error).__name__}: {error}".encode()[:300])
             os._exit(1)
-        _ROLES[role](Channel(socket.socket(fileno=3)))
+        _ROLES[role](Channel(socket.socket(fileno=3), takes_descriptors=role == "judge"))
 
     def _kill(self, process: int) -> dict[str, Any]:
         """End a child and whatever it started; in a room its whole process namespace ends with it."""
@@ -150,7 +150,7 @@ def main() -> None:
     level, descriptor = sys.argv[1:]
     for name in WARM_MODULES:
         __import__(name)
-    control = Channel(socket.socket(fileno=int(descriptor)))
+    control = Channel(socket.socket(fileno=int(descriptor)), takes_descriptors=True)
     if level == "namespaces":
         try:
             enter_room()

@@ -42,7 +42,9 @@ def run_judge(host: Channel) -> None:
                 continue
             program, part, seconds = message
             stream = socket.socket(fileno=host.descriptors.pop(0))
-            candidate = Candidate(Channel(stream), program, seconds)
+            candidate = Candidate(
+                Channel(stream), program, seconds, lambda limit: host.send({"seconds": limit})
+            )
             reason = _judged(namespace["judge"], candidate, prepared, part)
             stream.close()
             host.send({"passed": reason is None, "reason": reason or "passed"})

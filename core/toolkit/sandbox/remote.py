@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import builtins
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 from opendllm.core.toolkit.sandbox.values import decode, encode
@@ -30,15 +30,19 @@ class Candidate:
             whatever the tests made of it.
     """
 
-    def __init__(self, channel: Channel, program: str, seconds: float) -> None:
+    def __init__(
+        self, channel: Channel, program: str, seconds: float, on_limit: Callable[[float], None]
+    ) -> None:
         self._channel = channel
         self._program = program
+        self._on_limit = on_limit
         self._deadline = time.monotonic() + seconds
         self.lost: str | None = None
 
     def limit(self, seconds: float) -> None:
         """From now on the candidate has so many seconds, in place of what it had."""
         self._deadline = time.monotonic() + seconds
+        self._on_limit(seconds)
 
     def load(self) -> None:
         """Run the program's text; its functions can be called then.

@@ -17,7 +17,7 @@ from typing import Any, Self
 from opendllm.core.toolkit.sandbox.launch import Child, ForkServerHandle, LevelUnavailableError
 from opendllm.core.toolkit.sandbox.levels import start
 from opendllm.core.toolkit.sandbox.limits import Limits
-from opendllm.core.toolkit.sandbox.wire import ChannelClosedError, ChannelTimeoutError
+from opendllm.core.toolkit.sandbox.wire import Channel, ChannelClosedError, ChannelTimeoutError
 from opendllm.registries.benchmarks import IsolationLevel
 from opendllm.registries.errors import UserError
 
@@ -34,15 +34,13 @@ class Trial:
     Attributes:
         program: the text that a model wrote.
         parts: what it must pass, one after the other, each time in a process of its own.
-        seconds: for each part; a judge's script may set shorter or longer ones with
-            `Candidate.limit`, up to `longest_seconds`.
-        longest_seconds: after which the host ends a part; None for `seconds`.
+        seconds: for each part, until the judge's script sets another limit with `Candidate.limit`. No
+            program gets more processor time than that.
     """
 
     program: str
     parts: tuple[str, ...] = ("tests",)
     seconds: float = 3.0
-    longest_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -116,13 +114,15 @@ class Sandbox:
         self._server.close()
 
     def judge(
-        self, cases: Sequence[Case], on_progress: Callable[[int], None] = lambda done: None
+        self,
+        cases: Sequence[Case],
+        on_progress: Callable[[int, list[Verdict]], None] = lambda done, verdicts: None,
     ) -> list[list[Verdict]]:
         """Judge every case's trials, in order.
 
         Args:
             cases: the problems.
-            on_progress: told how many of them are done.
+            on_progress: told how many of them are done, and what became of the last one's trials.
 
         Raises:
             UserError: the sandbox itself broke down.
@@ -133,7 +133,7 @@ class Sandbox:
             try:
                 for done, future in enumerate(pending, start=1):
                     results.append(future.result())
-                    on_progress(done)
+                    on_progress(done, results[-1])
             except (LevelUnavailableError, ChannelClosedError) as error:
                 threads.shutdown(wait=False, cancel_futures=True)
                 raise UserError(f"the sandbox ({self.level}) stopped working: {error}") from error
@@ -201,33 +201,37 @@ class _CaseRun:
     def _reason(self, trial: Trial, part: str) -> str:
         assert self._judge is not None
         assert self._judge.channel is not None
-        longest = trial.longest_seconds or trial.seconds
-        candidate = self._server.candidate(self._limits, cpu_seconds=int(longest) + 2)
+        candidate = self._server.candidate(self._limits, cpu_seconds=int(trial.seconds) + 2)
         try:
-            judge = self._judge.channel
-            judge.send([trial.program, part, trial.seconds], [candidate.peer])
-            reason = self._watch(candidate, time.monotonic() + longest + GRACE_SECONDS)
-            if reason is not None:
+            self._judge.channel.send([trial.program, part, trial.seconds], [candidate.peer])
+            answer = self._watch(self._judge.channel, candidate, trial.seconds)
+            if isinstance(answer, str):
                 self._end_judge()
-                return reason
-            answer = judge.receive()
+                return answer
             return "passed" if answer["passed"] is True else str(answer["reason"])
         finally:
             self._server.kill(candidate)
 
-    def _watch(self, candidate: Child, deadline: float) -> str | None:
-        """Wait for the judge to speak, draining the candidate's output; or say what went wrong."""
-        assert self._judge is not None
-        assert self._judge.channel is not None
+    def _watch(self, judge: Channel, candidate: Child, seconds: float) -> dict[str, Any] | str:
+        """Wait for the judge's verdict, draining the candidate's output; or say what went wrong.
+
+        A judge that is busy with what a candidate sent it is not waited for longer than the candidate.
+        """
+        deadline = time.monotonic() + seconds + GRACE_SECONDS
         written = 0
         poll = select.poll()
-        poll.register(self._judge.channel.fileno(), select.POLLIN)
+        poll.register(judge.fileno(), select.POLLIN)
         poll.register(candidate.output, select.POLLIN)
         while True:
-            ready = dict(poll.poll(max(0.0, deadline - time.monotonic()) * 1000))
-            if self._judge.channel.fileno() in ready:
-                return None
-            if not ready:
+            left = deadline - time.monotonic()
+            ready = {} if judge.has_more else dict(poll.poll(max(0.0, left) * 1000))
+            if judge.has_more or judge.fileno() in ready:
+                answer: dict[str, Any] = judge.receive()
+                if "seconds" not in answer:
+                    return answer
+                deadline = time.monotonic() + answer["seconds"] + GRACE_SECONDS
+                continue
+            if left <= 0 or not ready:
                 return "timed out"
             data = os.read(candidate.output, 1 << 20)
             written += len(data)

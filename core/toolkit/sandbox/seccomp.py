@@ -80,6 +80,11 @@ _REFUSED: dict[str, tuple[int | None, int | None]] = {
 }
 _CLONE = {"x86_64": 56, "aarch64": 220}
 _PRLIMIT = {"x86_64": 302, "aarch64": 261}
+_SIGNALS_BY_DESCRIPTOR = {
+    "fcntl": ((72, 25), (8, 10, 15)),  # F_SETOWN, F_SETSIG, F_SETOWN_EX
+    "ioctl": ((16, 29), (0x8901, 0x8902)),  # FIOSETOWN, SIOCSPGRP
+}
+"""Calls whose second argument may make a descriptor send signals to any process of the same user."""
 _CLONE3 = 435
 _CLONE_THREAD = 0x00010000
 _X32 = 0x40000000
@@ -89,7 +94,7 @@ _EQUAL = 0x15  # BPF_JMP | BPF_JEQ | BPF_K
 _AT_LEAST = 0x35  # BPF_JMP | BPF_JGE | BPF_K
 _ANY_BIT = 0x45  # BPF_JMP | BPF_JSET | BPF_K
 _RETURN = 0x06  # BPF_RET | BPF_K
-_NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT = 0, 4, 16  # offsets in seccomp_data
+_NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT, _SECOND_ARGUMENT = 0, 4, 16, 24  # offsets in seccomp_data
 _ALLOW = 0x7FFF0000
 _KILL_PROCESS = 0x80000000
 _ERROR = 0x00050000
@@ -119,6 +124,8 @@ def filter_program() -> bytes:
             number = numbers[column]
             if number is not None:
                 code += _answer(number, verdict)
+    for call_numbers, commands in _SIGNALS_BY_DESCRIPTOR.values():
+        code += _answer_if_second_is(call_numbers[column], commands)
     code += [
         # A process may lower its own limits (that is pid 0), and no other's.
         _instruction(_EQUAL, _PRLIMIT[machine], 0, 4),
@@ -137,6 +144,13 @@ def filter_program() -> bytes:
 
 def _answer(number: int, verdict: int) -> list[bytes]:
     return [_instruction(_EQUAL, number, 0, 1), _instruction(_RETURN, verdict)]
+
+
+def _answer_if_second_is(number: int, values: tuple[int, ...]) -> list[bytes]:
+    """Kill where the call's second argument is one of `values`; allow it with any other."""
+    compared = [instruction for value in values for instruction in _answer(value, _KILL_PROCESS)]
+    inside = [_instruction(_LOAD, _SECOND_ARGUMENT), *compared, _instruction(_RETURN, _ALLOW)]
+    return [_instruction(_EQUAL, number, 0, len(inside)), *inside]
 
 
 def _instruction(code: int, operand: int, if_true: int = 0, if_false: int = 0) -> bytes:

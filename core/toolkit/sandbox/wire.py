@@ -25,8 +25,16 @@ class ChannelTimeoutError(Exception):
 class Channel:
     """One end of a stream socket."""
 
-    def __init__(self, stream: socket.socket) -> None:
+    def __init__(self, stream: socket.socket, takes_descriptors: bool = False) -> None:
+        """Wrap a socket.
+
+        Args:
+            stream: connected.
+            takes_descriptors: whether copies of descriptors are received; else the kernel drops them, so
+                that the other side can't use up this process's own.
+        """
         self._stream = stream
+        self._takes_descriptors = takes_descriptors
         self._received = bytearray()
         self._unsent = bytearray()
         self.descriptors: list[int] = []
@@ -35,6 +43,11 @@ class Channel:
     def fileno(self) -> int:
         """The descriptor, for polling."""
         return self._stream.fileno()
+
+    @property
+    def has_more(self) -> bool:
+        """Whether something was received that no `receive` has returned yet."""
+        return bool(self._received)
 
     def close(self) -> None:
         """Close this end."""
@@ -90,18 +103,24 @@ class Channel:
         while len(self._received) < size:
             self._stream.settimeout(None if deadline is None else max(0.0001, deadline - time.monotonic()))
             try:
-                data, descriptors, _, _ = socket.recv_fds(self._stream, 1 << 20, 8)
+                data = self._received_data()
             except TimeoutError:
                 raise ChannelTimeoutError from None
             except OSError as error:
                 raise ChannelClosedError(str(error)) from None
-            self.descriptors += descriptors
             if not data:
                 raise ChannelClosedError("end of file")
             self._received += data
         taken = bytes(self._received[:size])
         del self._received[:size]
         return taken
+
+    def _received_data(self) -> bytes:
+        if not self._takes_descriptors:
+            return self._stream.recv(1 << 20)
+        data, descriptors, _, _ = socket.recv_fds(self._stream, 1 << 20, 8)
+        self.descriptors += descriptors
+        return data
 
 
 def channel_pair() -> tuple[Channel, socket.socket]:
