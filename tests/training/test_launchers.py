@@ -19,6 +19,7 @@ import psutil
 import pytest
 
 from opendllm.core.launching.launcher import Launcher, check_launcher, parse_launcher
+from opendllm.core.launching.slurm import batch_script
 from opendllm.core.manifest.schema import Launch
 from opendllm.registries.errors import UserError
 
@@ -272,6 +273,31 @@ def test_a_job_is_written_and_submitted(
         "--kill-on-bad-exit=1", *PLATFORM, *arguments, "--launcher", "local:8",
         "--set", "launch.rendezvous.endpoint=node-7:29502",
     ]  # fmt: skip
+
+
+def test_what_a_job_is_given_may_hold_spaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read as sbatch and bash read it; a task gets as many cores as the job asks for."""
+    folder = tmp_path / "my runs, 100%"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    launch = Launch.model_validate(
+        {"nodes": 1, "slurm": {"account": "the lab", "options": {"comment": "it's mine", "cpus-per-task": 8}}}
+    )
+    text = batch_script("short", folder / "run", launch, 2, ["run", "my manifest.yaml"])
+    options = [shlex.split(line)[1:] for line in text.splitlines() if line.startswith("#SBATCH")]
+    assert [f"--output={tmp_path}/my runs, 100%%/run/slurm-%j.log"] in options
+    assert ["--account=the lab"] in options
+    assert ["--comment=it's mine"] in options
+    commands = tmp_path / "commands"
+    commands.mkdir()
+    (commands / "srun").write_text('#!/bin/bash\necho "$PWD|$SRUN_CPUS_PER_TASK|${*: -5}"\n')
+    (commands / "srun").chmod(0o755)
+    variables = os.environ | {"PATH": f"{commands}:{os.environ['PATH']}", "SLURM_CPUS_PER_TASK": "8"}
+    (tmp_path / "slurm.sh").write_text(text)
+    done = subprocess.run(
+        ["bash", tmp_path / "slurm.sh"], env=variables, cwd="/", capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"{folder}|8|opendllm.core run my manifest.yaml --launcher local:2\n"
 
 
 def test_a_refused_job_is_an_error(
