@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opendllm.core.checkpoints.files import CHECKSUMS_FILE, whole_folder, write_json
-from opendllm.core.checkpoints.tokenizer_files import TOKENIZER_FILE, read_tokenizer
+from opendllm.core.checkpoints.tokenizer_files import TOKENIZER_FILE, read_tokenizer, write_tokenizer
 from opendllm.core.data.encoding import encode_in_order
 from opendllm.core.data.packing import Packing
 from opendllm.core.data.progress import OnBatch
@@ -92,7 +93,7 @@ def prepare_all(
             for section, corpus in zip(data.corpora(), corpora, strict=True)
         ]
     except OSError as error:
-        raise UserError(f"data cannot be prepared in {folder}: {error.strerror or error}") from error
+        raise UserError(f"data cannot be prepared in {folder}: {_said(error)}") from error
 
 
 def _tokenizer(choice: TokenizerChoice, corpora: Sequence[Corpus], folder: Path) -> PreTrainedTokenizerFast:
@@ -104,7 +105,7 @@ def _tokenizer(choice: TokenizerChoice, corpora: Sequence[Corpus], folder: Path)
     target = folder / f"tokenizer-{key}"
     with _made_once(target) as aside:
         if aside is not None:
-            make_tokenizer(choice, corpora).save_pretrained(aside)
+            write_tokenizer(make_tokenizer(choice, corpora), aside)
     return read_tokenizer(target)
 
 
@@ -123,6 +124,7 @@ def _prepared(
             "fingerprint": corpus.fingerprint(),
             "tokenizer": tokenizer.backend_tokenizer.to_str(),
             "eos": tokenizer.eos_token,
+            "mask": tokenizer.mask_token,
             "chat": tokenizer.chat_template if data.chat else None,
             "settings": data.model_dump(mode="json", include={"sequence_length", "packed", "chat"}),
         }
@@ -148,6 +150,11 @@ def _prepared(
     )
 
 
+def _said(error: OSError) -> str:
+    """What went wrong with which file."""
+    return f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
+
+
 @contextmanager
 def _made_once(target: Path) -> Iterator[Path | None]:
     """Yields the folder to fill, or None where `target` is there. Of several processes one makes it."""
@@ -167,7 +174,7 @@ def _made_once(target: Path) -> Iterator[Path | None]:
 def _make(
     data: Data, corpus: Corpus, tokenizer: PreTrainedTokenizerFast, folder: Path, on_batch: OnBatch
 ) -> None:
-    tokenizer.save_pretrained(folder / TOKENIZER_FOLDER)
+    write_tokenizer(tokenizer, folder / TOKENIZER_FOLDER)
     facts = {}
     for split in SPLITS:
         pairs = (render(document, tokenizer, data.chat) for document in corpus.documents(split))
@@ -177,6 +184,7 @@ def _make(
                 writer.add(batch)
                 on_batch(split, writer.facts.documents, writer.facts.tokens)
         _check(split, writer.facts, data.sequence_length)
+        _tell_what_is_cut(split, writer.facts, data.sequence_length)
         facts[split] = writer.facts.as_json()
     write_json(folder / FACTS_FILE, facts)
 
@@ -187,4 +195,14 @@ def _check(split: Split, facts: SplitFacts, sequence_length: int) -> None:
     if facts.rows == 0:
         raise UserError(
             f"no {split} prompt leaves room for an answer: raise data.sequence_length ({sequence_length})"
+        )
+
+
+def _tell_what_is_cut(split: Split, facts: SplitFacts, sequence_length: int) -> None:
+    if facts.shortened or facts.dropped:
+        print(
+            f"of {facts.documents} {split} documents with a prompt {facts.shortened} lost their end, and "
+            f"{facts.dropped} are left out for prompts that fill a row: data.sequence_length is "
+            f"{sequence_length}",
+            file=sys.stderr,
         )

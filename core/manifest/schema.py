@@ -147,7 +147,13 @@ class Lora(Section):
 
     rank: int = Field(8, ge=1, description="Of each adapter.")
     alpha: int = Field(16, ge=1, description="The adapters' product is scaled by alpha / rank.")
-    dropout: float = Field(0.0, ge=0, lt=1, description="On the adapters' input.")
+    dropout: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="On the adapters' input. Its draws, unlike the noise, are others for another number of "
+        "processes or another micro-batch.",
+    )
     targets: str | tuple[str, ...] = Field(
         "all-linear",
         description="Which layers: `all-linear` (but the LM head), a regular expression on whole module "
@@ -312,7 +318,7 @@ class Manifest(Section):
 
     name: str = Field(pattern=NAME_PATTERN, description="The experiment's name; its run folder's by default.")
     description: str = Field("", description="One line for the report.")
-    seed: int = Field(0, ge=0, description="Of weights, data order, noise and sampling.")
+    seed: int = Field(0, ge=0, lt=1 << 63, description="Of weights, data order, noise and sampling.")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="`auto`, `cpu` or `cuda`.")
     output: str | None = Field(None, description="The run folder; `runs/NAME` by default.")
     launch: Launch | None = Field(None, description="For `platform run --launcher ...`.")

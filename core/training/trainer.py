@@ -96,6 +96,7 @@ def _train(run: TrainingRun) -> None:
     settings = run.settings
     micro_batch, accumulation = batch_shape(settings, world_size())
     weights, parameters = changed_for_training(run.lm, settings, run.seed)
+    run.lm.module.train()  # a loaded network comes ready to be read
     provenance = {**run.provenance, "parameters": parameters}
     saved = newest_whole(run.folder, provenance)
     convert = saved.of_other_processes and zero_stage(settings) > 0
@@ -229,7 +230,12 @@ def _loss_part(objective: Objective, corruption: Corruption, count: float) -> Lo
 
 
 def _real_tokens(corruptions: Sequence[Corruption]) -> int:
-    return int(sum((corruption.inputs.segments != PADDING_SEGMENT).sum() for corruption in corruptions))
+    """Of the data: block diffusion's noisy half is no second reading of them."""
+    total = 0
+    for inputs in (corruption.inputs for corruption in corruptions):
+        real = inputs.segments != PADDING_SEGMENT
+        total += int((real if inputs.clean is None else real & inputs.clean).sum())
+    return total
 
 
 def _due(step: int, every: int | None) -> bool:

@@ -41,6 +41,15 @@ def test_the_loss_falls_and_every_line_says_what_it_must(make_run: MakeRun) -> N
     assert [line["step"] for line in lines] == list(range(31))
 
 
+def test_tokens_are_the_datas_whatever_the_objective_reads(make_run: MakeRun) -> None:
+    tokens = []
+    for objective, options in (("mdlm", {}), ("bd3lm", {"attention": "block-causal", "block_length": 4})):
+        run = make_run(objective, "llada", objective, backbone_options=options, steps=1)
+        train(run)
+        tokens.append(json.loads((run.folder / "train.jsonl").read_text().splitlines()[-1])["tokens"])
+    assert tokens[0] == tokens[1]
+
+
 @pytest.mark.parametrize("objective", ["open-dcoder", "llada", "dream", "mdlm"])
 def test_the_loss_does_not_move_with_micro_batch_and_accumulation(make_run: MakeRun, objective: str) -> None:
     curves = []
