@@ -65,8 +65,8 @@ class RecordFiles(Corpus):
             raise UserError(f"corpus {self._kind}: the files of {pattern!r} have no {split} documents")
 
     def fingerprint(self) -> str:
-        """Every file's path, size and time."""
-        digest = hashlib.blake2b(digest_size=16)
+        """The fields, and every file's path, size and time."""
+        digest = hashlib.blake2b(repr(self._fields).encode(), digest_size=16)
         for pattern in dict.fromkeys((self._pattern("train"), self._pattern("held-out"))):
             for path in matching_files(pattern):
                 status = path.stat()
