@@ -134,7 +134,7 @@ def _prepared(
         if aside is not None:
             _make(data, corpus, tokenizer, aside, on_batch)
     facts = json.loads((target / FACTS_FILE).read_text())
-    read = {split: read_split(target, split) for split in SPLITS}
+    read = {split: _read(target, split, facts[split]) for split in SPLITS}
     checksums = json.loads((target / CHECKSUMS_FILE).read_text())
     content = {
         name: checksum
@@ -148,6 +148,21 @@ def _prepared(
         all(facts[split]["prompted"] == facts[split]["documents"] for split in SPLITS),
         digest(content),
     )
+
+
+def _read(folder: Path, split: Split, facts: dict[str, int]) -> tuple[NDArray[np.uint32], Packing]:
+    """What is there, if it is as long as it should be: its checksums are not computed each time."""
+    try:
+        tokens, packing = read_split(folder, split)
+    except ValueError:  # an empty file, or half a number
+        whole = False
+    else:
+        pieces = {len(packing.starts), len(packing.lengths), len(packing.prompts)}
+        there = (len(tokens), len(packing.row_ends))
+        whole = there == (facts["tokens"], facts["rows"]) and pieces == {int(packing.row_ends[-1])}
+    if not whole:
+        raise UserError(f"{folder} is damaged ({split}): delete it, and it is made again")
+    return tokens, packing
 
 
 def _said(error: OSError) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from opendllm.core.checkpoints.files import ENGINE_FOLDER
 from opendllm.core.manifest.schema import Train
+from opendllm.core.training.processes import rank
 from opendllm.core.training.settings import deepspeed_config
 
 if TYPE_CHECKING:
@@ -96,13 +97,21 @@ def restore_engine(engine: DeepSpeedEngine, folder: Path) -> None:
 
 
 def full_weights(engine: DeepSpeedEngine) -> dict[str, Tensor]:
-    """The module's state dict with every partitioned weight gathered. Every rank must call this."""
+    """The module's state dict with every partitioned weight gathered, on the first rank.
+
+    Every rank must call this. Weights are gathered one by one: no device need hold a model that was
+    partitioned because none can.
+    """
     if engine.zero_optimization_stage() < 3:
         return dict(engine.module.state_dict())
     import deepspeed
 
-    with deepspeed.zero.GatheredParameters(list(engine.module.parameters())):
-        return {name: tensor.detach().cpu().clone() for name, tensor in engine.module.state_dict().items()}
+    full = {}
+    for name, tensor in engine.module.state_dict(keep_vars=True).items():
+        with deepspeed.zero.GatheredParameters([tensor]):
+            if rank() == 0:
+                full[name] = tensor.detach().cpu().clone()
+    return full
 
 
 def take_step(engine: DeepSpeedEngine) -> float:

@@ -200,3 +200,15 @@ def test_a_tokenizer_that_does_not_fit_on_the_disk_is_one_line(tmp_path: Path, k
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not folders(tmp_path / "data")
+
+
+@pytest.mark.parametrize("kept", [0, 3, 8])
+@pytest.mark.parametrize("name", ["train-tokens.bin", "train-lengths.bin", "held-out-row-ends.bin"])
+def test_prepared_data_that_was_cut_short_is_named(tmp_path: Path, name: str, kept: int) -> None:
+    source = corpus(tmp_path / "texts")
+    prepare(data(), source, tmp_path / "data")
+    [folder] = (tmp_path / "data").glob("tokens-*")
+    size = (folder / name).stat().st_size
+    os.truncate(folder / name, kept if size > 8 else kept // 2)
+    with pytest.raises(UserError, match=rf"{folder.name} is damaged \(.*\): delete it, and it is made again"):
+        prepare(data(), source, tmp_path / "data")
