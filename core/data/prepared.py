@@ -26,7 +26,7 @@ from opendllm.core.data.tokenizers import make_tokenizer
 from opendllm.core.manifest.experiment_manifest import digest
 from opendllm.core.manifest.schema import Data, TokenizerChoice
 from opendllm.registries.corpora import Corpus, Split
-from opendllm.registries.errors import UserError
+from opendllm.registries.errors import UserError, first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -48,6 +48,7 @@ class PreparedData:
         packing: by split; memory-mapped.
         prompted: whether every document has a prompt.
         digest: of all of it, whatever it was made from; the same tokens have the same digest.
+        folder: that holds it.
     """
 
     tokenizer: PreTrainedTokenizerFast
@@ -55,6 +56,7 @@ class PreparedData:
     packing: dict[Split, Packing]
     prompted: bool
     digest: str
+    folder: Path
 
 
 def prepare(data: Data, tokenizer: TokenizerChoice, corpus: Corpus, folder: Path) -> PreparedData:
@@ -133,35 +135,45 @@ def _prepared(
     with _made_once(target) as aside:
         if aside is not None:
             _make(data, corpus, tokenizer, aside, on_batch)
-    facts = json.loads((target / FACTS_FILE).read_text())
-    read = {split: _read(target, split, facts[split]) for split in SPLITS}
-    checksums = json.loads((target / CHECKSUMS_FILE).read_text())
+    return read_prepared(target)
+
+
+def read_prepared(folder: Path) -> PreparedData:
+    """One corpus's, from the folder that `prepare_all` made for it.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    try:
+        facts = json.loads((folder / FACTS_FILE).read_text())
+        checksums = json.loads((folder / CHECKSUMS_FILE).read_text())
+        read = {split: _read(folder, split, facts[split]) for split in SPLITS}
+    except (OSError, ValueError) as error:  # of numpy's for an empty file, or half a number
+        raise UserError(
+            f"{folder} is damaged ({first_line(error)}): delete it, and it is made again"
+        ) from error
     content = {
         name: checksum
         for name, checksum in checksums.items()
         if name.endswith(".bin") or name == f"{TOKENIZER_FOLDER}/{TOKENIZER_FILE}"
     }
     return PreparedData(
-        read_tokenizer(target / TOKENIZER_FOLDER),
+        read_tokenizer(folder / TOKENIZER_FOLDER),
         {split: tokens for split, (tokens, _) in read.items()},
         {split: packing for split, (_, packing) in read.items()},
         all(facts[split]["prompted"] == facts[split]["documents"] for split in SPLITS),
         digest(content),
+        folder,
     )
 
 
 def _read(folder: Path, split: Split, facts: dict[str, int]) -> tuple[NDArray[np.uint32], Packing]:
-    """What is there, if it is as long as it should be: its checksums are not computed each time."""
-    try:
-        tokens, packing = read_split(folder, split)
-    except ValueError:  # an empty file, or half a number
-        whole = False
-    else:
-        pieces = {len(packing.starts), len(packing.lengths), len(packing.prompts)}
-        there = (len(tokens), len(packing.row_ends))
-        whole = there == (facts["tokens"], facts["rows"]) and pieces == {int(packing.row_ends[-1])}
-    if not whole:
-        raise UserError(f"{folder} is damaged ({split}): delete it, and it is made again")
+    """What is there, if it is as long as it should be: checksums would take too long each time."""
+    tokens, packing = read_split(folder, split)
+    pieces = {len(packing.starts), len(packing.lengths), len(packing.prompts)}
+    there = (len(tokens), len(packing.row_ends))
+    if there != (facts["tokens"], facts["rows"]) or pieces != {int(packing.row_ends[-1])}:
+        raise ValueError(f"{split} was cut short")
     return tokens, packing
 
 
