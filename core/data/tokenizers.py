@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from opendllm.core.checkpoints.loading import read_config
 from opendllm.core.checkpoints.pretrained import fetch
 from opendllm.core.checkpoints.tokenizer_files import read_tokenizer
+from opendllm.core.data.long_texts import parts
 from opendllm.core.manifest.schema import MASK_TOKEN, TokenizerChoice
 from opendllm.core.toolkit.transformers_lm import CONFIG_FILE
 from opendllm.registries.corpora import Corpus
@@ -90,7 +91,8 @@ def train_tokenizer(
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator((document.text for document in documents), trainer)
+    texts = (part for document in documents for part in parts(document.text))
+    tokenizer.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token=EOS_TOKEN,
