@@ -64,7 +64,9 @@ def train_variant(
     if started_by_launcher():
         join_process_group(device)
     if manifest.train is not None:
-        batch_shape(manifest.train, world_size())  # whether it divides, before anything takes time
+        # What can be wrong with numbers is said before anything takes time.
+        batch_shape(manifest.train, world_size())
+        MixedRows.shares(data.weights())
     parts = _prepared_by_first(data, tokenizer, corpora, data_folder)
     prepared = parts[0]
     _check_prompts(manifest, plugins, parts)
