@@ -17,14 +17,15 @@ from opendllm.core.launching.stopping import Stopped, StopRequest, stop_requests
 from opendllm.core.manifest.schema import Train
 from opendllm.core.toolkit.draws import hash_address, stream_id
 from opendllm.core.toolkit.noise import AddressedNoise
-from opendllm.core.training.checkpoints import newest_whole, restore, save_step
-from opendllm.core.training.engine import set_learning_rate, start_engine, take_step
+from opendllm.core.training.checkpoints import SavedStep, newest_whole, restore, save_step
+from opendllm.core.training.engine import set_learning_rate, started_engine, take_step
 from opendllm.core.training.held_out import held_out_loss
 from opendllm.core.training.metrics_log import MetricsLog
 from opendllm.core.training.model_changes import changed_for_training
 from opendllm.core.training.processes import deepspeed_environment, rank, summed, world_size
 from opendllm.core.training.settings import batch_shape, learning_rate, zero_stage
 from opendllm.core.training.trackers import open_trackers
+from opendllm.core.training.trained_weights import TrainedWeights
 from opendllm.registries.backbones import DiffusionLM, LossPart
 from opendllm.registries.errors import UserError
 from opendllm.registries.noise_schedules import NoiseSchedule
@@ -100,9 +101,22 @@ def _train(run: TrainingRun) -> None:
     provenance = {**run.provenance, "parameters": parameters}
     saved = newest_whole(run.folder, provenance)
     convert = saved.of_other_processes and zero_stage(settings) > 0
-    engine = start_engine(run.lm.module, settings, micro_batch, accumulation, convert)
-    if saved.step:
-        restore(engine, weights, saved, convert)
+    with started_engine(run.lm.module, settings, micro_batch, accumulation, convert) as engine:
+        if saved.step:
+            restore(engine, weights, saved, convert)
+        _take_steps(run, engine, weights, saved, provenance)
+
+
+def _take_steps(
+    run: TrainingRun,
+    engine: DeepSpeedEngine,
+    weights: TrainedWeights,
+    saved: SavedStep,
+    provenance: Mapping[str, Any],
+) -> None:
+    """Those that are left."""
+    settings = run.settings
+    micro_batch, accumulation = batch_shape(settings, world_size())
     step, tokens = saved.step, saved.tokens
     trackers = open_trackers(
         settings.trackers if rank() == 0 else (), run.folder, run.provenance.get("manifest", {}), step
