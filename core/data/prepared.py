@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from opendllm.core.checkpoints.files import CHECKSUMS_FILE, whole_folder, write_json
 from opendllm.core.checkpoints.tokenizer_files import TOKENIZER_FILE, read_tokenizer, write_tokenizer
-from opendllm.core.data.encoding import encode_in_order
+from opendllm.core.data.encoding import Pair, encode_in_order
 from opendllm.core.data.packing import Packing
 from opendllm.core.data.progress import OnBatch
 from opendllm.core.data.rendering import render
@@ -25,7 +25,7 @@ from opendllm.core.data.token_files import SplitFacts, SplitWriter, read_split
 from opendllm.core.data.tokenizers import make_tokenizer
 from opendllm.core.manifest.experiment_manifest import digest
 from opendllm.core.manifest.schema import Data, TokenizerChoice
-from opendllm.registries.corpora import Corpus, Split
+from opendllm.registries.corpora import Corpus, Document, Split
 from opendllm.registries.errors import UserError, first_line
 
 if TYPE_CHECKING:
@@ -204,9 +204,9 @@ def _make(
     write_tokenizer(tokenizer, folder / TOKENIZER_FOLDER)
     facts = {}
     for split in SPLITS:
-        pairs = (render(document, tokenizer, data.chat) for document in corpus.documents(split))
         file = folder / TOKENIZER_FOLDER / TOKENIZER_FILE
         with SplitWriter(folder, split, data.sequence_length, data.packed) as writer:
+            pairs = _pairs(corpus.documents(split), tokenizer, data.chat, writer.facts)
             for batch in encode_in_order(pairs, file, tokenizer.eos_token_id):
                 writer.add(batch)
                 on_batch(split, writer.facts.documents, writer.facts.tokens)
@@ -214,6 +214,14 @@ def _make(
         _tell_what_is_cut(split, writer.facts, data.sequence_length)
         facts[split] = writer.facts.as_json()
     write_json(folder / FACTS_FILE, facts)
+
+
+def _pairs(
+    documents: Iterator[Document], tokenizer: PreTrainedTokenizerFast, chat: bool, facts: SplitFacts
+) -> Iterator[Pair]:
+    for document in documents:
+        facts.prompted += document.prompt is not None
+        yield render(document, tokenizer, chat)
 
 
 def _check(split: Split, facts: SplitFacts, sequence_length: int) -> None:

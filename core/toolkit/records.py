@@ -78,6 +78,8 @@ class RecordFields:
 
 def _text(record: Mapping[str, Any], field: str, name: str) -> str:
     value = record.get(field)
+    if value is None and field in record:
+        return ""  # a null, as tables have it where there is nothing
     if not isinstance(value, str):
         raise UserError(f"{name}: no text in field {field!r}; its fields: {', '.join(record)}")
     return _whole(value, field, name)

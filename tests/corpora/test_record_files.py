@@ -197,3 +197,13 @@ def test_the_fingerprint_changes_with_the_fields(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", [{"text": "a", "title": "b"}])
     found = {corpus("jsonl", path, text_field=field).fingerprint() for field in ("text", "title")}
     assert len(found) == 2
+
+
+@KINDS
+def test_a_null_is_an_empty_text(tmp_path: Path, kind: str, name: str) -> None:
+    pairs = [{"q": "1?", "a": "one"}, {"q": None, "a": "two"}, {"q": "3?", "a": None}]
+    path = write(tmp_path / name, pairs)
+    found = corpus(kind, path, prompt_field="q", response_field="a", held_out=str(path))
+    assert [(document.prompt, document.text) for document in documents(found)] == [("1?", "one"), ("", "two")]
+    found = corpus(kind, path, text_field="a", held_out=str(path))
+    assert [document.text for document in documents(found)] == ["one", "two"]
