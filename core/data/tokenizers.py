@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -50,7 +51,7 @@ def make_tokenizer(choice: TokenizerChoice, corpora: Sequence[Corpus]) -> PreTra
 
 def _beginning(documents: Iterable[Document], characters: int) -> Iterator[Document]:
     for document in documents:
-        yield document
+        yield replace(document, text=document.text[:characters])
         characters -= len(document.text)
         if characters <= 0:
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
-from opendllm.core.data import encoding, long_texts
+from opendllm.core.data import encoding, long_texts, tokenizers
 from opendllm.core.data.encoding import encode_in_order
 from opendllm.core.data.long_texts import parts
+from opendllm.core.data.tokenizers import make_tokenizer
+from opendllm.core.manifest.schema import TokenizerChoice
+from opendllm.registries.corpora import Corpus, Document, Split
 
 QWEN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
@@ -82,3 +86,20 @@ def test_a_text_without_white_space_is_cut_all_the_same(
     assert whole.decode(batch.ids[:-1].tolist()).replace(" ", "") == whole.decode(
         whole.encode(TEXTS[2]).ids
     ).replace(" ", "")
+
+
+def test_a_tokenizer_is_trained_on_the_beginning_of_one_long_document(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Long(Corpus):
+        def documents(self, split: Split) -> Iterator[Document]:
+            yield Document("", "ab" * 50 + "yz" * 5000)
+
+        def fingerprint(self) -> str:
+            return "x"
+
+    monkeypatch.setattr(tokenizers, "CHARACTERS_TRAINED_ON", 100)
+    choice = TokenizerChoice.model_validate({"train": {"vocab_size": 300}})
+    vocabulary = make_tokenizer(choice, [Long()]).get_vocab()
+    assert "ab" in vocabulary
+    assert "yz" not in vocabulary
