@@ -19,6 +19,7 @@ import psutil
 import pytest
 
 from opendllm.core.launching.launcher import Launcher, check_launcher, parse_launcher
+from opendllm.core.launching.local import threads_each
 from opendllm.core.launching.slurm import batch_script
 from opendllm.core.manifest.schema import Launch
 from opendllm.registries.errors import UserError
@@ -309,6 +310,17 @@ def test_a_refused_job_is_an_error(
     monkeypatch.setenv("PATH", "")
     assert run_here("run", "short.yaml", "--launcher", "slurm", monkeypatch=monkeypatch) == 2
     assert "there is no sbatch here" in capsys.readouterr().err
+
+
+def test_processes_share_the_cores_of_the_job_not_the_machines() -> None:
+    cores = os.sched_getaffinity(0)
+    assert threads_each(1) == len(cores)
+    assert threads_each(10_000) == 1
+    os.sched_setaffinity(0, {min(cores)})
+    try:
+        assert threads_each(1) == 1
+    finally:
+        os.sched_setaffinity(0, cores)
 
 
 def test_what_a_launcher_may_be() -> None:
