@@ -62,7 +62,12 @@ class RecordFiles(Corpus):
                     empty = False
                     yield document
         if empty:
-            raise UserError(f"corpus {self._kind}: the files of {pattern!r} have no {split} documents")
+            by_chance = split == "held-out" and self._held_out is None
+            hint = "; one record in twenty is, by its text: name files with the option held_out"
+            raise UserError(
+                f"corpus {self._kind}: the files of {pattern!r} have no {split} documents"
+                f"{hint if by_chance else ''}"
+            )
 
     def fingerprint(self) -> str:
         """The fields, and every file's path, size and time."""

@@ -207,3 +207,11 @@ def test_a_null_is_an_empty_text(tmp_path: Path, kind: str, name: str) -> None:
     assert [(document.prompt, document.text) for document in documents(found)] == [("1?", "one"), ("", "two")]
     found = corpus(kind, path, text_field="a", held_out=str(path))
     assert [document.text for document in documents(found)] == ["one", "two"]
+
+
+@KINDS
+def test_a_corpus_too_small_to_hold_anything_out_says_so(tmp_path: Path, kind: str, name: str) -> None:
+    found = corpus(kind, write(tmp_path / name, [{"text": "a"}, {"text": "b"}]))
+    assert len(documents(found)) == 2
+    with pytest.raises(UserError, match="no held-out documents; one record in twenty is, by its text"):
+        documents(found, "held-out")
