@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Literal
@@ -86,6 +87,7 @@ def _train(experiment: Experiment, variant: Variant, plugins: Plugins) -> None:
     folder = experiment.output / training_folders(experiment)[variant.name]
     folder.mkdir(exist_ok=True)
     train_variant(variant, plugins, folder, experiment.output / DATA_FOLDER, provenance(variant, plugins))
+    gc.collect()  # the trained model hangs in cycles; the next one needs its memory
     if not has_results(experiment.output / variant.name):
         write_variant(experiment, variant, plugins)
 

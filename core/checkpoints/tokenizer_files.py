@@ -26,6 +26,20 @@ def has_tokenizer(folder: Path) -> bool:
     return (folder / TOKENIZER_FILE).is_file()
 
 
+def write_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write it, as `read_tokenizer` reads it.
+
+    Raises:
+        OSError: the disk is full, say.
+    """
+    try:
+        tokenizer.save_pretrained(folder)
+    except OSError:
+        raise
+    except Exception as error:  # tokenizers' Rust half knows no other kind
+        raise OSError(first_line(error)) from error
+
+
 def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """The tokenizer as tokenizer.json states it.
 

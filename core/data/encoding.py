@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from opendllm.core.data.long_texts import parts
 from opendllm.registries.errors import UserError
 
 CHARACTERS_AT_ONCE = 1 << 20
@@ -31,19 +32,41 @@ Pair = tuple[str, str]
 """(prompt, text); the prompt may be empty."""
 
 
+Part = tuple[str, str, bool]
+"""(prompt, text, whether the document ends with it); only a document's first part has its prompt."""
+
+
 @dataclass(frozen=True)
 class EncodedBatch:
     """Documents as ids.
 
     Attributes:
-        ids: [T] uint32, prompt, text and EOS of each document, one after the other.
-        lengths: [D] int64, ids of each document.
+        ids: [T] uint32, prompt, text and EOS of each document, one after the other; a long document's
+            may go on in the next batch.
+        lengths: [D] int64, ids of each document that ends here.
         prompts: [D] int64, how many of them are its prompt.
     """
 
     ids: NDArray[np.uint32]
     lengths: NDArray[np.int64]
     prompts: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class EncodedParts:
+    """Parts of documents as ids.
+
+    Attributes:
+        ids: [T] uint32.
+        lengths: [P] int64, ids of each part.
+        prompts: [P] int64, how many of them are a prompt.
+        ends: [P] bool, whether a document ends with it.
+    """
+
+    ids: NDArray[np.uint32]
+    lengths: NDArray[np.int64]
+    prompts: NDArray[np.int64]
+    ends: NDArray[np.bool_]
 
 
 class Encoder:
@@ -55,25 +78,25 @@ class Encoder:
         self._tokenizer.no_padding()
         self._eos_token_id = eos_token_id
 
-    def encode(self, pairs: list[Pair]) -> EncodedBatch:
+    def encode(self, batch: list[Part]) -> EncodedParts:
         """Prompt and text are encoded apart, as they are when the model answers."""
-        parts = [part for pair in pairs for part in pair]
-        found = [e.ids for e in self._tokenizer.encode_batch(parts, add_special_tokens=False)]
+        strings = [string for prompt, text, _ in batch for string in (prompt, text)]
+        found = [e.ids for e in self._tokenizer.encode_batch(strings, add_special_tokens=False)]
         prompts, texts = found[::2], found[1::2]
-        lengths = [len(one) + len(other) + 1 for one, other in zip(prompts, texts, strict=True)]
-        eos = [self._eos_token_id]
-        ids = itertools.chain.from_iterable(
-            itertools.chain(one, other, eos) for one, other in zip(prompts, texts, strict=True)
-        )
-        return EncodedBatch(
+        closing = [[self._eos_token_id] if ends else [] for _, _, ends in batch]
+        whole = list(zip(prompts, texts, closing, strict=True))
+        lengths = [sum(map(len, part)) for part in whole]
+        ids = itertools.chain.from_iterable(itertools.chain(*part) for part in whole)
+        return EncodedParts(
             np.fromiter(ids, np.uint32, sum(lengths)),
             np.array(lengths, dtype=np.int64),
             np.array([len(prompt) for prompt in prompts], dtype=np.int64),
+            np.array([ends for _, _, ends in batch], dtype=np.bool_),
         )
 
 
 def encode_in_order(pairs: Iterator[Pair], tokenizer_file: Path, eos_token_id: int) -> Iterator[EncodedBatch]:
-    """Encode a stream of any length; never more than two batches a process are held.
+    """Encode a stream of any length, long documents in parts; at most two batches a process are held.
 
     What comes out does not depend on the number of processes. A short stream is encoded here, by the
     tokenizer's own threads.
@@ -81,7 +104,12 @@ def encode_in_order(pairs: Iterator[Pair], tokenizer_file: Path, eos_token_id: i
     Raises:
         UserError: a process was killed.
     """
-    batches = _batches(pairs)
+    return _documents(_encoded(_batches(pairs), tokenizer_file, eos_token_id))
+
+
+def _encoded(
+    batches: Iterator[list[Part]], tokenizer_file: Path, eos_token_id: int
+) -> Iterator[EncodedParts]:
     encoder = Encoder(tokenizer_file, eos_token_id)
     for batch in itertools.islice(batches, BATCHES_BEFORE_PROCESSES):
         yield encoder.encode(batch)
@@ -91,9 +119,28 @@ def encode_in_order(pairs: Iterator[Pair], tokenizer_file: Path, eos_token_id: i
         yield from _in_processes(itertools.chain([first], batches), tokenizer_file, eos_token_id)
 
 
+def _documents(batches: Iterator[EncodedParts]) -> Iterator[EncodedBatch]:
+    """Parts put together: lengths are those of whole documents, told when they end."""
+    begun = prompt = 0  # ids of the document that has not ended yet
+    for batch in batches:
+        (ends,) = batch.ends.nonzero()
+        bounds = batch.lengths.cumsum()[ends]
+        lengths = np.diff(bounds, prepend=0)
+        prompts = batch.prompts[np.concatenate([[0], ends + 1])[:-1]]
+        ended = 0
+        if len(ends):
+            lengths[0] += begun
+            prompts[0] += prompt
+            begun = prompt = 0
+            ended = int(ends[-1]) + 1
+        begun += int(batch.lengths[ended:].sum())
+        prompt += int(batch.prompts[ended:].sum())
+        yield EncodedBatch(batch.ids, lengths, prompts)
+
+
 def _in_processes(
-    batches: Iterator[list[Pair]], tokenizer_file: Path, eos_token_id: int
-) -> Iterator[EncodedBatch]:
+    batches: Iterator[list[Part]], tokenizer_file: Path, eos_token_id: int
+) -> Iterator[EncodedParts]:
     processes = min(len(os.sched_getaffinity(0)), MOST_PROCESSES)
     pool = ProcessPoolExecutor(
         processes,
@@ -101,7 +148,7 @@ def _in_processes(
         initializer=_start,
         initargs=(tokenizer_file, eos_token_id),
     )
-    pending: deque[Future[EncodedBatch]] = deque()
+    pending: deque[Future[EncodedParts]] = deque()
     try:
         for batch in batches:
             pending.append(pool.submit(_encode, batch))
@@ -118,17 +165,28 @@ def _in_processes(
         pool.shutdown(cancel_futures=True)
 
 
-def _batches(pairs: Iterator[Pair]) -> Iterator[list[Pair]]:
-    batch: list[Pair] = []
+def _batches(pairs: Iterator[Pair]) -> Iterator[list[Part]]:
+    batch: list[Part] = []
     characters = 0
-    for prompt, text in pairs:
-        batch.append((prompt, text))
-        characters += len(prompt) + len(text)
+    for part in _parts(pairs):
+        batch.append(part)
+        characters += len(part[0]) + len(part[1])
         if characters >= CHARACTERS_AT_ONCE or len(batch) == DOCUMENTS_AT_ONCE:
             yield batch
             batch, characters = [], 0
     if batch:
         yield batch
+
+
+def _parts(pairs: Iterator[Pair]) -> Iterator[Part]:
+    for prompt, text in pairs:
+        before = ""
+        for part in parts(text):
+            if before:
+                yield prompt, before, False
+                prompt = ""
+            before = part
+        yield prompt, before, True
 
 
 _encoder: Encoder | None = None
@@ -150,6 +208,6 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _encode(batch: list[Pair]) -> EncodedBatch:
+def _encode(batch: list[Part]) -> EncodedParts:
     assert _encoder is not None
     return _encoder.encode(batch)

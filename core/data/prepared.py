@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opendllm.core.checkpoints.files import CHECKSUMS_FILE, whole_folder, write_json
-from opendllm.core.checkpoints.tokenizer_files import TOKENIZER_FILE, read_tokenizer
-from opendllm.core.data.encoding import encode_in_order
+from opendllm.core.checkpoints.tokenizer_files import TOKENIZER_FILE, read_tokenizer, write_tokenizer
+from opendllm.core.data.encoding import Pair, encode_in_order
 from opendllm.core.data.packing import Packing
 from opendllm.core.data.progress import OnBatch
 from opendllm.core.data.rendering import render
@@ -24,8 +25,8 @@ from opendllm.core.data.token_files import SplitFacts, SplitWriter, read_split
 from opendllm.core.data.tokenizers import make_tokenizer
 from opendllm.core.manifest.experiment_manifest import digest
 from opendllm.core.manifest.schema import Data, TokenizerChoice
-from opendllm.registries.corpora import Corpus, Split
-from opendllm.registries.errors import UserError
+from opendllm.registries.corpora import Corpus, Document, Split
+from opendllm.registries.errors import UserError, first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -47,6 +48,7 @@ class PreparedData:
         packing: by split; memory-mapped.
         prompted: whether every document has a prompt.
         digest: of all of it, whatever it was made from; the same tokens have the same digest.
+        folder: that holds it.
     """
 
     tokenizer: PreTrainedTokenizerFast
@@ -54,6 +56,7 @@ class PreparedData:
     packing: dict[Split, Packing]
     prompted: bool
     digest: str
+    folder: Path
 
 
 def prepare(data: Data, tokenizer: TokenizerChoice, corpus: Corpus, folder: Path) -> PreparedData:
@@ -92,7 +95,7 @@ def prepare_all(
             for section, corpus in zip(data.corpora(), corpora, strict=True)
         ]
     except OSError as error:
-        raise UserError(f"data cannot be prepared in {folder}: {error.strerror or error}") from error
+        raise UserError(f"data cannot be prepared in {folder}: {_said(error)}") from error
 
 
 def _tokenizer(choice: TokenizerChoice, corpora: Sequence[Corpus], folder: Path) -> PreTrainedTokenizerFast:
@@ -104,7 +107,7 @@ def _tokenizer(choice: TokenizerChoice, corpora: Sequence[Corpus], folder: Path)
     target = folder / f"tokenizer-{key}"
     with _made_once(target) as aside:
         if aside is not None:
-            make_tokenizer(choice, corpora).save_pretrained(aside)
+            write_tokenizer(make_tokenizer(choice, corpora), aside)
     return read_tokenizer(target)
 
 
@@ -123,6 +126,7 @@ def _prepared(
             "fingerprint": corpus.fingerprint(),
             "tokenizer": tokenizer.backend_tokenizer.to_str(),
             "eos": tokenizer.eos_token,
+            "mask": tokenizer.mask_token,
             "chat": tokenizer.chat_template if data.chat else None,
             "settings": data.model_dump(mode="json", include={"sequence_length", "packed", "chat"}),
         }
@@ -131,21 +135,51 @@ def _prepared(
     with _made_once(target) as aside:
         if aside is not None:
             _make(data, corpus, tokenizer, aside, on_batch)
-    facts = json.loads((target / FACTS_FILE).read_text())
-    read = {split: read_split(target, split) for split in SPLITS}
-    checksums = json.loads((target / CHECKSUMS_FILE).read_text())
+    return read_prepared(target)
+
+
+def read_prepared(folder: Path) -> PreparedData:
+    """One corpus's, from the folder that `prepare_all` made for it.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    try:
+        facts = json.loads((folder / FACTS_FILE).read_text())
+        checksums = json.loads((folder / CHECKSUMS_FILE).read_text())
+        read = {split: _read(folder, split, facts[split]) for split in SPLITS}
+    except (OSError, ValueError) as error:  # of numpy's for an empty file, or half a number
+        raise UserError(
+            f"{folder} is damaged ({first_line(error)}): delete it, and it is made again"
+        ) from error
     content = {
         name: checksum
         for name, checksum in checksums.items()
         if name.endswith(".bin") or name == f"{TOKENIZER_FOLDER}/{TOKENIZER_FILE}"
     }
     return PreparedData(
-        read_tokenizer(target / TOKENIZER_FOLDER),
+        read_tokenizer(folder / TOKENIZER_FOLDER),
         {split: tokens for split, (tokens, _) in read.items()},
         {split: packing for split, (_, packing) in read.items()},
         all(facts[split]["prompted"] == facts[split]["documents"] for split in SPLITS),
         digest(content),
+        folder,
     )
+
+
+def _read(folder: Path, split: Split, facts: dict[str, int]) -> tuple[NDArray[np.uint32], Packing]:
+    """What is there, if it is as long as it should be: checksums would take too long each time."""
+    tokens, packing = read_split(folder, split)
+    pieces = {len(packing.starts), len(packing.lengths), len(packing.prompts)}
+    there = (len(tokens), len(packing.row_ends))
+    if there != (facts["tokens"], facts["rows"]) or pieces != {int(packing.row_ends[-1])}:
+        raise ValueError(f"{split} was cut short")
+    return tokens, packing
+
+
+def _said(error: OSError) -> str:
+    """What went wrong with which file."""
+    return f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
 
 
 @contextmanager
@@ -167,18 +201,27 @@ def _made_once(target: Path) -> Iterator[Path | None]:
 def _make(
     data: Data, corpus: Corpus, tokenizer: PreTrainedTokenizerFast, folder: Path, on_batch: OnBatch
 ) -> None:
-    tokenizer.save_pretrained(folder / TOKENIZER_FOLDER)
+    write_tokenizer(tokenizer, folder / TOKENIZER_FOLDER)
     facts = {}
     for split in SPLITS:
-        pairs = (render(document, tokenizer, data.chat) for document in corpus.documents(split))
         file = folder / TOKENIZER_FOLDER / TOKENIZER_FILE
         with SplitWriter(folder, split, data.sequence_length, data.packed) as writer:
+            pairs = _pairs(corpus.documents(split), tokenizer, data.chat, writer.facts)
             for batch in encode_in_order(pairs, file, tokenizer.eos_token_id):
                 writer.add(batch)
                 on_batch(split, writer.facts.documents, writer.facts.tokens)
         _check(split, writer.facts, data.sequence_length)
+        _tell_what_is_cut(split, writer.facts, data.sequence_length)
         facts[split] = writer.facts.as_json()
     write_json(folder / FACTS_FILE, facts)
+
+
+def _pairs(
+    documents: Iterator[Document], tokenizer: PreTrainedTokenizerFast, chat: bool, facts: SplitFacts
+) -> Iterator[Pair]:
+    for document in documents:
+        facts.prompted += document.prompt is not None
+        yield render(document, tokenizer, chat)
 
 
 def _check(split: Split, facts: SplitFacts, sequence_length: int) -> None:
@@ -187,4 +230,14 @@ def _check(split: Split, facts: SplitFacts, sequence_length: int) -> None:
     if facts.rows == 0:
         raise UserError(
             f"no {split} prompt leaves room for an answer: raise data.sequence_length ({sequence_length})"
+        )
+
+
+def _tell_what_is_cut(split: Split, facts: SplitFacts, sequence_length: int) -> None:
+    if facts.shortened or facts.dropped:
+        print(
+            f"of {facts.documents} {split} documents with a prompt {facts.shortened} lost their end, and "
+            f"{facts.dropped} are left out for prompts that fill a row: data.sequence_length is "
+            f"{sequence_length}",
+            file=sys.stderr,
         )

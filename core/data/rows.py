@@ -133,19 +133,28 @@ class MixedRows:
             seed: of the order.
 
         Raises:
-            UserError: a weight is so small that its corpus would never be read.
+            UserError: see `shares`.
         """
         self._parts = parts
         self._seed = seed
-        exact = np.array(weights) / sum(weights) * self.PERIOD
+        self._counts = torch.from_numpy(self.shares(weights))
+        self._firsts = self._counts.cumsum(0) - self._counts
+
+    @classmethod
+    def shares(cls, weights: Sequence[float]) -> NDArray[np.int64]:
+        """How many of every `PERIOD` samples each corpus has.
+
+        Raises:
+            UserError: a weight is so small that its corpus would never be read.
+        """
+        exact = np.array(weights) / sum(weights) * cls.PERIOD
         counts = np.floor(exact).astype(np.int64)
         largest_rests = np.argsort(counts - exact, kind="stable")
-        counts[largest_rests[: self.PERIOD - int(counts.sum())]] += 1
+        counts[largest_rests[: cls.PERIOD - int(counts.sum())]] += 1
         if not counts.all():
-            smallest = sum(weights) / self.PERIOD
-            raise UserError(f"a weight in data.mixture is below 1/{self.PERIOD} of their sum ({smallest:g})")
-        self._counts = torch.from_numpy(counts)
-        self._firsts = self._counts.cumsum(0) - self._counts
+            smallest = sum(weights) / cls.PERIOD
+            raise UserError(f"a weight in data.mixture is below 1/{cls.PERIOD} of their sum ({smallest:g})")
+        return counts
 
     def __len__(self) -> int:
         return sum(map(len, self._parts))

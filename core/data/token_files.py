@@ -33,7 +33,7 @@ class SplitFacts:
         tokens: of them, EOS included.
         rows: that they make.
         packed_tokens: in the rows; a document's end that doesn't fit beside its prompt is not.
-        prompted: documents that have a prompt.
+        prompted: documents that have a prompt, if an empty one.
         shortened: of these, how many lost their end.
         dropped: of these, how many have a prompt that fills a row.
     """
@@ -83,7 +83,6 @@ class SplitWriter:
         self._append("tokens", batch.ids)
         self.facts.documents += len(batch.lengths)
         self.facts.tokens += len(batch.ids)
-        self.facts.prompted += int((batch.prompts > 0).sum())
         for window in self._packer.add(batch.lengths, batch.prompts):
             self._write(window)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -12,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from opendllm.core.checkpoints.loading import read_config
 from opendllm.core.checkpoints.pretrained import fetch
 from opendllm.core.checkpoints.tokenizer_files import read_tokenizer
+from opendllm.core.data.long_texts import parts
 from opendllm.core.manifest.schema import MASK_TOKEN, TokenizerChoice
 from opendllm.core.toolkit.transformers_lm import CONFIG_FILE
 from opendllm.registries.corpora import Corpus
@@ -49,7 +51,7 @@ def make_tokenizer(choice: TokenizerChoice, corpora: Sequence[Corpus]) -> PreTra
 
 def _beginning(documents: Iterable[Document], characters: int) -> Iterator[Document]:
     for document in documents:
-        yield document
+        yield replace(document, text=document.text[:characters])
         characters -= len(document.text)
         if characters <= 0:
             return
@@ -90,7 +92,8 @@ def train_tokenizer(
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator((document.text for document in documents), trainer)
+    texts = (part for document in documents for part in parts(document.text))
+    tokenizer.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token=EOS_TOKEN,

@@ -52,7 +52,7 @@ def run_here(launch: Launch, processes: int) -> None:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     os.environ[COMMAND_VARIABLE] = this_command()
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads_each(processes)))
     endpoint, address, settings = _rendezvous(launch)
     logs = tempfile.mkdtemp(prefix="open-dllm-launcher-")
     config = LaunchConfig(
@@ -87,6 +87,11 @@ def run_here(launch: Launch, processes: int) -> None:
             ) from error
         finally:
             shutil.rmtree(logs, ignore_errors=True)
+
+
+def threads_each(processes: int) -> int:
+    """An equal share of the cores that this job may use, which need not be all of the machine's."""
+    return max(1, len(os.sched_getaffinity(0)) // processes)
 
 
 def _rendezvous(launch: Launch) -> tuple[str, str, dict[str, Any]]:

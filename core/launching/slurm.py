@@ -19,6 +19,8 @@ SECONDS_TO_SAVE = 300
 """How long before the job's time is up its processes get SIGTERM, so that they save."""
 _PORT = "$((29500 + SLURM_JOB_ID % 1000))"
 """Two jobs on one node must not meet each other."""
+_CPUS = 'if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"; fi\n'
+"""Since Slurm 22.05 srun doesn't inherit it: each node's processes would share one core."""
 
 
 def submit(name: str, folder: Path, launch: Launch, processes: int | None) -> str:
@@ -69,9 +71,11 @@ def batch_script(name: str, folder: Path, launch: Launch, processes: int | None,
     if launch.nodes > 1:
         head = 'head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)\n'
         command += f' --set launch.rendezvous.endpoint="$head":{_PORT}'
-    options = "".join(f"#SBATCH --{key}={value}\n" for key, value in _options(name, folder, launch).items())
+    # sbatch reads quotes as a shell does.
+    given = {key: shlex.quote(str(value)) for key, value in _options(name, folder, launch).items()}
+    options = "".join(f"#SBATCH --{key}={value}\n" for key, value in given.items())
     return (
-        f"#!/bin/bash\n{options}set -eu\ncd {shlex.quote(str(Path.cwd()))}\n{head}"
+        f"#!/bin/bash\n{options}set -eu\n{_CPUS}cd {shlex.quote(str(Path.cwd()))}\n{head}"
         f"srun --kill-on-bad-exit=1 {command}\n"
     )
 
@@ -83,7 +87,7 @@ def _options(name: str, folder: Path, launch: Launch) -> Mapping[str, str | int]
         "job-name": name,
         "nodes": launch.nodes,
         "ntasks-per-node": 1,
-        "output": f"{folder.absolute()}/slurm-%j.log",
+        "output": f"{str(folder.absolute()).replace('%', '%%')}/slurm-%j.log",
         "signal": f"TERM@{SECONDS_TO_SAVE}",
         **{key: value for key, value in named.items() if value is not None},
         **slurm.options,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -12,6 +12,9 @@ from opendllm.registries.benchmarks import IsolationLevel
 
 MASK_TOKEN = "<|mask|>"  # noqa: S105 (no password)
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Section(BaseModel):
@@ -147,7 +150,13 @@ class Lora(Section):
 
     rank: int = Field(8, ge=1, description="Of each adapter.")
     alpha: int = Field(16, ge=1, description="The adapters' product is scaled by alpha / rank.")
-    dropout: float = Field(0.0, ge=0, lt=1, description="On the adapters' input.")
+    dropout: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="On the adapters' input. Its draws, unlike the noise, are others for another number of "
+        "processes or another micro-batch.",
+    )
     targets: str | tuple[str, ...] = Field(
         "all-linear",
         description="Which layers: `all-linear` (but the LM head), a regular expression on whole module "
@@ -191,7 +200,7 @@ class Train(Section):
     decay: Literal["cosine", "linear", "constant"] = Field("cosine", description="From peak to final.")
     warmup_ratio: float = Field(0.0, ge=0, le=1, description="Share of the steps in which it rises linearly.")
     weight_decay: float = Field(0.01, ge=0, description="AdamW's, on matrices; biases and norms have none.")
-    adam_betas: tuple[float, float] = (0.9, 0.95)
+    adam_betas: tuple[Beta, Beta] = (0.9, 0.95)
     adam_epsilon: float = Field(1e-8, gt=0)
     gradient_clipping: float = Field(1.0, ge=0, description="Largest gradient norm; 0 clips nothing.")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="Of forward and backward passes.")
@@ -227,10 +236,9 @@ class Train(Section):
         if len(set(self.trackers)) < len(self.trackers):
             raise ValueError("trackers: name each once")
         for pattern in self.freeze:
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise ValueError(f"freeze: {pattern!r} is no regular expression: {error}") from error
+            _check_expression("freeze", pattern)
+        if self.lora is not None and isinstance(self.lora.targets, str):
+            _check_expression("lora.targets", self.lora.targets)
         return self
 
     @model_validator(mode="after")
@@ -241,6 +249,13 @@ class Train(Section):
                 f"micro_batch_size {self.micro_batch_size}"
             )
         return self
+
+
+def _check_expression(key: str, pattern: str) -> None:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"{key}: {pattern!r} is no regular expression: {error}") from error
 
 
 class Generate(DecoderOptions):
@@ -312,7 +327,7 @@ class Manifest(Section):
 
     name: str = Field(pattern=NAME_PATTERN, description="The experiment's name; its run folder's by default.")
     description: str = Field("", description="One line for the report.")
-    seed: int = Field(0, ge=0, description="Of weights, data order, noise and sampling.")
+    seed: int = Field(0, ge=0, lt=1 << 63, description="Of weights, data order, noise and sampling.")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="`auto`, `cpu` or `cuda`.")
     output: str | None = Field(None, description="The run folder; `runs/NAME` by default.")
     launch: Launch | None = Field(None, description="For `platform run --launcher ...`.")

@@ -16,8 +16,9 @@ from opendllm.registries.sequences import ModelInputs
 Estimator = Literal["llada", "mdlm"]
 LEAST_TIME = 1e-3
 STRATA = 8
-TOKENS_AT_ONCE = 8192
 """Draws in a stratified group; the spread between groups gives the standard error."""
+TOKENS_AT_ONCE = 8192
+"""Positions in a forward pass, where nobody says how many rows it has."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +62,17 @@ def log_likelihood(
         batch_rows: rows in one forward pass; by default as many as make `TOKENS_AT_ONCE`.
         estimator: LLaDA's or MDLM's.
     """
-    if lm.attention.kind == "causal":
-        exact = _weighted_sums(lm, inputs, inputs.tokens, scorable, scorable.double())
-        return Likelihoods(-exact, torch.zeros_like(exact))
     batch_rows = batch_rows or max(1, TOKENS_AT_ONCE // inputs.tokens.shape[1])
     rows, device = inputs.tokens.shape[0], inputs.tokens.device
+    if lm.attention.kind == "causal":
+        parts = torch.arange(rows, device=device).split(batch_rows)
+        exact = torch.cat(
+            [
+                _weighted_sums(lm, inputs.rows(p), inputs.tokens[p], scorable[p], scorable[p].double())
+                for p in parts
+            ]
+        )
+        return Likelihoods(-exact, torch.zeros_like(exact))
     blocks = lm.attention.blocks(inputs.positions)
     starts = block_starts(inputs.segments, blocks)
     groups = max(2, -(-draws // STRATA))

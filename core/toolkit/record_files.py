@@ -62,11 +62,16 @@ class RecordFiles(Corpus):
                     empty = False
                     yield document
         if empty:
-            raise UserError(f"corpus {self._kind}: the files of {pattern!r} have no {split} documents")
+            by_chance = split == "held-out" and self._held_out is None
+            hint = "; one record in twenty is, by its text: name files with the option held_out"
+            raise UserError(
+                f"corpus {self._kind}: the files of {pattern!r} have no {split} documents"
+                f"{hint if by_chance else ''}"
+            )
 
     def fingerprint(self) -> str:
-        """Every file's path, size and time."""
-        digest = hashlib.blake2b(digest_size=16)
+        """The fields, and every file's path, size and time."""
+        digest = hashlib.blake2b(repr(self._fields).encode(), digest_size=16)
         for pattern in dict.fromkeys((self._pattern("train"), self._pattern("held-out"))):
             for path in matching_files(pattern):
                 status = path.stat()

@@ -69,7 +69,7 @@ class RecordFields:
                 f'{name}: field {field!r} is no list of {{"role": ..., "content": ...}}; '
                 f"its fields: {', '.join(record)}"
             )
-        messages = [Message(entry["role"], entry["content"]) for entry in found]
+        messages = [Message(entry["role"], _whole(entry["content"], field, name)) for entry in found]
         answers = [turn for turn, message in enumerate(messages) if message.role == _ANSWERS]
         if not answers or answers[0] == 0:
             raise UserError(f"{name}: the chat in field {field!r} has no message that {_ANSWERS!r} answers")
@@ -78,9 +78,22 @@ class RecordFields:
 
 def _text(record: Mapping[str, Any], field: str, name: str) -> str:
     value = record.get(field)
+    if value is None and field in record:
+        return ""  # a null, as tables have it where there is nothing
     if not isinstance(value, str):
         raise UserError(f"{name}: no text in field {field!r}; its fields: {', '.join(record)}")
-    return value
+    return _whole(value, field, name)
+
+
+def _whole(text: str, field: str, name: str) -> str:
+    """JSON can escape half a character, which no tokenizer takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{name}: field {field!r} is no Unicode text (it holds {text[error.start]!r}, half a character)"
+        ) from error
+    return text
 
 
 def _is_message(entry: Any) -> bool:

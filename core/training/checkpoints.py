@@ -24,6 +24,7 @@ from opendllm.core.checkpoints.files import (
     write_json,
 )
 from opendllm.core.checkpoints.ledger import Entry, enter, entries, fault
+from opendllm.core.checkpoints.tokenizer_files import write_tokenizer
 from opendllm.core.manifest.schema import Checkpointing
 from opendllm.core.training.elastic import converted
 from opendllm.core.training.engine import full_weights, restore_engine, save_engine
@@ -98,7 +99,7 @@ def save_step(
                 weights.save_model(aside, full)
         if rank() == 0:
             weights.save_average(aside)
-            tokenizer.save_pretrained(aside / MODEL_FOLDER)
+            write_tokenizer(tokenizer, aside / MODEL_FOLDER)
             write_json(aside / PROVENANCE_FILE, {**provenance, "step": step, "processes": world_size()})
         wait_for_all()
         if rank() == 0:
@@ -119,14 +120,22 @@ def save_step(
 def save_untrained(
     lm: DiffusionLM, tokenizer: PreTrainedTokenizerFast, variant_folder: Path, provenance: Mapping[str, Any]
 ) -> None:
-    """Write a model as it was built, as step 0."""
+    """Write a model as it was built, as step 0.
+
+    Raises:
+        UserError: it can't be written.
+    """
     target = variant_folder / CHECKPOINTS_FOLDER / "step-0"
-    if not target.exists():
+    if target.exists():
+        return
+    try:
         with whole_folder(target) as folder:
             (folder / MODEL_FOLDER).mkdir()
             lm.save(folder / MODEL_FOLDER, lm.module.state_dict())
-            tokenizer.save_pretrained(folder / MODEL_FOLDER)
+            write_tokenizer(tokenizer, folder / MODEL_FOLDER)
             write_json(folder / PROVENANCE_FILE, {**provenance, "step": 0})
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{target} could not be saved ({first_line(error)})") from error
 
 
 def newest_whole(variant_folder: Path, provenance: Mapping[str, Any]) -> SavedStep:

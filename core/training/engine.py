@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 
 from opendllm.core.checkpoints.files import ENGINE_FOLDER
 from opendllm.core.manifest.schema import Train
+from opendllm.core.training.processes import rank
 from opendllm.core.training.settings import deepspeed_config
 
 if TYPE_CHECKING:
@@ -22,10 +25,15 @@ UNIVERSAL_VERSION = 0.2
 but by ZeRO."""
 
 
-def start_engine(
+@contextmanager
+def started_engine(
     module: nn.Module, train: Train, micro_batch: int, accumulation: int, load_universal: bool = False
-) -> DeepSpeedEngine:
+) -> Iterator[DeepSpeedEngine]:
     """Wrap `module` with AdamW and ZeRO as the manifest says; within a `deepspeed_environment`.
+
+    Afterwards nothing holds on to the weights or the optimizer's state: other models are trained and
+    evaluated in this process. After an error nothing is tidied up: that would wait for other ranks' work,
+    and the error must be told.
 
     Args:
         module: its parameters that want a gradient are trained.
@@ -57,7 +65,16 @@ def start_engine(
     # In bf16 DeepSpeed casts the rotary frequencies too, which would blur far positions.
     for name, buffer in module.named_buffers():
         buffer.data = exact[name].to(buffer.device)
-    return engine
+    yield engine
+    engine.destroy()
+    _forget_modules()
+
+
+def _forget_modules() -> None:
+    """DeepSpeed's stage 3 keeps those it has passed through in a list of its own."""
+    from deepspeed.runtime.zero.parameter_offload import FWD_MODULE_STACK
+
+    FWD_MODULE_STACK.clear()
 
 
 def set_learning_rate(engine: DeepSpeedEngine, rate: float) -> None:
@@ -96,13 +113,21 @@ def restore_engine(engine: DeepSpeedEngine, folder: Path) -> None:
 
 
 def full_weights(engine: DeepSpeedEngine) -> dict[str, Tensor]:
-    """The module's state dict with every partitioned weight gathered. Every rank must call this."""
+    """The module's state dict with every partitioned weight gathered, on the first rank.
+
+    Every rank must call this. Weights are gathered one by one: no device need hold a model that was
+    partitioned because none can.
+    """
     if engine.zero_optimization_stage() < 3:
         return dict(engine.module.state_dict())
     import deepspeed
 
-    with deepspeed.zero.GatheredParameters(list(engine.module.parameters())):
-        return {name: tensor.detach().cpu().clone() for name, tensor in engine.module.state_dict().items()}
+    full = {}
+    for name, tensor in engine.module.state_dict(keep_vars=True).items():
+        with deepspeed.zero.GatheredParameters([tensor]):
+            if rank() == 0:
+                full[name] = tensor.detach().cpu().clone()
+    return full
 
 
 def take_step(engine: DeepSpeedEngine) -> float:

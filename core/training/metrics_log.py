@@ -45,6 +45,8 @@ class MetricsLog:
         if self._write:
             with self._path.open("a", encoding="utf-8") as file:
                 os.fsync(file.fileno())
+        for tracker in self._trackers:
+            tracker.flush()
 
     def close(self) -> None:
         """Close the trackers."""

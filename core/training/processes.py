@@ -87,6 +87,13 @@ def wait_for_all() -> None:
         dist.barrier(_waiting_room)
 
 
+def text_from_first(text: str) -> str:
+    """The first process's text, on every process; waits as long as that one needs."""
+    content = list(text.encode())
+    [length] = from_first([len(content)])
+    return bytes(from_first((content + [0] * length)[:length])).decode()
+
+
 def from_first(numbers: list[int]) -> list[int]:
     """The first process's numbers, on every process; waits as long as that one needs.
 

@@ -21,8 +21,11 @@ class Tracker(Protocol):
     def add(self, step: int, values: Mapping[str, float]) -> None:
         """Those of one step."""
 
+    def flush(self) -> None:
+        """Write what is still in memory: these steps will not be taken again."""
+
     def close(self) -> None:
-        """Write what is still in memory."""
+        """Write what is still in memory, and end."""
 
 
 def open_trackers(
@@ -50,11 +53,16 @@ class _TensorBoard:
                 from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise _missing("tensorboard") from error
-        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=last_step + 1)
+        # Step 0, which only has a held-out loss, is measured again where nothing was saved.
+        superseded = last_step + 1 if last_step else 0
+        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=superseded)
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
+
+    def flush(self) -> None:
+        self._writer.flush()
 
     def close(self) -> None:
         self._writer.close()
@@ -87,6 +95,9 @@ class _WeightsAndBiases:
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
         self._run.log(dict(values), step=step)
+
+    def flush(self) -> None:
+        pass  # its own process writes, and outlives this one
 
     def close(self) -> None:
         self._run.finish()

@@ -11,7 +11,7 @@ import torch
 from opendllm.core.checkpoints.files import MODEL_FOLDER, damage, steps
 from opendllm.core.checkpoints.loading import load_model, torch_device
 from opendllm.core.checkpoints.pretrained import fetch
-from opendllm.core.data.prepared import PreparedData, prepare_all
+from opendllm.core.data.prepared import PreparedData, prepare_all, read_prepared
 from opendllm.core.data.progress import preparing_progress
 from opendllm.core.data.rows import MixedRows, PackedRows, Rows
 from opendllm.core.data.sources import corpora_of
@@ -20,12 +20,12 @@ from opendllm.core.manifest.experiment_manifest import Variant, digest
 from opendllm.core.manifest.schema import Data, Manifest, TokenizerChoice
 from opendllm.core.run_folder import is_first_process
 from opendllm.core.training.checkpoints import remove_left_overs, save_untrained
-from opendllm.core.training.processes import join_process_group, rank, wait_for_all, world_size
+from opendllm.core.training.processes import join_process_group, rank, text_from_first, world_size
 from opendllm.core.training.progress import training_progress
 from opendllm.core.training.settings import batch_shape
 from opendllm.core.training.trainer import TrainingRun, train
 from opendllm.registries.backbones import DiffusionLM, Vocabulary
-from opendllm.registries.corpora import Split
+from opendllm.registries.corpora import Corpus, Split
 from opendllm.registries.discovery import Plugins
 from opendllm.registries.errors import UserError
 from opendllm.registries.options import ObjectiveOptions
@@ -64,13 +64,10 @@ def train_variant(
     if started_by_launcher():
         join_process_group(device)
     if manifest.train is not None:
-        batch_shape(manifest.train, world_size())  # whether it divides, before anything takes time
-    if rank() != 0:
-        wait_for_all()  # the first process prepares, the others read what it made
-    with preparing_progress() as on_batch:
-        parts = prepare_all(data, tokenizer, corpora, data_folder, on_batch)
-    if rank() == 0:
-        wait_for_all()
+        # What can be wrong with numbers is said before anything takes time.
+        batch_shape(manifest.train, world_size())
+        MixedRows.shares(data.weights())
+    parts = _prepared_by_first(data, tokenizer, corpora, data_folder)
     prepared = parts[0]
     _check_prompts(manifest, plugins, parts)
     lm = _starting_model(variant, plugins, prepared, device)
@@ -95,6 +92,18 @@ def train_variant(
                 on_step=on_step,
             )
         )
+
+
+def _prepared_by_first(
+    data: Data, tokenizer: TokenizerChoice, corpora: Sequence[Corpus], folder: Path
+) -> list[PreparedData]:
+    """The first process prepares, the others read what it made: a corpus may look different from there."""
+    parts: list[PreparedData] = []
+    if rank() == 0:
+        with preparing_progress() as on_batch:
+            parts = prepare_all(data, tokenizer, corpora, folder, on_batch)
+    names = text_from_first("\n".join(part.folder.name for part in parts)).splitlines()
+    return parts or [read_prepared(folder / name) for name in names]
 
 
 def _starting_model(

@@ -19,14 +19,15 @@ from opendllm.core.manifest.schema import Train
 from opendllm.core.toolkit.draws import hash_address, stream_id
 from opendllm.core.toolkit.noise import AddressedNoise
 from opendllm.core.training.ahead import Ahead
-from opendllm.core.training.checkpoints import newest_whole, restore, save_step
-from opendllm.core.training.engine import set_learning_rate, start_engine, take_step
+from opendllm.core.training.checkpoints import SavedStep, newest_whole, restore, save_step
+from opendllm.core.training.engine import set_learning_rate, started_engine, take_step
 from opendllm.core.training.held_out import held_out_loss
 from opendllm.core.training.metrics_log import MetricsLog
 from opendllm.core.training.model_changes import changed_for_training
 from opendllm.core.training.processes import deepspeed_environment, rank, summed, world_size
 from opendllm.core.training.settings import batch_shape, learning_rate, zero_stage
 from opendllm.core.training.trackers import open_trackers
+from opendllm.core.training.trained_weights import TrainedWeights
 from opendllm.registries.backbones import DiffusionLM, LossPart
 from opendllm.registries.errors import UserError
 from opendllm.registries.noise_schedules import NoiseSchedule
@@ -98,12 +99,26 @@ def _train(run: TrainingRun) -> None:
     settings = run.settings
     micro_batch, accumulation = batch_shape(settings, world_size())
     weights, parameters = changed_for_training(run.lm, settings, run.seed)
+    run.lm.module.train()  # a loaded network comes ready to be read
     provenance = {**run.provenance, "parameters": parameters}
     saved = newest_whole(run.folder, provenance)
     convert = saved.of_other_processes and zero_stage(settings) > 0
-    engine = start_engine(run.lm.module, settings, micro_batch, accumulation, convert)
-    if saved.step:
-        restore(engine, weights, saved, convert)
+    with started_engine(run.lm.module, settings, micro_batch, accumulation, convert) as engine:
+        if saved.step:
+            restore(engine, weights, saved, convert)
+        _take_steps(run, engine, weights, saved, provenance)
+
+
+def _take_steps(
+    run: TrainingRun,
+    engine: DeepSpeedEngine,
+    weights: TrainedWeights,
+    saved: SavedStep,
+    provenance: Mapping[str, Any],
+) -> None:
+    """Those that are left."""
+    settings = run.settings
+    micro_batch, accumulation = batch_shape(settings, world_size())
     step, tokens = saved.step, saved.tokens
     trackers = open_trackers(
         settings.trackers if rank() == 0 else (), run.folder, run.provenance.get("manifest", {}), step
@@ -233,7 +248,12 @@ def _loss_part(objective: Objective, corruption: Corruption, count: float) -> Lo
 
 
 def _real_tokens(corruptions: Sequence[Corruption]) -> int:
-    return int(sum((corruption.inputs.segments != PADDING_SEGMENT).sum() for corruption in corruptions))
+    """Of the data: block diffusion's noisy half is no second reading of them."""
+    total = 0
+    for inputs in (corruption.inputs for corruption in corruptions):
+        real = inputs.segments != PADDING_SEGMENT
+        total += int((real if inputs.clean is None else real & inputs.clean).sum())
+    return total
 
 
 def _due(step: int, every: int | None) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ class Jsonl(RecordFiles):
                 for number, line in enumerate(lines, start=1):
                     if line.strip():
                         yield f"{path}:{number}", _parse(line, f"{path}:{number}")
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, zlib.error) as error:
             raise UserError(f"{path}:{number + 1}: cannot be read ({error})") from error
 
 

@@ -24,13 +24,14 @@ class TextFiles(Corpus):
         """See `Corpus.documents`."""
         paths = self._paths(split)
         if not paths:
-            pattern = self._held_out if split == "held-out" and self._held_out else self._train
-            raise UserError(f"corpus text-files: no {split} file matches {pattern!r}")
+            raise UserError(f"corpus text-files: {self._why_none(split)}")
         for path in paths:
             try:
-                yield Document(str(path), path.read_text(encoding="utf-8"))
+                text = path.read_text(encoding="utf-8")
             except UnicodeDecodeError as error:
                 raise UserError(f"{path} is not UTF-8 text (byte {error.start})") from error
+            if text:
+                yield Document(str(path), text)
 
     def fingerprint(self) -> str:
         """Every file's path and content."""
@@ -47,3 +48,15 @@ class TextFiles(Corpus):
             return matching_files(self._held_out if split == "held-out" else self._train)
         every = matching_files(self._train)
         return [path for path in every if is_held_out(path.name) == (split == "held-out")]
+
+    def _why_none(self, split: Split) -> str:
+        if self._held_out is not None:
+            return f"no {split} file matches {self._held_out if split == 'held-out' else self._train!r}"
+        files = len(matching_files(self._train))
+        if not files:
+            return f"no {split} file matches {self._train!r}"
+        other = "all" if split == "train" else "none"
+        return (
+            f"of {files} files that match {self._train!r} {other} happen to be held out (one in twenty is, "
+            f"by its name): name some with the option held_out"
+        )

@@ -104,6 +104,7 @@ def test_a_chat_is_one_document_for_each_of_the_assistants_turns(
         (b'["text"]', r"a.jsonl:3: is no JSON object, but list"),
         (b'{"txt": "a", "n": 1}', r"a.jsonl:3: no text in field 'text'; its fields: txt, n"),
         (b'{"text": 3}', r"a.jsonl:3: no text in field 'text'"),
+        (b'{"text": "a \\ud800 b"}', r"a.jsonl:3: field 'text' is no Unicode text \(it holds '\\ud800'"),
     ],
 )
 def test_a_bad_line_is_named(tmp_path: Path, line: bytes, message: str) -> None:
@@ -117,6 +118,15 @@ def test_a_bad_line_is_named(tmp_path: Path, line: bytes, message: str) -> None:
 def test_a_damaged_archive_is_named(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl.gz", [{"text": str(number)} for number in range(5000)])
     path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"a.jsonl.gz:\d+: cannot be read"):
+        documents(corpus("jsonl", path))
+
+
+def test_an_archive_that_is_damaged_within_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl.gz", [{"text": str(number)} for number in range(5000)])
+    content = bytearray(path.read_bytes())
+    content[100:140] = b"\xff" * 40
+    path.write_bytes(content)
     with pytest.raises(UserError, match=r"a.jsonl.gz:\d+: cannot be read"):
         documents(corpus("jsonl", path))
 
@@ -174,3 +184,34 @@ def test_the_fingerprint_changes_with_the_files(tmp_path: Path) -> None:
     assert corpus("jsonl", path).fingerprint() == before
     write(path, [{"text": "ab"}])
     assert corpus("jsonl", path).fingerprint() != before
+
+
+def test_half_a_character_in_a_chat_is_named(tmp_path: Path) -> None:
+    chat = [{"role": "user", "content": "\udfff"}, {"role": "assistant", "content": "!"}]
+    path = write(tmp_path / "a.jsonl", [{"chat": chat}])
+    with pytest.raises(UserError, match=r"a.jsonl:1: field 'chat' is no Unicode text"):
+        documents(corpus("jsonl", path, messages_field="chat", held_out=str(path)))
+
+
+def test_the_fingerprint_changes_with_the_fields(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", [{"text": "a", "title": "b"}])
+    found = {corpus("jsonl", path, text_field=field).fingerprint() for field in ("text", "title")}
+    assert len(found) == 2
+
+
+@KINDS
+def test_a_null_is_an_empty_text(tmp_path: Path, kind: str, name: str) -> None:
+    pairs = [{"q": "1?", "a": "one"}, {"q": None, "a": "two"}, {"q": "3?", "a": None}]
+    path = write(tmp_path / name, pairs)
+    found = corpus(kind, path, prompt_field="q", response_field="a", held_out=str(path))
+    assert [(document.prompt, document.text) for document in documents(found)] == [("1?", "one"), ("", "two")]
+    found = corpus(kind, path, text_field="a", held_out=str(path))
+    assert [document.text for document in documents(found)] == ["one", "two"]
+
+
+@KINDS
+def test_a_corpus_too_small_to_hold_anything_out_says_so(tmp_path: Path, kind: str, name: str) -> None:
+    found = corpus(kind, write(tmp_path / name, [{"text": "a"}, {"text": "b"}]))
+    assert len(documents(found)) == 2
+    with pytest.raises(UserError, match="no held-out documents; one record in twenty is, by its text"):
+        documents(found, "held-out")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import resource
 import shutil
 from pathlib import Path
 
@@ -105,6 +106,37 @@ def test_a_tokenizer_is_known_by_its_content_not_by_its_path(tmp_path: Path) -> 
     assert len(list((tmp_path / "data").glob("tokens-*"))) == 2
 
 
+def test_another_mask_token_is_not_taken_from_what_was_made_before(tmp_path: Path) -> None:
+    """Both are in the vocabulary already, so that tokenizer.json says nothing of the choice."""
+    source = corpus(tmp_path / "texts")
+    tokenizer = train_tokenizer(source.documents("train"), 280, "<one>")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<other>"]})
+    tokenizer.mask_token = None
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    for token in ("<one>", "<other>"):
+        choice = {"path": str(tmp_path / "tokenizer"), "mask_token": token}
+        prepared = prepare(data(tokenizer=choice), source, tmp_path / "data")
+        assert prepared.tokenizer.mask_token == token
+
+
+def test_what_does_not_fit_beside_its_prompt_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Pairs(Corpus):
+        def documents(self, split: str):  # type: ignore[no-untyped-def]
+            long = " ".join(map(str, range(99)))
+            for prompt, text in (("a", "b"), ("a", long), (long, "b")):
+                yield Document("", text, prompt)
+
+        def fingerprint(self) -> str:
+            return "x"
+
+    for again in (False, True):
+        prepare(data(sequence_length=16), Pairs(), tmp_path / "data")
+        said = capsys.readouterr().err
+        assert ("of 3 train documents with a prompt 1 lost their end, and 1 are left out" in said) != again
+
+
 def test_other_settings_are_other_data(tmp_path: Path) -> None:
     source = corpus(tmp_path / "texts")
     for changes in ({}, {"sequence_length": 24}, {"packed": False}):
@@ -155,3 +187,28 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, monkeypatch:
     with pytest.raises(UserError, match=r"data cannot be prepared in .*data: No space left on device$"):
         prepare(data(), corpus(tmp_path / "texts"), tmp_path / "data")
     assert not list((tmp_path / "data").glob("*tokens-*/"))
+
+
+@pytest.mark.parametrize("kibibytes", [2, 6])
+def test_a_tokenizer_that_does_not_fit_on_the_disk_is_one_line(tmp_path: Path, kibibytes: int) -> None:
+    source = corpus(tmp_path / "texts")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (kibibytes << 10, before[1]))
+    try:
+        with pytest.raises(UserError, match=r"data cannot be prepared in .*data: File too large"):
+            prepare(data(), source, tmp_path / "data")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not folders(tmp_path / "data")
+
+
+@pytest.mark.parametrize("kept", [0, 3, 8])
+@pytest.mark.parametrize("name", ["train-tokens.bin", "train-lengths.bin", "held-out-row-ends.bin"])
+def test_prepared_data_that_was_cut_short_is_named(tmp_path: Path, name: str, kept: int) -> None:
+    source = corpus(tmp_path / "texts")
+    prepare(data(), source, tmp_path / "data")
+    [folder] = (tmp_path / "data").glob("tokens-*")
+    size = (folder / name).stat().st_size
+    os.truncate(folder / name, kept if size > 8 else kept // 2)
+    with pytest.raises(UserError, match=rf"{folder.name} is damaged \(.*\): delete it, and it is made again"):
+        prepare(data(), source, tmp_path / "data")

@@ -55,6 +55,7 @@ from opendllm.registries.discovery import installed_plugins
         ("steps: 4", "steps: 0", "m.yaml:11:3: generate.steps: Input should be greater than or equal to 1"),
         ("steps: 2", "steps: .nan", "m.yaml:9:3: train.steps:"),
         ("  steps: 2\n", "", "m.yaml:7:1: train.steps: is missing"),
+        ("name: base\n", "name: base\nseed: 9223372036854775808\n", "seed: Input should be less than"),
         ("name: base\n", "", "m.yaml:1:1: name: is missing"),
         ("name: base", "name: ../base", "m.yaml:1:1: name: String should match pattern"),
         ("{train: {vocab_size: 300}}", "{}", "data.tokenizer: give either `train` or `path`"),

@@ -10,6 +10,8 @@ import torch
 
 from opendllm.core.toolkit.likelihood import log_likelihood
 from opendllm.core.toolkit.segments import inputs_from_mask
+from opendllm.registries.backbones import Vocabulary
+from opendllm.registries.discovery import installed_plugins
 
 TOKENS = torch.tensor([[0, 2, 1, 1, 0]])
 SCORABLE = torch.tensor([[False, True, True, True, True]])
@@ -102,3 +104,20 @@ def test_one_token_is_exact(random_lm) -> None:
     found = log_likelihood(lm, inputs_from_mask(TOKENS, None), scorable, 16, torch.tensor([1]))
     assert float(found.log_likelihood) == pytest.approx(exact_elbo(lm, TOKENS, scorable), abs=1e-6)
     assert float(found.variance) == pytest.approx(0, abs=1e-12)
+
+
+def test_a_causal_models_rows_are_read_as_many_at_once_as_asked() -> None:
+    backbone = installed_plugins().backbones.get("open-dcoder").build({"attention": "causal"})
+    torch.manual_seed(0)
+    lm = backbone.build(Vocabulary(64, 1, 0))
+    read: list[int] = []
+    lm.network.get_decoder().register_forward_hook(lambda _, __, output: read.append(len(output[0])))
+    tokens = torch.arange(5 * 12).view(5, 12)
+    scorable = torch.ones_like(tokens, dtype=torch.bool)
+    scorable[:, 0] = False
+    found = {
+        rows: log_likelihood(lm, inputs_from_mask(tokens, None), scorable, 1, torch.arange(5), rows)
+        for rows in (5, 2)
+    }
+    assert read == [5, 2, 2, 1]
+    assert torch.allclose(found[5].log_likelihood, found[2].log_likelihood, rtol=1e-5)

@@ -195,7 +195,9 @@ def test_the_average_is_evaluated_or_only_kept(make_run: MakeRun, precision: str
     [
         ({"ema": {}, "deepspeed": {"zero_optimization": {"stage": 3}}}, "ema needs whole weights"),
         ({"freeze": ["a"], "lora": {}}, "freeze has no effect beside lora"),
-        ({"freeze": ["("]}, "is no regular expression"),
+        ({"freeze": ["("]}, r"freeze: '\(' is no regular expression"),
+        ({"lora": {"targets": "("}}, r"lora\.targets: '\(' is no regular expression"),
+        ({"adam_betas": [0.9, 1.0]}, r"adam_betas\.1\n.*less than 1"),
         ({"master_weights": False}, "master_weights: false has an effect with precision bf16 only"),
         ({"trackers": ["wandb", "wandb"]}, "name each once"),
         ({"deepspeed": {"zero_optimization": {"offload_optimizer": True}}}, "offload_optimizer needs stage"),

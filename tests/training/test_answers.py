@@ -256,3 +256,32 @@ def test_a_manifest_trains_on_a_mixture(
     assert len(list((run / "data").glob("tokens-*"))) == 2
     answers = (run / "default" / "samples" / "perplexity.jsonl").read_text().splitlines()
     assert len(answers) == 4
+
+
+def test_a_weight_that_would_never_be_read_is_refused_before_anything_is_prepared(
+    folder: Path, platform: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    path = manifest(folder, "plain")
+    parts = "[{corpus: {name: jsonl, options: {train: plain.jsonl}}, weight: 1}, "
+    parts += "{corpus: {name: jsonl, options: {train: plain.jsonl}}, weight: 1.0e-9}]"
+    path.write_text(
+        path.read_text().replace(
+            "  corpus: {name: jsonl, options: {train: plain.jsonl}}", f"  mixture: {parts}"
+        )
+    )
+    done = platform("run", path, cwd=folder)
+    assert done.returncode == 2
+    assert "a weight in data.mixture is below 1/1000" in done.stderr
+    assert not (folder / "runs" / "answers" / "data").exists()
+
+
+def test_a_prompt_that_is_empty_is_a_prompt(folder: Path) -> None:
+    pairs = [{"ask": "" if n % 9 == 0 else prompt, "say": text} for n, (prompt, text) in enumerate(PAIRS)]
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    data = section(folder)
+    parts = prepared(data, folder)
+    assert parts[0].prompted
+    rows = _rows(parts, "train", data, 0)
+    found = texts(rows.batch(range(len(rows))), parts[0].tokenizer)
+    assert any(given == "" for given, _ in found)
+    assert not prepared(section(folder, "plain"), folder)[0].prompted

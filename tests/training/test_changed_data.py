@@ -23,15 +23,18 @@ def test_a_resume_on_other_tokens_is_refused(make_run: MakeRun) -> None:
     train(replace(make_run(steps=2), provenance={"data": "one"}))
 
 
-@pytest.mark.parametrize("stage", [0, 1])
-def test_gradients_that_are_not_finite_stop_the_run_and_are_not_saved(make_run: MakeRun, stage: int) -> None:
+@pytest.mark.parametrize("value", ["inf", "nan"])
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_gradients_that_are_not_finite_stop_the_run_and_are_not_saved(
+    make_run: MakeRun, stage: int, value: str
+) -> None:
     run = make_run(steps=3, checkpoint={"every": 1}, deepspeed={"zero_optimization": {"stage": stage}})
     calls = 0
 
     def poison(gradient: torch.Tensor) -> torch.Tensor:
         nonlocal calls
         calls += 1
-        return gradient * float("inf") if calls == 2 else gradient
+        return gradient * float(value) if calls == 2 else gradient
 
     next(iter(run.lm.module.parameters())).register_hook(poison)
     with pytest.raises(NonFiniteLossError, match="the gradients of step 2 are not finite"):

@@ -19,6 +19,8 @@ import psutil
 import pytest
 
 from opendllm.core.launching.launcher import Launcher, check_launcher, parse_launcher
+from opendllm.core.launching.local import threads_each
+from opendllm.core.launching.slurm import batch_script
 from opendllm.core.manifest.schema import Launch
 from opendllm.registries.errors import UserError
 
@@ -274,6 +276,31 @@ def test_a_job_is_written_and_submitted(
     ]  # fmt: skip
 
 
+def test_what_a_job_is_given_may_hold_spaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read as sbatch and bash read it; a task gets as many cores as the job asks for."""
+    folder = tmp_path / "my runs, 100%"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    launch = Launch.model_validate(
+        {"nodes": 1, "slurm": {"account": "the lab", "options": {"comment": "it's mine", "cpus-per-task": 8}}}
+    )
+    text = batch_script("short", folder / "run", launch, 2, ["run", "my manifest.yaml"])
+    options = [shlex.split(line)[1:] for line in text.splitlines() if line.startswith("#SBATCH")]
+    assert [f"--output={tmp_path}/my runs, 100%%/run/slurm-%j.log"] in options
+    assert ["--account=the lab"] in options
+    assert ["--comment=it's mine"] in options
+    commands = tmp_path / "commands"
+    commands.mkdir()
+    (commands / "srun").write_text('#!/bin/bash\necho "$PWD|$SRUN_CPUS_PER_TASK|${*: -5}"\n')
+    (commands / "srun").chmod(0o755)
+    variables = os.environ | {"PATH": f"{commands}:{os.environ['PATH']}", "SLURM_CPUS_PER_TASK": "8"}
+    (tmp_path / "slurm.sh").write_text(text)
+    done = subprocess.run(
+        ["bash", tmp_path / "slurm.sh"], env=variables, cwd="/", capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"{folder}|8|opendllm.core run my manifest.yaml --launcher local:2\n"
+
+
 def test_a_refused_job_is_an_error(
     cluster: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -283,6 +310,17 @@ def test_a_refused_job_is_an_error(
     monkeypatch.setenv("PATH", "")
     assert run_here("run", "short.yaml", "--launcher", "slurm", monkeypatch=monkeypatch) == 2
     assert "there is no sbatch here" in capsys.readouterr().err
+
+
+def test_processes_share_the_cores_of_the_job_not_the_machines() -> None:
+    cores = os.sched_getaffinity(0)
+    assert threads_each(1) == len(cores)
+    assert threads_each(10_000) == 1
+    os.sched_setaffinity(0, {min(cores)})
+    try:
+        assert threads_each(1) == 1
+    finally:
+        os.sched_setaffinity(0, cores)
 
 
 def test_what_a_launcher_may_be() -> None:

@@ -63,6 +63,24 @@ def test_activation_checkpointing_recomputes_and_changes_nothing(make_run: MakeR
     assert calls["checkpointed"] > calls["plain"], "nothing was computed twice"
 
 
+def test_a_loaded_network_trains_as_a_built_one_does_also_when_it_goes_on(make_run: MakeRun) -> None:
+    """What is loaded comes in evaluation mode, in which nothing is dropped out or checkpointed."""
+    modes: list[bool] = []
+
+    def cut(step: int, loss: float, speed: float) -> None:
+        modes.append(run.lm.network.get_decoder().layers[0].training)
+        if step == 3 and len(modes) == 3:
+            raise KeyboardInterrupt
+
+    run = make_run(on_step=cut, checkpoint={"every": 2})
+    with pytest.raises(KeyboardInterrupt):
+        train(run)
+    run = make_run(on_step=cut, checkpoint={"every": 2})
+    run.lm.network.eval()
+    train(run)
+    assert modes == [True] * 5
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")

@@ -22,11 +22,16 @@ def scalars(folder: Path, name: str) -> dict[int, float]:
 
     events = EventAccumulator(str(folder))
     events.Reload()
-    return {event.step: event.value for event in events.Scalars(name)}
+    found = events.Scalars(name)
+    assert len({event.step for event in found}) == len(found), "a step is there twice"
+    return {event.step: event.value for event in found}
 
 
-def test_tensorboard_gets_what_the_log_gets_and_a_resume_supersedes(make_run: MakeRun) -> None:
-    settings = {"trackers": ["tensorboard"], "steps": 4, "checkpoint": {"every": 2}}
+@pytest.mark.parametrize("every", [2, None])
+def test_tensorboard_gets_what_the_log_gets_and_a_resume_supersedes(
+    make_run: MakeRun, every: int | None
+) -> None:
+    settings = {"trackers": ["tensorboard"], "steps": 4, "checkpoint": {"every": every}}
 
     def cut(step: int, loss: float, speed: float) -> None:
         if step == 3:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,6 +41,15 @@ def test_the_loss_falls_and_every_line_says_what_it_must(make_run: MakeRun) -> N
     for line in lines[1:]:
         assert {"step", "loss", "learning_rate", "tokens", "tokens_per_second"} <= set(line)
     assert [line["step"] for line in lines] == list(range(31))
+
+
+def test_tokens_are_the_datas_whatever_the_objective_reads(make_run: MakeRun) -> None:
+    tokens = []
+    for objective, options in (("mdlm", {}), ("bd3lm", {"attention": "block-causal", "block_length": 4})):
+        run = make_run(objective, "llada", objective, backbone_options=options, steps=1)
+        train(run)
+        tokens.append(json.loads((run.folder / "train.jsonl").read_text().splitlines()[-1])["tokens"])
+    assert tokens[0] == tokens[1]
 
 
 @pytest.mark.parametrize("objective", ["open-dcoder", "llada", "dream", "mdlm"])
@@ -84,6 +95,20 @@ def test_a_run_that_was_cut_off_ends_bit_equal_to_one_that_was_not(make_run: Mak
     assert losses(resumed.folder) == losses(whole.folder)
     for name, tensor in weights(whole.folder).items():
         assert torch.equal(tensor, weights(resumed.folder)[name]), name
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_nothing_is_left_of_a_trained_model(make_run: MakeRun, stage: int, precision: str) -> None:
+    """The next variant's weights, and the evaluated ones, need the memory."""
+    run = make_run(steps=1, precision=precision, deepspeed={"zero_optimization": {"stage": stage}})
+    module = weakref.ref(run.lm.module)
+    parameter = weakref.ref(next(iter(run.lm.module.parameters())))
+    train(run)
+    del run
+    gc.collect()
+    assert module() is None
+    assert parameter() is None
 
 
 def test_only_the_newest_checkpoints_are_kept(make_run: MakeRun) -> None:

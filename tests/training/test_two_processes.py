@@ -25,3 +25,13 @@ def test_two_processes_compute_what_one_does_and_report_once(
         for output in ("both", "alone")
     ]
     assert len(answers[0]) == len(answers[1]) > 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux's /proc")
+def test_what_the_first_process_prepared_is_what_all_read(commands: Any, workspace: Path) -> None:
+    """Also where a corpus's files look different from another process, as they may from another machine."""
+    own = "data.corpus.options={train: /proc/self/stat, held_out: /proc/self/stat}"
+    arguments = ["run", "short.yaml", "--only", "train", "--set", own, "--set", "train.steps=1"]
+    done = commands.run(*arguments, cwd=workspace, ranks=2)
+    assert done.codes == [0, 0], done.said
+    assert len(list((workspace / "runs" / "short" / "data").glob("tokens-*"))) == 1
