@@ -9,7 +9,7 @@ of any other type is written as a handle: a number that its owner can turn back 
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from fractions import Fraction
@@ -40,10 +40,19 @@ def encode(value: Any, handle: Handles, depth: int = 0) -> Any:
         return value
     if depth > MAX_DEPTH:
         return {"h": handle(value)}
+    items: Iterator[Any] | None = None
     if isinstance(value, list):
-        return [encode(item, handle, depth + 1) for item in list.__iter__(value)]
-    if isinstance(value, tuple):
-        return {"t": [encode(item, handle, depth + 1) for item in tuple.__iter__(value)]}
+        items = list.__iter__(value)
+    elif isinstance(value, tuple):
+        items = tuple.__iter__(value)
+    if items is not None:
+        written = [  # an item that is written as it is costs no call: some lists have a million
+            item
+            if (kind := type(item)) in _PLAIN and (kind is not int or -_HUGE < item < _HUGE)
+            else encode(item, handle, depth + 1)
+            for item in items
+        ]
+        return written if isinstance(value, list) else {"t": written}
     if isinstance(value, dict):
         pairs = [
             [encode(key, handle, depth + 1), encode(item, handle, depth + 1)]
