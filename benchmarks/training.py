@@ -1,6 +1,6 @@
 """Training beside a plain transformers loop: real tokens a second, model FLOPs utilisation, peak memory.
 
-    python benchmarks/training.py [--rounds 4] [--steps 2] [--rows 16] [--device cpu]
+    python benchmarks/training.py [--rounds 4] [--steps 2] [--rows 16] [--device cpu] [--compile]
 
 Three ways to train one and the same LLaDA-shaped model on the same documents with the same loss:
   padded    a plain loop: documents padded to the longest of their batch, all logits, then the loss
