@@ -15,7 +15,7 @@ from dataclasses import replace
 
 import torch
 
-from opendllm.core.toolkit import attention
+from opendllm.core.networks import attention
 from opendllm.core.toolkit.noise import AddressedNoise
 from opendllm.core.toolkit.segments import document_positions
 from opendllm.plugins.backbones.presets import LLADA

@@ -7,18 +7,18 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Literal
 
+from opendllm.core.foundation.ranks import is_first_process
 from opendllm.core.manifest.experiment_manifest import DATA_FOLDER, Experiment, Variant
-from opendllm.core.run_folder import (
+from opendllm.core.run.folder import (
     has_results,
-    is_first_process,
-    locked_run,
     open_run,
     open_variant,
-    provenance,
     training_folders,
     write_manifest,
     write_variant,
 )
+from opendllm.core.run.lock import locked_run
+from opendllm.core.run.provenance import provenance
 from opendllm.registries.discovery import Plugins
 from opendllm.registries.errors import UserError
 from opendllm.registries.registry import did_you_mean
@@ -33,7 +33,7 @@ def run_experiment(
     stages: Collection[Stage] = STAGES,
     only_variants: Sequence[str] = (),
     limit: int | None = None,
-    say: Callable[[str], None] = print,
+    on_message: Callable[[str], None] = print,
 ) -> Path:
     """Train, evaluate and report; whatever an earlier run has finished is not done again.
 
@@ -43,7 +43,7 @@ def run_experiment(
         stages: which of the three to do.
         only_variants: names of the variants to train and evaluate; all, where empty.
         limit: at most so many problems of each benchmark.
-        say: told one line at each milestone.
+        on_message: told one line at each milestone.
 
     Returns:
         The run's folder.
@@ -53,7 +53,7 @@ def run_experiment(
     """
     chosen = _chosen(experiment, only_variants)
     with locked_run(experiment.output):
-        return _run(experiment, plugins, stages, chosen, limit, say)
+        return _run(experiment, plugins, stages, chosen, limit, on_message)
 
 
 def _run(
@@ -62,20 +62,20 @@ def _run(
     stages: Collection[Stage],
     chosen: Sequence[Variant],
     limit: int | None,
-    say: Callable[[str], None],
+    on_message: Callable[[str], None],
 ) -> Path:
     open_run(experiment)
     for variant in chosen if "train" in stages else ():
         _train(experiment, variant, plugins)
     for variant in chosen if "evaluate" in stages else ():
         if variant.manifest.evaluate:
-            _evaluate(experiment, variant, plugins, limit, say)
+            _evaluate(experiment, variant, plugins, limit, on_message)
     if not is_first_process():
         return experiment.output
     if "train" in stages or "evaluate" in stages:
         write_manifest(experiment)
     if "report" in stages:
-        _report(experiment, "evaluate" in stages, say)
+        _report(experiment, "evaluate" in stages, on_message)
     return experiment.output
 
 
@@ -93,27 +93,31 @@ def _train(experiment: Experiment, variant: Variant, plugins: Plugins) -> None:
 
 
 def _evaluate(
-    experiment: Experiment, variant: Variant, plugins: Plugins, limit: int | None, say: Callable[[str], None]
+    experiment: Experiment,
+    variant: Variant,
+    plugins: Plugins,
+    limit: int | None,
+    on_message: Callable[[str], None],
 ) -> None:
     """Evaluate the variant's last checkpoint."""
     from opendllm.core.evaluation.evaluate_variant import evaluate_variant
 
     folder = open_variant(experiment, variant, plugins)
-    evaluate_variant(variant, plugins, folder, provenance(variant, plugins), limit, say)
+    evaluate_variant(variant, plugins, folder, provenance(variant, plugins), limit, on_message)
     write_variant(experiment, variant, plugins)
 
 
-def _report(experiment: Experiment, evaluated: bool, say: Callable[[str], None]) -> None:
+def _report(experiment: Experiment, evaluated: bool, on_message: Callable[[str], None]) -> None:
     """Write the report, unless all that was evaluated is still to be scored."""
     from opendllm.core.reporting.write import write_report
 
     folders = [experiment.output / variant.name for variant in experiment.variants]
     unscored = any((folder / "samples").is_dir() for folder in folders)
     if evaluated and unscored and not any(map(has_results, folders)):
-        say("report: none yet, since nothing has been scored")
+        on_message("report: none yet, since nothing has been scored")
         return
     write_report(experiment.output)
-    say(f"report: {experiment.output / 'report.html'}")
+    on_message(f"report: {experiment.output / 'report.html'}")
 
 
 def _chosen(experiment: Experiment, names: Sequence[str]) -> list[Variant]:

@@ -29,7 +29,7 @@ class Vocabulary:
 
 
 @dataclass(frozen=True)
-class Places:
+class TokenPositions:
     """N positions of a batch of rows.
 
     Attributes:
@@ -42,7 +42,7 @@ class Places:
 
 
 @dataclass(frozen=True)
-class Stale:
+class RefreshSpan:
     """The part of a batch whose keys and values are to be computed anew.
 
     Attributes:
@@ -62,13 +62,13 @@ class CanvasReader(ABC):
     """Reads the same rows again and again, while their tokens change and their layout doesn't."""
 
     @abstractmethod
-    def states(self, tokens: Tensor, at: Places, stale: Stale | None = None) -> Tensor:
+    def states(self, tokens: Tensor, at: TokenPositions, refresh: RefreshSpan | None = None) -> Tensor:
         """[N, D] aligned hidden states.
 
         Args:
             tokens: [B, L] int64, as they are now.
-            at: the positions; where `stale` is given, in its rows, and predicted from its columns.
-            stale: what has changed, where keys and values are kept; None to read everything.
+            at: the positions; where `refresh` is given, in its rows, and predicted from its columns.
+            refresh: what has changed, where keys and values are kept; None to read everything.
         """
 
     @abstractmethod
@@ -83,7 +83,7 @@ class WholeReader(CanvasReader):
         self._lm = lm
         self._inputs = inputs
 
-    def states(self, tokens: Tensor, at: Places, stale: Stale | None = None) -> Tensor:
+    def states(self, tokens: Tensor, at: TokenPositions, refresh: RefreshSpan | None = None) -> Tensor:
         """See `CanvasReader.states`."""
         return self._lm.hidden_states(self._inputs.with_tokens(tokens))[at.rows, at.columns]
 
@@ -107,7 +107,7 @@ class DiffusionLM(ABC):
         attention: the checkpoint's own pattern.
         logit_shift: whether the checkpoint's hidden state i-1 predicts token i. The logits given
             out here are aligned all the same.
-        keeps_keys: whether its readers can keep keys and values.
+        supports_kv_cache: whether its readers can keep keys and values.
     """
 
     module: nn.Module
@@ -118,7 +118,7 @@ class DiffusionLM(ABC):
     context_length: int
     attention: AttentionPattern
     logit_shift: bool
-    keeps_keys: bool = False
+    supports_kv_cache: bool = False
 
     @property
     def network(self) -> nn.Module:
@@ -139,22 +139,20 @@ class DiffusionLM(ABC):
 
         return torch.arange(segments.shape[1], device=segments.device).expand_as(segments)
 
-    def reader(self, inputs: ModelInputs, keep_keys: bool = False, compiled: bool = False) -> CanvasReader:
+    def reader(self, inputs: ModelInputs, use_kv_cache: bool = False, compiled: bool = False) -> CanvasReader:
         """Something that reads rows of this layout while they are written.
 
         Args:
             inputs: the rows; one document each.
-            keep_keys: whether it will be told what is stale; only where the model `keeps_keys`.
+            use_kv_cache: whether it will be told what to refresh; only where the model `supports_kv_cache`.
             compiled: whether to compile the network, for shapes that stay the same.
 
         Raises:
             UserError: the backbone can't.
         """
-        if keep_keys or compiled:
-            raise UserError(
-                f"{type(self).__name__} has no {'key-value cache' if keep_keys else 'compiled form'}: leave "
-                f"{'cache' if keep_keys else 'compile'} out"
-            )
+        if use_kv_cache or compiled:
+            lacking, option = ("key-value cache", "cache") if use_kv_cache else ("compiled form", "compile")
+            raise UserError(f"{type(self).__name__} has no {lacking}: leave {option} out")
         return WholeReader(self, inputs)
 
     @abstractmethod
@@ -189,7 +187,7 @@ class Backbone(ABC):
         config: Mapping[str, Any],
         device: torch.device,
         dtype: torch.dtype | None,
-        least_vocab_size: int = 0,
+        min_vocab_size: int = 0,
     ) -> DiffusionLM:
         """The checkpoint in `folder`.
 
@@ -198,7 +196,7 @@ class Backbone(ABC):
             config: what its config.json holds, with a `mask_token_id`.
             device: where the weights go.
             dtype: of the weights; None keeps the file's.
-            least_vocab_size: a smaller vocabulary is grown to it, new rows at the mean of the old.
+            min_vocab_size: a smaller vocabulary is grown to it, new rows at the mean of the old.
 
         Raises:
             UserError: a file is missing or damaged, a key is missing or unknown, a shape differs.

@@ -200,7 +200,7 @@ class Benchmark(ABC):
         A samples file may leave tasks out, and give some more samples than others.
         """
 
-    def glance(self, answer: Answer) -> float | None:
+    def quick_score(self, answer: Answer) -> float | None:
         """What one answer is worth, for the score so far in a progress bar; None where it isn't cheap."""
         return None
 

@@ -110,7 +110,9 @@ class Sampler(ABC):
         """
         return None
 
-    def forbidden(self, special: SpecialTokens, room: Tensor, last: Tensor) -> Mapping[int, Tensor | bool]:
+    def suppressed_tokens(
+        self, special: SpecialTokens, room: Tensor, last: Tensor
+    ) -> Mapping[int, Tensor | bool]:
         """Token ids that are not to be proposed, and not to be counted in confidences.
 
         Args:
@@ -119,7 +121,7 @@ class Sampler(ABC):
             last: [B] bool, rows at the last step of their block.
 
         Returns:
-            By id: [B] bool, the rows that it is forbidden in; or True for all of them.
+            By id: [B] bool, the rows that it is suppressed_tokens in; or True for all of them.
         """
         return {}
 

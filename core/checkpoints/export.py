@@ -8,7 +8,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from opendllm.core.checkpoints.files import PROVENANCE_FILE, model_folder, write_json, write_text
+from opendllm.core.checkpoints.files import PROVENANCE_FILE, model_folder
+from opendllm.core.foundation.atomic_files import write_json, write_text
 from opendllm.registries.errors import UserError, first_line
 
 MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", "config.json")
@@ -39,8 +40,8 @@ def export_model(checkpoint: Path, target: Path) -> None:
 
 def _write(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as aside:
-        folder = Path(aside) / target.name
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as staging:
+        folder = Path(staging) / target.name
         folder.mkdir()
         for pattern in (*MODEL_FILES, *TOKENIZER_FILES):
             for path in source.glob(pattern):
@@ -66,8 +67,8 @@ def push_model(checkpoint: Path, repository: str, private: bool) -> str:
     """
     from huggingface_hub import HfApi
 
-    with tempfile.TemporaryDirectory() as aside:
-        folder = Path(aside) / repository.rpartition("/")[2]
+    with tempfile.TemporaryDirectory() as staging:
+        folder = Path(staging) / repository.rpartition("/")[2]
         export_model(checkpoint, folder)
         hub = HfApi()
         try:

@@ -7,10 +7,11 @@ DeepSpeed's loader unpickles, so nothing else may reach it.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
-from opendllm.core.checkpoints.files import CHECKPOINTS_FOLDER, damage, seal, steps, write_json
+from opendllm.core.checkpoints.files import CHECKPOINTS_FOLDER, steps
+from opendllm.core.foundation.atomic_files import checksums_digest, integrity_error, write_json
 from opendllm.registries.errors import UserError
 
 LEDGER_FILE = "checkpoints.json"
@@ -21,11 +22,11 @@ class Entry:
     """What the run wrote down of one checkpoint.
 
     Attributes:
-        seal: the digest of its checksum file.
+        digest: the digest of its checksum file.
         held_out_loss: of its weights, nats a token; None where it was not measured.
     """
 
-    seal: str
+    digest: str
     held_out_loss: float | None
 
 
@@ -40,8 +41,8 @@ def entries(variant_folder: Path) -> dict[int, Entry]:
         return {}
     try:
         content = json.loads(path.read_text())
-        return {int(step): Entry(**entry) for step, entry in content.items()}
-    except (ValueError, TypeError, AttributeError) as error:
+        return {int(step): Entry(entry["seal"], entry["held_out_loss"]) for step, entry in content.items()}
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise UserError(
             f"{path} is damaged: bring it back, or start afresh with --set output=DIR; without it no "
             f"checkpoint of this run can be trusted"
@@ -53,15 +54,20 @@ def enter(variant_folder: Path, step: int, entry: Entry) -> None:
     kept = {known for known, _ in steps(variant_folder)}
     known = {number: old for number, old in entries(variant_folder).items() if number in kept}
     content = {**known, step: entry}
-    write_json(
-        variant_folder / LEDGER_FILE, {str(number): asdict(content[number]) for number in sorted(content)}
-    )
+    # "seal" is what the file has always called it.
+    written = {
+        str(number): {"seal": content[number].digest, "held_out_loss": content[number].held_out_loss}
+        for number in sorted(content)
+    }
+    write_json(variant_folder / LEDGER_FILE, written)
 
 
-def fault(variant_folder: Path, step: int) -> str | None:
+def rejection_reason(variant_folder: Path, step: int) -> str | None:
     """Why a checkpoint must not be loaded, in a few words; None where it is whole and the run's own."""
     folder = variant_folder / CHECKPOINTS_FOLDER / f"step-{step}"
     known = entries(variant_folder).get(step)
-    if known is None or seal(folder) != known.seal:
-        return damage(folder) or f"{variant_folder / LEDGER_FILE} does not say that this run wrote it"
-    return damage(folder)
+    if known is None or checksums_digest(folder) != known.digest:
+        return (
+            integrity_error(folder) or f"{variant_folder / LEDGER_FILE} does not say that this run wrote it"
+        )
+    return integrity_error(folder)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,8 @@ import torch
 
 from opendllm.core.checkpoints.files import model_folder
 from opendllm.core.checkpoints.tokenizer_files import has_tokenizer, read_tokenizer
-from opendllm.core.toolkit.transformers_lm import CONFIG_FILE, OWN_SECTION
+from opendllm.core.foundation.ranks import local_rank
+from opendllm.core.networks.transformers_lm import CONFIG_FILE, OWN_SECTION
 from opendllm.registries.backbones import Backbone, DiffusionLM
 from opendllm.registries.discovery import Plugins
 from opendllm.registries.errors import UserError
@@ -32,7 +32,7 @@ def torch_device(name: str) -> torch.device:
     if name == "auto":
         if not torch.cuda.is_available():
             return torch.device("cpu")
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        return torch.device("cuda", local_rank())
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -108,7 +108,7 @@ def load_model(
     backbone: str | None = None,
     mask_token_id: int | None = None,
     options: Mapping[str, Any] | None = None,
-    least_vocab_size: int = 0,
+    min_vocab_size: int = 0,
 ) -> tuple[DiffusionLM, Registration[Backbone]]:
     """The model at `path` (see `model_folder`), and the backbone it belongs to.
 
@@ -120,7 +120,7 @@ def load_model(
         backbone: the plugin's name, where config.json doesn't settle it.
         mask_token_id: where neither config.json nor the tokenizer names it.
         options: the backbone's, over what config.json says of the pattern and the shift.
-        least_vocab_size: see `Backbone.load`.
+        min_vocab_size: see `Backbone.load`.
 
     Raises:
         UserError: the folder is incomplete or its files don't fit together.
@@ -133,7 +133,7 @@ def load_model(
     known = registration.options.model_fields
     stored = {key: value for key, value in own.items() if key in known and value is not None}
     family_backbone = registration.build({**stored, **(options or {})})
-    return family_backbone.load(folder, config, device, dtype, least_vocab_size), registration
+    return family_backbone.load(folder, config, device, dtype, min_vocab_size), registration
 
 
 def _own_section(folder: Path, config: dict[str, Any]) -> dict[str, Any]:

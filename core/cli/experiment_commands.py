@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from opendllm.core.experiment import STAGES, run_experiment
+from opendllm.core.foundation.ranks import is_first_process
 from opendllm.core.launching.launcher import (
     Launcher,
     check_launcher,
@@ -20,7 +21,6 @@ from opendllm.core.launching.stopping import stopping_at_once
 from opendllm.core.manifest.experiment_manifest import Experiment, read_experiment
 from opendllm.core.manifest.json_schema import manifest_schema
 from opendllm.core.manifest.schema import Launch
-from opendllm.core.run_folder import is_first_process
 from opendllm.core.training.settings import batch_shape
 from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.errors import UserError

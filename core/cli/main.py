@@ -18,10 +18,10 @@ from opendllm.core.cli import (
     plugin_commands,
     score_command,
 )
+from opendllm.core.foundation.ranks import is_first_process
 from opendllm.core.launching.launcher import this_command
 from opendllm.core.launching.stopping import Stopped
 from opendllm.core.launching.worker_errors import launcher_reports, record_error
-from opendllm.core.run_folder import is_first_process
 from opendllm.registries.errors import UserError
 
 # Two threads that spin while they wait lose four fifths of their speed when a core is busy.

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from opendllm.core.checkpoints.files import write_text
+from opendllm.core.foundation.atomic_files import write_text
 from opendllm.registries.errors import UserError
 
 

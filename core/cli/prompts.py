@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from opendllm.core.toolkit.benchmark_files import JsonLine, json_lines, parsed_lines
+from opendllm.core.foundation.json_lines import JsonLine, json_lines, parsed_lines
 from opendllm.registries.errors import UserError
 
 
@@ -37,7 +37,7 @@ def read_prompts(given: Sequence[str] | None, suffix: str | None, file: str | No
             input is one prompt.
 
     Raises:
-        UserError: prompts come from two places, or a line isn't a prompt.
+        UserError: prompts come from two locations, or a line isn't a prompt.
     """
     if file is None:
         return [Prompt(text, suffix) for text in given or [_standard_input()]]
@@ -58,13 +58,13 @@ def _standard_input() -> str:
 def _prompts(lines: Iterable[JsonLine], source: str) -> list[Prompt]:
     prompts = []
     for line in lines:
-        place, fields = f"{source}:{line.number}", line.content
-        if line.complaint is not None:
-            raise UserError(f"{place} {line.complaint}")
+        location, fields = f"{source}:{line.number}", line.content
+        if line.issue is not None:
+            raise UserError(f"{location} {line.issue}")
         if not isinstance(fields.get("prompt"), str):
-            raise UserError(f'{place} has no "prompt" that is text; a "suffix" may stand beside it')
+            raise UserError(f'{location} has no "prompt" that is text; a "suffix" may stand beside it')
         if not isinstance(fields.get("suffix"), str | None):
-            raise UserError(f'{place} has a "suffix" that isn\'t text')
+            raise UserError(f'{location} has a "suffix" that isn\'t text')
         prompts.append(Prompt(fields["prompt"], fields.get("suffix"), fields))
     if not prompts:
         raise UserError(f"{source} holds no prompt")

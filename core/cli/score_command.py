@@ -70,9 +70,9 @@ def score(
     for note in scored.scores.notes:
         typer.echo(f"note: {note}")
     typer.echo(f"scores: {scored.output}")
-    for complaint in scored.samples.complaints:
-        typer.echo(f"error: {complaint}", err=True)
-    if scored.samples.complaints:
+    for issue in scored.samples.issues:
+        typer.echo(f"error: {issue}", err=True)
+    if scored.samples.issues:
         raise typer.Exit(1)
 
 

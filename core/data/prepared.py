@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from opendllm.core.checkpoints.files import CHECKSUMS_FILE, whole_folder, write_json
 from opendllm.core.checkpoints.tokenizer_files import TOKENIZER_FILE, read_tokenizer, write_tokenizer
 from opendllm.core.data.encoding import Pair, encode_in_order
 from opendllm.core.data.packing import Packing
@@ -23,6 +22,7 @@ from opendllm.core.data.progress import OnBatch
 from opendllm.core.data.rendering import render
 from opendllm.core.data.token_files import SplitFacts, SplitWriter, read_split
 from opendllm.core.data.tokenizers import make_tokenizer
+from opendllm.core.foundation.atomic_files import CHECKSUMS_FILE, whole_folder, write_json
 from opendllm.core.manifest.experiment_manifest import digest
 from opendllm.core.manifest.schema import Data, TokenizerChoice
 from opendllm.registries.corpora import Corpus, Document, Split
@@ -105,9 +105,9 @@ def _tokenizer(choice: TokenizerChoice, corpora: Sequence[Corpus], folder: Path)
     fingerprints = [corpus.fingerprint() for corpus in corpora]
     key = digest({"format": _FORMAT, "tokenizer": choice.model_dump(mode="json"), "corpora": fingerprints})
     target = folder / f"tokenizer-{key}"
-    with _made_once(target) as aside:
-        if aside is not None:
-            write_tokenizer(make_tokenizer(choice, corpora), aside)
+    with _made_once(target) as staging:
+        if staging is not None:
+            write_tokenizer(make_tokenizer(choice, corpora), staging)
     return read_tokenizer(target)
 
 
@@ -132,9 +132,9 @@ def _prepared(
         }
     )
     target = folder / f"tokens-{key}"
-    with _made_once(target) as aside:
-        if aside is not None:
-            _make(data, corpus, tokenizer, aside, on_batch)
+    with _made_once(target) as staging:
+        if staging is not None:
+            _make(data, corpus, tokenizer, staging, on_batch)
     return read_prepared(target)
 
 
@@ -190,11 +190,11 @@ def _made_once(target: Path) -> Iterator[Path | None]:
         if target.is_dir():
             yield None
             return
-        with whole_folder(target) as aside:
+        with whole_folder(target) as staging:
             try:
-                yield aside
+                yield staging
             except BaseException:
-                shutil.rmtree(aside, ignore_errors=True)
+                shutil.rmtree(staging, ignore_errors=True)
                 raise
 
 

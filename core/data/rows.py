@@ -63,13 +63,13 @@ class PackedRows:
 
     def batch(self, sample_indices: Sequence[int]) -> TokenRows:
         """See `Rows.batch`."""
-        canvas = Canvas(len(sample_indices), self.row_length, self.filler_id)
-        self.fill(canvas, range(len(sample_indices)), sample_indices)
-        return canvas.rows(sample_indices)
+        buffer = BatchBuffer(len(sample_indices), self.row_length, self.filler_id)
+        self.fill(buffer, range(len(sample_indices)), sample_indices)
+        return buffer.rows(sample_indices)
 
-    def fill(self, canvas: Canvas, places: Sequence[int], samples: Sequence[int]) -> None:
-        """Write the rows of these of its own samples into these rows of a canvas."""
-        for place, row in zip(places, self._rows(samples), strict=True):
+    def fill(self, buffer: BatchBuffer, batch_rows: Sequence[int], samples: Sequence[int]) -> None:
+        """Write the rows of these of its own samples into these rows of a buffer."""
+        for batch_row, row in zip(batch_rows, self._rows(samples), strict=True):
             span = self._packing.span(row)
             pieces = zip(
                 self._packing.starts[span].tolist(),
@@ -79,22 +79,22 @@ class PackedRows:
             )
             column = 0
             for number, (start, length, prompt) in enumerate(pieces):
-                canvas.tokens[place, column : column + length] = self._tokens[start : start + length]
+                buffer.tokens[batch_row, column : column + length] = self._tokens[start : start + length]
                 end = self.row_length if self._filler_is_learnt else column + length
-                canvas.segments[place, column:end] = number
-                canvas.positions[place, column:end] = np.arange(end - column)
-                canvas.maskable[place, column + prompt : end] = True
+                buffer.segments[batch_row, column:end] = number
+                buffer.positions[batch_row, column:end] = np.arange(end - column)
+                buffer.maskable[batch_row, column + prompt : end] = True
                 column += length
 
     def _rows(self, sample_indices: Sequence[int]) -> list[int]:
         samples = torch.tensor(list(sample_indices), dtype=torch.int64)
-        epochs, places = samples // len(self), samples % len(self)
+        epochs, indices = samples // len(self), samples % len(self)
         if self._seed is not None:
-            places = permuted(places, len(self), self._seed, epochs)
-        return places.tolist()
+            indices = permuted(indices, len(self), self._seed, epochs)
+        return indices.tolist()
 
 
-class Canvas:
+class BatchBuffer:
     """Rows to be filled: [B, L] arrays."""
 
     def __init__(self, rows: int, row_length: int, filler_id: int) -> None:
@@ -162,25 +162,25 @@ class MixedRows:
     def batch(self, sample_indices: Sequence[int]) -> TokenRows:
         """See `Rows.batch`."""
         samples = torch.tensor(list(sample_indices), dtype=torch.int64)
-        period, place = samples // self.PERIOD, samples % self.PERIOD
-        slot = permuted(place, self.PERIOD, self._seed, period, stream="mixture-order")
+        period, index = samples // self.PERIOD, samples % self.PERIOD
+        slot = permuted(index, self.PERIOD, self._seed, period, stream="mixture-order")
         part = torch.searchsorted(self._firsts, slot, right=True) - 1
         own = period * self._counts[part] + slot - self._firsts[part]
-        canvas = Canvas(len(samples), self._parts[0].row_length, self._parts[0].filler_id)
+        buffer = BatchBuffer(len(samples), self._parts[0].row_length, self._parts[0].filler_id)
         for number, rows in enumerate(self._parts):
             chosen = (part == number).nonzero().squeeze(1)
-            rows.fill(canvas, chosen.tolist(), own[chosen].tolist())
-        return canvas.rows(sample_indices)
+            rows.fill(buffer, chosen.tolist(), own[chosen].tolist())
+        return buffer.rows(sample_indices)
 
 
-def permuted(places: Tensor, size: int, seed: int, epochs: Tensor, stream: str = "row-order") -> Tensor:
-    """Where each epoch's pseudo-random permutation of 0 ... size - 1 sends `places`, without a table.
+def permuted(indices: Tensor, size: int, seed: int, epochs: Tensor, stream: str = "row-order") -> Tensor:
+    """Where each epoch's pseudo-random permutation of 0 ... size - 1 sends `indices`, without a table.
 
     A four-round Feistel network on the next even number of bits; what falls outside the range is
     permuted again until it is inside (Black and Rogaway 2002, "cycle walking").
 
     Args:
-        places: [N] int64 in the range.
+        indices: [N] int64 in the range.
         size: of the range.
         seed: of the order.
         epochs: [N] int64; each epoch has a permutation of its own.
@@ -190,7 +190,7 @@ def permuted(places: Tensor, size: int, seed: int, epochs: Tensor, stream: str =
     low = (1 << half) - 1
     permutation = hash_address(seed, stream_id(stream), epochs)
     keys = torch.stack([hash_on(permutation, round_number) for round_number in range(_ROUNDS)])
-    sent, outside = places.clone(), torch.ones_like(places, dtype=torch.bool)
+    sent, outside = indices.clone(), torch.ones_like(indices, dtype=torch.bool)
     while bool(outside.any()):
         left, right = sent[outside] >> half, sent[outside] & low
         for key in keys[:, outside]:

@@ -15,7 +15,7 @@ from opendllm.core.checkpoints.pretrained import fetch
 from opendllm.core.checkpoints.tokenizer_files import read_tokenizer
 from opendllm.core.data.long_texts import parts
 from opendllm.core.manifest.schema import MASK_TOKEN, TokenizerChoice
-from opendllm.core.toolkit.transformers_lm import CONFIG_FILE
+from opendllm.core.networks.transformers_lm import CONFIG_FILE
 from opendllm.registries.corpora import Corpus
 from opendllm.registries.errors import UserError
 

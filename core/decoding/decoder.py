@@ -8,16 +8,16 @@ import torch
 from torch import Tensor
 
 from opendllm.core.decoding.blocks import check_lengths, find_blocks
+from opendllm.core.decoding.cached_forward import CachedForward
+from opendllm.core.decoding.decode_state import DecodeState, StepDraws
 from opendllm.core.decoding.early_stop import settled_tails
 from opendllm.core.decoding.length_edits import room_to_grow
 from opendllm.core.decoding.options import DecoderOptions
 from opendllm.core.decoding.plan import Plan
-from opendllm.core.decoding.progress import Progress
 from opendllm.core.decoding.proposer import Proposer
-from opendllm.core.decoding.reading import Reading
-from opendllm.core.decoding.rows import Rows, StepDraws
+from opendllm.core.decoding.step_cursor import StepCursor
 from opendllm.core.toolkit.segments import inputs_from_mask
-from opendllm.registries.backbones import DiffusionLM, Places
+from opendllm.registries.backbones import DiffusionLM, TokenPositions
 from opendllm.registries.errors import UserError
 from opendllm.registries.samplers import Sampler, SpecialTokens, Step
 
@@ -80,10 +80,10 @@ def decode(
     layout = inputs_from_mask(canvas, real)
     editable = (canvas == lm.mask_token_id) & real
     blocks = find_blocks(lm, layout, editable, options.block_length)
-    progress = Progress(Plan(blocks.sizes, options.steps, sampler), len(canvas))
-    reading = Reading(lm, layout, blocks, options)
+    progress = StepCursor(Plan(blocks.sizes, options.steps, sampler), len(canvas))
+    reading = CachedForward(lm, layout, blocks, options)
     proposer = Proposer(lm, sampler, options)
-    whole = Rows(
+    whole = DecodeState(
         number=torch.arange(len(canvas), device=canvas.device),
         tokens=canvas,
         real=real,
@@ -123,13 +123,13 @@ def decode(
 
 
 def _take_step(
-    rows: Rows,
-    progress: Progress,
-    reading: Reading,
+    rows: DecodeState,
+    progress: StepCursor,
+    reading: CachedForward,
     proposer: Proposer,
     sampler: Sampler,
     options: DecoderOptions,
-) -> Rows:
+) -> DecodeState:
     """One step of every row; `progress` goes on to the next."""
     special, device = proposer.special, rows.tokens.device
     now = progress.now()
@@ -159,7 +159,7 @@ def _take_step(
         count = wanted.sum(-1).cpu().numpy()
     else:
         wanted, count = (masked, now["masks"]) if sampler.proposes == "masked" else (in_block, now["size"])
-    at = _places(wanted, int(count[alive].sum()))
+    at = _positions_of(wanted, int(count[alive].sum()))
     idle = ~alive | (count == 0)
     proposed = proposer.propose(rows, reading, at, now["block"], idle, draws, last)
     progress.count_passes(2 if options.guidance_scale > 0 else 1, ~idle)
@@ -183,22 +183,22 @@ def _take_step(
     return rows
 
 
-def _places(wanted: Tensor, count: int) -> Places:
+def _positions_of(wanted: Tensor, count: int) -> TokenPositions:
     """The true positions of `wanted` [R, L], of which there are `count`, in row-major order."""
     if wanted.is_cuda:
         found = wanted.nonzero_static(size=count)  # doesn't wait for the GPU to count them
-        return Places(found[:, 0], found[:, 1])
-    return Places(*wanted.nonzero(as_tuple=True))
+        return TokenPositions(found[:, 0], found[:, 1])
+    return TokenPositions(*wanted.nonzero(as_tuple=True))
 
 
-def _spread(values: Tensor, at: Places, like: Tensor, elsewhere: float) -> Tensor:
-    """[R, L] with `values` [N] at their places."""
+def _spread(values: Tensor, at: TokenPositions, like: Tensor, elsewhere: float) -> Tensor:
+    """[R, L] with `values` [N] at their positions."""
     canvas = torch.full(like.shape, elsewhere, dtype=values.dtype, device=values.device)
     canvas[at.rows, at.columns] = values
     return canvas
 
 
-def _stop_where_settled(rows: Rows, special: SpecialTokens) -> tuple[Rows, Tensor]:
+def _stop_where_settled(rows: DecodeState, special: SpecialTokens) -> tuple[DecodeState, Tensor]:
     """Rows of which only settled tails are left become EOS there; and [R] bool, which they are."""
     assert special.eos is not None
     tails = settled_tails(rows.tokens, rows.editable, special.mask, special.eos)
@@ -212,7 +212,7 @@ def _width(real: Tensor) -> int:
     return int(real.any(0).long().cumsum(0).argmax()) + 1
 
 
-def _snapshot(rows: Rows) -> Tensor:
+def _snapshot(rows: DecodeState) -> Tensor:
     return torch.where(rows.real, rows.tokens, -1)
 
 

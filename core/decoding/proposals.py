@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from opendllm.core.decoding.filters import FilteredLogits, filter_logits
 from opendllm.core.toolkit.draws import STRETCH, draw_from
-from opendllm.core.toolkit.filters import Narrowed, narrow
 from opendllm.registries.samplers import Confidence
 
 ELEMENTS_AT_ONCE = {"cpu": 1 << 20, "cuda": 1 << 27}
@@ -22,8 +22,8 @@ class Filters:
 
     Attributes:
         temperature: of the draw; 0 takes the mode.
-        top_p: see `narrow`.
-        top_k: see `narrow`.
+        top_p: see `filter_logits`.
+        top_k: see `filter_logits`.
     """
 
     temperature: float
@@ -37,7 +37,7 @@ class Filters:
 
 
 @dataclass(frozen=True)
-class Ban:
+class SuppressedToken:
     """A token that is never proposed, nor counted in confidences.
 
     Attributes:
@@ -48,9 +48,9 @@ class Ban:
     token_id: int
     where: Tensor | None
 
-    def among(self, chosen: slice) -> Ban:
-        """The same ban for some of the positions."""
-        return Ban(self.token_id, None if self.where is None else self.where[chosen])
+    def among(self, chosen: slice) -> SuppressedToken:
+        """The same token for some of the positions."""
+        return SuppressedToken(self.token_id, None if self.where is None else self.where[chosen])
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def propose(
     mask_token_id: int,
     filters: Filters,
     confidence: Confidence | None,
-    bans: Sequence[Ban] = (),
+    suppressed: Sequence[SuppressedToken] = (),
 ) -> Proposals:
     """Draw a token at each position.
 
@@ -97,16 +97,16 @@ def propose(
         mask_token_id: never proposed.
         filters: temperature, top-p and top-k.
         confidence: which one is wanted.
-        bans: other tokens that are never proposed.
+        suppressed: other tokens that are never proposed.
     """
     count, size = logits.shape
     at_once = max(1, ELEMENTS_AT_ONCE[logits.device.type] // size)
     if count <= at_once:
-        return _propose(logits, uniforms, mask_token_id, filters, confidence, bans)
+        return _propose(logits, uniforms, mask_token_id, filters, confidence, suppressed)
     parts = []
     for start in range(0, count, at_once):
         chosen = slice(start, start + at_once)
-        here = [ban.among(chosen) for ban in bans]
+        here = [token.among(chosen) for token in suppressed]
         parts.append(_propose(logits[chosen], uniforms[chosen], mask_token_id, filters, confidence, here))
     return Proposals.joined(parts)
 
@@ -117,14 +117,14 @@ def _propose(
     mask_token_id: int,
     filters: Filters,
     confidence: Confidence | None,
-    bans: Sequence[Ban],
+    suppressed: Sequence[SuppressedToken],
 ) -> Proposals:
     logits = logits.float()
     finite = torch.isfinite(logits.sum(-1))
     if logits.is_cuda or not bool(finite.all()):
         logits.masked_fill_(~finite[:, None], 0.0)  # the decoder names them; here they only must not crash
-    for ban in bans:
-        logits[slice(None) if ban.where is None else ban.where, ban.token_id] = -torch.inf
+    for token in suppressed:
+        logits[slice(None) if token.where is None else token.where, token.token_id] = -torch.inf
     if filters.cut and filters.temperature > 0:
         tokens, values = _drawn_from_the_kept(logits, uniforms, mask_token_id, filters, confidence)
     else:
@@ -135,21 +135,21 @@ def _propose(
 def _drawn_from_the_kept(
     logits: Tensor, uniforms: Tensor, mask_token_id: int, filters: Filters, confidence: Confidence | None
 ) -> tuple[Tensor, Tensor | None]:
-    """([N] tokens, [N] confidences) where top-p or top-k narrow the draw."""
-    narrowed = narrow(logits, filters.temperature, filters.top_p, filters.top_k)
-    values = _certainty(narrowed, confidence)
-    nothing_else = narrowed.weights[:, mask_token_id] >= narrowed.total
-    narrowed.weights[:, mask_token_id] = 0
+    """([N] tokens, [N] confidences) where top-p or top-k filter_logits the draw."""
+    filtered = filter_logits(logits, filters.temperature, filters.top_p, filters.top_k)
+    values = _certainty(filtered, confidence)
+    nothing_else = filtered.weights[:, mask_token_id] >= filtered.total
+    filtered.weights[:, mask_token_id] = 0
     if bool(nothing_else.any()):
-        others = narrowed.below[nothing_else].index_fill_(
+        others = filtered.below[nothing_else].index_fill_(
             1, torch.tensor([mask_token_id], device=logits.device), -torch.inf
         )
-        narrowed.weights[nothing_else, others.argmax(-1)] = 1
-    tokens = draw_from(narrowed.weights, uniforms)
+        filtered.weights[nothing_else, others.argmax(-1)] = 1
+    tokens = draw_from(filtered.weights, uniforms)
     if confidence == "probability":
-        values = narrowed.probability(tokens).masked_fill(nothing_else, 0.0)
+        values = filtered.probability(tokens).masked_fill(nothing_else, 0.0)
     elif confidence == "model_probability":
-        values = narrow(logits, 1, None, None).probability(tokens)
+        values = filter_logits(logits, 1, None, None).probability(tokens)
     return tokens, values
 
 
@@ -160,18 +160,18 @@ def _drawn_from_all(
     of_mask = logits[:, mask_token_id].clone()
     logits[:, mask_token_id] = -torch.inf
     temperature = filters.temperature
-    drawn_from = narrow(logits, temperature, None, None) if temperature > 0 else None
+    drawn_from = filter_logits(logits, temperature, None, None) if temperature > 0 else None
     tokens = _argmax(logits) if drawn_from is None else draw_from(drawn_from.weights, uniforms)
     if confidence is None:
         return tokens, None
     if filters.cut and confidence != "model_probability":
         logits[:, mask_token_id] = of_mask
-        narrowed = narrow(logits, 0, filters.top_p, filters.top_k)
-        certainty = _certainty(narrowed, confidence)
-        return tokens, narrowed.probability(tokens) if certainty is None else certainty
+        filtered = filter_logits(logits, 0, filters.top_p, filters.top_k)
+        certainty = _certainty(filtered, confidence)
+        return tokens, filtered.probability(tokens) if certainty is None else certainty
     own = 1.0 if confidence == "model_probability" or temperature == 0 else temperature
     fits = drawn_from is not None and own == temperature
-    without = drawn_from if fits else narrow(logits, own, None, None)
+    without = drawn_from if fits else filter_logits(logits, own, None, None)
     assert without is not None
     return tokens, _with_mask(without, of_mask / own, tokens, confidence)
 
@@ -183,18 +183,18 @@ def _argmax(logits: Tensor) -> Tensor:
         return logits.argmax(-1)
     stretches = logits.view(len(logits), -1, STRETCH)
     stretch = stretches.amax(-1).argmax(-1, keepdim=True)
-    place = stretches.gather(1, stretch[:, :, None].expand(-1, -1, STRETCH)).argmax(-1)
-    return (stretch * STRETCH + place).squeeze(1)
+    within = stretches.gather(1, stretch[:, :, None].expand(-1, -1, STRETCH)).argmax(-1)
+    return (stretch * STRETCH + within).squeeze(1)
 
 
-def _certainty(narrowed: Narrowed, confidence: Confidence | None) -> Tensor | None:
+def _certainty(filtered: FilteredLogits, confidence: Confidence | None) -> Tensor | None:
     """[N] a confidence that is read off the distribution, whatever the token; None for the others."""
     if confidence == "margin":
-        return narrowed.margin()
-    return narrowed.negative_entropy() if confidence == "negative_entropy" else None
+        return filtered.margin()
+    return filtered.negative_entropy() if confidence == "negative_entropy" else None
 
 
-def _with_mask(without: Narrowed, of_mask: Tensor, tokens: Tensor, confidence: Confidence) -> Tensor:
+def _with_mask(without: FilteredLogits, of_mask: Tensor, tokens: Tensor, confidence: Confidence) -> Tensor:
     """[N] the confidence in an unfiltered distribution that has the mask too.
 
     Args:

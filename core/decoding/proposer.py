@@ -7,11 +7,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from opendllm.core.decoding.cached_forward import CachedForward, IntArray
+from opendllm.core.decoding.decode_state import DecodeState, StepDraws
 from opendllm.core.decoding.options import DecoderOptions
-from opendllm.core.decoding.proposals import Ban, Filters, Proposals, propose
-from opendllm.core.decoding.reading import IntArray, Reading
-from opendllm.core.decoding.rows import Rows, StepDraws
-from opendllm.registries.backbones import DiffusionLM, Places
+from opendllm.core.decoding.proposals import Filters, Proposals, SuppressedToken, propose
+from opendllm.registries.backbones import DiffusionLM, TokenPositions
 from opendllm.registries.errors import UserError
 from opendllm.registries.samplers import Sampler, SpecialTokens
 
@@ -51,22 +51,22 @@ class Proposer:
 
     def propose(
         self,
-        rows: Rows,
-        reading: Reading,
-        at: Places,
+        rows: DecodeState,
+        reading: CachedForward,
+        at: TokenPositions,
         block: IntArray,
         idle: NDArray[np.bool_],
         draws: StepDraws,
         last: Tensor,
     ) -> Proposals:
-        """One proposal at each of the N places `at`.
+        """One proposal at each of the N positions `at`.
 
         Args:
             rows: as they are now.
             reading: their model.
             at: in row-major order.
             block: [R] which block each row is at; on the host.
-            idle: [R] rows without a place; on the host.
+            idle: [R] rows without a position; on the host.
             draws: of this step.
             last: [R] bool, rows at the last step of their block.
 
@@ -82,7 +82,7 @@ class Proposer:
             canvases.append(torch.where(fixed, self.special.mask, rows.tokens))
         states = reading.states(canvases, at, block, idle)
         uniforms = draws.at("token", at.rows, at.columns)
-        bans = self._bans(rows, at, last)
+        suppressed = self._suppressed(rows, at, last)
         at_once = max(1, LOGITS_AT_ONCE[states[0].device.type] // self._lm.vocab_size)
         parts = []
         for start in range(0, len(at.rows), at_once):
@@ -94,7 +94,7 @@ class Proposer:
                     self.special.mask,
                     self._filters,
                     self._sampler.confidence,
-                    [ban.among(chosen) for ban in bans],
+                    [token.among(chosen) for token in suppressed],
                 )
             )
         proposed = Proposals.joined(parts)
@@ -123,13 +123,15 @@ class Proposer:
         without = self._lm.project(states[1]).float()
         return without + (self._guidance_scale + 1) * (logits - without)
 
-    def _bans(self, rows: Rows, at: Places, last: Tensor) -> list[Ban]:
-        bans = []
-        for token_id, where in self._sampler.forbidden(self.special, rows.room, last).items():
+    def _suppressed(self, rows: DecodeState, at: TokenPositions, last: Tensor) -> list[SuppressedToken]:
+        suppressed = []
+        for token_id, where in self._sampler.suppressed_tokens(self.special, rows.room, last).items():
             if not 0 <= token_id < self._lm.vocab_size:
                 raise UserError(
                     f"the sampler's token id {token_id} is outside the model's vocabulary of "
                     f"{self._lm.vocab_size}: this checkpoint wasn't made for it"
                 )
-            bans.append(Ban(token_id, where[at.rows] if isinstance(where, Tensor) else None))
-        return bans
+            suppressed.append(
+                SuppressedToken(token_id, where[at.rows] if isinstance(where, Tensor) else None)
+            )
+        return suppressed

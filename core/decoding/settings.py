@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import ValidationError
-
 from opendllm.core.decoding.options import DecoderOptions
+from opendllm.core.foundation.option_errors import checked_options
 from opendllm.registries.errors import UserError
 from opendllm.registries.options import SamplerOptions
 from opendllm.registries.registry import Registration, did_you_mean
@@ -30,13 +29,8 @@ def sort_options(
             raise UserError(
                 f"neither the decoder nor sampler {registration.name!r} has an option {name!r}: {hint}"
             )
-    try:
-        decoder = DecoderOptions.model_validate({k: v for k, v in flat.items() if k in decoder_names})
-        sampler = registration.options.model_validate({k: v for k, v in flat.items() if k in sampler_names})
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(map(str, first["loc"]))
-        raise UserError(f"option {name}: {first['msg']} (given: {first['input']!r})") from error
+    decoder = checked_options(DecoderOptions, {k: v for k, v in flat.items() if k in decoder_names})
+    sampler = checked_options(registration.options, {k: v for k, v in flat.items() if k in sampler_names})
     assert isinstance(sampler, SamplerOptions)
     check_effect(decoder, registration)
     return decoder, sampler

@@ -123,8 +123,8 @@ def write(
         tokens, gaps = decoded.tokens.tolist(), decoded.written.tolist()
         seconds = (time.perf_counter() - started) / len(chosen)
         trace = [snapshot.tolist() for snapshot in decoded.trace]
-        for place, index in enumerate(chosen):
-            written = [token for token, is_gap in zip(tokens[place], gaps[place], strict=True) if is_gap]
+        for row, index in enumerate(chosen):
+            written = [token for token, is_gap in zip(tokens[row], gaps[row], strict=True) if is_gap]
             kept = written[: written.index(lm.eos_token_id)] if lm.eos_token_id in written else written
             yield (
                 index,
@@ -132,9 +132,9 @@ def write(
                     tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False),
                     tuple(written),
                     len(kept),
-                    int(decoded.forward_passes[place]),
+                    int(decoded.forward_passes[row]),
                     seconds,
-                    tuple(tuple(token for token in snapshot[place] if token >= 0) for snapshot in trace),
+                    tuple(tuple(token for token in snapshot[row] if token >= 0) for snapshot in trace),
                 ),
             )
 
@@ -168,15 +168,15 @@ def _row(lm: DiffusionLM, tokenizer: PreTrainedTokenizerFast, blank: Blank, numb
 
 
 def _pad(
-    rows: list[list[int]], lm: DiffusionLM, device: torch.device, least_rows: int, multiple: int
+    rows: list[list[int]], lm: DiffusionLM, device: torch.device, min_rows: int, multiple: int
 ) -> tuple[Tensor, Tensor]:
-    """Rows and attention mask [B, L], B at least `least_rows`, L a `multiple`; further rows are one token."""
-    height, length = max(len(rows), least_rows), -(-max(map(len, rows)) // multiple) * multiple
+    """Rows and attention mask [B, L], B at least `min_rows`, L a `multiple`; further rows are one token."""
+    height, length = max(len(rows), min_rows), -(-max(map(len, rows)) // multiple) * multiple
     filler = lm.eos_token_id if lm.eos_token_id is not None else 0
     canvas = torch.full((height, length), filler)
     attention_mask = torch.zeros(height, length, dtype=torch.bool)
     attention_mask[len(rows) :, 0] = True
-    for place, ids in enumerate(rows):
-        canvas[place, : len(ids)] = torch.tensor(ids)
-        attention_mask[place, : len(ids)] = True
+    for row, ids in enumerate(rows):
+        canvas[row, : len(ids)] = torch.tensor(ids)
+        attention_mask[row, : len(ids)] = True
     return canvas.to(device), attention_mask.to(device)

@@ -16,7 +16,7 @@ from opendllm.core.decoding.chat import chat_prompt
 from opendllm.core.decoding.options import DecoderOptions
 from opendllm.core.decoding.text import Blank, count_tokens, encode, why_unfit, write
 from opendllm.core.evaluation.answers import AnswerKey
-from opendllm.core.evaluation.shards import deal
+from opendllm.core.evaluation.shards import take_shard
 from opendllm.core.evaluation.text_likelihood import TextToScore, score_texts
 from opendllm.core.toolkit.draws import hash_address, stream_id
 from opendllm.core.toolkit.likelihood import Estimator
@@ -114,7 +114,7 @@ def answer_all(
     stop = threading.Event()
 
     def work(number: int) -> None:
-        share = {key: requests[key] for key in deal(keys, number, len(replicas))}
+        share = {key: requests[key] for key in take_shard(keys, number, len(replicas))}
         device = next(replicas[number].lm.module.parameters()).device
         if device.type == "cuda":
             torch.cuda.set_device(device)  # of this thread: some kernels start where it says

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from opendllm.core.checkpoints.files import write_text
 from opendllm.core.evaluation.shards import ALONE, Shard
+from opendllm.core.foundation.atomic_files import write_text
+from opendllm.core.foundation.json_lines import JsonLine, json_lines
 from opendllm.registries.benchmarks import Answer, GeneratedText, TextLikelihood
 from opendllm.registries.errors import UserError
 
@@ -79,7 +80,8 @@ class AnswerFile:
 
     def _read(self, path: Path) -> dict[AnswerKey, dict[str, Any]]:
         lines: dict[AnswerKey, dict[str, Any]] = {}
-        for number, line in _complete_lines(path):
+        for found in _complete_lines(path):
+            number, line = found.number, found.content
             if not line.keys() >= _FIELDS:
                 raise UserError(f"{path}:{number} is no answer of an evaluation: move the file away")
             if line["digest"] != self._digest:
@@ -119,13 +121,7 @@ def _part(path: Path, rank: int) -> Path:
     return path.with_name(f"{path.name}.part-{rank}")
 
 
-def _complete_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _complete_lines(path: Path) -> Iterator[JsonLine]:
     """All but the lines that a kill cut short: those are made again."""
-    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-    for number, written in enumerate(text.split("\n"), start=1):
-        try:
-            line = json.loads(written)
-        except ValueError:
-            continue
-        if isinstance(line, dict):
-            yield number, line
+    lines = json_lines(path) if path.is_file() else ()
+    return (line for line in lines if line.issue is None)

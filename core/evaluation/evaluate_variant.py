@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from opendllm.core.checkpoints.files import PROVENANCE_FILE, model_folder, write_json
+from opendllm.core.checkpoints.files import PROVENANCE_FILE, model_folder
 from opendllm.core.checkpoints.pretrained import fetch
 from opendllm.core.data.sources import fingerprint, held_out_documents
 from opendllm.core.evaluation.answering import Asked
@@ -17,6 +17,7 @@ from opendllm.core.evaluation.progress import evaluation_progress
 from opendllm.core.evaluation.replicas import load_replicas
 from opendllm.core.evaluation.samples_file import about_file
 from opendllm.core.evaluation.shards import this_process
+from opendllm.core.foundation.atomic_files import write_json
 from opendllm.core.manifest.checks import decoder_options, default_sampler, generation_of
 from opendllm.core.manifest.experiment_manifest import Variant, digest
 from opendllm.core.manifest.schema import Manifest, PluginChoice
@@ -32,7 +33,7 @@ def evaluate_variant(
     folder: Path,
     provenance: dict[str, Any],
     limit: int | None,
-    say: Callable[[str], None] = print,
+    on_message: Callable[[str], None] = print,
 ) -> None:
     """Run every benchmark of a variant on its last checkpoint; answers on file are kept.
 
@@ -44,7 +45,7 @@ def evaluate_variant(
         folder: the variant's.
         provenance: travels with every result.
         limit: at most so many problems of each benchmark.
-        say: told one line where a benchmark's samples are left unscored.
+        on_message: told one line where a benchmark's samples are left unscored.
 
     Raises:
         UserError: there is no checkpoint, or answers on file were made with other settings.
@@ -104,11 +105,11 @@ def evaluate_variant(
             )
         if evaluation is not None and evaluation.unasked:
             tasks = len({key[0] for key in answers.lines})
-            say(f"{variant.name}: {label}: {unasked_note(evaluation.unasked, tasks)}")
+            on_message(f"{variant.name}: {label}: {unasked_note(evaluation.unasked, tasks)}")
         if evaluation is not None and evaluation.scores is not None:
             write_result(folder / "results" / f"{label}.json", benchmark, evaluation, about)
         elif evaluation is not None:
-            say(
+            on_message(
                 f"{variant.name}: {label}: written but not scored, since that runs generated code; allow it: "
                 f"platform score --benchmark {entry.benchmark.name} --samples {samples} "
                 f"--allow-code-execution"

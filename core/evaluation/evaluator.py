@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from opendllm.core.checkpoints.files import write_json
 from opendllm.core.evaluation.answering import (
     Asked,
     answer_all,
@@ -17,8 +16,9 @@ from opendllm.core.evaluation.answering import (
     unanswerable,
 )
 from opendllm.core.evaluation.answers import AnswerFile, AnswerKey, answer_of
-from opendllm.core.evaluation.shards import ALONE, Shard, deal
-from opendllm.core.toolkit.sandbox.sandbox import Sandbox
+from opendllm.core.evaluation.shards import ALONE, Shard, take_shard
+from opendllm.core.foundation.atomic_files import write_json
+from opendllm.core.sandbox.sandbox import Sandbox
 from opendllm.registries.benchmarks import (
     Benchmark,
     BenchmarkContext,
@@ -96,7 +96,7 @@ def evaluate(
         raise UserError(f"no problem of the benchmark can be put to the model; {first[0]}: {unfit[first]}")
     # The longest together, and every process and device as many of them.
     pending.sort(key=lambda key: _characters(wanted[key]))
-    mine = {key: wanted[key] for key in deal(pending, shard.rank, shard.of)}
+    mine = {key: wanted[key] for key in take_shard(pending, shard.rank, shard.of)}
     progress = _Progress(benchmark, on_progress, len(wanted) - len(pending) + len(mine))
     progress.start(line for key, line in answers.lines.items() if key in wanted)
     failed = ((key, failed_answer(mine[key], unfit[key])) for key in mine if key in unfit)
@@ -184,7 +184,7 @@ def write_result(path: Path, benchmark: Benchmark, evaluation: Evaluation, about
 
 
 class _Progress:
-    """Counts answers, and averages what the benchmark sees in them at a glance."""
+    """Counts answers, and averages what the benchmark sees in them at a quick_score."""
 
     def __init__(self, benchmark: Benchmark, on_progress: OnProgress, wanted: int) -> None:
         self._benchmark = benchmark
@@ -204,7 +204,7 @@ class _Progress:
 
     def _count(self, line: Mapping[str, Any]) -> None:
         self._done += 1
-        value = None if "failure" in line else self._benchmark.glance(answer_of(line))
+        value = None if "failure" in line else self._benchmark.quick_score(answer_of(line))
         if value is not None:
             self._values.append(value)
 

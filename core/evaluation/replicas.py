@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ from opendllm.core.checkpoints.files import model_folder
 from opendllm.core.checkpoints.loading import load_model, load_tokenizer, torch_device
 from opendllm.core.checkpoints.tokenizer_files import end_of_turn_id
 from opendllm.core.evaluation.answering import Replica
+from opendllm.core.foundation.ranks import world_size
 from opendllm.core.manifest.schema import Manifest, PluginChoice
 from opendllm.registries.backbones import DiffusionLM
 from opendllm.registries.discovery import Plugins
@@ -55,7 +55,6 @@ def load_replicas(plugins: Plugins, source: Path, manifest: Manifest) -> list[Lo
 
 def _devices(name: str, spread: bool) -> list[torch.device]:
     """One under a launcher, for a named device, and where one model takes them all; else every GPU."""
-    launched = os.environ.get("WORLD_SIZE", "1") != "1"
-    if name != "auto" or spread or launched or torch.cuda.device_count() < 2:
+    if name != "auto" or spread or world_size() > 1 or torch.cuda.device_count() < 2:
         return [torch_device(name)]
     return [torch.device("cuda", index) for index in range(torch.cuda.device_count())]

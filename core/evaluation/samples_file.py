@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from opendllm.core.evaluation.answers import answer_of
-from opendllm.core.toolkit.benchmark_files import json_lines
+from opendllm.core.foundation.json_lines import json_lines
 from opendllm.registries.benchmarks import (
     Answer,
     AnswerForm,
@@ -35,13 +35,13 @@ class Samples:
     Attributes:
         answers: ordered by request and sample.
         lines: the file's own objects, one for each answer.
-        complaints: one line for each thing that is wrong, with file and line.
+        issues: one line for each thing that is wrong, with file and line.
         missing: ids of the tasks that no answer is to.
     """
 
     answers: list[Answer] = field(default_factory=list)
     lines: list[Mapping[str, Any]] = field(default_factory=list)
-    complaints: list[str] = field(default_factory=list)
+    issues: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
 
 
@@ -73,18 +73,18 @@ def read_samples(path: Path, benchmark: Benchmark, requests: Sequence[Request]) 
     Raises:
         UserError: the file can't be read.
     """
-    order = {request.task_id: place for place, request in enumerate(requests)}
+    order = {request.task_id: index for index, request in enumerate(requests)}
     texts = {request.task_id for request in requests if isinstance(request, LikelihoodRequest)}
     found = Samples()
     entries: list[_Entry] = []
     for line in json_lines(path):
-        entry = line.complaint or _entry(line.number, line.content, benchmark, order, texts)
+        entry = line.issue or _entry(line.number, line.content, benchmark, order, texts)
         if isinstance(entry, str):
-            found.complaints.append(f"{path}:{line.number} {entry}")
+            found.issues.append(f"{path}:{line.number} {entry}")
         else:
             entries.append(entry)
     repeated = _repeated(entries)
-    found.complaints += [f"{path}:{number} {reason}" for number, reason in repeated.items()]
+    found.issues += [f"{path}:{number} {reason}" for number, reason in repeated.items()]
     entries = [entry for entry in entries if entry.number not in repeated]
     settings = list(dict.fromkeys(entry.setting for entry in entries))
     entries.sort(key=lambda entry: (order[entry.task], settings.index(entry.setting)))
@@ -98,7 +98,7 @@ def read_samples(path: Path, benchmark: Benchmark, requests: Sequence[Request]) 
     if found.missing:
         named = ", ".join(found.missing[:NAMED_TASKS])
         more = len(found.missing) - NAMED_TASKS
-        found.complaints.append(
+        found.issues.append(
             f"{path} has no sample that can be scored of {len(found.missing)} of {len(order)} tasks: {named}"
             + (f" and {more} more" if more > 0 else "")
         )
@@ -146,7 +146,7 @@ def _unfit(text: object) -> str | None:
     if "\0" in text:
         return f"with a null byte (character {text.index(chr(0))})"
     surrogate = next(
-        (place for place, character in enumerate(text) if "\ud800" <= character <= "\udfff"), None
+        (index for index, character in enumerate(text) if "\ud800" <= character <= "\udfff"), None
     )
     return None if surrogate is None else f"with a lone surrogate (character {surrogate})"
 
@@ -178,7 +178,7 @@ def _repeated(entries: Sequence[_Entry]) -> dict[int, str]:
     return repeated
 
 
-def _answer(entry: _Entry, place: int) -> Answer:
+def _answer(entry: _Entry, index: int) -> Answer:
     line, task = entry.line, entry.task
     if entry.text is None:
         return answer_of({**line, "task_id": task, "setting": entry.setting})
@@ -187,7 +187,7 @@ def _answer(entry: _Entry, place: int) -> Answer:
     return GeneratedText(
         task_id=task,
         setting=entry.setting,
-        sample=sample if isinstance(sample, int) else place,
+        sample=sample if isinstance(sample, int) else index,
         text=entry.text,
         tokens=_integers(line.get("tokens")),
         reference_tokens=_integers(line.get("reference_tokens")),
@@ -203,4 +203,4 @@ def _integers(value: object) -> tuple[int, ...]:
 
 def unscorable(samples: Samples, path: Path) -> UserError:
     """The error where no line can be scored: everything that is wrong, a line each."""
-    return UserError("\n".join(samples.complaints or [f"{path} holds no samples"]))
+    return UserError("\n".join(samples.issues or [f"{path} holds no samples"]))

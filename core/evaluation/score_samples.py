@@ -8,10 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from opendllm.core.evaluation.evaluator import OnScoring, evaluation_of, write_result
 from opendllm.core.evaluation.samples_file import Samples, about_file, read_samples, unscorable
+from opendllm.core.foundation.option_errors import checked_options
 from opendllm.registries.benchmarks import Benchmark, BenchmarkContext, CodeExecution, Scores
 from opendllm.registries.corpora import Document
 from opendllm.registries.discovery import Plugins
@@ -92,7 +91,7 @@ def score_samples(
         "samples": {
             "file": str(samples),
             "scored": len(found.answers),
-            "complaints": found.complaints,
+            "complaints": found.issues,
             "missing": found.missing,
         },
         "provenance": {**about.get("provenance", {}), "scored_by": str(registration.provenance)},
@@ -108,12 +107,7 @@ def _build(registration: Registration[Benchmark], options: Mapping[str, Any]) ->
             raise UserError(
                 f"benchmark {registration.name!r} has no option {key!r}: {did_you_mean(key, known)}"
             )
-    try:
-        return registration.build(registration.options.model_validate(options))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise UserError(f"option {where}: {first['msg']} (given: {first['input']!r})") from error
+    return registration.build(checked_options(registration.options, options))
 
 
 def _about(samples: Path, name: str) -> dict[str, Any]:

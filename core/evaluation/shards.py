@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import atexit
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import TypeVar
 
-ItemT = TypeVar("ItemT")
+from opendllm.core.foundation.process_group import join_process_group, wait_for_all
+from opendllm.core.foundation.ranks import rank, world_size
 
-LONGEST_WAIT = timedelta(days=14)
-"""A process that is done waits for the slowest one; torch's default would give up after half an hour."""
+ItemT = TypeVar("ItemT")
 
 
 @dataclass(frozen=True)
@@ -32,20 +29,16 @@ class Shard:
 ALONE = Shard()
 
 
-def deal(items: Sequence[ItemT], rank: int, of: int) -> list[ItemT]:
+def take_shard(items: Sequence[ItemT], rank: int, of: int) -> list[ItemT]:
     """Every `of`-th item: of items that are ordered by length, all get as many long ones."""
     return list(items[rank::of])
 
 
 def this_process() -> Shard:
     """This process's part; all of them must call it together."""
-    names = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-    if not all(name in os.environ for name in names) or os.environ["WORLD_SIZE"] == "1":
+    if world_size() == 1:
         return ALONE
-    import torch.distributed as dist
+    import torch
 
-    if not dist.is_initialized():  # nothing was trained before
-        dist.init_process_group("gloo", timeout=LONGEST_WAIT)
-        atexit.register(dist.destroy_process_group)
-    group = dist.new_group(backend="gloo", timeout=LONGEST_WAIT)
-    return Shard(dist.get_rank(), dist.get_world_size(), lambda: dist.barrier(group))
+    join_process_group(torch.device("cpu"))  # training, where there was any, has joined already
+    return Shard(rank(), world_size(), wait_for_all)

@@ -92,23 +92,23 @@ def _score_windows(
         tokens = torch.zeros(len(group), width, dtype=torch.int64)
         real = torch.zeros(len(group), width, dtype=torch.bool)
         scorable = torch.zeros(len(group), width, dtype=torch.bool)
-        for place, (_, _, window) in enumerate(group):
-            tokens[place, : len(window.ids)] = torch.tensor(window.ids)
-            real[place, : len(window.ids)] = True
-            scorable[place, window.given : len(window.ids)] = True
+        for row, (_, _, window) in enumerate(group):
+            tokens[row, : len(window.ids)] = torch.tensor(window.ids)
+            real[row, : len(window.ids)] = True
+            scorable[row, window.given : len(window.ids)] = True
         scorable = scorable.to(device)
         seeds = torch.tensor([seed for seed, _, _ in group], device=device)
         inputs = inputs_from_mask(tokens.to(device), real.to(device))
         found = log_likelihood(lm, inputs, scorable, draws, seeds, estimator=estimator)
         asked = torch.tensor([greedy for _, greedy, _ in group], device=device)
         written = would_write(lm, inputs, scorable & asked[:, None])
-        for place, (_, _, window) in enumerate(group):
+        for row, (_, _, window) in enumerate(group):
             yield ScoredText(
-                float(found.log_likelihood[place]),
-                float(found.variance[place]),
+                float(found.log_likelihood[row]),
+                float(found.variance[row]),
                 max(0, len(window.ids) - window.given),
                 window.bytes,
-                bool(written[place]),
+                bool(written[row]),
             )
 
 
@@ -143,9 +143,9 @@ def would_write(lm: DiffusionLM, inputs: ModelInputs, wanted: Tensor) -> Tensor:
         confidence[now] = sure
         proposed = torch.zeros_like(inputs.tokens[rows])
         proposed[now] = token
-        place = confidence.argmax(-1, keepdim=True)
-        alive[rows] = (proposed.gather(1, place) == inputs.tokens[rows].gather(1, place))[:, 0]
-        masked[rows[:, None], place] = False
+        row = confidence.argmax(-1, keepdim=True)
+        alive[rows] = (proposed.gather(1, row) == inputs.tokens[rows].gather(1, row))[:, 0]
+        masked[rows[:, None], row] = False
     return alive
 
 

@@ -9,6 +9,7 @@ import sys
 from dataclasses import dataclass
 from typing import Literal
 
+from opendllm.core.foundation.ranks import started_by_launcher
 from opendllm.core.manifest.schema import Launch
 from opendllm.registries.errors import UserError
 
@@ -70,11 +71,6 @@ def set_environment(launch: Launch | None) -> None:
     """Take on the manifest's variables, before torch or NCCL read them."""
     if launch is not None:
         os.environ.update(launch.environment)
-
-
-def started_by_launcher() -> bool:
-    """Whether torchrun or the like started this process."""
-    return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
 
 
 def processes_of_this_machine() -> int:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from opendllm.core.checkpoints.files import write_text
+from opendllm.core.foundation.atomic_files import write_text
 from opendllm.core.launching.launcher import arguments_without_launcher
 from opendllm.core.manifest.schema import Launch, Slurm
 from opendllm.registries.errors import UserError

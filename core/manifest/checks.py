@@ -2,44 +2,39 @@
 
 from __future__ import annotations
 
-import types
-import typing
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from opendllm.core.decoding.options import DecoderOptions
 from opendllm.core.decoding.settings import check_effect
+from opendllm.core.foundation.option_errors import option_errors
 from opendllm.core.manifest.schema import Generate, Manifest, PluginChoice
-from opendllm.core.manifest.sources import KeyPath, Place, Source
+from opendllm.core.manifest.sources import KeyPath, Location, Source
 from opendllm.registries.discovery import Plugins
 from opendllm.registries.errors import PluginError, UserError
 from opendllm.registries.options import BackboneOptions, ObjectiveOptions, PluginOptions
-from opendllm.registries.registry import did_you_mean
-
-_KINDS = {"model_type": "mapping", "dict_type": "mapping", "list_type": "list", "tuple_type": "list"}
 
 
 @dataclass(frozen=True)
-class Complaint:
+class Issue:
     """One thing that is wrong with a manifest."""
 
-    place: Place
+    location: Location
     key: str
     message: str
 
     def __str__(self) -> str:
-        return f"{self.place}: {self.key}: {self.message}" if self.key else f"{self.place}: {self.message}"
+        return ": ".join(filter(None, (str(self.location), self.key, self.message)))
 
 
 class ManifestError(UserError):
-    """A manifest that can't be run; the message has one line for each complaint."""
+    """A manifest that can't be run; the message has one line for each issue."""
 
-    def __init__(self, complaints: list[Complaint]) -> None:
-        super().__init__("\n".join(dict.fromkeys(map(str, complaints))))
-        self.complaints = complaints
+    def __init__(self, issues: list[Issue]) -> None:
+        super().__init__("\n".join(dict.fromkeys(map(str, issues))))
+        self.issues = issues
 
 
 def validate(source: Source, model: type[Manifest], file: type[Manifest]) -> Manifest:
@@ -56,7 +51,7 @@ def validate(source: Source, model: type[Manifest], file: type[Manifest]) -> Man
     try:
         return model.model_validate(source.data)
     except ValidationError as error:
-        raise ManifestError(list(complaints_of(error, source, file))) from error
+        raise ManifestError(list(issues_of(error, source, file))) from error
 
 
 def check_plugins(manifest: Manifest, source: Source, plugins: Plugins) -> None:
@@ -65,19 +60,19 @@ def check_plugins(manifest: Manifest, source: Source, plugins: Plugins) -> None:
     Raises:
         ManifestError: one isn't, doesn't, or won't.
     """
-    complaints: list[Complaint] = []
+    issues: list[Issue] = []
 
     def options_of(kind: str, choice: PluginChoice, path: KeyPath) -> PluginOptions | None:
         try:
             registration = plugins.of_kind(kind).get(choice.name)
         except PluginError as error:
             at = (*path, "name")
-            complaints.append(Complaint(source.place(at), _dotted(at), str(error)))
+            issues.append(Issue(source.location(at), _dotted(at), str(error)))
             return None
         try:
             return registration.options.model_validate(choice.options)
         except ValidationError as error:
-            complaints.extend(complaints_of(error, source, registration.options, (*path, "options")))
+            issues.extend(issues_of(error, source, registration.options, (*path, "options")))
             return None
 
     backbone = options_of("backbones", manifest.model.backbone, ("model", "backbone"))
@@ -96,7 +91,7 @@ def check_plugins(manifest: Manifest, source: Source, plugins: Plugins) -> None:
         choice = generate.sampler or default_sampler(manifest, plugins)
         if choice is not None and options_of("samplers", choice, (*path, "sampler")) is not None:
             _collect(
-                complaints,
+                issues,
                 source,
                 path,
                 lambda choice=choice, generate=generate: check_effect(  # type: ignore[misc]
@@ -104,11 +99,11 @@ def check_plugins(manifest: Manifest, source: Source, plugins: Plugins) -> None:
                 ),
             )
     if isinstance(backbone, BackboneOptions):
-        complaints.extend(_data_complaints(manifest, source, backbone))
-        complaints.extend(_loading_complaints(manifest, source, backbone))
-        complaints.extend(_attention_complaints(manifest, source, backbone, objective))
-    if complaints:
-        raise ManifestError(complaints)
+        issues.extend(_data_issues(manifest, source, backbone))
+        issues.extend(_loading_issues(manifest, source, backbone))
+        issues.extend(_attention_issues(manifest, source, backbone, objective))
+    if issues:
+        raise ManifestError(issues)
 
 
 def default_sampler(manifest: Manifest, plugins: Plugins) -> PluginChoice | None:
@@ -140,38 +135,38 @@ def _generations(manifest: Manifest) -> Iterator[tuple[KeyPath, Generate]]:
             yield ("evaluate", index, "generate"), generation_of(manifest, index)
 
 
-def _data_complaints(manifest: Manifest, source: Source, backbone: BackboneOptions) -> Iterator[Complaint]:
+def _data_issues(manifest: Manifest, source: Source, backbone: BackboneOptions) -> Iterator[Issue]:
     """A model that is trained or built needs data; only a pretrained one brings a tokenizer."""
     if manifest.data is None:
         if manifest.train is not None or backbone.pretrained is None:
-            yield Complaint(source.place(("data",)), "data", "is missing")
+            yield Issue(source.location(("data",)), "data", "is missing")
     elif manifest.data.tokenizer is None and backbone.pretrained is None:
-        yield Complaint(source.place(("data", "tokenizer")), "data.tokenizer", "is missing")
+        yield Issue(source.location(("data", "tokenizer")), "data.tokenizer", "is missing")
 
 
-def _loading_complaints(manifest: Manifest, source: Source, backbone: BackboneOptions) -> Iterator[Complaint]:
+def _loading_issues(manifest: Manifest, source: Source, backbone: BackboneOptions) -> Iterator[Issue]:
     """Spread and 8-bit models are loaded to be evaluated."""
     for name in ("device_map", "load_in_8bit"):
         at: KeyPath = ("model", "backbone", "options", name)
         if getattr(backbone, name) and backbone.pretrained is None:
-            yield Complaint(source.place(at), _dotted(at), "has no effect without `pretrained`")
+            yield Issue(source.location(at), _dotted(at), "has no effect without `pretrained`")
         elif getattr(backbone, name) and manifest.train is not None:
-            yield Complaint(source.place(at), _dotted(at), "is for evaluation; training cannot use it")
+            yield Issue(source.location(at), _dotted(at), "is for evaluation; training cannot use it")
 
 
-def _attention_complaints(
+def _attention_issues(
     manifest: Manifest, source: Source, backbone: BackboneOptions, objective: PluginOptions | None
-) -> Iterator[Complaint]:
+) -> Iterator[Issue]:
     at: KeyPath = ("model", "backbone", "options", "attention")
     if (backbone.attention == "block-causal") != (backbone.block_length is not None):
-        yield Complaint(
-            source.place(at), _dotted(at), "`attention: block-causal` and `block_length` go together"
+        yield Issue(
+            source.location(at), _dotted(at), "`attention: block-causal` and `block_length` go together"
         )
     if manifest.train is None or not isinstance(objective, ObjectiveOptions):
         return
     if objective.trains != backbone.attention:
-        yield Complaint(
-            source.place(("train", "objective", "name")),
+        yield Issue(
+            source.location(("train", "objective", "name")),
             "train.objective",
             f"{manifest.train.objective.name!r} trains {objective.trains} models, and the backbone's "
             f"attention is {backbone.attention}: set model.backbone.options.attention",
@@ -179,60 +174,34 @@ def _attention_complaints(
     allowed = objective.noise_schedules
     schedule = manifest.train.noise_schedule
     if allowed is not None and schedule.name in allowed and schedule.options:
-        yield Complaint(
-            source.place(("train", "noise_schedule", "options")),
+        yield Issue(
+            source.location(("train", "noise_schedule", "options")),
             "train.noise_schedule.options",
             f"have no effect: objective {manifest.train.objective.name!r} brings its own schedule",
         )
     if allowed is not None and manifest.train.noise_schedule.name not in allowed:
-        yield Complaint(
-            source.place(("train", "noise_schedule", "name")),
+        yield Issue(
+            source.location(("train", "noise_schedule", "name")),
             "train.noise_schedule",
             f"objective {manifest.train.objective.name!r} brings its own schedule; only "
             f"{', '.join(sorted(allowed))} goes with it",
         )
 
 
-def _collect(complaints: list[Complaint], source: Source, path: KeyPath, check: Callable[[], None]) -> None:
+def _collect(issues: list[Issue], source: Source, path: KeyPath, check: Callable[[], None]) -> None:
     try:
         check()
     except UserError as error:
-        complaints.append(Complaint(source.place(path), _dotted(path), str(error)))
+        issues.append(Issue(source.location(path), _dotted(path), str(error)))
 
 
-def complaints_of(
+def issues_of(
     error: ValidationError, source: Source, model: type[BaseModel], prefix: KeyPath = ()
-) -> Iterator[Complaint]:
-    """What pydantic found, each with the place that it was said at."""
-    for detail in error.errors():
-        path: KeyPath = (*prefix, *detail["loc"])
-        if detail["type"] == "extra_forbidden":
-            known = _known_keys(model, detail["loc"][:-1])
-            message = f"unknown key; {did_you_mean(str(path[-1]), known)}"
-        elif detail["type"] == "missing":
-            message = "is missing"
-        elif detail["type"] in _KINDS:
-            message = f"should be a {_KINDS[detail['type']]} (given: {detail['input']!r})"
-        else:
-            message = detail["msg"].removeprefix("Value error, ")
-            if not isinstance(detail["input"], dict | list):
-                message += f" (given: {detail['input']!r})"
-        yield Complaint(source.place(path), _dotted(path), message)
-
-
-def _known_keys(model: type[BaseModel], path: tuple[str | int, ...]) -> list[str]:
-    """The keys that the mapping at `path` may have."""
-    current: Any = model
-    for part in path:
-        if isinstance(part, int):
-            current = next((a for a in typing.get_args(current) if a is not Ellipsis), None)
-        elif isinstance(current, type) and issubclass(current, BaseModel) and part in current.model_fields:
-            current = current.model_fields[part].annotation
-        if typing.get_origin(current) in (types.UnionType, typing.Union):
-            current = next(option for option in typing.get_args(current) if option is not type(None))
-    if isinstance(current, type) and issubclass(current, BaseModel):
-        return list(current.model_fields)
-    return []
+) -> Iterator[Issue]:
+    """What pydantic found, each with the location that it was said at."""
+    for found in option_errors(error, model):
+        path: KeyPath = (*prefix, *found.path)
+        yield Issue(source.location(path), _dotted(path), found.message)
 
 
 def _dotted(path: KeyPath) -> str:

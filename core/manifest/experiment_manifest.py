@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from opendllm.core.manifest.checks import Complaint, ManifestError, check_plugins, validate
+from opendllm.core.manifest.checks import Issue, ManifestError, check_plugins, validate
 from opendllm.core.manifest.published import read_published
 from opendllm.core.manifest.schema import NAME_PATTERN, ExperimentManifest, Launch, Manifest, PublishedFigures
-from opendllm.core.manifest.sources import Place, Source, merge, override, parse_value, read_yaml
+from opendllm.core.manifest.sources import Location, Source, merge, override, parse_value, read_yaml
 from opendllm.registries.discovery import Plugins
 from opendllm.registries.errors import UserError
 from opendllm.registries.registry import did_you_mean
@@ -106,7 +106,7 @@ def read_experiment(path: Path, settings: Sequence[str], plugins: Plugins) -> Ex
     patches = _variant_patches(source)
     seeds = _seeds(source, overrides)
     variants = []
-    complaints: list[Complaint] = []
+    issues: list[Issue] = []
     for name, patch in patches.items():
         merged = merge(source, patch)
         for key, value in overrides:
@@ -115,9 +115,9 @@ def read_experiment(path: Path, settings: Sequence[str], plugins: Plugins) -> Ex
             try:
                 variants.append(_variant(name, merged, seed, plugins))
             except ManifestError as error:
-                complaints.extend(error.complaints)
-    if complaints:
-        raise ManifestError(complaints)
+                issues.extend(error.issues)
+    if issues:
+        raise ManifestError(issues)
     first = variants[0].manifest
     return Experiment(
         first.name,
@@ -134,15 +134,15 @@ def _variant(name: str, merged: Source, seed: int | None, plugins: Plugins) -> V
     if seed is not None:
         data["seed"] = seed
         name = f"{name}-seed-{seed}"
-    source = Source(data, merged.places)
+    source = Source(data, merged.locations)
     manifest = validate(source, Manifest, ExperimentManifest)
     check_plugins(manifest, source, plugins)
     labels = [entry.label or entry.benchmark.name for entry in manifest.evaluate]
     for index, label in enumerate(labels):
         if label in labels[:index]:
-            place = source.place(("evaluate", index))
+            location = source.location(("evaluate", index))
             raise ManifestError(
-                [Complaint(place, f"evaluate.{index}", f"{label!r} is there twice: give each a `label`")]
+                [Issue(location, f"evaluate.{index}", f"{label!r} is there twice: give each a `label`")]
             )
     return Variant(name, manifest)
 
@@ -154,15 +154,15 @@ def _with_extended(path: Path, through: tuple[Path, ...]) -> Source:
     base = source.data.get("extends")
     if base is None:
         return source
-    place = source.place(("extends",))
+    location = source.location(("extends",))
     if not isinstance(base, str):
-        raise ManifestError([Complaint(place, "extends", "give the path of another manifest")])
+        raise ManifestError([Issue(location, "extends", "give the path of another manifest")])
     try:
         extended = _with_extended(path.parent / base, (*through, path.resolve()))
     except UserError as error:
-        raise UserError(f"{error} (extended at {place})") from error
+        raise UserError(f"{error} (extended at {location})") from error
     merged = merge(extended, source)
-    return Source(merged.data, {**merged.places, (): source.place(())})
+    return Source(merged.data, {**merged.locations, (): source.location(())})
 
 
 def _seeds(source: Source, overrides: Sequence[tuple[str, Any]]) -> tuple[int | None, ...]:
@@ -176,47 +176,47 @@ def _seeds(source: Source, overrides: Sequence[tuple[str, Any]]) -> tuple[int | 
     whole = isinstance(given, list) and all(type(seed) is int and seed >= 0 for seed in given)
     if not whole or not given or len(set(given)) < len(given):
         message = f"list different whole numbers from 0 on, as in `[0, 1, 2]` (given: {given!r})"
-        raise ManifestError([Complaint(source.place(("seeds",)), "seeds", message)])
+        raise ManifestError([Issue(source.location(("seeds",)), "seeds", message)])
     return tuple(given)
 
 
 def _variant_patches(source: Source) -> dict[str, Source]:
     variants = source.data.get("variants")
     if variants is None:
-        return {"default": Source({}, {(): source.place(())})}
+        return {"default": Source({}, {(): source.location(())})}
     if not isinstance(variants, dict) or not variants:
-        place = source.place(("variants",))
-        raise ManifestError([Complaint(place, "variants", "name at least one variant, as in `llada: {...}`")])
+        location = source.location(("variants",))
+        raise ManifestError([Issue(location, "variants", "name at least one variant, as in `llada: {...}`")])
     patches = {}
     for name, patch in variants.items():
-        place = source.place(("variants", name))
+        location = source.location(("variants", name))
         if not re.fullmatch(NAME_PATTERN, name):
             raise ManifestError(
-                [Complaint(place, f"variants.{name}", "use letters, digits, '.', '_' and '-'")]
+                [Issue(location, f"variants.{name}", "use letters, digits, '.', '_' and '-'")]
             )
         if name == DATA_FOLDER:
             raise ManifestError(
-                [Complaint(place, f"variants.{name}", "the run keeps its tokens in a folder of that name")]
+                [Issue(location, f"variants.{name}", "the run keeps its tokens in a folder of that name")]
             )
         if patch is not None and not isinstance(patch, dict):
             raise ManifestError(
-                [Complaint(place, f"variants.{name}", "a variant is a mapping; `{}` changes nothing")]
+                [Issue(location, f"variants.{name}", "a variant is a mapping; `{}` changes nothing")]
             )
         patches[name] = source.part("variants", name)
-        _check_variant_keys(name, patches[name], place)
+        _check_variant_keys(name, patches[name], location)
     return patches
 
 
-def _check_variant_keys(name: str, patch: Source, place: Place) -> None:
+def _check_variant_keys(name: str, patch: Source, location: Location) -> None:
     for key in patch.data:
         if key in WHOLE_EXPERIMENT_KEYS:
             raise ManifestError(
-                [Complaint(patch.place((key,)), f"variants.{name}.{key}", "belongs to the whole experiment")]
+                [Issue(patch.location((key,)), f"variants.{name}.{key}", "belongs to the whole experiment")]
             )
         if key not in Manifest.model_fields:
             hint = did_you_mean(key, list(Manifest.model_fields))
             raise ManifestError(
-                [Complaint(patch.place((key,)), f"variants.{name}.{key}", f"unknown key; {hint}")]
+                [Issue(patch.location((key,)), f"variants.{name}.{key}", f"unknown key; {hint}")]
             )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from opendllm.core.manifest.checks import Complaint, ManifestError, complaints_of
+from opendllm.core.manifest.checks import Issue, ManifestError, issues_of
 from opendllm.core.manifest.schema import PublishedFigures, Section
 from opendllm.core.manifest.sources import Source, read_yaml
 
@@ -27,17 +27,17 @@ def read_published(source: Source) -> tuple[PublishedFigures, ...]:
     given = source.data.get("published")
     if given is None:
         return ()
-    place = source.place(("published",))
+    location = source.location(("published",))
     if isinstance(given, str):
-        quoted = read_yaml(Path(place.source).parent / given)
+        quoted = read_yaml(Path(location.source).parent / given)
     elif isinstance(given, list):
-        places = {
-            ("figures", *path[1:]): at for path, at in source.places.items() if path[:1] == ("published",)
+        locations = {
+            ("figures", *path[1:]): at for path, at in source.locations.items() if path[:1] == ("published",)
         }
-        quoted = Source({"figures": given}, {(): place, **places})
+        quoted = Source({"figures": given}, {(): location, **locations})
     else:
-        raise ManifestError([Complaint(place, "published", "name a YAML file, or list the figures")])
+        raise ManifestError([Issue(location, "published", "name a YAML file, or list the figures")])
     try:
         return _Quoted.model_validate(quoted.data).figures
     except ValidationError as error:
-        raise ManifestError(list(complaints_of(error, quoted, _Quoted))) from error
+        raise ManifestError(list(issues_of(error, quoted, _Quoted))) from error

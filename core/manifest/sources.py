@@ -17,7 +17,7 @@ KeyPath = tuple[str | int, ...]
 
 
 @dataclass(frozen=True)
-class Place:
+class Location:
     """Where something was said."""
 
     source: str
@@ -30,23 +30,23 @@ class Place:
 
 @dataclass
 class Source:
-    """A tree of plain data and the place of each of its keys.
+    """A tree of plain data and the location of each of its keys.
 
     Attributes:
         data: nested dicts, lists and scalars.
-        places: by key path.
+        locations: by key path.
         removed: key paths that a patch set to null.
     """
 
     data: dict[str, Any]
-    places: dict[KeyPath, Place]
+    locations: dict[KeyPath, Location]
     removed: set[KeyPath] = field(default_factory=set)
 
-    def place(self, path: KeyPath) -> Place:
+    def location(self, path: KeyPath) -> Location:
         """Where `path` was said, or else the nearest key above it."""
-        while path and path not in self.places:
+        while path and path not in self.locations:
             path = path[:-1]
-        return self.places[path]
+        return self.locations[path]
 
     def part(self, *path: str) -> Source:
         """The mapping at `path`, as a source of its own."""
@@ -54,8 +54,8 @@ class Source:
         for key in path:
             data = data[key]
         depth = len(path)
-        places = {key[depth:]: place for key, place in self.places.items() if key[:depth] == path}
-        return Source(data if data is not None else {}, places)
+        locations = {key[depth:]: location for key, location in self.locations.items() if key[:depth] == path}
+        return Source(data if data is not None else {}, locations)
 
 
 def read_yaml(path: Path) -> Source:
@@ -78,8 +78,8 @@ def read_yaml(path: Path) -> Source:
         raise UserError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(document, CommentedMap):
         raise UserError(f"{path}:1:1: a manifest is a mapping, this is {_kind(document)}")
-    places: dict[KeyPath, Place] = {(): Place(str(path), 1, 1)}
-    return Source(_plain(document, (), str(path), places), places)
+    locations: dict[KeyPath, Location] = {(): Location(str(path), 1, 1)}
+    return Source(_plain(document, (), str(path), locations), locations)
 
 
 def parse_value(text: str) -> Any:
@@ -96,10 +96,10 @@ def parse_value(text: str) -> Any:
 
 def merge(base: Source, patch: Source) -> Source:
     """`patch` over `base`: mappings key by key, anything else whole; null removes."""
-    places = dict(base.places)
+    locations = dict(base.locations)
     removed = set(base.removed)
-    data = _merge(base.data, patch.data, (), places, patch.places, removed)
-    return Source(data, places, removed)
+    data = _merge(base.data, patch.data, (), locations, patch.locations, removed)
+    return Source(data, locations, removed)
 
 
 def override(base: Source, key: str, value: Any) -> Source:
@@ -111,7 +111,7 @@ def override(base: Source, key: str, value: Any) -> Source:
     path: KeyPath = tuple(int(part) if part.isdecimal() else part for part in key.split("."))
     if any(path[: len(gone)] == gone for gone in base.removed if path != gone or isinstance(value, dict)):
         return base
-    place = Place(f"--set {key}")
+    location = Location(f"--set {key}")
     data = _plain_value(base.data)
     node: Any = data
     for depth, part in enumerate(path[:-1]):
@@ -126,17 +126,17 @@ def override(base: Source, key: str, value: Any) -> Source:
     if not fits:
         raise UserError(f"--set {key}: {'.'.join(map(str, path[:-1]))} has no {last!r}")
     node[last] = value
-    places = {known: at for known, at in base.places.items() if known[: len(path)] != path}
-    places[path] = place
-    return Source(data, places, base.removed)
+    locations = {known: at for known, at in base.locations.items() if known[: len(path)] != path}
+    locations[path] = location
+    return Source(data, locations, base.removed)
 
 
 def _merge(
     base: Mapping[str, Any],
     patch: Mapping[str, Any],
     path: KeyPath,
-    places: dict[KeyPath, Place],
-    patch_places: Mapping[KeyPath, Place],
+    locations: dict[KeyPath, Location],
+    patch_places: Mapping[KeyPath, Location],
     removed: set[KeyPath],
 ) -> dict[str, Any]:
     merged = dict(base)
@@ -146,32 +146,32 @@ def _merge(
             merged.pop(key, None)
             removed.add(here)
         elif isinstance(value, dict) and isinstance(merged.get(key), dict):
-            merged[key] = _merge(merged[key], value, here, places, patch_places, removed)
+            merged[key] = _merge(merged[key], value, here, locations, patch_places, removed)
             continue
         else:
             merged[key] = value
-        for known in [known for known in places if known[: len(here)] == here]:
-            del places[known]
-        places.update({k: at for k, at in patch_places.items() if k[: len(here)] == here})
+        for known in [known for known in locations if known[: len(here)] == here]:
+            del locations[known]
+        locations.update({k: at for k, at in patch_places.items() if k[: len(here)] == here})
     return merged
 
 
-def _plain(node: Any, path: KeyPath, source: str, places: dict[KeyPath, Place]) -> Any:
+def _plain(node: Any, path: KeyPath, source: str, locations: dict[KeyPath, Location]) -> Any:
     if isinstance(node, CommentedMap):
         plain = {}
         for key, value in node.items():
             here = (*path, str(key))
             if key in (node.lc.data or ()):  # what `<<: *anchor` brings has no place of its own
                 line, column = node.lc.key(key)
-                places[here] = Place(source, line + 1, column + 1)
-            plain[str(key)] = _plain(value, here, source, places)
+                locations[here] = Location(source, line + 1, column + 1)
+            plain[str(key)] = _plain(value, here, source, locations)
         return plain
     if isinstance(node, CommentedSeq):
         items = []
         for index, value in enumerate(node):
             line, column = node.lc.item(index)
-            places[(*path, index)] = Place(source, line + 1, column + 1)
-            items.append(_plain(value, (*path, index), source, places))
+            locations[(*path, index)] = Location(source, line + 1, column + 1)
+            items.append(_plain(value, (*path, index), source, locations))
         return items
     return _plain_value(node)
 

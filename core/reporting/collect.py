@@ -82,8 +82,8 @@ def _read_run(folder: Path, label: str) -> Run:
     for name, patch in manifest.variants.items():
         if name not in variants and name not in groups:
             variants[name] = Variant(name, _group(name, as_integer(_get(patch, "seed"))))
-    places = _places(list(manifest.variants), variants.values())
-    ordered = sorted(variants.values(), key=lambda variant: places[variant.label])
+    sort_keys = _sort_keys(list(manifest.variants), variants.values())
+    ordered = sorted(variants.values(), key=lambda variant: sort_keys[variant.label])
     first = [name for name in manifest.benchmarks if name in benchmarks]
     return Run(
         folder=folder,
@@ -157,16 +157,16 @@ def _group(name: str, seed: int | None) -> str:
     return repeated["name"] if repeated and seed in (None, int(repeated["seed"])) else name
 
 
-def _places(declared: Sequence[str], variants: Iterable[Variant]) -> dict[str, tuple[int, str, int]]:
+def _sort_keys(declared: Sequence[str], variants: Iterable[Variant]) -> dict[str, tuple[int, str, int]]:
     """Sorting keys: the manifest's order, then the alphabet; repetitions together and by their seed."""
     groups = {variant.label: variant.group for variant in variants}
     order = list(dict.fromkeys(groups.get(name, name) for name in declared))
-    places = {}
+    sort_keys = {}
     for label, group in groups.items():
         position = order.index(group) if group in order else len(order)
         repeated = None if label == group else REPEATED.fullmatch(label)
-        places[label] = (position, group, int(repeated["seed"]) if repeated else -1)
-    return places
+        sort_keys[label] = (position, group, int(repeated["seed"]) if repeated else -1)
+    return sort_keys
 
 
 def _finish(variant: Variant, variants: Mapping[str, Variant], run_label: str) -> Variant:

@@ -115,10 +115,10 @@ def _mcnemar(pairs: Sequence[tuple[float, float]]) -> float | None:
 
 
 def _quantile(ordered: Sequence[float], share: float) -> float:
-    place = share * (len(ordered) - 1)
-    below = math.floor(place)
-    above = math.ceil(place)
-    return ordered[below] + (place - below) * (ordered[above] - ordered[below])
+    rank = share * (len(ordered) - 1)
+    below = math.floor(rank)
+    above = math.ceil(rank)
+    return ordered[below] + (rank - below) * (ordered[above] - ordered[below])
 
 
 def _verdict(low: float, high: float, lower_is_better: bool) -> Verdict:

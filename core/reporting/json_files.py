@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from opendllm.core.foundation.json_lines import json_lines
 from opendllm.registries.errors import UserError
 
 
@@ -18,7 +19,7 @@ def read_object(path: Path) -> dict[str, Any]:
         UserError: the file can't be read, or holds something else.
     """
     try:
-        value = _parse(path.read_text(encoding="utf-8"))
+        value = _finite(json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from error
     except ValueError as error:
@@ -37,26 +38,9 @@ def read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
     Raises:
         UserError: the file can't be read.
     """
-    objects: list[dict[str, Any]] = []
-    unreadable = interrupted = 0
-    try:
-        with path.open(encoding="utf-8", errors="replace") as file:
-            for line in file:
-                unreadable += interrupted
-                interrupted = 0
-                if not line.strip():
-                    continue
-                try:
-                    value = _parse(line)
-                except ValueError:
-                    value = None
-                if isinstance(value, dict):
-                    objects.append(value)
-                else:
-                    interrupted = 1
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from error
-    return objects, unreadable
+    lines = list(json_lines(path))
+    unreadable = sum(line.issue is not None for line in lines[:-1])
+    return [_finite(line.content) for line in lines if line.issue is None], unreadable
 
 
 def as_number(value: object) -> float | None:
@@ -105,8 +89,9 @@ def get_texts(values: Mapping[str, Any], key: str, path: Path) -> tuple[str, ...
     return tuple(value)
 
 
-def _parse(text: str) -> Any:
-    def finite(literal: str) -> float | None:
-        return as_number(float(literal))
-
-    return json.loads(text, parse_float=finite, parse_constant=lambda _: None)
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return as_number(value) if isinstance(value, float) else value

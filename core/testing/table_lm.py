@@ -14,6 +14,7 @@ from opendllm.registries.backbones import DiffusionLM
 from opendllm.registries.sequences import AttentionPattern, ModelInputs
 
 WIDTH = 16
+CONTEXT = 64
 
 
 class TableModule(nn.Module):
@@ -23,13 +24,13 @@ class TableModule(nn.Module):
         super().__init__()
         generator = torch.Generator().manual_seed(0)
         self.tokens = nn.Parameter(torch.randn(vocab_size, WIDTH, generator=generator))
-        self.places = nn.Parameter(torch.randn(64, WIDTH, generator=generator))
+        self.position_embeddings = nn.Parameter(torch.randn(CONTEXT, WIDTH, generator=generator))
         self.output = nn.Parameter(torch.randn(WIDTH, vocab_size, generator=generator))
         self._attention = attention
 
     def hidden(self, inputs: ModelInputs) -> Tensor:
         """[B, L, D]: each position mixes what it may see, and knows where it is."""
-        embedded = self.tokens[inputs.tokens] + self.places[inputs.positions % len(self.places)]
+        embedded = self.tokens[inputs.tokens] + self.position_embeddings[inputs.positions % CONTEXT]
         blocks = self._attention.blocks(inputs.positions) if inputs.blocks is None else inputs.blocks
         visible = visibility(inputs, blocks)
         if visible is None:
@@ -38,7 +39,7 @@ class TableModule(nn.Module):
             # Aligned logits of a causal model: position i sees earlier tokens only.
             visible = visible & ~torch.eye(visible.shape[-1], dtype=torch.bool)
         weights = visible.float() / visible.sum(-1, keepdim=True).clamp(min=1)
-        return weights @ embedded + self.places[inputs.positions % len(self.places)]
+        return weights @ embedded + self.position_embeddings[inputs.positions % CONTEXT]
 
     def forward(self, inputs: ModelInputs, targets: Tensor, scored: Tensor) -> Tensor:
         """[N] float32, nats."""

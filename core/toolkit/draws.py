@@ -76,8 +76,8 @@ def draw_from(weights: Tensor, uniforms: Tensor) -> Tensor:
     reached = torch.where(stretch > 0, within_all.gather(1, (stretch - 1).clamp(min=0)), 0.0).squeeze(1)
     chosen = stretches.gather(1, stretch[:, :, None].expand(-1, -1, STRETCH)).squeeze(1)
     within_stretch = chosen.double().cumsum(-1)
-    place = _first_above(within_stretch, target - reached)
-    return (stretch * STRETCH + place).squeeze(1)
+    within = _first_above(within_stretch, target - reached)
+    return (stretch * STRETCH + within).squeeze(1)
 
 
 def _first_above(cumulative: Tensor, target: Tensor) -> Tensor:

@@ -20,8 +20,8 @@ def rank_in_row(scores: Tensor, among: Tensor) -> Tensor:
     by_score = scores.argsort(dim=-1, descending=True, stable=True)
     by_membership = among.gather(-1, by_score).to(torch.int8).argsort(dim=-1, descending=True, stable=True)
     order = by_score.gather(-1, by_membership)
-    places = torch.arange(order.shape[-1], device=order.device).expand_as(order)
-    return torch.empty_like(order).scatter(-1, order, places)
+    indices = torch.arange(order.shape[-1], device=order.device).expand_as(order)
+    return torch.empty_like(order).scatter(-1, order, indices)
 
 
 def best_in_row(scores: Tensor, among: Tensor, count: Tensor) -> Tensor:

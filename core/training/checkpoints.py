@@ -12,23 +12,21 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
-from opendllm.core.checkpoints.files import (
-    CHECKPOINTS_FOLDER,
-    MODEL_FOLDER,
-    PROVENANCE_FILE,
-    aside_of,
+from opendllm.core.checkpoints.files import CHECKPOINTS_FOLDER, MODEL_FOLDER, PROVENANCE_FILE, steps
+from opendllm.core.checkpoints.ledger import Entry, enter, entries, rejection_reason
+from opendllm.core.checkpoints.tokenizer_files import write_tokenizer
+from opendllm.core.foundation.atomic_files import (
     publish,
     remove_folder,
-    steps,
+    staging_folder_of,
     whole_folder,
     write_json,
 )
-from opendllm.core.checkpoints.ledger import Entry, enter, entries, fault
-from opendllm.core.checkpoints.tokenizer_files import write_tokenizer
+from opendllm.core.foundation.process_group import from_first, wait_for_all
+from opendllm.core.foundation.ranks import rank, world_size
 from opendllm.core.manifest.schema import Checkpointing
 from opendllm.core.training.elastic import converted
 from opendllm.core.training.engine import full_weights, restore_engine, save_engine
-from opendllm.core.training.processes import from_first, rank, wait_for_all, world_size
 from opendllm.core.training.retention import expired
 from opendllm.core.training.trained_weights import TrainedWeights
 from opendllm.registries.backbones import DiffusionLM
@@ -87,27 +85,27 @@ def save_step(
         UserError: it can't be written; the checkpoints before are untouched.
     """
     target = variant_folder / CHECKPOINTS_FOLDER / f"step-{step}"
-    aside = aside_of(target)
+    staging = staging_folder_of(target)
     try:
         if rank() == 0:
-            aside.mkdir(parents=True)
+            staging.mkdir(parents=True)
         wait_for_all()
-        save_engine(engine, aside)
+        save_engine(engine, staging)
         with weights.evaluated():
             full = full_weights(engine)
             if rank() == 0:
-                weights.save_model(aside, full)
+                weights.save_model(staging, full)
         if rank() == 0:
-            weights.save_average(aside)
-            write_tokenizer(tokenizer, aside / MODEL_FOLDER)
-            write_json(aside / PROVENANCE_FILE, {**provenance, "step": step, "processes": world_size()})
+            weights.save_average(staging)
+            write_tokenizer(tokenizer, staging / MODEL_FOLDER)
+            write_json(staging / PROVENANCE_FILE, {**provenance, "step": step, "processes": world_size()})
         wait_for_all()
         if rank() == 0:
-            publish(aside, target, lambda seal: enter(variant_folder, step, Entry(seal, held_out_loss)))
+            publish(staging, target, lambda digest: enter(variant_folder, step, Entry(digest, held_out_loss)))
             _remove_expired(variant_folder, settings)
     except (OSError, RuntimeError, SafetensorError) as error:
         reason = f"{first_line(error)}; {shutil.disk_usage(variant_folder).free >> 20} MiB are free there"
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(staging, ignore_errors=True)
         whole = steps(variant_folder)
         before = f"{whole[-1][1]} is whole" if whole else "there is no checkpoint before it"
         raise UserError(
@@ -199,7 +197,7 @@ def _newest_usable(variant_folder: Path) -> int:
     faults: dict[int, str] = {}
     found = [step for step, _ in reversed(steps(variant_folder)) if step > 0]
     for step in found:
-        problem = fault(variant_folder, step)
+        problem = rejection_reason(variant_folder, step)
         if problem is None:
             for bad, why in faults.items():
                 _set_aside(variant_folder, bad, why, step)

@@ -1,7 +1,7 @@
 """A checkpoint of another number of processes, converted so that this one's can read it.
 
 ZeRO cuts the optimizer's state into one piece a process. DeepSpeed's universal checkpoint holds it whole,
-one file for each parameter and moment; it is made aside, read, and deleted.
+one file for each parameter and moment; it is made in a folder of its own, read, and deleted.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from opendllm.core.checkpoints.files import ENGINE_FOLDER
-from opendllm.core.training.processes import from_first, rank, wait_for_all
+from opendllm.core.foundation.process_group import from_first, wait_for_all
+from opendllm.core.foundation.ranks import rank
 from opendllm.registries.errors import UserError
 
 
@@ -31,22 +32,22 @@ def converted(checkpoint: Path) -> Iterator[Path]:
     Raises:
         UserError: it cannot be converted.
     """
-    aside = checkpoint.with_name(f".{checkpoint.name}.universal")
+    staging = checkpoint.with_name(f".{checkpoint.name}.universal")
     failure = ""
     if rank() == 0:
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir()
-        failure = _convert(checkpoint / ENGINE_FOLDER, aside / ENGINE_FOLDER)
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir()
+        failure = _convert(checkpoint / ENGINE_FOLDER, staging / ENGINE_FOLDER)
     if from_first([len(failure)]) != [0]:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(staging, ignore_errors=True)
         raise UserError(
             f"checkpoint {checkpoint} cannot be converted for another number of processes"
             f"{': ' + failure if failure else ''}; go on with as many as wrote it"
         )
-    yield aside
+    yield staging
     wait_for_all()
     if rank() == 0:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(staging, ignore_errors=True)
 
 
 def _convert(source: Path, target: Path) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 
 from opendllm.core.data.rows import Rows
+from opendllm.core.foundation.process_group import summed
+from opendllm.core.foundation.ranks import rank, world_size
 from opendllm.core.manifest.schema import HeldOut
 from opendllm.core.toolkit.likelihood import log_likelihood
 from opendllm.core.toolkit.segments import document_starts
-from opendllm.core.training.processes import rank, summed, world_size
 from opendllm.registries.backbones import DiffusionLM
 from opendllm.registries.sequences import ModelInputs
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from opendllm.core.checkpoints.files import write_text
+from opendllm.core.foundation.atomic_files import write_text
+from opendllm.core.foundation.json_lines import json_lines
 from opendllm.core.training.trackers import Tracker
 
 
@@ -57,10 +59,5 @@ class MetricsLog:
 def _lines(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
-    lines = []
-    for text in path.read_text(encoding="utf-8").splitlines():
-        try:
-            lines.append(json.loads(text))
-        except ValueError:
-            break  # the last line of a killed run
-    return lines
+    whole = itertools.takewhile(lambda line: line.issue is None, json_lines(path))  # a kill cuts the last one
+    return [line.content for line in whole]

@@ -16,7 +16,7 @@ from opendllm.registries.backbones import DiffusionLM
 from opendllm.registries.errors import UserError
 
 
-def changed_for_training(lm: DiffusionLM, train: Train, seed: int) -> tuple[TrainedWeights, str]:
+def prepare_for_training(lm: DiffusionLM, train: Train, seed: int) -> tuple[TrainedWeights, str]:
     """Change `lm` in place.
 
     Args:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from opendllm.core.training.processes import rank
+from opendllm.core.foundation.ranks import rank
 from opendllm.core.training.trainer import OnStep
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from opendllm.core.checkpoints.files import write_text
+from opendllm.core.foundation.atomic_files import write_text
 from opendllm.registries.errors import UserError
 
 WANDB_ID_FILE = "wandb-id"

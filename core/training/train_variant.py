@@ -8,19 +8,19 @@ from typing import Any
 
 import torch
 
-from opendllm.core.checkpoints.files import MODEL_FOLDER, damage, steps
+from opendllm.core.checkpoints.files import MODEL_FOLDER, steps
 from opendllm.core.checkpoints.loading import load_model, torch_device
 from opendllm.core.checkpoints.pretrained import fetch
 from opendllm.core.data.prepared import PreparedData, prepare_all, read_prepared
 from opendllm.core.data.progress import preparing_progress
 from opendllm.core.data.rows import MixedRows, PackedRows, Rows
 from opendllm.core.data.sources import corpora_of
-from opendllm.core.launching.launcher import started_by_launcher
+from opendllm.core.foundation.atomic_files import integrity_error
+from opendllm.core.foundation.process_group import join_process_group, text_from_first
+from opendllm.core.foundation.ranks import is_first_process, rank, started_by_launcher, world_size
 from opendllm.core.manifest.experiment_manifest import Variant, digest
 from opendllm.core.manifest.schema import Data, Manifest, TokenizerChoice
-from opendllm.core.run_folder import is_first_process
 from opendllm.core.training.checkpoints import remove_left_overs, save_untrained
-from opendllm.core.training.processes import join_process_group, rank, text_from_first, world_size
 from opendllm.core.training.progress import training_progress
 from opendllm.core.training.settings import batch_shape
 from opendllm.core.training.trainer import TrainingRun, train
@@ -52,7 +52,11 @@ def train_variant(
         return
     last_step = manifest.train.steps if manifest.train else 0
     found = steps(folder)
-    if found and found[-1][0] >= last_step and damage(found[-1][1], below=f"{MODEL_FOLDER}/") is None:
+    if (
+        found
+        and found[-1][0] >= last_step
+        and integrity_error(found[-1][1], below=f"{MODEL_FOLDER}/") is None
+    ):
         if is_first_process():
             remove_left_overs(folder)
         return
@@ -122,7 +126,7 @@ def _starting_model(
             choice.name,
             tokenizer.mask_token_id,
             choice.options,
-            least_vocab_size=len(tokenizer),
+            min_vocab_size=len(tokenizer),
         )
         lm.eos_token_id = tokenizer.eos_token_id  # which ends the documents that it is trained on
         return lm

@@ -14,17 +14,19 @@ import torch
 from torch import Tensor
 
 from opendllm.core.data.rows import Rows
+from opendllm.core.foundation.process_group import summed
+from opendllm.core.foundation.ranks import rank, world_size
 from opendllm.core.launching.stopping import Stopped, StopRequest, stop_requests
 from opendllm.core.manifest.schema import Train
 from opendllm.core.toolkit.draws import hash_address, stream_id
 from opendllm.core.toolkit.noise import AddressedNoise
-from opendllm.core.training.ahead import Ahead
 from opendllm.core.training.checkpoints import SavedStep, newest_whole, restore, save_step
+from opendllm.core.training.deepspeed_environment import deepspeed_environment
 from opendllm.core.training.engine import set_learning_rate, started_engine, take_step
 from opendllm.core.training.held_out import held_out_loss
 from opendllm.core.training.metrics_log import MetricsLog
-from opendllm.core.training.model_changes import changed_for_training
-from opendllm.core.training.processes import deepspeed_environment, rank, summed, world_size
+from opendllm.core.training.model_changes import prepare_for_training
+from opendllm.core.training.prefetcher import Prefetcher
 from opendllm.core.training.settings import batch_shape, learning_rate, zero_stage
 from opendllm.core.training.trackers import open_trackers
 from opendllm.core.training.trained_weights import TrainedWeights
@@ -98,7 +100,7 @@ def train(run: TrainingRun) -> None:
 def _train(run: TrainingRun) -> None:
     settings = run.settings
     micro_batch, accumulation = batch_shape(settings, world_size())
-    weights, parameters = changed_for_training(run.lm, settings, run.seed)
+    weights, parameters = prepare_for_training(run.lm, settings, run.seed)
     run.lm.module.train()  # a loaded network comes ready to be read
     provenance = {**run.provenance, "parameters": parameters}
     saved = newest_whole(run.folder, provenance)
@@ -124,7 +126,7 @@ def _take_steps(
         settings.trackers if rank() == 0 else (), run.folder, run.provenance.get("manifest", {}), step
     )
     log = MetricsLog(run.folder / "train.jsonl", step, rank() == 0, trackers)
-    batches = Ahead(lambda step: _corrupt_step(run, step, micro_batch, accumulation), settings.steps)
+    batches = Prefetcher(lambda step: _corrupt_step(run, step, micro_batch, accumulation), settings.steps)
 
     def measure() -> float:
         with weights.evaluated():
@@ -180,7 +182,7 @@ def _take_step(
     run: TrainingRun,
     engine: DeepSpeedEngine,
     step: int,
-    batches: Ahead[list[Corruption]],
+    batches: Prefetcher[list[Corruption]],
     stop: StopRequest,
 ) -> tuple[float, float, int, bool]:
     """One optimizer step: (loss, gradient norm, real tokens of all ranks, whether any rank should stop)."""

@@ -8,8 +8,8 @@ from typing import Any
 
 from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PretrainedConfig
 
-from opendllm.core.toolkit.transformers_backbone import TransformersBackbone
-from opendllm.core.toolkit.transformers_lm import CheckpointFormat
+from opendllm.core.networks.transformers_backbone import TransformersBackbone
+from opendllm.core.networks.transformers_lm import CheckpointFormat
 from opendllm.plugins.backbones import CausalLmOptions
 from opendllm.plugins.backbones.presets import CAUSAL_LM
 from opendllm.registries.backbones import Backbone

@@ -7,8 +7,8 @@ from typing import Any
 
 from transformers import LlamaConfig
 
-from opendllm.core.toolkit.transformers_backbone import TransformersBackbone
-from opendllm.core.toolkit.transformers_lm import CheckpointFormat
+from opendllm.core.networks.transformers_backbone import TransformersBackbone
+from opendllm.core.networks.transformers_lm import CheckpointFormat
 from opendllm.plugins.backbones import LladaOptions
 from opendllm.plugins.backbones.presets import LLADA
 from opendllm.registries.backbones import Backbone

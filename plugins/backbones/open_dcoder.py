@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from opendllm.core.toolkit.transformers_backbone import TransformersBackbone
-from opendllm.core.toolkit.transformers_lm import CheckpointFormat
+from opendllm.core.networks.transformers_backbone import TransformersBackbone
+from opendllm.core.networks.transformers_lm import CheckpointFormat
 from opendllm.plugins.backbones import OpenDcoderOptions
 from opendllm.plugins.backbones.presets import OPEN_DCODER
 from opendllm.plugins.backbones.qwen import qwen_format

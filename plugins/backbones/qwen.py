@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import Qwen2Config, Qwen3Config
 
-from opendllm.core.toolkit.transformers_lm import CheckpointFormat
+from opendllm.core.networks.transformers_lm import CheckpointFormat
 from opendllm.registries.errors import UserError
 
 _REQUIRED = (

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from opendllm.core.toolkit.transformers_backbone import TransformersBackbone
-from opendllm.core.toolkit.transformers_lm import CheckpointFormat
+from opendllm.core.networks.transformers_backbone import TransformersBackbone
+from opendllm.core.networks.transformers_lm import CheckpointFormat
 from opendllm.plugins.backbones import Qwen3Options
 from opendllm.plugins.backbones.presets import QWEN3
 from opendllm.plugins.backbones.qwen import qwen_format

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import ConfigDict, Field, PositiveInt
 
-from opendllm.core.toolkit.infilling_lengths import STANDARD_LENGTHS, Length
+from opendllm.core.scoring.infilling_lengths import STANDARD_LENGTHS, Length
 from opendllm.registries import PluginOptions, ProblemFileOptions, Register
 
 HERE = "opendllm.plugins.benchmarks"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from opendllm.core.toolkit.benchmark_files import ProblemSource, read_problems
-from opendllm.core.toolkit.program_scores import ProgramTests, score_programs
-from opendllm.core.toolkit.sandbox.limits import limits_of
-from opendllm.core.toolkit.scores_by_setting import lower_is_better
+from opendllm.core.sandbox.limits import limits_of
+from opendllm.core.scoring.problem_files import ProblemSource, read_problems
+from opendllm.core.scoring.program_scores import ProgramTests, score_programs
+from opendllm.core.scoring.scores_by_setting import lower_is_better
 from opendllm.plugins.benchmarks import DifferentialOptions, evalplus_judge
 from opendllm.plugins.benchmarks.sanitizing import sanitize
 from opendllm.registries.benchmarks import (
@@ -117,7 +117,7 @@ class HumanEvalPlus(Benchmark):
             "base": row["base_input"],
             "plus": row["plus_input"],
             "atol": row["atol"],
-            "least_seconds": self._options.min_time_limit,
+            "min_seconds": self._options.min_time_limit,
             "factor": self._options.gt_time_limit_factor,
         }
 

@@ -15,10 +15,10 @@ from collections.abc import Callable, Sequence
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
-from opendllm.core.toolkit.sandbox.values import decode, encode
+from opendllm.core.sandbox.values import decode, encode
 
 if TYPE_CHECKING:
-    from opendllm.core.toolkit.sandbox.remote import Candidate
+    from opendllm.core.sandbox.remote import Candidate
 
 LONGEST_SECONDS = 60
 FLOAT_TOLERANCE = 1e-6
@@ -39,7 +39,7 @@ class Prepared:
         self.entry_point: str = data["entry_point"]
         self.is_mbpp: bool = data["is_mbpp"]
         self.atol: float = data["atol"]
-        self._least_seconds: float = data["least_seconds"]
+        self._least_seconds: float = data["min_seconds"]
         self._factor: float = data["factor"]
         convert = CONVERSIONS.get(data["number"], _as_written) if self.is_mbpp else _as_written
         self.inputs = {part: [convert(given) for given in data[part]] for part in ("base", "plus")}

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from opendllm.core.toolkit.benchmark_files import ProblemSource, read_problems
-from opendllm.core.toolkit.infilling_lengths import averaged_setting, fixed_lengths, setting_of
-from opendllm.core.toolkit.program_scores import ProgramTests, score_programs
-from opendllm.core.toolkit.sandbox import assertion_judge
-from opendllm.core.toolkit.sandbox.limits import limits_of
-from opendllm.core.toolkit.scores_by_setting import DEFAULT_SETTING, lower_is_better, metric_name
+from opendllm.core.sandbox import assertion_judge
+from opendllm.core.sandbox.limits import limits_of
+from opendllm.core.scoring.infilling_lengths import averaged_setting, fixed_lengths, setting_of
+from opendllm.core.scoring.problem_files import ProblemSource, read_problems
+from opendllm.core.scoring.program_scores import ProgramTests, score_programs
+from opendllm.core.scoring.scores_by_setting import DEFAULT_SETTING, lower_is_better, metric_name
 from opendllm.plugins.benchmarks import HumanEvalInfillingOptions
 from opendllm.registries.benchmarks import (
     Answer,

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from opendllm.core.toolkit.hub import offline, why_unreachable
+from opendllm.core.foundation.hub import offline, why_unreachable
 from opendllm.plugins.benchmarks import LmEvalOptions
 from opendllm.registries.errors import UserError, first_line
 from opendllm.registries.registry import did_you_mean

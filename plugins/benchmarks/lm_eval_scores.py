@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from opendllm.core.toolkit.statistics import bootstrap_mean, bootstrap_statistic, normal_interval
+from opendllm.core.scoring.statistics import bootstrap_mean, bootstrap_statistic, normal_interval
 from opendllm.registries.benchmarks import Answer, GeneratedText, Metric, TextLikelihood
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from opendllm.core.toolkit.scores_by_setting import OUTPUT_SHARES, output_shares, scores_by_setting
+from opendllm.core.scoring.scores_by_setting import OUTPUT_SHARES, output_shares, scores_by_setting
 from opendllm.plugins.benchmarks import LmEvalOptions
 from opendllm.plugins.benchmarks.lm_eval_loading import load_tasks
 from opendllm.plugins.benchmarks.lm_eval_scores import mean_metrics, read_results, replaying_model

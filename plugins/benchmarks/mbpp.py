@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from opendllm.core.toolkit.benchmark_files import ProblemSource, read_problems
-from opendllm.core.toolkit.program_scores import ProgramTests, score_programs
-from opendllm.core.toolkit.sandbox import assertion_judge
-from opendllm.core.toolkit.sandbox.limits import limits_of
-from opendllm.core.toolkit.scores_by_setting import lower_is_better
+from opendllm.core.sandbox import assertion_judge
+from opendllm.core.sandbox.limits import limits_of
+from opendllm.core.scoring.problem_files import ProblemSource, read_problems
+from opendllm.core.scoring.program_scores import ProgramTests, score_programs
+from opendllm.core.scoring.scores_by_setting import lower_is_better
 from opendllm.plugins.benchmarks import MbppOptions
 from opendllm.registries.benchmarks import (
     Answer,

@@ -6,8 +6,8 @@ import itertools
 import math
 from collections.abc import Sequence
 
+from opendllm.core.scoring.statistics import normal_interval
 from opendllm.core.toolkit.draws import stream_id, uniform
-from opendllm.core.toolkit.statistics import normal_interval
 from opendllm.plugins.benchmarks import PerplexityOptions
 from opendllm.registries.benchmarks import (
     Answer,

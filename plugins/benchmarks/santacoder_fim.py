@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from opendllm.core.toolkit.benchmark_files import ProblemSource, read_problems
-from opendllm.core.toolkit.infilling_lengths import averaged_setting, fixed_lengths, setting_of
-from opendllm.core.toolkit.scores_by_setting import (
+from opendllm.core.scoring.infilling_lengths import averaged_setting, fixed_lengths, setting_of
+from opendllm.core.scoring.problem_files import ProblemSource, read_problems
+from opendllm.core.scoring.scores_by_setting import (
     DEFAULT_SETTING,
     lower_is_better,
     mean_by_task,
@@ -123,7 +123,7 @@ class SantacoderFim(Benchmark):
             metrics |= scores_by_setting(of_language).metrics
         return Scores(metrics, scores.per_task, scores.notes)
 
-    def glance(self, answer: Answer) -> float | None:
+    def quick_score(self, answer: Answer) -> float | None:
         """Whether the whole answer matches."""
         return float(self._matches(answer)) if isinstance(answer, GeneratedText) else None
 

@@ -10,15 +10,15 @@ from dataclasses import dataclass
 
 import torch
 
-from opendllm.core.toolkit.draws import stream_id, uniform
-from opendllm.core.toolkit.infilling_lengths import Length, setting_of
-from opendllm.core.toolkit.scores_by_setting import (
+from opendllm.core.scoring.infilling_lengths import Length, setting_of
+from opendllm.core.scoring.scores_by_setting import (
     lower_is_better,
     mean_by_task,
     output_shares,
     parses_as_python,
     scores_by_setting,
 )
+from opendllm.core.toolkit.draws import stream_id, uniform
 from opendllm.core.toolkit.stdlib_source import stdlib_documents
 from opendllm.plugins.benchmarks import StdlibInfillingOptions
 from opendllm.registries.benchmarks import (
@@ -96,7 +96,7 @@ class StdlibInfilling(Benchmark):
         note = "oracle: as many masks as the hidden line has tokens; length-N: N masks"
         return scores_by_setting({**values, **shares}, [note])
 
-    def glance(self, answer: Answer) -> float | None:
+    def quick_score(self, answer: Answer) -> float | None:
         """Its token accuracy."""
         return self._value("token_accuracy", answer) if isinstance(answer, GeneratedText) else None
 

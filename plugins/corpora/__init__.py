@@ -7,7 +7,7 @@ from pydantic import ConfigDict, Field, model_validator
 from opendllm.registries import PluginOptions, Register
 
 if TYPE_CHECKING:
-    from opendllm.core.toolkit.records import RecordFields
+    from opendllm.plugins.corpora.records import RecordFields
 
 HERE = "opendllm.plugins.corpora"
 
@@ -55,7 +55,7 @@ class RecordOptions(PluginOptions):
 
     def fields(self) -> "RecordFields":
         """The same for the reader."""
-        from opendllm.core.toolkit.records import RecordFields
+        from opendllm.plugins.corpora.records import RecordFields
 
         return RecordFields(self.text_field, self.prompt_field, self.response_field, self.messages_field)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from opendllm.core.foundation.hub import dataset_commit
 from opendllm.plugins.corpora import HuggingfaceOptions
 from opendllm.registries.corpora import Corpus, Document, Split
 from opendllm.registries.errors import UserError, first_line
@@ -63,7 +63,7 @@ class Huggingface(Corpus):
         local = folder.is_dir()
         try:
             if not local:
-                _ask_hub(options.dataset)
+                dataset_commit(options.dataset)  # fails at once where datasets tries for half a minute
             if local and any((folder / name).is_file() for name in _SAVED):
                 yield from _saved(folder, options.split)
             else:
@@ -84,20 +84,8 @@ def _saved(folder: Path, split: str) -> Iterator[dict[str, Any]]:
     yield from (found[split] if isinstance(found, DatasetDict) else found)
 
 
-def _ask_hub(dataset: str) -> None:
-    """Fail at once where the hub doesn't know it or can't be reached; datasets tries for half a minute."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import OfflineModeIsEnabled
-
-    with suppress(OfflineModeIsEnabled):  # then the copy in the cache is read
-        HfApi().dataset_info(dataset, timeout=10)
-
-
 def _commit(dataset: str) -> str:
-    from huggingface_hub import HfApi
-
     try:
-        information: Any = HfApi().dataset_info(dataset, timeout=10)
-    except Exception as error:  # offline: the copy in the cache is what there is
+        return str(dataset_commit(dataset))
+    except Exception as error:  # no network: the copy in the cache is what there is
         return f"unknown commit ({type(error).__name__})"
-    return str(information.sha)

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from opendllm.core.toolkit.record_files import RecordFiles
-from opendllm.core.toolkit.records import RecordFields
 from opendllm.plugins.corpora import ParquetOptions
+from opendllm.plugins.corpora.record_files import RecordFiles
+from opendllm.plugins.corpora.records import RecordFields
 from opendllm.registries.errors import UserError, first_line
 
 ROWS_AT_ONCE = 256

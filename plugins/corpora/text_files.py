@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from opendllm.core.toolkit.held_out import is_held_out
-from opendllm.core.toolkit.record_files import matching_files
 from opendllm.plugins.corpora import TextFilesOptions
+from opendllm.plugins.corpora.record_files import matching_files
 from opendllm.registries.corpora import Corpus, Document, Split
 from opendllm.registries.errors import UserError
 

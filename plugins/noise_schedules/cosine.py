@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from opendllm.core.toolkit.mapped_schedule import mapped
 from opendllm.plugins.noise_schedules import CosineOptions
+from opendllm.plugins.noise_schedules.mapped_schedule import mapped
 from opendllm.registries.noise_schedules import NoiseSchedule
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from opendllm.core.toolkit.mapped_schedule import mapped
 from opendllm.plugins.noise_schedules import LinearOptions
+from opendllm.plugins.noise_schedules.mapped_schedule import mapped
 from opendllm.registries.noise_schedules import NoiseSchedule
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from opendllm.core.toolkit.mapped_schedule import mapped
 from opendllm.plugins.noise_schedules import PolynomialOptions
+from opendllm.plugins.noise_schedules.mapped_schedule import mapped
 from opendllm.registries.noise_schedules import NoiseSchedule
 
 

@@ -26,7 +26,9 @@ class Dreamon(Sampler):
         self._expand_token_id = options.expand_token_id
         self.growth = options.expand_budget
 
-    def forbidden(self, special: SpecialTokens, room: Tensor, last: Tensor) -> Mapping[int, Tensor | bool]:
+    def suppressed_tokens(
+        self, special: SpecialTokens, room: Tensor, last: Tensor
+    ) -> Mapping[int, Tensor | bool]:
         """The expansion, where there is no room for it."""
         return {self._expand_token_id: (room == 0) | last}
 

@@ -31,7 +31,9 @@ class LowConfidence(Sampler):
         """An even share a step, the remainder at the earliest ones."""
         return remaining_evenly(masks, steps)
 
-    def forbidden(self, special: SpecialTokens, room: Tensor, last: Tensor) -> Mapping[int, Tensor | bool]:
+    def suppressed_tokens(
+        self, special: SpecialTokens, room: Tensor, last: Tensor
+    ) -> Mapping[int, Tensor | bool]:
         """EOS, where that was asked for."""
         return {_eos(special): True} if self._no_eos else {}
 

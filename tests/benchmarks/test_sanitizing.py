@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from opendllm.core.toolkit.scores_by_setting import parses_as_python
+from opendllm.core.scoring.scores_by_setting import parses_as_python
 from opendllm.plugins.benchmarks import sanitizing
 from opendllm.plugins.benchmarks.sanitizing import extract_code, sanitize
 

@@ -112,7 +112,7 @@ def test_a_bad_line_is_named_and_the_rest_is_scored(
     written = result(folder / "samples.scores.json")
     assert written["samples"]["scored"] == TASKS - 1
     assert written["samples"]["missing"] == ["py/n5"]
-    assert [f"error: {complaint}" for complaint in written["samples"]["complaints"]] == errors
+    assert [f"error: {issue}" for issue in written["samples"]["complaints"]] == errors
     assert written["metrics"]["exact_match"]["value"] == 1
 
 
@@ -195,6 +195,6 @@ def test_forms_that_a_benchmark_cannot_score_are_named(folder: Path) -> None:
     )
     answers: list[Answer] = found.answers
     assert [answer.task_id for answer in answers] == ["t"]
-    assert found.complaints == [
+    assert found.issues == [
         f"{path}:1 has a `solution`, which this benchmark cannot score; it takes what a run of it wrote"
     ]

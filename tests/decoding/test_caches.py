@@ -157,7 +157,7 @@ def test_checkpoints_with_own_blocks_decode_exactly_from_kept_keys(
     canvas, mask = batch()
     options = {"temperature": 0.7, "seed": [1, 2, 3], "trace": True}
     kept = model.sample(canvas, sampler, mask, **options)
-    monkeypatch.setattr(model.lm, "keeps_keys", False)
+    monkeypatch.setattr(model.lm, "supports_kv_cache", False)
     monkeypatch.setattr(model.lm, "reader", lambda inputs, *_: WholeReader(model.lm, inputs))
     whole = model.sample(canvas, sampler, mask, **options)
     assert torch.equal(kept.tokens, whole.tokens)

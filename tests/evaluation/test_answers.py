@@ -9,7 +9,7 @@ import pytest
 
 from opendllm.core.evaluation.answering import answer_seed
 from opendllm.core.evaluation.answers import AnswerFile, answer_of
-from opendllm.core.evaluation.shards import Shard, deal
+from opendllm.core.evaluation.shards import Shard, take_shard
 from opendllm.registries.benchmarks import GeneratedText, TextLikelihood
 from opendllm.registries.errors import UserError
 
@@ -111,7 +111,7 @@ def test_a_broken_line_in_the_middle_costs_no_other(tmp_path: Path) -> None:
 
 def test_every_item_is_dealt_once() -> None:
     items = list(range(11))
-    assert sorted(item for rank in range(3) for item in deal(items, rank, 3)) == items
+    assert sorted(item for rank in range(3) for item in take_shard(items, rank, 3)) == items
 
 
 def test_lines_become_what_benchmarks_are_handed(tmp_path: Path) -> None:

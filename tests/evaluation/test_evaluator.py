@@ -17,7 +17,7 @@ from opendllm.core.evaluation.answering import Asked, Replica
 from opendllm.core.evaluation.answers import AnswerFile
 from opendllm.core.evaluation.evaluator import Evaluation, OnProgress, OnScoring, evaluate
 from opendllm.core.evaluation.text_likelihood import TextToScore, score_texts
-from opendllm.core.toolkit.sandbox.launch import LevelUnavailableError
+from opendllm.core.sandbox.launch import LevelUnavailableError
 from opendllm.registries.backbones import DiffusionLM, Vocabulary
 from opendllm.registries.benchmarks import (
     Answer,
@@ -204,7 +204,7 @@ def test_a_sandbox_that_is_not_there_is_noticed_before_anything_is_written(
     def refuse(level: str) -> None:
         raise LevelUnavailableError("not on this machine")
 
-    monkeypatch.setattr("opendllm.core.toolkit.sandbox.levels.ForkServerHandle", refuse)
+    monkeypatch.setattr("opendllm.core.sandbox.levels.ForkServerHandle", refuse)
     context = replace(CONTEXT, code_execution=CodeExecution("namespaces"))
     with pytest.raises(UserError, match=r"no sandbox as strong as namespaces .*not on this machine"):
         ask(Executes(infillings()), tmp_path / "s.jsonl", context=context)
@@ -227,7 +227,7 @@ def test_whether_an_answer_ended_is_known(tmp_path: Path) -> None:
 
 def test_the_progress_bar_hears_the_score_so_far(tmp_path: Path) -> None:
     class Half(Questions):
-        def glance(self, answer: Answer) -> float | None:
+        def quick_score(self, answer: Answer) -> float | None:
             return 1.0 if answer.task_id == "a" else 0.0
 
     told: list[tuple[int, int, float | None]] = []

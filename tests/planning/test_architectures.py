@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from opendllm.core.toolkit.transformers_backbone import TransformersBackbone
+from opendllm.core.networks.transformers_backbone import TransformersBackbone
 from opendllm.registries.backbones import Vocabulary
 from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.errors import UserError

@@ -20,9 +20,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from opendllm.core.toolkit.sandbox import assertion_judge, levels, linux
-from opendllm.core.toolkit.sandbox.limits import Limits
-from opendllm.core.toolkit.sandbox.sandbox import Case, Sandbox, Trial
+from opendllm.core.sandbox import assertion_judge, levels, linux
+from opendllm.core.sandbox.limits import Limits
+from opendllm.core.sandbox.sandbox import Case, Sandbox, Trial
 
 MOST_PROCESSES = 400
 MOST_SECONDS = 240

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from opendllm.core.toolkit.sandbox import assertion_judge, levels
-from opendllm.core.toolkit.sandbox.limits import Limits
-from opendllm.core.toolkit.sandbox.sandbox import Case, Sandbox, Trial, Verdict
+from opendllm.core.sandbox import assertion_judge, levels
+from opendllm.core.sandbox.limits import Limits
+from opendllm.core.sandbox.sandbox import Case, Sandbox, Trial, Verdict
 from opendllm.registries.errors import UserError
 
 SCRIPT = Path(assertion_judge.__file__).read_text()
@@ -228,7 +228,7 @@ def test_a_sandbox_that_breaks_down_says_so() -> None:
 
 def test_the_sandbox_dies_with_the_process_that_started_it() -> None:
     text = (
-        "import sys, time\nfrom opendllm.core.toolkit.sandbox.sandbox import Sandbox\n"
+        "import sys, time\nfrom opendllm.core.sandbox.sandbox import Sandbox\n"
         "s = Sandbox(workers=1)\nprint(s._server._process.pid, flush=True)\ntime.sleep(600)"
     )
     with subprocess.Popen([sys.executable, "-c", text], stdout=subprocess.PIPE, text=True) as parent:

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opendllm.core.toolkit.sandbox.values import decode, encode, is_exact
+from opendllm.core.sandbox.values import decode, encode, is_exact
 
 SCALARS = (
     st.none()

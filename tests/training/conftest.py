@@ -16,8 +16,8 @@ import torch
 
 from opendllm.core.data.prepared import PreparedData, prepare
 from opendllm.core.data.rows import PackedRows
+from opendllm.core.foundation.process_group import join_process_group
 from opendllm.core.manifest.schema import Data, Train
-from opendllm.core.training.processes import join_process_group
 from opendllm.core.training.trainer import TrainingRun
 from opendllm.registries.backbones import Vocabulary
 from opendllm.registries.discovery import installed_plugins

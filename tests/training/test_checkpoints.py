@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 import torch
 
-from opendllm.core.checkpoints.files import CHECKSUMS_FILE, steps
+from opendllm.core.checkpoints.files import steps
 from opendllm.core.checkpoints.ledger import LEDGER_FILE
+from opendllm.core.foundation.atomic_files import CHECKSUMS_FILE
 from opendllm.core.manifest.schema import Checkpointing
 from opendllm.core.training.retention import expired
 from opendllm.core.training.trainer import TrainingRun, train

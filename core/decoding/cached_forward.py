@@ -1,0 +1,176 @@
+"""What the model reads at each step: everything, or what has changed since its keys were kept."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from opendllm.core.decoding.blocks import Blocks
+from opendllm.core.decoding.options import DecoderOptions
+from opendllm.registries.backbones import CanvasReader, DiffusionLM, RefreshSpan, TokenPositions
+from opendllm.registries.sequences import ModelInputs
+
+IntArray = NDArray[np.int64]
+
+
+COMPILED_COLUMNS = 32
+"""Compiled, a stretch is a multiple of it wide: every other width is compiled anew."""
+
+
+class CachedForward:
+    """Turns (rows, the blocks they are at) into hidden states, reading as little as the cache allows.
+
+    Without a cache, everything is read at every step. `prefix` reads a block's first step whole, and
+    later ones from the block on; `dual` reads the block alone (Fast-dLLM, arXiv:2505.22618, section
+    3.2). A causal or block-causal checkpoint needs no approximation: whatever stands left of the block
+    is read once more when it is settled, and what stands right of it never.
+    """
+
+    def __init__(self, lm: DiffusionLM, layout: ModelInputs, blocks: Blocks, options: DecoderOptions) -> None:
+        """Prepare to read.
+
+        Args:
+            lm: the model.
+            layout: of the canvas.
+            blocks: that it is written in.
+            options: `cache`, `cache_refresh`, `guidance_scale` and `compile`.
+        """
+        self._lm = lm
+        self._exact = lm.attention.kind != "bidirectional" and lm.supports_kv_cache
+        self._cache = options.cache
+        self._refresh = options.cache_refresh
+        self._compiled = options.compile
+        self._keeps = self._exact or options.cache != "none"
+        self._readers: list[CanvasReader] = [
+            lm.reader(layout, self._keeps, options.compile) for _ in range(2 if options.guidance_scale else 1)
+        ]
+        self._first, self._last, self._entry = _stretches(lm, layout, blocks, options)
+        self._length = layout.tokens.shape[1]
+        self._at: IntArray = np.full(len(self._first), -1, dtype=np.int64)
+        self._age: IntArray = np.zeros_like(self._at)
+
+    def keep(self, rows: IntArray, index: Tensor) -> None:
+        """Go on with these rows only.
+
+        Args:
+            rows: their numbers, on the host.
+            index: the same on the device.
+        """
+        for reader in self._readers:
+            reader.keep(index)
+        for name in ("_first", "_last", "_entry", "_age", "_at"):
+            setattr(self, name, getattr(self, name)[rows])
+
+    def relayout(self, rows: ModelInputs) -> None:
+        """Go on with rows whose layout has changed; without a cache only."""
+        self._readers = [self._lm.reader(rows) for _ in self._readers]
+
+    def states(
+        self, canvases: list[Tensor], at: TokenPositions, block: IntArray, idle: NDArray[np.bool_]
+    ) -> list[Tensor]:
+        """[N, D] hidden states at some positions, for each of the canvases.
+
+        Args:
+            canvases: [B, L] each: the canvas itself, and the one without its prompt for guidance.
+            at: where, in row-major order, within each row's block.
+            block: [B] which block each row is at; on the host.
+            idle: [B] rows without a position, whose kept keys stay as they are: alone, such a row would
+                not be read at this step; on the host.
+        """
+        if not self._keeps:
+            return [r.states(c, at) for r, c in zip(self._readers, canvases, strict=True)]
+        parts = self._parts(block, ~idle, at.rows.device)
+        if len(parts) == 1:
+            refresh = parts[0]
+            return [r.states(c, at, refresh) for r, c in zip(self._readers, canvases, strict=True)]
+        found: list[Tensor | None] = [None] * len(canvases)
+        for refresh in parts:
+            assert refresh is not None
+            assert refresh.rows is not None
+            mine = torch.isin(at.rows, refresh.rows)
+            positions = TokenPositions(at.rows[mine], at.columns[mine])
+            for number, (reader, canvas) in enumerate(zip(self._readers, canvases, strict=True)):
+                states = reader.states(canvas, positions, refresh)
+                whole = found[number]
+                if whole is None:
+                    whole = found[number] = states.new_empty(len(at.rows), states.shape[-1])
+                whole[mine] = states
+        return [states for states in found if states is not None]
+
+    def _parts(
+        self, block: IntArray, read: NDArray[np.bool_], device: torch.device
+    ) -> list[RefreshSpan | None]:
+        """What to refresh of the rows to `read`, in groups of rows that are read together.
+
+        None alone is everything.
+        """
+        rows = np.arange(len(block))
+        entering = self._at != block
+        self._age = np.where(read, np.where(entering, 0, self._age + 1), self._age)
+        self._at = np.where(read, block, self._at)
+        if self._exact:
+            first = np.where(entering, self._entry[rows, block], self._first[rows, block])
+            return self._grouped(first, self._last[rows, block], entering, read, device)
+        whole = self._age == 0 if self._refresh is None else self._age % self._refresh == 0
+        if (whole & read).all():
+            return [None]
+        first = np.where(whole, 0, self._first[rows, block])
+        last = np.where(whole, self._length - 1, self._last[rows, block])
+        return self._grouped(first, last, whole, read, device)
+
+    def _grouped(
+        self,
+        first: IntArray,
+        last: IntArray,
+        apart: NDArray[np.bool_],
+        read: NDArray[np.bool_],
+        device: torch.device,
+    ) -> list[RefreshSpan | None]:
+        """Stretches of columns of the rows to `read`; those that are `apart` are longer, so on their own."""
+        groups: list[RefreshSpan | None] = []
+        for chosen in (np.flatnonzero(read & apart), np.flatnonzero(read & ~apart)):
+            if not len(chosen):
+                continue
+            everyone = len(chosen) == len(first)
+            width = int((last - first)[chosen].max()) + 1
+            if self._compiled:
+                # Few shapes: some columns go nowhere, and one row may be read (and written) several times.
+                width = -(-width // COMPILED_COLUMNS) * COMPILED_COLUMNS
+                some = min(len(first), 1 << (len(chosen) - 1).bit_length())
+                chosen = np.pad(chosen, (0, some - len(chosen)), mode="edge")
+            groups.append(
+                RefreshSpan(
+                    None if everyone else torch.from_numpy(chosen).to(device),
+                    torch.from_numpy(first[chosen]).to(device),
+                    torch.from_numpy(last[chosen]).to(device),
+                    width,
+                )
+            )
+        return groups
+
+
+def _stretches(
+    lm: DiffusionLM, layout: ModelInputs, blocks: Blocks, options: DecoderOptions
+) -> tuple[IntArray, IntArray, IntArray]:
+    """By row and block [B, K]: the first and last column its steps read, and where its first one begins."""
+    ends = np.int64(layout.tokens.shape[1] - 1)
+    first, last = np.minimum(blocks.first, ends), blocks.last
+    predictors = lm.predictors(layout.segments).cpu().numpy()
+    rows = np.arange(len(first))[:, None]
+    sources = predictors[rows, first]
+    own = lm.attention.blocks(layout.positions)
+    if lm.attention.kind == "causal":
+        last = predictors[rows, last]
+    elif own is not None:
+        # All of a block sees all of it, its fixed tokens too.
+        own = own.contiguous()
+        inside = own.gather(1, torch.from_numpy(first).to(own.device))
+        first = torch.searchsorted(own, inside).cpu().numpy()
+        last = torch.searchsorted(own, inside, right=True).cpu().numpy() - 1
+    elif options.cache == "prefix":
+        last = np.full_like(last, ends)
+    before = np.concatenate([np.zeros_like(first[:, :1]), first[:, :-1]], axis=1)
+    first = np.minimum(first, sources)
+    return first, last, np.minimum(before, first)

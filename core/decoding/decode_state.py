@@ -1,0 +1,114 @@
+"""The rows that are still being written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+from opendllm.core.decoding.length_edits import edited
+from opendllm.core.toolkit.draws import stream_id, uniform
+from opendllm.core.toolkit.segments import inputs_from_mask
+from opendllm.registries.samplers import Selection, Step
+
+
+@dataclass(frozen=True)
+class DecodeState:
+    """What is known of R rows; everything lies on the model's device.
+
+    Attributes:
+        number: [R] int64, which rows of the canvas they are.
+        tokens: [R, L] int64.
+        real: [R, L] bool, False on padding.
+        editable: [R, L] bool.
+        block_of: [R, L] int64, see `Blocks`.
+        positions: [R, L] int64, counting from 0 at a row's first real column.
+        confidence: [R, L] float32, each committed position's when it was committed.
+        seeds: [R] int64.
+        room: [R] int64, by how many positions each may still grow.
+    """
+
+    number: Tensor
+    tokens: Tensor
+    real: Tensor
+    editable: Tensor
+    block_of: Tensor
+    positions: Tensor
+    confidence: Tensor
+    seeds: Tensor
+    room: Tensor
+
+    def keep(self, index: Tensor) -> DecodeState:
+        """Only the rows in `index` [R'] int64."""
+        return DecodeState(*(getattr(self, field.name)[index] for field in fields(self)))
+
+    def with_rows(self, others: DecodeState) -> DecodeState:
+        """These rows, with some of them as `others` say."""
+        merged = []
+        for field in fields(self):
+            values = getattr(self, field.name).clone()
+            values[others.number] = getattr(others, field.name)
+            merged.append(values)
+        return DecodeState(*merged)
+
+    def after(self, selection: Selection, step: Step, mask_token_id: int) -> DecodeState:
+        """With a sampler's decision carried out; at a block's last step, nothing stays masked."""
+        at_end = (step.index == step.steps - 1)[:, None]
+        commit = step.masked & (selection.commit | at_end)
+        for edit in (selection.expand, selection.delete):
+            commit = commit if edit is None else commit & ~edit
+        tokens = torch.where(commit, step.tokens, self.tokens)
+        confidence = torch.where(commit, step.confidence, self.confidence)
+        if selection.remask is not None:
+            remask = selection.remask & step.editable & ~at_end
+            tokens = torch.where(remask, mask_token_id, tokens)
+        changed = replace(self, tokens=tokens, confidence=confidence)
+        if selection.expand is None and selection.delete is None:
+            return changed
+        nothing = torch.zeros_like(step.masked)
+        expand = nothing if selection.expand is None else selection.expand & step.masked
+        delete = nothing if selection.delete is None else selection.delete & step.masked
+        return changed._edited(expand, delete, mask_token_id)
+
+    def _edited(self, expand: Tensor, delete: Tensor, mask_token_id: int) -> DecodeState:
+        tokens = torch.where(expand, mask_token_id, self.tokens)
+        real = edited(self.real, expand, delete, True, False)
+        tokens = edited(tokens, expand, delete, mask_token_id, 0)
+        return replace(
+            self,
+            tokens=tokens,
+            real=real,
+            editable=edited(self.editable, expand, delete, True, False),
+            block_of=edited(self.block_of, expand, delete, 0, -1),
+            positions=inputs_from_mask(tokens, real).positions,
+            confidence=edited(self.confidence, expand, delete, 0.0, 0.0),
+            room=self.room - expand.sum(-1),
+        )
+
+
+@dataclass(frozen=True)
+class StepDraws:
+    """Implements `Draws` for the rows of one step.
+
+    Attributes:
+        seeds: [R] int64.
+        numbers: [R] int64, of each row's step.
+        positions: [R, L] int64.
+    """
+
+    seeds: Tensor
+    numbers: Tensor
+    positions: Tensor
+
+    def uniform(self, stream: str) -> Tensor:
+        """[R, L] float64, addressed by row seed, step and position."""
+        return self.at(stream, slice(None), slice(None))
+
+    def at(self, stream: str, rows: Tensor | slice, columns: Tensor | slice) -> Tensor:
+        """The same at some positions only: [N] for index tensors."""
+        positions = self.positions[rows, columns]
+        seeds, numbers = self.seeds[rows], self.numbers[rows]
+        if positions.ndim == 2:
+            seeds, numbers = seeds[:, None], numbers[:, None]
+        return uniform(seeds, stream_id(stream), numbers, positions)

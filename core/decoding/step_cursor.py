@@ -1,0 +1,76 @@
+"""How far each row is: kept on the host, so that the loop needn't ask the device."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from opendllm.core.decoding.plan import FIELDS, Plan
+
+IntArray = NDArray[np.int64]
+
+
+class StepCursor:
+    """The rows that are being written, each at its own step of its plan.
+
+    Attributes:
+        rows: [R] the numbers of these rows.
+        forward_passes: [B] that each row of the canvas took part in.
+    """
+
+    def __init__(self, plan: Plan, rows: int) -> None:
+        self._plan = plan
+        self.rows: IntArray = np.arange(rows)
+        self._cursor: IntArray = np.zeros(rows, dtype=np.int64)
+        self._measured: IntArray = np.full(rows, -1, dtype=np.int64)
+        self.forward_passes: IntArray = np.zeros(rows, dtype=np.int64)
+
+    @property
+    def unfinished(self) -> NDArray[np.bool_]:
+        """[R] whether a row has a step left."""
+        return self._cursor < self._plan.lengths[self.rows]
+
+    def drop_finished(self) -> IntArray | None:
+        """Forget rows without a step left.
+
+        Returns:
+            The positions of those that stay; None where all do.
+        """
+        unfinished = self.unfinished
+        if unfinished.all():
+            return None
+        kept = np.flatnonzero(unfinished)
+        self.rows, self._cursor, self._measured = self.rows[kept], self._cursor[kept], self._measured[kept]
+        return kept
+
+    def now(self) -> dict[str, IntArray]:
+        """By field of `PlannedStep`, [R] of each row's current step; a finished row stays at its last."""
+        last = np.maximum(self._plan.lengths[self.rows] - 1, 0)
+        steps = self._plan.table[self.rows, np.minimum(self._cursor, last)]
+        found = {name: steps[:, number] for number, name in enumerate(FIELDS)}
+        found["masks"] = np.where(self._measured >= 0, self._measured, found["masks"])
+        return found
+
+    def count_passes(self, passes: int, took_part: NDArray[np.bool_]) -> None:
+        """Add forward passes to the rows [R] that took part in them."""
+        self.forward_passes[self.rows[took_part]] += passes
+
+    def advance(
+        self, masks: IntArray | None, leave_full_blocks: bool, stopped: NDArray[np.bool_] | None
+    ) -> None:
+        """Go on to each row's next step.
+
+        Args:
+            masks: [R] how many the row's block has left; None where the plan says so.
+            leave_full_blocks: whether a block without masks is done, whatever steps it has left.
+            stopped: [R] whether the rest of the row can be left out; None where none can.
+        """
+        following = self._cursor + 1
+        if masks is not None:
+            after_block = self.now()["after_block"]
+            if leave_full_blocks:
+                following = np.where(masks == 0, after_block, following)
+            self._measured = np.where(following < after_block, masks, -1)
+        if stopped is not None:
+            following = np.where(stopped, self._plan.lengths[self.rows], following)
+        self._cursor = np.where(self.unfinished, following, self._cursor)

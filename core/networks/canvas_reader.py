@@ -1,0 +1,197 @@
+"""Reading canvases with transformers' stock models: again and again, with or without kept keys.
+
+A cache here holds the keys and values of every column. A pass over some columns overwrites their
+entries and attends to all; which columns, the decoder says. So Fast-dLLM's prefix and dual caches
+(arXiv:2505.22618, section 3.2), and the exact ones of causal and block-causal checkpoints, are one thing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache
+
+from opendllm.core.networks.attention import CanvasLayout
+from opendllm.registries.backbones import CanvasReader, RefreshSpan, TokenPositions
+from opendllm.registries.sequences import PADDING_SEGMENT, AttentionPattern, ModelInputs
+
+
+class CanvasCache(Cache):
+    """Keys and values of all columns, behind transformers' cache interface.
+
+    Attributes:
+        columns: [R, Q] int64, where the next pass's entries go; L is nowhere. None for everywhere.
+        rows: [R] int64, whose they are; None for all rows.
+    """
+
+    def __init__(self, rows: int, length: int) -> None:
+        """Make an empty cache for so many rows of `length` columns."""
+        super().__init__(layers=[])
+        self.columns: Tensor | None = None
+        self.rows: Tensor | None = None
+        self.keys: list[Tensor] = []
+        self.values: list[Tensor] = []
+        self._rows = rows
+        self._length = length
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_args: Any, **_kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Take in a layer's new entries [R, H, Q, K]; all entries [R, H, L, K] of these rows come back."""
+        if layer_idx == len(self.keys):
+            # One column more than there are, for what is to go nowhere.
+            size = (self._rows, key_states.shape[1], self._length + 1, key_states.shape[3])
+            for store, states in ((self.keys, key_states), (self.values, value_states)):
+                store.append(states.new_zeros(size))
+                torch._dynamo.mark_static_address(store[-1])
+        found = []
+        for kept, new in ((self.keys[layer_idx], key_states), (self.values[layer_idx], value_states)):
+            if self.columns is None:
+                kept[slice(None) if self.rows is None else self.rows, :, : self._length] = new
+                found.append(new)
+                continue
+            rows = torch.arange(kept.shape[0], device=kept.device) if self.rows is None else self.rows
+            kept[rows[:, None], :, self.columns] = new.transpose(1, 2)
+            found.append((kept if self.rows is None else kept[self.rows])[:, :, : self._length])
+        return found[0], found[1]
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Every column has an entry."""
+        return self._length
+
+    def keep(self, rows: Tensor) -> None:
+        """Forget the other rows."""
+        self._rows = len(rows)
+        self.keys = [keys[rows] for keys in self.keys]
+        self.values = [values[rows] for values in self.values]
+
+
+class TransformersReader(CanvasReader):
+    """Rows of one layout, read by a stock network."""
+
+    def __init__(
+        self,
+        network: PreTrainedModel,
+        pattern: AttentionPattern,
+        predictors: Tensor,
+        inputs: ModelInputs,
+        use_kv_cache: bool,
+        compiled: Callable[..., Tensor] | None,
+    ) -> None:
+        """Take the layout in.
+
+        Args:
+            network: any causal LM whose attention is `segment_attention`.
+            pattern: the checkpoint's.
+            predictors: [B, L] int64, see `DiffusionLM.predictors`.
+            inputs: the rows; only their layout is read.
+            use_kv_cache: whether to keep keys and values.
+            compiled: `network_states`, compiled; None to run it as it is.
+        """
+        self._network = network
+        self._pattern = pattern
+        self._predictors = predictors
+        self._positions = inputs.positions
+        real = inputs.segments != PADDING_SEGMENT
+        self._real = None if bool(real.all()) else real
+        self._blocks = pattern.blocks(inputs.positions)
+        self._cache = CanvasCache(*inputs.tokens.shape) if use_kv_cache else None
+        self._read = network_states if compiled is None else _one_graph_at_a_time(compiled)
+        self._whole = self._visible(self._blocks)
+
+    def states(self, tokens: Tensor, at: TokenPositions, refresh: RefreshSpan | None = None) -> Tensor:
+        """See `CanvasReader.states`."""
+        sources = self._predictors[at.rows, at.columns]
+        # A CUDA graph may write into tensors that were there before it, not into its own.
+        read = network_states if self._cache is not None and not self._cache.keys else self._read
+        if refresh is None:
+            if self._cache is not None:
+                self._cache.rows, self._cache.columns = None, None
+            hidden = read(self._network, tokens, self._positions, self._whole, self._cache)
+            return hidden[at.rows, sources]
+        assert self._cache is not None
+        length = tokens.shape[1]
+        rows = slice(None) if refresh.rows is None else refresh.rows
+        columns = refresh.first[:, None] + torch.arange(refresh.width, device=tokens.device)
+        inside = columns <= refresh.last[:, None]
+        read_columns = torch.where(inside, columns, refresh.last[:, None])
+        self._cache.rows = refresh.rows
+        self._cache.columns = torch.where(inside, columns, length)
+        blocks = None if self._blocks is None else self._blocks[rows].gather(1, read_columns)
+        hidden = read(
+            self._network,
+            tokens[rows].gather(1, read_columns),
+            self._positions[rows].gather(1, read_columns),
+            self._visible(blocks, rows),
+            self._cache,
+        )
+        if refresh.rows is None:
+            within = at.rows
+        else:
+            number = torch.zeros(tokens.shape[0], dtype=torch.int64, device=tokens.device)
+            number[refresh.rows] = torch.arange(len(refresh.rows), device=tokens.device)
+            within = number[at.rows]
+        return hidden[within, sources - refresh.first[within]]
+
+    def keep(self, rows: Tensor) -> None:
+        """See `CanvasReader.keep`."""
+        self._predictors = self._predictors[rows]
+        self._positions = self._positions[rows]
+        self._real = None if self._real is None else self._real[rows]
+        self._blocks = None if self._blocks is None else self._blocks[rows]
+        self._whole = self._visible(self._blocks)
+        if self._cache is not None:
+            self._cache.keep(rows)
+
+    def _visible(self, blocks: Tensor | None, rows: Tensor | slice = slice(None)) -> Tensor | None:
+        """[R, Q or 1, L] bool for queries in `blocks` [R, Q]; None where all see all.
+
+        Padding sees what is real, too: nobody reads it, and a query without a key would be NaN. (A row
+        has a real column, whose block is the first; padding has one of the row's blocks.)
+        """
+        real = None if self._real is None else self._real[rows][:, None, :]
+        if blocks is None or self._blocks is None:
+            return real
+        earlier = self._blocks[rows][:, None, :] <= blocks[:, :, None]
+        return earlier if real is None else earlier & real
+
+
+def _one_graph_at_a_time(compiled: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """What a CUDA graph gives out is overwritten by its next run: each is told where it begins."""
+
+    def read(*arguments: Any) -> Tensor:
+        torch.compiler.cudagraph_mark_step_begin()
+        return compiled(*arguments).clone()
+
+    return read
+
+
+def network_states(
+    network: PreTrainedModel,
+    tokens: Tensor,
+    positions: Tensor,
+    visible: Tensor | None,
+    cache: CanvasCache | None,
+) -> Tensor:
+    """[R, Q, D] the network's own hidden states, not aligned.
+
+    Args:
+        network: the stock model.
+        tokens: [R, Q] int64.
+        positions: [R, Q] int64.
+        visible: see `CanvasLayout`.
+        cache: keys and values of the other columns; None where there are none.
+    """
+    output = network.get_decoder()(
+        input_ids=tokens,
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=cache is not None,
+        layout=CanvasLayout(visible),
+    )
+    hidden: Tensor = output.last_hidden_state
+    return hidden

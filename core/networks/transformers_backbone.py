@@ -1,0 +1,83 @@
+"""A family of checkpoints that a stock transformers class computes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+
+from opendllm.core.networks.transformers_lm import CheckpointFormat, build_lm, load_lm
+from opendllm.registries.backbones import Backbone, DiffusionLM, Vocabulary
+from opendllm.registries.errors import UserError, first_line
+from opendllm.registries.options import BackboneOptions
+from opendllm.registries.sequences import AttentionPattern
+
+_VOCABULARY_KEYS = ("vocab_size", "embedding_size")
+
+
+class TransformersBackbone(Backbone):
+    """What differs between families is a preset's config.json and how one is read."""
+
+    def __init__(
+        self,
+        options: BackboneOptions,
+        preset: Mapping[str, Any] | None,
+        describe: Callable[[Mapping[str, Any]], CheckpointFormat],
+        vocabulary_multiple: int = 1,
+    ) -> None:
+        """Name the family.
+
+        Args:
+            options: the attention pattern is taken from them.
+            preset: config.json of a model built from scratch; None where there is no such thing.
+            describe: reads the family's config.json.
+            vocabulary_multiple: a loaded checkpoint's vocabulary is grown to a multiple of this.
+        """
+        self._preset = preset
+        self._spread = options.device_map is not None
+        self._in_8bit = options.load_in_8bit
+        self._describe = describe
+        self._vocabulary_multiple = vocabulary_multiple
+        self._attention = AttentionPattern(options.attention, options.block_length)
+
+    def build(self, vocabulary: Vocabulary) -> DiffusionLM:
+        """See `Backbone.build`."""
+        if self._preset is None:
+            raise UserError("this backbone has no presets: give `pretrained`, a folder or a hub id")
+        sizes = {key: vocabulary.size for key in _VOCABULARY_KEYS if key in self._preset}
+        ids = {"mask_token_id": vocabulary.mask_token_id, "eos_token_id": vocabulary.eos_token_id}
+        config = {**self._preset, **sizes, **ids}
+        return build_lm(
+            self._describe(config),
+            config,
+            self._attention,
+            vocabulary.mask_token_id,
+            vocabulary.eos_token_id,
+        )
+
+    def load(
+        self,
+        folder: Path,
+        config: Mapping[str, Any],
+        device: torch.device,
+        dtype: torch.dtype | None,
+        min_vocab_size: int = 0,
+    ) -> DiffusionLM:
+        """See `Backbone.load`."""
+        try:
+            checkpoint = self._describe(config)
+        except KeyError as error:
+            raise UserError(f"{folder / 'config.json'} lacks the key {error}") from error
+        except (ValueError, TypeError, StrictDataclassError) as error:
+            raise UserError(f"{folder / 'config.json'} cannot be used: {first_line(error)}") from error
+        lm = load_lm(folder, checkpoint, config, self._attention, device, dtype, self._spread, self._in_8bit)
+        wanted = max(lm.vocab_size, min_vocab_size)
+        wanted += -wanted % self._vocabulary_multiple
+        if wanted > lm.vocab_size:
+            sizes = {key: wanted for key in _VOCABULARY_KEYS if key in config}
+            lm.grow_vocabulary(wanted, {**config, **sizes})
+        lm.check_mask_token(folder)
+        return lm

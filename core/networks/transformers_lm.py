@@ -1,0 +1,325 @@
+"""A stock transformers causal LM, turned into a `DiffusionLM`."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers.initialization import no_init_weights
+
+from opendllm.core.networks.attention import ATTENTION_NAME, AttentionLayout
+from opendllm.core.networks.canvas_reader import TransformersReader, network_states
+from opendllm.core.networks.placement import allocate_spread, quantize_to_8bit, run_spread
+from opendllm.core.networks.safetensors_folder import load_into, write_weights
+from opendllm.core.networks.token_losses import let_score, summed_loss, token_losses
+from opendllm.registries.backbones import CanvasReader, DiffusionLM, LossPart
+from opendllm.registries.errors import UserError
+from opendllm.registries.sequences import PADDING_SEGMENT, AttentionPattern, ModelInputs
+
+CONFIG_FILE = "config.json"
+COMPILED_SHAPES = 64
+"""For how many shapes a process compiles the networks."""
+OWN_SECTION = "open_dllm"
+"""The part of config.json that says what the family's own format has no word for."""
+
+
+@dataclass(frozen=True)
+class CheckpointFormat:
+    """How one family writes its checkpoints.
+
+    Attributes:
+        backbone: the plugin's name, for error messages and config.json.
+        network_config: the transformers config of the stock class with the same arithmetic.
+        published_keys: from the stock class's parameter names to the family's own.
+        logit_shift: whether hidden state i-1 predicts token i.
+        context_length: the most positions that it was made for.
+    """
+
+    backbone: str
+    network_config: PretrainedConfig
+    published_keys: Mapping[str, str]
+    logit_shift: bool
+    context_length: int
+
+
+class ScoringModule(nn.Module):
+    """The network, with the training loss as its forward."""
+
+    network: PreTrainedModel
+
+    def __init__(self, network: PreTrainedModel, attention: AttentionPattern, logit_shift: bool) -> None:
+        super().__init__()
+        self.network = network
+        let_score(network.get_output_embeddings())
+        self._attention = attention
+        self._logit_shift = logit_shift
+
+    def forward(self, inputs: ModelInputs, targets: Tensor, scored: Tensor, loss_part: LossPart) -> Tensor:
+        """See `DiffusionLM.module`."""
+        hidden, chosen = self.scored_states(inputs, targets, scored)
+        loss: Tensor = summed_loss(self.network.get_output_embeddings(), hidden, chosen, loss_part)
+        return loss
+
+    def scored_states(self, inputs: ModelInputs, targets: Tensor, scored: Tensor) -> tuple[Tensor, Tensor]:
+        """([N, D], [N]): what predicts each scored position, and its target; nothing else is projected."""
+        hidden = self.network_states(inputs)
+        rows, columns = scored.nonzero(as_tuple=True)
+        sources = rows * scored.shape[1] + self.predictors(inputs.segments)[rows, columns]
+        return hidden.flatten(0, 1).index_select(0, sources), targets[rows, columns]
+
+    def network_states(self, inputs: ModelInputs) -> Tensor:
+        """[B, L, D] the network's own hidden states, not aligned."""
+        blocks = self._attention.blocks(inputs.positions) if inputs.blocks is None else inputs.blocks
+        output = self.network.get_decoder()(
+            input_ids=inputs.tokens,
+            position_ids=inputs.positions,
+            use_cache=False,
+            layout=AttentionLayout(inputs, blocks),
+        )
+        hidden: Tensor = output.last_hidden_state
+        return hidden
+
+    def predictors(self, segments: Tensor) -> Tensor:
+        """[B, L] int64: the position whose hidden state predicts the token at each position.
+
+        Itself; in a shifted checkpoint the document's one before, over any padding in between, but
+        for its first position, which has none and repeats its own (Dream's
+        `cat([logits[:, :1], logits[:, :-1]])`).
+        """
+        own = torch.arange(segments.shape[1], device=segments.device).expand_as(segments)
+        if not self._logit_shift:
+            return own
+        last_real = torch.where(segments != PADDING_SEGMENT, own, 0).cummax(-1).values
+        before = torch.cat([own[:, :1], last_real[:, :-1]], dim=-1)
+        return torch.where(segments.gather(1, before) == segments, before, own)
+
+
+class TransformersLM(DiffusionLM):
+    """The published arithmetic, behind aligned logits."""
+
+    module: ScoringModule
+    supports_kv_cache = True
+
+    def __init__(
+        self,
+        network: PreTrainedModel,
+        checkpoint: CheckpointFormat,
+        config: Mapping[str, Any],
+        attention: AttentionPattern,
+        mask_token_id: int,
+        eos_token_id: int | None,
+    ) -> None:
+        if attention.kind == "causal" and not checkpoint.logit_shift:
+            raise UserError(
+                f"backbone {checkpoint.backbone}: attention cannot be causal where logits are not shifted, "
+                "since each position would read the token that it predicts"
+            )
+        if attention.kind == "block-causal" and checkpoint.logit_shift:
+            raise UserError(
+                f"backbone {checkpoint.backbone}: attention cannot be block-causal where logits are shifted, "
+                "since a block's first token would be predicted from the noisy block before it"
+            )
+        self.module = ScoringModule(network, attention, checkpoint.logit_shift)
+        self.attention = attention
+        self.logit_shift = checkpoint.logit_shift
+        self.mask_token_id = mask_token_id
+        self.eos_token_id = eos_token_id
+        self.vocab_size = checkpoint.network_config.vocab_size
+        self.context_length = checkpoint.context_length
+        self._format = checkpoint
+        self._config = dict(config)
+
+    @property
+    def network(self) -> PreTrainedModel:
+        """See `DiffusionLM.network`."""
+        return self.module.network
+
+    def hidden_states(self, inputs: ModelInputs) -> Tensor:
+        """See `DiffusionLM.hidden_states`."""
+        hidden = self.module.network_states(inputs)
+        predictors = self.module.predictors(inputs.segments)
+        return hidden.gather(1, predictors[:, :, None].expand_as(hidden)) if self.logit_shift else hidden
+
+    def predictors(self, segments: Tensor) -> Tensor:
+        """See `DiffusionLM.predictors`."""
+        return self.module.predictors(segments)
+
+    def reader(self, inputs: ModelInputs, use_kv_cache: bool = False, compiled: bool = False) -> CanvasReader:
+        """See `DiffusionLM.reader`."""
+        return TransformersReader(
+            self.module.network,
+            self.attention,
+            self.predictors(inputs.segments),
+            inputs,
+            use_kv_cache,
+            self._compiled if compiled else None,
+        )
+
+    @cached_property
+    def _compiled(self) -> Callable[..., Tensor]:
+        """`network_states`, for this network; CUDA graphs replay it without the cost of its launches."""
+        on_gpu = next(self.module.parameters()).is_cuda
+        if not on_gpu and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
+            raise UserError("compile needs a C++ compiler on a CPU, and none is installed: leave it out")
+        # Beyond the limit, 8 by default, a further shape (or model) would be run uncompiled from then on.
+        limits = torch._dynamo.config
+        limits.recompile_limit = max(limits.recompile_limit, COMPILED_SHAPES)
+        return torch.compile(network_states, dynamic=False, mode="reduce-overhead" if on_gpu else None)
+
+    def project(self, hidden: Tensor) -> Tensor:
+        """See `DiffusionLM.project`."""
+        logits: Tensor = self.module.network.get_output_embeddings()(hidden)
+        return logits
+
+    def negative_log_likelihood(self, inputs: ModelInputs, targets: Tensor, scored: Tensor) -> Tensor:
+        """See `DiffusionLM.negative_log_likelihood`."""
+        hidden, chosen = self.module.scored_states(inputs, targets, scored)
+        return token_losses(self.module.network.get_output_embeddings(), hidden, chosen)
+
+    def grow_vocabulary(self, size: int, config: Mapping[str, Any]) -> None:
+        """Add tokens, their embeddings at the mean of the old ones.
+
+        Args:
+            size: of the new vocabulary.
+            config: config.json with that size.
+        """
+        network = self.module.network
+        # transformers' own mean_resizing draws around the mean, from a generator that nobody seeded.
+        network.resize_token_embeddings(size, mean_resizing=False)
+        let_score(network.get_output_embeddings())
+        with torch.no_grad():
+            for layer in (network.get_input_embeddings(), network.get_output_embeddings()):
+                for parameter in layer.parameters():
+                    parameter[self.vocab_size :] = parameter[: self.vocab_size].float().mean(0)
+        self.vocab_size = size
+        self._config = dict(config)
+
+    def check_mask_token(self, folder: Path) -> None:
+        """The mask token must have an embedding.
+
+        Raises:
+            UserError: it has none.
+        """
+        if not 0 <= self.mask_token_id < self.vocab_size:
+            raise UserError(
+                f"{folder}: the mask token's id {self.mask_token_id} is outside the vocabulary of "
+                f"{self.vocab_size}"
+            )
+
+    def save(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
+        """See `DiffusionLM.save`."""
+        published = {}
+        for key, tensor in weights.items():
+            name = key.removeprefix("network.")
+            if name == "lm_head.weight" and self._format.network_config.tie_word_embeddings:
+                continue
+            published[self._format.published_keys.get(name, name)] = tensor
+        write_weights(folder, published)
+        own = {
+            "backbone": self._format.backbone,
+            "attention": self.attention.kind,
+            "block_length": self.attention.block_length,
+            "logit_shift": self.logit_shift,
+        }
+        config = self._config | {
+            "mask_token_id": self.mask_token_id,
+            "torch_dtype": str(next(iter(weights.values())).dtype).removeprefix("torch."),
+            OWN_SECTION: own,
+        }
+        if self.eos_token_id != _first(config.get("eos_token_id")):
+            config["eos_token_id"] = self.eos_token_id
+        config.pop("dtype", None)  # transformers 5's word for torch_dtype, which both versions read
+        (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
+
+
+def _allocate(checkpoint: CheckpointFormat, dtype: torch.dtype) -> PreTrainedModel:
+    config = checkpoint.network_config
+    # A padding id would freeze that token's embedding, and families use EOS for it.
+    config.pad_token_id = None
+    try:
+        return AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION_NAME, dtype=dtype)
+    except (LookupError, TypeError, ValueError) as error:
+        raise UserError(f"config.json describes no network: {type(error).__name__} {error}") from error
+
+
+def build_lm(
+    checkpoint: CheckpointFormat,
+    config: Mapping[str, Any],
+    attention: AttentionPattern,
+    mask_token_id: int,
+    eos_token_id: int | None,
+) -> TransformersLM:
+    """A model with random weights in float32."""
+    network = _allocate(checkpoint, torch.float32)
+    return TransformersLM(network, checkpoint, config, attention, mask_token_id, eos_token_id)
+
+
+def load_lm(
+    folder: Path,
+    checkpoint: CheckpointFormat,
+    config: Mapping[str, Any],
+    attention: AttentionPattern,
+    device: torch.device,
+    dtype: torch.dtype | None,
+    spread: bool = False,
+    in_8bit: bool = False,
+) -> TransformersLM:
+    """The checkpoint in `folder`, each tensor straight on its device.
+
+    Args:
+        folder: with safetensors.
+        checkpoint: how the family writes it.
+        config: its config.json.
+        attention: the pattern.
+        device: where it goes; ignored where it is spread.
+        dtype: of the weights; None keeps the file's.
+        spread: over all devices, for a model that one can't hold.
+        in_8bit: read on the CPU and quantized layer by layer on the way to `device`.
+
+    Raises:
+        UserError: the weights don't fit (see `load_into`).
+    """
+    dtype = dtype or _stored_dtype(config)
+    device_map = None
+    with no_init_weights():
+        if spread:
+            network, device_map = allocate_spread(lambda: _allocate(checkpoint, dtype), dtype)
+        else:
+            with torch.device("cpu" if in_8bit else device):
+                network = _allocate(checkpoint, dtype)
+    to_ours = {
+        checkpoint.published_keys.get(name, name): name
+        for name, _ in network.named_parameters(remove_duplicate=False)
+    }
+    network.tie_weights()
+    load_into(network, folder, to_ours)
+    if device_map is not None:
+        run_spread(network, device_map)
+    if in_8bit:
+        quantize_to_8bit(network, device)
+    network.eval()
+    return TransformersLM(
+        network, checkpoint, config, attention, config["mask_token_id"], _first(config.get("eos_token_id"))
+    )
+
+
+def _first(token_ids: int | list[int] | None) -> int | None:
+    """Some config.json files name several EOS tokens."""
+    return token_ids[0] if isinstance(token_ids, list) else token_ids
+
+
+def _stored_dtype(config: Mapping[str, Any]) -> torch.dtype:
+    name = config.get("dtype") or config.get("torch_dtype") or "float32"
+    dtype = getattr(torch, str(name), None)
+    if not isinstance(dtype, torch.dtype):
+        raise UserError(f"config.json asks for the unknown dtype {name!r}")
+    return dtype

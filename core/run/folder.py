@@ -1,0 +1,152 @@
+"""What a run writes about itself. Imports no torch."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from opendllm.core.checkpoints.files import (
+    MODEL_FOLDER,
+    PROVENANCE_FILE,
+    VARIANT_FILE,
+    parameter_count,
+    steps,
+)
+from opendllm.core.foundation.atomic_files import write_json, write_text
+from opendllm.core.foundation.ranks import is_first_process
+from opendllm.core.manifest.checks import default_sampler
+from opendllm.core.manifest.experiment_manifest import Experiment, Variant, trained_from
+from opendllm.core.run.provenance import plugin_versions
+from opendllm.registries.discovery import Plugins
+from opendllm.registries.errors import UserError
+
+RESOLVED_FILE = "manifest.resolved.yaml"
+
+
+def training_folders(experiment: Experiment) -> dict[str, str]:
+    """For each variant, the variant in whose folder its training run is: the first of the same digest."""
+    first: dict[str, str] = {}
+    return {
+        variant.name: first.setdefault(variant.training_digest, variant.name)
+        for variant in experiment.variants
+    }
+
+
+def open_run(experiment: Experiment) -> None:
+    """Make the run's folder; a resolved manifest that is there stays until `write_manifest`.
+
+    Raises:
+        UserError: the folder holds variants that were trained from another manifest, or can't be
+            written.
+    """
+    folder = experiment.output
+    shared = training_folders(experiment)
+    for variant in experiment.variants:
+        known = _read(folder / variant.name / VARIANT_FILE)
+        if known is None or not steps(folder / known.get("trained_in", variant.name)):
+            continue  # whatever was meant, nothing was trained
+        if known.get("training_digest") != variant.training_digest:
+            raise UserError(
+                f"{folder / variant.name} was trained with another model, data, seed or train section"
+                f"{_differences(folder / known.get('trained_in', variant.name), variant)}: "
+                f"keep it and choose another folder with --set output=DIR, or delete it"
+            )
+        if known.get("trained_in") != shared[variant.name]:
+            raise UserError(
+                f"{folder / variant.name} shares the training run of {known.get('trained_in')!r}, which this "
+                f"manifest lacks or orders differently: choose another folder with --set output=DIR"
+            )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / RESOLVED_FILE).exists():
+            write_manifest(experiment)
+    except OSError as error:
+        raise UserError(f"the run folder {folder} cannot be written: {error.strerror}") from error
+
+
+def _differences(trained: Path, variant: Variant) -> str:
+    """What differs between a variant and the manifest that its newest checkpoint was trained from."""
+    about = _read(steps(trained)[-1][1] / PROVENANCE_FILE) or {}
+    there = dict(_leaves(trained_from(about.get("manifest", {}))))
+    here = dict(_leaves(trained_from(variant.manifest.model_dump(mode="json"))))
+    keys = sorted(key for key in there.keys() | here.keys() if there.get(key) != here.get(key))
+    shown = [f"{key} was {there.get(key)!r} and is {here.get(key)!r}" for key in keys[:3]]
+    return f" ({'; '.join(shown)}{'; ...' if len(keys) > 3 else ''})" if shown else ""
+
+
+def _leaves(content: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(content, dict) and content:
+        for key, value in content.items():
+            yield from _leaves(value, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, content
+
+
+def write_manifest(experiment: Experiment) -> None:
+    """Write the resolved manifest: what the run's results were made from."""
+    if not is_first_process():
+        return
+    text = io.StringIO()
+    YAML().dump(experiment.resolved(), text)
+    write_text(experiment.output / RESOLVED_FILE, text.getvalue())
+
+
+def open_variant(experiment: Experiment, variant: Variant, plugins: Plugins) -> Path:
+    """Make a variant's folder and say in it what it is; what is said of a trained one stays."""
+    folder = experiment.output / variant.name
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise UserError(f"the variant's folder {folder} cannot be made: {error.strerror}") from error
+    known = _read(folder / VARIANT_FILE) or {}
+    meant = (variant.training_digest, training_folders(experiment)[variant.name])
+    if (known.get("training_digest"), known.get("trained_in")) != meant:
+        write_variant(experiment, variant, plugins)
+    return folder
+
+
+def has_results(variant_folder: Path) -> bool:
+    """Whether a variant has been evaluated."""
+    return any((variant_folder / "results").glob("*.json"))
+
+
+def write_variant(experiment: Experiment, variant: Variant, plugins: Plugins) -> None:
+    """Say in a variant's folder what it is: what its results were made with."""
+    if not is_first_process():
+        return
+    manifest = variant.manifest
+    sampler = manifest.generate.sampler or default_sampler(manifest, plugins)
+    trained_in = training_folders(experiment)[variant.name]
+    write_json(
+        experiment.output / variant.name / VARIANT_FILE,
+        {
+            "variant": variant.name,
+            "seed": manifest.seed,
+            "training_digest": variant.training_digest,
+            "trained_in": trained_in,
+            "backbone": manifest.model.backbone.name,
+            "objective": manifest.train.objective.name if manifest.train else None,
+            "sampler": sampler.name if sampler else None,
+            "parameters": _parameters(experiment.output / trained_in),
+            "plugins": plugin_versions(variant, plugins),
+        },
+    )
+
+
+def _parameters(variant_folder: Path) -> int | None:
+    """Of the variant's last checkpoint; None before there is one."""
+    found = steps(variant_folder)
+    return parameter_count(found[-1][1] / MODEL_FOLDER) if found else None
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return content

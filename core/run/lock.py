@@ -1,0 +1,51 @@
+"""One run at a time in one folder. Imports no torch."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from opendllm.core.foundation.ranks import is_first_process
+from opendllm.registries.errors import UserError
+
+LOCK_FILE = ".lock"
+
+
+@contextmanager
+def locked_run(folder: Path) -> Iterator[None]:
+    """Within it no other `platform run` writes into the same folder, which is made where it is missing.
+
+    The lock is the process's: it ends with it, however it ends.
+
+    Raises:
+        UserError: another run holds it, or the folder can't be written.
+    """
+    if not is_first_process():
+        yield
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / LOCK_FILE).open("a+", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"the run folder {folder} cannot be written: {error.strerror}") from error
+    with file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise UserError(
+                f"the run folder {folder} is in use by {holder}: wait for it to end, or choose "
+                f"another folder with --set output=DIR"
+            ) from error
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        try:
+            yield
+        finally:
+            file.truncate(0)

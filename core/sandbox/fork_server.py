@@ -1,0 +1,167 @@
+"""A small warm process that forks confined children: judges and candidates.
+
+It sees no test, no solution and no program: each child gets its end of a channel that the host made, and
+talks to the other end itself. When the host's end of the control channel closes, the server ends, and
+every child with it. Standard library only.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from opendllm.core.sandbox import linux
+from opendllm.core.sandbox.candidate import run_candidate
+from opendllm.core.sandbox.confinement import confine, settle
+from opendllm.core.sandbox.judge import run_judge
+from opendllm.core.sandbox.limits import Limits
+from opendllm.core.sandbox.namespaces import enter_room
+from opendllm.core.sandbox.wire import Channel, ChannelClosedError
+
+WARM_MODULES = (
+    *("abc", "array", "bisect", "cmath", "collections.abc", "copy", "datetime", "decimal", "enum"),
+    *("fractions", "functools", "hashlib", "heapq", "io", "itertools", "json", "math", "numbers"),
+    *("operator", "random", "re", "statistics", "string", "textwrap", "typing", "dataclasses"),
+)
+"""What programs import most often, loaded once."""
+_ROLES = {"judge": run_judge, "candidate": run_candidate}
+
+
+class ForkServer:
+    """Forks children on demand and kills them on demand."""
+
+    def __init__(self, control: Channel, in_room: bool) -> None:
+        self._control = control
+        self._in_room = in_room
+        self._folders: dict[int, str] = {}
+        self._filtered = False
+        self._own_namespace = os.pidfd_open(os.getpid()) if in_room else -1
+
+    def serve(self) -> None:
+        """Obey until the control channel closes; then leave nobody behind."""
+        try:
+            while True:
+                action, content = self._control.receive()
+                answer = self._spawn(**content) if action == "spawn" else self._kill(content)
+                self._control.send(answer)
+        except ChannelClosedError:
+            for process in list(self._folders):
+                self._kill(process)
+
+    def _spawn(self, role: str, limits: dict[str, int], cpu_seconds: int) -> dict[str, Any]:
+        """Fork a child with the descriptors that came along: its channel, and a candidate's output."""
+        descriptors, self._control.descriptors = self._control.descriptors, []
+        folder = "" if self._in_room else _private_folder()
+        confined, told = os.pipe()
+        if self._in_room:
+            linux.unshare(linux.NEW_PIDS)
+        process = os.fork()
+        if process == 0:
+            self._be_child(role, Limits(**limits), cpu_seconds, folder, descriptors, told)
+        if self._in_room:
+            linux.setns(self._own_namespace, linux.NEW_PIDS)
+        self._folders[process] = folder
+        for descriptor in (*descriptors, told):
+            os.close(descriptor)
+        with os.fdopen(confined, "rb") as report:
+            said = report.read(400)
+        if not said.startswith(b"confined"):
+            status = self._kill(process)["status"]
+            return {
+                "error": said.decode(errors="replace") or f"a child ended with status {status} unconfined"
+            }
+        self._filtered = said.endswith(b"filtered")
+        return {"process": process, "filtered": self._filtered}
+
+    def _be_child(
+        self,
+        role: str,
+        limits: Limits,
+        cpu_seconds: int,
+        folder: str,
+        descriptors: list[int],
+        told: int,
+    ) -> None:
+        """Confine this process, say so, and play the role; never returns."""
+        try:
+            told = settle(descriptors[0], descriptors[1] if len(descriptors) > 1 else -1, told)
+            filtered = confine(limits, cpu_seconds, self._in_room, folder)
+            os.write(told, b"confined, filtered" if filtered else b"confined")
+            os.close(told)
+        except BaseException as error:
+            with suppress(OSError):
+                os.write(told, f"{type(error).__name__}: {error}".encode()[:300])
+            os._exit(1)
+        _ROLES[role](Channel(socket.socket(fileno=3), takes_descriptors=role == "judge"))
+
+    def _kill(self, process: int) -> dict[str, Any]:
+        """End a child and whatever it started; in a room its whole process namespace ends with it."""
+        if not self._in_room:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(process, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+        status = os.waitpid(process, 0)[1]
+        folder = self._folders.pop(process)
+        if not self._in_room:
+            if not self._filtered:
+                self._kill_orphans()
+            _remove(folder)
+        return {"status": status}
+
+    def _kill_orphans(self) -> None:
+        """Kill what a child left behind: its orphans are this process's children by now."""
+        own = str(os.getpid())
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            with suppress(OSError):
+                fields = stat.read_text().rsplit(")", 1)[1].split()
+                process = int(stat.parent.name)
+                if fields[1] == own and process not in self._folders:
+                    os.kill(process, signal.SIGKILL)
+                    os.waitpid(process, 0)
+
+
+def _private_folder() -> str:
+    folder = tempfile.mkdtemp(prefix="opendllm-sandbox-")
+    if os.geteuid() == 0:
+        Path(folder).chmod(0o777)  # the child becomes somebody else
+    return folder
+
+
+def _remove(folder: str) -> None:
+    """Whatever a program made there: read-only folders, or ones nested too deep for Python to walk."""
+    shutil.rmtree(folder, ignore_errors=True)
+    if Path(folder).exists():
+        for command in (["/bin/chmod", "-R", "u+rwX", folder], ["/bin/rm", "-rf", folder]):
+            subprocess.run(command, check=False, stderr=subprocess.DEVNULL)
+
+
+def main() -> None:
+    """`fork_server LEVEL DESCRIPTOR`."""
+    level, descriptor = sys.argv[1:]
+    for name in WARM_MODULES:
+        __import__(name)
+    control = Channel(socket.socket(fileno=int(descriptor)), takes_descriptors=True)
+    if level == "namespaces":
+        try:
+            enter_room()
+        except OSError as error:
+            control.send({"error": str(error)})
+            os._exit(1)
+    elif level == "rlimits":
+        linux.adopt_orphans()
+    linux.hide_memory()
+    control.send({"ready": os.getpid()})
+    gc.collect()
+    gc.freeze()
+    ForkServer(control, level != "rlimits").serve()
+    os._exit(0)

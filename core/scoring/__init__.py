@@ -1,0 +1,1 @@
+"""What benchmarks share: their problems' files, programs' verdicts, pass@k, intervals, scores by setting."""

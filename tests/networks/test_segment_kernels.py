@@ -1,0 +1,152 @@
+"""Attention document by document equals attention under the whole row's mask."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor
+from torch._dynamo.testing import CompileCounter
+from torch.nn.functional import scaled_dot_product_attention
+
+from opendllm.core.networks import segment_kernels
+from opendllm.core.networks.attention import AttentionLayout, segment_attention
+from opendllm.core.networks.segment_kernels import attend_in_groups, attend_in_runs, document_runs
+from opendllm.core.toolkit.segments import document_positions, noisy_then_clean, visibility
+from opendllm.registries.sequences import PADDING_SEGMENT, AttentionPattern, ModelInputs
+
+ROWS = [[0] * 9 + [1] * 4 + [2] * 6 + [-1] * 5, [0] * 4 + [1] * 20, [-1] * 3 + [0] * 21, [0] * 24]
+SCATTERED = [*ROWS, [0] * 5 + [-1] * 4 + [0] * 9 + [1] * 6]
+PATTERNS = {
+    "bidirectional": AttentionPattern(),
+    "causal": AttentionPattern("causal"),
+    "block-causal": AttentionPattern("block-causal", 4),
+}
+
+
+def layout(rows: list[list[int]], pattern: str, halves: bool = False) -> tuple[ModelInputs, Tensor | None]:
+    segments = torch.tensor(rows)
+    positions = document_positions(segments)
+    inputs = ModelInputs(segments, segments, positions)
+    blocks = PATTERNS[pattern].blocks(positions)
+    if halves:
+        assert blocks is not None
+        inputs = noisy_then_clean(inputs, segments, blocks)
+        blocks = inputs.blocks
+    return inputs, blocks
+
+
+def states(inputs: ModelInputs) -> list[Tensor]:
+    """Query, key and value [B, H, L, K], four heads over two."""
+    generator = torch.Generator().manual_seed(0)
+    shape = inputs.segments.shape
+    made = [torch.randn(shape[0], heads, shape[1], 8, generator=generator) for heads in (4, 2, 2)]
+    return [tensor.requires_grad_() for tensor in made]
+
+
+def under_mask(inputs: ModelInputs, blocks: Tensor | None, qkv: list[Tensor]) -> Tensor:
+    query, key, value = qkv
+    mask = visibility(inputs, blocks)
+    assert mask is not None
+    key, value = key.repeat_interleave(2, 1), value.repeat_interleave(2, 1)
+    return scaled_dot_product_attention(query, key, value, mask[:, None], scale=0.3).transpose(1, 2)
+
+
+def assert_same_with_gradients(found: Tensor, wanted: Tensor, qkv: list[Tensor], real: Tensor) -> None:
+    assert found.shape == wanted.shape
+    torch.testing.assert_close(found[real], wanted[real], atol=1e-6, rtol=1e-5)
+    weight = torch.randn(wanted[real].shape, generator=torch.Generator().manual_seed(1))
+    ours = torch.autograd.grad((found[real] * weight).sum(), qkv)
+    theirs = torch.autograd.grad((wanted[real] * weight).sum(), qkv)
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("rows", [ROWS, SCATTERED], ids=["runs", "scattered"])
+@pytest.mark.parametrize(
+    ("pattern", "halves"),
+    [("bidirectional", False), ("causal", False), ("block-causal", False), ("block-causal", True)],
+)
+def test_grouped_documents_equal_the_masked_row(rows: list[list[int]], pattern: str, halves: bool) -> None:
+    inputs, blocks = layout(rows, pattern, halves)
+    qkv = states(inputs)
+    found, _ = segment_attention(
+        torch.nn.Identity(), *qkv, None, layout=AttentionLayout(inputs, blocks), scaling=0.3
+    )
+    real = inputs.segments != PADDING_SEGMENT
+    assert_same_with_gradients(found, under_mask(inputs, blocks, qkv), qkv, real)
+
+
+def test_no_mask_is_made_for_whole_documents(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither of the row nor, but for blocks, of a document."""
+    asked = []
+
+    def watched(
+        query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, **rest: object
+    ) -> Tensor:
+        asked.append(None if mask is None else mask.shape)
+        return scaled_dot_product_attention(query, key, value, mask, **rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(segment_kernels, "scaled_dot_product_attention", watched)
+    for pattern, largest in (("bidirectional", None), ("causal", None), ("block-causal", 24)):
+        inputs, blocks = layout(ROWS, pattern)
+        asked.clear()
+        segment_attention(torch.nn.Identity(), *states(inputs), None, layout=AttentionLayout(inputs, blocks))
+        assert max((shape[-1] for shape in asked if shape), default=None) == largest
+        assert len(asked) == 6  # documents of 4, 6, 9, 20, 21 and 24 tokens
+
+
+def loop_over_bounds(
+    query: Tensor, key: Tensor, value: Tensor, bounds: Tensor, longest: int, causal: bool, scale: float | None
+) -> Tensor:
+    """What a variable-length kernel computes, on a CPU."""
+    assert longest == bounds.diff().max()
+    parts = []
+    for start, end in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
+        q, k, v = (t[start:end].transpose(0, 1)[None] for t in (query, key, value))
+        output = scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale, enable_gqa=True)
+        parts.append(output[0].transpose(0, 1))
+    return torch.cat(parts)
+
+
+@pytest.mark.parametrize("pattern", ["bidirectional", "causal"])
+def test_the_bounds_for_a_variable_length_kernel(monkeypatch: pytest.MonkeyPatch, pattern: str) -> None:
+    monkeypatch.setattr(segment_kernels, "varlen_kernel", lambda: loop_over_bounds)
+    inputs, blocks = layout(ROWS, pattern)
+    qkv = states(inputs)
+    runs = document_runs(inputs, blocks)
+    assert runs is not None
+    real = inputs.segments != PADDING_SEGMENT
+    assert_same_with_gradients(attend_in_runs(*qkv, runs, 0.3), under_mask(inputs, blocks, qkv), qkv, real)
+
+
+def test_what_a_variable_length_kernel_cannot_say_is_left_to_others() -> None:
+    assert document_runs(*layout(SCATTERED, "bidirectional")) is None
+    assert document_runs(*layout(ROWS, "block-causal")) is None
+    assert document_runs(*layout(ROWS, "block-causal", halves=True)) is None
+
+
+def test_a_batch_of_padding_alone_gives_zeros() -> None:
+    inputs, blocks = layout([[PADDING_SEGMENT] * 4], "causal")
+    qkv = states(inputs)
+    groups = SimpleNamespace(groups=(), order=torch.zeros(0, dtype=torch.int64))
+    assert not attend_in_groups(*qkv, groups, None, 0.0).any()  # type: ignore[arg-type]
+    found, _ = segment_attention(torch.nn.Identity(), *qkv, None, layout=AttentionLayout(inputs, blocks))
+    assert not found.any()
+
+
+def test_a_compiled_model_is_not_compiled_anew_for_documents_of_other_lengths() -> None:
+    counts = CompileCounter()
+    attend = torch.compile(
+        lambda query, key, value, layout: (
+            segment_attention(None, query * 2, key, value, None, layout=layout)[0] + 1
+        ),
+        backend=counts,
+    )
+    frames = set()
+    for rows in (ROWS, [row[::-1] for row in ROWS], [[0] * 7 + [1] * 17] * 4):
+        inputs, blocks = layout(rows, "bidirectional")
+        attend(*(tensor.detach() for tensor in states(inputs)), AttentionLayout(inputs, blocks))
+        frames.add(counts.frame_count)
+    assert len(frames) == 1
