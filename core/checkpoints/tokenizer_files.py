@@ -6,6 +6,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast
 
+from opendllm.core.checkpoints.tokenizer_conversion import convert_tokenizer, convertible
 from opendllm.registries.errors import UserError, first_line
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -23,7 +24,7 @@ def end_of_turn_id(tokenizer: PreTrainedTokenizerFast | None) -> int | None:
 
 def has_tokenizer(folder: Path) -> bool:
     """Whether a model folder brings its tokenizer."""
-    return (folder / TOKENIZER_FILE).is_file()
+    return (folder / TOKENIZER_FILE).is_file() or convertible(folder)
 
 
 def write_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
@@ -41,14 +42,16 @@ def write_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
 
 
 def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """The tokenizer as tokenizer.json states it.
+    """The tokenizer as tokenizer.json states it, or as the files say that it would be made of.
 
     Not through AutoTokenizer: beside a config.json of a known model_type it puts that family's own
     pre-tokenizer in the file's place, and the same text gets other ids.
 
     Raises:
-        UserError: it is missing or damaged.
+        UserError: it is missing or damaged, or can't be converted.
     """
+    if not (folder / TOKENIZER_FILE).is_file() and convertible(folder):
+        return convert_tokenizer(folder)
     try:
         tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(
             folder, local_files_only=True
