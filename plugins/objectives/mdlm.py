@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import torch
-
 from opendllm.plugins.objectives import MdlmOptions
 from opendllm.registries.noise_schedules import NoiseSchedule
 from opendllm.registries.objectives import Corruption, Masking, Noise, Objective
-from opendllm.registries.sequences import ModelInputs, TokenRows
+from opendllm.registries.sequences import TokenRows
 
 LEAST_TIME = 1e-3
 
@@ -29,13 +27,5 @@ class Mdlm(Objective):
 
     def corrupt(self, masking: Masking, schedule: NoiseSchedule, mask_token_id: int) -> Corruption:
         """Hide the masked tokens; weigh each with the schedule's ELBO weight at its row's time."""
-        rows = masking.rows
-        return Corruption(
-            inputs=ModelInputs(
-                torch.where(masking.masked, mask_token_id, rows.tokens), rows.segments, rows.positions
-            ),
-            targets=rows.tokens,
-            scored=masking.masked,
-            weight=schedule.elbo_weight(masking.time[masking.masked]),
-            count=rows.maskable.sum().double(),
-        )
+        weight = schedule.elbo_weight(masking.time)
+        return Corruption.of_masked(masking, mask_token_id, weight=weight, count=masking.rows.maskable.sum())

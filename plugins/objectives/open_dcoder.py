@@ -9,7 +9,7 @@ from opendllm.core.toolkit.segments import document_starts
 from opendllm.plugins.objectives import OpenDcoderOptions
 from opendllm.registries.noise_schedules import NoiseSchedule
 from opendllm.registries.objectives import Corruption, Masking, Noise, Objective
-from opendllm.registries.sequences import ModelInputs, TokenRows
+from opendllm.registries.sequences import TokenRows
 
 LEAST_RATIO = 1 / 500
 
@@ -32,15 +32,9 @@ class OpenDcoder(Objective):
 
     def corrupt(self, masking: Masking, schedule: NoiseSchedule, mask_token_id: int) -> Corruption:
         """Hide the masked tokens; weigh the scored ones with 1/r."""
-        rows = masking.rows
-        scored = masking.masked & ~document_starts(rows.segments)
-        tokens = torch.where(masking.masked, mask_token_id, rows.tokens)
-        return Corruption(
-            inputs=ModelInputs(tokens, rows.segments, rows.positions),
-            targets=rows.tokens,
-            scored=scored,
-            weight=1 / masking.mask_probability[scored],
-            count=scored.sum().double(),
+        scored = masking.masked & ~document_starts(masking.rows.segments)
+        return Corruption.of_masked(
+            masking, mask_token_id, weight=1 / masking.mask_probability, count=scored.sum(), scored=scored
         )
 
     def loss_sum(self, negative_log_likelihood: Tensor, corruption: Corruption) -> Tensor:
