@@ -59,15 +59,28 @@ class SavedStep:
         return self.step > 0 and self.processes != world_size()
 
 
+@dataclass(frozen=True)
+class TakenStep:
+    """A step that is to be saved.
+
+    Attributes:
+        number: from 1.
+        provenance: travels with it; holds the `tokens` seen.
+        held_out_loss: of its weights, nats a token; None where it was not measured.
+    """
+
+    number: int
+    provenance: Mapping[str, Any]
+    held_out_loss: float | None
+
+
 def save_step(
     engine: DeepSpeedEngine,
     weights: TrainedWeights,
     tokenizer: PreTrainedTokenizerFast,
     variant_folder: Path,
-    step: int,
-    provenance: Mapping[str, Any],
+    step: TakenStep,
     settings: Checkpointing,
-    held_out_loss: float | None,
 ) -> None:
     """Write a step's folder, then delete those that nothing asks to keep. Every rank must call this.
 
@@ -76,15 +89,13 @@ def save_step(
         weights: what the model folder gets.
         tokenizer: beside them.
         variant_folder: gets `checkpoints/step-N`.
-        step: N.
-        provenance: travels with it; holds the `tokens` seen.
+        step: step N.
         settings: what is kept.
-        held_out_loss: of these weights, where it was measured.
 
     Raises:
         UserError: it can't be written; the checkpoints before are untouched.
     """
-    target = variant_folder / CHECKPOINTS_FOLDER / f"step-{step}"
+    target = variant_folder / CHECKPOINTS_FOLDER / f"step-{step.number}"
     staging = staging_folder_of(target)
     try:
         if rank() == 0:
@@ -98,10 +109,11 @@ def save_step(
         if rank() == 0:
             weights.save_average(staging)
             write_tokenizer(tokenizer, staging / MODEL_FOLDER)
-            write_json(staging / PROVENANCE_FILE, {**provenance, "step": step, "processes": world_size()})
+            about = {**step.provenance, "step": step.number, "processes": world_size()}
+            write_json(staging / PROVENANCE_FILE, about)
         wait_for_all()
         if rank() == 0:
-            publish(staging, target, lambda digest: enter(variant_folder, step, Entry(digest, held_out_loss)))
+            publish(staging, target, lambda digest: _enter(variant_folder, step, digest))
             _remove_expired(variant_folder, settings)
     except (OSError, RuntimeError, SafetensorError) as error:
         reason = f"{first_line(error)}; {shutil.disk_usage(variant_folder).free >> 20} MiB are free there"
@@ -109,10 +121,14 @@ def save_step(
         whole = steps(variant_folder)
         before = f"{whole[-1][1]} is whole" if whole else "there is no checkpoint before it"
         raise UserError(
-            f"step {step} could not be saved in {variant_folder} ({reason}): {before}; "
+            f"step {step.number} could not be saved in {variant_folder} ({reason}): {before}; "
             f"make room and run again"
         ) from error
     wait_for_all()
+
+
+def _enter(variant_folder: Path, step: TakenStep, digest: str) -> None:
+    enter(variant_folder, step.number, Entry(digest, step.held_out_loss))
 
 
 def save_untrained(
