@@ -155,7 +155,7 @@ def save_untrained(
 def newest_whole(variant_folder: Path, provenance: Mapping[str, Any]) -> SavedStep:
     """Find the checkpoint to go on from. Every rank must call this.
 
-    One that is damaged, or that this run didn't write, is named, set aside, and the one before is taken.
+    One that is damaged, or that this run didn't write, is renamed and reported, and the one before is taken.
 
     Args:
         variant_folder: holds the checkpoints.
@@ -210,17 +210,17 @@ def restore(engine: DeepSpeedEngine, weights: TrainedWeights, saved: SavedStep, 
 
 
 def _newest_usable(variant_folder: Path) -> int:
-    faults: dict[int, str] = {}
+    rejected: dict[int, str] = {}
     found = [step for step, _ in reversed(steps(variant_folder)) if step > 0]
     for step in found:
-        problem = rejection_reason(variant_folder, step)
-        if problem is None:
-            for bad, why in faults.items():
-                _set_aside(variant_folder, bad, why, step)
+        reason = rejection_reason(variant_folder, step)
+        if reason is None:
+            for newer, why in rejected.items():
+                _rename_unusable(variant_folder, newer, why, step)
             return step
-        faults[step] = problem
-    if faults:
-        listed = "; ".join(f"step-{step}: {why}" for step, why in faults.items())
+        rejected[step] = reason
+    if rejected:
+        listed = "; ".join(f"step-{step}: {why}" for step, why in rejected.items())
         raise UserError(
             f"no checkpoint in {variant_folder / CHECKPOINTS_FOLDER} can be used ({listed}): bring one back, "
             f"or start afresh with --set output=DIR"
@@ -228,7 +228,8 @@ def _newest_usable(variant_folder: Path) -> int:
     return 0
 
 
-def _set_aside(variant_folder: Path, step: int, why: str, better: int) -> None:
+def _rename_unusable(variant_folder: Path, step: int, why: str, usable_step: int) -> None:
+    """Keep a rejected checkpoint under another name, which no run looks for, and say so."""
     folder = variant_folder / CHECKPOINTS_FOLDER / f"step-{step}"
     target, number = folder.with_name(f"unusable-{folder.name}"), 1
     while target.exists():
@@ -237,7 +238,7 @@ def _set_aside(variant_folder: Path, step: int, why: str, better: int) -> None:
     folder.rename(target)
     print(
         f"checkpoint {folder} cannot be used ({why}): set aside as {target.name}; "
-        f"going on from step {better}",
+        f"going on from step {usable_step}",
         file=sys.stderr,
     )
 

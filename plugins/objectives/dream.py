@@ -10,7 +10,7 @@ from opendllm.registries.noise_schedules import NoiseSchedule
 from opendllm.registries.objectives import Corruption, Masking, Noise, Objective
 from opendllm.registries.sequences import PADDING_SEGMENT, TokenRows
 
-LEAST_TIME = 1e-3
+MIN_TIME = 1e-3
 
 
 class Dream(Objective):
@@ -22,7 +22,7 @@ class Dream(Objective):
 
     def mask(self, rows: TokenRows, noise: Noise, schedule: NoiseSchedule) -> Masking:
         """t ~ U(1e-3, 1) per row; each token with probability t."""
-        time = ((1 - LEAST_TIME) * noise.per_row("time") + LEAST_TIME).expand(rows.tokens.shape)
+        time = ((1 - MIN_TIME) * noise.per_row("time") + MIN_TIME).expand(rows.tokens.shape)
         return Masking(rows.maskable & (noise.per_token("mask") < time), time, time, rows)
 
     def corrupt(self, masking: Masking, schedule: NoiseSchedule, mask_token_id: int) -> Corruption:

@@ -13,7 +13,7 @@ from opendllm.registries.noise_schedules import NoiseSchedule
 from opendllm.registries.objectives import Corruption, Masking, Noise, Objective
 from opendllm.registries.sequences import PADDING_SEGMENT, TokenRows
 
-LEAST_PROBABILITY = 1e-3
+MIN_PROBABILITY = 1e-3
 
 
 class Llada(Objective):
@@ -35,7 +35,7 @@ class Llada(Objective):
         """
         rows = self._shorten(rows, noise)
         time = noise.per_row("time").expand(rows.tokens.shape)
-        probability = (1 - LEAST_PROBABILITY) * time + LEAST_PROBABILITY
+        probability = (1 - MIN_PROBABILITY) * time + MIN_PROBABILITY
         masked = rows.maskable & (noise.per_token("mask") < probability)
         return Masking(masked, probability, probability, rows)
 

@@ -7,7 +7,7 @@ from opendllm.registries.noise_schedules import NoiseSchedule
 from opendllm.registries.objectives import Corruption, Masking, Noise, Objective
 from opendllm.registries.sequences import TokenRows
 
-LEAST_TIME = 1e-3
+MIN_TIME = 1e-3
 
 
 class Mdlm(Objective):
@@ -20,7 +20,7 @@ class Mdlm(Objective):
         """One time a row, in [1e-3, 1] of the schedule's interval."""
         drawn = noise.per_row_stratified("time") if self._antithetic else noise.per_row("time")
         low, high = schedule.interval
-        time = low + (high - low) * ((1 - LEAST_TIME) * drawn + LEAST_TIME)
+        time = low + (high - low) * ((1 - MIN_TIME) * drawn + MIN_TIME)
         time = time.expand(rows.tokens.shape)
         probability = schedule.mask_probability(time)
         return Masking(rows.maskable & (noise.per_token("mask") < probability), probability, time, rows)

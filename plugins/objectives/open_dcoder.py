@@ -11,7 +11,7 @@ from opendllm.registries.noise_schedules import NoiseSchedule
 from opendllm.registries.objectives import Corruption, Masking, Noise, Objective
 from opendllm.registries.sequences import TokenRows
 
-LEAST_RATIO = 1 / 500
+MIN_RATIO = 1 / 500
 
 
 class OpenDcoder(Objective):
@@ -26,7 +26,7 @@ class OpenDcoder(Objective):
 
     def mask(self, rows: TokenRows, noise: Noise, schedule: NoiseSchedule) -> Masking:
         """r ~ U(0, 1) per document, clamped to [1/500, 499/500]; each token with probability r."""
-        ratio = noise.per_document("mask-ratio").clamp(LEAST_RATIO, 1 - LEAST_RATIO)
+        ratio = noise.per_document("mask-ratio").clamp(MIN_RATIO, 1 - MIN_RATIO)
         masked = rows.maskable & (noise.per_token("mask") < ratio)
         return Masking(masked, ratio, ratio, rows)
 
