@@ -83,7 +83,7 @@ def test_a_packed_file_that_is_cut_short_is_read_up_to_there_and_the_line_named(
         read.extend(line.content["n"] for line in json_lines(path))
     assert read == list(range(len(read)))
     assert 0 < len(read) < 20_000
-    assert str(caught.value).startswith(f"{path}:{len(read) + 1} cannot be read: ")
+    assert str(caught.value).startswith(f"{path}:{len(read) + 1}: cannot be read: ")
 
 
 def test_bytes_changed_within_a_packed_file_are_noticed(tmp_path: Path) -> None:
