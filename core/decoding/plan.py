@@ -82,31 +82,28 @@ def plan_row(sizes: Sequence[int], steps: int | None, sampler: Sampler) -> Plann
     Raises:
         UserError: the sampler plans another number of steps than it was asked for.
     """
-    parts: list[PlannedSteps] = []
-    number = planned = 0
-    for block, size in enumerate(sizes):
-        # A row that grows uses up a step for every growth, and one for the mask that this adds.
-        block_steps = size + 2 * sampler.growth if steps is None else _share(steps, len(sizes), block)
-        target = _targets(size, block_steps, sampler)
-        masks = np.concatenate([[size], target[:-1]])
-        index = np.arange(block_steps)
-        if sampler.plans:
-            index = np.flatnonzero((masks > 0) & (sampler.revises | (target != masks)))
-        planned += len(index)
-        parts.append(
-            PlannedSteps(
-                block=np.full_like(index, block),
-                index=index,
-                steps=np.full_like(index, block_steps),
-                target=target[index],
-                number=number + index,
-                size=np.full_like(index, size),
-                masks=masks[index],
-                after_block=np.full_like(index, planned),
-            )
-        )
-        number += block_steps
-    return PlannedSteps.joined(parts)
+    # A row that grows uses up a step for every growth, and one for the mask that this adds.
+    block_steps = [
+        size + 2 * sampler.growth if steps is None else _share(steps, len(sizes), block)
+        for block, size in enumerate(sizes)
+    ]
+    settings = list(zip(sizes, block_steps, strict=True))
+    by_setting = {setting: _plan_block(*setting, sampler) for setting in dict.fromkeys(settings)}
+    blocks = [by_setting[setting] for setting in settings]
+    lengths = np.array([len(found.index) for found in blocks], dtype=np.int64)
+    allotted = np.array(block_steps, dtype=np.int64)
+    block = np.arange(len(sizes)).repeat(lengths)
+    index = _joined(found.index for found in blocks)
+    return PlannedSteps(
+        block=block,
+        index=index,
+        steps=allotted[block],
+        target=_joined(found.target for found in blocks),
+        number=(allotted.cumsum() - allotted)[block] + index,
+        size=np.array(sizes, dtype=np.int64)[block],
+        masks=_joined(found.masks for found in blocks),
+        after_block=lengths.cumsum()[block],
+    )
 
 
 class Plan:
@@ -146,20 +143,32 @@ class Plan:
         return self._steps.take(np.minimum(self._starts[rows] + within, len(self._steps.block) - 1))
 
 
-def _targets(size: int, steps: int, sampler: Sampler) -> IntArray:
-    """[steps] how many masks should be left after each step; `size` where nobody knows before the last."""
-    if not sampler.plans:
-        targets = np.full(steps, size, dtype=np.int64)
-    else:
+@dataclass(frozen=True)
+class _BlockSteps:
+    """The steps of one block, see `PlannedSteps`; [S] int64 each."""
+
+    index: IntArray
+    target: IntArray
+    masks: IntArray
+
+
+def _plan_block(size: int, steps: int, sampler: Sampler) -> _BlockSteps:
+    """Those of a block's `steps` that may change one of its `size` positions."""
+    index = np.arange(steps)
+    target = np.full(steps, size)  # where nobody knows how many are left before the last step
+    if sampler.plans:
         remaining = sampler.remaining_masks(size, steps)
         if len(remaining) != steps:
             raise UserError(
                 f"sampler {type(sampler).__name__}: remaining_masks gave {len(remaining)} numbers, "
                 f"and {steps} were expected, one a step"
             )
-        targets = np.array(remaining, dtype=np.int64)
-    targets[-1] = 0
-    return targets
+        target = np.array(remaining, dtype=np.int64)
+    target[-1] = 0
+    masks = np.concatenate([[size], target[:-1]])
+    if sampler.plans:
+        index = np.flatnonzero((masks > 0) & (sampler.revises | (target != masks)))
+    return _BlockSteps(index, target[index], masks[index])
 
 
 def _share(steps: int, blocks: int, block: int) -> int:
