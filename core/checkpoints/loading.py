@@ -11,7 +11,8 @@ import torch
 from pydantic import ValidationError
 
 from opendllm.core.checkpoints.files import model_folder
-from opendllm.core.checkpoints.tokenizer_files import end_of_turn_id, has_tokenizer, read_tokenizer
+from opendllm.core.checkpoints.stop_ids import end_of_turn_id, stop_token_ids
+from opendllm.core.checkpoints.tokenizer_files import has_tokenizer, read_tokenizer
 from opendllm.core.foundation.option_errors import option_errors
 from opendllm.core.foundation.ranks import local_rank
 from opendllm.core.networks.transformers_lm import CONFIG_FILE, OWN_SECTION
@@ -145,6 +146,8 @@ def load_checkpoint(
     tokenizer = load_tokenizer(path)
     lm = load_model(path, backbone, device, dtype, mask_token_id)
     lm.end_of_turn_token_id = end_of_turn_id(tokenizer)
+    folder = model_folder(path)
+    lm.stop_token_ids = stop_token_ids(folder, read_config(folder), tokenizer)
     return Checkpoint(lm, tokenizer)
 
 
@@ -212,6 +215,12 @@ def _mask_token_id(folder: Path, config: dict[str, Any], given: int | None) -> i
     raise UserError(
         f"neither {CONFIG_FILE} nor the tokenizer in {folder} names a mask token: give mask_token_id"
     )
+
+
+def stop_token_ids_of(path: Path, tokenizer: PreTrainedTokenizerFast | None) -> tuple[int, ...]:
+    """The ids at which the texts of the model at `path` end, read and written with this tokenizer."""
+    folder = model_folder(path)
+    return stop_token_ids(folder, read_config(folder), tokenizer, load_tokenizer(path))
 
 
 def load_tokenizer(path: Path) -> PreTrainedTokenizerFast | None:

@@ -12,16 +12,6 @@ from opendllm.registries.errors import UserError, first_line
 TOKENIZER_FILE = "tokenizer.json"
 
 
-END_OF_TURN = ("<|eot_id|>", "<|im_end|>")
-"""How LLaMA-3's and Qwen's chat templates, which LLaDA's and Dream's follow, end an answer."""
-
-
-def end_of_turn_id(tokenizer: PreTrainedTokenizerFast | None) -> int | None:
-    """The id that ends an answer of a chat model; None where the tokenizer knows none."""
-    vocabulary = {} if tokenizer is None else tokenizer.get_added_vocab()
-    return next((vocabulary[token] for token in END_OF_TURN if token in vocabulary), None)
-
-
 def has_tokenizer(folder: Path) -> bool:
     """Whether a model folder brings its tokenizer."""
     return (folder / TOKENIZER_FILE).is_file() or convertible(folder)

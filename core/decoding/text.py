@@ -36,8 +36,8 @@ class Written:
     """What was written into a gap.
 
     Attributes:
-        text: up to the first EOS.
-        tokens: every id, also those after EOS.
+        text: up to the first stop id.
+        tokens: every id, also those after it.
         kept_tokens: how many of them `text` is made of.
         forward_passes: that the row took part in.
         seconds: its share of its batch's wall time.
@@ -113,7 +113,8 @@ def write(
         trace = [snapshot.tolist() for snapshot in decoded.trace]
         for row, index in enumerate(chosen):
             written = [token for token, new in zip(tokens[row], is_written[row], strict=True) if new]
-            kept = written[: written.index(lm.eos_token_id)] if lm.eos_token_id in written else written
+            end = next((at for at, token in enumerate(written) if token in lm.stops), len(written))
+            kept = written[:end]
             yield (
                 index,
                 Written(
@@ -165,7 +166,7 @@ def _pad(
 ) -> tuple[Tensor, Tensor]:
     """Rows and attention mask [B, L], B at least `min_rows`, L a `multiple`; further rows are one token."""
     height, length = max(len(rows), min_rows), round_up(max(map(len, rows)), multiple)
-    filler = lm.eos_token_id if lm.eos_token_id is not None else 0
+    filler = lm.stops[0] if lm.stops else 0
     canvas = torch.full((height, length), filler)
     attention_mask = torch.zeros(height, length, dtype=torch.bool)
     attention_mask[len(rows) :, 0] = True

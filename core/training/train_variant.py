@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from opendllm.core.checkpoints.files import MODEL_FOLDER, steps
-from opendllm.core.checkpoints.loading import load_model, torch_device
+from opendllm.core.checkpoints.loading import load_model, stop_token_ids_of, torch_device
 from opendllm.core.checkpoints.pretrained import fetch
 from opendllm.core.data.prepared import PreparedData, prepare_all, read_prepared
 from opendllm.core.data.progress import preparing_progress
@@ -110,10 +110,10 @@ def _starting_model(variant: Variant, prepared: PreparedData, device: torch.devi
     tokenizer = prepared.tokenizer
     pretrained = backbone.options.pretrained
     if pretrained is not None:
-        lm = load_model(
-            fetch(pretrained), backbone, device, torch.float32, tokenizer.mask_token_id, len(tokenizer)
-        )
+        folder = fetch(pretrained)
+        lm = load_model(folder, backbone, device, torch.float32, tokenizer.mask_token_id, len(tokenizer))
         lm.eos_token_id = tokenizer.eos_token_id  # which ends the documents that it is trained on
+        lm.stop_token_ids = stop_token_ids_of(folder, tokenizer)
         return lm
     family = backbone.build()
     torch.manual_seed(variant.manifest.seed)
