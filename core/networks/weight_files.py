@@ -43,11 +43,11 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
     """The tensors of a checkpoint, each in the file that holds it for every reader, file by file.
 
     A whole model.safetensors is taken before an index, as transformers does. Where there is an index,
-    each key is in the file that it names; what else is in the files is none of the checkpoint's.
+    each key is in the file that it names, whatever other files hold under it.
 
     Raises:
         UserError: there are no weights; the index is damaged, or names a file that is missing or lacks the
-            key; a file is damaged or cut short.
+            key, or leaves open which of two files holds one; a file is damaged or cut short.
     """
     index = folder / INDEX_FILE
     if (folder / SINGLE_FILE).is_file():
@@ -65,7 +65,12 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
         for key in (key for key, file in weight_map.items() if file == name):
             if key not in there:
                 raise UserError(f"{index} says that {key} is in {name}, and it isn't: fetch both anew")
-            found[key] = there[key]
+        for key, tensor in there.items():
+            if weight_map.get(key, name) != name:
+                continue
+            if key in found:
+                raise UserError(f"{found[key].path} and {tensor.path} both hold {key}, which {index} lacks")
+            found[key] = tensor
     return found
 
 
