@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import torch
-from huggingface_hub import split_state_dict_into_shards_factory
+from huggingface_hub import StateDictSplit, split_state_dict_into_shards_factory
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -132,7 +132,10 @@ def write_weights(folder: Path, weights: Mapping[str, Tensor]) -> None:
     """Write safetensors with the metadata that transformers expects, in files of `MAX_SHARD_SIZE`."""
     tensors = {key: tensor.detach().to("cpu").contiguous() for key, tensor in weights.items()}
     sizes = {key: tensor.nbytes for key, tensor in tensors.items()}
-    _write_shards(folder, sizes, lambda keys: {key: tensors[key] for key in keys}, MAX_SHARD_SIZE)
+    split = _split(sizes, MAX_SHARD_SIZE)
+    for name, keys in split.filename_to_tensors.items():
+        save_file({key: tensors[key] for key in keys}, folder / name, metadata={"format": "pt"})
+    _write_index(folder, split)
 
 
 def write_shards(stored: Mapping[str, StoredTensor], target: Path, max_shard_size: int) -> None:
@@ -143,26 +146,27 @@ def write_shards(stored: Mapping[str, StoredTensor], target: Path, max_shard_siz
         target: the folder.
         max_shard_size: bytes of weights in a file; a larger tensor has a file of its own.
     """
-    sizes = {key: tensor.bytes for key, tensor in stored.items()}
-    _write_shards(
-        target, sizes, lambda keys: dict(_tensors({key: stored[key] for key in keys})), max_shard_size
-    )
+    split = _split({key: tensor.bytes for key, tensor in stored.items()}, max_shard_size)
+    metadata = {"format": "pt"}
+    for path in {tensor.path for tensor in stored.values()}:
+        with safe_open(path, framework="pt") as file:
+            metadata |= file.metadata() or {}  # some quantized weights are described there
+    for name, keys in split.filename_to_tensors.items():
+        tensors = dict(_tensors({key: stored[key] for key in keys}))
+        save_file(tensors, target / name, metadata=metadata)
+    _write_index(target, split)
 
 
-def _write_shards(
-    folder: Path,
-    sizes: dict[str, int],
-    read: Callable[[list[str]], dict[str, Tensor]],
-    max_shard_size: int,
-) -> None:
-    split = split_state_dict_into_shards_factory(
+def _split(sizes: dict[str, int], max_shard_size: int) -> StateDictSplit:
+    return split_state_dict_into_shards_factory(
         sizes,
         get_storage_size=lambda size: size,
         filename_pattern="model{suffix}.safetensors",
         max_shard_size=max_shard_size,
     )
-    for name, keys in split.filename_to_tensors.items():
-        save_file(read(keys), folder / name, metadata={"format": "pt"})
+
+
+def _write_index(folder: Path, split: StateDictSplit) -> None:
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
         (folder / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n")

@@ -334,7 +334,10 @@ def load_lm(
 
 
 def _evaluated(
-    network: PreTrainedModel, checkpoint: CheckpointFormat, config: Mapping[str, Any], attention: AttentionPattern
+    network: PreTrainedModel,
+    checkpoint: CheckpointFormat,
+    config: Mapping[str, Any],
+    attention: AttentionPattern,
 ) -> TransformersLM:
     network.eval()
     return TransformersLM(

@@ -1,4 +1,4 @@
-"""Which tensor of a Hugging Face folder lies in which safetensors file, read from headers. Imports no torch."""
+"""Which tensor of a Hugging Face folder lies in which safetensors file, read from headers; no torch."""
 
 from __future__ import annotations
 
@@ -91,8 +91,8 @@ def _warn_of_unread(index: Path) -> None:
     """A whole file and shards beside it may hold different weights: say which are read."""
     if set(_weight_map(index).values()) != {SINGLE_FILE}:
         warn_once(
-            f"{index.parent} holds {SINGLE_FILE} and {INDEX_FILE} with other files: {SINGLE_FILE} is read, as "
-            f"transformers does; delete the one that is not meant"
+            f"{index.parent} holds {SINGLE_FILE} and {INDEX_FILE} with other files: {SINGLE_FILE} is read, "
+            f"as transformers does; delete the one that is not meant"
         )
 
 
