@@ -1,4 +1,4 @@
-"""Checkpoints whose weights somebody else quantized: read by transformers' own quantizers, or refused by name."""
+"""Weights that others quantized: read by transformers' own quantizers, or refused by name."""
 
 from __future__ import annotations
 
