@@ -12,12 +12,12 @@ from torch import Tensor
 
 from opendllm.core.checkpoints.loading import load_model, load_tokenizer, torch_device
 from opendllm.core.checkpoints.pretrained import fetch
-from opendllm.core.checkpoints.tokenizer_files import end_of_turn_id
+from opendllm.core.checkpoints.tokenizer_files import end_of_turn_id, ids_without_token
 from opendllm.core.decoding.chat import chat_prompt
 from opendllm.core.decoding.decoder import Decoded, decode
 from opendllm.core.decoding.options import DecoderOptions
 from opendllm.core.decoding.settings import sort_options
-from opendllm.core.decoding.text import Blank, Written, encode, write
+from opendllm.core.decoding.text import Blank, Written, encode, refuse_unknown_ids, write
 from opendllm.core.toolkit.draws import hash_address
 from opendllm.core.toolkit.likelihood import Estimator, log_likelihood
 from opendllm.core.toolkit.segments import document_positions, inputs_from_mask
@@ -63,6 +63,7 @@ def load(
     assert issubclass(registration.options, BackboneOptions)
     tokenizer = load_tokenizer(folder)
     lm.end_of_turn_token_id = end_of_turn_id(tokenizer)
+    lm.ids_without_token = ids_without_token(tokenizer, lm)
     return LanguageModel(lm, tokenizer, registration.options.default_sampler, plugins)
 
 
@@ -108,6 +109,7 @@ class LanguageModel:
 
         A shifted model's first real position repeats its own hidden state's logits.
         """
+        self._check_ids(input_ids, "input_ids")
         return self.lm.project(self.lm.hidden_states(inputs_from_mask(input_ids, attention_mask)))
 
     def sample(
@@ -134,12 +136,7 @@ class LanguageModel:
                 attention mask isn't of its shape.
         """
         _refuse(options, "max_new_tokens", "the canvas says how much is written")
-        whole_numbers = canvas.dtype == torch.int64 and canvas.ndim == 2 and len(canvas) > 0
-        if not whole_numbers or bool(((canvas < 0) | (canvas >= self.lm.vocab_size)).any()):
-            raise UserError(
-                f"a canvas is int64 [B, L], B at least 1, of token ids below {self.lm.vocab_size}; this is "
-                f"{str(canvas.dtype).removeprefix('torch.')} {list(canvas.shape)}"
-            )
+        self._check_ids(canvas, "a canvas")
         if attention_mask is not None and attention_mask.shape != canvas.shape:
             raise UserError(
                 f"attention_mask {list(attention_mask.shape)} isn't of the canvas's shape "
@@ -159,6 +156,7 @@ class LanguageModel:
         results = []
         for index, text in enumerate(texts):
             ids = encode(self._tokenizer(), text, self.lm.mask_token_id, f"text {index}")
+            refuse_unknown_ids(self.lm, ids, f"text {index}")
             if len(ids) < 2:
                 raise UserError(f"text {index} has fewer than two tokens, so none can be scored")
             tokens = torch.tensor([ids], device=self._device())
@@ -299,6 +297,14 @@ class LanguageModel:
             found[index] = written
             on_written(index, written)
         return [found[index] for index in range(len(blanks))]
+
+    def _check_ids(self, ids: Tensor, what: str) -> None:
+        whole_numbers = ids.dtype == torch.int64 and ids.ndim == 2 and len(ids) > 0
+        if not whole_numbers or bool(((ids < 0) | (ids >= self.lm.vocab_size)).any()):
+            raise UserError(
+                f"{what} is int64 [B, L], B at least 1, of token ids below {self.lm.vocab_size}; this is "
+                f"{str(ids.dtype).removeprefix('torch.')} {list(ids.shape)}"
+            )
 
     def _sampler(self, name: str | None, flat: Mapping[str, Any]) -> tuple[Sampler, DecoderOptions]:
         registration = self._plugins.samplers.get(self.default_sampler if name is None else name)

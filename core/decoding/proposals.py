@@ -41,11 +41,11 @@ class SuppressedToken:
     """A token that is never proposed, nor counted in confidences.
 
     Attributes:
-        token_id: of the token.
+        token_id: of the token; or [K] int64, of several that are banned from all positions.
         where: [N] bool, the positions that it is banned from; None for all.
     """
 
-    token_id: int
+    token_id: int | Tensor
     where: Tensor | None
 
     def among(self, chosen: slice) -> SuppressedToken:

@@ -82,6 +82,20 @@ def encode(tokenizer: PreTrainedTokenizerFast, text: str, mask_token_id: int, wh
     return ids
 
 
+def refuse_unknown_ids(lm: DiffusionLM, ids: Sequence[int], what: str) -> None:
+    """A tokenizer may know more tokens than the model has rows for.
+
+    Raises:
+        UserError: one of them is in `ids`.
+    """
+    unknown = next((token for token in ids if token >= lm.vocab_size), None)
+    if unknown is not None:
+        raise UserError(
+            f"the {what} has a token of id {unknown}, and the model knows {lm.vocab_size}: the tokenizer is "
+            f"not this model's"
+        )
+
+
 def write(
     lm: DiffusionLM,
     tokenizer: PreTrainedTokenizerFast,
@@ -156,6 +170,7 @@ def count_tokens(tokenizer: PreTrainedTokenizerFast) -> Callable[[str], int]:
 def _row(lm: DiffusionLM, tokenizer: PreTrainedTokenizerFast, blank: Blank, number: str) -> list[int]:
     prefix = encode(tokenizer, blank.prefix, lm.mask_token_id, f"prompt{number}")
     suffix = encode(tokenizer, blank.suffix or "", lm.mask_token_id, f"suffix{number}")
+    refuse_unknown_ids(lm, [*prefix, *suffix], f"prompt{number}")
     if not prefix and not suffix:
         raise UserError(f"prompt{number} is empty")
     ids = [*prefix, *[lm.mask_token_id] * blank.masks, *suffix]

@@ -10,7 +10,7 @@ import torch
 
 from opendllm.core.checkpoints.files import model_folder
 from opendllm.core.checkpoints.loading import load_model, load_tokenizer, torch_device
-from opendllm.core.checkpoints.tokenizer_files import end_of_turn_id
+from opendllm.core.checkpoints.tokenizer_files import end_of_turn_id, ids_without_token
 from opendllm.core.evaluation.answering import Replica
 from opendllm.core.foundation.ranks import world_size
 from opendllm.core.manifest.schema import Manifest, PluginChoice
@@ -49,6 +49,7 @@ def load_replicas(plugins: Plugins, source: Path, manifest: Manifest) -> list[Lo
         if tokenizer is None:
             raise UserError(f"{model_folder(source)} has no tokenizer, which benchmarks need")
         lm.end_of_turn_token_id = end_of_turn_id(tokenizer)
+        lm.ids_without_token = ids_without_token(tokenizer, lm)
         loaded.append(LoadedModel(lm, tokenizer))
     return loaded
 

@@ -413,5 +413,5 @@ def test_a_family_with_its_own_keys_refuses_quantized_weights(goldens, tmp_path)
     section = {"quantization_config": {"quant_method": "fp8"}}
     (tmp_path / "config.json").write_text(json.dumps(config | section))
     (tmp_path / FILE).write_bytes((goldens / "llada" / FILE).read_bytes())
-    with pytest.raises(UserError, match="fp8.*llada"):
+    with pytest.raises(UserError, match=r"fp8.*llada"):
         load_llada(tmp_path)
