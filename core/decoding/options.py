@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 LEAST_TEMPERATURE, MOST_TEMPERATURE = 1e-6, 1e6
-"""Within them logits divided by a temperature stay far from float32's limits. Below is the mode, above chance."""
+"""In between, divided logits stay far from float32's limits; below is the mode, above chance."""
 
 Cache = Literal["none", "prefix", "dual"]
 
