@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from opendllm.core.checkpoints.export import export_model
 from opendllm.core.networks import safetensors_folder
 from opendllm.registries.errors import UserError
 
-from .conftest import edit_config, load_as, logits
+from .conftest import edit_config, load_as, logits, train_tokenizer
 
 FILE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -415,3 +416,44 @@ def test_a_family_with_its_own_keys_refuses_quantized_weights(goldens, tmp_path)
     (tmp_path / FILE).write_bytes((goldens / "llada" / FILE).read_bytes())
     with pytest.raises(UserError, match=r"fp8.*llada"):
         load_llada(tmp_path)
+
+
+@pytest.mark.slow
+def test_an_untied_model_is_trained_resumed_and_exported(
+    two_heads: Path, tmp_path: Path, platform: Any
+) -> None:
+    train_tokenizer(two_heads)
+    (tmp_path / "corpus").mkdir()
+    for name in ("train", "held"):
+        lines = [f"def {name}_{n}(a, b={n}):\n    return a + b * {n}\n" for n in range(9)]
+        (tmp_path / "corpus" / f"{name}.py").write_text("\n".join(lines))
+    corpus = {"train": "corpus/train.py", "held_out": "corpus/held.py"}
+    manifest = {
+        "name": "tiny",
+        "device": "cpu",
+        "model": {"backbone": {"name": "causal-lm", "options": {"pretrained": "two-heads"}}},
+        "data": {"corpus": {"name": "text-files", "options": corpus}, "sequence_length": 32},
+        "train": {"objective": {"name": "mdlm"}, "steps": 4, "checkpoint": {"every": 2, "keep": 2}},
+        "evaluate": [],
+    }
+    (tmp_path / "tiny.yaml").write_text(json.dumps(manifest))
+    first = platform("run", "tiny.yaml", "--only", "train", cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    assert first.stderr.count("weights hold another one") == 1
+    variant = tmp_path / "runs" / "tiny" / "default"
+    last = variant / "checkpoints" / "step-4"
+    whole = load_file(last / "model" / FILE)
+    given = load_file(two_heads / FILE)
+    size = len(given[HEAD])
+    assert not torch.equal(whole[HEAD][:size], whole[EMBEDDING][:size])
+    assert 0 < (whole[HEAD][:size] - given[HEAD]).abs().max() < 0.1
+    shutil.rmtree(last)
+    again = platform("run", "tiny.yaml", "--only", "train", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    resumed = load_file(last / "model" / FILE)
+    assert all(torch.equal(resumed[key], tensor) for key, tensor in whole.items())
+    out = platform("export", variant, "--to", "out", "--max-shard-size", "40KB", cwd=tmp_path)
+    assert out.returncode == 0, out.stderr
+    stock = AutoModelForCausalLM.from_pretrained(tmp_path / "out").state_dict()
+    assert stock.keys() == whole.keys()
+    assert all(torch.equal(stock[key], tensor) for key, tensor in whole.items())
