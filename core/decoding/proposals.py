@@ -97,7 +97,8 @@ def propose(
         mask_token_id: never proposed.
         filters: temperature, top-p and top-k.
         confidence: which one is wanted.
-        suppressed: other tokens that are never proposed.
+        suppressed: other tokens that are never proposed: as if their logits were -inf, so that
+            confidences are of the distribution over the tokens that remain.
     """
     count, size = logits.shape
     at_once = max(1, ELEMENTS_AT_ONCE[logits.device.type] // size)

@@ -227,7 +227,13 @@ class TransformersLM(DiffusionLM):
             )
 
     def save(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
-        """See `DiffusionLM.save`."""
+        """See `DiffusionLM.save`.
+
+        Raises:
+            UserError: the weights are somebody else's quantized ones.
+        """
+        if getattr(self.network, "is_quantized", False):
+            raise UserError("quantized weights are evaluated, not saved: copy their folder")
         published = {}
         shared = _shared_keys(self._format.network_config)
         for key, tensor in weights.items():

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from torchao.quantization import Int8WeightOnlyConfig
+from transformers import AutoModelForCausalLM, TorchAoConfig
 
 from opendllm.core import load
 from opendllm.core.checkpoints.export import export_model
@@ -371,6 +372,26 @@ def test_fp8_weights_are_multiplied_by_their_scales(stock, tmp_path, tokens, kin
     assert "quantization_config" not in json.loads((tmp_path / "saved" / "config.json").read_text())
     again = load_as(None, tmp_path / "saved")
     assert torch.equal(logits(again, tokens), logits(lm, tokens))
+
+
+@torch.no_grad()
+def test_torchaos_weights_stay_as_they_are(stock, tmp_path, tokens) -> None:
+    stock(tmp_path / "plain", "llama", hidden_size=128, intermediate_size=256, head_dim=32)
+    settings = TorchAoConfig(Int8WeightOnlyConfig())
+    model = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "plain", quantization_config=settings, device_map="cpu"
+    )
+    model.save_pretrained(tmp_path / "given")
+    lm = load_as("causal-lm", tmp_path / "given", attention="causal")
+    found = logits(lm, tokens)
+    torch.testing.assert_close(found[:, 1:], model(tokens).logits[:, :-1], rtol=0, atol=1e-5)
+    export_model(tmp_path / "given", tmp_path / "out", "50KB")
+    assert len(list((tmp_path / "out").glob("model-*-of-*.safetensors"))) > 2
+    again = load_as("causal-lm", tmp_path / "out", attention="causal")
+    assert torch.equal(logits(again, tokens), found)
+    assert "torchao" in refusal(tmp_path / "given", dtype=torch.float32)  # as training asks for
+    with pytest.raises(UserError, match="not saved"):
+        lm.save(tmp_path, lm.module.state_dict())
 
 
 def test_fp8_weights_without_their_config_are_named(stock, tmp_path) -> None:
