@@ -24,7 +24,7 @@ from transformers.initialization import no_init_weights
 from opendllm.core.foundation.notices import warn_once
 from opendllm.core.networks.attention import ATTENTION_NAME, AttentionLayout
 from opendllm.core.networks.canvas_reader import TransformersReader, network_states
-from opendllm.core.networks.placement import allocate_spread, quantize_to_8bit, run_spread
+from opendllm.core.networks.placement import Placement, allocate_spread, quantize_to_8bit, run_spread
 from opendllm.core.networks.quantized import SECTIONS, TURNED_BACK, load_quantized, quantization_of
 from opendllm.core.networks.safetensors_folder import differ, load_into, stored_dtype, write_weights
 from opendllm.core.networks.token_losses import let_score, summed_loss, token_losses
@@ -286,10 +286,7 @@ def load_lm(
     checkpoint: CheckpointFormat,
     config: Mapping[str, Any],
     attention: AttentionPattern,
-    device: torch.device,
-    dtype: torch.dtype | None,
-    spread: bool = False,
-    in_8bit: bool = False,
+    placement: Placement,
 ) -> TransformersLM:
     """The checkpoint in `folder`, each tensor straight on its device.
 
@@ -298,33 +295,26 @@ def load_lm(
         checkpoint: how the family writes it.
         config: its config.json.
         attention: the pattern.
-        device: where it goes; ignored where it is spread.
-        dtype: of the weights; None keeps the file's.
-        spread: over all devices, for a model that one can't hold.
-        in_8bit: read on the CPU and quantized layer by layer on the way to `device`.
+        placement: where its weights go.
 
     Raises:
         UserError: the weights don't fit (see `load_into`).
     """
     config = _untied_where_heads_differ(folder, checkpoint, config)
+    dtype = placement.dtype or _stored_dtype(config, folder)
     quantization = quantization_of(config)
     if quantization is not None:
-        method = quantization[0]
-        if checkpoint.published_keys or in_8bit or (dtype is not None and method not in TURNED_BACK):
-            raise UserError(_why_not_quantized(folder, method, checkpoint, in_8bit))
-        kept = dtype or _stored_dtype(config, folder)
-        network = load_quantized(
-            folder, checkpoint.network_config, quantization, kept, "auto" if spread else {"": device}
-        )
+        _check_quantized(folder, quantization[0], checkpoint, placement)
+        where = "auto" if placement.spread else {"": placement.device}
+        network = load_quantized(folder, checkpoint.network_config, quantization, dtype, where)
         config = {key: value for key, value in config.items() if key not in SECTIONS}
         return _evaluated(network, checkpoint, config, attention)
-    dtype = dtype or _stored_dtype(config, folder)
     device_map = None
     with no_init_weights():
-        if spread:
+        if placement.spread:
             network, device_map = allocate_spread(lambda: _allocate(checkpoint, dtype), dtype)
         else:
-            with torch.device("cpu" if in_8bit else device):
+            with torch.device("cpu" if placement.in_8bit else placement.device):
                 network = _allocate(checkpoint, dtype)
     to_ours = {
         checkpoint.published_keys.get(name, name): name
@@ -334,8 +324,8 @@ def load_lm(
     load_into(network, folder, to_ours)
     if device_map is not None:
         run_spread(network, device_map)
-    if in_8bit:
-        quantize_to_8bit(network, device)
+    if placement.in_8bit:
+        quantize_to_8bit(network, placement.device)
     return _evaluated(network, checkpoint, config, attention)
 
 
@@ -374,14 +364,16 @@ def _untied_where_heads_differ(
     return config
 
 
-def _why_not_quantized(folder: Path, method: str, checkpoint: CheckpointFormat, in_8bit: bool) -> str:
-    if in_8bit:
+def _check_quantized(folder: Path, method: str, checkpoint: CheckpointFormat, placement: Placement) -> None:
+    if placement.in_8bit:
         why = "load_in_8bit is for plain weights: leave it out"
     elif checkpoint.published_keys:
         why = f"which is not read for {checkpoint.backbone}: take the unquantized checkpoint"
-    else:
+    elif placement.dtype is not None and method not in TURNED_BACK:
         why = "and stay so: they can be evaluated in the dtype that they have, not trained or cast"
-    return f"{folder}: the weights are quantized by {method}, {why}"
+    else:
+        return
+    raise UserError(f"{folder}: the weights are quantized by {method}, {why}")
 
 
 def _first(token_ids: int | list[int] | None) -> int | None:
