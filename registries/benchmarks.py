@@ -5,9 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
-from opendllm.registries.corpora import Document
+from opendllm.registries.corpora import Document, Message
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,8 @@ class GenerationRequest:
             None for the manifest's `max_new_tokens`.
         reference: the published answer, if there is one.
         setting: names this way of asking where a problem is asked in several ("oracle", "length-8").
-        stop: the answer is cut before the first of these.
+        stop: the answer is cut before the first of these; empty ones cut nothing.
+        templated: whether `prefix` came out of the context's chat template: nothing is put around it then.
     """
 
     task_id: str
@@ -32,6 +33,7 @@ class GenerationRequest:
     reference: str | None = None
     setting: str = "default"
     stop: tuple[str, ...] = ()
+    templated: bool = False
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class LikelihoodRequest:
         setting: names this way of asking, as in a GenerationRequest.
         context: what stands before it and is given; None gives the text's own first token.
         greedy: whether to find out too if the model would write just this text.
+        templated: whether `context` came out of the context's chat template.
     """
 
     task_id: str
@@ -51,6 +54,7 @@ class LikelihoodRequest:
     setting: str = "default"
     context: str | None = None
     greedy: bool = False
+    templated: bool = False
 
 
 Request = GenerationRequest | LikelihoodRequest
@@ -155,16 +159,34 @@ class CodeExecution:
     )
 
 
+class ChatTemplate(Protocol):
+    """The checkpoint's chat template."""
+
+    def __call__(self, messages: Sequence[Message], prefilled: bool = False) -> str:
+        """The chat as text, up to where the model's answer goes on.
+
+        Args:
+            messages: the turns.
+            prefilled: whether the last turn is the beginning of that answer.
+
+        Raises:
+            UserError: there is no template, or it fails.
+        """
+
+
 @dataclass(frozen=True)
 class BenchmarkContext:
     """What a benchmark may ask of the run.
 
     Attributes:
         limit: at most so many problems, or None for all.
-        seed: for whatever a benchmark draws (which line to hide, say).
+        seed: for whatever a benchmark draws (which line to hide, say); the same for every seed of the run.
         held_out: the manifest's corpus, held-out split.
         sequence_length: the longest text, in tokens, that the manifest's models read.
         code_execution: whether, and how, `score` may run generated code; None forbids it.
+        chat: the chat template, where prompts are to be put into it. Prompts that a benchmark leaves as they
+            are become a user's turn; one with turns of its own (examples, a system prompt) renders them
+            itself and marks its requests as `templated`.
     """
 
     limit: int | None
@@ -172,6 +194,7 @@ class BenchmarkContext:
     sequence_length: int
     held_out: Callable[[], Iterator[Document]] = field(repr=False)
     code_execution: CodeExecution | None = None
+    chat: ChatTemplate | None = field(default=None, repr=False)
 
 
 class Benchmark(ABC):

@@ -44,7 +44,7 @@ class Asked:
     Attributes:
         replicas: the model, once a device.
         options: the decoder's.
-        chat: whether prompts without a suffix go through the chat template.
+        chat: whether prompts go through the chat template; those with a suffix never do.
         samples_per_task: answers to each generation request.
         batch_size: rows decoded together.
         likelihood_estimator: see `log_likelihood`.
@@ -214,7 +214,7 @@ def _blank(
     request: GenerationRequest,
     count: Callable[[str], int],
 ) -> Blank:
-    in_chat = asked.chat and request.suffix is None
+    in_chat = asked.chat and request.suffix is None and not request.templated
     return Blank(
         chat_prompt(replica.tokenizer, request.prefix) if in_chat else request.prefix,
         request.suffix,
@@ -231,5 +231,5 @@ def _length(request: GenerationRequest, options: DecoderOptions, count: Callable
 
 
 def _cut(text: str, stop: tuple[str, ...]) -> str:
-    ends = [text.index(word) for word in stop if word in text]
+    ends = [text.index(word) for word in stop if word and word in text]
     return text[: min(ends)] if ends else text

@@ -63,13 +63,7 @@ def evaluate_variant(
             f"{variant.name} is trained to step {step} of {wanted}: run the manifest without --only to finish"
         )
     corpus_fingerprint = fingerprint(manifest.data, plugins) if manifest.data else None
-    context = BenchmarkContext(
-        limit,
-        manifest.seed,
-        manifest.data.sequence_length if manifest.data else loaded[0].lm.context_length,
-        lambda: _held_out(manifest, plugins),
-        CodeExecution(manifest.isolation) if manifest.allow_code_execution else None,
-    )
+    sequence_length = manifest.data.sequence_length if manifest.data else loaded[0].lm.context_length
     for index, entry in enumerate(manifest.evaluate):
         label = entry.label or entry.benchmark.name
         generate = generation_of(manifest, index)
@@ -89,6 +83,13 @@ def evaluate_variant(
         if shard.is_first:
             write_json(about_file(samples), about)
         benchmark = plugins.benchmarks.get(entry.benchmark.name).build(entry.benchmark.options)
+        context = BenchmarkContext(
+            limit,
+            entry.problem_seed,
+            sequence_length,
+            lambda: _held_out(manifest, plugins),
+            CodeExecution(manifest.isolation) if manifest.allow_code_execution else None,
+        )
         asked = Asked(
             replicas=[replica.with_sampler(plugins, choice) for replica in loaded],
             options=decoder_options(generate),
@@ -123,6 +124,7 @@ def _settings(variant: Variant, index: int, sampler: PluginChoice) -> dict[str, 
     return {
         "training_digest": variant.training_digest,
         "benchmark": entry.benchmark.model_dump(mode="json"),
+        "problem_seed": entry.problem_seed,
         "sampler": sampler.model_dump(mode="json"),
         "chat": generate.chat,
         "decoder": decoder_options(generate).model_dump(mode="json"),

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from opendllm.core.decoding.chat import chat_template_of
 from opendllm.core.evaluation.answering import (
     Asked,
     answer_all,
@@ -80,12 +81,17 @@ def evaluate(
         None in all processes but the first.
 
     Raises:
-        UserError: no request at all fits the model, answers on file are to other requests, or there is no
-            sandbox as strong as the scoring will want.
+        UserError: chat is asked for where likelihoods know none, no request at all fits the model, answers
+            on file are to other requests, or there is no sandbox as strong as the scoring will want.
     """
     if context.code_execution is not None:
         context = replace(context, code_execution=replace(context.code_execution, on_progress=on_scoring))
-    wanted = _keyed(benchmark.requests(context), asked.samples_per_task)
+    if asked.chat:
+        context = replace(context, chat=chat_template_of(asked.replicas[0].tokenizer))
+    requests = benchmark.requests(context)
+    if asked.chat:
+        _check_chat_has_an_effect(requests)
+    wanted = _keyed(requests, asked.samples_per_task)
     _check_same_requests(wanted, answers)
     pending = [key for key in wanted if key not in answers.lines]
     if pending and shard.is_first and benchmark.executes_code and context.code_execution is not None:
@@ -211,6 +217,15 @@ class _Progress:
     def _tell(self) -> None:
         score = sum(self._values) / len(self._values) if self._values else None
         self._on_progress(self._done, self._wanted, score)
+
+
+def _check_chat_has_an_effect(requests: Sequence[Request]) -> None:
+    for request in requests:
+        if isinstance(request, LikelihoodRequest) and not request.templated:
+            raise UserError(
+                f"chat has no effect on the likelihood of a text as it stands ({request.task_id}): set "
+                f"`generate: {{chat: false}}` in the benchmark's `evaluate` entry"
+            )
 
 
 def _keyed(requests: Sequence[Request], samples_per_task: int) -> dict[AnswerKey, Request]:

@@ -44,7 +44,7 @@ def score_samples(
 ) -> Scored:
     """Score samples that were made here or anywhere.
 
-    Of a run's own samples/BENCHMARK.jsonl the benchmark's options, limit and seed are known, and the
+    Of a run's own samples/BENCHMARK.jsonl the benchmark's options, limit and problem seed are known, and the
     result takes its place in the run.
 
     Args:
@@ -78,7 +78,9 @@ def score_samples(
         )
     on_scoring(0, None, None)
     watched = execution and replace(execution, on_progress=on_scoring)
-    context = BenchmarkContext(about.get("limit"), about.get("seed", 0), CONTEXT_LENGTH, _no_corpus, watched)
+    # Runs of before problem_seed drew their problems with the manifest's seed.
+    seed = about.get("settings", {}).get("problem_seed", about.get("seed", 0))
+    context = BenchmarkContext(about.get("limit"), seed, CONTEXT_LENGTH, _no_corpus, watched)
     found = read_samples(samples, benchmark, benchmark.requests(context))
     if not found.answers:
         raise unscorable(found, samples)

@@ -19,6 +19,7 @@ from opendllm.registries.benchmarks import (
     Answer,
     Benchmark,
     BenchmarkContext,
+    ChatTemplate,
     GeneratedText,
     GenerationRequest,
     LikelihoodRequest,
@@ -27,6 +28,7 @@ from opendllm.registries.benchmarks import (
     Scores,
     TextLikelihood,
 )
+from opendllm.registries.corpora import Message
 from opendllm.registries.errors import UserError
 
 if TYPE_CHECKING:
@@ -41,6 +43,10 @@ NOTES = (
     "prompts, filters, metrics and aggregation are lm-eval's; the length to write is the manifest's "
     "max_new_tokens, sampling its own",
     "log-likelihoods of diffusion models are their ELBO",
+)
+NO_SYSTEM_NOTE = (
+    "the chat template refuses a system's turn, so descriptions and system_instruction were left out, as "
+    "lm-eval does it"
 )
 Address = tuple[str, str, int]
 """(task id, setting, sample)."""
@@ -58,6 +64,7 @@ class LmEvalTask(Benchmark):
     def __init__(self, options: LmEvalOptions) -> None:
         self._options = options
         self._loaded: dict[str, Any] = {}
+        self._chat: _LmEvalChat | None = None
         self._documents: dict[str, dict[int, list[tuple[str, str]]]] = {}
 
     def requests(self, context: BenchmarkContext) -> Sequence[Request]:
@@ -65,14 +72,15 @@ class LmEvalTask(Benchmark):
         with _quiet(), _as_lm_eval_seeds():
             self._loaded = load_tasks(self._options)
             tasks: dict[str, Task] = self._loaded["tasks"]
+            self._chat = _LmEvalChat(context.chat) if context.chat is not None else None
             for task in tasks.values():
                 _prepare(task, self._options.num_fewshot)
-                task.build_all_requests(limit=context.limit, rank=0, world_size=1)
+                self._build(task, context.limit)
         self._documents = {name: defaultdict(list) for name in tasks}
         asked: list[Request] = []
         for name, task in tasks.items():
             for instance in task.instances:
-                for request in _requests(name, task, instance):
+                for request in _requests(name, task, instance, self._chat is not None):
                     self._documents[name][instance.doc_id].append((request.task_id, request.setting))
                     asked.append(request)
         self._name_metrics(tasks)
@@ -99,11 +107,24 @@ class LmEvalTask(Benchmark):
         shares = scores_by_setting(_in_one_setting(output_shares(texts)))
         for task_id, share in shares.per_task.items():
             means.setdefault(task_id, {}).update(share)
-        return Scores({**metrics, **shares.metrics}, means, NOTES)
+        left_out = self._chat is not None and self._chat.left_out_system
+        return Scores({**metrics, **shares.metrics}, means, (*NOTES, *([NO_SYSTEM_NOTE] if left_out else [])))
 
     def task_of(self, given: str) -> str:
         """TASK/NUMBER; of a single task the document's number will do."""
         return f"{next(iter(self._documents))}/{given}" if given.isdecimal() else given
+
+    def _build(self, task: Task, limit: int | None) -> None:
+        """The task's instances, as `lm_eval.evaluate` builds them."""
+        task.build_all_requests(
+            limit=limit,
+            rank=0,
+            world_size=1,
+            system_instruction=self._options.system_instruction,
+            apply_chat_template=self._chat is not None,
+            fewshot_as_multiturn=self._options.fewshot_as_multiturn,
+            chat_template=self._chat,
+        )
 
     def _name_metrics(self, tasks: Mapping[str, Task]) -> None:
         single = len(tasks) == 1
@@ -164,7 +185,25 @@ def _prepare(task: Task, num_fewshot: int | None) -> None:
     task.set_fewshot_seed(seed=FEWSHOT_SEED)
 
 
-def _requests(name: str, task: Task, instance: Instance) -> Iterator[Request]:
+class _LmEvalChat:
+    """The chat template as lm-eval calls it. One that refuses a system's turn goes without, as in HFLM."""
+
+    def __init__(self, template: ChatTemplate) -> None:
+        self._template = template
+        self.left_out_system = False
+
+    def __call__(self, history: Sequence[Mapping[str, str]], add_generation_prompt: bool = True) -> str:
+        messages = [Message(turn["role"], turn["content"]) for turn in history]
+        try:
+            return self._template(messages, prefilled=not add_generation_prompt)
+        except UserError:
+            others = [message for message in messages if message.role != "system"]
+            text = self._template(others, prefilled=not add_generation_prompt)
+        self.left_out_system = True
+        return text
+
+
+def _requests(name: str, task: Task, instance: Instance, chat: bool) -> Iterator[Request]:
     """One request, or several where the task repeats it."""
     task_id = f"{name}/{instance.doc_id}"
     parts = [] if task.OUTPUT_TYPE != "multiple_choice" else [f"choice-{instance.idx}"]
@@ -179,10 +218,13 @@ def _requests(name: str, task: Task, instance: Instance) -> Iterator[Request]:
                 prefix=arguments[0],
                 reference=_reference(task, instance.doc),
                 setting=setting,
-                stop=(until,) if isinstance(until, str) else tuple(until),
+                stop=tuple(word for word in ([until] if isinstance(until, str) else until) if word),
+                templated=chat,
             )
         elif instance.request_type == "loglikelihood":
-            yield LikelihoodRequest(task_id, arguments[1], setting, arguments[0], _asks_greedy(task))
+            yield LikelihoodRequest(
+                task_id, arguments[1], setting, arguments[0], _asks_greedy(task), templated=chat
+            )
         else:
             yield LikelihoodRequest(task_id, arguments[0], setting, "")
 
