@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from opendllm.core import toolkit
 
 ROOTS = ("core", "plugins", "registries")
 FOR_PLUGINS = {"foundation", "networks", "sandbox", "scoring", "toolkit"}
@@ -93,6 +96,12 @@ def test_a_new_part_of_core_is_forbidden_to_plugins_at_once(repository: Path) ->
     [contract] = [c for c in contracts(repository) if "use no other part of core" in c["name"]]
     expected = {f"opendllm.core.{part}" for part in parts(repository / "core") - FOR_PLUGINS}
     assert set(contract["forbidden_modules"]) == expected
+
+
+def test_the_index_for_plugin_authors_names_every_module(repository: Path) -> None:
+    index = toolkit.__doc__ or ""
+    modules = {part for folder in FOR_PLUGINS - {"sandbox"} for part in parts(repository / "core" / folder)}
+    assert sorted(module for module in modules if not re.search(rf"\b{module}\b", index)) == []
 
 
 def test_a_new_plugin_folder_is_independent_at_once(repository: Path) -> None:

@@ -1,1 +1,31 @@
-"""What plugins may import from the platform: primitives that several of them share."""
+"""What plugins may import from `opendllm.core`, besides the contracts in `opendllm.registries`: an index.
+
+`core.toolkit`, which samplers, objectives, schedules, corpora and benchmarks share:
+    draws           addressed uniform numbers, and tokens drawn from them by inverse CDF
+    noise           the corruption's uniform numbers: of the seed and each row's global index
+    segments        documents packed in rows: positions, layouts, who sees whom
+    ranking         the best positions of each row, ties broken by position
+    step_schedules  how many masks are left after each step, by the published rules
+    likelihood      bounds on a text's likelihood, exact for causal models
+    held_out        which documents are held out where a corpus doesn't say
+    stdlib_source   the running Python's standard library as texts
+
+`core.networks`, for backbones of transformers' stock classes:
+    transformers_backbone  a family: its config, its keys, its stock class. Start here
+    transformers_lm        the stock class as a `DiffusionLM`; `CheckpointFormat`
+    attention              segment-aware attention; segment_kernels, its kernels
+    canvas_reader          repeated forward passes over a canvas, with a key-value cache
+    token_losses           the LM head's cross-entropy, chunk by chunk
+    safetensors_folder     weights, one tensor at a time; placement, over devices and in 8 bit
+
+`core.scoring`, for benchmarks:
+    problem_files      problems from a file or the hub
+    program_scores     verdicts of programs, pass_at_k, statistics (intervals)
+    scores_by_setting  per-task values as metrics; infilling_lengths, the lengths infilling is asked at
+
+`core.sandbox`, for benchmarks and rewards that run programs: `sandbox.Sandbox`, `limits.Limits`; a judge's
+    script imports `remote` and `values`.
+
+`core.foundation`, for everybody, none of it loads torch: json_lines, atomic_files, option_errors, hub, ranks,
+    process_group.
+"""
