@@ -24,6 +24,8 @@ class GenerationRequest:
         setting: names this way of asking where a problem is asked in several ("oracle", "length-8").
         stop: the answer is cut before the first of these; empty ones cut nothing.
         templated: whether `prefix` came out of the context's chat template: nothing is put around it then.
+        failure: why the problem can't be asked, where its own preparation failed; the others are asked, and
+            this one is answered by an empty text with the same failure.
     """
 
     task_id: str
@@ -34,6 +36,7 @@ class GenerationRequest:
     setting: str = "default"
     stop: tuple[str, ...] = ()
     templated: bool = False
+    failure: str | None = None
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class LikelihoodRequest:
         context: what stands before it and is given; None gives the text's own first token.
         greedy: whether to find out too if the model would write just this text.
         templated: whether `context` came out of the context's chat template.
+        failure: see GenerationRequest.
     """
 
     task_id: str
@@ -55,6 +59,7 @@ class LikelihoodRequest:
     context: str | None = None
     greedy: bool = False
     templated: bool = False
+    failure: str | None = None
 
 
 Request = GenerationRequest | LikelihoodRequest
@@ -100,6 +105,8 @@ class TextLikelihood:
         tokens: how many tokens were scored.
         bytes: how many UTF-8 bytes these tokens spell.
         greedy: whether the model would write just this text; None where that wasn't asked.
+        failure: why the text has no likelihood (it couldn't be put to the model, say); the numbers are then
+            NaN and 0, and where there is right and wrong it counts as wrong.
     """
 
     task_id: str
@@ -109,6 +116,7 @@ class TextLikelihood:
     tokens: int
     bytes: int
     greedy: bool | None = None
+    failure: str | None = None
 
 
 Answer = GeneratedText | TextLikelihood
