@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from opendllm.core.scoring.statistics import bootstrap_mean, bootstrap_statistic
 from opendllm.registries.benchmarks import Answer, GeneratedText, Metric, TextLikelihood
 
 if TYPE_CHECKING:
+    from lm_eval.api.group import Group
     from lm_eval.api.instance import Instance
     from lm_eval.api.model import LM
     from lm_eval.api.task import Task
@@ -58,20 +58,25 @@ def replaying_model(
 
 
 def read_results(
-    results: Mapping[str, Any], tasks: Mapping[str, Task], failed: Mapping[str, Sequence[int]]
+    results: Mapping[str, Any],
+    tasks: Mapping[str, Task],
+    groups: Mapping[str, Group],
+    failed: Mapping[str, Sequence[int]],
 ) -> tuple[dict[str, Metric], dict[str, dict[str, float]]]:
     """Metrics with intervals over documents, and each document's own values.
 
     Args:
         results: what `lm_eval.evaluate` returned.
         tasks: by name.
+        groups: by name; those within them are found.
         failed: task -> documents that couldn't be answered. They count as 0 in every mean of which more is
             better; of other metrics nobody can say what they would be, so those are of the others.
     """
     metrics: dict[str, Metric] = {}
     per_task: dict[str, dict[str, float]] = defaultdict(dict)
     single = len(tasks) == 1
-    of_tasks: dict[str, list[_OfTask]] = defaultdict(list)
+    of_tasks: dict[str, dict[str, tuple[Metric, int]]] = defaultdict(dict)
+    inner = {group.name: group for outer in groups.values() for group in [outer, *outer.get_all_groups()]}
     for name, found in sorted(results["results"].items(), key=lambda item: item[0] not in tasks):
         for key, value in found.items():
             metric, comma, used_filter = key.partition(",")
@@ -80,8 +85,7 @@ def read_results(
             shown = metric if used_filter == "none" else key
             whole = shown if single else f"{name}/{shown}"
             if name not in tasks:
-                group = _of_group(float(value), of_tasks[shown])
-                metrics |= {} if group is None else {whole: group}
+                metrics[whole] = _of_group(inner[name], metric, used_filter, of_tasks[key])
                 continue
             items = []
             for sample in results["samples"][name]:
@@ -97,10 +101,8 @@ def read_results(
             of_all = float(value) * len(items) / (len(items) + len(wrong)) if wrong else float(value)
             items += [0.0] * len(wrong)
             metrics[whole] = _with_interval(of_all, items, tasks[name].aggregation().get(metric))
-            size = results["n-samples"][name]["effective"]
-            of_tasks[shown].append(
-                _OfTask(float(value), size, metrics[whole], size + len(failed.get(name, ())))
-            )
+            size = results["n-samples"][name]["effective"] + len(failed.get(name, ()))
+            of_tasks[key][name] = metrics[whole], size
     for name in tasks:
         for sample in results["samples"].get(name, ()):
             per_task.setdefault(f"{name}/{sample['doc_id']}", {})
@@ -109,37 +111,31 @@ def read_results(
     return metrics, dict(per_task)
 
 
-@dataclass(frozen=True)
-class _OfTask:
-    """A metric of a task of a group: lm-eval's value and size, and those with what failed counted in."""
+def _of_group(
+    group: Group, metric: str, used_filter: str, of_tasks: Mapping[str, tuple[Metric, int]]
+) -> Metric:
+    """lm-eval's mean over a group's tasks, with the interval that theirs make together.
 
-    value: float
-    size: int
-    metric: Metric
-    whole_size: int
-
-
-def _of_group(value: float, tasks: Sequence[_OfTask]) -> Metric | None:
-    """lm-eval's mean over tasks, by size or not, with the interval that theirs make together.
-
-    What failed is counted in. None where something failed and nobody can say how lm-eval weighs the tasks.
+    Args:
+        group: says whether larger tasks weigh more.
+        metric: its name.
+        used_filter: the filter's.
+        of_tasks: task -> the metric there, and its number of documents.
     """
-    for by_size in (True, False):
-        sizes = [task.size if by_size else 1 for task in tasks]
-        mean = sum(task.value * size for task, size in zip(tasks, sizes, strict=True)) / sum(sizes)
-        if math.isclose(mean, value, rel_tol=1e-9, abs_tol=1e-12):
-            weights = [task.whole_size if by_size else 1 for task in tasks]
-            of_all = sum(
-                task.metric.value * weight for task, weight in zip(tasks, weights, strict=True)
-            ) / sum(weights)
-            errors = [
-                (task.metric.high - task.metric.low) / 2 / 1.96 * weight / sum(weights)
-                for task, weight in zip(tasks, weights, strict=True)
-            ]
-            return normal_interval(of_all, math.hypot(*errors))
-    if any(task.size != task.whole_size for task in tasks):
-        return None
-    return Metric(value, math.nan, math.nan)
+    configured = next(
+        wanted
+        for wanted in group.aggregate_metric_list or ()
+        if wanted.metric == metric and used_filter in (wanted.filter_list or [used_filter])
+    )
+    found = [of_tasks[task.task_name] for task in group.get_all_tasks() if task.task_name in of_tasks]
+    weights = [size if configured.weight_by_size else 1 for _, size in found]
+    shares = [weight / sum(weights) for weight in weights]
+    mean = sum(share * of_task.value for share, (of_task, _) in zip(shares, found, strict=True))
+    errors = [
+        share * (of_task.high - of_task.low) / 2 / 1.96
+        for share, (of_task, _) in zip(shares, found, strict=True)
+    ]
+    return normal_interval(mean, math.hypot(*errors))
 
 
 def _is_mean(items: Sequence[Any], value: float) -> bool:

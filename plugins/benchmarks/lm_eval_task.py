@@ -162,7 +162,7 @@ class LmEvalTask(Benchmark):
                     f"({type(error).__name__}: {first_line(error)})"
                 ) from error
         assert results is not None
-        return read_results(results, self._loaded["tasks"], failed)
+        return read_results(results, self._loaded["tasks"], self._loaded["groups"], failed)
 
 
 def _answer(answers: Mapping[Address, Answer], address: tuple[str, str], sample: int) -> Answer | None:
