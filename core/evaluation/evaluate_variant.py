@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,9 @@ from opendllm.core.checkpoints.pretrained import fetch
 from opendllm.core.data.sources import fingerprint, held_out_documents
 from opendllm.core.evaluation.answering import Asked
 from opendllm.core.evaluation.answers import AnswerFile
-from opendllm.core.evaluation.evaluator import evaluate, unasked_note, write_result
+from opendllm.core.evaluation.evaluator import Evaluation, evaluate, unasked_note, write_result
 from opendllm.core.evaluation.progress import evaluation_progress
-from opendllm.core.evaluation.replicas import load_replicas
+from opendllm.core.evaluation.replicas import LoadedModel, load_replicas
 from opendllm.core.evaluation.samples_file import about_file
 from opendllm.core.evaluation.shards import this_process
 from opendllm.core.foundation.atomic_files import write_json
@@ -50,74 +50,114 @@ def evaluate_variant(
     Raises:
         UserError: there is no checkpoint, or answers on file were made with other settings.
     """
+    manifest, shard = variant.manifest, this_process()
+    # 1. The last checkpoint, once on every device.
+    models, step = _load_checkpoint(variant, plugins, folder)
+    corpus = fingerprint(manifest.data, plugins) if manifest.data else None
+    for index, entry in enumerate(manifest.evaluate):
+        # 2. The answers on file, and beside them what they are made with.
+        label = entry.label or entry.benchmark.name
+        samples = folder / "samples" / f"{label}.jsonl"
+        settings = {**_settings(variant, index, plugins), "corpus": corpus}
+        about = _about(variant, label, settings, limit, {**provenance, "step": step})
+        answers = AnswerFile(samples, digest({"settings": settings, "step": step}), shard)
+        if shard.is_first:
+            write_json(about_file(samples), about)
+        # 3. The model gives those that are missing; then all are scored.
+        benchmark = plugins.benchmarks.get(entry.benchmark.name).build(entry.benchmark.options)
+        asked = _asked(manifest, index, plugins, models)
+        context = _context(manifest, index, plugins, limit, models[0].lm.context_length)
+        with evaluation_progress(f"{variant.name}: {label}", shard.is_first) as bars:
+            evaluation = evaluate(
+                asked, benchmark, context, answers, bars.answered, shard, on_scoring=bars.judged
+            )
+        # 4. The first process writes the result, and says what is missing from it.
+        if evaluation is not None:
+            for message in _shortcomings(evaluation, entry.benchmark.name, samples):
+                on_message(f"{variant.name}: {label}: {message}")
+            if evaluation.scores is not None:
+                write_result(folder / "results" / f"{label}.json", benchmark, evaluation, about)
+
+
+def _load_checkpoint(variant: Variant, plugins: Plugins, folder: Path) -> tuple[list[LoadedModel], int]:
+    """The model on each device, and the step it is trained to: 0 of one that is published.
+
+    Raises:
+        UserError: see `load_replicas`; or the training isn't finished.
+    """
     manifest = variant.manifest
-    shard = this_process()
-    model = manifest.model.backbone
-    pretrained = model.options.get("pretrained") if manifest.train is None else None
-    source = fetch(pretrained) if pretrained else folder
-    loaded = load_replicas(plugins, source, manifest)
+    pretrained = manifest.model.backbone.options.get("pretrained") if manifest.train is None else None
+    models = load_replicas(plugins, fetch(pretrained) if pretrained else folder, manifest)
     step = 0 if pretrained else _step(folder)
     wanted = manifest.train.steps if manifest.train else 0
     if step < wanted:
         raise UserError(
             f"{variant.name} is trained to step {step} of {wanted}: run the manifest without --only to finish"
         )
-    corpus_fingerprint = fingerprint(manifest.data, plugins) if manifest.data else None
-    sequence_length = manifest.data.sequence_length if manifest.data else loaded[0].lm.context_length
-    for index, entry in enumerate(manifest.evaluate):
-        label = entry.label or entry.benchmark.name
-        generate = generation_of(manifest, index)
-        choice = generate.sampler or default_sampler(manifest, plugins)
-        assert choice is not None
-        settings = {**_settings(variant, index, choice), "corpus": corpus_fingerprint}
-        about = {
-            "benchmark": label,
-            "variant": variant.name,
-            "seed": manifest.seed,
-            "settings": settings,
-            "limit": limit,
-            "provenance": {**provenance, "step": step},
-        }
-        samples = folder / "samples" / f"{label}.jsonl"
-        answers = AnswerFile(samples, digest({"settings": settings, "step": step}), shard)
-        if shard.is_first:
-            write_json(about_file(samples), about)
-        benchmark = plugins.benchmarks.get(entry.benchmark.name).build(entry.benchmark.options)
-        context = BenchmarkContext(
-            limit,
-            entry.problem_seed,
-            sequence_length,
-            lambda: _held_out(manifest, plugins),
-            CodeExecution(manifest.isolation) if manifest.allow_code_execution else None,
-        )
-        asked = Asked(
-            replicas=[replica.with_sampler(plugins, choice) for replica in loaded],
-            options=decoder_options(generate),
-            chat=generate.chat,
-            samples_per_task=entry.samples_per_task,
-            batch_size=entry.batch_size,
-            likelihood_estimator=entry.likelihood_estimator,
-            likelihood_draws=entry.likelihood_draws,
-            seed=manifest.seed,
-        )
-        with evaluation_progress(f"{variant.name}: {label}", shard.is_first) as bars:
-            evaluation = evaluate(
-                asked, benchmark, context, answers, bars.answered, shard, on_scoring=bars.judged
-            )
-        if evaluation is not None and evaluation.unasked:
-            tasks = len({key[0] for key in answers.lines})
-            on_message(f"{variant.name}: {label}: {unasked_note(evaluation.unasked, tasks)}")
-        if evaluation is not None and evaluation.scores is not None:
-            write_result(folder / "results" / f"{label}.json", benchmark, evaluation, about)
-        elif evaluation is not None:
-            on_message(
-                f"{variant.name}: {label}: written but not scored, since that runs generated code; allow it: "
-                f"platform score --benchmark {entry.benchmark.name} --samples {samples} "
-                f"--allow-code-execution"
-            )
+    return models, step
 
 
-def _settings(variant: Variant, index: int, sampler: PluginChoice) -> dict[str, Any]:
+def _context(
+    manifest: Manifest, index: int, plugins: Plugins, limit: int | None, longest: int
+) -> BenchmarkContext:
+    """What a benchmark may ask; without data of the run's own, texts are as long as the model reads."""
+    return BenchmarkContext(
+        limit,
+        manifest.evaluate[index].problem_seed,
+        manifest.data.sequence_length if manifest.data else longest,
+        lambda: _held_out(manifest, plugins),
+        CodeExecution(manifest.isolation) if manifest.allow_code_execution else None,
+    )
+
+
+def _asked(manifest: Manifest, index: int, plugins: Plugins, models: Sequence[LoadedModel]) -> Asked:
+    """How an entry of `evaluate` is put to the model."""
+    entry, generate = manifest.evaluate[index], generation_of(manifest, index)
+    sampler = _sampler(manifest, index, plugins)
+    return Asked(
+        replicas=[model.with_sampler(plugins, sampler) for model in models],
+        options=decoder_options(generate),
+        chat=generate.chat,
+        samples_per_task=entry.samples_per_task,
+        batch_size=entry.batch_size,
+        likelihood_estimator=entry.likelihood_estimator,
+        likelihood_draws=entry.likelihood_draws,
+        seed=manifest.seed,
+    )
+
+
+def _sampler(manifest: Manifest, index: int, plugins: Plugins) -> PluginChoice:
+    choice = generation_of(manifest, index).sampler or default_sampler(manifest, plugins)
+    assert choice is not None
+    return choice
+
+
+def _about(
+    variant: Variant, label: str, settings: dict[str, Any], limit: int | None, provenance: dict[str, Any]
+) -> dict[str, Any]:
+    """What a result says of itself, and a run of its samples."""
+    return {
+        "benchmark": label,
+        "variant": variant.name,
+        "seed": variant.manifest.seed,
+        "settings": settings,
+        "limit": limit,
+        "provenance": provenance,
+    }
+
+
+def _shortcomings(evaluation: Evaluation, benchmark: str, samples: Path) -> Iterator[str]:
+    """What the result lacks, a line each."""
+    if evaluation.unasked:
+        yield unasked_note(evaluation.unasked, evaluation.tasks)
+    if evaluation.scores is None:
+        yield (
+            f"written but not scored, since that runs generated code; allow it: "
+            f"platform score --benchmark {benchmark} --samples {samples} --allow-code-execution"
+        )
+
+
+def _settings(variant: Variant, index: int, plugins: Plugins) -> dict[str, Any]:
     """Everything that an answer depends on, and nothing else."""
     entry = variant.manifest.evaluate[index]
     generate = generation_of(variant.manifest, index)
@@ -125,7 +165,7 @@ def _settings(variant: Variant, index: int, sampler: PluginChoice) -> dict[str, 
         "training_digest": variant.training_digest,
         "benchmark": entry.benchmark.model_dump(mode="json"),
         "problem_seed": entry.problem_seed,
-        "sampler": sampler.model_dump(mode="json"),
+        "sampler": _sampler(variant.manifest, index, plugins).model_dump(mode="json"),
         "chat": generate.chat,
         "decoder": decoder_options(generate).model_dump(mode="json"),
         "likelihood_estimator": entry.likelihood_estimator,

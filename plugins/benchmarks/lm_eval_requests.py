@@ -14,6 +14,7 @@ from opendllm.plugins.benchmarks import LmEvalOptions
 from opendllm.registries.benchmarks import ChatTemplate, GenerationRequest, LikelihoodRequest, Request
 from opendllm.registries.corpora import Message
 from opendllm.registries.errors import UserError, first_line
+from opendllm.registries.gaps import Gap
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -136,7 +137,7 @@ def _build_without_failing(
 def _failed_request(name: str, task: Task, document: int, reason: str) -> Request:
     task_id = f"{name}/{document}"
     if task.OUTPUT_TYPE == "generate_until":
-        return GenerationRequest(task_id, "", failure=reason)
+        return GenerationRequest(task_id, Gap(""), failure=reason)
     return LikelihoodRequest(task_id, "", failure=reason)
 
 
@@ -151,7 +152,7 @@ def _requests(task_id: str, task: Task, instance: Instance, chat: bool) -> Itera
             until = arguments[1].get("until") or ()
             yield GenerationRequest(
                 task_id=task_id,
-                prefix=arguments[0],
+                gap=Gap(arguments[0]),
                 reference=_reference(task, instance.doc),
                 setting=setting,
                 stop=tuple(word for word in ([until] if isinstance(until, str) else until) if word),

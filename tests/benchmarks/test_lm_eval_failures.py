@@ -129,7 +129,7 @@ def test_the_others_are_asked_what_lm_eval_asks_them(task: str) -> None:
     simple_evaluate(lm, tasks=[task], task_manager=manager, bootstrap_iters=0, samples={task: WHOLE})
     _, requests = asked(task)
     strings = [
-        (request.prefix,)
+        (request.gap.prefix,)
         if isinstance(request, GenerationRequest)
         else (request.text,)
         if task == "whole"

@@ -173,7 +173,7 @@ def strings(requests: Sequence[Request]) -> list[tuple[str, ...]]:
     found = []
     for request in requests:
         if isinstance(request, GenerationRequest):
-            found.append((request.prefix,))
+            found.append((request.gap.prefix,))
         elif request.task_id.startswith("whole/"):
             assert request.context == ""
             found.append((request.text,))
@@ -205,7 +205,7 @@ def test_chat_prompts_have_the_turns_that_the_task_describes() -> None:
     _, requests = asked_here("written", TEMPLATE, limit=1, system_instruction="Be brief.")
     request = requests[0]
     assert isinstance(request, GenerationRequest)
-    before, *turns = request.prefix.split("<user>")
+    before, *turns = request.gap.prefix.split("<user>")
     assert before == "<|bos|><system>Be brief.\n\nAnswer the sums.\n\n</system>\n"
     assert [turn.count("<assistant>") for turn in turns] == [1, 1, 1]
     assert turns[-1] == "Q: what is 0 and 1?</user>\n<assistant>"
@@ -213,7 +213,7 @@ def test_chat_prompts_have_the_turns_that_the_task_describes() -> None:
     assert request.stop == ("\n", "Q:")
     _, prefilled = asked_here("prefilled", TEMPLATE, limit=1)
     assert isinstance(prefilled[0], GenerationRequest)
-    assert prefilled[0].prefix.endswith("<user>Q: what is 0 and 1?</user>\n<assistant>It is 1, since")
+    assert prefilled[0].gap.prefix.endswith("<user>Q: what is 0 and 1?</user>\n<assistant>It is 1, since")
 
 
 def test_examples_in_one_turn_are_those_of_lm_eval_too() -> None:

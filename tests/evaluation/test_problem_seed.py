@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from opendllm.core.evaluation.score_samples import score_samples
+from opendllm.core.evaluation.score_samples import ScoringJob, score_samples
 from opendllm.core.experiment import run_experiment
 from opendllm.core.manifest.experiment_manifest import read_experiment
 from opendllm.registries.discovery import installed_plugins
@@ -87,15 +87,9 @@ def test_a_runs_own_samples_are_scored_against_the_same_problems(
     variants: list[Path], tmp_path: Path
 ) -> None:
     variant = variants[1]
-    scored = score_samples(
-        installed_plugins(),
-        "stdlib-infilling",
-        variant / "samples" / "stdlib-infilling.jsonl",
-        {},
-        None,
-        tmp_path / "again.json",
-        None,
-    )
+    samples = variant / "samples" / "stdlib-infilling.jsonl"
+    job = ScoringJob("stdlib-infilling", samples, {}, output=tmp_path / "again.json")
+    scored = score_samples(installed_plugins(), job, None)
     assert scored.samples.issues == []
     before = json.loads((variant / "results" / "stdlib-infilling.json").read_text())
     again = json.loads((tmp_path / "again.json").read_text())

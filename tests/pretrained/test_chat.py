@@ -15,6 +15,7 @@ from opendllm.core.decoding.options import DecoderOptions
 from opendllm.core.evaluation.answering import Asked, Replica
 from opendllm.core.evaluation.answers import AnswerFile
 from opendllm.core.evaluation.evaluator import evaluate
+from opendllm.core.foundation.sample_records import SampleRecord
 from opendllm.core.language_model import LanguageModel
 from opendllm.registries.benchmarks import (
     Benchmark,
@@ -26,6 +27,7 @@ from opendllm.registries.benchmarks import (
 from opendllm.registries.corpora import Message
 from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.errors import UserError
+from opendllm.registries.gaps import Gap
 
 from .conftest import edit_config
 
@@ -84,8 +86,8 @@ class TwoRequests(Benchmark):
 
     def requests(self, context: BenchmarkContext) -> list[GenerationRequest]:
         return [
-            GenerationRequest(task_id="completion", prefix=PROMPT, suffix=None),
-            GenerationRequest(task_id="infilling", prefix=PROMPT, suffix="\n"),
+            GenerationRequest(task_id="completion", gap=Gap(PROMPT)),
+            GenerationRequest(task_id="infilling", gap=Gap(PROMPT, "\n")),
         ]
 
     def score(self, answers: Any) -> Scores:
@@ -101,8 +103,8 @@ class Turns(TwoRequests):
         given = PROMPT if chat is None else chat(turns[:2])
         begun = PROMPT if chat is None else chat(turns, prefilled=True)
         return [
-            GenerationRequest("waits", given, templated=chat is not None),
-            GenerationRequest("begun", begun, templated=chat is not None),
+            GenerationRequest("waits", Gap(given), templated=chat is not None),
+            GenerationRequest("begun", Gap(begun), templated=chat is not None),
             LikelihoodRequest("likely", " a", context=given, templated=chat is not None),
         ]
 
@@ -116,7 +118,7 @@ class AsItStands(TwoRequests):
 
 def answers(
     model: LanguageModel, path: Path, chat: bool, benchmark: Benchmark | None = None
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, SampleRecord]:
     assert model.tokenizer is not None
     sampler = installed_plugins().samplers.get("entropy").build()
     asked = Asked(
@@ -132,29 +134,29 @@ def answers(
     kept = AnswerFile(path, "digest")
     context = BenchmarkContext(None, 0, 64, lambda: iter(()))
     evaluate(asked, benchmark or TwoRequests(), context, kept, lambda *_: None)
-    return {key[0]: line for key, line in kept.lines.items()}
+    return {key[0]: record for key, record in kept.records.items()}
 
 
 def test_benchmarks_frame_completions_and_never_infilling(instruct: Path, tmp_path: Path) -> None:
     model = load(instruct, device="cpu")
     plain = answers(model, tmp_path / "plain.jsonl", chat=False)
     framed = answers(model, tmp_path / "framed.jsonl", chat=True)
-    assert framed["completion"]["text"] == model.generate([PROMPT], chat=True, **OPTIONS)[0]
-    assert plain["completion"]["text"] == model.generate([PROMPT], **OPTIONS)[0]
-    assert framed["completion"]["text"] != plain["completion"]["text"]
-    assert framed["infilling"]["text"] == plain["infilling"]["text"]
-    assert framed["completion"]["prefix"] == PROMPT  # what is scored is the benchmark's own prompt
+    assert framed["completion"].text == model.generate([PROMPT], chat=True, **OPTIONS)[0]
+    assert plain["completion"].text == model.generate([PROMPT], **OPTIONS)[0]
+    assert framed["completion"].text != plain["completion"].text
+    assert framed["infilling"].text == plain["infilling"].text
+    assert framed["completion"].prefix == PROMPT  # what is scored is the benchmark's own prompt
 
 
 def test_a_benchmarks_own_turns_are_put_once_into_the_template(instruct: Path, tmp_path: Path) -> None:
     model = load(instruct, device="cpu")
     framed = answers(model, tmp_path / "framed.jsonl", True, Turns())
     waits = f"<system>Be brief.</system><user>{PROMPT}</user><assistant>"
-    assert framed["waits"]["text"] == model.generate([waits], **OPTIONS)[0]
-    assert framed["begun"]["text"] == model.generate([f"{waits}    ret"], **OPTIONS)[0]
+    assert framed["waits"].answer.text == model.generate([waits], **OPTIONS)[0]
+    assert framed["begun"].answer.text == model.generate([f"{waits}    ret"], **OPTIONS)[0]
     plain = answers(model, tmp_path / "plain.jsonl", False, Turns())
-    assert plain["waits"]["text"] == model.generate([PROMPT], **OPTIONS)[0]
-    assert framed["likely"]["log_likelihood"] != plain["likely"]["log_likelihood"]
+    assert plain["waits"].answer.text == model.generate([PROMPT], **OPTIONS)[0]
+    assert framed["likely"].answer.log_likelihood != plain["likely"].answer.log_likelihood
 
 
 def test_chat_is_refused_where_a_likelihood_knows_none(instruct: Path, tmp_path: Path) -> None:
@@ -164,7 +166,7 @@ def test_chat_is_refused_where_a_likelihood_knows_none(instruct: Path, tmp_path:
     ) as caught:
         answers(model, tmp_path / "s.jsonl", True, AsItStands())
     assert "\n" not in str(caught.value)
-    assert answers(model, tmp_path / "t.jsonl", False, AsItStands())["text"]["tokens"] > 1
+    assert answers(model, tmp_path / "t.jsonl", False, AsItStands())["text"].answer.tokens > 1
 
 
 @pytest.fixture
