@@ -22,6 +22,7 @@ from opendllm.core.foundation.atomic_files import write_json
 from opendllm.core.foundation.sample_records import SampleKey, SampleRecord
 from opendllm.core.sandbox.sandbox import Sandbox
 from opendllm.registries.benchmarks import (
+    Answer,
     Benchmark,
     BenchmarkContext,
     CodeExecution,
@@ -29,6 +30,7 @@ from opendllm.registries.benchmarks import (
     LikelihoodRequest,
     Request,
     Scores,
+    TextLikelihood,
 )
 from opendllm.registries.errors import UserError
 
@@ -99,12 +101,12 @@ def evaluate(
     pending = [key for key in wanted if key not in answers.records]
     if pending and shard.is_first and benchmark.executes_code and context.code_execution is not None:
         check_sandbox(context.code_execution)
-    unfit = unanswerable(asked, {key: wanted[key] for key in pending})
+    unfit = unanswerable(asked, {key: wanted[key] for key in pending}, context.sequence_length)
     if unfit and len(unfit) == len(wanted):
         first = next(iter(unfit))
         raise UserError(f"no problem of the benchmark can be put to the model; {first[0]}: {unfit[first]}")
     # The longest together, and every process and device as many of them.
-    pending.sort(key=lambda key: _characters(wanted[key]))
+    pending.sort(key=lambda key: 0 if key in unfit else _characters(wanted[key]))
     mine = {key: wanted[key] for key in take_shard(pending, shard.rank, shard.of)}
     progress = _Progress(benchmark, on_progress, len(wanted) - len(pending) + len(mine))
     progress.start(record for key, record in answers.records.items() if key in wanted)
@@ -138,10 +140,14 @@ def evaluation_of(scores: Scores | None, records: Sequence[SampleRecord]) -> Eva
     """Scores, with what the answers on file say about their cost."""
     seconds = sum(record.seconds or 0 for record in records)
     written = sum(record.kept_tokens or 0 for record in records)
-    unasked = {record.answer.task_id: record.failure for record in records if record.failure is not None}
+    failed = {record.answer.task_id: record.failure for record in records if record.failure is not None}
+    asked_here = {record.answer.task_id for record in records if _is_of_a_run(record.answer)}
+    unasked = {task: reason for task, reason in failed.items() if task in asked_here}
     tasks = len({record.answer.task_id for record in records})
-    if scores is not None and unasked:
-        scores = replace(scores, notes=(*scores.notes, unasked_note(unasked, tasks)))
+    if scores is not None and failed:
+        reasons = {task: {**scores.per_task.get(task, {}), "failure": why} for task, why in failed.items()}
+        notes = [unasked_note(unasked, tasks)] if unasked else []
+        scores = replace(scores, per_task={**scores.per_task, **reasons}, notes=(*scores.notes, *notes))
     return Evaluation(
         scores,
         written / seconds if written and seconds else None,
@@ -150,6 +156,10 @@ def evaluation_of(scores: Scores | None, records: Sequence[SampleRecord]) -> Eva
         tasks,
         unasked,
     )
+
+
+def _is_of_a_run(answer: Answer) -> bool:
+    return isinstance(answer, TextLikelihood) or answer.form == "written"
 
 
 def unasked_note(unasked: Mapping[str, str], tasks: int) -> str:

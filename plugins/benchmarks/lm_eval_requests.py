@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from opendllm.core.scoring.problem_files import preparation_failure
 from opendllm.plugins.benchmarks import LmEvalOptions
 from opendllm.registries.benchmarks import ChatTemplate, GenerationRequest, LikelihoodRequest, Request
 from opendllm.registries.corpora import Message
@@ -122,7 +123,7 @@ def _build_without_failing(
             _build(task, options, chat, documents=part)
         except Exception as error:
             if len(part) == 1:
-                failed[part[0]] = f"its preparation fails ({type(error).__name__}: {first_line(error)})"
+                failed[part[0]] = preparation_failure(error)
                 return
             search(part[: len(part) // 2])
             search(part[len(part) // 2 :])
