@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from opendllm.core.decoding.compiled_shapes import ROW_LENGTH_MULTIPLE, round_up
 from opendllm.core.decoding.decoder import decode
 from opendllm.core.decoding.options import DecoderOptions
 from opendllm.core.decoding.proposer import NotFiniteError
@@ -20,10 +21,6 @@ from opendllm.registries.samplers import Sampler
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
-
-
-COMPILED_COLUMNS = 128
-"""Rows are padded to a multiple of it where reading is compiled: every other length is compiled anew."""
 
 
 @dataclass(frozen=True)
@@ -99,9 +96,8 @@ def write(
     height = min(batch_size, len(rows)) if options.compile else 0
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
-        canvas, attention_mask = _pad(
-            [rows[index] for index in chosen], lm, device, height, COMPILED_COLUMNS if options.compile else 1
-        )
+        multiple = ROW_LENGTH_MULTIPLE if options.compile else 1
+        canvas, attention_mask = _pad([rows[index] for index in chosen], lm, device, height, multiple)
         seeds = torch.zeros(len(canvas), dtype=torch.int64)
         seeds[: len(chosen)] = torch.tensor([gaps[index].seed for index in chosen])
         seeds = seeds.to(device)
@@ -168,7 +164,7 @@ def _pad(
     rows: list[list[int]], lm: DiffusionLM, device: torch.device, min_rows: int, multiple: int
 ) -> tuple[Tensor, Tensor]:
     """Rows and attention mask [B, L], B at least `min_rows`, L a `multiple`; further rows are one token."""
-    height, length = max(len(rows), min_rows), -(-max(map(len, rows)) // multiple) * multiple
+    height, length = max(len(rows), min_rows), round_up(max(map(len, rows)), multiple)
     filler = lm.eos_token_id if lm.eos_token_id is not None else 0
     canvas = torch.full((height, length), filler)
     attention_mask = torch.zeros(height, length, dtype=torch.bool)

@@ -18,18 +18,16 @@ from opendllm.core.evaluation.replicas import LoadedModel, load_replicas
 from opendllm.core.evaluation.samples_file import about_file
 from opendllm.core.evaluation.shards import this_process
 from opendllm.core.foundation.atomic_files import write_json
-from opendllm.core.manifest.checks import decoder_options, default_sampler, generation_of
+from opendllm.core.manifest.checks import decoder_options, generation_of
 from opendllm.core.manifest.experiment_manifest import Variant, digest
 from opendllm.core.manifest.schema import Manifest, PluginChoice
 from opendllm.registries.benchmarks import BenchmarkContext, CodeExecution
-from opendllm.registries.corpora import Document
-from opendllm.registries.discovery import Plugins
+from opendllm.registries.corpora import Corpus, Document
 from opendllm.registries.errors import UserError
 
 
 def evaluate_variant(
     variant: Variant,
-    plugins: Plugins,
     folder: Path,
     provenance: dict[str, Any],
     limit: int | None,
@@ -41,7 +39,6 @@ def evaluate_variant(
 
     Args:
         variant: what to evaluate.
-        plugins: what is installed.
         folder: the variant's.
         provenance: travels with every result.
         limit: at most so many problems of each benchmark.
@@ -52,21 +49,22 @@ def evaluate_variant(
     """
     manifest, shard = variant.manifest, this_process()
     # 1. The last checkpoint, once on every device.
-    models, step = _load_checkpoint(variant, plugins, folder)
-    corpus = fingerprint(manifest.data, plugins) if manifest.data else None
+    models, step = _load_checkpoint(variant, folder)
+    corpora = variant.plugins.built_corpora()
+    corpus = fingerprint(corpora) if corpora else None
     for index, entry in enumerate(manifest.evaluate):
         # 2. The answers on file, and beside them what they are made with.
         label = entry.label or entry.benchmark.name
         samples = folder / "samples" / f"{label}.jsonl"
-        settings = {**_settings(variant, index, plugins), "corpus": corpus}
+        settings = {**_settings(variant, index), "corpus": corpus}
         about = _about(variant, label, settings, limit, {**provenance, "step": step})
         answers = AnswerFile(samples, digest({"settings": settings, "step": step}), shard)
         if shard.is_first:
             write_json(about_file(samples), about)
         # 3. The model gives those that are missing; then all are scored.
-        benchmark = plugins.benchmarks.get(entry.benchmark.name).build(entry.benchmark.options)
-        asked = _asked(manifest, index, plugins, models)
-        context = _context(manifest, index, plugins, limit, models[0].lm.context_length)
+        benchmark = variant.plugins.evaluations[index].benchmark.build()
+        asked = _asked(variant, index, models)
+        context = _context(manifest, index, corpora, limit, models[0].lm.context_length)
         with evaluation_progress(f"{variant.name}: {label}", shard.is_first) as bars:
             evaluation = evaluate(
                 asked, benchmark, context, answers, bars.answered, shard, on_scoring=bars.judged
@@ -79,16 +77,16 @@ def evaluate_variant(
                 write_result(folder / "results" / f"{label}.json", benchmark, evaluation, about)
 
 
-def _load_checkpoint(variant: Variant, plugins: Plugins, folder: Path) -> tuple[list[LoadedModel], int]:
+def _load_checkpoint(variant: Variant, folder: Path) -> tuple[list[LoadedModel], int]:
     """The model on each device, and the step it is trained to: 0 of one that is published.
 
     Raises:
         UserError: see `load_replicas`; or the training isn't finished.
     """
-    manifest = variant.manifest
-    pretrained = manifest.model.backbone.options.get("pretrained") if manifest.train is None else None
-    models = load_replicas(plugins, fetch(pretrained) if pretrained else folder, manifest)
-    step = 0 if pretrained else _step(folder)
+    manifest, backbone = variant.manifest, variant.plugins.backbone
+    pretrained = backbone.options.pretrained if manifest.train is None else None
+    models = load_replicas(folder if pretrained is None else fetch(pretrained), backbone, manifest.device)
+    step = _step(folder) if pretrained is None else 0
     wanted = manifest.train.steps if manifest.train else 0
     if step < wanted:
         raise UserError(
@@ -98,24 +96,24 @@ def _load_checkpoint(variant: Variant, plugins: Plugins, folder: Path) -> tuple[
 
 
 def _context(
-    manifest: Manifest, index: int, plugins: Plugins, limit: int | None, longest: int
+    manifest: Manifest, index: int, corpora: Sequence[Corpus], limit: int | None, longest: int
 ) -> BenchmarkContext:
     """What a benchmark may ask; without data of the run's own, texts are as long as the model reads."""
     return BenchmarkContext(
         limit,
         manifest.evaluate[index].problem_seed,
         manifest.data.sequence_length if manifest.data else longest,
-        lambda: _held_out(manifest, plugins),
+        lambda: _held_out(corpora),
         CodeExecution(manifest.isolation) if manifest.allow_code_execution else None,
     )
 
 
-def _asked(manifest: Manifest, index: int, plugins: Plugins, models: Sequence[LoadedModel]) -> Asked:
+def _asked(variant: Variant, index: int, models: Sequence[LoadedModel]) -> Asked:
     """How an entry of `evaluate` is put to the model."""
+    manifest = variant.manifest
     entry, generate = manifest.evaluate[index], generation_of(manifest, index)
-    sampler = _sampler(manifest, index, plugins)
     return Asked(
-        replicas=[model.with_sampler(plugins, sampler) for model in models],
+        replicas=[model.with_sampler(variant.plugins.evaluations[index].sampler) for model in models],
         options=decoder_options(generate),
         chat=generate.chat,
         samples_per_task=entry.samples_per_task,
@@ -124,12 +122,6 @@ def _asked(manifest: Manifest, index: int, plugins: Plugins, models: Sequence[Lo
         likelihood_draws=entry.likelihood_draws,
         seed=manifest.seed,
     )
-
-
-def _sampler(manifest: Manifest, index: int, plugins: Plugins) -> PluginChoice:
-    choice = generation_of(manifest, index).sampler or default_sampler(manifest, plugins)
-    assert choice is not None
-    return choice
 
 
 def _about(
@@ -157,15 +149,16 @@ def _shortcomings(evaluation: Evaluation, benchmark: str, samples: Path) -> Iter
         )
 
 
-def _settings(variant: Variant, index: int, plugins: Plugins) -> dict[str, Any]:
+def _settings(variant: Variant, index: int) -> dict[str, Any]:
     """Everything that an answer depends on, and nothing else."""
     entry = variant.manifest.evaluate[index]
     generate = generation_of(variant.manifest, index)
+    sampler = generate.sampler or PluginChoice(name=variant.plugins.evaluations[index].sampler.name)
     return {
         "training_digest": variant.training_digest,
         "benchmark": entry.benchmark.model_dump(mode="json"),
         "problem_seed": entry.problem_seed,
-        "sampler": _sampler(variant.manifest, index, plugins).model_dump(mode="json"),
+        "sampler": sampler.model_dump(mode="json"),
         "chat": generate.chat,
         "decoder": decoder_options(generate).model_dump(mode="json"),
         "likelihood_estimator": entry.likelihood_estimator,
@@ -179,7 +172,7 @@ def _step(folder: Path) -> int:
     return int(provenance["step"])
 
 
-def _held_out(manifest: Manifest, plugins: Plugins) -> Iterator[Document]:
-    if manifest.data is None:
+def _held_out(corpora: Sequence[Corpus]) -> Iterator[Document]:
+    if not corpora:
         raise UserError("this benchmark reads held-out documents: give the manifest a `data` section")
-    return held_out_documents(manifest.data, plugins)
+    return held_out_documents(corpora)
