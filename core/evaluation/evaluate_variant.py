@@ -48,11 +48,10 @@ def evaluate_variant(
         UserError: there is no checkpoint, or answers on file were made with other settings.
     """
     manifest, shard = variant.manifest, this_process()
-    # 1. The last checkpoint, once on every device, and what benchmarks may ask of the run.
+    # 1. The last checkpoint, once on every device.
     models, step = _load_checkpoint(variant, folder)
     corpora = variant.plugins.built_corpora()
     corpus = fingerprint(corpora) if corpora else None
-    context = _context(manifest, corpora, limit, models[0].lm.context_length)
     for index, entry in enumerate(manifest.evaluate):
         # 2. The answers on file, and beside them what they are made with.
         label = entry.label or entry.benchmark.name
@@ -65,6 +64,7 @@ def evaluate_variant(
         # 3. The model gives those that are missing; then all are scored.
         benchmark = variant.plugins.evaluations[index].benchmark.build()
         asked = _asked(variant, index, models)
+        context = _context(manifest, index, corpora, limit, models[0].lm.context_length)
         with evaluation_progress(f"{variant.name}: {label}", shard.is_first) as bars:
             evaluation = evaluate(
                 asked, benchmark, context, answers, bars.answered, shard, on_scoring=bars.judged
@@ -96,12 +96,12 @@ def _load_checkpoint(variant: Variant, folder: Path) -> tuple[list[LoadedModel],
 
 
 def _context(
-    manifest: Manifest, corpora: Sequence[Corpus], limit: int | None, longest: int
+    manifest: Manifest, index: int, corpora: Sequence[Corpus], limit: int | None, longest: int
 ) -> BenchmarkContext:
-    """What the benchmarks may ask; without data of the run's own, texts are as long as the model reads."""
+    """What a benchmark may ask; without data of the run's own, texts are as long as the model reads."""
     return BenchmarkContext(
         limit,
-        manifest.seed,
+        manifest.evaluate[index].problem_seed,
         manifest.data.sequence_length if manifest.data else longest,
         lambda: _held_out(corpora),
         CodeExecution(manifest.isolation) if manifest.allow_code_execution else None,
@@ -157,6 +157,7 @@ def _settings(variant: Variant, index: int) -> dict[str, Any]:
     return {
         "training_digest": variant.training_digest,
         "benchmark": entry.benchmark.model_dump(mode="json"),
+        "problem_seed": entry.problem_seed,
         "sampler": sampler.model_dump(mode="json"),
         "chat": generate.chat,
         "decoder": decoder_options(generate).model_dump(mode="json"),

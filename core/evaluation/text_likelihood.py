@@ -81,6 +81,19 @@ def score_texts(
         )
 
 
+def why_unscorable(
+    lm: DiffusionLM, tokenizer: PreTrainedTokenizerFast, text: TextToScore, longest: int
+) -> str | None:
+    """Why a text given its context has no likelihood: no token to score, or a mask token in it."""
+    windows = _windows(tokenizer, lm, text, longest)
+    if text.context is not None and not any(len(window.ids) > window.given for window in windows):
+        return "the text has no tokens to score"
+    if any(lm.mask_token_id in window.ids for window in windows):
+        mask = tokenizer.convert_ids_to_tokens(lm.mask_token_id)
+        return f"the text or its context contains the mask token {mask!r}"
+    return None
+
+
 def _score_windows(
     lm: DiffusionLM, windows: Sequence[tuple[int, bool, _Window]], draws: int, estimator: Estimator
 ) -> Iterator[ScoredText]:
