@@ -18,7 +18,6 @@ SAMPLERS = {
 """Ours, of each published algorithm."""
 OPTIONS = {
     "steps": "steps",
-    "temperature": "temperature",
     "block_length": "block_length",
     "cfg_scale": "guidance_scale",
     "top_k": "top_k",
@@ -39,6 +38,8 @@ def canvas_of(entry: Entry, mask_token_id: int) -> torch.Tensor:
 
 
 def options_of(entry: Entry) -> dict[str, Any]:
+    if "temperature" in entry:
+        assert entry.take("temperature") == 0  # no draws are given that could be repeated
     return {ours: entry.take(theirs) for theirs, ours in OPTIONS.items() if theirs in entry}
 
 
