@@ -183,7 +183,7 @@ class BackboneContract(PluginContract):
         with torch.no_grad():
             for name, parameter in lm.module.named_parameters():
                 if name in slopes:
-                    parameter -= rate * slopes[name]
+                    parameter.sub_(rate * slopes[name])
         torch.manual_seed(1)
         assert float(lm.module(*batch, loss_part).detach()) < float(loss.detach())
 
@@ -202,5 +202,5 @@ def assert_same(lm: DiffusionLM, loss: torch.Tensor, other: torch.Tensor) -> Non
     for name, found in gradients(lm.module, loss).items():
         largest = float(wanted[name].abs().max())
         torch.testing.assert_close(
-            found, wanted[name], rtol=1e-4, atol=1e-4 * largest, msg=lambda why, name=name: f"{name}: {why}"
+            found, wanted[name], rtol=1e-4, atol=1e-4 * largest, msg=f"the gradient of {name} differs"
         )
