@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from opendllm.core.checkpoints.loading import load_model, load_tokenizer, torch_device
+from opendllm.core.checkpoints.loading import backbone_of, load_checkpoint, torch_device
 from opendllm.core.checkpoints.pretrained import fetch
-from opendllm.core.checkpoints.tokenizer_files import end_of_turn_id
 from opendllm.core.decoding.chat import chat_prompt
 from opendllm.core.decoding.decoder import Decoded, decode
 from opendllm.core.decoding.options import DecoderOptions
 from opendllm.core.decoding.settings import sort_options
-from opendllm.core.decoding.text import Blank, Written, encode, write
+from opendllm.core.decoding.text import SeededGap, Written, encode, write
+from opendllm.core.evaluation.text_likelihood import TextToScore, score_texts
 from opendllm.core.toolkit.draws import hash_address
-from opendllm.core.toolkit.likelihood import Estimator, log_likelihood
+from opendllm.core.toolkit.likelihood import Estimator
 from opendllm.core.toolkit.segments import document_positions, inputs_from_mask
 from opendllm.registries.backbones import DiffusionLM
 from opendllm.registries.discovery import Plugins, installed_plugins
 from opendllm.registries.errors import UserError
+from opendllm.registries.gaps import Gap
 from opendllm.registries.objectives import Masking
-from opendllm.registries.options import BackboneOptions
 from opendllm.registries.samplers import Sampler
 from opendllm.registries.sequences import PADDING_SEGMENT, TokenRows
 
@@ -59,26 +59,9 @@ def load(
     """
     plugins = plugins or installed_plugins()
     folder = fetch(str(path))
-    lm, registration = load_model(plugins, folder, torch_device(device), dtype, backbone, mask_token_id)
-    assert issubclass(registration.options, BackboneOptions)
-    tokenizer = load_tokenizer(folder)
-    lm.end_of_turn_token_id = end_of_turn_id(tokenizer)
-    return LanguageModel(lm, tokenizer, registration.options.default_sampler, plugins)
-
-
-@dataclass(frozen=True)
-class Gap:
-    """What is to be written.
-
-    Attributes:
-        prefix: text on the left.
-        suffix: text on the right; None to continue the prefix.
-        tokens: how many to write; None for `max_new_tokens`.
-    """
-
-    prefix: str
-    suffix: str | None = None
-    tokens: int | None = None
+    family = backbone_of(plugins, folder, backbone)
+    found = load_checkpoint(folder, family, torch_device(device), dtype, mask_token_id)
+    return LanguageModel(found.lm, found.tokenizer, family.options.default_sampler, plugins)
 
 
 class LanguageModel:
@@ -156,20 +139,17 @@ class LanguageModel:
 
         The ELBO of a diffusion model, exact for a causal one (see `log_likelihood`).
         """
-        results = []
-        for index, text in enumerate(texts):
-            ids = encode(self._tokenizer(), text, self.lm.mask_token_id, f"text {index}")
-            if len(ids) < 2:
+        tokenizer = self._tokenizer()
+        sizes = [
+            len(encode(tokenizer, text, self.lm.mask_token_id, f"text {index}"))
+            for index, text in enumerate(texts)
+        ]
+        for index, size in enumerate(sizes):
+            if size < 2:
                 raise UserError(f"text {index} has fewer than two tokens, so none can be scored")
-            tokens = torch.tensor([ids], device=self._device())
-            scorable = torch.ones_like(tokens, dtype=torch.bool)
-            scorable[:, 0] = False
-            seeds = torch.tensor(_seeds(seed, len(texts)), device=tokens.device)[index : index + 1]
-            found = log_likelihood(
-                self.lm, inputs_from_mask(tokens, None), scorable, draws, seeds, estimator=estimator
-            )
-            results.append((float(found.log_likelihood), float(found.variance) ** 0.5))
-        return results
+        asked = [TextToScore(*each) for each in zip(texts, _seeds(seed, len(texts)), strict=True)]
+        found = score_texts(self.lm, tokenizer, asked, max(sizes, default=0), draws, estimator)
+        return [(scored.log_likelihood, scored.variance**0.5) for scored in found]
 
     @torch.no_grad()
     def loss(
@@ -228,8 +208,8 @@ class LanguageModel:
         """
         if isinstance(prompts, str):
             raise UserError("prompts is a list of texts, not one text")
-        gaps = [Gap(prompt) for prompt in prompts]
-        written = self.fill(gaps, options, sampler=sampler, seed=seed, batch_size=batch_size, chat=chat)
+        gaps = [Gap(self.chat_prompt(prompt) if chat else prompt) for prompt in prompts]
+        written = self.fill(gaps, options, sampler=sampler, seed=seed, batch_size=batch_size)
         return [each.text for each in written]
 
     def infill(
@@ -262,7 +242,6 @@ class LanguageModel:
         sampler: str | None = None,
         seed: int | Sequence[int] = 0,
         batch_size: int = BATCH_SIZE,
-        chat: bool = False,
         trace: bool = False,
         on_written: Callable[[int, Written], None] = lambda index, written: None,
     ) -> list[Written]:
@@ -274,7 +253,6 @@ class LanguageModel:
             sampler: by default the family's own.
             seed: an integer, or one a gap.
             batch_size: rows decoded together; changes no result.
-            chat: put each prompt without a suffix into the checkpoint's chat template.
             trace: whether to keep every canvas.
             on_written: told what was written into which gap as soon as it is; not in their order.
 
@@ -285,20 +263,20 @@ class LanguageModel:
             raise UserError(f"batch_size is {batch_size}: decode at least one row at a time")
         chosen, decoder = self._sampler(sampler, options)
         tokenizer = self._tokenizer()
-        blanks = [
-            Blank(
-                chat_prompt(tokenizer, gap.prefix) if chat and gap.suffix is None else gap.prefix,
-                gap.suffix,
-                gap.tokens or decoder.max_new_tokens,
-                row_seed,
-            )
-            for gap, row_seed in zip(gaps, _seeds(seed, len(gaps)), strict=True)
-        ]
+        seeded = [SeededGap(*each) for each in zip(gaps, _seeds(seed, len(gaps)), strict=True)]
         found: dict[int, Written] = {}
-        for index, written in write(self.lm, tokenizer, blanks, chosen, decoder, batch_size, trace):
+        for index, written in write(self.lm, tokenizer, seeded, chosen, decoder, batch_size, trace):
             found[index] = written
             on_written(index, written)
-        return [found[index] for index in range(len(blanks))]
+        return [found[index] for index in range(len(seeded))]
+
+    def chat_prompt(self, prompt: str) -> str:
+        """The prompt as a user's turn in the checkpoint's chat template.
+
+        Raises:
+            UserError: the checkpoint has no chat template, or it fails.
+        """
+        return chat_prompt(self._tokenizer(), prompt)
 
     def _sampler(self, name: str | None, flat: Mapping[str, Any]) -> tuple[Sampler, DecoderOptions]:
         registration = self._plugins.samplers.get(self.default_sampler if name is None else name)
@@ -309,9 +287,6 @@ class LanguageModel:
         if self.tokenizer is None:
             raise UserError("this checkpoint has no tokenizer: use `sample` and `logits` with token ids")
         return self.tokenizer
-
-    def _device(self) -> torch.device:
-        return next(self.lm.module.parameters()).device
 
 
 def _refuse(options: dict[str, Any], name: str, why: str) -> None:

@@ -72,7 +72,7 @@ class CanvasReader(ABC):
         """
 
     @abstractmethod
-    def keep(self, rows: Tensor) -> None:
+    def select_rows(self, rows: Tensor) -> None:
         """Go on with these rows [R] int64 only."""
 
 
@@ -87,8 +87,8 @@ class WholeReader(CanvasReader):
         """See `CanvasReader.states`."""
         return self._lm.hidden_states(self._inputs.with_tokens(tokens))[at.rows, at.columns]
 
-    def keep(self, rows: Tensor) -> None:
-        """See `CanvasReader.keep`."""
+    def select_rows(self, rows: Tensor) -> None:
+        """See `CanvasReader.select_rows`."""
         self._inputs = self._inputs.rows(rows)
 
 

@@ -8,30 +8,28 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from opendllm.registries.corpora import Document
+from opendllm.registries.gaps import Gap
 
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """Write what stands between prefix and suffix.
+    """Write into a gap.
 
     Attributes:
         task_id: the problem; scores are paired by it.
-        prefix: text on the left.
-        suffix: text on the right; None to continue the prefix.
-        length: how many tokens to write: a number, "oracle" for the reference's own token count, or
-            None for the manifest's `max_new_tokens`.
+        gap: what is to be written.
         reference: the published answer, if there is one.
         setting: names this way of asking where a problem is asked in several ("oracle", "length-8").
         stop: the answer is cut before the first of these.
+        oracle_length: whether to write as many tokens as the reference has, instead of the gap's length.
     """
 
     task_id: str
-    prefix: str
-    suffix: str | None = None
-    length: int | Literal["oracle"] | None = None
+    gap: Gap
     reference: str | None = None
     setting: str = "default"
     stop: tuple[str, ...] = ()
+    oracle_length: bool = False
 
 
 @dataclass(frozen=True)

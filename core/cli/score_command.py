@@ -53,19 +53,13 @@ def score(
     if not allow_code_execution and (isolation is not None or workers is not None):
         raise UserError("--isolation and --workers have no effect without --allow-code-execution")
     from opendllm.core.evaluation.progress import evaluation_progress
-    from opendllm.core.evaluation.score_samples import score_samples
+    from opendllm.core.evaluation.score_samples import ScoringJob, score_samples
 
+    options = dict(parse_option(text) for text in option or [])
+    job = ScoringJob(benchmark, samples, options, problems, output)
+    execution = CodeExecution(isolation, workers) if allow_code_execution else None
     with evaluation_progress(benchmark) as bars:
-        scored = score_samples(
-            installed_plugins(),
-            benchmark,
-            samples,
-            dict(parse_option(text) for text in option or []),
-            problems,
-            output,
-            CodeExecution(isolation, workers) if allow_code_execution else None,
-            bars.judged,
-        )
+        scored = score_samples(installed_plugins(), job, execution, bars.judged)
     _print_table(scored)
     for note in scored.scores.notes:
         typer.echo(f"note: {note}")

@@ -42,7 +42,7 @@ class SuppressedToken:
 
     Attributes:
         token_id: of the token.
-        where: [N] bool, the positions that it is banned from; None for all.
+        where: [N] bool, the positions at which it is suppressed; None for all.
     """
 
     token_id: int
@@ -135,7 +135,7 @@ def _propose(
 def _drawn_from_the_kept(
     logits: Tensor, uniforms: Tensor, mask_token_id: int, filters: Filters, confidence: Confidence | None
 ) -> tuple[Tensor, Tensor | None]:
-    """([N] tokens, [N] confidences) where top-p or top-k filter_logits the draw."""
+    """([N] tokens, [N] confidences) where top-p or top-k narrow the draw."""
     filtered = filter_logits(logits, filters.temperature, filters.top_p, filters.top_k)
     values = _certainty(filtered, confidence)
     nothing_else = filtered.weights[:, mask_token_id] >= filtered.total

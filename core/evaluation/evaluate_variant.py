@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +12,22 @@ from opendllm.core.checkpoints.pretrained import fetch
 from opendllm.core.data.sources import fingerprint, held_out_documents
 from opendllm.core.evaluation.answering import Asked
 from opendllm.core.evaluation.answers import AnswerFile
-from opendllm.core.evaluation.evaluator import evaluate, unasked_note, write_result
+from opendllm.core.evaluation.evaluator import Evaluation, evaluate, unasked_note, write_result
 from opendllm.core.evaluation.progress import evaluation_progress
-from opendllm.core.evaluation.replicas import load_replicas
+from opendllm.core.evaluation.replicas import LoadedModel, load_replicas
 from opendllm.core.evaluation.samples_file import about_file
 from opendllm.core.evaluation.shards import this_process
 from opendllm.core.foundation.atomic_files import write_json
-from opendllm.core.manifest.checks import decoder_options, default_sampler, generation_of
+from opendllm.core.manifest.checks import decoder_options, generation_of
 from opendllm.core.manifest.experiment_manifest import Variant, digest
 from opendllm.core.manifest.schema import Manifest, PluginChoice
 from opendllm.registries.benchmarks import BenchmarkContext, CodeExecution
-from opendllm.registries.corpora import Document
-from opendllm.registries.discovery import Plugins
+from opendllm.registries.corpora import Corpus, Document
 from opendllm.registries.errors import UserError
 
 
 def evaluate_variant(
     variant: Variant,
-    plugins: Plugins,
     folder: Path,
     provenance: dict[str, Any],
     limit: int | None,
@@ -41,7 +39,6 @@ def evaluate_variant(
 
     Args:
         variant: what to evaluate.
-        plugins: what is installed.
         folder: the variant's.
         provenance: travels with every result.
         limit: at most so many problems of each benchmark.
@@ -50,76 +47,113 @@ def evaluate_variant(
     Raises:
         UserError: there is no checkpoint, or answers on file were made with other settings.
     """
-    manifest = variant.manifest
-    shard = this_process()
-    model = manifest.model.backbone
-    pretrained = model.options.get("pretrained") if manifest.train is None else None
-    source = fetch(pretrained) if pretrained else folder
-    loaded = load_replicas(plugins, source, manifest)
-    step = 0 if pretrained else _step(folder)
+    manifest, shard = variant.manifest, this_process()
+    # 1. The last checkpoint, once on every device, and what benchmarks may ask of the run.
+    models, step = _load_checkpoint(variant, folder)
+    corpora = variant.plugins.built_corpora()
+    corpus = fingerprint(corpora) if corpora else None
+    context = _context(manifest, corpora, limit, models[0].lm.context_length)
+    for index, entry in enumerate(manifest.evaluate):
+        # 2. The answers on file, and beside them what they are made with.
+        label = entry.label or entry.benchmark.name
+        samples = folder / "samples" / f"{label}.jsonl"
+        settings = {**_settings(variant, index), "corpus": corpus}
+        about = _about(variant, label, settings, limit, {**provenance, "step": step})
+        answers = AnswerFile(samples, digest({"settings": settings, "step": step}), shard)
+        if shard.is_first:
+            write_json(about_file(samples), about)
+        # 3. The model gives those that are missing; then all are scored.
+        benchmark = variant.plugins.evaluations[index].benchmark.build()
+        asked = _asked(variant, index, models)
+        with evaluation_progress(f"{variant.name}: {label}", shard.is_first) as bars:
+            evaluation = evaluate(
+                asked, benchmark, context, answers, bars.answered, shard, on_scoring=bars.judged
+            )
+        # 4. The first process writes the result, and says what is missing from it.
+        if evaluation is not None:
+            for message in _shortcomings(evaluation, entry.benchmark.name, samples):
+                on_message(f"{variant.name}: {label}: {message}")
+            if evaluation.scores is not None:
+                write_result(folder / "results" / f"{label}.json", benchmark, evaluation, about)
+
+
+def _load_checkpoint(variant: Variant, folder: Path) -> tuple[list[LoadedModel], int]:
+    """The model on each device, and the step it is trained to: 0 of one that is published.
+
+    Raises:
+        UserError: see `load_replicas`; or the training isn't finished.
+    """
+    manifest, backbone = variant.manifest, variant.plugins.backbone
+    pretrained = backbone.options.pretrained if manifest.train is None else None
+    models = load_replicas(folder if pretrained is None else fetch(pretrained), backbone, manifest.device)
+    step = _step(folder) if pretrained is None else 0
     wanted = manifest.train.steps if manifest.train else 0
     if step < wanted:
         raise UserError(
             f"{variant.name} is trained to step {step} of {wanted}: run the manifest without --only to finish"
         )
-    corpus_fingerprint = fingerprint(manifest.data, plugins) if manifest.data else None
-    context = BenchmarkContext(
+    return models, step
+
+
+def _context(
+    manifest: Manifest, corpora: Sequence[Corpus], limit: int | None, longest: int
+) -> BenchmarkContext:
+    """What the benchmarks may ask; without data of the run's own, texts are as long as the model reads."""
+    return BenchmarkContext(
         limit,
         manifest.seed,
-        manifest.data.sequence_length if manifest.data else loaded[0].lm.context_length,
-        lambda: _held_out(manifest, plugins),
+        manifest.data.sequence_length if manifest.data else longest,
+        lambda: _held_out(corpora),
         CodeExecution(manifest.isolation) if manifest.allow_code_execution else None,
     )
-    for index, entry in enumerate(manifest.evaluate):
-        label = entry.label or entry.benchmark.name
-        generate = generation_of(manifest, index)
-        choice = generate.sampler or default_sampler(manifest, plugins)
-        assert choice is not None
-        settings = {**_settings(variant, index, choice), "corpus": corpus_fingerprint}
-        about = {
-            "benchmark": label,
-            "variant": variant.name,
-            "seed": manifest.seed,
-            "settings": settings,
-            "limit": limit,
-            "provenance": {**provenance, "step": step},
-        }
-        samples = folder / "samples" / f"{label}.jsonl"
-        answers = AnswerFile(samples, digest({"settings": settings, "step": step}), shard)
-        if shard.is_first:
-            write_json(about_file(samples), about)
-        benchmark = plugins.benchmarks.get(entry.benchmark.name).build(entry.benchmark.options)
-        asked = Asked(
-            replicas=[replica.with_sampler(plugins, choice) for replica in loaded],
-            options=decoder_options(generate),
-            chat=generate.chat,
-            samples_per_task=entry.samples_per_task,
-            batch_size=entry.batch_size,
-            likelihood_estimator=entry.likelihood_estimator,
-            likelihood_draws=entry.likelihood_draws,
-            seed=manifest.seed,
+
+
+def _asked(variant: Variant, index: int, models: Sequence[LoadedModel]) -> Asked:
+    """How an entry of `evaluate` is put to the model."""
+    manifest = variant.manifest
+    entry, generate = manifest.evaluate[index], generation_of(manifest, index)
+    return Asked(
+        replicas=[model.with_sampler(variant.plugins.evaluations[index].sampler) for model in models],
+        options=decoder_options(generate),
+        chat=generate.chat,
+        samples_per_task=entry.samples_per_task,
+        batch_size=entry.batch_size,
+        likelihood_estimator=entry.likelihood_estimator,
+        likelihood_draws=entry.likelihood_draws,
+        seed=manifest.seed,
+    )
+
+
+def _about(
+    variant: Variant, label: str, settings: dict[str, Any], limit: int | None, provenance: dict[str, Any]
+) -> dict[str, Any]:
+    """What a result says of itself, and a run of its samples."""
+    return {
+        "benchmark": label,
+        "variant": variant.name,
+        "seed": variant.manifest.seed,
+        "settings": settings,
+        "limit": limit,
+        "provenance": provenance,
+    }
+
+
+def _shortcomings(evaluation: Evaluation, benchmark: str, samples: Path) -> Iterator[str]:
+    """What the result lacks, a line each."""
+    if evaluation.unasked:
+        yield unasked_note(evaluation.unasked, evaluation.tasks)
+    if evaluation.scores is None:
+        yield (
+            f"written but not scored, since that runs generated code; allow it: "
+            f"platform score --benchmark {benchmark} --samples {samples} --allow-code-execution"
         )
-        with evaluation_progress(f"{variant.name}: {label}", shard.is_first) as bars:
-            evaluation = evaluate(
-                asked, benchmark, context, answers, bars.answered, shard, on_scoring=bars.judged
-            )
-        if evaluation is not None and evaluation.unasked:
-            tasks = len({key[0] for key in answers.lines})
-            on_message(f"{variant.name}: {label}: {unasked_note(evaluation.unasked, tasks)}")
-        if evaluation is not None and evaluation.scores is not None:
-            write_result(folder / "results" / f"{label}.json", benchmark, evaluation, about)
-        elif evaluation is not None:
-            on_message(
-                f"{variant.name}: {label}: written but not scored, since that runs generated code; allow it: "
-                f"platform score --benchmark {entry.benchmark.name} --samples {samples} "
-                f"--allow-code-execution"
-            )
 
 
-def _settings(variant: Variant, index: int, sampler: PluginChoice) -> dict[str, Any]:
+def _settings(variant: Variant, index: int) -> dict[str, Any]:
     """Everything that an answer depends on, and nothing else."""
     entry = variant.manifest.evaluate[index]
     generate = generation_of(variant.manifest, index)
+    sampler = generate.sampler or PluginChoice(name=variant.plugins.evaluations[index].sampler.name)
     return {
         "training_digest": variant.training_digest,
         "benchmark": entry.benchmark.model_dump(mode="json"),
@@ -137,7 +171,7 @@ def _step(folder: Path) -> int:
     return int(provenance["step"])
 
 
-def _held_out(manifest: Manifest, plugins: Plugins) -> Iterator[Document]:
-    if manifest.data is None:
+def _held_out(corpora: Sequence[Corpus]) -> Iterator[Document]:
+    if not corpora:
         raise UserError("this benchmark reads held-out documents: give the manifest a `data` section")
-    return held_out_documents(manifest.data, plugins)
+    return held_out_documents(corpora)

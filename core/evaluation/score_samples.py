@@ -32,13 +32,28 @@ class Scored:
     output: Path
 
 
+@dataclass(frozen=True)
+class ScoringJob:
+    """A samples file, and what it is scored as.
+
+    Attributes:
+        benchmark: its name.
+        samples: the file.
+        options: the benchmark's, over those of the run.
+        problems: file of the benchmark's problems.
+        output: the JSON file to write; by default the run's result, or a file beside the samples.
+    """
+
+    benchmark: str
+    samples: Path
+    options: Mapping[str, Any]
+    problems: Path | None = None
+    output: Path | None = None
+
+
 def score_samples(
     plugins: Plugins,
-    name: str,
-    samples: Path,
-    options: Mapping[str, Any],
-    problems: Path | None,
-    output: Path | None,
+    job: ScoringJob,
     execution: CodeExecution | None,
     on_scoring: OnScoring = lambda *_: None,
 ) -> Scored:
@@ -49,28 +64,25 @@ def score_samples(
 
     Args:
         plugins: what is installed.
-        name: the benchmark's.
-        samples: the file.
-        options: the benchmark's, over those of the run.
-        problems: file of its problems.
-        output: the JSON file to write; by default the run's result, or a file beside the samples.
+        job: what to score.
         execution: the leave to run generated code.
         on_scoring: told how far it is.
 
     Raises:
-        UserError: nothing could be scored, or `output` can't be written.
+        UserError: nothing could be scored, or the output can't be written.
     """
+    name, samples = job.benchmark, job.samples
     registration = plugins.benchmarks.get(name)
     if not samples.is_file():
         raise UserError(f"{samples}: no such samples file")
     about = _about(samples, name)
-    output = output or _default_output(samples, about)
+    output = job.output or _default_output(samples, about)
     _check_output(output)
-    chosen = {**about.get("settings", {}).get("benchmark", {}).get("options", {}), **options}
-    if problems is not None:
+    chosen = {**about.get("settings", {}).get("benchmark", {}).get("options", {}), **job.options}
+    if job.problems is not None:
         if not issubclass(registration.options, ProblemFileOptions):
             raise UserError(f"--problems has no effect with benchmark {name!r}: it reads no file of problems")
-        chosen["problems"] = str(problems)
+        chosen["problems"] = str(job.problems)
     benchmark = _build(registration, chosen)
     if benchmark.executes_code and execution is None:
         raise UserError(
@@ -82,7 +94,7 @@ def score_samples(
     found = read_samples(samples, benchmark, benchmark.requests(context))
     if not found.answers:
         raise unscorable(found, samples)
-    evaluation = evaluation_of(benchmark.score(found.answers), found.lines)
+    evaluation = evaluation_of(benchmark.score(found.answers), found.records)
     assert evaluation.scores is not None
     described = {
         "benchmark": name,

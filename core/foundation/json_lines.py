@@ -39,17 +39,18 @@ def json_lines(path: Path) -> Iterator[JsonLine]:
     Raises:
         UserError: the file can't be read at all, or only to some line, which is named.
     """
-    number = 0
+    number, opened = 0, False
     try:
         with path.open("rb") as plain:
             packed = plain.read(2) == _GZIP_MAGIC
         with gzip.open(path, "rb") if packed else path.open("rb") as file:
+            opened = True
             for line in parsed_lines(file):
                 number = line.number
                 yield line
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or first_line(error)
-        where = f"{path}:{number + 1}" if number else str(path)
+        where = f"{path}:{number + 1}:" if opened else f"{path}"
         raise UserError(f"{where} cannot be read: {reason}") from error
 
 
@@ -65,7 +66,7 @@ def parsed_lines(lines: Iterable[bytes]) -> Iterator[JsonLine]:
 def _parse(number: int, line: bytes) -> JsonLine:
     complete = line.endswith(b"\n")
     try:
-        content = json.loads(line.decode())
+        content = json.loads(line.decode().rstrip("\r\n"))
     except UnicodeDecodeError as error:
         return JsonLine(number, {}, f"is not UTF-8 (byte {error.start})", complete)
     except json.JSONDecodeError as error:

@@ -28,6 +28,7 @@ from opendllm.registries.benchmarks import (
     TextLikelihood,
 )
 from opendllm.registries.errors import UserError
+from opendllm.registries.gaps import Gap
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -176,7 +177,7 @@ def _requests(name: str, task: Task, instance: Instance) -> Iterator[Request]:
             until = arguments[1].get("until") or ()
             yield GenerationRequest(
                 task_id=task_id,
-                prefix=arguments[0],
+                gap=Gap(arguments[0]),
                 reference=_reference(task, instance.doc),
                 setting=setting,
                 stop=(until,) if isinstance(until, str) else tuple(until),

@@ -64,7 +64,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_published_solutions_pass_however_they_are_given(name: str) -> None:
     assert all(passed(score(name, reference)))
     assert score(name, reference).metrics["pass@1"].value == 1
-    assert all(passed(score(name, lambda r: r.prefix + reference(r) + (r.suffix or ""), "solution")))
+    assert all(passed(score(name, lambda r: r.gap.prefix + reference(r) + (r.gap.suffix or ""), "solution")))
     assert all(passed(score(name, reference, "written")))
 
 
@@ -217,21 +217,21 @@ def test_outputs_are_compared_as_evalplus_compares_them(task: str, program: str,
 def test_prompts_and_stop_strings_of_both_protocols() -> None:
     _, ours = asked("humaneval-plus")
     function = "import math\n\n\ndef find_zero(coefficients: list) -> float:\n"
-    assert ours[2].prefix == function + '    """A zero of a line a + b x."""\n'
+    assert ours[2].gap.prefix == function + '    """A zero of a line a + b x."""\n'
     assert {"\nif __name__", "\ndef ", "\nassert "} <= set(ours[0].stop)
     _, plus = asked("mbpp-plus")
-    assert plus[0].prefix.startswith('"""\nWrite a function')
-    assert plus[0].prefix.endswith('"""\n')
+    assert plus[0].gap.prefix.startswith('"""\nWrite a function')
+    assert plus[0].gap.prefix.endswith('"""\n')
     assert '\n"""' in plus[0].stop
     _, fenced = asked("mbpp", protocol="open-dllm")
-    assert fenced[0].prefix == (
+    assert fenced[0].gap.prefix == (
         "Write a function to add three numbers. Your code should pass these tests:\n\n"
         "assert add_three(1, 2, 3) == 6\nassert add_three(0, 0, 0) == 0\nassert add_three(-1, 1, 5) == 5\n"
         "```python\n"
     )
     assert fenced[0].stop == ("\nclass", "\n#", "\nif", "\nprint")
     _, of_plus = asked("mbpp-plus", protocol="open-dllm")
-    assert of_plus[3].prefix == (
+    assert of_plus[3].gap.prefix == (
         "Write a function to count the words of a list. Your code should pass these tests:\n\n"
         'assert count_words(["a", "a"]) == {"a": 2}\nassert count_words([]) == {}\n'
         'assert count_words(["b"]) == {"b": 1}\n```python\n'

@@ -47,7 +47,7 @@ def test_it_loads_nothing_heavy(repository: Path, arguments: list[str]) -> None:
     assert not HEAVY & set(loaded)
 
 
-@pytest.mark.parametrize("module", ["opendllm.core", "opendllm.plugins.builtin", "opendllm.core.run_folder"])
+@pytest.mark.parametrize("module", ["opendllm.core", "opendllm.plugins.builtin", "opendllm.core.run.folder"])
 def test_the_module_loads_nothing_heavy(module: str) -> None:
     script = f"import sys, {module}; print(*sorted(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout

@@ -12,6 +12,7 @@ import pytest
 
 from opendllm.core.evaluation.samples_file import read_samples
 from opendllm.registries.benchmarks import Answer, Benchmark, BenchmarkContext, GenerationRequest, Scores
+from opendllm.registries.gaps import Gap
 
 Here = Callable[..., tuple[Any, str, str]]
 TASKS = 6
@@ -180,7 +181,7 @@ class Executes(Benchmark):
     executes_code = True
 
     def requests(self, context: BenchmarkContext) -> list[GenerationRequest]:
-        return [GenerationRequest("t", "x = ")]
+        return [GenerationRequest("t", Gap("x = "))]
 
     def score(self, answers: Any) -> Scores:
         raise NotImplementedError

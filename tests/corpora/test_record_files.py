@@ -100,7 +100,7 @@ def test_a_chat_is_one_document_for_each_of_the_assistants_turns(
     ("line", "message"),
     [
         (b'{"text": "cut sho', r"a.jsonl:3: is not JSON \(Unterminated string starting at, column 10\)"),
-        (b'{"text": "\xff"}', r"a.jsonl:3: is not UTF-8 text \(byte 10 of the line\)"),
+        (b'{"text": "\xff"}', r"a.jsonl:3: is not UTF-8 \(byte 10\)"),
         (b'["text"]', r"a.jsonl:3: is no JSON object, but list"),
         (b'{"txt": "a", "n": 1}', r"a.jsonl:3: no text in field 'text'; its fields: txt, n"),
         (b'{"text": 3}', r"a.jsonl:3: no text in field 'text'"),

@@ -15,10 +15,12 @@ from opendllm.core.decoding.options import DecoderOptions
 from opendllm.core.evaluation.answering import Asked, Replica
 from opendllm.core.evaluation.answers import AnswerFile
 from opendllm.core.evaluation.evaluator import evaluate
+from opendllm.core.foundation.sample_records import SampleRecord
 from opendllm.core.language_model import LanguageModel
 from opendllm.registries.benchmarks import Benchmark, BenchmarkContext, GenerationRequest, Scores
 from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.errors import UserError
+from opendllm.registries.gaps import Gap
 
 from .conftest import edit_config
 
@@ -77,15 +79,15 @@ class TwoRequests(Benchmark):
 
     def requests(self, context: BenchmarkContext) -> list[GenerationRequest]:
         return [
-            GenerationRequest(task_id="completion", prefix=PROMPT, suffix=None),
-            GenerationRequest(task_id="infilling", prefix=PROMPT, suffix="\n"),
+            GenerationRequest(task_id="completion", gap=Gap(PROMPT)),
+            GenerationRequest(task_id="infilling", gap=Gap(PROMPT, "\n")),
         ]
 
     def score(self, answers: Any) -> Scores:
         return Scores({}, {})
 
 
-def answers(model: LanguageModel, path: Path, chat: bool) -> dict[str, dict[str, Any]]:
+def answers(model: LanguageModel, path: Path, chat: bool) -> dict[str, SampleRecord]:
     assert model.tokenizer is not None
     sampler = installed_plugins().samplers.get("entropy").build()
     asked = Asked(
@@ -100,18 +102,18 @@ def answers(model: LanguageModel, path: Path, chat: bool) -> dict[str, dict[str,
     )
     kept = AnswerFile(path, "digest")
     evaluate(asked, TwoRequests(), BenchmarkContext(None, 0, 64, lambda: iter(())), kept, lambda *_: None)
-    return {key[0]: line for key, line in kept.lines.items()}
+    return {key[0]: record for key, record in kept.records.items()}
 
 
 def test_benchmarks_frame_completions_and_never_infilling(instruct: Path, tmp_path: Path) -> None:
     model = load(instruct, device="cpu")
     plain = answers(model, tmp_path / "plain.jsonl", chat=False)
     framed = answers(model, tmp_path / "framed.jsonl", chat=True)
-    assert framed["completion"]["text"] == model.generate([PROMPT], chat=True, **OPTIONS)[0]
-    assert plain["completion"]["text"] == model.generate([PROMPT], **OPTIONS)[0]
-    assert framed["completion"]["text"] != plain["completion"]["text"]
-    assert framed["infilling"]["text"] == plain["infilling"]["text"]
-    assert framed["completion"]["prefix"] == PROMPT  # what is scored is the benchmark's own prompt
+    assert framed["completion"].text == model.generate([PROMPT], chat=True, **OPTIONS)[0]
+    assert plain["completion"].text == model.generate([PROMPT], **OPTIONS)[0]
+    assert framed["completion"].text != plain["completion"].text
+    assert framed["infilling"].text == plain["infilling"].text
+    assert framed["completion"].prefix == PROMPT  # what is scored is the benchmark's own prompt
 
 
 @pytest.fixture
