@@ -37,10 +37,8 @@ def evaluate_variant(
 ) -> None:
     """Run every benchmark of a variant on its last checkpoint; answers on file are kept.
 
-    Of several processes each answers its share; the first one scores them all.
-
     Args:
-        variant: what to evaluate.
+        variant: what to evaluate; of several processes each answers its share, the first scores them all.
         plugins: what is installed.
         folder: the variant's.
         provenance: travels with every result.
@@ -68,15 +66,12 @@ def evaluate_variant(
         benchmark = plugins.benchmarks.get(entry.benchmark.name).build(entry.benchmark.options)
         asked = _asked(manifest, index, plugins, models)
         with evaluation_progress(f"{variant.name}: {label}", shard.is_first) as bars:
-            evaluation = evaluate(
-                asked, benchmark, context, answers, bars.answered, shard, on_scoring=bars.judged
-            )
-        # 4. The first process writes the result, and says what is missing from it.
-        if evaluation is not None:
-            for message in _shortcomings(evaluation, entry.benchmark.name, samples):
-                on_message(f"{variant.name}: {label}: {message}")
-            if evaluation.scores is not None:
-                write_result(folder / "results" / f"{label}.json", benchmark, evaluation, about)
+            evaluation = evaluate(asked, benchmark, context, answers, bars.answered, shard, bars.judged)
+        # 4. The first process says what the result lacks, and writes it.
+        for message in _shortcomings(evaluation, entry.benchmark.name, samples):
+            on_message(f"{variant.name}: {label}: {message}")
+        if evaluation is not None and evaluation.scores is not None:
+            write_result(folder / "results" / f"{label}.json", benchmark, evaluation, about)
 
 
 def _load_checkpoint(variant: Variant, plugins: Plugins, folder: Path) -> tuple[list[LoadedModel], int]:
@@ -144,8 +139,10 @@ def _about(
     }
 
 
-def _shortcomings(evaluation: Evaluation, benchmark: str, samples: Path) -> Iterator[str]:
-    """What the result lacks, a line each."""
+def _shortcomings(evaluation: Evaluation | None, benchmark: str, samples: Path) -> Iterator[str]:
+    """What the result lacks, a line each; only the first process knows."""
+    if evaluation is None:
+        return
     if evaluation.unasked:
         yield unasked_note(evaluation.unasked, evaluation.tasks)
     if evaluation.scores is None:
