@@ -35,10 +35,8 @@ def evaluate_variant(
 ) -> None:
     """Run every benchmark of a variant on its last checkpoint; answers on file are kept.
 
-    Of several processes each answers its share; the first one scores them all.
-
     Args:
-        variant: what to evaluate.
+        variant: what to evaluate; of several processes each answers its share, the first scores them all.
         folder: the variant's.
         provenance: travels with every result.
         limit: at most so many problems of each benchmark.
@@ -66,15 +64,12 @@ def evaluate_variant(
         asked = _asked(variant, index, models)
         context = _context(manifest, index, corpora, limit, models[0].lm.context_length)
         with evaluation_progress(f"{variant.name}: {label}", shard.is_first) as bars:
-            evaluation = evaluate(
-                asked, benchmark, context, answers, bars.answered, shard, on_scoring=bars.judged
-            )
-        # 4. The first process writes the result, and says what is missing from it.
-        if evaluation is not None:
-            for message in _shortcomings(evaluation, entry.benchmark.name, samples):
-                on_message(f"{variant.name}: {label}: {message}")
-            if evaluation.scores is not None:
-                write_result(folder / "results" / f"{label}.json", benchmark, evaluation, about)
+            evaluation = evaluate(asked, benchmark, context, answers, bars.answered, shard, bars.judged)
+        # 4. The first process says what the result lacks, and writes it.
+        for message in _shortcomings(evaluation, entry.benchmark.name, samples):
+            on_message(f"{variant.name}: {label}: {message}")
+        if evaluation is not None and evaluation.scores is not None:
+            write_result(folder / "results" / f"{label}.json", benchmark, evaluation, about)
 
 
 def _load_checkpoint(variant: Variant, folder: Path) -> tuple[list[LoadedModel], int]:
@@ -138,8 +133,10 @@ def _about(
     }
 
 
-def _shortcomings(evaluation: Evaluation, benchmark: str, samples: Path) -> Iterator[str]:
-    """What the result lacks, a line each."""
+def _shortcomings(evaluation: Evaluation | None, benchmark: str, samples: Path) -> Iterator[str]:
+    """What the result lacks, a line each; only the first process knows."""
+    if evaluation is None:
+        return
     if evaluation.unasked:
         yield unasked_note(evaluation.unasked, evaluation.tasks)
     if evaluation.scores is None:
