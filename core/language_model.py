@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from opendllm.core.checkpoints.loading import load_model, load_tokenizer, torch_device
+from opendllm.core.checkpoints.loading import backbone_of, load_checkpoint, torch_device
 from opendllm.core.checkpoints.pretrained import fetch
-from opendllm.core.checkpoints.tokenizer_files import end_of_turn_id
 from opendllm.core.decoding.chat import chat_prompt
 from opendllm.core.decoding.decoder import Decoded, decode
 from opendllm.core.decoding.options import DecoderOptions
@@ -25,7 +24,6 @@ from opendllm.registries.backbones import DiffusionLM
 from opendllm.registries.discovery import Plugins, installed_plugins
 from opendllm.registries.errors import UserError
 from opendllm.registries.objectives import Masking
-from opendllm.registries.options import BackboneOptions
 from opendllm.registries.samplers import Sampler
 from opendllm.registries.sequences import PADDING_SEGMENT, TokenRows
 
@@ -59,11 +57,9 @@ def load(
     """
     plugins = plugins or installed_plugins()
     folder = fetch(str(path))
-    lm, registration = load_model(plugins, folder, torch_device(device), dtype, backbone, mask_token_id)
-    assert issubclass(registration.options, BackboneOptions)
-    tokenizer = load_tokenizer(folder)
-    lm.end_of_turn_token_id = end_of_turn_id(tokenizer)
-    return LanguageModel(lm, tokenizer, registration.options.default_sampler, plugins)
+    family = backbone_of(plugins, folder, backbone)
+    found = load_checkpoint(folder, family, torch_device(device), dtype, mask_token_id)
+    return LanguageModel(found.lm, found.tokenizer, family.options.default_sampler, plugins)
 
 
 @dataclass(frozen=True)

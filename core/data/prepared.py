@@ -95,7 +95,7 @@ def prepare_all(
             for section, corpus in zip(data.corpora(), corpora, strict=True)
         ]
     except OSError as error:
-        raise UserError(f"data cannot be prepared in {folder}: {_said(error)}") from error
+        raise UserError(f"data cannot be prepared in {folder}: {_os_error(error)}") from error
 
 
 def _tokenizer(choice: TokenizerChoice, corpora: Sequence[Corpus], folder: Path) -> PreTrainedTokenizerFast:
@@ -177,7 +177,7 @@ def _read(folder: Path, split: Split, facts: dict[str, int]) -> tuple[NDArray[np
     return tokens, packing
 
 
-def _said(error: OSError) -> str:
+def _os_error(error: OSError) -> str:
     """What went wrong with which file."""
     return f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
 
@@ -211,7 +211,7 @@ def _make(
                 writer.add(batch)
                 on_batch(split, writer.facts.documents, writer.facts.tokens)
         _check(split, writer.facts, data.sequence_length)
-        _tell_what_is_cut(split, writer.facts, data.sequence_length)
+        _report_cut_documents(split, writer.facts, data.sequence_length)
         facts[split] = writer.facts.as_json()
     write_json(folder / FACTS_FILE, facts)
 
@@ -233,7 +233,7 @@ def _check(split: Split, facts: SplitFacts, sequence_length: int) -> None:
         )
 
 
-def _tell_what_is_cut(split: Split, facts: SplitFacts, sequence_length: int) -> None:
+def _report_cut_documents(split: Split, facts: SplitFacts, sequence_length: int) -> None:
     if facts.shortened or facts.dropped:
         print(
             f"of {facts.documents} {split} documents with a prompt {facts.shortened} lost their end, and "

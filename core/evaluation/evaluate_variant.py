@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +18,16 @@ from opendllm.core.evaluation.replicas import load_replicas
 from opendllm.core.evaluation.samples_file import about_file
 from opendllm.core.evaluation.shards import this_process
 from opendllm.core.foundation.atomic_files import write_json
-from opendllm.core.manifest.checks import decoder_options, default_sampler, generation_of
+from opendllm.core.manifest.checks import decoder_options, generation_of
 from opendllm.core.manifest.experiment_manifest import Variant, digest
-from opendllm.core.manifest.schema import Manifest, PluginChoice
+from opendllm.core.manifest.schema import PluginChoice
 from opendllm.registries.benchmarks import BenchmarkContext, CodeExecution
-from opendllm.registries.corpora import Document
-from opendllm.registries.discovery import Plugins
+from opendllm.registries.corpora import Corpus, Document
 from opendllm.registries.errors import UserError
 
 
 def evaluate_variant(
     variant: Variant,
-    plugins: Plugins,
     folder: Path,
     provenance: dict[str, Any],
     limit: int | None,
@@ -41,7 +39,6 @@ def evaluate_variant(
 
     Args:
         variant: what to evaluate.
-        plugins: what is installed.
         folder: the variant's.
         provenance: travels with every result.
         limit: at most so many problems of each benchmark.
@@ -52,30 +49,30 @@ def evaluate_variant(
     """
     manifest = variant.manifest
     shard = this_process()
-    model = manifest.model.backbone
-    pretrained = model.options.get("pretrained") if manifest.train is None else None
-    source = fetch(pretrained) if pretrained else folder
-    loaded = load_replicas(plugins, source, manifest)
-    step = 0 if pretrained else _step(folder)
+    backbone = variant.plugins.backbone
+    pretrained = backbone.options.pretrained if manifest.train is None else None
+    source = folder if pretrained is None else fetch(pretrained)
+    loaded = load_replicas(source, backbone, manifest.device)
+    step = _step(folder) if pretrained is None else 0
     wanted = manifest.train.steps if manifest.train else 0
     if step < wanted:
         raise UserError(
             f"{variant.name} is trained to step {step} of {wanted}: run the manifest without --only to finish"
         )
-    corpus_fingerprint = fingerprint(manifest.data, plugins) if manifest.data else None
+    corpora = variant.plugins.built_corpora()
+    corpus_fingerprint = fingerprint(corpora) if corpora else None
     context = BenchmarkContext(
         limit,
         manifest.seed,
         manifest.data.sequence_length if manifest.data else loaded[0].lm.context_length,
-        lambda: _held_out(manifest, plugins),
+        lambda: _held_out(corpora),
         CodeExecution(manifest.isolation) if manifest.allow_code_execution else None,
     )
     for index, entry in enumerate(manifest.evaluate):
         label = entry.label or entry.benchmark.name
         generate = generation_of(manifest, index)
-        choice = generate.sampler or default_sampler(manifest, plugins)
-        assert choice is not None
-        settings = {**_settings(variant, index, choice), "corpus": corpus_fingerprint}
+        chosen = variant.plugins.evaluations[index]
+        settings = {**_settings(variant, index), "corpus": corpus_fingerprint}
         about = {
             "benchmark": label,
             "variant": variant.name,
@@ -88,9 +85,9 @@ def evaluate_variant(
         answers = AnswerFile(samples, digest({"settings": settings, "step": step}), shard)
         if shard.is_first:
             write_json(about_file(samples), about)
-        benchmark = plugins.benchmarks.get(entry.benchmark.name).build(entry.benchmark.options)
+        benchmark = chosen.benchmark.build()
         asked = Asked(
-            replicas=[replica.with_sampler(plugins, choice) for replica in loaded],
+            replicas=[replica.with_sampler(chosen.sampler) for replica in loaded],
             options=decoder_options(generate),
             chat=generate.chat,
             samples_per_task=entry.samples_per_task,
@@ -116,10 +113,11 @@ def evaluate_variant(
             )
 
 
-def _settings(variant: Variant, index: int, sampler: PluginChoice) -> dict[str, Any]:
+def _settings(variant: Variant, index: int) -> dict[str, Any]:
     """Everything that an answer depends on, and nothing else."""
     entry = variant.manifest.evaluate[index]
     generate = generation_of(variant.manifest, index)
+    sampler = generate.sampler or PluginChoice(name=variant.plugins.evaluations[index].sampler.name)
     return {
         "training_digest": variant.training_digest,
         "benchmark": entry.benchmark.model_dump(mode="json"),
@@ -137,7 +135,7 @@ def _step(folder: Path) -> int:
     return int(provenance["step"])
 
 
-def _held_out(manifest: Manifest, plugins: Plugins) -> Iterator[Document]:
-    if manifest.data is None:
+def _held_out(corpora: Sequence[Corpus]) -> Iterator[Document]:
+    if not corpora:
         raise UserError("this benchmark reads held-out documents: give the manifest a `data` section")
-    return held_out_documents(manifest.data, plugins)
+    return held_out_documents(corpora)

@@ -18,7 +18,7 @@ from transformers.initialization import no_init_weights
 
 from opendllm.core.networks.attention import ATTENTION_NAME, AttentionLayout
 from opendllm.core.networks.canvas_reader import TransformersReader, network_states
-from opendllm.core.networks.placement import allocate_spread, quantize_to_8bit, run_spread
+from opendllm.core.networks.placement import Placement, allocate_spread, quantize_to_8bit, run_spread
 from opendllm.core.networks.safetensors_folder import load_into, write_weights
 from opendllm.core.networks.token_losses import let_score, summed_loss, token_losses
 from opendllm.registries.backbones import CanvasReader, DiffusionLM, LossPart
@@ -268,10 +268,7 @@ def load_lm(
     checkpoint: CheckpointFormat,
     config: Mapping[str, Any],
     attention: AttentionPattern,
-    device: torch.device,
-    dtype: torch.dtype | None,
-    spread: bool = False,
-    in_8bit: bool = False,
+    placement: Placement,
 ) -> TransformersLM:
     """The checkpoint in `folder`, each tensor straight on its device.
 
@@ -280,21 +277,18 @@ def load_lm(
         checkpoint: how the family writes it.
         config: its config.json.
         attention: the pattern.
-        device: where it goes; ignored where it is spread.
-        dtype: of the weights; None keeps the file's.
-        spread: over all devices, for a model that one can't hold.
-        in_8bit: read on the CPU and quantized layer by layer on the way to `device`.
+        placement: where its weights go.
 
     Raises:
         UserError: the weights don't fit (see `load_into`).
     """
-    dtype = dtype or _stored_dtype(config)
+    dtype = placement.dtype or _stored_dtype(config)
     device_map = None
     with no_init_weights():
-        if spread:
+        if placement.spread:
             network, device_map = allocate_spread(lambda: _allocate(checkpoint, dtype), dtype)
         else:
-            with torch.device("cpu" if in_8bit else device):
+            with torch.device("cpu" if placement.in_8bit else placement.device):
                 network = _allocate(checkpoint, dtype)
     to_ours = {
         checkpoint.published_keys.get(name, name): name
@@ -304,8 +298,8 @@ def load_lm(
     load_into(network, folder, to_ours)
     if device_map is not None:
         run_spread(network, device_map)
-    if in_8bit:
-        quantize_to_8bit(network, device)
+    if placement.in_8bit:
+        quantize_to_8bit(network, placement.device)
     network.eval()
     return TransformersLM(
         network, checkpoint, config, attention, config["mask_token_id"], _first(config.get("eos_token_id"))

@@ -20,7 +20,7 @@ from opendllm.core.launching.stopping import Stopped, StopRequest, stop_requests
 from opendllm.core.manifest.schema import Train
 from opendllm.core.toolkit.draws import hash_address, stream_id
 from opendllm.core.toolkit.noise import AddressedNoise
-from opendllm.core.training.checkpoints import SavedStep, newest_whole, restore, save_step
+from opendllm.core.training.checkpoints import SavedStep, TakenStep, newest_whole, restore, save_step
 from opendllm.core.training.deepspeed_environment import deepspeed_environment
 from opendllm.core.training.engine import set_learning_rate, started_engine, take_step
 from opendllm.core.training.held_out import held_out_loss
@@ -162,16 +162,8 @@ def _take_steps(
             run.on_step(step, loss, step_tokens / seconds)
             if saving:
                 log.sync()
-                save_step(
-                    engine,
-                    weights,
-                    run.tokenizer,
-                    run.folder,
-                    step,
-                    {**provenance, "tokens": tokens},
-                    settings.checkpoint,
-                    measured,
-                )
+                taken = TakenStep(step, {**provenance, "tokens": tokens}, measured)
+                save_step(engine, weights, run.tokenizer, run.folder, taken, settings.checkpoint)
             if stopping:
                 raise Stopped(f"stopped after step {step} of {settings.steps}, which is saved")
     if stop.made:  # during the last save

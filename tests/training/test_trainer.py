@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from opendllm.core.checkpoints.files import CHECKPOINTS_FOLDER, steps
-from opendllm.core.checkpoints.loading import load_model, load_tokenizer
+from opendllm.core.checkpoints.loading import backbone_of, load_checkpoint
 from opendllm.core.training.trainer import NonFiniteLossError, TrainingRun, train
 from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.objectives import Corruption, Objective
@@ -122,13 +122,13 @@ def test_a_checkpoint_loads_as_a_model_with_its_tokenizer(make_run: MakeRun) -> 
     run = make_run(backbone="llada", objective="llada", steps=1)
     train(run)
     step_folder = steps(run.folder)[-1][1]
-    lm, registration = load_model(installed_plugins(), step_folder, torch.device("cpu"))
-    assert registration.name == "llada"
+    family = backbone_of(installed_plugins(), step_folder)
+    assert family.name == "llada"
+    found = load_checkpoint(step_folder, family, torch.device("cpu"))
     trained = run.lm.module.state_dict()
-    assert all(torch.equal(trained[name], tensor) for name, tensor in lm.module.state_dict().items())
-    tokenizer = load_tokenizer(step_folder)
-    assert tokenizer is not None
-    assert tokenizer.mask_token_id == lm.mask_token_id
+    assert all(torch.equal(trained[name], tensor) for name, tensor in found.lm.module.state_dict().items())
+    assert found.tokenizer is not None
+    assert found.tokenizer.mask_token_id == found.lm.mask_token_id
     about = json.loads((step_folder / "provenance.json").read_text())
     assert about.items() >= {"made": "by a test", "step": 1, "processes": 1}.items()
     assert about["tokens"] > 0
