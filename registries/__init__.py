@@ -5,6 +5,7 @@ from opendllm.registries.hookspecs import Register, hookimpl
 from opendllm.registries.options import (
     AttentionKind,
     BackboneOptions,
+    ManifestPath,
     ObjectiveOptions,
     PluginOptions,
     ProblemFileOptions,
@@ -14,6 +15,7 @@ from opendllm.registries.options import (
 __all__ = [
     "AttentionKind",
     "BackboneOptions",
+    "ManifestPath",
     "ObjectiveOptions",
     "PluginError",
     "PluginOptions",

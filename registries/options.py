@@ -1,12 +1,35 @@
 """Options models: what a plugin lets its user set, checked before anything heavy is imported."""
 
-from typing import ClassVar, Literal
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from opendllm.registries.architecture import Architecture
 
 AttentionKind = Literal["bidirectional", "causal", "block-causal"]
+
+
+@dataclass(frozen=True)
+class _RelativeToManifest:
+    """Marks a field."""
+
+
+ManifestPath = Annotated[str, _RelativeToManifest()]
+"""A file, folder or glob that an option names, or a hub id: where something is there, seen from the manifest
+that says it, the option gets its absolute path; else it stays as it is."""
+
+
+def path_fields(model: type[BaseModel]) -> Iterator[str]:
+    """The fields of an options model, or of a manifest's section, that are a `ManifestPath` or None."""
+    for name, field in model.model_fields.items():
+        marks = [*field.metadata]
+        for alternative in typing.get_args(field.annotation):
+            marks += getattr(alternative, "__metadata__", ())
+        if any(isinstance(mark, _RelativeToManifest) for mark in marks):
+            yield name
 
 
 class PluginOptions(BaseModel):
@@ -49,7 +72,7 @@ class BackboneOptions(PluginOptions):
     default_sampler: ClassVar[str] = "ancestral"
     """The sampler that the family's authors decode with."""
 
-    pretrained: str | None = Field(
+    pretrained: ManifestPath | None = Field(
         None,
         description="Folder or hub id of a checkpoint to start from; without it, random weights.",
     )
@@ -78,7 +101,8 @@ class BackboneOptions(PluginOptions):
 class ProblemFileOptions(PluginOptions):
     """Options of a benchmark whose problems are published as a file."""
 
-    problems: str | None = Field(
+    problems: ManifestPath | None = Field(
         None,
-        description="File of its problems, JSON lines, gzipped or not; by default from the Hugging Face hub.",
+        description="File of its problems: JSON lines, as they are or packed by gzip, bzip2, xz or zstd; "
+        "by default from the Hugging Face hub.",
     )

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from opendllm.core.decoding.options import DecoderOptions
 from opendllm.registries.benchmarks import IsolationLevel
+from opendllm.registries.options import ManifestPath
 
 MASK_TOKEN = "<|mask|>"  # noqa: S105 (no password)
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
@@ -48,7 +49,7 @@ class TokenizerChoice(Section):
     """Where the tokenizer comes from: trained, or loaded."""
 
     train: TokenizerTraining | None = None
-    path: str | None = Field(None, description="Folder or hub id of a transformers tokenizer.")
+    path: ManifestPath | None = Field(None, description="Folder or hub id of a transformers tokenizer.")
     mask_token: str = Field(MASK_TOKEN, min_length=1, description="Added where the tokenizer has none.")
 
     @model_validator(mode="after")
