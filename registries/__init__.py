@@ -5,6 +5,7 @@ from opendllm.registries.hookspecs import Register, hookimpl
 from opendllm.registries.options import (
     AttentionKind,
     BackboneOptions,
+    HubIdOrPath,
     ManifestPath,
     ObjectiveOptions,
     PluginOptions,
@@ -15,6 +16,7 @@ from opendllm.registries.options import (
 __all__ = [
     "AttentionKind",
     "BackboneOptions",
+    "HubIdOrPath",
     "ManifestPath",
     "ObjectiveOptions",
     "PluginError",

@@ -13,23 +13,30 @@ AttentionKind = Literal["bidirectional", "causal", "block-causal"]
 
 
 @dataclass(frozen=True)
-class _RelativeToManifest:
-    """Marks a field."""
+class _Place:
+    """Marks a field whose value says where something lies."""
+
+    or_hub_id: bool
 
 
-ManifestPath = Annotated[str, _RelativeToManifest()]
-"""A file, folder or glob that an option names, or a hub id: where something is there, seen from the manifest
-that says it, the option gets its absolute path; else it stays as it is."""
+ManifestPath = Annotated[str, _Place(or_hub_id=False)]
+"""A file, a folder or a glob. A relative one is relative to the manifest that says it; the plugin gets an
+absolute one."""
+HubIdOrPath = Annotated[str, _Place(or_hub_id=True)]
+"""The same where there is a folder of that name; else an id of the Hugging Face hub, left as it is."""
 
 
-def path_fields(model: type[BaseModel]) -> Iterator[str]:
-    """The fields of an options model, or of a manifest's section, that are a `ManifestPath` or None."""
+def place_fields(model: type[BaseModel]) -> Iterator[tuple[str, bool]]:
+    """(name, whether it may be a hub id) of each field of an options model, or of a manifest's section, that
+    is a `ManifestPath` or `HubIdOrPath`, or None.
+    """
     for name, field in model.model_fields.items():
         marks = [*field.metadata]
         for alternative in typing.get_args(field.annotation):
             marks += getattr(alternative, "__metadata__", ())
-        if any(isinstance(mark, _RelativeToManifest) for mark in marks):
-            yield name
+        for mark in marks:
+            if isinstance(mark, _Place):
+                yield name, mark.or_hub_id
 
 
 class PluginOptions(BaseModel):
@@ -72,7 +79,7 @@ class BackboneOptions(PluginOptions):
     default_sampler: ClassVar[str] = "ancestral"
     """The sampler that the family's authors decode with."""
 
-    pretrained: ManifestPath | None = Field(
+    pretrained: HubIdOrPath | None = Field(
         None,
         description="Folder or hub id of a checkpoint to start from; without it, random weights.",
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
 
@@ -31,7 +31,7 @@ def apply_template(
         raise UserError(
             "this checkpoint has no chat template: leave `chat` out, or take its Instruct sibling"
         )
-    content = [{"role": message.role, "content": message.content} for message in messages]
+    content = [_entry(message) for message in messages]
     try:
         text: str = tokenizer.apply_chat_template(
             content, add_generation_prompt=answer_follows, tokenize=False
@@ -39,3 +39,8 @@ def apply_template(
     except TemplateError as error:
         raise UserError(f"the checkpoint's chat template fails: {first_line(error)}") from error
     return text
+
+
+def _entry(message: Message) -> dict[str, Any]:
+    entry: dict[str, Any] = {"role": message.role, "content": message.content}
+    return {**entry, "tool_calls": list(message.tool_calls)} if message.tool_calls else entry

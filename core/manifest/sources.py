@@ -23,6 +23,7 @@ class Location:
     source: str
     line: int | None = None
     column: int | None = None
+    is_setting: bool = False
 
     def __str__(self) -> str:
         return self.source if self.line is None else f"{self.source}:{self.line}:{self.column}"
@@ -111,7 +112,7 @@ def override(base: Source, key: str, value: Any) -> Source:
     path: KeyPath = tuple(int(part) if part.isdecimal() else part for part in key.split("."))
     if any(path[: len(gone)] == gone for gone in base.removed if path != gone or isinstance(value, dict)):
         return base
-    location = Location(f"--set {key}")
+    location = Location(f"--set {key}", is_setting=True)
     data = _plain_value(base.data)
     node: Any = data
     for depth, part in enumerate(path[:-1]):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 
-from opendllm.registries.corpora import Document
+from opendllm.registries.corpora import Document, Message
 
 HELD_OUT_SHARE = 20
 """One in so many is held out."""
@@ -24,7 +25,7 @@ def text_key(document: Document) -> bytes:
     """
     prompt = document.prompt
     turns = prompt if isinstance(prompt, tuple) else ()
-    parts = [part for turn in turns for part in (turn.role, turn.content)] + [document.text]
+    parts = [part for turn in turns for part in (turn.role, turn.content, _calls(turn))] + [document.text]
     if isinstance(prompt, str):
         parts.insert(0, prompt)
     digest = hashlib.blake2b(digest_size=16)
@@ -32,3 +33,7 @@ def text_key(document: Document) -> bytes:
         content = part.replace("\r\n", "\n").strip().encode(errors="surrogatepass")
         digest.update(len(content).to_bytes(8, "big") + content)
     return digest.digest()
+
+
+def _calls(turn: Message) -> str:
+    return json.dumps(turn.tool_calls, sort_keys=True, default=str) if turn.tool_calls else ""

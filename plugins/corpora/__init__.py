@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from opendllm.registries import ManifestPath, PluginOptions, Register
+from opendllm.registries import HubIdOrPath, ManifestPath, PluginOptions, Register
 
 if TYPE_CHECKING:
     from opendllm.plugins.corpora.records import RecordFields
@@ -91,7 +91,7 @@ class HuggingfaceOptions(RecordOptions):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"dataset": "data", "held_out_documents": 10}]})
 
-    dataset: ManifestPath = Field(
+    dataset: HubIdOrPath = Field(
         description="Hub id, or a folder: of parquet or JSON-lines files, or as `save_to_disk` writes it."
     )
     configuration: str | None = Field(None, description="The data set's configuration, where it has several.")
