@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from opendllm.core.checkpoints.files import model_folder
 from opendllm.core.checkpoints.stop_ids import end_of_turn_id, stop_token_ids
-from opendllm.core.checkpoints.tokenizer_files import has_tokenizer, read_tokenizer
+from opendllm.core.checkpoints.tokenizer_files import has_tokenizer, ids_without_token, read_tokenizer
 from opendllm.core.foundation.option_errors import option_errors
 from opendllm.core.foundation.ranks import local_rank
 from opendllm.core.networks.transformers_lm import CONFIG_FILE, OWN_SECTION
@@ -145,9 +145,10 @@ def load_checkpoint(
     """The model at `path` and its tokenizer, ready to be asked; see `load_model`."""
     tokenizer = load_tokenizer(path)
     lm = load_model(path, backbone, device, dtype, mask_token_id)
-    lm.end_of_turn_token_id = end_of_turn_id(tokenizer)
     folder = model_folder(path)
+    lm.end_of_turn_token_id = end_of_turn_id(tokenizer)
     lm.stop_token_ids = stop_token_ids(folder, read_config(folder), tokenizer)
+    lm.ids_without_token = ids_without_token(tokenizer, lm)
     return Checkpoint(lm, tokenizer)
 
 
