@@ -22,6 +22,7 @@ _LEFT_CONTEXT = 16
 """Tokens on the left that a continuation is decoded with: more than one character is ever made of."""
 _ANCHOR = "\n"
 """What a text is put behind where a tokenizer would write a space before it; merges don't cross it."""
+NO_BOS = "add_bos_token is set, and this tokenizer has no BOS token: leave it out"
 _OPEN, _CLOSE = "\ue000", "\ue001"
 _LITERAL = re.compile(f"{_OPEN}([0-9a-f]+){_CLOSE}")
 
@@ -34,10 +35,12 @@ class TokenFacts:
         bos: what begins a text, by the tokenizer's own word or its user's; mostly one id or none.
         reserved: ids that are never text: special tokens, the mask, what ends a text. By id, how they
             are spelled.
+        start: the token before a text that stands alone, where nothing else does: BOS, or else EOS.
     """
 
     bos: tuple[int, ...]
     reserved: dict[int, str]
+    start: int | None = None
 
 
 @dataclass(frozen=True)
@@ -89,18 +92,36 @@ class TextCodec:
         """The ids of a text that stands right of another: no space is written before it."""
         return self._ordinary(text, begins=False).ids
 
-    def encode_rendered(self, text: str) -> list[int]:
+    def encode_batch(self, texts: Sequence[str], begin: Sequence[bool]) -> list[list[int]]:
+        """Several texts, by the tokenizer's own threads: those that `begin` a document, and continuations."""
+        anchored = [
+            not first and bool(text) and self._writes_space for text, first in zip(texts, begin, strict=True)
+        ]
+        given = [_ANCHOR + text if anchor else text for text, anchor in zip(texts, anchored, strict=True)]
+        self._tokenizer.encode_special_tokens = True
+        found = []
+        for number, encoding in enumerate(self._tokenizer.encode_batch(given, add_special_tokens=False)):
+            ids = encoding.ids
+            if anchored[number]:
+                cut = len(self._anchor)
+                ids = ids[cut:] if ids[:cut] == self._anchor else []
+            alone = (anchored[number] and not ids) or not self.facts.reserved.keys().isdisjoint(ids)
+            found.append(self._ordinary(texts[number], begin[number]).ids if alone else ids)
+        return found
+
+    def encode_rendered(self, text: str, begins: bool = True) -> list[int]:
         """The ids of what a chat template wrote: its special tokens are tokens, a message's own are text.
 
         Args:
             text: with `escaped` messages. It begins as its template says, so no BOS is added.
+            begins: whether nothing stands left of it.
         """
         ids: list[int] = []
         for number, part in enumerate(_LITERAL.split(text)):
             if number % 2:
                 ids += self.encode_continuation(bytes.fromhex(part).decode())
             elif part:
-                ids += self._encoded(part, begins=not number, special=True).ids
+                ids += self._encoded(part, begins=begins and not number, special=True).ids
         return ids
 
     def escaped(self, message: str) -> str:
@@ -179,6 +200,13 @@ class TextCodec:
         return bool(behind[:cut] == self._anchor and behind[cut:] != alone)
 
 
+def codec_of(
+    tokenizer: PreTrainedTokenizerFast, also_reserved: Sequence[int] = (), add_bos: bool | None = None
+) -> TextCodec:
+    """The codec of a tokenizer; see `token_facts`."""
+    return TextCodec(tokenizer.backend_tokenizer, token_facts(tokenizer, also_reserved, add_bos))
+
+
 def token_facts(
     tokenizer: PreTrainedTokenizerFast, also_reserved: Sequence[int] = (), add_bos: bool | None = None
 ) -> TokenFacts:
@@ -196,11 +224,24 @@ def token_facts(
     special = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
     reserved = {*special, *tokenizer.all_special_ids, *also_reserved}
     spelled = {token: tokenizer.convert_ids_to_tokens(token) or "" for token in sorted(reserved)}
+    start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     if add_bos is None:
-        return TokenFacts(_written_before(tokenizer), spelled)
+        return TokenFacts(_written_before(tokenizer), spelled, start)
     if add_bos and tokenizer.bos_token_id is None:
-        raise UserError("add_bos_token is set, and this tokenizer has no BOS token: leave it out")
-    return TokenFacts((int(tokenizer.bos_token_id),) if add_bos else (), spelled)
+        raise UserError(NO_BOS)
+    return TokenFacts((int(tokenizer.bos_token_id),) if add_bos else (), spelled, start)
+
+
+def let_add_bos(tokenizer: PreTrainedTokenizerFast, add_bos_token: bool) -> None:
+    """Make a tokenizer say that texts begin with BOS, or that they don't, wherever it is saved and read.
+
+    Raises:
+        UserError: it has no BOS token.
+    """
+    if add_bos_token and tokenizer.bos_token_id is None:
+        raise UserError(NO_BOS)
+    tokenizer.add_bos_token = add_bos_token
+    tokenizer.init_kwargs["add_bos_token"] = add_bos_token
 
 
 def _written_before(tokenizer: PreTrainedTokenizerFast) -> tuple[int, ...]:

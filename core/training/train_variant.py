@@ -21,7 +21,7 @@ from opendllm.core.foundation.atomic_files import integrity_error
 from opendllm.core.foundation.process_group import join_process_group, text_from_first
 from opendllm.core.foundation.ranks import is_first_process, rank, started_by_launcher, world_size
 from opendllm.core.manifest.experiment_manifest import Variant, digest
-from opendllm.core.manifest.schema import Data, TokenizerChoice
+from opendllm.core.manifest.schema import Data, Manifest, TokenizerChoice
 from opendllm.core.manifest.variant_plugins import VariantPlugins
 from opendllm.core.training.checkpoints import check_same_data, remove_left_overs, save_untrained
 from opendllm.core.training.progress import training_progress
@@ -65,7 +65,7 @@ def train_variant(variant: Variant, folder: Path, data_folder: Path, provenance:
         # What can be wrong with numbers is said before anything takes time.
         batch_shape(manifest.train, world_size())
         MixedRows.shares(data.weights())
-    parts = _prepared_by_first(data, tokenizer, corpora, data_folder)
+    parts = _prepared_by_first(manifest, tokenizer, corpora, data_folder)
     prepared = parts[0]
     origin["data"] = _digest(parts)
     if finished is not None:
@@ -112,13 +112,15 @@ def _changed(checkpoint: Path, corpora: Mapping[str, str]) -> bool:
 
 
 def _prepared_by_first(
-    data: Data, tokenizer: TokenizerChoice, corpora: Sequence[Corpus], folder: Path
+    manifest: Manifest, tokenizer: TokenizerChoice, corpora: Sequence[Corpus], folder: Path
 ) -> list[PreparedData]:
     """The first process prepares, the others read what it made: a corpus may look different from there."""
     parts: list[PreparedData] = []
     if rank() == 0:
         with preparing_progress() as on_batch:
-            parts = prepare_all(data, tokenizer, corpora, folder, on_batch)
+            assert manifest.data is not None
+            bos = manifest.model.add_bos_token
+            parts = prepare_all(manifest.data, tokenizer, corpora, folder, on_batch, bos)
     names = text_from_first("\n".join(part.folder.name for part in parts)).splitlines()
     return parts or [read_prepared(folder / name) for name in names]
 
