@@ -74,10 +74,11 @@ def measure(load: Callable[[str], object], folder: str, results: multiprocessing
 
 def load_ours(folder: str) -> object:
     """opendllm."""
-    from opendllm.core.checkpoints.loading import load_model
+    from opendllm.core.checkpoints.loading import backbone_of, load_model
     from opendllm.registries.discovery import installed_plugins
 
-    return load_model(installed_plugins(), Path(folder), torch.device("cpu"))
+    path = Path(folder)
+    return load_model(path, backbone_of(installed_plugins(), path), torch.device("cpu"))
 
 
 def load_theirs(folder: str) -> object:

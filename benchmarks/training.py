@@ -51,7 +51,7 @@ from opendllm.registries.sequences import PADDING_SEGMENT, ModelInputs, TokenRow
 WARM_UP = {"cpu": 2, "cuda": 12}
 """Steps before the clock runs: a GPU loads kernels and takes memory with the first rows of each length."""
 DOCUMENTS = 4000
-LEAST_PROBABILITY = 1e-3
+MIN_PROBABILITY = 1e-3
 Step = Callable[[], int]
 """Trains one step and says how many real tokens it read."""
 
@@ -152,9 +152,7 @@ def plain_loop(case: Case, batches: Iterator[TokenRows], mask_rows: bool) -> Ite
     for rows in batches:
         rows = rows.to(case.device)
         real = rows.maskable
-        probability = (1 - LEAST_PROBABILITY) * torch.rand(
-            len(real), 1, device=case.device
-        ) + LEAST_PROBABILITY
+        probability = (1 - MIN_PROBABILITY) * torch.rand(len(real), 1, device=case.device) + MIN_PROBABILITY
         masked = real & (torch.rand(real.shape, device=case.device) < probability)
         attention_mask = real.long()
         if mask_rows:

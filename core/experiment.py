@@ -19,7 +19,6 @@ from opendllm.core.run.folder import (
 )
 from opendllm.core.run.lock import locked_run
 from opendllm.core.run.provenance import provenance
-from opendllm.registries.discovery import Plugins
 from opendllm.registries.errors import UserError
 from opendllm.registries.registry import did_you_mean
 
@@ -29,7 +28,6 @@ STAGES: tuple[Stage, ...] = ("train", "evaluate", "report")
 
 def run_experiment(
     experiment: Experiment,
-    plugins: Plugins,
     stages: Collection[Stage] = STAGES,
     only_variants: Sequence[str] = (),
     limit: int | None = None,
@@ -39,7 +37,6 @@ def run_experiment(
 
     Args:
         experiment: the resolved manifest.
-        plugins: what is installed.
         stages: which of the three to do.
         only_variants: names of the variants to train and evaluate; all, where empty.
         limit: at most so many problems of each benchmark.
@@ -53,12 +50,11 @@ def run_experiment(
     """
     chosen = _chosen(experiment, only_variants)
     with locked_run(experiment.output):
-        return _run(experiment, plugins, stages, chosen, limit, on_message)
+        return _run(experiment, stages, chosen, limit, on_message)
 
 
 def _run(
     experiment: Experiment,
-    plugins: Plugins,
     stages: Collection[Stage],
     chosen: Sequence[Variant],
     limit: int | None,
@@ -66,10 +62,10 @@ def _run(
 ) -> Path:
     open_run(experiment)
     for variant in chosen if "train" in stages else ():
-        _train(experiment, variant, plugins)
+        _train(experiment, variant)
     for variant in chosen if "evaluate" in stages else ():
         if variant.manifest.evaluate:
-            _evaluate(experiment, variant, plugins, limit, on_message)
+            _evaluate(experiment, variant, limit, on_message)
     if not is_first_process():
         return experiment.output
     if "train" in stages or "evaluate" in stages:
@@ -79,32 +75,31 @@ def _run(
     return experiment.output
 
 
-def _train(experiment: Experiment, variant: Variant, plugins: Plugins) -> None:
+def _train(experiment: Experiment, variant: Variant) -> None:
     """Train in the folder of the first variant with the same training digest."""
     from opendllm.core.training.train_variant import train_variant
 
-    open_variant(experiment, variant, plugins)
+    open_variant(experiment, variant)
     folder = experiment.output / training_folders(experiment)[variant.name]
     folder.mkdir(exist_ok=True)
-    train_variant(variant, plugins, folder, experiment.output / DATA_FOLDER, provenance(variant, plugins))
+    train_variant(variant, folder, experiment.output / DATA_FOLDER, provenance(variant))
     gc.collect()  # the trained model hangs in cycles; the next one needs its memory
     if not has_results(experiment.output / variant.name):
-        write_variant(experiment, variant, plugins)
+        write_variant(experiment, variant)
 
 
 def _evaluate(
     experiment: Experiment,
     variant: Variant,
-    plugins: Plugins,
     limit: int | None,
     on_message: Callable[[str], None],
 ) -> None:
     """Evaluate the variant's last checkpoint."""
     from opendllm.core.evaluation.evaluate_variant import evaluate_variant
 
-    folder = open_variant(experiment, variant, plugins)
-    evaluate_variant(variant, plugins, folder, provenance(variant, plugins), limit, on_message)
-    write_variant(experiment, variant, plugins)
+    folder = open_variant(experiment, variant)
+    evaluate_variant(variant, folder, provenance(variant), limit, on_message)
+    write_variant(experiment, variant)
 
 
 def _report(experiment: Experiment, evaluated: bool, on_message: Callable[[str], None]) -> None:

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from opendllm.core.checkpoints.loading import load_model, load_tokenizer, torch_device
+from opendllm.core.checkpoints.loading import backbone_of, load_checkpoint, torch_device
 from opendllm.core.checkpoints.pretrained import fetch
-from opendllm.core.checkpoints.tokenizer_files import end_of_turn_id
 from opendllm.core.decoding.chat import chat_prompt
 from opendllm.core.decoding.decoder import Decoded, decode
 from opendllm.core.decoding.options import DecoderOptions
@@ -27,7 +26,6 @@ from opendllm.registries.discovery import Plugins, installed_plugins
 from opendllm.registries.errors import UserError
 from opendllm.registries.gaps import Gap
 from opendllm.registries.objectives import Masking
-from opendllm.registries.options import BackboneOptions
 from opendllm.registries.samplers import Sampler
 from opendllm.registries.sequences import PADDING_SEGMENT, TokenRows
 
@@ -61,11 +59,9 @@ def load(
     """
     plugins = plugins or installed_plugins()
     folder = fetch(str(path))
-    lm, registration = load_model(plugins, folder, torch_device(device), dtype, backbone, mask_token_id)
-    assert issubclass(registration.options, BackboneOptions)
-    tokenizer = load_tokenizer(folder)
-    lm.end_of_turn_token_id = end_of_turn_id(tokenizer)
-    return LanguageModel(lm, tokenizer, registration.options.default_sampler, plugins)
+    family = backbone_of(plugins, folder, backbone)
+    found = load_checkpoint(folder, family, torch_device(device), dtype, mask_token_id)
+    return LanguageModel(found.lm, found.tokenizer, family.options.default_sampler, plugins)
 
 
 class LanguageModel:
@@ -95,6 +91,7 @@ class LanguageModel:
 
         A shifted model's first real position repeats its own hidden state's logits.
         """
+        self._check_ids(input_ids, "input_ids")
         return self.lm.project(self.lm.hidden_states(inputs_from_mask(input_ids, attention_mask)))
 
     def sample(
@@ -121,12 +118,7 @@ class LanguageModel:
                 attention mask isn't of its shape.
         """
         _refuse(options, "max_new_tokens", "the canvas says how much is written")
-        whole_numbers = canvas.dtype == torch.int64 and canvas.ndim == 2 and len(canvas) > 0
-        if not whole_numbers or bool(((canvas < 0) | (canvas >= self.lm.vocab_size)).any()):
-            raise UserError(
-                f"a canvas is int64 [B, L], B at least 1, of token ids below {self.lm.vocab_size}; this is "
-                f"{str(canvas.dtype).removeprefix('torch.')} {list(canvas.shape)}"
-            )
+        self._check_ids(canvas, "a canvas")
         if attention_mask is not None and attention_mask.shape != canvas.shape:
             raise UserError(
                 f"attention_mask {list(attention_mask.shape)} isn't of the canvas's shape "
@@ -281,6 +273,14 @@ class LanguageModel:
             UserError: the checkpoint has no chat template, or it fails.
         """
         return chat_prompt(self._tokenizer(), prompt)
+
+    def _check_ids(self, ids: Tensor, what: str) -> None:
+        whole_numbers = ids.dtype == torch.int64 and ids.ndim == 2 and len(ids) > 0
+        if not whole_numbers or bool(((ids < 0) | (ids >= self.lm.vocab_size)).any()):
+            raise UserError(
+                f"{what} is int64 [B, L], B at least 1, of token ids below {self.lm.vocab_size}; this is "
+                f"{str(ids.dtype).removeprefix('torch.')} {list(ids.shape)}"
+            )
 
     def _sampler(self, name: str | None, flat: Mapping[str, Any]) -> tuple[Sampler, DecoderOptions]:
         registration = self._plugins.samplers.get(self.default_sampler if name is None else name)

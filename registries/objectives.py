@@ -67,6 +67,36 @@ class Corruption:
     weight: Tensor
     count: Tensor
 
+    @classmethod
+    def of_masked(
+        cls,
+        masking: Masking,
+        mask_token_id: int,
+        *,
+        weight: Tensor,
+        count: Tensor,
+        scored: Tensor | None = None,
+    ) -> Corruption:
+        """Masked tokens give way to the mask token; the model predicts what they were.
+
+        Args:
+            masking: which tokens are masked.
+            mask_token_id: what stands in their place.
+            weight: [B, L], the factor of each position, of which only scored ones are read.
+            count: scalar, of any dtype.
+            scored: [B, L] bool, the masked tokens that are scored; None for all of them.
+        """
+        rows = masking.rows
+        scored = masking.masked if scored is None else scored
+        corrupted = rows.tokens.masked_fill(masking.masked, mask_token_id)
+        return cls(
+            ModelInputs(corrupted, rows.segments, rows.positions),
+            targets=rows.tokens,
+            scored=scored,
+            weight=weight[scored],
+            count=count.double(),
+        )
+
     def part(self, chosen: slice) -> Corruption:
         """The same with the weights of some scored positions only."""
         return replace(self, weight=self.weight[chosen])

@@ -13,6 +13,7 @@ from opendllm.registries.errors import PluginError
 from opendllm.registries.options import BackboneOptions, ObjectiveOptions, PluginOptions, SamplerOptions
 
 ContractT = TypeVar("ContractT")
+OptionsT = TypeVar("OptionsT", bound=PluginOptions)
 
 NAME_PATTERN = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 OPTIONS_BASES: Mapping[str, type[PluginOptions]] = {
@@ -105,6 +106,27 @@ class Registration(Generic[ContractT]):
         if not isinstance(options, PluginOptions):
             options = self.options.model_validate(dict(options or {}))
         return self.implementation()(options)
+
+
+@dataclass(frozen=True)
+class ChosenPlugin(Generic[ContractT, OptionsT]):
+    """A plugin together with its options, which have been checked; it is not imported before it is built."""
+
+    registration: Registration[ContractT]
+    options: OptionsT
+
+    @property
+    def name(self) -> str:
+        """The plugin's."""
+        return self.registration.name
+
+    def build(self) -> ContractT:
+        """The plugin itself.
+
+        Raises:
+            PluginError: the implementation cannot be imported.
+        """
+        return self.registration.build(self.options)
 
 
 @dataclass

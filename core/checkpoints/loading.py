@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from pydantic import ValidationError
 
 from opendllm.core.checkpoints.files import model_folder
-from opendllm.core.checkpoints.tokenizer_files import has_tokenizer, read_tokenizer
+from opendllm.core.checkpoints.tokenizer_files import (
+    end_of_turn_id,
+    has_tokenizer,
+    ids_without_token,
+    read_tokenizer,
+)
+from opendllm.core.foundation.option_errors import option_errors
 from opendllm.core.foundation.ranks import local_rank
 from opendllm.core.networks.transformers_lm import CONFIG_FILE, OWN_SECTION
 from opendllm.registries.backbones import Backbone, DiffusionLM
 from opendllm.registries.discovery import Plugins
 from opendllm.registries.errors import UserError
 from opendllm.registries.options import BackboneOptions
-from opendllm.registries.registry import Registration
+from opendllm.registries.registry import ChosenPlugin, Registration
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -42,6 +49,19 @@ def torch_device(name: str) -> torch.device:
             f"device {name!r} was asked for, but torch sees no GPU here: use `device: cpu` or `auto`"
         )
     return device
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model with all that comes with it.
+
+    Attributes:
+        lm: the model; it knows the token that ends an answer, if its tokenizer has one.
+        tokenizer: None where the folder has none.
+    """
+
+    lm: DiffusionLM
+    tokenizer: PreTrainedTokenizerFast | None
 
 
 class _Config(dict[str, Any]):
@@ -71,12 +91,31 @@ def read_config(folder: Path) -> dict[str, Any]:
     return _Config(config, path)
 
 
-def family(plugins: Plugins, folder: Path, config: dict[str, Any]) -> Registration[Backbone]:
-    """The backbone that a config.json belongs to.
+def backbone_of(
+    plugins: Plugins, path: Path, name: str | None = None
+) -> ChosenPlugin[Backbone, BackboneOptions]:
+    """The backbone that a checkpoint belongs to, with no options given.
+
+    Args:
+        plugins: what is installed.
+        path: see `model_folder`.
+        name: the backbone's, where config.json doesn't settle it.
 
     Raises:
-        UserError: none, or several, lay claim to it.
+        UserError: config.json can't be read; or none, or several, lay claim to it.
     """
+    if name is not None:
+        registration = plugins.backbones.get(name)
+    else:
+        folder = model_folder(path)
+        registration = _family(plugins, folder, read_config(folder))
+    options = registration.options.model_construct()  # checked once config.json's own are among them
+    assert isinstance(options, BackboneOptions)
+    return ChosenPlugin(registration, options)
+
+
+def _family(plugins: Plugins, folder: Path, config: dict[str, Any]) -> Registration[Backbone]:
+    """The backbone that a config.json belongs to."""
     own = _own_section(folder, config)
     if "backbone" in own:
         return plugins.backbones.get(own["backbone"])
@@ -100,26 +139,37 @@ def family(plugins: Plugins, folder: Path, config: dict[str, Any]) -> Registrati
     )
 
 
-def load_model(
-    plugins: Plugins,
+def load_checkpoint(
     path: Path,
+    backbone: ChosenPlugin[Backbone, BackboneOptions],
     device: torch.device,
     dtype: torch.dtype | None = None,
-    backbone: str | None = None,
     mask_token_id: int | None = None,
-    options: Mapping[str, Any] | None = None,
+) -> Checkpoint:
+    """The model at `path` and its tokenizer, ready to be asked; see `load_model`."""
+    tokenizer = load_tokenizer(path)
+    lm = load_model(path, backbone, device, dtype, mask_token_id)
+    lm.end_of_turn_token_id = end_of_turn_id(tokenizer)
+    lm.ids_without_token = ids_without_token(tokenizer, lm)
+    return Checkpoint(lm, tokenizer)
+
+
+def load_model(
+    path: Path,
+    backbone: ChosenPlugin[Backbone, BackboneOptions],
+    device: torch.device,
+    dtype: torch.dtype | None = None,
+    mask_token_id: int | None = None,
     min_vocab_size: int = 0,
-) -> tuple[DiffusionLM, Registration[Backbone]]:
-    """The model at `path` (see `model_folder`), and the backbone it belongs to.
+) -> DiffusionLM:
+    """The model at `path` alone, as training takes it up with a tokenizer of its own.
 
     Args:
-        plugins: where to look for its backbone.
-        path: a folder.
+        path: a folder; see `model_folder`.
+        backbone: its family, with options that go before what config.json says of pattern and shift.
         device: where the weights go.
         dtype: of the weights; None keeps the file's.
-        backbone: the plugin's name, where config.json doesn't settle it.
-        mask_token_id: where neither config.json nor the tokenizer names it.
-        options: the backbone's, over what config.json says of the pattern and the shift.
+        mask_token_id: by default the one that config.json or the tokenizer names.
         min_vocab_size: see `Backbone.load`.
 
     Raises:
@@ -127,13 +177,27 @@ def load_model(
     """
     folder = model_folder(path)
     config = read_config(folder)
-    registration = plugins.backbones.get(backbone) if backbone else family(plugins, folder, config)
     config["mask_token_id"] = _mask_token_id(folder, config, mask_token_id)
+    family = _with_stored_options(backbone, folder, config).build()
+    return family.load(folder, config, device, dtype, min_vocab_size)
+
+
+def _with_stored_options(
+    backbone: ChosenPlugin[Backbone, BackboneOptions], folder: Path, config: dict[str, Any]
+) -> ChosenPlugin[Backbone, BackboneOptions]:
+    """What config.json says of the options that weren't given."""
+    options = backbone.options
     own = _own_section(folder, config)
-    known = registration.options.model_fields
+    known = type(options).model_fields
     stored = {key: value for key, value in own.items() if key in known and value is not None}
-    family_backbone = registration.build({**stored, **(options or {})})
-    return family_backbone.load(folder, config, device, dtype, min_vocab_size), registration
+    given = {key: getattr(options, key) for key in options.model_fields_set}
+    try:
+        merged = type(options).model_validate({**stored, **given})
+    except ValidationError as error:
+        first = next(option_errors(error, type(options)))
+        at = ".".join(map(str, (OWN_SECTION, *first.path)))
+        raise UserError(f"{folder / CONFIG_FILE}: {at}: {first.message}") from error
+    return ChosenPlugin(backbone.registration, merged)
 
 
 def _own_section(folder: Path, config: dict[str, Any]) -> dict[str, Any]:

@@ -69,9 +69,8 @@ def run(
         if stage not in STAGES:
             raise UserError(f"--only {only}: no stage {stage!r}; {did_you_mean(stage, list(STAGES))}")
     with stopping_at_once():
-        plugins = installed_plugins()
         overrides = [*(settings or []), *(["allow_code_execution=true"] if allow_code_execution else [])]
-        experiment = read_experiment(manifest, overrides, plugins)
+        experiment = read_experiment(manifest, overrides, installed_plugins())
         chosen_launcher = None if launcher is None else parse_launcher(launcher)
         check_launcher(chosen_launcher, experiment.launch)
         set_environment(experiment.launch)
@@ -80,7 +79,6 @@ def run(
             return
         folder = run_experiment(
             experiment,
-            plugins,
             [stage for stage in STAGES if stage in stages],
             variant or [],
             limit,

@@ -35,10 +35,9 @@ def plan_experiment(
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
 ) -> None:
     """Print parameters, tokens, operations, memory a device, checkpoint size and time of each variant."""
-    plugins = installed_plugins()
-    experiment = read_experiment(manifest, settings or [], plugins)
+    experiment = read_experiment(manifest, settings or [], installed_plugins())
     hardware = Hardware(devices, peak_tflops, utilisation)
-    plans = {variant.name: plan(variant.manifest, plugins, hardware) for variant in experiment.variants}
+    plans = {variant.name: plan(variant, hardware) for variant in experiment.variants}
     if as_json:
         content = {
             name: {"parameters": found.architecture.parameters, **asdict(found)}

@@ -26,12 +26,10 @@ CHARACTERS_AT_ONCE = 1 << 20
 DOCUMENTS_AT_ONCE = 4096
 BATCHES_BEFORE_PROCESSES = 8
 """What is smaller is done before other processes would have started."""
-MOST_PROCESSES = 16
+MAX_PROCESSES = 16
 
 Pair = tuple[str, str]
 """(prompt, text); the prompt may be empty."""
-
-
 Part = tuple[str, str, bool]
 """(prompt, text, whether the document ends with it); only a document's first part has its prompt."""
 
@@ -141,7 +139,7 @@ def _documents(batches: Iterator[EncodedParts]) -> Iterator[EncodedBatch]:
 def _in_processes(
     batches: Iterator[list[Part]], tokenizer_file: Path, eos_token_id: int
 ) -> Iterator[EncodedParts]:
-    processes = min(len(os.sched_getaffinity(0)), MOST_PROCESSES)
+    processes = min(len(os.sched_getaffinity(0)), MAX_PROCESSES)
     pool = ProcessPoolExecutor(
         processes,
         multiprocessing.get_context("spawn"),  # a fork would copy torch's threads' locks
@@ -193,7 +191,7 @@ _encoder: Encoder | None = None
 
 
 def _start(tokenizer_file: Path, eos_token_id: int) -> None:
-    """Make this process ready; it ends when the one that started it does, however that ends."""
+    """Begin a worker process; it ends when the one that started it does, however that ends."""
     global _encoder
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()

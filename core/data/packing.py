@@ -42,8 +42,8 @@ class Packer:
     """Documents in, rows out, a window of pieces at a time.
 
     A document longer than a row is cut into pieces; of one with a prompt only what fits into a row
-    is kept, since no later piece could see the prompt. Within a window the pieces are placed longest
-    first, each into the fullest row that still has room (best-fit decreasing).
+    is kept, since no later piece could see the prompt. Within a window the longest
+    piece comes first, each into the fullest row that still has room (best-fit decreasing).
     """
 
     def __init__(self, row_length: int, one_piece_a_row: bool = False) -> None:
@@ -51,11 +51,11 @@ class Packer:
 
         Args:
             row_length: tokens in a row.
-            one_piece_a_row: pack nothing.
+            one_piece_a_row: no row is shared.
         """
         self._row_length = row_length
-        self._alone = one_piece_a_row
-        self._waiting: list[tuple[int, int, int]] = []
+        self._one_piece_a_row = one_piece_a_row
+        self._pending: list[tuple[int, int, int]] = []
         self._end = 0
         self.shortened = 0
         """Documents with a prompt whose end was cut off."""
@@ -70,22 +70,26 @@ class Packer:
                 self.dropped += 1
             elif prompt:
                 self.shortened += length > self._row_length
-                self._waiting.append((start, min(length, self._row_length), prompt))
+                self._pending.append((start, min(length, self._row_length), prompt))
             else:
                 for cut in range(start, self._end, self._row_length):
-                    self._waiting.append((cut, min(self._row_length, self._end - cut), 0))
-            if len(self._waiting) >= PIECES_AT_ONCE:
+                    self._pending.append((cut, min(self._row_length, self._end - cut), 0))
+            if len(self._pending) >= PIECES_AT_ONCE:
                 yield self._window()
 
     def finish(self) -> Iterator[Packing]:
         """The last window, where anything is left."""
-        if self._waiting:
+        if self._pending:
             yield self._window()
 
     def _window(self) -> Packing:
-        starts, lengths, prompts = np.array(self._waiting, dtype=np.int64).T
-        self._waiting.clear()
-        rows = [[n] for n in range(len(starts))] if self._alone else _best_fit(lengths, self._row_length)
+        starts, lengths, prompts = np.array(self._pending, dtype=np.int64).T
+        self._pending.clear()
+        rows = (
+            [[n] for n in range(len(starts))]
+            if self._one_piece_a_row
+            else _best_fit(lengths, self._row_length)
+        )
         order = np.array([piece for row in rows for piece in row], dtype=np.int64)
         return Packing(
             starts[order],

@@ -40,16 +40,16 @@ class PackedRows:
         seed: int | None,
         filler_is_learnt: bool = False,
     ) -> None:
-        """Take the split in.
+        """Name the split and the order.
 
         Args:
             tokens: all its documents' ids.
             packing: its rows.
             row_length: L.
-            filler_id: stands where no document does.
+            filler_id: the token after the row's last document.
             seed: of the order; None keeps the rows as they are.
-            filler_is_learnt: it belongs to the row's last document, as LLaDA's SFT has it with EOS;
-                else it is padding.
+            filler_is_learnt: the filler belongs to that document, as LLaDA's SFT has it with EOS; else
+                it is padding.
         """
         self._tokens = tokens
         self._packing = packing
@@ -68,7 +68,13 @@ class PackedRows:
         return buffer.rows(sample_indices)
 
     def fill(self, buffer: BatchBuffer, batch_rows: Sequence[int], samples: Sequence[int]) -> None:
-        """Write the rows of these of its own samples into these rows of a buffer."""
+        """Write this corpus's rows into a batch.
+
+        Args:
+            buffer: the batch.
+            batch_rows: which of its rows.
+            samples: which of this corpus's own samples goes into each.
+        """
         for batch_row, row in zip(batch_rows, self._rows(samples), strict=True):
             span = self._packing.span(row)
             pieces = zip(
@@ -95,7 +101,10 @@ class PackedRows:
 
 
 class BatchBuffer:
-    """Rows to be filled: [B, L] arrays."""
+    """A batch while its rows are written: arrays of the fields of `TokenRows`, each [B, L].
+
+    A row that nobody fills is padding.
+    """
 
     def __init__(self, rows: int, row_length: int, filler_id: int) -> None:
         shape = (rows, row_length)
@@ -105,7 +114,7 @@ class BatchBuffer:
         self.maskable = np.zeros(shape, dtype=np.bool_)
 
     def rows(self, sample_indices: Sequence[int]) -> TokenRows:
-        """As tensors, with the addresses of their noise."""
+        """As tensors that share this memory, with the sample indices that address their noise."""
         return TokenRows(
             torch.from_numpy(self.tokens),
             torch.from_numpy(self.segments),

@@ -1,30 +1,30 @@
-"""The corpora that a manifest names."""
+"""Several corpora read as one."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from opendllm.core.manifest.experiment_manifest import digest
 from opendllm.core.manifest.schema import Data
 from opendllm.registries.corpora import Corpus, Document
-from opendllm.registries.discovery import Plugins
 
 
-def corpora_of(data: Data, plugins: Plugins) -> list[Corpus]:
-    """The plugins that `data` names, built."""
-    return [plugins.corpora.get(choice.name).build(choice.options) for choice in data.corpora()]
+def fingerprints(data: Data, corpora: Sequence[Corpus]) -> dict[str, str]:
+    """Corpus, as the manifest has it -> what changes whenever a document of it does."""
+    keys = ["data.corpus"] if data.corpus else [f"data.mixture.{n}.corpus" for n in range(len(data.mixture))]
+    return {
+        f"{key} ({choice.name})": corpus.fingerprint()
+        for key, choice, corpus in zip(keys, data.corpora(), corpora, strict=True)
+    }
 
 
-def fingerprint(data: Data, plugins: Plugins) -> str:
-    """Changes whenever a document does."""
-    found = [corpus.fingerprint() for corpus in corpora_of(data, plugins)]
-    return found[0] if len(found) == 1 else digest(found)
+def changed_corpora(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """The corpora of now that were others before, or aren't known to have been the same."""
+    return [name for name, found in now.items() if before.get(name) != found]
 
 
-def held_out_documents(data: Data, plugins: Plugins) -> Iterator[Document]:
-    """All held-out documents; of a mixture one from each corpus in turn, named after it."""
-    corpora = corpora_of(data, plugins)
+def held_out_documents(corpora: Sequence[Corpus]) -> Iterator[Document]:
+    """All held-out documents; of several corpora one from each in turn, named after it."""
     if len(corpora) == 1:
         yield from corpora[0].documents("held-out")
         return

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from opendllm.core.decoding.compiled_shapes import ROW_LENGTH_MULTIPLE, round_up
 from opendllm.core.decoding.decoder import decode
 from opendllm.core.decoding.options import DecoderOptions
 from opendllm.core.decoding.proposer import NotFiniteError
@@ -20,10 +21,6 @@ from opendllm.registries.samplers import Sampler
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
-
-
-COMPILED_COLUMNS = 128
-"""Rows are padded to a multiple of it where reading is compiled: every other length is compiled anew."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +71,20 @@ def encode(tokenizer: PreTrainedTokenizerFast, text: str, mask_token_id: int, wh
     return ids
 
 
+def refuse_unknown_ids(lm: DiffusionLM, ids: Sequence[int], what: str) -> None:
+    """A tokenizer may know more tokens than the model has rows for.
+
+    Raises:
+        UserError: one of them is in `ids`.
+    """
+    unknown = next((token for token in ids if token >= lm.vocab_size), None)
+    if unknown is not None:
+        raise UserError(
+            f"the {what} has a token of id {unknown}, and the model knows {lm.vocab_size}: the tokenizer is "
+            f"not this model's"
+        )
+
+
 def write(
     lm: DiffusionLM,
     tokenizer: PreTrainedTokenizerFast,
@@ -99,9 +110,8 @@ def write(
     height = min(batch_size, len(rows)) if options.compile else 0
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
-        canvas, attention_mask = _pad(
-            [rows[index] for index in chosen], lm, device, height, COMPILED_COLUMNS if options.compile else 1
-        )
+        multiple = ROW_LENGTH_MULTIPLE if options.compile else 1
+        canvas, attention_mask = _pad([rows[index] for index in chosen], lm, device, height, multiple)
         seeds = torch.zeros(len(canvas), dtype=torch.int64)
         seeds[: len(chosen)] = torch.tensor([gaps[index].seed for index in chosen])
         seeds = seeds.to(device)
@@ -152,6 +162,7 @@ def _row(
 ) -> list[int]:
     prefix = encode(tokenizer, gap.prefix, lm.mask_token_id, f"prompt{number}")
     suffix = encode(tokenizer, gap.suffix or "", lm.mask_token_id, f"suffix{number}")
+    refuse_unknown_ids(lm, [*prefix, *suffix], f"prompt{number}")
     if not prefix and not suffix:
         raise UserError(f"prompt{number} is empty")
     length = options.max_new_tokens if gap.length is None else gap.length
@@ -168,7 +179,7 @@ def _pad(
     rows: list[list[int]], lm: DiffusionLM, device: torch.device, min_rows: int, multiple: int
 ) -> tuple[Tensor, Tensor]:
     """Rows and attention mask [B, L], B at least `min_rows`, L a `multiple`; further rows are one token."""
-    height, length = max(len(rows), min_rows), -(-max(map(len, rows)) // multiple) * multiple
+    height, length = max(len(rows), min_rows), round_up(max(map(len, rows)), multiple)
     filler = lm.eos_token_id if lm.eos_token_id is not None else 0
     canvas = torch.full((height, length), filler)
     attention_mask = torch.zeros(height, length, dtype=torch.bool)

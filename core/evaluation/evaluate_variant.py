@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from opendllm.core.checkpoints.files import PROVENANCE_FILE, model_folder
 from opendllm.core.checkpoints.pretrained import fetch
-from opendllm.core.data.sources import fingerprint, held_out_documents
+from opendllm.core.data.sources import changed_corpora, fingerprints, held_out_documents
 from opendllm.core.evaluation.answering import Asked
 from opendllm.core.evaluation.answers import AnswerFile
 from opendllm.core.evaluation.evaluator import Evaluation, evaluate, unasked_note, write_result
@@ -18,18 +18,18 @@ from opendllm.core.evaluation.replicas import LoadedModel, load_replicas
 from opendllm.core.evaluation.samples_file import about_file
 from opendllm.core.evaluation.shards import this_process
 from opendllm.core.foundation.atomic_files import write_json
-from opendllm.core.manifest.checks import decoder_options, default_sampler, generation_of
+from opendllm.core.manifest.checks import decoder_options, generation_of
 from opendllm.core.manifest.experiment_manifest import Variant, digest
 from opendllm.core.manifest.schema import Manifest, PluginChoice
-from opendllm.registries.benchmarks import BenchmarkContext, CodeExecution
-from opendllm.registries.corpora import Document
-from opendllm.registries.discovery import Plugins
+from opendllm.registries.benchmarks import Benchmark, BenchmarkContext, CodeExecution
+from opendllm.registries.corpora import Corpus, Document
 from opendllm.registries.errors import UserError
+from opendllm.registries.options import PluginOptions, path_fields
+from opendllm.registries.registry import ChosenPlugin
 
 
 def evaluate_variant(
     variant: Variant,
-    plugins: Plugins,
     folder: Path,
     provenance: dict[str, Any],
     limit: int | None,
@@ -39,7 +39,6 @@ def evaluate_variant(
 
     Args:
         variant: what to evaluate; of several processes each answers its share, the first scores them all.
-        plugins: what is installed.
         folder: the variant's.
         provenance: travels with every result.
         limit: at most so many problems of each benchmark.
@@ -49,22 +48,26 @@ def evaluate_variant(
         UserError: there is no checkpoint, or answers on file were made with other settings.
     """
     manifest, shard = variant.manifest, this_process()
-    # 1. The last checkpoint, once on every device, and what benchmarks may ask of the run.
-    models, step = _load_checkpoint(variant, plugins, folder)
-    corpus = fingerprint(manifest.data, plugins) if manifest.data else None
-    context = _context(manifest, plugins, limit, models[0].lm.context_length)
+    # 1. The last checkpoint, once on every device.
+    models, step = _load_checkpoint(variant, folder)
+    corpora = variant.plugins.built_corpora()
+    read = fingerprints(manifest.data, corpora) if manifest.data else {}
     for index, entry in enumerate(manifest.evaluate):
         # 2. The answers on file, and beside them what they are made with.
         label = entry.label or entry.benchmark.name
         samples = folder / "samples" / f"{label}.jsonl"
-        settings = {**_settings(variant, index, plugins), "corpus": corpus}
+        chosen = variant.plugins.evaluations[index].benchmark
+        settings = {**_settings(variant, index), "corpora": read}
         about = _about(variant, label, settings, limit, {**provenance, "step": step})
-        answers = AnswerFile(samples, digest({"settings": settings, "step": step}), shard)
+        _check_corpora(samples, read)
+        pathless = {**settings, "benchmark": _without_paths(chosen)}
+        answers = AnswerFile(samples, digest({"settings": pathless, "step": step}), shard)
         if shard.is_first:
             write_json(about_file(samples), about)
         # 3. The model gives those that are missing; then all are scored.
-        benchmark = plugins.benchmarks.get(entry.benchmark.name).build(entry.benchmark.options)
-        asked = _asked(manifest, index, plugins, models)
+        benchmark = chosen.build()
+        asked = _asked(variant, index, models)
+        context = _context(manifest, index, corpora, limit, models[0].lm.context_length)
         with evaluation_progress(f"{variant.name}: {label}", shard.is_first) as bars:
             evaluation = evaluate(asked, benchmark, context, answers, bars.answered, shard, bars.judged)
         # 4. The first process says what the result lacks, and writes it.
@@ -74,16 +77,16 @@ def evaluate_variant(
             write_result(folder / "results" / f"{label}.json", benchmark, evaluation, about)
 
 
-def _load_checkpoint(variant: Variant, plugins: Plugins, folder: Path) -> tuple[list[LoadedModel], int]:
+def _load_checkpoint(variant: Variant, folder: Path) -> tuple[list[LoadedModel], int]:
     """The model on each device, and the step it is trained to: 0 of one that is published.
 
     Raises:
         UserError: see `load_replicas`; or the training isn't finished.
     """
-    manifest = variant.manifest
-    pretrained = manifest.model.backbone.options.get("pretrained") if manifest.train is None else None
-    models = load_replicas(plugins, fetch(pretrained) if pretrained else folder, manifest)
-    step = 0 if pretrained else _step(folder)
+    manifest, backbone = variant.manifest, variant.plugins.backbone
+    pretrained = backbone.options.pretrained if manifest.train is None else None
+    models = load_replicas(folder if pretrained is None else fetch(pretrained), backbone, manifest.device)
+    step = _step(folder) if pretrained is None else 0
     wanted = manifest.train.steps if manifest.train else 0
     if step < wanted:
         raise UserError(
@@ -92,23 +95,25 @@ def _load_checkpoint(variant: Variant, plugins: Plugins, folder: Path) -> tuple[
     return models, step
 
 
-def _context(manifest: Manifest, plugins: Plugins, limit: int | None, longest: int) -> BenchmarkContext:
-    """What the benchmarks may ask; without data of the run's own, texts are as long as the model reads."""
+def _context(
+    manifest: Manifest, index: int, corpora: Sequence[Corpus], limit: int | None, longest: int
+) -> BenchmarkContext:
+    """What a benchmark may ask; without data of the run's own, texts are as long as the model reads."""
     return BenchmarkContext(
         limit,
-        manifest.seed,
+        manifest.evaluate[index].problem_seed,
         manifest.data.sequence_length if manifest.data else longest,
-        lambda: _held_out(manifest, plugins),
+        lambda: _held_out(corpora),
         CodeExecution(manifest.isolation) if manifest.allow_code_execution else None,
     )
 
 
-def _asked(manifest: Manifest, index: int, plugins: Plugins, models: Sequence[LoadedModel]) -> Asked:
+def _asked(variant: Variant, index: int, models: Sequence[LoadedModel]) -> Asked:
     """How an entry of `evaluate` is put to the model."""
+    manifest = variant.manifest
     entry, generate = manifest.evaluate[index], generation_of(manifest, index)
-    sampler = _sampler(manifest, index, plugins)
     return Asked(
-        replicas=[model.with_sampler(plugins, sampler) for model in models],
+        replicas=[model.with_sampler(variant.plugins.evaluations[index].sampler) for model in models],
         options=decoder_options(generate),
         chat=generate.chat,
         samples_per_task=entry.samples_per_task,
@@ -117,12 +122,6 @@ def _asked(manifest: Manifest, index: int, plugins: Plugins, models: Sequence[Lo
         likelihood_draws=entry.likelihood_draws,
         seed=manifest.seed,
     )
-
-
-def _sampler(manifest: Manifest, index: int, plugins: Plugins) -> PluginChoice:
-    choice = generation_of(manifest, index).sampler or default_sampler(manifest, plugins)
-    assert choice is not None
-    return choice
 
 
 def _about(
@@ -152,19 +151,45 @@ def _shortcomings(evaluation: Evaluation | None, benchmark: str, samples: Path) 
         )
 
 
-def _settings(variant: Variant, index: int, plugins: Plugins) -> dict[str, Any]:
+def _settings(variant: Variant, index: int) -> dict[str, Any]:
     """Everything that an answer depends on, and nothing else."""
     entry = variant.manifest.evaluate[index]
     generate = generation_of(variant.manifest, index)
+    sampler = generate.sampler or PluginChoice(name=variant.plugins.evaluations[index].sampler.name)
     return {
         "training_digest": variant.training_digest,
         "benchmark": entry.benchmark.model_dump(mode="json"),
-        "sampler": _sampler(variant.manifest, index, plugins).model_dump(mode="json"),
+        "problem_seed": entry.problem_seed,
+        "sampler": sampler.model_dump(mode="json"),
         "chat": generate.chat,
         "decoder": decoder_options(generate).model_dump(mode="json"),
         "likelihood_estimator": entry.likelihood_estimator,
         "likelihood_draws": entry.likelihood_draws,
     }
+
+
+def _without_paths(benchmark: ChosenPlugin[Benchmark, PluginOptions]) -> dict[str, Any]:
+    """Where its problems lie is in no answer's digest; what they ask, an answer itself says."""
+    paths = {name for name, _ in path_fields(type(benchmark.options))}
+    return {"name": benchmark.name, "options": benchmark.options.model_dump(mode="json", exclude=paths)}
+
+
+def _check_corpora(samples: Path, now: Mapping[str, str]) -> None:
+    """Answers are to what was held out then.
+
+    Raises:
+        UserError: a corpus has changed since.
+    """
+    if not samples.is_file() or not samples.stat().st_size or not about_file(samples).is_file():
+        return
+    known = json.loads(about_file(samples).read_text(encoding="utf-8"))
+    before = known.get("settings", {}).get("corpora")
+    changed = changed_corpora(before, now) if isinstance(before, dict) else []
+    if changed:
+        raise UserError(
+            f"{samples} holds answers from before {' and '.join(changed)} changed: bring back what it was, "
+            f"or evaluate the new texts in another folder with --set output=DIR"
+        )
 
 
 def _step(folder: Path) -> int:
@@ -173,7 +198,7 @@ def _step(folder: Path) -> int:
     return int(provenance["step"])
 
 
-def _held_out(manifest: Manifest, plugins: Plugins) -> Iterator[Document]:
-    if manifest.data is None:
+def _held_out(corpora: Sequence[Corpus]) -> Iterator[Document]:
+    if not corpora:
         raise UserError("this benchmark reads held-out documents: give the manifest a `data` section")
-    return held_out_documents(manifest.data, plugins)
+    return held_out_documents(corpora)

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 import torch
 
 from opendllm.core.checkpoints.files import model_folder
-from opendllm.core.checkpoints.loading import load_model, load_tokenizer, torch_device
-from opendllm.core.checkpoints.tokenizer_files import end_of_turn_id
+from opendllm.core.checkpoints.loading import load_checkpoint, torch_device
 from opendllm.core.evaluation.answering import Replica
 from opendllm.core.foundation.ranks import world_size
-from opendllm.core.manifest.schema import Manifest, PluginChoice
-from opendllm.registries.backbones import DiffusionLM
-from opendllm.registries.discovery import Plugins
+from opendllm.registries.backbones import Backbone, DiffusionLM
 from opendllm.registries.errors import UserError
+from opendllm.registries.options import BackboneOptions, SamplerOptions
+from opendllm.registries.registry import ChosenPlugin
+from opendllm.registries.samplers import Sampler
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -29,27 +29,30 @@ class LoadedModel:
     lm: DiffusionLM
     tokenizer: PreTrainedTokenizerFast
 
-    def with_sampler(self, plugins: Plugins, choice: PluginChoice) -> Replica:
-        """The replica that writes with a sampler."""
-        return Replica(self.lm, self.tokenizer, plugins.samplers.get(choice.name).build(choice.options))
+    def with_sampler(self, sampler: ChosenPlugin[Sampler, SamplerOptions]) -> Replica:
+        """The replica that writes with a sampler of its own."""
+        return Replica(self.lm, self.tokenizer, sampler.build())
 
 
-def load_replicas(plugins: Plugins, source: Path, manifest: Manifest) -> list[LoadedModel]:
+def load_replicas(
+    source: Path, backbone: ChosenPlugin[Backbone, BackboneOptions], device_name: str
+) -> list[LoadedModel]:
     """The model and its tokenizer, on each device.
+
+    Args:
+        source: the checkpoint's folder.
+        backbone: its family.
+        device_name: the manifest's `device`.
 
     Raises:
         UserError: see `load_model`; or there is no tokenizer.
     """
-    model = manifest.model.backbone
-    spread = model.options.get("device_map") is not None
     loaded = []
-    for device in _devices(manifest.device, spread):
-        lm, _ = load_model(plugins, source, device, backbone=model.name, options=model.options)
-        tokenizer = load_tokenizer(source)
-        if tokenizer is None:
+    for device in _devices(device_name, backbone.options.device_map is not None):
+        found = load_checkpoint(source, backbone, device)
+        if found.tokenizer is None:
             raise UserError(f"{model_folder(source)} has no tokenizer, which benchmarks need")
-        lm.end_of_turn_token_id = end_of_turn_id(tokenizer)
-        loaded.append(LoadedModel(lm, tokenizer))
+        loaded.append(LoadedModel(found.lm, found.tokenizer))
     return loaded
 
 

@@ -16,8 +16,8 @@ LONGEST_WAIT = timedelta(days=14)
 """How long a process waits for one that prepares data, writes a checkpoint or evaluates the longest part;
 torch's default would give up after half an hour. The launcher ends it sooner where that one dies."""
 
-_waiting_room: dist.ProcessGroup | None = None
-"""A group of its own: a collective on the training group would run into that one's timeout."""
+_patient_group: dist.ProcessGroup | None = None
+"""Waits `LONGEST_WAIT`: a collective on the training group would run into that one's own timeout."""
 
 
 def join_process_group(device: torch.device) -> None:
@@ -32,7 +32,7 @@ def join_process_group(device: torch.device) -> None:
 
     if dist.is_initialized():
         return
-    global _waiting_room
+    global _patient_group
     backend = "nccl" if device.type == "cuda" else "gloo"
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
@@ -41,7 +41,7 @@ def join_process_group(device: torch.device) -> None:
     else:
         dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
     if world_size() > 1:
-        _waiting_room = dist.new_group(backend="gloo", timeout=LONGEST_WAIT)
+        _patient_group = dist.new_group(backend="gloo", timeout=LONGEST_WAIT)
     atexit.register(dist.destroy_process_group)
 
 
@@ -58,8 +58,8 @@ def wait_for_all() -> None:
     """Go on when every process has come here, however long that takes."""
     import torch.distributed as dist
 
-    if _waiting_room is not None:
-        dist.barrier(_waiting_room)
+    if _patient_group is not None:
+        dist.barrier(_patient_group)
 
 
 def text_from_first(text: str) -> str:
@@ -75,11 +75,11 @@ def from_first(numbers: list[int]) -> list[int]:
     Args:
         numbers: only the first process's are used, but all must give as many.
     """
-    if _waiting_room is None:
+    if _patient_group is None:
         return numbers
     import torch
     import torch.distributed as dist
 
     sent = torch.tensor(numbers, dtype=torch.int64)
-    dist.broadcast(sent, src=0, group=_waiting_room)
+    dist.broadcast(sent, src=0, group=_patient_group)
     return [int(number) for number in sent]

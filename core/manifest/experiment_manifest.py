@@ -7,13 +7,17 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from opendllm.core.manifest.checks import Issue, ManifestError, check_plugins, validate
+from opendllm.core.manifest.checks import Issue, ManifestError, validate
+from opendllm.core.manifest.paths import with_absolute_paths, without_paths
+from opendllm.core.manifest.plugin_checks import resolve_plugins
 from opendllm.core.manifest.published import read_published
 from opendllm.core.manifest.schema import NAME_PATTERN, ExperimentManifest, Launch, Manifest, PublishedFigures
 from opendllm.core.manifest.sources import Location, Source, merge, override, parse_value, read_yaml
+from opendllm.core.manifest.variant_plugins import VariantPlugins
 from opendllm.registries.discovery import Plugins
 from opendllm.registries.errors import UserError
 from opendllm.registries.registry import did_you_mean
@@ -41,14 +45,26 @@ def trained_from(manifest: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Variant:
-    """One row of the comparison."""
+    """One row of the comparison.
+
+    Attributes:
+        name: its own.
+        manifest: with everything resolved.
+        plugins: that the manifest names, with their options checked.
+    """
 
     name: str
     manifest: Manifest
+    plugins: VariantPlugins
+
+    @cached_property
+    def training_digest(self) -> str:
+        """Of what decides the trained weights, wherever its files lie: the same for a run that was moved."""
+        return digest(without_paths(trained_from(self.manifest.model_dump(mode="json")), self.plugins))
 
     @property
-    def training_digest(self) -> str:
-        """The same for variants that can share a training run."""
+    def shared_training(self) -> str:
+        """The same for those variants of an experiment that can share a training run."""
         return digest(trained_from(self.manifest.model_dump(mode="json")))
 
 
@@ -134,9 +150,9 @@ def _variant(name: str, merged: Source, seed: int | None, plugins: Plugins) -> V
     if seed is not None:
         data["seed"] = seed
         name = f"{name}-seed-{seed}"
-    source = Source(data, merged.locations)
+    source = with_absolute_paths(Source(data, merged.locations), plugins)
     manifest = validate(source, Manifest, ExperimentManifest)
-    check_plugins(manifest, source, plugins)
+    chosen = resolve_plugins(manifest, source, plugins)
     labels = [entry.label or entry.benchmark.name for entry in manifest.evaluate]
     for index, label in enumerate(labels):
         if label in labels[:index]:
@@ -144,7 +160,7 @@ def _variant(name: str, merged: Source, seed: int | None, plugins: Plugins) -> V
             raise ManifestError(
                 [Issue(location, f"evaluate.{index}", f"{label!r} is there twice: give each a `label`")]
             )
-    return Variant(name, manifest)
+    return Variant(name, manifest, chosen)
 
 
 def _with_extended(path: Path, through: tuple[Path, ...]) -> Source:

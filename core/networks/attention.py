@@ -114,11 +114,11 @@ class CanvasLayout:
 
 
 def segment_attention(
-    module: nn.Module,
+    _module: nn.Module,
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None,
+    _attention_mask: Tensor | None,
     *,
     layout: AttentionLayout | CanvasLayout,
     scaling: float | None = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 from transformers import PreTrainedModel
@@ -10,6 +11,23 @@ from transformers import PreTrainedModel
 from opendllm.registries.errors import UserError
 
 INSTALL = "pip install 'open-dllm[large]'"
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a checkpoint's weights go, and in which numbers.
+
+    Attributes:
+        device: ignored where they are spread.
+        dtype: None keeps the file's.
+        spread: over all devices, for a model that one can't hold.
+        in_8bit: read on the CPU and quantized layer by layer on the way to `device`.
+    """
+
+    device: torch.device
+    dtype: torch.dtype | None = None
+    spread: bool = False
+    in_8bit: bool = False
 
 
 def allocate_spread(

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 
+from opendllm.core.networks.placement import Placement
 from opendllm.core.networks.transformers_lm import CheckpointFormat, build_lm, load_lm
 from opendllm.registries.backbones import Backbone, DiffusionLM, Vocabulary
 from opendllm.registries.errors import UserError, first_line
@@ -73,7 +74,8 @@ class TransformersBackbone(Backbone):
             raise UserError(f"{folder / 'config.json'} lacks the key {error}") from error
         except (ValueError, TypeError, StrictDataclassError) as error:
             raise UserError(f"{folder / 'config.json'} cannot be used: {first_line(error)}") from error
-        lm = load_lm(folder, checkpoint, config, self._attention, device, dtype, self._spread, self._in_8bit)
+        placement = Placement(device, dtype, self._spread, self._in_8bit)
+        lm = load_lm(folder, checkpoint, config, self._attention, placement)
         wanted = max(lm.vocab_size, min_vocab_size)
         wanted += -wanted % self._vocabulary_multiple
         if wanted > lm.vocab_size:

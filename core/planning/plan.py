@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from opendllm.core.manifest.schema import Manifest, Train
+from opendllm.core.manifest.experiment_manifest import Variant
+from opendllm.core.manifest.schema import Train
 from opendllm.core.training.settings import batch_shape, zero_stage
 from opendllm.registries.architecture import Architecture
-from opendllm.registries.discovery import Plugins
 from opendllm.registries.errors import UserError
-from opendllm.registries.options import BackboneOptions, ObjectiveOptions
+from opendllm.registries.options import ObjectiveOptions
 
 OPTIMIZER_NUMBERS = {"fp32": 2, "bf16": 3}
 """Two moments a parameter and, beside bf16 weights, those that ZeRO steps on."""
@@ -66,34 +66,33 @@ class Plan:
     training: TrainingPlan | None
 
 
-def plan(manifest: Manifest, plugins: Plugins, hardware: Hardware) -> Plan:
+def plan(variant: Variant, hardware: Hardware) -> Plan:
     """What a variant will cost.
 
     Raises:
         UserError: the backbone can't tell its sizes, or the batch doesn't divide.
     """
-    choice = manifest.model.backbone
-    options = plugins.backbones.get(choice.name).options.model_validate(choice.options)
-    assert isinstance(options, BackboneOptions)
+    manifest, backbone = variant.manifest, variant.plugins.backbone
     tokenizer = manifest.data.tokenizer if manifest.data else None
     trained_size = tokenizer.train.vocab_size if tokenizer and tokenizer.train else None
-    architecture = options.architecture(trained_size)
+    architecture = backbone.options.architecture(trained_size)
     if architecture is None:
+        given = backbone.options.model_dump(exclude_unset=True)
         raise UserError(
-            f"backbone {choice.name!r} cannot tell its sizes from {choice.options}: name its `preset`, or "
-            f"give its folder as `pretrained`"
+            f"backbone {backbone.name!r} cannot tell its sizes from {given}: name its `preset`, or give its "
+            f"folder as `pretrained`"
         )
-    if manifest.train is None or manifest.data is None:
+    training = variant.plugins.training
+    if manifest.train is None or manifest.data is None or training is None:
         return Plan(architecture, None)
-    objective = plugins.objectives.get(manifest.train.objective.name).options
-    assert issubclass(objective, ObjectiveOptions)
+    objective = training.objective.options
     length = manifest.data.sequence_length
     return Plan(architecture, _training(manifest.train, objective, length, architecture, hardware))
 
 
 def _training(
     train: Train,
-    objective: type[ObjectiveOptions],
+    objective: ObjectiveOptions,
     sequence_length: int,
     architecture: Architecture,
     hardware: Hardware,

@@ -19,20 +19,18 @@ from opendllm.core.checkpoints.files import (
 )
 from opendllm.core.foundation.atomic_files import write_json, write_text
 from opendllm.core.foundation.ranks import is_first_process
-from opendllm.core.manifest.checks import default_sampler
 from opendllm.core.manifest.experiment_manifest import Experiment, Variant, trained_from
 from opendllm.core.run.provenance import plugin_versions
-from opendllm.registries.discovery import Plugins
 from opendllm.registries.errors import UserError
 
 RESOLVED_FILE = "manifest.resolved.yaml"
 
 
 def training_folders(experiment: Experiment) -> dict[str, str]:
-    """For each variant, the variant in whose folder its training run is: the first of the same digest."""
+    """For each variant, the variant in whose folder its training run is: the first that shares it."""
     first: dict[str, str] = {}
     return {
-        variant.name: first.setdefault(variant.training_digest, variant.name)
+        variant.name: first.setdefault(variant.shared_training, variant.name)
         for variant in experiment.variants
     }
 
@@ -75,6 +73,11 @@ def _differences(trained: Path, variant: Variant) -> str:
     there = dict(_leaves(trained_from(about.get("manifest", {}))))
     here = dict(_leaves(trained_from(variant.manifest.model_dump(mode="json"))))
     keys = sorted(key for key in there.keys() | here.keys() if there.get(key) != here.get(key))
+    if not keys:
+        return (
+            " (the checkpoint or tokenizer that it starts from holds something else now, or it was trained "
+            "by an older version, which knew them by where they lie)"
+        )
     shown = [f"{key} was {there.get(key)!r} and is {here.get(key)!r}" for key in keys[:3]]
     return f" ({'; '.join(shown)}{'; ...' if len(keys) > 3 else ''})" if shown else ""
 
@@ -96,7 +99,7 @@ def write_manifest(experiment: Experiment) -> None:
     write_text(experiment.output / RESOLVED_FILE, text.getvalue())
 
 
-def open_variant(experiment: Experiment, variant: Variant, plugins: Plugins) -> Path:
+def open_variant(experiment: Experiment, variant: Variant) -> Path:
     """Make a variant's folder and say in it what it is; what is said of a trained one stays."""
     folder = experiment.output / variant.name
     try:
@@ -106,7 +109,7 @@ def open_variant(experiment: Experiment, variant: Variant, plugins: Plugins) -> 
     known = _read(folder / VARIANT_FILE) or {}
     meant = (variant.training_digest, training_folders(experiment)[variant.name])
     if (known.get("training_digest"), known.get("trained_in")) != meant:
-        write_variant(experiment, variant, plugins)
+        write_variant(experiment, variant)
     return folder
 
 
@@ -115,12 +118,11 @@ def has_results(variant_folder: Path) -> bool:
     return any((variant_folder / "results").glob("*.json"))
 
 
-def write_variant(experiment: Experiment, variant: Variant, plugins: Plugins) -> None:
+def write_variant(experiment: Experiment, variant: Variant) -> None:
     """Say in a variant's folder what it is: what its results were made with."""
     if not is_first_process():
         return
     manifest = variant.manifest
-    sampler = manifest.generate.sampler or default_sampler(manifest, plugins)
     trained_in = training_folders(experiment)[variant.name]
     write_json(
         experiment.output / variant.name / VARIANT_FILE,
@@ -131,9 +133,9 @@ def write_variant(experiment: Experiment, variant: Variant, plugins: Plugins) ->
             "trained_in": trained_in,
             "backbone": manifest.model.backbone.name,
             "objective": manifest.train.objective.name if manifest.train else None,
-            "sampler": sampler.name if sampler else None,
+            "sampler": variant.plugins.sampler.name,
             "parameters": _parameters(experiment.output / trained_in),
-            "plugins": plugin_versions(variant, plugins),
+            "plugins": plugin_versions(variant),
         },
     )
 

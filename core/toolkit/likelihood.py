@@ -14,7 +14,7 @@ from opendllm.registries.backbones import DiffusionLM
 from opendllm.registries.sequences import ModelInputs
 
 Estimator = Literal["llada", "mdlm"]
-LEAST_TIME = 1e-3
+MIN_TIME = 1e-3
 STRATA = 8
 """Draws in a stratified group; the spread between groups gives the standard error."""
 TOKENS_AT_ONCE = 8192
@@ -127,7 +127,7 @@ def _hide_by_chance(scorable: Tensor, starts: Tensor, seeds: Tensor, draw: Tenso
     group, stratum = (draw // STRATA)[:, None], (draw % STRATA)[:, None]
     columns = torch.arange(scorable.shape[1], device=scorable.device).expand_as(scorable)
     drawn = (stratum + uniform(seeds[:, None], stream_id("likelihood-time"), group, starts)) / STRATA
-    time = (1 - LEAST_TIME) * drawn + LEAST_TIME
+    time = (1 - MIN_TIME) * drawn + MIN_TIME
     chance = uniform(seeds[:, None], stream_id("likelihood-mask"), draw[:, None], columns)
     return (chance < time) & scorable, 1 / time
 

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from opendllm.core.checkpoints.files import CHECKPOINTS_FOLDER, MODEL_FOLDER, PROVENANCE_FILE, steps
 from opendllm.core.checkpoints.ledger import Entry, enter, entries, rejection_reason
 from opendllm.core.checkpoints.tokenizer_files import write_tokenizer
+from opendllm.core.data.sources import changed_corpora
 from opendllm.core.foundation.atomic_files import (
     publish,
     remove_folder,
@@ -59,15 +60,28 @@ class SavedStep:
         return self.step > 0 and self.processes != world_size()
 
 
+@dataclass(frozen=True)
+class TakenStep:
+    """A step that is to be saved.
+
+    Attributes:
+        number: from 1.
+        provenance: travels with it; holds the `tokens` seen.
+        held_out_loss: of its weights, nats a token; None where it was not measured.
+    """
+
+    number: int
+    provenance: Mapping[str, Any]
+    held_out_loss: float | None
+
+
 def save_step(
     engine: DeepSpeedEngine,
     weights: TrainedWeights,
     tokenizer: PreTrainedTokenizerFast,
     variant_folder: Path,
-    step: int,
-    provenance: Mapping[str, Any],
+    step: TakenStep,
     settings: Checkpointing,
-    held_out_loss: float | None,
 ) -> None:
     """Write a step's folder, then delete those that nothing asks to keep. Every rank must call this.
 
@@ -76,15 +90,13 @@ def save_step(
         weights: what the model folder gets.
         tokenizer: beside them.
         variant_folder: gets `checkpoints/step-N`.
-        step: N.
-        provenance: travels with it; holds the `tokens` seen.
+        step: step N.
         settings: what is kept.
-        held_out_loss: of these weights, where it was measured.
 
     Raises:
         UserError: it can't be written; the checkpoints before are untouched.
     """
-    target = variant_folder / CHECKPOINTS_FOLDER / f"step-{step}"
+    target = variant_folder / CHECKPOINTS_FOLDER / f"step-{step.number}"
     staging = staging_folder_of(target)
     try:
         if rank() == 0:
@@ -98,10 +110,11 @@ def save_step(
         if rank() == 0:
             weights.save_average(staging)
             write_tokenizer(tokenizer, staging / MODEL_FOLDER)
-            write_json(staging / PROVENANCE_FILE, {**provenance, "step": step, "processes": world_size()})
+            about = {**step.provenance, "step": step.number, "processes": world_size()}
+            write_json(staging / PROVENANCE_FILE, about)
         wait_for_all()
         if rank() == 0:
-            publish(staging, target, lambda digest: enter(variant_folder, step, Entry(digest, held_out_loss)))
+            publish(staging, target, lambda digest: _enter(variant_folder, step, digest))
             _remove_expired(variant_folder, settings)
     except (OSError, RuntimeError, SafetensorError) as error:
         reason = f"{first_line(error)}; {shutil.disk_usage(variant_folder).free >> 20} MiB are free there"
@@ -109,10 +122,14 @@ def save_step(
         whole = steps(variant_folder)
         before = f"{whole[-1][1]} is whole" if whole else "there is no checkpoint before it"
         raise UserError(
-            f"step {step} could not be saved in {variant_folder} ({reason}): {before}; "
+            f"step {step.number} could not be saved in {variant_folder} ({reason}): {before}; "
             f"make room and run again"
         ) from error
     wait_for_all()
+
+
+def _enter(variant_folder: Path, step: TakenStep, digest: str) -> None:
+    enter(variant_folder, step.number, Entry(digest, step.held_out_loss))
 
 
 def save_untrained(
@@ -139,7 +156,7 @@ def save_untrained(
 def newest_whole(variant_folder: Path, provenance: Mapping[str, Any]) -> SavedStep:
     """Find the checkpoint to go on from. Every rank must call this.
 
-    One that is damaged, or that this run didn't write, is named, set aside, and the one before is taken.
+    One that is damaged, or that this run didn't write, is renamed and reported, and the one before is taken.
 
     Args:
         variant_folder: holds the checkpoints.
@@ -157,17 +174,40 @@ def newest_whole(variant_folder: Path, provenance: Mapping[str, Any]) -> SavedSt
     if step == 0:
         return SavedStep(0, 0, world_size(), folder)
     known = json.loads((folder / PROVENANCE_FILE).read_text())
-    if known.get("data") != provenance.get("data"):
-        raise UserError(
-            f"checkpoint {folder} was trained on other tokens: the corpus or the tokenizer has changed "
-            f"since; bring it back, or start afresh with --set output=DIR"
-        )
+    check_same_data(folder, provenance)
     if known.get("parameters") != provenance.get("parameters"):
         raise UserError(
             f"checkpoint {folder} holds another model: its parameters' names or shapes differ from those of "
             f"the manifest's; bring that model back, or start afresh with --set output=DIR"
         )
     return SavedStep(step, int(known["tokens"]), int(known["processes"]), folder)
+
+
+def check_same_data(checkpoint: Path, provenance: Mapping[str, Any]) -> None:
+    """A checkpoint goes with what it was trained on.
+
+    Args:
+        checkpoint: its folder.
+        provenance: of what there is now: a digest of the tokens as `data`, fingerprints as `corpora`.
+
+    Raises:
+        UserError: it was trained on other tokens; the corpora that have changed are named.
+    """
+    known = json.loads((checkpoint / PROVENANCE_FILE).read_text())
+    if known.get("data") == provenance.get("data"):
+        return
+    if "corpora" in known:
+        changed = changed_corpora(known["corpora"], provenance.get("corpora", {}))
+        why = f"{' and '.join(changed)} changed since" if changed else "the tokenizer has changed since"
+    else:
+        why = (
+            "the corpus or the tokenizer has changed since, or an older version prepared them, which trained "
+            "on held-out texts too"
+        )
+    raise UserError(
+        f"checkpoint {checkpoint} was trained on other tokens: {why}; bring back what it was, or start "
+        f"afresh with --set output=DIR (what is here stays as it was measured)"
+    )
 
 
 def remove_left_overs(variant_folder: Path) -> None:
@@ -194,17 +234,17 @@ def restore(engine: DeepSpeedEngine, weights: TrainedWeights, saved: SavedStep, 
 
 
 def _newest_usable(variant_folder: Path) -> int:
-    faults: dict[int, str] = {}
+    rejected: dict[int, str] = {}
     found = [step for step, _ in reversed(steps(variant_folder)) if step > 0]
     for step in found:
-        problem = rejection_reason(variant_folder, step)
-        if problem is None:
-            for bad, why in faults.items():
-                _set_aside(variant_folder, bad, why, step)
+        reason = rejection_reason(variant_folder, step)
+        if reason is None:
+            for newer, why in rejected.items():
+                _rename_unusable(variant_folder, newer, why, step)
             return step
-        faults[step] = problem
-    if faults:
-        listed = "; ".join(f"step-{step}: {why}" for step, why in faults.items())
+        rejected[step] = reason
+    if rejected:
+        listed = "; ".join(f"step-{step}: {why}" for step, why in rejected.items())
         raise UserError(
             f"no checkpoint in {variant_folder / CHECKPOINTS_FOLDER} can be used ({listed}): bring one back, "
             f"or start afresh with --set output=DIR"
@@ -212,7 +252,8 @@ def _newest_usable(variant_folder: Path) -> int:
     return 0
 
 
-def _set_aside(variant_folder: Path, step: int, why: str, better: int) -> None:
+def _rename_unusable(variant_folder: Path, step: int, why: str, usable_step: int) -> None:
+    """Keep a rejected checkpoint under another name, which no run looks for, and say so."""
     folder = variant_folder / CHECKPOINTS_FOLDER / f"step-{step}"
     target, number = folder.with_name(f"unusable-{folder.name}"), 1
     while target.exists():
@@ -221,7 +262,7 @@ def _set_aside(variant_folder: Path, step: int, why: str, better: int) -> None:
     folder.rename(target)
     print(
         f"checkpoint {folder} cannot be used ({why}): set aside as {target.name}; "
-        f"going on from step {better}",
+        f"going on from step {usable_step}",
         file=sys.stderr,
     )
 

@@ -12,7 +12,7 @@ from opendllm.registries.noise_schedules import NoiseSchedule
 from opendllm.registries.objectives import Corruption, Masking, Noise, Objective
 from opendllm.registries.sequences import ModelInputs, TokenRows
 
-LEAST_TIME = 1e-3
+MIN_TIME = 1e-3
 
 
 class Bd3lm(Objective):
@@ -29,7 +29,7 @@ class Bd3lm(Objective):
         """One time a block, in [1e-3, 1] of the schedule's interval."""
         drawn = noise.per_token("time").gather(1, block_starts(rows.segments, _blocks(rows)))
         low, high = schedule.interval
-        time = low + (high - low) * ((1 - LEAST_TIME) * drawn + LEAST_TIME)
+        time = low + (high - low) * ((1 - MIN_TIME) * drawn + MIN_TIME)
         probability = schedule.mask_probability(time)
         return Masking(rows.maskable & (noise.per_token("mask") < probability), probability, time, rows)
 

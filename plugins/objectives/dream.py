@@ -8,9 +8,9 @@ from torch import Tensor
 from opendllm.plugins.objectives import DreamOptions
 from opendllm.registries.noise_schedules import NoiseSchedule
 from opendllm.registries.objectives import Corruption, Masking, Noise, Objective
-from opendllm.registries.sequences import PADDING_SEGMENT, ModelInputs, TokenRows
+from opendllm.registries.sequences import PADDING_SEGMENT, TokenRows
 
-LEAST_TIME = 1e-3
+MIN_TIME = 1e-3
 
 
 class Dream(Objective):
@@ -22,27 +22,18 @@ class Dream(Objective):
 
     def mask(self, rows: TokenRows, noise: Noise, schedule: NoiseSchedule) -> Masking:
         """t ~ U(1e-3, 1) per row; each token with probability t."""
-        time = ((1 - LEAST_TIME) * noise.per_row("time") + LEAST_TIME).expand(rows.tokens.shape)
+        time = ((1 - MIN_TIME) * noise.per_row("time") + MIN_TIME).expand(rows.tokens.shape)
         return Masking(rows.maskable & (noise.per_token("mask") < time), time, time, rows)
 
     def corrupt(self, masking: Masking, schedule: NoiseSchedule, mask_token_id: int) -> Corruption:
         """Hide the masked tokens; weigh each as the option says."""
-        rows, masked = masking.rows, masking.masked
         if self._weighting == "cart":
-            weight = cart_weights(masked, rows.segments, self._cart_p)
+            weight = cart_weights(masking.masked, masking.rows.segments, self._cart_p)
         elif self._weighting == "1-t":
             weight = 1 - masking.mask_probability
         else:
             weight = 1 / masking.mask_probability
-        return Corruption(
-            inputs=ModelInputs(
-                torch.where(masked, mask_token_id, rows.tokens), rows.segments, rows.positions
-            ),
-            targets=rows.tokens,
-            scored=masked,
-            weight=weight[masked],
-            count=masked.sum().double(),
-        )
+        return Corruption.of_masked(masking, mask_token_id, weight=weight, count=masking.masked.sum())
 
 
 def cart_weights(masked: Tensor, segments: Tensor, p: float) -> Tensor:

@@ -11,9 +11,9 @@ from opendllm.core.toolkit.segments import document_starts
 from opendllm.plugins.objectives import LladaOptions
 from opendllm.registries.noise_schedules import NoiseSchedule
 from opendllm.registries.objectives import Corruption, Masking, Noise, Objective
-from opendllm.registries.sequences import PADDING_SEGMENT, ModelInputs, TokenRows
+from opendllm.registries.sequences import PADDING_SEGMENT, TokenRows
 
-LEAST_PROBABILITY = 1e-3
+MIN_PROBABILITY = 1e-3
 
 
 class Llada(Objective):
@@ -35,28 +35,20 @@ class Llada(Objective):
         """
         rows = self._shorten(rows, noise)
         time = noise.per_row("time").expand(rows.tokens.shape)
-        probability = (1 - LEAST_PROBABILITY) * time + LEAST_PROBABILITY
+        probability = (1 - MIN_PROBABILITY) * time + MIN_PROBABILITY
         masked = rows.maskable & (noise.per_token("mask") < probability)
         return Masking(masked, probability, probability, rows)
 
     def corrupt(self, masking: Masking, schedule: NoiseSchedule, mask_token_id: int) -> Corruption:
         """Hide the masked tokens; weigh each with 1/p."""
-        rows, masked = masking.rows, masking.masked
+        rows = masking.rows
         weight = 1 / masking.mask_probability
         count = (rows.segments != PADDING_SEGMENT).sum()
         if self._sft:
             lengths = _answer_lengths(rows)
             weight = weight / lengths.clamp(min=1)
             count = (document_starts(rows.segments) & (lengths > 0)).sum()
-        return Corruption(
-            inputs=ModelInputs(
-                torch.where(masked, mask_token_id, rows.tokens), rows.segments, rows.positions
-            ),
-            targets=rows.tokens,
-            scored=masked,
-            weight=weight[masked],
-            count=count.double(),
-        )
+        return Corruption.of_masked(masking, mask_token_id, weight=weight, count=count)
 
     def _shorten(self, rows: TokenRows, noise: Noise) -> TokenRows:
         length = rows.tokens.shape[1]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import torch
-
 from opendllm.plugins.objectives import MdlmOptions
 from opendllm.registries.noise_schedules import NoiseSchedule
 from opendllm.registries.objectives import Corruption, Masking, Noise, Objective
-from opendllm.registries.sequences import ModelInputs, TokenRows
+from opendllm.registries.sequences import TokenRows
 
-LEAST_TIME = 1e-3
+MIN_TIME = 1e-3
 
 
 class Mdlm(Objective):
@@ -22,20 +20,12 @@ class Mdlm(Objective):
         """One time a row, in [1e-3, 1] of the schedule's interval."""
         drawn = noise.per_row_stratified("time") if self._antithetic else noise.per_row("time")
         low, high = schedule.interval
-        time = low + (high - low) * ((1 - LEAST_TIME) * drawn + LEAST_TIME)
+        time = low + (high - low) * ((1 - MIN_TIME) * drawn + MIN_TIME)
         time = time.expand(rows.tokens.shape)
         probability = schedule.mask_probability(time)
         return Masking(rows.maskable & (noise.per_token("mask") < probability), probability, time, rows)
 
     def corrupt(self, masking: Masking, schedule: NoiseSchedule, mask_token_id: int) -> Corruption:
         """Hide the masked tokens; weigh each with the schedule's ELBO weight at its row's time."""
-        rows = masking.rows
-        return Corruption(
-            inputs=ModelInputs(
-                torch.where(masking.masked, mask_token_id, rows.tokens), rows.segments, rows.positions
-            ),
-            targets=rows.tokens,
-            scored=masking.masked,
-            weight=schedule.elbo_weight(masking.time[masking.masked]),
-            count=rows.maskable.sum().double(),
-        )
+        weight = schedule.elbo_weight(masking.time)
+        return Corruption.of_masked(masking, mask_token_id, weight=weight, count=masking.rows.maskable.sum())

@@ -9,9 +9,9 @@ from opendllm.core.toolkit.segments import document_starts
 from opendllm.plugins.objectives import OpenDcoderOptions
 from opendllm.registries.noise_schedules import NoiseSchedule
 from opendllm.registries.objectives import Corruption, Masking, Noise, Objective
-from opendllm.registries.sequences import ModelInputs, TokenRows
+from opendllm.registries.sequences import TokenRows
 
-LEAST_RATIO = 1 / 500
+MIN_RATIO = 1 / 500
 
 
 class OpenDcoder(Objective):
@@ -26,21 +26,15 @@ class OpenDcoder(Objective):
 
     def mask(self, rows: TokenRows, noise: Noise, schedule: NoiseSchedule) -> Masking:
         """r ~ U(0, 1) per document, clamped to [1/500, 499/500]; each token with probability r."""
-        ratio = noise.per_document("mask-ratio").clamp(LEAST_RATIO, 1 - LEAST_RATIO)
+        ratio = noise.per_document("mask-ratio").clamp(MIN_RATIO, 1 - MIN_RATIO)
         masked = rows.maskable & (noise.per_token("mask") < ratio)
         return Masking(masked, ratio, ratio, rows)
 
     def corrupt(self, masking: Masking, schedule: NoiseSchedule, mask_token_id: int) -> Corruption:
         """Hide the masked tokens; weigh the scored ones with 1/r."""
-        rows = masking.rows
-        scored = masking.masked & ~document_starts(rows.segments)
-        tokens = torch.where(masking.masked, mask_token_id, rows.tokens)
-        return Corruption(
-            inputs=ModelInputs(tokens, rows.segments, rows.positions),
-            targets=rows.tokens,
-            scored=scored,
-            weight=1 / masking.mask_probability[scored],
-            count=scored.sum().double(),
+        scored = masking.masked & ~document_starts(masking.rows.segments)
+        return Corruption.of_masked(
+            masking, mask_token_id, weight=1 / masking.mask_probability, count=scored.sum(), scored=scored
         )
 
     def loss_sum(self, negative_log_likelihood: Tensor, corruption: Corruption) -> Tensor:

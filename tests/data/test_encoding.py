@@ -48,7 +48,7 @@ def test_one_process_or_two_give_the_same_tokens_in_the_same_order(
 ) -> None:
     found = []
     for processes, alone in ((1, 2), (2, 2), (2, 10**9)):
-        monkeypatch.setattr(encoding, "MOST_PROCESSES", processes)
+        monkeypatch.setattr(encoding, "MAX_PROCESSES", processes)
         monkeypatch.setattr(encoding, "BATCHES_BEFORE_PROCESSES", alone)
         found.append(encoded(iter(PAIRS), tokenizer_file))
     for other in found[1:]:
@@ -69,7 +69,7 @@ def test_no_more_than_a_few_batches_are_read_ahead(
             read += len(pair[0]) + len(pair[1])
             yield pair
 
-    monkeypatch.setattr(encoding, "MOST_PROCESSES", 1)
+    monkeypatch.setattr(encoding, "MAX_PROCESSES", 1)
     behind = 0
     for batch in encode_in_order(counted(), tokenizer_file, 7):
         del batch

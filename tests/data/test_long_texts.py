@@ -46,7 +46,7 @@ def tokenizer(pattern: str | None) -> Tokenizer:
 @given(text=st.text(alphabet="ab1_ \n\té天", max_size=300))
 def test_parts_are_the_text_and_none_is_too_long(text: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(long_texts, "CHARACTERS_AT_MOST", 16)
+        patch.setattr(long_texts, "MAX_CHARACTERS", 16)
         found = list(parts(text))
     assert "".join(found) == text
     assert all(0 < len(part) <= 16 for part in found) or found == [""]
@@ -58,7 +58,7 @@ def test_a_document_in_parts_has_the_tokens_and_the_prompt_of_the_whole(
 ) -> None:
     whole = tokenizer(pattern)
     whole.save(str(tmp_path / "tokenizer.json"))
-    monkeypatch.setattr(long_texts, "CHARACTERS_AT_MOST", 64)
+    monkeypatch.setattr(long_texts, "MAX_CHARACTERS", 64)
     monkeypatch.setattr(encoding, "CHARACTERS_AT_ONCE", 200)
     monkeypatch.setattr(encoding, "BATCHES_BEFORE_PROCESSES", 10**9)
     pairs = [(prompt, text) for text in TEXTS if "天" not in text for prompt in ("", "what? ")]
@@ -80,7 +80,7 @@ def test_a_text_without_white_space_is_cut_all_the_same(
 ) -> None:
     whole = tokenizer(None)
     whole.save(str(tmp_path / "tokenizer.json"))
-    monkeypatch.setattr(long_texts, "CHARACTERS_AT_MOST", 64)
+    monkeypatch.setattr(long_texts, "MAX_CHARACTERS", 64)
     [batch] = encode_in_order(iter([("", TEXTS[2])]), tmp_path / "tokenizer.json", 7)
     assert len(batch.lengths) == 1
     assert whole.decode(batch.ids[:-1].tolist()).replace(" ", "") == whole.decode(
@@ -100,6 +100,6 @@ def test_a_tokenizer_is_trained_on_the_beginning_of_one_long_document(
 
     monkeypatch.setattr(tokenizers, "CHARACTERS_TRAINED_ON", 100)
     choice = TokenizerChoice.model_validate({"train": {"vocab_size": 300}})
-    vocabulary = make_tokenizer(choice, [Long()]).get_vocab()
+    vocabulary = make_tokenizer(choice, [Long().documents("train")]).get_vocab()
     assert "ab" in vocabulary
     assert "yz" not in vocabulary

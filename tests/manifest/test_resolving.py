@@ -120,6 +120,33 @@ def test_a_digest_depends_on_content_and_not_on_order() -> None:
     assert digest({"a": 1, "b": [1, 2]}) == digest({"b": [1, 2], "a": 1}) != digest({"a": 1, "b": [2, 1]})
 
 
+def test_a_run_of_an_earlier_version_is_known_again(read: Any) -> None:
+    options = ["model.backbone.options.preset=small", "train.objective.options.times=independent"]
+    digests = [read("", *options[:count]).variants[0].training_digest for count in range(3)]
+    assert digests == ["cc084e44c49a3d25", "f6b4bcdf36510bf4", "b8627af35cb23d60"]
+
+
+def test_a_variant_has_its_plugins_options_as_objects_with_what_nobody_gave(read: Any) -> None:
+    sampler = "{name: remdm, options: {eta: 0.25}}"
+    text = f"  - {{benchmark: {{name: stdlib-infilling}}, generate: {{sampler: {sampler}}}}}\n"
+    [variant] = read(text, "train.objective.options.times=independent").variants
+    plugins = variant.plugins
+    assert plugins.training.objective.options.times == "independent"
+    assert (plugins.backbone.name, plugins.backbone.options.pretrained) == ("open-dcoder", None)
+    assert [each.benchmark.name for each in plugins.evaluations] == ["perplexity", "stdlib-infilling"]
+    own, given = [each.sampler for each in plugins.evaluations]
+    assert own == plugins.sampler
+    assert own.name == plugins.backbone.options.default_sampler != given.name
+    assert (own.options.model_fields_set, given.options.eta) == (set(), 0.25)
+
+
+def test_a_mixture_keeps_its_corpora_in_order(read: Any) -> None:
+    parts = "{corpus: {name: text-files, options: {train: x}}}, {corpus: {name: python-stdlib}}"
+    [variant] = read("", "data.corpus=null", f"data.mixture=[{parts}]").variants
+    assert [corpus.name for corpus in variant.plugins.corpora] == ["text-files", "python-stdlib"]
+    assert variant.plugins.corpora[0].options.train == str(Path.cwd() / "x")
+
+
 patches = st.fixed_dictionaries(
     {},
     optional={

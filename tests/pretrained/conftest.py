@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from opendllm.core.checkpoints.loading import load_model
+from opendllm.core.checkpoints.loading import backbone_of, load_model
 from opendllm.core.toolkit.segments import inputs_from_mask
 from opendllm.registries.backbones import DiffusionLM
 from opendllm.registries.discovery import installed_plugins
@@ -62,10 +63,9 @@ def stock() -> Stock:
 
 def load_as(backbone: str | None, folder: Path, dtype: torch.dtype | None = None, **options: Any) -> Any:
     """The checkpoint as a DiffusionLM; its mask is the last id."""
-    lm, _ = load_model(
-        installed_plugins(), folder, torch.device("cpu"), dtype, backbone, VOCABULARY - 1, options
-    )
-    return lm
+    family = backbone_of(installed_plugins(), folder, backbone)
+    family = replace(family, options=family.registration.options.model_validate(options))
+    return load_model(folder, family, torch.device("cpu"), dtype, VOCABULARY - 1)
 
 
 @torch.no_grad()

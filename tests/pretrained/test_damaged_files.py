@@ -46,6 +46,11 @@ def refused(folder: Path, *words: str, backbone: str = "causal-lm") -> None:
     assert [word for word in words if word not in message] == [], message
 
 
+def test_a_pattern_in_config_json_that_does_not_exist(sharded: Path) -> None:
+    edit_config(sharded, open_dllm={"attention": "sideways"})
+    refused(sharded, str(sharded / "config.json"), "open_dllm.attention", "sideways")
+
+
 def test_a_key_missing_from_a_shard(sharded: Path) -> None:
     rewrite(shard_of(sharded, KEY), lambda tensors: tensors.pop(KEY))
     refused(sharded, str(sharded), KEY)

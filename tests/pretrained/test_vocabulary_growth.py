@@ -14,15 +14,15 @@ from opendllm.core.checkpoints.loading import load_model
 from opendllm.core.data.tokenizers import load_tokenizer
 from opendllm.registries.backbones import DiffusionLM
 from opendllm.registries.discovery import installed_plugins
+from opendllm.registries.registry import ChosenPlugin
 
 from .conftest import END, VOCABULARY, load_as, logits, train_tokenizer
 
 
 def grown(folder: Path, least: int, mask: int = 5, **options: Any) -> DiffusionLM:
-    lm, _ = load_model(
-        installed_plugins(), folder, torch.device("cpu"), torch.float32, "causal-lm", mask, options, least
-    )
-    return lm
+    registration = installed_plugins().backbones.get("causal-lm")
+    family = ChosenPlugin(registration, registration.options.model_validate(options))
+    return load_model(folder, family, torch.device("cpu"), torch.float32, mask, least)
 
 
 def embeddings(lm: DiffusionLM) -> tuple[torch.Tensor, torch.Tensor]:

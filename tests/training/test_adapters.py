@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from opendllm.core.checkpoints.files import steps
-from opendllm.core.checkpoints.loading import load_model
+from opendllm.core.checkpoints.loading import backbone_of, load_model
 from opendllm.core.manifest.schema import Train, WeightAverage
 from opendllm.core.training.averaging import MovingAverage
 from opendllm.core.training.trainer import TrainingRun, train
@@ -55,8 +55,9 @@ def test_adapters_are_saved_as_peft_does_and_merged(make_run: MakeRun, backbone:
     )
     train(run)
     step = last_step(run)
-    merged, registration = load_model(installed_plugins(), step, torch.device("cpu"))
-    assert registration.name == backbone
+    family = backbone_of(installed_plugins(), step)
+    assert family.name == backbone
+    merged = load_model(step, family, torch.device("cpu"))
     assert set(merged.module.state_dict()) == set(start.module.state_dict())
     changed = {
         name

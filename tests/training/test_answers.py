@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from opendllm.core.data.prepared import PreparedData, prepare_all
-from opendllm.core.data.sources import corpora_of
 from opendllm.core.data.tokenizers import train_tokenizer
 from opendllm.core.manifest.experiment_manifest import read_experiment
 from opendllm.core.manifest.schema import Data
@@ -60,7 +59,8 @@ def section(folder: Path, name: str = "pairs", **changes: Any) -> Data:
 
 def prepared(data: Data, folder: Path) -> list[PreparedData]:
     assert data.tokenizer is not None
-    return prepare_all(data, data.tokenizer, corpora_of(data, PLUGINS), folder / "cache")
+    corpora = [PLUGINS.corpora.get(choice.name).build(choice.options) for choice in data.corpora()]
+    return prepare_all(data, data.tokenizer, corpora, folder / "cache")
 
 
 def model(tokenizer: Any) -> DiffusionLM:

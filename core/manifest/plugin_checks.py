@@ -1,0 +1,213 @@
+"""The plugins that a manifest names: found, their options checked, and whether all go together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from opendllm.core.decoding.settings import check_effect
+from opendllm.core.manifest.checks import (
+    Issue,
+    ManifestError,
+    decoder_options,
+    dotted,
+    generation_of,
+    issues_of,
+)
+from opendllm.core.manifest.schema import Generate, Manifest, PluginChoice
+from opendllm.core.manifest.sources import KeyPath, Source
+from opendllm.core.manifest.variant_plugins import EvaluationPlugins, TrainingPlugins, VariantPlugins
+from opendllm.registries.corpora import Corpus
+from opendllm.registries.discovery import Plugins
+from opendllm.registries.errors import PluginError, UserError
+from opendllm.registries.noise_schedules import NoiseSchedule
+from opendllm.registries.objectives import Objective
+from opendllm.registries.options import BackboneOptions, ObjectiveOptions, PluginOptions, SamplerOptions
+from opendllm.registries.registry import ChosenPlugin, Registry
+from opendllm.registries.samplers import Sampler
+
+ContractT = TypeVar("ContractT")
+OptionsT = TypeVar("OptionsT", bound=PluginOptions)
+
+
+def resolve_plugins(manifest: Manifest, source: Source, plugins: Plugins) -> VariantPlugins:
+    """Find every plugin that a manifest names.
+
+    Raises:
+        ManifestError: one isn't there, doesn't take its options, or doesn't go with the others.
+    """
+    resolver = _Resolver(manifest, source, plugins)
+    backbone = resolver.plugin(
+        plugins.backbones, BackboneOptions, manifest.model.backbone, ("model", "backbone")
+    )
+    corpora = resolver.corpora()
+    objective = schedule = None
+    if manifest.train is not None:
+        objective = resolver.plugin(
+            plugins.objectives, ObjectiveOptions, manifest.train.objective, ("train", "objective")
+        )
+        schedule = resolver.plugin(
+            plugins.noise_schedules, PluginOptions, manifest.train.noise_schedule, ("train", "noise_schedule")
+        )
+    benchmarks = [
+        resolver.plugin(plugins.benchmarks, PluginOptions, entry.benchmark, ("evaluate", index, "benchmark"))
+        for index, entry in enumerate(manifest.evaluate)
+    ]
+    sampler = resolver.sampler(manifest.generate, ("generate",))
+    samplers = [
+        resolver.sampler(generation_of(manifest, index), ("evaluate", index, "generate"))
+        if entry.generate is not None
+        else sampler
+        for index, entry in enumerate(manifest.evaluate)
+    ]
+    issues = resolver.issues
+    if backbone is not None:
+        issues.extend(_data_issues(manifest, source, backbone.options))
+        issues.extend(_loading_issues(manifest, source, backbone.options))
+        issues.extend(_attention_issues(manifest, source, backbone.options, objective, schedule))
+    if issues:
+        raise ManifestError(issues)
+    assert backbone is not None  # or there would be an issue; so it is with all that may be None here
+    assert sampler is not None
+    return VariantPlugins(
+        backbone,
+        tuple(filter(None, corpora)),
+        TrainingPlugins(objective, schedule) if objective and schedule else None,
+        sampler,
+        tuple(
+            EvaluationPlugins(benchmark, own)
+            for benchmark, own in zip(benchmarks, samplers, strict=True)
+            if benchmark and own
+        ),
+    )
+
+
+@dataclass
+class _Resolver:
+    """Looks plugins up one by one, and collects what is wrong with them."""
+
+    manifest: Manifest
+    source: Source
+    plugins: Plugins
+    issues: list[Issue] = field(default_factory=list)
+
+    def plugin(
+        self, registry: Registry[ContractT], base: type[OptionsT], choice: PluginChoice, path: KeyPath
+    ) -> ChosenPlugin[ContractT, OptionsT] | None:
+        """The plugin of a choice; None where there is an issue with it.
+
+        Args:
+            registry: of its kind.
+            base: what the options of that kind derive from.
+            choice: its name and options.
+            path: where the manifest chooses it.
+        """
+        try:
+            registration = registry.get(choice.name)
+        except PluginError as error:
+            at = (*path, "name")
+            self.issues.append(Issue(self.source.location(at), dotted(at), str(error)))
+            return None
+        try:
+            options = registration.options.model_validate(choice.options)
+        except ValidationError as error:
+            self.issues.extend(issues_of(error, self.source, registration.options, (*path, "options")))
+            return None
+        assert isinstance(options, base)  # the registry takes no others of this kind
+        return ChosenPlugin(registration, options)
+
+    def corpora(self) -> list[ChosenPlugin[Corpus, PluginOptions] | None]:
+        """In the order of `Data.corpora`."""
+        data = self.manifest.data
+        if data is None:
+            return []
+        paths: list[KeyPath] = [("data", "corpus")]
+        if data.corpus is None:
+            paths = [("data", "mixture", index, "corpus") for index in range(len(data.mixture))]
+        return [
+            self.plugin(self.plugins.corpora, PluginOptions, choice, path)
+            for choice, path in zip(data.corpora(), paths, strict=True)
+        ]
+
+    def sampler(self, generate: Generate, path: KeyPath) -> ChosenPlugin[Sampler, SamplerOptions] | None:
+        """The sampler of a `generate` section at `path`, and whether the section's settings reach it."""
+        choice = generate.sampler or self._default_sampler()
+        if choice is None:
+            return None
+        chosen = self.plugin(self.plugins.samplers, SamplerOptions, choice, (*path, "sampler"))
+        if chosen is not None:
+            try:
+                check_effect(decoder_options(generate), chosen.registration)
+            except UserError as error:
+                self.issues.append(Issue(self.source.location(path), dotted(path), str(error)))
+        return chosen
+
+    def _default_sampler(self) -> PluginChoice | None:
+        """The sampler of the backbone's authors; None where the backbone is unknown."""
+        name = self.manifest.model.backbone.name
+        if name not in self.plugins.backbones.names():
+            return None
+        options = self.plugins.backbones.get(name).options
+        return PluginChoice(name=options.default_sampler) if issubclass(options, BackboneOptions) else None
+
+
+def _data_issues(manifest: Manifest, source: Source, backbone: BackboneOptions) -> Iterator[Issue]:
+    """A model that is trained or built needs data; only a pretrained one brings a tokenizer."""
+    if manifest.data is None:
+        if manifest.train is not None or backbone.pretrained is None:
+            yield Issue(source.location(("data",)), "data", "is missing")
+    elif manifest.data.tokenizer is None and backbone.pretrained is None:
+        yield Issue(source.location(("data", "tokenizer")), "data.tokenizer", "is missing")
+
+
+def _loading_issues(manifest: Manifest, source: Source, backbone: BackboneOptions) -> Iterator[Issue]:
+    """Spread and 8-bit models are loaded to be evaluated."""
+    for name in ("device_map", "load_in_8bit"):
+        at: KeyPath = ("model", "backbone", "options", name)
+        if getattr(backbone, name) and backbone.pretrained is None:
+            yield Issue(source.location(at), dotted(at), "has no effect without `pretrained`")
+        elif getattr(backbone, name) and manifest.train is not None:
+            yield Issue(source.location(at), dotted(at), "is for evaluation; training cannot use it")
+
+
+def _attention_issues(
+    manifest: Manifest,
+    source: Source,
+    backbone: BackboneOptions,
+    objective: ChosenPlugin[Objective, ObjectiveOptions] | None,
+    schedule: ChosenPlugin[NoiseSchedule, PluginOptions] | None,
+) -> Iterator[Issue]:
+    at: KeyPath = ("model", "backbone", "options", "attention")
+    if (backbone.attention == "block-causal") != (backbone.block_length is not None):
+        yield Issue(
+            source.location(at), dotted(at), "`attention: block-causal` and `block_length` go together"
+        )
+    if manifest.train is None or objective is None:
+        return
+    if objective.options.trains != backbone.attention:
+        yield Issue(
+            source.location(("train", "objective", "name")),
+            "train.objective",
+            f"{objective.name!r} trains {objective.options.trains} models, and the backbone's "
+            f"attention is {backbone.attention}: set model.backbone.options.attention",
+        )
+    allowed = objective.options.noise_schedules
+    if allowed is None:
+        return
+    name = manifest.train.noise_schedule.name
+    if name not in allowed:
+        yield Issue(
+            source.location(("train", "noise_schedule", "name")),
+            "train.noise_schedule",
+            f"objective {objective.name!r} brings its own schedule; only "
+            f"{', '.join(sorted(allowed))} goes with it",
+        )
+    elif schedule is not None and schedule.options.model_fields_set:
+        yield Issue(
+            source.location(("train", "noise_schedule", "options")),
+            "train.noise_schedule.options",
+            f"have no effect: objective {objective.name!r} brings its own schedule",
+        )

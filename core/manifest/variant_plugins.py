@@ -1,0 +1,65 @@
+"""The plugins of a variant, each with its checked options."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from opendllm.registries.backbones import Backbone
+from opendllm.registries.benchmarks import Benchmark
+from opendllm.registries.corpora import Corpus
+from opendllm.registries.noise_schedules import NoiseSchedule
+from opendllm.registries.objectives import Objective
+from opendllm.registries.options import BackboneOptions, ObjectiveOptions, PluginOptions, SamplerOptions
+from opendllm.registries.registry import ChosenPlugin
+from opendllm.registries.samplers import Sampler
+
+
+@dataclass(frozen=True)
+class TrainingPlugins:
+    """Of the `train` section."""
+
+    objective: ChosenPlugin[Objective, ObjectiveOptions]
+    noise_schedule: ChosenPlugin[NoiseSchedule, PluginOptions]
+
+
+@dataclass(frozen=True)
+class EvaluationPlugins:
+    """Of one entry of `evaluate`; the sampler may be the one of `generate`, or the backbone's own."""
+
+    benchmark: ChosenPlugin[Benchmark, PluginOptions]
+    sampler: ChosenPlugin[Sampler, SamplerOptions]
+
+
+@dataclass(frozen=True)
+class VariantPlugins:
+    """Everything that a variant's manifest names.
+
+    Attributes:
+        backbone: of the model.
+        corpora: of the data, in the order of `Data.corpora`; none where the manifest has no data.
+        training: None where nothing is trained.
+        sampler: the one of `generate`, or the backbone's own.
+        evaluations: one for each entry of `evaluate`.
+    """
+
+    backbone: ChosenPlugin[Backbone, BackboneOptions]
+    corpora: tuple[ChosenPlugin[Corpus, PluginOptions], ...]
+    training: TrainingPlugins | None
+    sampler: ChosenPlugin[Sampler, SamplerOptions]
+    evaluations: tuple[EvaluationPlugins, ...]
+
+    def __iter__(self) -> Iterator[ChosenPlugin[Any, Any]]:
+        """All of them, but for samplers that only one benchmark is decoded with."""
+        yield self.backbone
+        yield from self.corpora
+        if self.training is not None:
+            yield self.training.objective
+            yield self.training.noise_schedule
+        yield self.sampler
+        yield from (evaluation.benchmark for evaluation in self.evaluations)
+
+    def built_corpora(self) -> list[Corpus]:
+        """The corpora, ready to be read."""
+        return [corpus.build() for corpus in self.corpora]
