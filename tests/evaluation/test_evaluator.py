@@ -112,6 +112,12 @@ def test_lengths_are_the_oracles_the_requests_or_the_manifests(tmp_path: Path) -
     assert len(benchmark.answers) == 6
 
 
+def test_at_an_empty_references_length_nothing_is_written(tmp_path: Path) -> None:
+    benchmark = Questions([GenerationRequest("a", Gap("x = ", "\n"), reference="", oracle_length=True)])
+    ask(benchmark, tmp_path / "s.jsonl")
+    assert [a.tokens for a in benchmark.answers if isinstance(a, GeneratedText)] == [(), ()]
+
+
 def test_samples_do_not_depend_on_the_batch_size_or_on_a_restart(tmp_path: Path) -> None:
     whole, single = Questions(infillings()), Questions(infillings())
     ask(whole, tmp_path / "whole.jsonl", batch_size=4)
