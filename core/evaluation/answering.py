@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 import time
@@ -16,8 +17,9 @@ from opendllm.core.decoding.chat import chat_prompt
 from opendllm.core.decoding.options import DecoderOptions
 from opendllm.core.decoding.text import SeededGap, count_tokens, encode, why_unfit, write
 from opendllm.core.evaluation.shards import take_shard
-from opendllm.core.evaluation.text_likelihood import TextToScore, score_texts
+from opendllm.core.evaluation.text_likelihood import TextToScore, score_texts, why_unscorable
 from opendllm.core.foundation.sample_records import SampleKey, SampleRecord
+from opendllm.core.scoring.problem_files import preparation_failure
 from opendllm.core.toolkit.draws import hash_address, stream_id
 from opendllm.core.toolkit.likelihood import Estimator
 from opendllm.registries.backbones import DiffusionLM
@@ -28,6 +30,7 @@ from opendllm.registries.benchmarks import (
     Request,
     TextLikelihood,
 )
+from opendllm.registries.errors import UserError
 from opendllm.registries.gaps import Gap
 from opendllm.registries.samplers import Sampler
 
@@ -51,7 +54,7 @@ class Asked:
     Attributes:
         replicas: the model, once a device.
         options: the decoder's.
-        chat: whether prompts without a suffix go through the chat template.
+        chat: whether prompts go through the chat template; those with a suffix never do.
         samples_per_task: answers to each generation request.
         batch_size: rows decoded together.
         likelihood_estimator: see `log_likelihood`.
@@ -80,24 +83,42 @@ def answer_seed(seed: int, key: SampleKey) -> int:
     return int(hash_address(seed, stream_id(task_id), stream_id(setting), sample))
 
 
-def unanswerable(asked: Asked, requests: Mapping[SampleKey, Request]) -> dict[SampleKey, str]:
+def unanswerable(
+    asked: Asked, requests: Mapping[SampleKey, Request], sequence_length: int
+) -> dict[SampleKey, str]:
     """Why problems can't be put to the model, of those that can't."""
-    replica = asked.replicas[0]
-    count = count_tokens(replica.tokenizer)
     reasons: dict[Request, str | None] = {}
     for request in requests.values():
-        if isinstance(request, GenerationRequest) and request not in reasons:
-            reasons[request] = why_unfit(
-                replica.lm, replica.tokenizer, _gap(asked, replica, request, count), asked.options
-            )
-    found = {key: reasons.get(request) for key, request in requests.items()}
+        if request not in reasons:
+            reasons[request] = _why_unanswerable(asked, request, sequence_length)
+    found = {key: reasons[request] for key, request in requests.items()}
     return {key: reason for key, reason in found.items() if reason is not None}
+
+
+def _why_unanswerable(asked: Asked, request: Request, sequence_length: int) -> str | None:
+    if request.failure is not None:
+        return request.failure
+    replica = asked.replicas[0]
+    try:
+        if isinstance(request, LikelihoodRequest):
+            text = TextToScore(request.text, 0, request.context)
+            return why_unscorable(replica.lm, replica.tokenizer, text, sequence_length)
+        gap = _gap(asked, replica, request, count_tokens(replica.tokenizer))
+        _reference_tokens(replica, request)
+        return why_unfit(replica.lm, replica.tokenizer, gap, asked.options)
+    except UserError as error:
+        return str(error)
+    except Exception as error:  # whatever a tokenizer or a chat template makes of one odd text
+        return preparation_failure(error)
 
 
 def failed_answer(key: SampleKey, request: Request, reason: str) -> SampleRecord:
     """What is kept of a problem that wasn't put to the model."""
-    assert isinstance(request, GenerationRequest)
-    return _record(request, GeneratedText(*key, text="", failure=reason))
+    if isinstance(request, GenerationRequest):
+        return _record(request, GeneratedText(*key, text="", failure=reason))
+    task_id, setting, _ = key
+    answer = TextLikelihood(task_id, setting, math.nan, 0.0, 0, 0, failure=reason)
+    return SampleRecord(answer, request=fingerprint(request))
 
 
 def answer_all(
@@ -222,7 +243,7 @@ def _reference_tokens(replica: Replica, request: GenerationRequest) -> tuple[int
 def _gap(asked: Asked, replica: Replica, request: GenerationRequest, count: Callable[[str], int]) -> Gap:
     """What is put to the model: in its chat template if wished, and as long as the reference if asked so."""
     gap = request.gap
-    if asked.chat and gap.suffix is None:
+    if asked.chat and gap.suffix is None and not request.templated:
         gap = replace(gap, prefix=chat_prompt(replica.tokenizer, gap.prefix))
     if request.oracle_length:
         assert request.reference is not None
@@ -231,5 +252,5 @@ def _gap(asked: Asked, replica: Replica, request: GenerationRequest, count: Call
 
 
 def _cut(text: str, stop: tuple[str, ...]) -> str:
-    ends = [text.index(word) for word in stop if word in text]
+    ends = [text.index(word) for word in stop if word and word in text]
     return text[: min(ends)] if ends else text

@@ -163,6 +163,57 @@ def test_a_problem_that_does_not_fit_the_model_fails_and_the_rest_goes_on(tmp_pa
     assert (tmp_path / "s.jsonl").read_bytes() == before
 
 
+MASK = str(TOKENIZER.mask_token)
+LIKELY = LikelihoodRequest("fine", " x", context="def f(")
+ODD_REQUESTS: dict[str, tuple[Request, str]] = {
+    "reference": (GenerationRequest("odd", Gap("x = "), MASK), "reference contains the mask token"),
+    "reference-surrogate": (GenerationRequest("odd", Gap("x = "), "\ud800"), "is a lone surrogate"),
+    "prompt": (GenerationRequest("odd", Gap(f"x = {MASK}")), "prompt contains the mask token"),
+    "no-reference": (
+        GenerationRequest("odd", Gap("x = "), oracle_length=True),
+        "its preparation fails (AssertionError",
+    ),
+    "no-text": (GenerationRequest("odd", Gap(None)), "its preparation fails (AttributeError"),  # type: ignore[arg-type]
+    "unprepared": (GenerationRequest("odd", Gap(""), failure="KeyError: 'text'"), "KeyError: 'text'"),
+    "text": (LikelihoodRequest("odd", f"x = {MASK}"), "contains the mask token"),
+    "context": (LikelihoodRequest("odd", " 1", context=f"x {MASK}="), "contains the mask token"),
+    "text-surrogate": (LikelihoodRequest("odd", "x = \ud800"), "its preparation fails ("),
+    "nothing": (LikelihoodRequest("odd", "", context="x = 1"), "has no tokens to score"),
+    "unprepared-text": (LikelihoodRequest("odd", "", failure="KeyError: 'text'"), "KeyError: 'text'"),
+}
+
+
+@pytest.mark.parametrize(("odd", "reason"), ODD_REQUESTS.values(), ids=list(ODD_REQUESTS))
+def test_an_odd_problem_stops_nobody(tmp_path: Path, odd: Request, reason: str) -> None:
+    plain, mixed = Questions([*infillings(), LIKELY]), Questions([odd, *infillings(), LIKELY])
+    ask(plain, tmp_path / "plain.jsonl")
+    evaluation = ask(mixed, tmp_path / "s.jsonl")
+    failed = [answer for answer in mixed.answers if answer.failure is not None]
+    assert {answer.task_id for answer in failed} == {"odd"}
+    assert isinstance(failed[0], GeneratedText) == isinstance(odd, GenerationRequest)
+    assert [answer for answer in mixed.answers if answer.failure is None] == plain.answers
+    assert reason in evaluation.unasked["odd"]
+    assert evaluation.scores is not None
+    assert reason in evaluation.scores.per_task["odd"]["failure"]
+    assert evaluation.scores.notes[-1].startswith(
+        "1 of 5 problems couldn't be asked and count as failed (odd: "
+    )
+    before = (tmp_path / "s.jsonl").read_bytes()
+    again = Questions([odd, *infillings(), LIKELY])
+    assert ask(again, tmp_path / "s.jsonl").unasked == evaluation.unasked
+    assert [repr(answer) for answer in again.answers] == [repr(answer) for answer in mixed.answers]
+    assert (tmp_path / "s.jsonl").read_bytes() == before
+
+
+def test_an_empty_stop_string_cuts_nothing(tmp_path: Path) -> None:
+    free, stopped = (
+        Questions([GenerationRequest("t", Gap("x = ", length=12), stop=stop)]) for stop in ((), ("",))
+    )
+    ask(free, tmp_path / "free.jsonl")
+    ask(stopped, tmp_path / "stopped.jsonl")
+    assert stopped.answers == free.answers
+
+
 def test_a_benchmark_of_which_no_problem_fits_is_refused_and_nothing_is_kept(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no problem .* long: prompt has \d+ tokens"):
         ask(Questions([LONG]), tmp_path / "s.jsonl")
