@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +16,15 @@ from opendllm.core.decoding.chat import chat_prompt
 from opendllm.core.decoding.decoder import Decoded, decode
 from opendllm.core.decoding.options import DecoderOptions
 from opendllm.core.decoding.settings import sort_options
-from opendllm.core.decoding.text import Blank, Written, encode, write
+from opendllm.core.decoding.text import SeededGap, Written, encode, write
+from opendllm.core.evaluation.text_likelihood import TextToScore, score_texts
 from opendllm.core.toolkit.draws import hash_address
-from opendllm.core.toolkit.likelihood import Estimator, log_likelihood
+from opendllm.core.toolkit.likelihood import Estimator
 from opendllm.core.toolkit.segments import document_positions, inputs_from_mask
 from opendllm.registries.backbones import DiffusionLM
 from opendllm.registries.discovery import Plugins, installed_plugins
 from opendllm.registries.errors import UserError
+from opendllm.registries.gaps import Gap
 from opendllm.registries.objectives import Masking
 from opendllm.registries.samplers import Sampler
 from opendllm.registries.sequences import PADDING_SEGMENT, TokenRows
@@ -62,21 +64,6 @@ def load(
     return LanguageModel(found.lm, found.tokenizer, family.options.default_sampler, plugins)
 
 
-@dataclass(frozen=True)
-class Gap:
-    """What is to be written.
-
-    Attributes:
-        prefix: text on the left.
-        suffix: text on the right; None to continue the prefix.
-        tokens: how many to write; None for `max_new_tokens`.
-    """
-
-    prefix: str
-    suffix: str | None = None
-    tokens: int | None = None
-
-
 class LanguageModel:
     """A diffusion language model with its tokenizer.
 
@@ -104,6 +91,7 @@ class LanguageModel:
 
         A shifted model's first real position repeats its own hidden state's logits.
         """
+        self._check_ids(input_ids, "input_ids")
         return self.lm.project(self.lm.hidden_states(inputs_from_mask(input_ids, attention_mask)))
 
     def sample(
@@ -130,12 +118,7 @@ class LanguageModel:
                 attention mask isn't of its shape.
         """
         _refuse(options, "max_new_tokens", "the canvas says how much is written")
-        whole_numbers = canvas.dtype == torch.int64 and canvas.ndim == 2 and len(canvas) > 0
-        if not whole_numbers or bool(((canvas < 0) | (canvas >= self.lm.vocab_size)).any()):
-            raise UserError(
-                f"a canvas is int64 [B, L], B at least 1, of token ids below {self.lm.vocab_size}; this is "
-                f"{str(canvas.dtype).removeprefix('torch.')} {list(canvas.shape)}"
-            )
+        self._check_ids(canvas, "a canvas")
         if attention_mask is not None and attention_mask.shape != canvas.shape:
             raise UserError(
                 f"attention_mask {list(attention_mask.shape)} isn't of the canvas's shape "
@@ -152,20 +135,17 @@ class LanguageModel:
 
         The ELBO of a diffusion model, exact for a causal one (see `log_likelihood`).
         """
-        results = []
-        for index, text in enumerate(texts):
-            ids = encode(self._tokenizer(), text, self.lm.mask_token_id, f"text {index}")
-            if len(ids) < 2:
+        tokenizer = self._tokenizer()
+        sizes = [
+            len(encode(tokenizer, text, self.lm.mask_token_id, f"text {index}"))
+            for index, text in enumerate(texts)
+        ]
+        for index, size in enumerate(sizes):
+            if size < 2:
                 raise UserError(f"text {index} has fewer than two tokens, so none can be scored")
-            tokens = torch.tensor([ids], device=self._device())
-            scorable = torch.ones_like(tokens, dtype=torch.bool)
-            scorable[:, 0] = False
-            seeds = torch.tensor(_seeds(seed, len(texts)), device=tokens.device)[index : index + 1]
-            found = log_likelihood(
-                self.lm, inputs_from_mask(tokens, None), scorable, draws, seeds, estimator=estimator
-            )
-            results.append((float(found.log_likelihood), float(found.variance) ** 0.5))
-        return results
+        asked = [TextToScore(*each) for each in zip(texts, _seeds(seed, len(texts)), strict=True)]
+        found = score_texts(self.lm, tokenizer, asked, max(sizes, default=0), draws, estimator)
+        return [(scored.log_likelihood, scored.variance**0.5) for scored in found]
 
     @torch.no_grad()
     def loss(
@@ -224,8 +204,8 @@ class LanguageModel:
         """
         if isinstance(prompts, str):
             raise UserError("prompts is a list of texts, not one text")
-        gaps = [Gap(prompt) for prompt in prompts]
-        written = self.fill(gaps, options, sampler=sampler, seed=seed, batch_size=batch_size, chat=chat)
+        gaps = [Gap(self.chat_prompt(prompt) if chat else prompt) for prompt in prompts]
+        written = self.fill(gaps, options, sampler=sampler, seed=seed, batch_size=batch_size)
         return [each.text for each in written]
 
     def infill(
@@ -258,7 +238,6 @@ class LanguageModel:
         sampler: str | None = None,
         seed: int | Sequence[int] = 0,
         batch_size: int = BATCH_SIZE,
-        chat: bool = False,
         trace: bool = False,
         on_written: Callable[[int, Written], None] = lambda index, written: None,
     ) -> list[Written]:
@@ -270,7 +249,6 @@ class LanguageModel:
             sampler: by default the family's own.
             seed: an integer, or one a gap.
             batch_size: rows decoded together; changes no result.
-            chat: put each prompt without a suffix into the checkpoint's chat template.
             trace: whether to keep every canvas.
             on_written: told what was written into which gap as soon as it is; not in their order.
 
@@ -281,20 +259,28 @@ class LanguageModel:
             raise UserError(f"batch_size is {batch_size}: decode at least one row at a time")
         chosen, decoder = self._sampler(sampler, options)
         tokenizer = self._tokenizer()
-        blanks = [
-            Blank(
-                chat_prompt(tokenizer, gap.prefix) if chat and gap.suffix is None else gap.prefix,
-                gap.suffix,
-                gap.tokens or decoder.max_new_tokens,
-                row_seed,
-            )
-            for gap, row_seed in zip(gaps, _seeds(seed, len(gaps)), strict=True)
-        ]
+        seeded = [SeededGap(*each) for each in zip(gaps, _seeds(seed, len(gaps)), strict=True)]
         found: dict[int, Written] = {}
-        for index, written in write(self.lm, tokenizer, blanks, chosen, decoder, batch_size, trace):
+        for index, written in write(self.lm, tokenizer, seeded, chosen, decoder, batch_size, trace):
             found[index] = written
             on_written(index, written)
-        return [found[index] for index in range(len(blanks))]
+        return [found[index] for index in range(len(seeded))]
+
+    def chat_prompt(self, prompt: str) -> str:
+        """The prompt as a user's turn in the checkpoint's chat template.
+
+        Raises:
+            UserError: the checkpoint has no chat template, or it fails.
+        """
+        return chat_prompt(self._tokenizer(), prompt)
+
+    def _check_ids(self, ids: Tensor, what: str) -> None:
+        whole_numbers = ids.dtype == torch.int64 and ids.ndim == 2 and len(ids) > 0
+        if not whole_numbers or bool(((ids < 0) | (ids >= self.lm.vocab_size)).any()):
+            raise UserError(
+                f"{what} is int64 [B, L], B at least 1, of token ids below {self.lm.vocab_size}; this is "
+                f"{str(ids.dtype).removeprefix('torch.')} {list(ids.shape)}"
+            )
 
     def _sampler(self, name: str | None, flat: Mapping[str, Any]) -> tuple[Sampler, DecoderOptions]:
         registration = self._plugins.samplers.get(self.default_sampler if name is None else name)
@@ -305,9 +291,6 @@ class LanguageModel:
         if self.tokenizer is None:
             raise UserError("this checkpoint has no tokenizer: use `sample` and `logits` with token ids")
         return self.tokenizer
-
-    def _device(self) -> torch.device:
-        return next(self.lm.module.parameters()).device
 
 
 def _refuse(options: dict[str, Any], name: str, why: str) -> None:

@@ -5,33 +5,36 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
-from opendllm.registries.corpora import Document
+from opendllm.registries.corpora import Document, Message
+from opendllm.registries.gaps import Gap
 
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """Write what stands between prefix and suffix.
+    """Write into a gap.
 
     Attributes:
         task_id: the problem; scores are paired by it.
-        prefix: text on the left.
-        suffix: text on the right; None to continue the prefix.
-        length: how many tokens to write: a number, "oracle" for the reference's own token count, or
-            None for the manifest's `max_new_tokens`.
+        gap: what is to be written.
         reference: the published answer, if there is one.
         setting: names this way of asking where a problem is asked in several ("oracle", "length-8").
-        stop: the answer is cut before the first of these.
+        stop: the answer is cut before the first of these; empty ones cut nothing.
+        oracle_length: whether to write as many tokens as the reference has, instead of the gap's length.
+        templated: whether the gap's prefix came out of the context's chat template, and isn't put into it.
+        failure: why the problem can't be asked, where its own preparation failed; the others are asked, and
+            this one is answered by an empty text with the same failure.
     """
 
     task_id: str
-    prefix: str
-    suffix: str | None = None
-    length: int | Literal["oracle"] | None = None
+    gap: Gap
     reference: str | None = None
     setting: str = "default"
     stop: tuple[str, ...] = ()
+    oracle_length: bool = False
+    templated: bool = False
+    failure: str | None = None
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,8 @@ class LikelihoodRequest:
         setting: names this way of asking, as in a GenerationRequest.
         context: what stands before it and is given; None gives the text's own first token.
         greedy: whether to find out too if the model would write just this text.
+        templated: whether `context` came out of the context's chat template.
+        failure: see GenerationRequest.
     """
 
     task_id: str
@@ -51,6 +56,8 @@ class LikelihoodRequest:
     setting: str = "default"
     context: str | None = None
     greedy: bool = False
+    templated: bool = False
+    failure: str | None = None
 
 
 Request = GenerationRequest | LikelihoodRequest
@@ -96,6 +103,8 @@ class TextLikelihood:
         tokens: how many tokens were scored.
         bytes: how many UTF-8 bytes these tokens spell.
         greedy: whether the model would write just this text; None where that wasn't asked.
+        failure: why the text has no likelihood (it couldn't be put to the model, say); the numbers are then
+            NaN and 0, and where there is right and wrong it counts as wrong.
     """
 
     task_id: str
@@ -105,6 +114,7 @@ class TextLikelihood:
     tokens: int
     bytes: int
     greedy: bool | None = None
+    failure: str | None = None
 
 
 Answer = GeneratedText | TextLikelihood
@@ -155,16 +165,34 @@ class CodeExecution:
     )
 
 
+class ChatTemplate(Protocol):
+    """The checkpoint's chat template."""
+
+    def __call__(self, messages: Sequence[Message], prefilled: bool = False) -> str:
+        """The chat as text, up to where the model's answer goes on.
+
+        Args:
+            messages: the turns.
+            prefilled: whether the last turn is the beginning of that answer.
+
+        Raises:
+            UserError: there is no template, or it fails.
+        """
+
+
 @dataclass(frozen=True)
 class BenchmarkContext:
     """What a benchmark may ask of the run.
 
     Attributes:
         limit: at most so many problems, or None for all.
-        seed: for whatever a benchmark draws (which line to hide, say).
+        seed: for whatever a benchmark draws (which line to hide, say); the same for every seed of the run.
         held_out: the manifest's corpus, held-out split.
         sequence_length: the longest text, in tokens, that the manifest's models read.
         code_execution: whether, and how, `score` may run generated code; None forbids it.
+        chat: the chat template, where prompts are to be put into it. Prompts that a benchmark leaves as they
+            are become a user's turn; one with turns of its own (examples, a system prompt) renders them
+            itself and marks its requests as `templated`.
     """
 
     limit: int | None
@@ -172,6 +200,7 @@ class BenchmarkContext:
     sequence_length: int
     held_out: Callable[[], Iterator[Document]] = field(repr=False)
     code_execution: CodeExecution | None = None
+    chat: ChatTemplate | None = field(default=None, repr=False)
 
 
 class Benchmark(ABC):

@@ -13,20 +13,20 @@ AttentionKind = Literal["bidirectional", "causal", "block-causal"]
 
 
 @dataclass(frozen=True)
-class _Place:
+class _PathMark:
     """Marks a field whose value says where something lies."""
 
     or_hub_id: bool
 
 
-ManifestPath = Annotated[str, _Place(or_hub_id=False)]
+ManifestPath = Annotated[str, _PathMark(or_hub_id=False)]
 """A file, a folder or a glob. A relative one is relative to the manifest that says it; the plugin gets an
 absolute one."""
-HubIdOrPath = Annotated[str, _Place(or_hub_id=True)]
+HubIdOrPath = Annotated[str, _PathMark(or_hub_id=True)]
 """The same where there is a folder of that name; else an id of the Hugging Face hub, left as it is."""
 
 
-def place_fields(model: type[BaseModel]) -> Iterator[tuple[str, bool]]:
+def path_fields(model: type[BaseModel]) -> Iterator[tuple[str, bool]]:
     """(name, whether it may be a hub id) of each field of an options model, or of a manifest's section, that
     is a `ManifestPath` or `HubIdOrPath`, or None.
     """
@@ -35,7 +35,7 @@ def place_fields(model: type[BaseModel]) -> Iterator[tuple[str, bool]]:
         for alternative in typing.get_args(field.annotation):
             marks += getattr(alternative, "__metadata__", ())
         for mark in marks:
-            if isinstance(mark, _Place):
+            if isinstance(mark, _PathMark):
                 yield name, mark.or_hub_id
 
 

@@ -37,7 +37,7 @@ class Draws(Protocol):
 
 @dataclass(frozen=True)
 class Step:
-    """What a sampler sees: the rows that are still being written, each at its own step.
+    """What a sampler sees: the B rows that are still being written, each at its own step.
 
     Attributes:
         masked: [B, L] bool, masks of the active block.
@@ -50,7 +50,7 @@ class Step:
         index: [B] int64, this step's number within its block, from 0.
         steps: [B] int64, the number of steps in the block.
         target: [B] int64, how many masks should remain after this step, from `remaining_masks`;
-            0 at a block's last step.
+            0 at a block's last step, whether the sampler plans or not.
         alg_temp: temperature of the order in which positions are committed; 0 takes the best.
         special: ids of the mask, EOS and end of turn.
         draws: uniform numbers for the sampler's own use.
@@ -71,13 +71,13 @@ class Step:
 
 @dataclass(frozen=True)
 class Selection:
-    """A sampler's decision.
+    """A sampler's decision. The decoder refuses tensors of another shape or dtype.
 
     Attributes:
         commit: [B, L] bool, positions that take their proposal.
-        remask: [B, L] bool, committed positions that become masks again, or None.
+        remask: [B, L] bool, committed positions that become masks again, or None; see `Sampler.revises`.
         expand: [B, L] bool, masks that become two masks, or None; see `Sampler.growth`.
-        delete: [B, L] bool, masks that are taken out of the row, or None.
+        delete: [B, L] bool, masks that are taken out of the row, or None; see `Sampler.edits_length`.
     """
 
     commit: Tensor
@@ -93,8 +93,12 @@ class Sampler(ABC):
     """The positions at which it needs proposals; fewer are faster."""
     confidence: Confidence | None = None
     """What `Step.confidence` holds; None where it isn't read."""
+    plans: bool = False
+    """Whether it knows beforehand how many masks are left after each step: `remaining_masks` then says it,
+    and the decoder neither counts masks nor takes steps that change nothing."""
     revises: bool = False
-    """Whether it may mask a committed position again; if not, steps that commit nothing are skipped."""
+    """Whether it may mask a committed position again; if not, planned steps that commit nothing are
+    skipped, and a block without masks is done."""
     decides_first: bool = False
     """Whether it chooses before the model is asked: `select` then sees no proposals and no confidences, the
     model is asked at the chosen positions only, and not at all at steps that commit nothing."""
@@ -103,12 +107,12 @@ class Sampler(ABC):
     edits_length: bool = False
     """Whether it expands or deletes: such rows are one block, and are read without a cache."""
 
-    def remaining_masks(self, masks: int, steps: int) -> list[int] | None:
+    def remaining_masks(self, masks: int, steps: int) -> list[int]:
         """How many of a block's `masks` are left after each of its `steps` steps; the last is 0.
 
-        None (the default) where that depends on chance or on the model's answers.
+        A sampler that `plans` gives this, and no other is asked.
         """
-        return None
+        raise NotImplementedError(f"{type(self).__name__} has plans = True, and no remaining_masks")
 
     def suppressed_tokens(
         self, special: SpecialTokens, room: Tensor, last: Tensor
@@ -121,7 +125,7 @@ class Sampler(ABC):
             last: [B] bool, rows at the last step of their block.
 
         Returns:
-            By id: [B] bool, the rows that it is suppressed_tokens in; or True for all of them.
+            By id: [B] bool, the rows in which it is suppressed; or True for all of them.
         """
         return {}
 

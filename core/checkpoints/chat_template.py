@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from jinja2 import TemplateError
 
@@ -14,15 +14,17 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 
-def apply_template(
-    tokenizer: PreTrainedTokenizerFast, messages: Sequence[Message], answer_follows: bool
-) -> str:
+Ending = Literal["answer follows", "answer begun", "answered"]
+"""What comes after a chat: the model's answer, the rest of an answer that its last turn begins, nothing."""
+
+
+def apply_template(tokenizer: PreTrainedTokenizerFast, messages: Sequence[Message], ending: Ending) -> str:
     """The chat as the text that an instruct model was trained on.
 
     Args:
         tokenizer: whose template it is.
         messages: the chat.
-        answer_follows: whether the text goes on to where the model's answer begins.
+        ending: where the text stops.
 
     Raises:
         UserError: the tokenizer has no chat template, or it fails.
@@ -34,9 +36,12 @@ def apply_template(
     content = [_entry(message) for message in messages]
     try:
         text: str = tokenizer.apply_chat_template(
-            content, add_generation_prompt=answer_follows, tokenize=False
+            content,
+            add_generation_prompt=ending == "answer follows",
+            continue_final_message=ending == "answer begun",
+            tokenize=False,
         )
-    except TemplateError as error:
+    except (TemplateError, ValueError) as error:  # ValueError: it doesn't write the last turn as it is
         raise UserError(f"the checkpoint's chat template fails: {first_line(error)}") from error
     return text
 

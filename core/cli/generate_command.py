@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -68,14 +69,16 @@ def generate(
     """Complete prompts, or fill the gaps between prompts and suffixes."""
     options = parse_options(option or [])
     prompts = read_prompts(prompt, suffix, input_file)
-    if chat and any(each.suffix is not None for each in prompts):
+    if chat and any(each.gap.suffix is not None for each in prompts):
         raise UserError("--chat has no effect with a suffix: infilling has no chat template")
     with new_file(output) as output_file, new_file(trace) as trace_file:
         from opendllm.core import load
         from opendllm.core.cli.progress import progress_bar
-        from opendllm.core.language_model import Gap
 
         model = load(checkpoint, device=device)
+        gaps = [each.gap for each in prompts]
+        if chat:
+            gaps = [replace(gap, prefix=model.chat_prompt(gap.prefix)) for gap in gaps]
         json_lines = as_json or input_file is not None or output is not None
         lines = Lines(output, output_file, len(prompts), printed_early=json_lines)
 
@@ -85,12 +88,11 @@ def generate(
 
         with lines.kept(), progress_bar("generating", len(prompts), shown=len(prompts) > 1) as show:
             written = model.fill(
-                [Gap(each.text, each.suffix) for each in prompts],
+                gaps,
                 options,
                 sampler=sampler,
                 seed=seed,
                 batch_size=batch_size,
-                chat=chat,
                 trace=trace is not None,
                 on_written=on_written,
             )
@@ -105,7 +107,7 @@ def generate(
 
 def _line(prompt: Prompt, written: Written) -> str:
     """All that the prompt's own line said, and what was written."""
-    said = {**prompt.fields, "prompt": prompt.text, "suffix": prompt.suffix}
+    said = {**prompt.fields, "prompt": prompt.gap.prefix, "suffix": prompt.gap.suffix}
     found = {"text": written.text, "tokens": written.kept_tokens, "forward_passes": written.forward_passes}
     line = json.dumps(said | found, ensure_ascii=False)
     # A field of the prompt's line may hold half a surrogate pair, which only an escape can spell.
@@ -120,7 +122,12 @@ def _trace(model: LanguageModel, prompts: list[Prompt], written: list[Written]) 
         "mask_token_id": model.lm.mask_token_id,
         "vocabulary": {token: model.tokenizer.decode([token]) for token in used},
         "rows": [
-            {"prompt": given.text, "suffix": given.suffix, "text": each.text, "canvases": each.trace}
+            {
+                "prompt": given.gap.prefix,
+                "suffix": given.gap.suffix,
+                "text": each.text,
+                "canvases": each.trace,
+            }
             for given, each in zip(prompts, written, strict=True)
         ],
     }

@@ -10,6 +10,7 @@ from typing import Any
 
 from opendllm.core.foundation.json_lines import JsonLine, json_lines, parsed_lines
 from opendllm.registries.errors import UserError
+from opendllm.registries.gaps import Gap
 
 
 @dataclass(frozen=True)
@@ -17,13 +18,11 @@ class Prompt:
     """One prompt.
 
     Attributes:
-        text: what stands left of the gap.
-        suffix: what stands right of it, or None.
+        gap: what is to be written.
         fields: all that its line said.
     """
 
-    text: str
-    suffix: str | None
+    gap: Gap
     fields: dict[str, Any] = field(default_factory=dict)
 
 
@@ -40,7 +39,7 @@ def read_prompts(given: Sequence[str] | None, suffix: str | None, file: str | No
         UserError: prompts come from two locations, or a line isn't a prompt.
     """
     if file is None:
-        return [Prompt(text, suffix) for text in given or [_standard_input()]]
+        return [Prompt(Gap(text, suffix)) for text in given or [_standard_input()]]
     if given or suffix is not None:
         raise UserError("--input brings prompts and suffixes of its own: leave --prompt and --suffix out")
     if file == "-":
@@ -65,7 +64,7 @@ def _prompts(lines: Iterable[JsonLine], source: str) -> list[Prompt]:
             raise UserError(f'{location} has no "prompt" that is text; a "suffix" may stand beside it')
         if not isinstance(fields.get("suffix"), str | None):
             raise UserError(f'{location} has a "suffix" that isn\'t text')
-        prompts.append(Prompt(fields["prompt"], fields.get("suffix"), fields))
+        prompts.append(Prompt(Gap(fields["prompt"], fields.get("suffix")), fields))
     if not prompts:
         raise UserError(f"{source} holds no prompt")
     return prompts

@@ -2,21 +2,43 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from opendllm.core.decoding.blocks import Blocks
+from opendllm.core.decoding.compiled_shapes import (
+    REFRESH_WIDTH_MULTIPLE,
+    round_up,
+    round_up_to_power_of_two,
+)
 from opendllm.core.decoding.options import DecoderOptions
+from opendllm.core.decoding.plan import IntArray
 from opendllm.registries.backbones import CanvasReader, DiffusionLM, RefreshSpan, TokenPositions
 from opendllm.registries.sequences import ModelInputs
 
-IntArray = NDArray[np.int64]
 
+@dataclass(frozen=True)
+class BlockSpans:
+    """What the steps of each block read, where keys and values are kept; on the host.
 
-COMPILED_COLUMNS = 32
-"""Compiled, a stretch is a multiple of it wide: every other width is compiled anew."""
+    Attributes:
+        first: [R, K] int64, by row and block the first column that its steps read.
+        last: [R, K] int64, the last one.
+        entry: [R, K] int64, the first one that the block's first step reads: what has been written since
+            is read once more.
+    """
+
+    first: IntArray
+    last: IntArray
+    entry: IntArray
+
+    def select_rows(self, rows: IntArray) -> BlockSpans:
+        """These rows only."""
+        return BlockSpans(self.first[rows], self.last[rows], self.entry[rows])
 
 
 class CachedForward:
@@ -42,30 +64,32 @@ class CachedForward:
         self._cache = options.cache
         self._refresh = options.cache_refresh
         self._compiled = options.compile
-        self._keeps = self._exact or options.cache != "none"
+        self._use_kv_cache = self._exact or options.cache != "none"
         self._readers: list[CanvasReader] = [
-            lm.reader(layout, self._keeps, options.compile) for _ in range(2 if options.guidance_scale else 1)
+            lm.reader(layout, self._use_kv_cache, options.compile)
+            for _ in range(2 if options.guidance_scale else 1)
         ]
-        self._first, self._last, self._entry = _stretches(lm, layout, blocks, options)
-        self._length = layout.tokens.shape[1]
-        self._at: IntArray = np.full(len(self._first), -1, dtype=np.int64)
-        self._age: IntArray = np.zeros_like(self._at)
+        self._spans = _block_spans(lm, layout, blocks, options)
+        rows, self._length = layout.tokens.shape
+        # The block that each row was last read at, and how many steps it had been at it by then.
+        self._block: IntArray = np.full(rows, -1, dtype=np.int64)
+        self._age: IntArray = np.zeros(rows, dtype=np.int64)
 
-    def keep(self, rows: IntArray, index: Tensor) -> None:
+    def select_rows(self, rows: IntArray, index: Tensor) -> None:
         """Go on with these rows only.
 
         Args:
-            rows: their numbers, on the host.
+            rows: [R] their numbers, on the host.
             index: the same on the device.
         """
         for reader in self._readers:
-            reader.keep(index)
-        for name in ("_first", "_last", "_entry", "_age", "_at"):
-            setattr(self, name, getattr(self, name)[rows])
+            reader.select_rows(index)
+        self._spans = self._spans.select_rows(rows)
+        self._block, self._age = self._block[rows], self._age[rows]
 
-    def relayout(self, rows: ModelInputs) -> None:
+    def relayout(self, inputs: ModelInputs) -> None:
         """Go on with rows whose layout has changed; without a cache only."""
-        self._readers = [self._lm.reader(rows) for _ in self._readers]
+        self._readers = [self._lm.reader(inputs) for _ in self._readers]
 
     def states(
         self, canvases: list[Tensor], at: TokenPositions, block: IntArray, idle: NDArray[np.bool_]
@@ -76,17 +100,17 @@ class CachedForward:
             canvases: [B, L] each: the canvas itself, and the one without its prompt for guidance.
             at: where, in row-major order, within each row's block.
             block: [B] which block each row is at; on the host.
-            idle: [B] rows without a position, whose kept keys stay as they are: alone, such a row would
-                not be read at this step; on the host.
+            idle: [B] rows without a position, whose keys in the cache stay as they are: alone, such a row
+                would not be read at this step; on the host.
         """
-        if not self._keeps:
+        if not self._use_kv_cache:
             return [r.states(c, at) for r, c in zip(self._readers, canvases, strict=True)]
-        parts = self._parts(block, ~idle, at.rows.device)
-        if len(parts) == 1:
-            refresh = parts[0]
+        spans = self._refresh_spans(block, ~idle, at.rows.device)
+        if len(spans) == 1:
+            refresh = spans[0]
             return [r.states(c, at, refresh) for r, c in zip(self._readers, canvases, strict=True)]
         found: list[Tensor | None] = [None] * len(canvases)
-        for refresh in parts:
+        for refresh in spans:
             assert refresh is not None
             assert refresh.rows is not None
             mine = torch.isin(at.rows, refresh.rows)
@@ -99,7 +123,7 @@ class CachedForward:
                 whole[mine] = states
         return [states for states in found if states is not None]
 
-    def _parts(
+    def _refresh_spans(
         self, block: IntArray, read: NDArray[np.bool_], device: torch.device
     ) -> list[RefreshSpan | None]:
         """What to refresh of the rows to `read`, in groups of rows that are read together.
@@ -107,17 +131,17 @@ class CachedForward:
         None alone is everything.
         """
         rows = np.arange(len(block))
-        entering = self._at != block
+        first, last = self._spans.first[rows, block], self._spans.last[rows, block]
+        entering = self._block != block
         self._age = np.where(read, np.where(entering, 0, self._age + 1), self._age)
-        self._at = np.where(read, block, self._at)
+        self._block = np.where(read, block, self._block)
         if self._exact:
-            first = np.where(entering, self._entry[rows, block], self._first[rows, block])
-            return self._grouped(first, self._last[rows, block], entering, read, device)
+            first = np.where(entering, self._spans.entry[rows, block], first)
+            return self._grouped(first, last, entering, read, device)
         whole = self._age == 0 if self._refresh is None else self._age % self._refresh == 0
         if (whole & read).all():
             return [None]
-        first = np.where(whole, 0, self._first[rows, block])
-        last = np.where(whole, self._length - 1, self._last[rows, block])
+        first, last = np.where(whole, 0, first), np.where(whole, self._length - 1, last)
         return self._grouped(first, last, whole, read, device)
 
     def _grouped(
@@ -128,7 +152,7 @@ class CachedForward:
         read: NDArray[np.bool_],
         device: torch.device,
     ) -> list[RefreshSpan | None]:
-        """Stretches of columns of the rows to `read`; those that are `apart` are longer, so on their own."""
+        """Spans of columns of the rows to `read`; those that are `apart` are longer, so on their own."""
         groups: list[RefreshSpan | None] = []
         for chosen in (np.flatnonzero(read & apart), np.flatnonzero(read & ~apart)):
             if not len(chosen):
@@ -137,8 +161,8 @@ class CachedForward:
             width = int((last - first)[chosen].max()) + 1
             if self._compiled:
                 # Few shapes: some columns go nowhere, and one row may be read (and written) several times.
-                width = -(-width // COMPILED_COLUMNS) * COMPILED_COLUMNS
-                some = min(len(first), 1 << (len(chosen) - 1).bit_length())
+                width = round_up(width, REFRESH_WIDTH_MULTIPLE)
+                some = min(len(first), round_up_to_power_of_two(len(chosen)))
                 chosen = np.pad(chosen, (0, some - len(chosen)), mode="edge")
             groups.append(
                 RefreshSpan(
@@ -151,10 +175,7 @@ class CachedForward:
         return groups
 
 
-def _stretches(
-    lm: DiffusionLM, layout: ModelInputs, blocks: Blocks, options: DecoderOptions
-) -> tuple[IntArray, IntArray, IntArray]:
-    """By row and block [B, K]: the first and last column its steps read, and where its first one begins."""
+def _block_spans(lm: DiffusionLM, layout: ModelInputs, blocks: Blocks, options: DecoderOptions) -> BlockSpans:
     ends = np.int64(layout.tokens.shape[1] - 1)
     first, last = np.minimum(blocks.first, ends), blocks.last
     predictors = lm.predictors(layout.segments).cpu().numpy()
@@ -173,4 +194,4 @@ def _stretches(
         last = np.full_like(last, ends)
     before = np.concatenate([np.zeros_like(first[:, :1]), first[:, :-1]], axis=1)
     first = np.minimum(first, sources)
-    return first, last, np.minimum(before, first)
+    return BlockSpans(first, last, entry=np.minimum(before, first))

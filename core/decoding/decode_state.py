@@ -1,8 +1,8 @@
-"""The rows that are still being written."""
+"""The rows that are still being written, and the whole canvas that they are part of."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -39,18 +39,19 @@ class DecodeState:
     seeds: Tensor
     room: Tensor
 
-    def keep(self, index: Tensor) -> DecodeState:
+    def select_rows(self, index: Tensor) -> DecodeState:
         """Only the rows in `index` [R'] int64."""
-        return DecodeState(*(getattr(self, field.name)[index] for field in fields(self)))
-
-    def with_rows(self, others: DecodeState) -> DecodeState:
-        """These rows, with some of them as `others` say."""
-        merged = []
-        for field in fields(self):
-            values = getattr(self, field.name).clone()
-            values[others.number] = getattr(others, field.name)
-            merged.append(values)
-        return DecodeState(*merged)
+        return DecodeState(
+            number=self.number[index],
+            tokens=self.tokens[index],
+            real=self.real[index],
+            editable=self.editable[index],
+            block_of=self.block_of[index],
+            positions=self.positions[index],
+            confidence=self.confidence[index],
+            seeds=self.seeds[index],
+            room=self.room[index],
+        )
 
     def after(self, selection: Selection, step: Step, mask_token_id: int) -> DecodeState:
         """With a sampler's decision carried out; at a block's last step, nothing stays masked."""
@@ -85,6 +86,34 @@ class DecodeState:
             confidence=edited(self.confidence, expand, delete, 0.0, 0.0),
             room=self.room - expand.sum(-1),
         )
+
+
+@dataclass(frozen=True)
+class WholeCanvas:
+    """All rows, those that are finished too.
+
+    Attributes:
+        tokens: [B, L] int64.
+        real: [B, L] bool, False on padding.
+        editable: [B, L] bool.
+    """
+
+    tokens: Tensor
+    real: Tensor
+    editable: Tensor
+
+    def with_rows(self, state: DecodeState) -> WholeCanvas:
+        """This canvas, with some of its rows as `state` has them."""
+        rows = (state.number,)
+        return WholeCanvas(
+            tokens=self.tokens.index_put(rows, state.tokens),
+            real=self.real.index_put(rows, state.real),
+            editable=self.editable.index_put(rows, state.editable),
+        )
+
+    def snapshot(self) -> Tensor:
+        """[B, L] int64, the tokens; -1 on padding."""
+        return torch.where(self.real, self.tokens, -1)
 
 
 @dataclass(frozen=True)

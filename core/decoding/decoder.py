@@ -9,17 +9,18 @@ from torch import Tensor
 
 from opendllm.core.decoding.blocks import check_lengths, find_blocks
 from opendllm.core.decoding.cached_forward import CachedForward
-from opendllm.core.decoding.decode_state import DecodeState, StepDraws
+from opendllm.core.decoding.decode_state import DecodeState, StepDraws, WholeCanvas
 from opendllm.core.decoding.early_stop import settled_tails
 from opendllm.core.decoding.length_edits import room_to_grow
 from opendllm.core.decoding.options import DecoderOptions
-from opendllm.core.decoding.plan import Plan
+from opendllm.core.decoding.plan import IntArray, Plan, PlannedSteps
 from opendllm.core.decoding.proposer import Proposer
+from opendllm.core.decoding.selection_checks import checked_selection
 from opendllm.core.decoding.step_cursor import StepCursor
 from opendllm.core.toolkit.segments import inputs_from_mask
 from opendllm.registries.backbones import DiffusionLM, TokenPositions
 from opendllm.registries.errors import UserError
-from opendllm.registries.samplers import Sampler, SpecialTokens, Step
+from opendllm.registries.samplers import Sampler, Selection, SpecialTokens, Step
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def decode(
 
     Raises:
         UserError: a row has no tokens or is longer than the model's context, an option doesn't go
-            with the checkpoint, or a logit is not finite.
+            with the checkpoint, a logit is not finite, or the sampler's decision isn't one.
     """
     _check_options(lm, sampler, options)
     given_length = canvas.shape[1]
@@ -80,10 +81,11 @@ def decode(
     layout = inputs_from_mask(canvas, real)
     editable = (canvas == lm.mask_token_id) & real
     blocks = find_blocks(lm, layout, editable, options.block_length)
-    progress = StepCursor(Plan(blocks.sizes, options.steps, sampler), len(canvas))
-    reading = CachedForward(lm, layout, blocks, options)
-    proposer = Proposer(lm, sampler, options)
-    whole = DecodeState(
+    cursor = StepCursor(Plan(blocks.sizes, options.steps, sampler), len(canvas))
+    forward = CachedForward(lm, layout, blocks, options)
+    proposer = Proposer(lm, forward, sampler, options)
+    whole = WholeCanvas(canvas, real, editable)
+    state = DecodeState(
         number=torch.arange(len(canvas), device=canvas.device),
         tokens=canvas,
         real=real,
@@ -94,28 +96,27 @@ def decode(
         seeds=seeds,
         room=room,
     )
-    rows = whole
-    trace = [_snapshot(whole)] if keep_trace else []
+    trace = [whole.snapshot()] if keep_trace else []
     while True:
-        kept = progress.drop_finished() if not options.compile else None
+        kept = cursor.drop_finished() if not options.compile else None
         if kept is not None:
             index = torch.from_numpy(kept).to(canvas.device)
-            whole, rows = whole.with_rows(rows), rows.keep(index)
-            reading.keep(kept, index)
-        if not progress.unfinished.any():
+            whole, state = whole.with_rows(state), state.select_rows(index)
+            forward.select_rows(kept, index)
+        if not cursor.unfinished.any():
             break
-        rows = _take_step(rows, progress, reading, proposer, sampler, options)
+        state = _take_step(state, cursor, proposer, sampler, options)
         if sampler.edits_length:
-            reading.relayout(inputs_from_mask(rows.tokens, rows.real))
+            forward.relayout(inputs_from_mask(state.tokens, state.real))
         if keep_trace:
-            trace.append(_snapshot(whole.with_rows(rows)))
+            trace.append(whole.with_rows(state).snapshot())
     proposer.raise_if_not_finite()
-    whole = whole.with_rows(rows)
+    whole = whole.with_rows(state)
     used = max(given_length, _width(whole.real))
     longest = max((_width(snapshot >= 0) for snapshot in trace), default=0)
     return Decoded(
         whole.tokens[:, :used],
-        torch.from_numpy(progress.forward_passes),
+        torch.from_numpy(cursor.forward_passes),
         whole.real[:, :used],
         whole.editable[:, :used],
         [snapshot[:, : max(given_length, longest)] for snapshot in trace],
@@ -123,64 +124,99 @@ def decode(
 
 
 def _take_step(
-    rows: DecodeState,
-    progress: StepCursor,
-    reading: CachedForward,
-    proposer: Proposer,
-    sampler: Sampler,
-    options: DecoderOptions,
+    state: DecodeState, cursor: StepCursor, proposer: Proposer, sampler: Sampler, options: DecoderOptions
 ) -> DecodeState:
-    """One step of every row; `progress` goes on to the next."""
-    special, device = proposer.special, rows.tokens.device
-    now = progress.now()
-    index, steps, target, number, block = (
-        torch.from_numpy(now[name]).to(device) for name in ("index", "steps", "target", "number", "block")
+    """One step of every row; `cursor` goes on to the next."""
+    special = proposer.special
+
+    # 1. Where each row is in its plan; what the sampler sees of it before the model is asked.
+    planned, unfinished = cursor.current_steps(), cursor.unfinished
+    block = torch.from_numpy(planned.block).to(state.tokens.device)
+    writable = _in_block(state, block) & torch.from_numpy(unfinished).to(block.device)[:, None]
+    draws, step = _begin_step(state, planned, writable, special, options)
+    last = step.index == step.steps - 1
+
+    # 2. The positions that the model is asked at: those already chosen, those masked, or all editable ones.
+    chosen: Selection | None = None
+    if sampler.decides_first:
+        chosen = checked_selection(sampler.select(step), sampler, state.tokens)
+        wanted = step.masked & (chosen.commit | last[:, None])
+        count = wanted.sum(-1).cpu().numpy()
+    elif sampler.proposes == "masked":
+        wanted, count = step.masked, planned.masks
+    else:
+        wanted, count = step.editable, planned.size
+    at = _positions_of(wanted, int(count[unfinished].sum()))
+
+    # 3. The model's proposals there.
+    idle = ~unfinished | (count == 0)
+    proposals = proposer.propose(state, at, planned.block, idle, draws, last)
+    cursor.count_passes(2 if options.guidance_scale > 0 else 1, ~idle)
+    step = replace(
+        step,
+        tokens=_spread(proposals.tokens, at, wanted, special.mask),
+        confidence=_spread(proposals.confidence, at, wanted, -torch.inf),
     )
-    alive = progress.unfinished
-    in_block = rows.editable & (rows.block_of == block[:, None]) & torch.from_numpy(alive).to(device)[:, None]
-    masked = in_block & (rows.tokens == special.mask)
-    draws, last = StepDraws(rows.seeds, number, rows.positions), index == steps - 1
+
+    # 4. The sampler's decision, carried out.
+    selection = chosen or checked_selection(sampler.select(step), sampler, state.tokens)
+    state = state.after(selection, step, special.mask)
+
+    # 5. Rows whose text can't change any more.
+    stopped = None
+    if options.early_stop:
+        state, settled = _stop_where_settled(state, special)
+        stopped = settled.cpu().numpy()
+
+    # 6. How many masks each row's block has left, where the plan doesn't say; on to the next step.
+    masks: IntArray | None = None
+    if chosen is not None and chosen.remask is None:
+        masks = planned.masks - count
+    elif not sampler.plans:
+        # Only the device knows: the step's one wait for it.
+        left = _in_block(state, block) & (state.tokens == special.mask)
+        masks = left.sum(-1).cpu().numpy()
+    cursor.advance(masks, not sampler.revises, stopped)
+    return state
+
+
+def _begin_step(
+    state: DecodeState,
+    planned: PlannedSteps,
+    writable: Tensor,
+    special: SpecialTokens,
+    options: DecoderOptions,
+) -> tuple[StepDraws, Step]:
+    """A step's draws, and what the sampler sees of it while there are no proposals.
+
+    Args:
+        state: the rows.
+        planned: [R] their steps.
+        writable: [R, L] bool, the editable positions of each row's block; none in a finished row.
+        special: ids that samplers treat apart.
+        options: the decoder's.
+    """
+    device = state.tokens.device
+    draws = StepDraws(state.seeds, torch.from_numpy(planned.number).to(device), state.positions)
     step = Step(
-        masked=masked,
-        editable=in_block,
-        tokens=torch.full_like(rows.tokens, special.mask),
-        confidence=torch.full_like(rows.confidence, -torch.inf),
-        committed_confidence=rows.confidence,
-        index=index,
-        steps=steps,
-        target=target,
+        masked=writable & (state.tokens == special.mask),
+        editable=writable,
+        tokens=torch.full_like(state.tokens, special.mask),
+        confidence=torch.full_like(state.confidence, -torch.inf),
+        committed_confidence=state.confidence,
+        index=torch.from_numpy(planned.index).to(device),
+        steps=torch.from_numpy(planned.steps).to(device),
+        target=torch.from_numpy(planned.target).to(device),
         alg_temp=options.alg_temp,
         special=special,
         draws=draws,
     )
-    selection = sampler.select(step) if sampler.decides_first else None
-    if selection is not None:
-        wanted = masked & (selection.commit | last[:, None])
-        count = wanted.sum(-1).cpu().numpy()
-    else:
-        wanted, count = (masked, now["masks"]) if sampler.proposes == "masked" else (in_block, now["size"])
-    at = _positions_of(wanted, int(count[alive].sum()))
-    idle = ~alive | (count == 0)
-    proposed = proposer.propose(rows, reading, at, now["block"], idle, draws, last)
-    progress.count_passes(2 if options.guidance_scale > 0 else 1, ~idle)
-    step = replace(
-        step,
-        tokens=_spread(proposed.tokens, at, wanted, special.mask),
-        confidence=_spread(proposed.confidence, at, wanted, -torch.inf),
-    )
-    rows = rows.after(sampler.select(step) if selection is None else selection, step, special.mask)
-    stopped = masks = None
-    if options.early_stop:
-        rows, settled = _stop_where_settled(rows, special)
-        stopped = settled.cpu().numpy()
-    if selection is not None and selection.remask is None:
-        masks = now["masks"] - count
-    elif sampler.remaining_masks(1, 1) is None:
-        # Only the device knows how many masks are left: the step's one wait for it.
-        left = rows.editable & (rows.tokens == special.mask) & (rows.block_of == block[:, None])
-        masks = left.sum(-1).cpu().numpy()
-    progress.advance(masks, not sampler.revises, stopped)
-    return rows
+    return draws, step
+
+
+def _in_block(state: DecodeState, block: Tensor) -> Tensor:
+    """[R, L] bool, the editable positions of the block [R] int64 that each row is at."""
+    return state.editable & (state.block_of == block[:, None])
 
 
 def _positions_of(wanted: Tensor, count: int) -> TokenPositions:
@@ -198,22 +234,18 @@ def _spread(values: Tensor, at: TokenPositions, like: Tensor, elsewhere: float) 
     return canvas
 
 
-def _stop_where_settled(rows: DecodeState, special: SpecialTokens) -> tuple[DecodeState, Tensor]:
+def _stop_where_settled(state: DecodeState, special: SpecialTokens) -> tuple[DecodeState, Tensor]:
     """Rows of which only settled tails are left become EOS there; and [R] bool, which they are."""
     assert special.eos is not None
-    tails = settled_tails(rows.tokens, rows.editable, special.mask, special.eos)
-    settled = ~(rows.editable & (rows.tokens == special.mask) & ~tails).any(-1)
-    tokens = torch.where(tails & settled[:, None], special.eos, rows.tokens)
-    return replace(rows, tokens=tokens), settled
+    tails = settled_tails(state.tokens, state.editable, special.mask, special.eos)
+    settled = ~(state.editable & (state.tokens == special.mask) & ~tails).any(-1)
+    tokens = torch.where(tails & settled[:, None], special.eos, state.tokens)
+    return replace(state, tokens=tokens), settled
 
 
 def _width(real: Tensor) -> int:
     """How many columns `real` [B, L] bool has up to the last true one."""
     return int(real.any(0).long().cumsum(0).argmax()) + 1
-
-
-def _snapshot(rows: DecodeState) -> Tensor:
-    return torch.where(rows.real, rows.tokens, -1)
 
 
 def _check_options(lm: DiffusionLM, sampler: Sampler, options: DecoderOptions) -> None:

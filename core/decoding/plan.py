@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from opendllm.registries.errors import UserError
 from opendllm.registries.samplers import Sampler
+
+IntArray = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class PlannedStep:
-    """One step of one row.
+class PlannedSteps:
+    """Steps, one a row or one after the other; all arrays are [S] int64, on the host.
 
     Attributes:
         block: the block that is written.
@@ -27,20 +30,44 @@ class PlannedStep:
         after_block: where in the row's plan the next block begins.
     """
 
-    block: int
-    index: int
-    steps: int
-    target: int
-    number: int
-    size: int
-    masks: int
-    after_block: int
+    block: IntArray
+    index: IntArray
+    steps: IntArray
+    target: IntArray
+    number: IntArray
+    size: IntArray
+    masks: IntArray
+    after_block: IntArray
+
+    def take(self, chosen: IntArray) -> PlannedSteps:
+        """The steps in `chosen` [N] int64."""
+        return PlannedSteps(
+            block=self.block[chosen],
+            index=self.index[chosen],
+            steps=self.steps[chosen],
+            target=self.target[chosen],
+            number=self.number[chosen],
+            size=self.size[chosen],
+            masks=self.masks[chosen],
+            after_block=self.after_block[chosen],
+        )
+
+    @staticmethod
+    def joined(parts: Sequence[PlannedSteps]) -> PlannedSteps:
+        """One after the other."""
+        return PlannedSteps(
+            block=_joined(part.block for part in parts),
+            index=_joined(part.index for part in parts),
+            steps=_joined(part.steps for part in parts),
+            target=_joined(part.target for part in parts),
+            number=_joined(part.number for part in parts),
+            size=_joined(part.size for part in parts),
+            masks=_joined(part.masks for part in parts),
+            after_block=_joined(part.after_block for part in parts),
+        )
 
 
-FIELDS = ("block", "index", "steps", "target", "number", "size", "masks", "after_block")
-
-
-def plan_row(sizes: Sequence[int], steps: int | None, sampler: Sampler) -> list[PlannedStep]:
+def plan_row(sizes: Sequence[int], steps: int | None, sampler: Sampler) -> PlannedSteps:
     """All steps of a row.
 
     Steps are shared out evenly among the blocks, the remainder to the earliest, at least one each.
@@ -50,33 +77,39 @@ def plan_row(sizes: Sequence[int], steps: int | None, sampler: Sampler) -> list[
     Args:
         sizes: how many masks each block has.
         steps: of the whole row; None for one a mask, and one more for each that the row may grow by.
-        sampler: plans how many masks are left after each.
+        sampler: may plan how many masks are left after each.
+
+    Raises:
+        UserError: the sampler plans another number of steps than it was asked for.
     """
-    plan: list[PlannedStep] = []
-    number = 0
-    for block, size in enumerate(sizes):
-        # A row that grows uses up a step for every growth, and one for the mask that this adds.
-        block_steps = size + 2 * sampler.growth if steps is None else _share(steps, len(sizes), block)
-        targets = sampler.remaining_masks(size, block_steps)
-        left = size
-        found: list[PlannedStep] = []
-        for index in range(block_steps):
-            target = 0 if index == block_steps - 1 else (targets[index] if targets is not None else size)
-            idle = targets is not None and (left == 0 or (not sampler.revises and target == left))
-            if not idle:
-                found.append(PlannedStep(block, index, block_steps, target, number, size, left, 0))
-            left = target if targets is not None else left
-            number += 1
-        end = len(plan) + len(found)
-        plan += [replace(step, after_block=end) for step in found]
-    return plan
+    # A row that grows uses up a step for every growth, and one for the mask that this adds.
+    block_steps = [
+        size + 2 * sampler.growth if steps is None else _share(steps, len(sizes), block)
+        for block, size in enumerate(sizes)
+    ]
+    settings = list(zip(sizes, block_steps, strict=True))
+    by_setting = {setting: _plan_block(*setting, sampler) for setting in dict.fromkeys(settings)}
+    blocks = [by_setting[setting] for setting in settings]
+    lengths = np.array([len(found.index) for found in blocks], dtype=np.int64)
+    allotted = np.array(block_steps, dtype=np.int64)
+    block = np.arange(len(sizes)).repeat(lengths)
+    index = _joined(found.index for found in blocks)
+    return PlannedSteps(
+        block=block,
+        index=index,
+        steps=allotted[block],
+        target=_joined(found.target for found in blocks),
+        number=(allotted.cumsum() - allotted)[block] + index,
+        size=np.array(sizes, dtype=np.int64)[block],
+        masks=_joined(found.masks for found in blocks),
+        after_block=lengths.cumsum()[block],
+    )
 
 
 class Plan:
-    """The steps of all rows, as one table on the host.
+    """The steps of all rows of a canvas.
 
     Attributes:
-        table: [B, T, F] int64, row by row the fields of each step; rows with fewer steps are filled up.
         lengths: [B] int64, how many steps each row has.
     """
 
@@ -89,19 +122,59 @@ class Plan:
             sampler: see `plan_row`.
         """
         keys = [tuple(row) for row in sizes]
-        plans = {key: plan_row(key, steps, sampler) for key in set(keys)}
-        arrays = {
-            key: np.array([[getattr(step, name) for name in FIELDS] for step in plan], dtype=np.int64)
-            for key, plan in plans.items()
-        }
-        longest = max((len(plan) for plan in plans.values()), default=0)
-        self.table: NDArray[np.int64] = np.zeros((len(keys), max(1, longest), len(FIELDS)), dtype=np.int64)
-        self.lengths: NDArray[np.int64] = np.array([len(plans[key]) for key in keys], dtype=np.int64)
-        for row, key in enumerate(keys):
-            if len(arrays[key]):
-                self.table[row, : len(arrays[key])] = arrays[key]
+        numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+        plans = [plan_row(key, steps, sampler) for key in numbers]
+        plan_of = np.array([numbers[key] for key in keys], dtype=np.int64)
+        lengths = np.array([len(plan.block) for plan in plans], dtype=np.int64)
+        self._steps = PlannedSteps.joined(plans)
+        self._starts: IntArray = (lengths.cumsum() - lengths)[plan_of]
+        self.lengths: IntArray = lengths[plan_of]
+
+    def at(self, rows: IntArray, cursor: IntArray) -> PlannedSteps:
+        """The step that each row is at; the last one of its plan where it is beyond that.
+
+        A row without any step gets some other row's: nothing in it is written.
+
+        Args:
+            rows: [R] their numbers.
+            cursor: [R] where in its plan each row is.
+        """
+        within = np.minimum(cursor, np.maximum(self.lengths[rows] - 1, 0))
+        return self._steps.take(np.minimum(self._starts[rows] + within, len(self._steps.block) - 1))
+
+
+@dataclass(frozen=True)
+class _BlockSteps:
+    """The steps of one block, see `PlannedSteps`; [S] int64 each."""
+
+    index: IntArray
+    target: IntArray
+    masks: IntArray
+
+
+def _plan_block(size: int, steps: int, sampler: Sampler) -> _BlockSteps:
+    """Those of a block's `steps` that may change one of its `size` positions."""
+    index = np.arange(steps)
+    target = np.full(steps, size)  # where nobody knows how many are left before the last step
+    if sampler.plans:
+        remaining = sampler.remaining_masks(size, steps)
+        if len(remaining) != steps:
+            raise UserError(
+                f"sampler {type(sampler).__name__}: remaining_masks gave {len(remaining)} numbers, "
+                f"and {steps} were expected, one a step"
+            )
+        target = np.array(remaining, dtype=np.int64)
+    target[-1] = 0
+    masks = np.concatenate([[size], target[:-1]])
+    if sampler.plans:
+        index = np.flatnonzero((masks > 0) & (sampler.revises | (target != masks)))
+    return _BlockSteps(index, target[index], masks[index])
 
 
 def _share(steps: int, blocks: int, block: int) -> int:
     base, remainder = divmod(steps, blocks)
     return max(1, base + (block < remainder))
+
+
+def _joined(arrays: Iterable[IntArray]) -> IntArray:
+    return np.concatenate([np.zeros(0, dtype=np.int64), *arrays])

@@ -7,9 +7,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from opendllm.core.decoding.cached_forward import CachedForward, IntArray
+from opendllm.core.decoding.cached_forward import CachedForward
 from opendllm.core.decoding.decode_state import DecodeState, StepDraws
 from opendllm.core.decoding.options import DecoderOptions
+from opendllm.core.decoding.plan import IntArray
 from opendllm.core.decoding.proposals import Filters, Proposals, SuppressedToken, propose
 from opendllm.registries.backbones import DiffusionLM, TokenPositions
 from opendllm.registries.errors import UserError
@@ -41,18 +42,21 @@ class Proposer:
         special: ids that samplers treat apart.
     """
 
-    def __init__(self, lm: DiffusionLM, sampler: Sampler, options: DecoderOptions) -> None:
+    def __init__(
+        self, lm: DiffusionLM, forward: CachedForward, sampler: Sampler, options: DecoderOptions
+    ) -> None:
         self.special = SpecialTokens(lm.mask_token_id, lm.eos_token_id, lm.end_of_turn_token_id)
         self._lm = lm
+        self._forward = forward
         self._sampler = sampler
         self._guidance_scale = options.guidance_scale
         self._filters = Filters(options.temperature, options.top_p, options.top_k)
+        self._without_token = torch.tensor(lm.ids_without_token, dtype=torch.int64)
         self._unchecked: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def propose(
         self,
-        rows: DecodeState,
-        reading: CachedForward,
+        state: DecodeState,
         at: TokenPositions,
         block: IntArray,
         idle: NDArray[np.bool_],
@@ -62,8 +66,7 @@ class Proposer:
         """One proposal at each of the N positions `at`.
 
         Args:
-            rows: as they are now.
-            reading: their model.
+            state: the rows, as they are now.
             at: in row-major order.
             block: [R] which block each row is at; on the host.
             idle: [R] rows without a position; on the host.
@@ -74,22 +77,22 @@ class Proposer:
             NotFiniteError: a logit is not finite.
         """
         if not len(at.rows):
-            nothing = torch.zeros(0, device=rows.tokens.device)
+            nothing = torch.zeros(0, device=state.tokens.device)
             return Proposals(nothing.long(), nothing, nothing.bool())
-        canvases = [rows.tokens]
+        canvases = [state.tokens]
         if self._guidance_scale > 0:
-            fixed = rows.real & ~rows.editable
-            canvases.append(torch.where(fixed, self.special.mask, rows.tokens))
-        states = reading.states(canvases, at, block, idle)
+            fixed = state.real & ~state.editable
+            canvases.append(torch.where(fixed, self.special.mask, state.tokens))
+        hidden = self._forward.states(canvases, at, block, idle)
         uniforms = draws.at("token", at.rows, at.columns)
-        suppressed = self._suppressed(rows, at, last)
-        at_once = max(1, LOGITS_AT_ONCE[states[0].device.type] // self._lm.vocab_size)
+        suppressed = self._suppressed(state, at, last)
+        at_once = max(1, LOGITS_AT_ONCE[hidden[0].device.type] // self._lm.vocab_size)
         parts = []
         for start in range(0, len(at.rows), at_once):
             chosen = slice(start, start + at_once)
             parts.append(
                 propose(
-                    self._logits([each[chosen] for each in states]),
+                    self._logits([each[chosen] for each in hidden]),
                     uniforms[chosen],
                     self.special.mask,
                     self._filters,
@@ -98,7 +101,7 @@ class Proposer:
                 )
             )
         proposed = Proposals.joined(parts)
-        self._unchecked.append((proposed.finite, rows.number[at.rows], at.columns))
+        self._unchecked.append((proposed.finite, state.number[at.rows], at.columns))
         if not proposed.finite.is_cuda or len(self._unchecked) == CHECK_EVERY:
             self.raise_if_not_finite()
         return proposed
@@ -115,17 +118,20 @@ class Proposer:
                 raise NotFiniteError(int(row[first]), int(column[first]))
         self._unchecked.clear()
 
-    def _logits(self, states: list[Tensor]) -> Tensor:
-        """[N, V] float32, guided away from the masked prompt where there are two states."""
-        logits = self._lm.project(states[0]).float()
-        if len(states) == 1:
+    def _logits(self, hidden: list[Tensor]) -> Tensor:
+        """[N, V] float32, guided away from the masked prompt where there are two hidden states."""
+        logits = self._lm.project(hidden[0]).float()
+        if len(hidden) == 1:
             return logits
-        without = self._lm.project(states[1]).float()
+        without = self._lm.project(hidden[1]).float()
         return without + (self._guidance_scale + 1) * (logits - without)
 
-    def _suppressed(self, rows: DecodeState, at: TokenPositions, last: Tensor) -> list[SuppressedToken]:
+    def _suppressed(self, state: DecodeState, at: TokenPositions, last: Tensor) -> list[SuppressedToken]:
         suppressed = []
-        for token_id, where in self._sampler.suppressed_tokens(self.special, rows.room, last).items():
+        if len(self._without_token):
+            self._without_token = self._without_token.to(state.tokens.device)
+            suppressed.append(SuppressedToken(self._without_token, None))
+        for token_id, where in self._sampler.suppressed_tokens(self.special, state.room, last).items():
             if not 0 <= token_id < self._lm.vocab_size:
                 raise UserError(
                     f"the sampler's token id {token_id} is outside the model's vocabulary of "

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
-from opendllm.core.decoding.plan import FIELDS, Plan
-
-IntArray = NDArray[np.int64]
+from opendllm.core.decoding.plan import IntArray, Plan, PlannedSteps
 
 
 class StepCursor:
@@ -43,13 +43,10 @@ class StepCursor:
         self.rows, self._cursor, self._measured = self.rows[kept], self._cursor[kept], self._measured[kept]
         return kept
 
-    def now(self) -> dict[str, IntArray]:
-        """By field of `PlannedStep`, [R] of each row's current step; a finished row stays at its last."""
-        last = np.maximum(self._plan.lengths[self.rows] - 1, 0)
-        steps = self._plan.table[self.rows, np.minimum(self._cursor, last)]
-        found = {name: steps[:, number] for number, name in enumerate(FIELDS)}
-        found["masks"] = np.where(self._measured >= 0, self._measured, found["masks"])
-        return found
+    def current_steps(self) -> PlannedSteps:
+        """[R] each row's current step; a finished row stays at its last."""
+        planned = self._plan.at(self.rows, self._cursor)
+        return replace(planned, masks=np.where(self._measured >= 0, self._measured, planned.masks))
 
     def count_passes(self, passes: int, took_part: NDArray[np.bool_]) -> None:
         """Add forward passes to the rows [R] that took part in them."""
@@ -67,7 +64,7 @@ class StepCursor:
         """
         following = self._cursor + 1
         if masks is not None:
-            after_block = self.now()["after_block"]
+            after_block = self.current_steps().after_block
             if leave_full_blocks:
                 following = np.where(masks == 0, after_block, following)
             self._measured = np.where(following < after_block, masks, -1)

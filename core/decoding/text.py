@@ -10,35 +10,24 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from opendllm.core.decoding.compiled_shapes import ROW_LENGTH_MULTIPLE, round_up
 from opendllm.core.decoding.decoder import decode
 from opendllm.core.decoding.options import DecoderOptions
 from opendllm.core.decoding.proposer import NotFiniteError
 from opendllm.registries.backbones import DiffusionLM
 from opendllm.registries.errors import UserError
+from opendllm.registries.gaps import Gap
 from opendllm.registries.samplers import Sampler
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 
-COMPILED_COLUMNS = 128
-"""Rows are padded to a multiple of it where reading is compiled: every other length is compiled anew."""
-
-
 @dataclass(frozen=True)
-class Blank:
-    """A text with a gap.
+class SeededGap:
+    """A gap, and the seed of its row's random draws."""
 
-    Attributes:
-        prefix: text on the left.
-        suffix: text on the right; None where there is none.
-        masks: how many tokens to write in between.
-        seed: of the row's random draws.
-    """
-
-    prefix: str
-    suffix: str | None
-    masks: int
+    gap: Gap
     seed: int
 
 
@@ -82,10 +71,24 @@ def encode(tokenizer: PreTrainedTokenizerFast, text: str, mask_token_id: int, wh
     return ids
 
 
+def refuse_unknown_ids(lm: DiffusionLM, ids: Sequence[int], what: str) -> None:
+    """A tokenizer may know more tokens than the model has rows for.
+
+    Raises:
+        UserError: one of them is in `ids`.
+    """
+    unknown = next((token for token in ids if token >= lm.vocab_size), None)
+    if unknown is not None:
+        raise UserError(
+            f"the {what} has a token of id {unknown}, and the model knows {lm.vocab_size}: the tokenizer is "
+            f"not this model's"
+        )
+
+
 def write(
     lm: DiffusionLM,
     tokenizer: PreTrainedTokenizerFast,
-    blanks: Sequence[Blank],
+    gaps: Sequence[SeededGap],
     sampler: Sampler,
     options: DecoderOptions,
     batch_size: int,
@@ -94,24 +97,23 @@ def write(
     """Fill every gap; rows of similar length go together, so results come out of order.
 
     Yields:
-        (index into `blanks`, what was written there).
+        (index into `gaps`, what was written there).
 
     Raises:
         UserError: an empty prompt, a mask token in it, a row longer than the model's context, or a logit
             that isn't finite.
     """
-    rows = [_row(lm, tokenizer, blank, f" {number}") for number, blank in enumerate(blanks)]
+    rows = [_row(lm, tokenizer, each.gap, options, f" {number}") for number, each in enumerate(gaps)]
     order = sorted(range(len(rows)), key=lambda index: (len(rows[index]), index))
     device = next(lm.module.parameters()).device
     # Compiled, the last batch is filled up to the number of rows that the others have.
     height = min(batch_size, len(rows)) if options.compile else 0
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
-        canvas, attention_mask = _pad(
-            [rows[index] for index in chosen], lm, device, height, COMPILED_COLUMNS if options.compile else 1
-        )
+        multiple = ROW_LENGTH_MULTIPLE if options.compile else 1
+        canvas, attention_mask = _pad([rows[index] for index in chosen], lm, device, height, multiple)
         seeds = torch.zeros(len(canvas), dtype=torch.int64)
-        seeds[: len(chosen)] = torch.tensor([blanks[index].seed for index in chosen])
+        seeds[: len(chosen)] = torch.tensor([gaps[index].seed for index in chosen])
         seeds = seeds.to(device)
         started = time.perf_counter()
         try:
@@ -120,11 +122,11 @@ def write(
             raise UserError(
                 f"prompt {chosen[error.row]}: the model's logits at position {error.column} are not finite"
             ) from error
-        tokens, gaps = decoded.tokens.tolist(), decoded.written.tolist()
+        tokens, is_written = decoded.tokens.tolist(), decoded.written.tolist()
         seconds = (time.perf_counter() - started) / len(chosen)
         trace = [snapshot.tolist() for snapshot in decoded.trace]
         for row, index in enumerate(chosen):
-            written = [token for token, is_gap in zip(tokens[row], gaps[row], strict=True) if is_gap]
+            written = [token for token, new in zip(tokens[row], is_written[row], strict=True) if new]
             kept = written[: written.index(lm.eos_token_id)] if lm.eos_token_id in written else written
             yield (
                 index,
@@ -139,10 +141,12 @@ def write(
             )
 
 
-def why_unfit(lm: DiffusionLM, tokenizer: PreTrainedTokenizerFast, blank: Blank) -> str | None:
+def why_unfit(
+    lm: DiffusionLM, tokenizer: PreTrainedTokenizerFast, gap: Gap, options: DecoderOptions
+) -> str | None:
     """What `write` would refuse a gap for: an empty prompt, a mask token in it, or too many tokens."""
     try:
-        _row(lm, tokenizer, blank, "")
+        _row(lm, tokenizer, gap, options, "")
     except UserError as error:
         return str(error)
     return None
@@ -153,12 +157,16 @@ def count_tokens(tokenizer: PreTrainedTokenizerFast) -> Callable[[str], int]:
     return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def _row(lm: DiffusionLM, tokenizer: PreTrainedTokenizerFast, blank: Blank, number: str) -> list[int]:
-    prefix = encode(tokenizer, blank.prefix, lm.mask_token_id, f"prompt{number}")
-    suffix = encode(tokenizer, blank.suffix or "", lm.mask_token_id, f"suffix{number}")
+def _row(
+    lm: DiffusionLM, tokenizer: PreTrainedTokenizerFast, gap: Gap, options: DecoderOptions, number: str
+) -> list[int]:
+    prefix = encode(tokenizer, gap.prefix, lm.mask_token_id, f"prompt{number}")
+    suffix = encode(tokenizer, gap.suffix or "", lm.mask_token_id, f"suffix{number}")
+    refuse_unknown_ids(lm, [*prefix, *suffix], f"prompt{number}")
     if not prefix and not suffix:
         raise UserError(f"prompt{number} is empty")
-    ids = [*prefix, *[lm.mask_token_id] * blank.masks, *suffix]
+    length = options.max_new_tokens if gap.length is None else gap.length
+    ids = [*prefix, *[lm.mask_token_id] * length, *suffix]
     if len(ids) > lm.context_length:
         raise UserError(
             f"prompt{number} has {len(ids)} tokens with its gap, more than the model's context of "
@@ -171,7 +179,7 @@ def _pad(
     rows: list[list[int]], lm: DiffusionLM, device: torch.device, min_rows: int, multiple: int
 ) -> tuple[Tensor, Tensor]:
     """Rows and attention mask [B, L], B at least `min_rows`, L a `multiple`; further rows are one token."""
-    height, length = max(len(rows), min_rows), -(-max(map(len, rows)) // multiple) * multiple
+    height, length = max(len(rows), min_rows), round_up(max(map(len, rows)), multiple)
     filler = lm.eos_token_id if lm.eos_token_id is not None else 0
     canvas = torch.full((height, length), filler)
     attention_mask = torch.zeros(height, length, dtype=torch.bool)

@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 
 from opendllm.core.decoding.chat import chat_prompt
 from opendllm.core.decoding.options import DecoderOptions
-from opendllm.core.decoding.text import Blank, count_tokens, encode, why_unfit, write
-from opendllm.core.evaluation.answers import AnswerKey
+from opendllm.core.decoding.text import SeededGap, count_tokens, encode, why_unfit, write
 from opendllm.core.evaluation.shards import take_shard
-from opendllm.core.evaluation.text_likelihood import TextToScore, score_texts
+from opendllm.core.evaluation.text_likelihood import TextToScore, score_texts, why_unscorable
+from opendllm.core.foundation.sample_records import SampleKey, SampleRecord
+from opendllm.core.scoring.problem_files import preparation_failure
 from opendllm.core.toolkit.draws import hash_address, stream_id
 from opendllm.core.toolkit.likelihood import Estimator
 from opendllm.registries.backbones import DiffusionLM
-from opendllm.registries.benchmarks import GenerationRequest, LikelihoodRequest, Request
+from opendllm.registries.benchmarks import (
+    GeneratedText,
+    GenerationRequest,
+    LikelihoodRequest,
+    Request,
+    TextLikelihood,
+)
+from opendllm.registries.errors import UserError
+from opendllm.registries.gaps import Gap
 from opendllm.registries.samplers import Sampler
 
 if TYPE_CHECKING:
@@ -44,7 +54,7 @@ class Asked:
     Attributes:
         replicas: the model, once a device.
         options: the decoder's.
-        chat: whether prompts without a suffix go through the chat template.
+        chat: whether prompts go through the chat template; those with a suffix never do.
         samples_per_task: answers to each generation request.
         batch_size: rows decoded together.
         likelihood_estimator: see `log_likelihood`.
@@ -67,50 +77,60 @@ def fingerprint(request: LikelihoodRequest) -> str:
     return f"{stream_id(repr((request.context, request.text))):x}"
 
 
-def answer_seed(seed: int, key: AnswerKey) -> int:
+def answer_seed(seed: int, key: SampleKey) -> int:
     """One seed for each answer."""
     task_id, setting, sample = key
     return int(hash_address(seed, stream_id(task_id), stream_id(setting), sample))
 
 
-def unanswerable(asked: Asked, requests: Mapping[AnswerKey, Request]) -> dict[AnswerKey, str]:
+def unanswerable(
+    asked: Asked, requests: Mapping[SampleKey, Request], sequence_length: int
+) -> dict[SampleKey, str]:
     """Why problems can't be put to the model, of those that can't."""
-    replica = asked.replicas[0]
-    count = count_tokens(replica.tokenizer)
     reasons: dict[Request, str | None] = {}
-    for key, request in requests.items():
-        if isinstance(request, GenerationRequest) and request not in reasons:
-            reasons[request] = why_unfit(
-                replica.lm, replica.tokenizer, _blank(asked, replica, key, request, count)
-            )
-    found = {key: reasons.get(request) for key, request in requests.items()}
+    for request in requests.values():
+        if request not in reasons:
+            reasons[request] = _why_unanswerable(asked, request, sequence_length)
+    found = {key: reasons[request] for key, request in requests.items()}
     return {key: reason for key, reason in found.items() if reason is not None}
 
 
-def failed_answer(request: Request, reason: str) -> dict[str, Any]:
+def _why_unanswerable(asked: Asked, request: Request, sequence_length: int) -> str | None:
+    if request.failure is not None:
+        return request.failure
+    replica = asked.replicas[0]
+    try:
+        if isinstance(request, LikelihoodRequest):
+            text = TextToScore(request.text, 0, request.context)
+            return why_unscorable(replica.lm, replica.tokenizer, text, sequence_length)
+        gap = _gap(asked, replica, request, count_tokens(replica.tokenizer))
+        _reference_tokens(replica, request)
+        return why_unfit(replica.lm, replica.tokenizer, gap, asked.options)
+    except UserError as error:
+        return str(error)
+    except Exception as error:  # whatever a tokenizer or a chat template makes of one odd text
+        return preparation_failure(error)
+
+
+def failed_answer(key: SampleKey, request: Request, reason: str) -> SampleRecord:
     """What is kept of a problem that wasn't put to the model."""
-    assert isinstance(request, GenerationRequest)
-    return {
-        "prefix": request.prefix,
-        "suffix": request.suffix,
-        "text": "",
-        "reference": request.reference,
-        "tokens": [],
-        "reference_tokens": [],
-        "failure": reason,
-    }
+    if isinstance(request, GenerationRequest):
+        return _record(request, GeneratedText(*key, text="", failure=reason))
+    task_id, setting, _ = key
+    answer = TextLikelihood(task_id, setting, math.nan, 0.0, 0, 0, failure=reason)
+    return SampleRecord(answer, request=fingerprint(request))
 
 
 def answer_all(
-    asked: Asked, requests: dict[AnswerKey, Request], sequence_length: int
-) -> Iterator[tuple[AnswerKey, dict[str, Any]]]:
+    asked: Asked, requests: dict[SampleKey, Request], sequence_length: int
+) -> Iterator[SampleRecord]:
     """The answers of all replicas, as they come."""
     if len(asked.replicas) == 1:
         yield from _answer(asked, asked.replicas[0], requests, sequence_length)
         return
     keys = list(requests)
     replicas = asked.replicas
-    found: queue.Queue[tuple[AnswerKey, dict[str, Any]] | Exception | None] = queue.Queue()
+    found: queue.Queue[SampleRecord | Exception | None] = queue.Queue()
     stop = threading.Event()
 
     def work(number: int) -> None:
@@ -145,8 +165,8 @@ def answer_all(
 
 
 def _answer(
-    asked: Asked, replica: Replica, requests: dict[AnswerKey, Request], sequence_length: int
-) -> Iterator[tuple[AnswerKey, dict[str, Any]]]:
+    asked: Asked, replica: Replica, requests: dict[SampleKey, Request], sequence_length: int
+) -> Iterator[SampleRecord]:
     replica.lm.module.eval()
     texts = {key: r for key, r in requests.items() if isinstance(r, LikelihoodRequest)}
     blanks = {key: r for key, r in requests.items() if isinstance(r, GenerationRequest)}
@@ -155,8 +175,8 @@ def _answer(
 
 
 def _score_likelihoods(
-    asked: Asked, replica: Replica, requests: dict[AnswerKey, LikelihoodRequest], sequence_length: int
-) -> Iterator[tuple[AnswerKey, dict[str, Any]]]:
+    asked: Asked, replica: Replica, requests: dict[SampleKey, LikelihoodRequest], sequence_length: int
+) -> Iterator[SampleRecord]:
     keys = list(requests)
     texts = [
         TextToScore(request.text, answer_seed(asked.seed, key), request.context, request.greedy)
@@ -173,63 +193,64 @@ def _score_likelihoods(
     )
     for key, scored in zip(keys, found, strict=True):
         seconds, started = time.perf_counter() - started, time.perf_counter()
-        yield key, {**asdict(scored), "request": fingerprint(requests[key]), "seconds": seconds}
-
-
-def _write_answers(
-    asked: Asked, replica: Replica, requests: dict[AnswerKey, GenerationRequest]
-) -> Iterator[tuple[AnswerKey, dict[str, Any]]]:
-    keys = list(requests)
-    count = count_tokens(replica.tokenizer)
-    blanks = [_blank(asked, replica, key, request, count) for key, request in requests.items()]
-    for index, written in write(
-        replica.lm, replica.tokenizer, blanks, replica.sampler, asked.options, asked.batch_size
-    ):
-        request = requests[keys[index]]
-        reference = request.reference
-        text = _cut(written.text, request.stop)
-        yield (
-            keys[index],
-            {
-                "prefix": request.prefix,
-                "suffix": request.suffix,
-                "text": text,
-                "reference": reference,
-                "tokens": list(written.tokens),
-                "reference_tokens": []
-                if reference is None
-                else encode(replica.tokenizer, reference, replica.lm.mask_token_id, "reference"),
-                "kept_tokens": written.kept_tokens,
-                "ended": written.kept_tokens < len(written.tokens) or text != written.text,
-                "forward_passes": written.forward_passes,
-                "seconds": written.seconds,
-            },
+        task_id, setting, _ = key
+        yield SampleRecord(
+            TextLikelihood(task_id, setting, **asdict(scored)),
+            request=fingerprint(requests[key]),
+            seconds=seconds,
         )
 
 
-def _blank(
-    asked: Asked,
-    replica: Replica,
-    key: AnswerKey,
-    request: GenerationRequest,
-    count: Callable[[str], int],
-) -> Blank:
-    in_chat = asked.chat and request.suffix is None
-    return Blank(
-        chat_prompt(replica.tokenizer, request.prefix) if in_chat else request.prefix,
-        request.suffix,
-        _length(request, asked.options, count),
-        answer_seed(asked.seed, key),
-    )
+def _write_answers(
+    asked: Asked, replica: Replica, requests: dict[SampleKey, GenerationRequest]
+) -> Iterator[SampleRecord]:
+    keys = list(requests)
+    count = count_tokens(replica.tokenizer)
+    gaps = [
+        SeededGap(_gap(asked, replica, request, count), answer_seed(asked.seed, key))
+        for key, request in requests.items()
+    ]
+    for index, written in write(
+        replica.lm, replica.tokenizer, gaps, replica.sampler, asked.options, asked.batch_size
+    ):
+        key, request = keys[index], requests[keys[index]]
+        text = _cut(written.text, request.stop)
+        answer = GeneratedText(
+            *key,
+            text=text,
+            tokens=written.tokens,
+            reference_tokens=_reference_tokens(replica, request),
+            ended=written.kept_tokens < len(written.tokens) or text != written.text,
+        )
+        yield replace(
+            _record(request, answer),
+            kept_tokens=written.kept_tokens,
+            forward_passes=written.forward_passes,
+            seconds=written.seconds,
+        )
 
 
-def _length(request: GenerationRequest, options: DecoderOptions, count: Callable[[str], int]) -> int:
-    if request.length == "oracle":
+def _record(request: GenerationRequest, answer: GeneratedText) -> SampleRecord:
+    return SampleRecord(answer, request.gap.prefix, request.gap.suffix, request.reference)
+
+
+def _reference_tokens(replica: Replica, request: GenerationRequest) -> tuple[int, ...]:
+    if request.reference is None:
+        return ()
+    return tuple(encode(replica.tokenizer, request.reference, replica.lm.mask_token_id, "reference"))
+
+
+def _gap(asked: Asked, replica: Replica, request: GenerationRequest, count: Callable[[str], int]) -> Gap:
+    """What is put to the model: in its chat template if wished, and as long as the reference if asked so."""
+    gap = request.gap
+    if asked.chat and gap.suffix is None and not request.templated:
+        gap = replace(gap, prefix=chat_prompt(replica.tokenizer, gap.prefix))
+    if request.oracle_length:
         assert request.reference is not None
-        return count(request.reference)
-    return request.length or options.max_new_tokens
+        gap = replace(gap, length=count(request.reference))
+    return gap
 
 
 def _cut(text: str, stop: tuple[str, ...]) -> str:
-    ends = [text.index(word) for word in stop if word in text]
+    ends = [text.index(word) for word in stop if word and word in text]
     return text[: min(ends)] if ends else text

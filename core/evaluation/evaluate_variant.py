@@ -12,19 +12,19 @@ from opendllm.core.checkpoints.pretrained import fetch
 from opendllm.core.data.sources import changed_corpora, fingerprints, held_out_documents
 from opendllm.core.evaluation.answering import Asked
 from opendllm.core.evaluation.answers import AnswerFile
-from opendllm.core.evaluation.evaluator import evaluate, unasked_note, write_result
+from opendllm.core.evaluation.evaluator import Evaluation, evaluate, unasked_note, write_result
 from opendllm.core.evaluation.progress import evaluation_progress
-from opendllm.core.evaluation.replicas import load_replicas
+from opendllm.core.evaluation.replicas import LoadedModel, load_replicas
 from opendllm.core.evaluation.samples_file import about_file
 from opendllm.core.evaluation.shards import this_process
 from opendllm.core.foundation.atomic_files import write_json
 from opendllm.core.manifest.checks import decoder_options, generation_of
 from opendllm.core.manifest.experiment_manifest import Variant, digest
-from opendllm.core.manifest.schema import PluginChoice
+from opendllm.core.manifest.schema import Manifest, PluginChoice
 from opendllm.registries.benchmarks import Benchmark, BenchmarkContext, CodeExecution
 from opendllm.registries.corpora import Corpus, Document
 from opendllm.registries.errors import UserError
-from opendllm.registries.options import PluginOptions, place_fields
+from opendllm.registries.options import PluginOptions, path_fields
 from opendllm.registries.registry import ChosenPlugin
 
 
@@ -37,10 +37,8 @@ def evaluate_variant(
 ) -> None:
     """Run every benchmark of a variant on its last checkpoint; answers on file are kept.
 
-    Of several processes each answers its share; the first one scores them all.
-
     Args:
-        variant: what to evaluate.
+        variant: what to evaluate; of several processes each answers its share, the first scores them all.
         folder: the variant's.
         provenance: travels with every result.
         limit: at most so many problems of each benchmark.
@@ -49,72 +47,108 @@ def evaluate_variant(
     Raises:
         UserError: there is no checkpoint, or answers on file were made with other settings.
     """
-    manifest = variant.manifest
-    shard = this_process()
-    backbone = variant.plugins.backbone
+    manifest, shard = variant.manifest, this_process()
+    # 1. The last checkpoint, once on every device.
+    models, step = _load_checkpoint(variant, folder)
+    corpora = variant.plugins.built_corpora()
+    read = fingerprints(manifest.data, corpora) if manifest.data else {}
+    for index, entry in enumerate(manifest.evaluate):
+        # 2. The answers on file, and beside them what they are made with.
+        label = entry.label or entry.benchmark.name
+        samples = folder / "samples" / f"{label}.jsonl"
+        chosen = variant.plugins.evaluations[index].benchmark
+        settings = {**_settings(variant, index), "corpora": read}
+        about = _about(variant, label, settings, limit, {**provenance, "step": step})
+        _check_corpora(samples, read)
+        pathless = {**settings, "benchmark": _without_paths(chosen)}
+        answers = AnswerFile(samples, digest({"settings": pathless, "step": step}), shard)
+        if shard.is_first:
+            write_json(about_file(samples), about)
+        # 3. The model gives those that are missing; then all are scored.
+        benchmark = chosen.build()
+        asked = _asked(variant, index, models)
+        context = _context(manifest, index, corpora, limit, models[0].lm.context_length)
+        with evaluation_progress(f"{variant.name}: {label}", shard.is_first) as bars:
+            evaluation = evaluate(asked, benchmark, context, answers, bars.answered, shard, bars.judged)
+        # 4. The first process says what the result lacks, and writes it.
+        for message in _shortcomings(evaluation, entry.benchmark.name, samples):
+            on_message(f"{variant.name}: {label}: {message}")
+        if evaluation is not None and evaluation.scores is not None:
+            write_result(folder / "results" / f"{label}.json", benchmark, evaluation, about)
+
+
+def _load_checkpoint(variant: Variant, folder: Path) -> tuple[list[LoadedModel], int]:
+    """The model on each device, and the step it is trained to: 0 of one that is published.
+
+    Raises:
+        UserError: see `load_replicas`; or the training isn't finished.
+    """
+    manifest, backbone = variant.manifest, variant.plugins.backbone
     pretrained = backbone.options.pretrained if manifest.train is None else None
-    source = folder if pretrained is None else fetch(pretrained)
-    loaded = load_replicas(source, backbone, manifest.device)
+    models = load_replicas(folder if pretrained is None else fetch(pretrained), backbone, manifest.device)
     step = _step(folder) if pretrained is None else 0
     wanted = manifest.train.steps if manifest.train else 0
     if step < wanted:
         raise UserError(
             f"{variant.name} is trained to step {step} of {wanted}: run the manifest without --only to finish"
         )
-    corpora = variant.plugins.built_corpora()
-    read = fingerprints(manifest.data, corpora) if manifest.data else {}
-    context = BenchmarkContext(
+    return models, step
+
+
+def _context(
+    manifest: Manifest, index: int, corpora: Sequence[Corpus], limit: int | None, longest: int
+) -> BenchmarkContext:
+    """What a benchmark may ask; without data of the run's own, texts are as long as the model reads."""
+    return BenchmarkContext(
         limit,
-        manifest.seed,
-        manifest.data.sequence_length if manifest.data else loaded[0].lm.context_length,
+        manifest.evaluate[index].problem_seed,
+        manifest.data.sequence_length if manifest.data else longest,
         lambda: _held_out(corpora),
         CodeExecution(manifest.isolation) if manifest.allow_code_execution else None,
     )
-    for index, entry in enumerate(manifest.evaluate):
-        label = entry.label or entry.benchmark.name
-        generate = generation_of(manifest, index)
-        chosen = variant.plugins.evaluations[index]
-        settings = {**_settings(variant, index), "corpora": read}
-        about = {
-            "benchmark": label,
-            "variant": variant.name,
-            "seed": manifest.seed,
-            "settings": settings,
-            "limit": limit,
-            "provenance": {**provenance, "step": step},
-        }
-        samples = folder / "samples" / f"{label}.jsonl"
-        _check_corpora(samples, read)
-        placeless = {**settings, "benchmark": _without_places(chosen.benchmark)}
-        answers = AnswerFile(samples, digest({"settings": placeless, "step": step}), shard)
-        if shard.is_first:
-            write_json(about_file(samples), about)
-        benchmark = chosen.benchmark.build()
-        asked = Asked(
-            replicas=[replica.with_sampler(chosen.sampler) for replica in loaded],
-            options=decoder_options(generate),
-            chat=generate.chat,
-            samples_per_task=entry.samples_per_task,
-            batch_size=entry.batch_size,
-            likelihood_estimator=entry.likelihood_estimator,
-            likelihood_draws=entry.likelihood_draws,
-            seed=manifest.seed,
+
+
+def _asked(variant: Variant, index: int, models: Sequence[LoadedModel]) -> Asked:
+    """How an entry of `evaluate` is put to the model."""
+    manifest = variant.manifest
+    entry, generate = manifest.evaluate[index], generation_of(manifest, index)
+    return Asked(
+        replicas=[model.with_sampler(variant.plugins.evaluations[index].sampler) for model in models],
+        options=decoder_options(generate),
+        chat=generate.chat,
+        samples_per_task=entry.samples_per_task,
+        batch_size=entry.batch_size,
+        likelihood_estimator=entry.likelihood_estimator,
+        likelihood_draws=entry.likelihood_draws,
+        seed=manifest.seed,
+    )
+
+
+def _about(
+    variant: Variant, label: str, settings: dict[str, Any], limit: int | None, provenance: dict[str, Any]
+) -> dict[str, Any]:
+    """What a result says of itself, and a run of its samples."""
+    return {
+        "benchmark": label,
+        "variant": variant.name,
+        "seed": variant.manifest.seed,
+        "settings": settings,
+        "limit": limit,
+        "provenance": provenance,
+    }
+
+
+def _shortcomings(evaluation: Evaluation | None, benchmark: str, samples: Path) -> Iterator[str]:
+    """What the result lacks, a line each; only the first process knows."""
+    if evaluation is None:
+        return
+    if evaluation.unasked:
+        yield unasked_note(evaluation.unasked, evaluation.tasks)
+    if evaluation.scores is None:
+        yield (
+            f"written but not scored, since that runs generated code; allow it: "
+            f"platform score --benchmark {benchmark} --samples {samples} --allow-code-execution"
         )
-        with evaluation_progress(f"{variant.name}: {label}", shard.is_first) as bars:
-            evaluation = evaluate(
-                asked, benchmark, context, answers, bars.answered, shard, on_scoring=bars.judged
-            )
-        if evaluation is not None and evaluation.unasked:
-            tasks = len({key[0] for key in answers.lines})
-            on_message(f"{variant.name}: {label}: {unasked_note(evaluation.unasked, tasks)}")
-        if evaluation is not None and evaluation.scores is not None:
-            write_result(folder / "results" / f"{label}.json", benchmark, evaluation, about)
-        elif evaluation is not None:
-            on_message(
-                f"{variant.name}: {label}: written but not scored, since that runs generated code; allow it: "
-                f"platform score --benchmark {entry.benchmark.name} --samples {samples} "
-                f"--allow-code-execution"
-            )
 
 
 def _settings(variant: Variant, index: int) -> dict[str, Any]:
@@ -125,6 +159,7 @@ def _settings(variant: Variant, index: int) -> dict[str, Any]:
     return {
         "training_digest": variant.training_digest,
         "benchmark": entry.benchmark.model_dump(mode="json"),
+        "problem_seed": entry.problem_seed,
         "sampler": sampler.model_dump(mode="json"),
         "chat": generate.chat,
         "decoder": decoder_options(generate).model_dump(mode="json"),
@@ -133,10 +168,10 @@ def _settings(variant: Variant, index: int) -> dict[str, Any]:
     }
 
 
-def _without_places(benchmark: ChosenPlugin[Benchmark, PluginOptions]) -> dict[str, Any]:
+def _without_paths(benchmark: ChosenPlugin[Benchmark, PluginOptions]) -> dict[str, Any]:
     """Where its problems lie is in no answer's digest; what they ask, an answer itself says."""
-    places = {name for name, _ in place_fields(type(benchmark.options))}
-    return {"name": benchmark.name, "options": benchmark.options.model_dump(mode="json", exclude=places)}
+    paths = {name for name, _ in path_fields(type(benchmark.options))}
+    return {"name": benchmark.name, "options": benchmark.options.model_dump(mode="json", exclude=paths)}
 
 
 def _check_corpora(samples: Path, now: Mapping[str, str]) -> None:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from opendllm.core.decoding.chat import chat_template_of
 from opendllm.core.evaluation.answering import (
     Asked,
     answer_all,
@@ -15,11 +16,13 @@ from opendllm.core.evaluation.answering import (
     fingerprint,
     unanswerable,
 )
-from opendllm.core.evaluation.answers import AnswerFile, AnswerKey, answer_of
+from opendllm.core.evaluation.answers import AnswerFile
 from opendllm.core.evaluation.shards import ALONE, Shard, take_shard
 from opendllm.core.foundation.atomic_files import write_json
+from opendllm.core.foundation.sample_records import SampleKey, SampleRecord
 from opendllm.core.sandbox.sandbox import Sandbox
 from opendllm.registries.benchmarks import (
+    Answer,
     Benchmark,
     BenchmarkContext,
     CodeExecution,
@@ -27,6 +30,7 @@ from opendllm.registries.benchmarks import (
     LikelihoodRequest,
     Request,
     Scores,
+    TextLikelihood,
 )
 from opendllm.registries.errors import UserError
 
@@ -37,6 +41,7 @@ class Evaluation:
 
     Attributes:
         scores: None where scoring would run generated code, which isn't allowed.
+        tasks: how many there are answers to.
         unasked: task id -> why it couldn't be put to the model, so that its answers count as wrong.
     """
 
@@ -44,6 +49,7 @@ class Evaluation:
     tokens_per_second: float | None
     forward_passes: int
     seconds: float
+    tasks: int
     unasked: Mapping[str, str]
 
 
@@ -80,39 +86,44 @@ def evaluate(
         None in all processes but the first.
 
     Raises:
-        UserError: no request at all fits the model, answers on file are to other requests, or there is no
-            sandbox as strong as the scoring will want.
+        UserError: chat is asked for where likelihoods know none, no request at all fits the model, answers
+            on file are to other requests, or there is no sandbox as strong as the scoring will want.
     """
     if context.code_execution is not None:
         context = replace(context, code_execution=replace(context.code_execution, on_progress=on_scoring))
-    wanted = _keyed(benchmark.requests(context), asked.samples_per_task)
+    if asked.chat:
+        context = replace(context, chat=chat_template_of(asked.replicas[0].tokenizer))
+    requests = benchmark.requests(context)
+    if asked.chat:
+        _check_chat_has_an_effect(requests)
+    wanted = _keyed(requests, asked.samples_per_task)
     _check_same_requests(wanted, answers)
-    pending = [key for key in wanted if key not in answers.lines]
+    pending = [key for key in wanted if key not in answers.records]
     if pending and shard.is_first and benchmark.executes_code and context.code_execution is not None:
         check_sandbox(context.code_execution)
-    unfit = unanswerable(asked, {key: wanted[key] for key in pending})
+    unfit = unanswerable(asked, {key: wanted[key] for key in pending}, context.sequence_length)
     if unfit and len(unfit) == len(wanted):
         first = next(iter(unfit))
         raise UserError(f"no problem of the benchmark can be put to the model; {first[0]}: {unfit[first]}")
     # The longest together, and every process and device as many of them.
-    pending.sort(key=lambda key: _characters(wanted[key]))
+    pending.sort(key=lambda key: 0 if key in unfit else _characters(wanted[key]))
     mine = {key: wanted[key] for key in take_shard(pending, shard.rank, shard.of)}
     progress = _Progress(benchmark, on_progress, len(wanted) - len(pending) + len(mine))
-    progress.start(line for key, line in answers.lines.items() if key in wanted)
-    failed = ((key, failed_answer(mine[key], unfit[key])) for key in mine if key in unfit)
+    progress.start(record for key, record in answers.records.items() if key in wanted)
+    failed = (failed_answer(key, mine[key], unfit[key]) for key in mine if key in unfit)
     fitting = {key: request for key, request in mine.items() if key not in unfit}
-    for key, content in itertools.chain(failed, answer_all(asked, fitting, context.sequence_length)):
-        answers.add(key, content)
-        progress.add(answers.lines[key])
+    for record in itertools.chain(failed, answer_all(asked, fitting, context.sequence_length)):
+        answers.add(record)
+        progress.add(record)
     answers.gather(wanted)
     if not shard.is_first:
         return None
-    lines = [answers.lines[key] for key in wanted]
+    records = [answers.records[key] for key in wanted]
     allowed = not benchmark.executes_code or context.code_execution is not None
     if allowed:
         on_scoring(0, None, None)
-    scores = benchmark.score([answer_of(line) for line in lines]) if allowed else None
-    return evaluation_of(scores, lines)
+    scores = benchmark.score([record.answer for record in records]) if allowed else None
+    return evaluation_of(scores, records)
 
 
 def check_sandbox(execution: CodeExecution) -> None:
@@ -125,31 +136,30 @@ def check_sandbox(execution: CodeExecution) -> None:
         pass
 
 
-def evaluation_of(scores: Scores | None, lines: Sequence[Mapping[str, Any]]) -> Evaluation:
+def evaluation_of(scores: Scores | None, records: Sequence[SampleRecord]) -> Evaluation:
     """Scores, with what the answers on file say about their cost."""
-    seconds = _total(lines, "seconds")
-    written = int(_total(lines, "kept_tokens"))
-    unasked = {
-        line["task_id"]: line["failure"]
-        for line in lines
-        if "text" in line and isinstance(line.get("failure"), str)
-    }
-    if scores is not None and unasked:
-        tasks = len({line["task_id"] for line in lines})
-        scores = replace(scores, notes=(*scores.notes, unasked_note(unasked, tasks)))
+    seconds = sum(record.seconds or 0 for record in records)
+    written = sum(record.kept_tokens or 0 for record in records)
+    failed = {record.answer.task_id: record.failure for record in records if record.failure is not None}
+    asked_here = {record.answer.task_id for record in records if _is_of_a_run(record.answer)}
+    unasked = {task: reason for task, reason in failed.items() if task in asked_here}
+    tasks = len({record.answer.task_id for record in records})
+    if scores is not None and failed:
+        reasons = {task: {**scores.per_task.get(task, {}), "failure": why} for task, why in failed.items()}
+        notes = [unasked_note(unasked, tasks)] if unasked else []
+        scores = replace(scores, per_task={**scores.per_task, **reasons}, notes=(*scores.notes, *notes))
     return Evaluation(
         scores,
         written / seconds if written and seconds else None,
-        int(_total(lines, "forward_passes")),
+        sum(record.forward_passes or 0 for record in records),
         seconds,
+        tasks,
         unasked,
     )
 
 
-def _total(lines: Sequence[Mapping[str, Any]], name: str) -> float:
-    """Of what is a number: a file made elsewhere may hold anything under that name."""
-    values = [line.get(name) for line in lines]
-    return sum(value for value in values if isinstance(value, int | float))
+def _is_of_a_run(answer: Answer) -> bool:
+    return isinstance(answer, TextLikelihood) or answer.form == "written"
 
 
 def unasked_note(unasked: Mapping[str, str], tasks: int) -> str:
@@ -193,18 +203,18 @@ class _Progress:
         self._done = 0
         self._values: list[float] = []
 
-    def start(self, lines: Iterable[Mapping[str, Any]]) -> None:
-        for line in lines:
-            self._count(line)
+    def start(self, records: Iterable[SampleRecord]) -> None:
+        for record in records:
+            self._count(record)
         self._tell()
 
-    def add(self, line: Mapping[str, Any]) -> None:
-        self._count(line)
+    def add(self, record: SampleRecord) -> None:
+        self._count(record)
         self._tell()
 
-    def _count(self, line: Mapping[str, Any]) -> None:
+    def _count(self, record: SampleRecord) -> None:
         self._done += 1
-        value = None if "failure" in line else self._benchmark.quick_score(answer_of(line))
+        value = None if record.failure is not None else self._benchmark.quick_score(record.answer)
         if value is not None:
             self._values.append(value)
 
@@ -213,8 +223,17 @@ class _Progress:
         self._on_progress(self._done, self._wanted, score)
 
 
-def _keyed(requests: Sequence[Request], samples_per_task: int) -> dict[AnswerKey, Request]:
-    keyed: dict[AnswerKey, Request] = {}
+def _check_chat_has_an_effect(requests: Sequence[Request]) -> None:
+    for request in requests:
+        if isinstance(request, LikelihoodRequest) and not request.templated:
+            raise UserError(
+                f"chat has no effect on the likelihood of a text as it stands ({request.task_id}): set "
+                f"`generate: {{chat: false}}` in the benchmark's `evaluate` entry"
+            )
+
+
+def _keyed(requests: Sequence[Request], samples_per_task: int) -> dict[SampleKey, Request]:
+    keyed: dict[SampleKey, Request] = {}
     for request in requests:
         samples = samples_per_task if isinstance(request, GenerationRequest) else 1
         for sample in range(samples):
@@ -225,19 +244,19 @@ def _keyed(requests: Sequence[Request], samples_per_task: int) -> dict[AnswerKey
 def _characters(request: Request) -> int:
     if isinstance(request, LikelihoodRequest):
         return len(request.context or "") + len(request.text)
-    return len(request.prefix) + len(request.suffix or "")
+    return len(request.gap.prefix) + len(request.gap.suffix or "")
 
 
-def _check_same_requests(wanted: Mapping[AnswerKey, Request], answers: AnswerFile) -> None:
+def _check_same_requests(wanted: Mapping[SampleKey, Request], answers: AnswerFile) -> None:
     """The settings' digest doesn't know what a file of problems holds."""
     for key, request in wanted.items():
-        line = answers.lines.get(key)
-        if line is None:
+        record = answers.records.get(key)
+        if record is None:
             continue
         if isinstance(request, GenerationRequest):
-            same = (line.get("prefix"), line.get("suffix")) == (request.prefix, request.suffix)
+            same = (record.prefix, record.suffix) == (request.gap.prefix, request.gap.suffix)
         else:
-            same = line.get("request") in (None, fingerprint(request))
+            same = record.request in (None, fingerprint(request))
         if not same:
             raise UserError(
                 f"{answers.path}: the answer to {key[0]} was given to another prompt, so the benchmark's "

@@ -1,4 +1,4 @@
-"""What every part stands on: files that appear whole, JSON lines, ranks, the hub, errors of options.
+"""What every part stands on: files that appear whole, JSON lines and samples, ranks, the hub, errors.
 
 No module here loads torch, transformers, deepspeed or datasets when it is imported.
 """

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from opendllm.core.manifest.checks import Issue, ManifestError, validate
-from opendllm.core.manifest.places import with_absolute_places, without_places
+from opendllm.core.manifest.paths import with_absolute_paths, without_paths
 from opendllm.core.manifest.plugin_checks import resolve_plugins
 from opendllm.core.manifest.published import read_published
 from opendllm.core.manifest.schema import NAME_PATTERN, ExperimentManifest, Launch, Manifest, PublishedFigures
@@ -60,7 +60,7 @@ class Variant:
     @cached_property
     def training_digest(self) -> str:
         """Of what decides the trained weights, wherever its files lie: the same for a run that was moved."""
-        return digest(without_places(trained_from(self.manifest.model_dump(mode="json")), self.plugins))
+        return digest(without_paths(trained_from(self.manifest.model_dump(mode="json")), self.plugins))
 
     @property
     def shared_training(self) -> str:
@@ -150,7 +150,7 @@ def _variant(name: str, merged: Source, seed: int | None, plugins: Plugins) -> V
     if seed is not None:
         data["seed"] = seed
         name = f"{name}-seed-{seed}"
-    source = with_absolute_places(Source(data, merged.locations), plugins)
+    source = with_absolute_paths(Source(data, merged.locations), plugins)
     manifest = validate(source, Manifest, ExperimentManifest)
     chosen = resolve_plugins(manifest, source, plugins)
     labels = [entry.label or entry.benchmark.name for entry in manifest.evaluate]

@@ -286,6 +286,13 @@ class Evaluate(Section):
     )
     generate: Generate | None = Field(None, description="Overrides single settings of `generate`.")
     samples_per_task: int = Field(1, ge=1, description="Answers to each request.")
+    problem_seed: int = Field(
+        0,
+        ge=0,
+        lt=1 << 63,
+        description="Of what the benchmark draws: which lines are hidden, where excerpts begin. `seed` and "
+        "`seeds` change none of it.",
+    )
     batch_size: int = Field(32, ge=1, description="Rows decoded together; changes no result.")
     likelihood_estimator: Literal["llada", "mdlm"] = Field(
         "llada", description="How a diffusion model's likelihood is estimated."
@@ -337,7 +344,12 @@ class Manifest(Section):
 
     name: str = Field(pattern=NAME_PATTERN, description="The experiment's name; its run folder's by default.")
     description: str = Field("", description="One line for the report.")
-    seed: int = Field(0, ge=0, lt=1 << 63, description="Of weights, data order, noise and sampling.")
+    seed: int = Field(
+        0,
+        ge=0,
+        lt=1 << 63,
+        description="Of weights, data order, noise and sampling; what benchmarks ask has its `problem_seed`.",
+    )
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="`auto`, `cpu` or `cuda`.")
     output: str | None = Field(None, description="The run folder; `runs/NAME` by default.")
     launch: Launch | None = Field(None, description="For `platform run --launcher ...`.")
@@ -375,7 +387,11 @@ class ExperimentManifest(Manifest):
         (),
         description="Figures for the report to quote, or a YAML file with a list of them under `figures`.",
     )
-    seeds: tuple[int, ...] | None = Field(None, description="Repeats every variant with each of these seeds.")
+    seeds: tuple[int, ...] | None = Field(
+        None,
+        description="Repeats every variant, trained and sampled with each of these seeds; benchmarks ask the "
+        "same problems every time.",
+    )
     variants: dict[str, Any] = Field(
         default_factory=dict,
         description="Name -> patch on this manifest. A null in a patch removes what it names.",

@@ -137,7 +137,7 @@ def _merge(
     patch: Mapping[str, Any],
     path: KeyPath,
     locations: dict[KeyPath, Location],
-    patch_places: Mapping[KeyPath, Location],
+    patch_locations: Mapping[KeyPath, Location],
     removed: set[KeyPath],
 ) -> dict[str, Any]:
     merged = dict(base)
@@ -147,13 +147,13 @@ def _merge(
             merged.pop(key, None)
             removed.add(here)
         elif isinstance(value, dict) and isinstance(merged.get(key), dict):
-            merged[key] = _merge(merged[key], value, here, locations, patch_places, removed)
+            merged[key] = _merge(merged[key], value, here, locations, patch_locations, removed)
             continue
         else:
             merged[key] = value
         for known in [known for known in locations if known[: len(here)] == here]:
             del locations[known]
-        locations.update({k: at for k, at in patch_places.items() if k[: len(here)] == here})
+        locations.update({k: at for k, at in patch_locations.items() if k[: len(here)] == here})
     return merged
 
 

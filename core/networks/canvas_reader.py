@@ -63,7 +63,7 @@ class CanvasCache(Cache):
         """Every column has an entry."""
         return self._length
 
-    def keep(self, rows: Tensor) -> None:
+    def select_rows(self, rows: Tensor) -> None:
         """Forget the other rows."""
         self._rows = len(rows)
         self.keys = [keys[rows] for keys in self.keys]
@@ -137,15 +137,15 @@ class TransformersReader(CanvasReader):
             within = number[at.rows]
         return hidden[within, sources - refresh.first[within]]
 
-    def keep(self, rows: Tensor) -> None:
-        """See `CanvasReader.keep`."""
+    def select_rows(self, rows: Tensor) -> None:
+        """See `CanvasReader.select_rows`."""
         self._predictors = self._predictors[rows]
         self._positions = self._positions[rows]
         self._real = None if self._real is None else self._real[rows]
         self._blocks = None if self._blocks is None else self._blocks[rows]
         self._whole = self._visible(self._blocks)
         if self._cache is not None:
-            self._cache.keep(rows)
+            self._cache.select_rows(rows)
 
     def _visible(self, blocks: Tensor | None, rows: Tensor | slice = slice(None)) -> Tensor | None:
         """[R, Q or 1, L] bool for queries in `blocks` [R, Q]; None where all see all.

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from opendllm.core.foundation.sample_records import SampleRecord
+
 Curve = tuple[tuple[int, float], ...]
 """Pairs of step and value, by step."""
 
@@ -73,18 +75,6 @@ class BenchmarkResult:
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One line of a samples/BENCHMARK.jsonl: `text` stands between `prefix` and `suffix`."""
-
-    task_id: str
-    setting: str
-    prefix: str
-    suffix: str | None
-    text: str
-    reference: str | None
-
-
-@dataclass(frozen=True)
 class Variant:
     """One variant's folder.
 
@@ -94,7 +84,7 @@ class Variant:
         trained_in: the label of the variant whose training run it uses, if that is another one.
         training: its own log, or that of `trained_in`.
         benchmarks: by the name of the result file.
-        samples: by the same names.
+        samples: by the same names; the first of each task and setting.
     """
 
     label: str
@@ -109,7 +99,7 @@ class Variant:
     plugins: Mapping[str, str] = field(default_factory=dict)
     training: TrainingLog | None = None
     benchmarks: Mapping[str, BenchmarkResult] = field(default_factory=dict)
-    samples: Mapping[str, tuple[Sample, ...]] = field(default_factory=dict)
+    samples: Mapping[str, tuple[SampleRecord, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

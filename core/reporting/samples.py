@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from opendllm.core.reporting.records import Sample, Study
+from opendllm.core.foundation.sample_records import SampleRecord
+from opendllm.core.reporting.records import Study
 
 CONTEXT_LINES = 24
 PREFERRED_SETTING = "oracle"
@@ -44,10 +45,10 @@ def _with_samples(study: Study) -> Iterable[str]:
 
 def _choose(study: Study, benchmark: str) -> SideBySide | None:
     """The first task that most variants answered: infilling before completion, "oracle" first."""
-    answers: dict[tuple[str, str], dict[str, Sample]] = {}
+    answers: dict[tuple[str, str], dict[str, SampleRecord]] = {}
     for variant in study.variants:
         for sample in variant.samples.get(benchmark, ()):
-            answers.setdefault((sample.task_id, sample.setting), {}).setdefault(variant.label, sample)
+            answers.setdefault(sample.key[:2], {})[variant.label] = sample
     if not answers:
         return None
 
@@ -59,9 +60,9 @@ def _choose(study: Study, benchmark: str) -> SideBySide | None:
     shown = next(iter(answers[key].values()))
     return SideBySide(
         benchmark=benchmark,
-        task_id=shown.task_id,
-        setting=shown.setting,
-        prefix=_last_lines(shown.prefix),
+        task_id=key[0],
+        setting=key[1],
+        prefix=_last_lines(shown.prefix or ""),
         suffix=None if shown.suffix is None else _first_lines(shown.suffix),
         reference=shown.reference,
         answers={

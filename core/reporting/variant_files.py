@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from opendllm.core.foundation.sample_records import SampleRecord, read_records
 from opendllm.core.reporting.json_files import (
     as_number,
     as_text,
@@ -14,7 +15,7 @@ from opendllm.core.reporting.json_files import (
     read_lines,
     read_object,
 )
-from opendllm.core.reporting.records import BenchmarkResult, Curve, Estimate, Sample, Speed, TrainingLog
+from opendllm.core.reporting.records import BenchmarkResult, Curve, Estimate, Speed, TrainingLog
 
 
 def read_training(path: Path) -> TrainingLog | None:
@@ -75,27 +76,17 @@ def read_result(path: Path) -> BenchmarkResult:
     )
 
 
-def read_samples(path: Path) -> tuple[Sample, ...]:
-    """A samples/BENCHMARK.jsonl; lines without a task or a text are left out.
+def read_samples(path: Path) -> tuple[SampleRecord, ...]:
+    """The first text of each task and setting in a samples/BENCHMARK.jsonl; other lines are left out.
 
     Raises:
         UserError: the file can't be read.
     """
-    samples = []
-    for line in read_lines(path)[0]:
-        task_id, text = as_text(line.get("task_id")), as_text(line.get("text"))
-        if task_id is not None and text is not None:
-            samples.append(
-                Sample(
-                    task_id=task_id,
-                    setting=as_text(line.get("setting")) or "default",
-                    prefix=as_text(line.get("prefix")) or "",
-                    suffix=as_text(line.get("suffix")),
-                    text=text,
-                    reference=as_text(line.get("reference")),
-                )
-            )
-    return tuple(samples)
+    first: dict[tuple[str, str], SampleRecord] = {}
+    for _, record in read_records(path):
+        if isinstance(record, SampleRecord) and record.text is not None:
+            first.setdefault((record.answer.task_id, record.answer.setting), record)
+    return tuple(first.values())
 
 
 def _curve(by_step: Mapping[int, Mapping[str, Any]], key: str) -> Curve:

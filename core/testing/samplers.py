@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 
 from opendllm.core.decoding.decoder import Decoded, decode
@@ -36,6 +38,19 @@ class SamplerContract(PluginContract):
         row_seeds = torch.arange(canvas.shape[0]) + seeds
         decoder = DecoderOptions.model_validate(options)
         return decode(TableLM(), canvas, mask, self.sampler(), decoder, row_seeds)
+
+    def trace(self, canvas: torch.Tensor, **options: float) -> list[torch.Tensor]:
+        """The canvas before the first and after every step."""
+        seeds, decoder = torch.arange(canvas.shape[0]), DecoderOptions.model_validate(options)
+        return decode(TableLM(), canvas, None, self.sampler(), decoder, seeds, keep_trace=True).trace
+
+    def planned_masks(self, masks: int, steps: int) -> list[int]:
+        """How many should be left before the first and after every step that changes something."""
+        sampler, left = self.sampler(), [masks]
+        for remaining in sampler.remaining_masks(masks, steps):
+            if left[-1] > 0 and (sampler.revises or remaining != left[-1]):
+                left.append(remaining)
+        return left
 
     def test_no_mask_remains_and_no_prompt_is_edited(self) -> None:
         """At any number of steps, block length and temperature, for completion and infilling."""
@@ -91,19 +106,29 @@ class SamplerContract(PluginContract):
         ]
         assert all(torch.equal(a, b) for a, b in zip(*traces, strict=True))
 
+    def test_a_decision_is_bool_and_of_the_canvas_shape(self) -> None:
+        """In each of its tensors: of another shape it would broadcast over rows or positions unseen."""
+        long, short = self.canvas(TableLM(), 3, 9), self.canvas(TableLM(), 5, 7)
+        self.run(torch.cat([long, short, long]), steps=6, temperature=0.9)  # the decoder looks at each
+
+    def test_it_plans_where_it_gives_remaining_masks(self) -> None:
+        """Without `plans`, nobody would ask for them."""
+        gives = type(self.sampler()).remaining_masks is not Sampler.remaining_masks
+        assert self.sampler().plans == gives, (
+            f"plans is {self.sampler().plans}: set it to True in a sampler that gives remaining_masks, "
+            f"and in no other"
+        )
+
     def test_a_plan_is_kept(self) -> None:
-        """Where `remaining_masks` plans, `select` leaves as many masks as it says: nobody counts them."""
-        if self.sampler().remaining_masks(1, 1) is None:
-            return
-        lm = TableLM()
-        for steps in (3, 9, 20):
-            decoder = DecoderOptions(steps=steps, temperature=0.9)
-            canvas, seeds = self.canvas(lm, 3, 9), torch.tensor([0])
-            trace = decode(lm, canvas, None, self.sampler(), decoder, seeds, keep_trace=True).trace
-            planned = self.sampler().remaining_masks(9, steps)
-            assert planned is not None
-            left = [int((canvas == lm.mask_token_id).sum()) for canvas in trace[1:]]
-            assert set(left) <= set(planned)
+        """`select` leaves as many masks as was planned, step by step and in order: nobody counts them."""
+        lm, masks = TableLM(), 9
+        canvas = self.canvas(lm, 3, masks)
+        for steps in (1, 3, 9, 20):
+            trace = self.trace(canvas, steps=steps, temperature=0.9)
+            left = [int((snapshot == lm.mask_token_id).sum()) for snapshot in trace]
+            if self.sampler().plans:
+                planned = self.planned_masks(masks, steps)
+                assert left == planned, f"{planned} masks were planned in {steps} steps, and {left} were left"
             assert left[-1] == 0
 
     def test_early_stop_is_refused_where_eos_is_never_settled(self) -> None:
@@ -116,14 +141,12 @@ class SamplerContract(PluginContract):
             assert {"block_length", "cache", "cache_refresh", "compile"} <= options.without_effect
 
     def test_planned_masks_fall_to_none(self) -> None:
-        """`remaining_masks` has one entry a step, never rises, and ends at 0."""
-        for masks in (1, 5, 22):
-            for steps in (1, 4, 22, 40):
-                planned = self.sampler().remaining_masks(masks, steps)
-                if planned is None:
-                    return
-                assert len(planned) == steps
-                assert planned[-1] == 0
-                assert all(
-                    0 <= later <= earlier for earlier, later in zip([masks, *planned], planned, strict=False)
-                )
+        """`remaining_masks` has one whole number a step, never rises, and ends at 0."""
+        sizes = itertools.product((1, 5, 22), (1, 4, 22, 40)) if self.sampler().plans else ()
+        for masks, steps in sizes:
+            planned = self.sampler().remaining_masks(masks, steps)
+            assert all(type(left) is int for left in planned)
+            assert len(planned) == steps
+            assert planned[-1] == 0
+            assert sorted([masks, *planned], reverse=True) == [masks, *planned]
+            assert planned == self.sampler().remaining_masks(masks, steps)

@@ -12,6 +12,7 @@ import torch
 from opendllm.core.checkpoints.files import MODEL_FOLDER, PROVENANCE_FILE, steps
 from opendllm.core.checkpoints.loading import load_model, torch_device
 from opendllm.core.checkpoints.pretrained import fetch
+from opendllm.core.checkpoints.tokenizer_files import id_count
 from opendllm.core.data.prepared import PreparedData, prepare_all, read_prepared
 from opendllm.core.data.progress import preparing_progress
 from opendllm.core.data.rows import MixedRows, PackedRows, Rows
@@ -129,13 +130,13 @@ def _starting_model(variant: Variant, prepared: PreparedData, device: torch.devi
     pretrained = backbone.options.pretrained
     if pretrained is not None:
         lm = load_model(
-            fetch(pretrained), backbone, device, torch.float32, tokenizer.mask_token_id, len(tokenizer)
+            fetch(pretrained), backbone, device, torch.float32, tokenizer.mask_token_id, id_count(tokenizer)
         )
         lm.eos_token_id = tokenizer.eos_token_id  # which ends the documents that it is trained on
         return lm
     family = backbone.build()
     torch.manual_seed(variant.manifest.seed)
-    lm = family.build(Vocabulary(len(tokenizer), tokenizer.mask_token_id, tokenizer.eos_token_id))
+    lm = family.build(Vocabulary(id_count(tokenizer), tokenizer.mask_token_id, tokenizer.eos_token_id))
     lm.module.to(device)
     return lm
 

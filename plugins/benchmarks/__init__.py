@@ -157,6 +157,13 @@ class LmEvalOptions(PluginOptions):
     num_fewshot: int | None = Field(
         None, ge=0, description="Examples in each prompt; by default the task's own number."
     )
+    system_instruction: str | None = Field(
+        None, min_length=1, description="What stands before each prompt; with `chat`, as the system's turn."
+    )
+    fewshot_as_multiturn: bool = Field(
+        True,
+        description="With `chat`, whether the examples are turns of their own, or part of the user's one.",
+    )
 
 
 def register_all(register: Register) -> None:

@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-from opendllm.core.sandbox.limits import limits_of
-from opendllm.core.scoring.problem_files import ProblemSource, read_problems
-from opendllm.core.scoring.program_scores import ProgramTests, score_programs
-from opendllm.core.scoring.scores_by_setting import lower_is_better
+from opendllm.core.scoring.problem_files import ProblemSource
+from opendllm.core.scoring.program_scores import ProgramTests
 from opendllm.plugins.benchmarks import DifferentialOptions, evalplus_judge
+from opendllm.plugins.benchmarks.program_benchmark import ProgramBenchmark, Row, without_fences
 from opendllm.plugins.benchmarks.sanitizing import sanitize
-from opendllm.registries.benchmarks import (
-    Answer,
-    Benchmark,
-    BenchmarkContext,
-    CodeExecution,
-    GeneratedText,
-    GenerationRequest,
-    Scores,
-)
+from opendllm.registries.benchmarks import GeneratedText, GenerationRequest
+from opendllm.registries.gaps import Gap
 
-FIELDS = ("task_id", "prompt", "entry_point", "canonical_solution", "base_input", "plus_input", "atol")
 STOP = ("<|endoftext|>", "<|endofmask|>", "</s>", "\nif __name__", "\ndef main(", "\nprint(")
 """evalplus/provider/utility.py@v0.3.1, of every benchmark."""
 NOTES = {
@@ -30,85 +20,64 @@ NOTES = {
 }
 
 
-class HumanEvalPlus(Benchmark):
+class HumanEvalPlus(ProgramBenchmark[DifferentialOptions]):
     """pass@k of base and plus tests together, and of the base tests alone."""
 
     name = "humaneval-plus"
+    fields = (
+        "task_id", "prompt", "entry_point", "canonical_solution", "base_input", "plus_input", "atol"
+    )  # fmt: skip
+    task_prefix = "HumanEval"
     is_mbpp = False
-    source = ProblemSource(
-        "evalplus/humanevalplus",
-        "test",
-        "HumanEvalPlus.jsonl.gz of https://github.com/evalplus/humanevalplus_release/releases/tag/v0.1.10",
-    )
     stop: tuple[str, ...] = (*STOP, "\ndef ", "\nclass ", "\nimport ", "\nfrom ", "\nassert ")
     open_dllm_stop: tuple[str, ...] = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
-    lower_is_better = lower_is_better(())
-    executes_code = True
-    accepts = frozenset({"written", "completion", "solution"})
 
     def __init__(self, options: DifferentialOptions) -> None:
-        self._options = options
+        super().__init__(options)
         self.headline = tuple(f"{part}pass@{k}" for part in ("", "base_") for k in options.pass_at)
-        self._problems: dict[str, dict[str, Any]] = {}
-        self._execution: CodeExecution | None = None
 
-    def requests(self, context: BenchmarkContext) -> Sequence[GenerationRequest]:
-        """The prompt of every problem."""
-        rows = read_problems(self.name, self._options.problems, self.source, FIELDS)
-        self._problems = {row["task_id"]: row for row in rows[: context.limit]}
-        self._execution = context.code_execution
-        evalplus = self._options.protocol == "evalplus"
-        return [
-            GenerationRequest(
-                task,
-                row["prompt"].strip() + "\n" if evalplus else self.open_dllm_prompt(row),
-                reference=row["canonical_solution"],
-                stop=self.stop if evalplus else self.open_dllm_stop,
-            )
-            for task, row in self._problems.items()
-        ]
-
-    def score(self, answers: Sequence[Answer]) -> Scores:
-        """pass@k of both, and of the base tests."""
-        texts = [answer for answer in answers if isinstance(answer, GeneratedText)]
-        written = any(answer.form == "written" for answer in texts)
-        tests = ProgramTests(
-            evalplus_judge,
-            self._tests,
-            self._options.pass_at,
-            parts=("base", "plus"),
-            remembers=True,
-            metrics={"": frozenset({"base", "plus"}), "base_": frozenset({"base"})},
+    def source(self) -> ProblemSource:
+        """HumanEval+'s release."""
+        return ProblemSource(
+            "evalplus/humanevalplus",
+            "test",
+            "HumanEvalPlus.jsonl.gz of https://github.com/evalplus/humanevalplus_release/releases/tag/v0.1.10",
         )
-        notes = [NOTES[self._options.protocol]] if written else []
-        limits = limits_of(self._options.memory_gib)
-        return score_programs(texts, self._program, tests, self._execution, limits, notes)
 
-    def task_of(self, given: str) -> str:
-        """A number alone is the benchmark's."""
-        return f"{'Mbpp' if self.is_mbpp else 'HumanEval'}/{given}" if given.isdecimal() else given
+    def ask(self, task: str, row: Row) -> list[GenerationRequest]:
+        """The problem's prompt, as the protocol puts it."""
+        gap, stop = Gap(row["prompt"].strip() + "\n"), self.stop
+        if self.options.protocol == "open-dllm":
+            gap, stop = Gap(self.open_dllm_prompt(row)), self.open_dllm_stop
+        return [GenerationRequest(task, gap, row["canonical_solution"], stop=stop)]
 
-    def open_dllm_prompt(self, row: dict[str, Any]) -> str:
-        """The prompt as published."""
-        return str(row["prompt"])
+    def note(self) -> str:
+        """The protocol's."""
+        return NOTES[self.options.protocol]
 
-    def open_dllm_program(self, row: dict[str, Any], text: str) -> str:
-        """Prompt, newline and answer, before the sanitizer."""
-        return f"{row['prompt']}\n{text}"
-
-    def _program(self, answer: GeneratedText) -> str:
-        row = self._problems[answer.task_id]
-        if answer.form == "solution":
-            return answer.text
+    def program(self, answer: GeneratedText, row: Row) -> str:
+        """A completion after its prompt; what a run wrote, through the sanitizer."""
         if answer.form == "completion":
             return f"{row['prompt']}{answer.text}"
-        if self._options.protocol == "open-dllm":
+        if self.options.protocol == "open-dllm":
             return sanitize(self.open_dllm_program(row, answer.text), row["entry_point"])
         text = answer.text.replace("\t", "    ")  # as all of EvalPlus's own providers do
         return sanitize(f"{row['prompt'].strip()}\n{text}", row["entry_point"])
 
-    def _tests(self, task: str) -> dict[str, Any]:
-        row = self._problems[task]
+    def tests(self) -> ProgramTests:
+        """Base tests, then plus tests, against what the published program gives."""
+        return ProgramTests(
+            evalplus_judge,
+            self.judge_data,
+            self.options.pass_at,
+            parts=("base", "plus"),
+            remembers=True,
+            metrics={"": frozenset({"base", "plus"}), "base_": frozenset({"base"})},
+        )
+
+    def judge_data(self, task: str) -> dict[str, Any]:
+        """The published program and both lists of inputs."""
+        row = self.problems[task]
         return {
             "gold": row["prompt"] + row["canonical_solution"],
             "entry_point": row["entry_point"],
@@ -117,25 +86,37 @@ class HumanEvalPlus(Benchmark):
             "base": row["base_input"],
             "plus": row["plus_input"],
             "atol": row["atol"],
-            "min_seconds": self._options.min_time_limit,
-            "factor": self._options.gt_time_limit_factor,
+            "min_seconds": self.options.min_time_limit,
+            "factor": self.options.gt_time_limit_factor,
         }
+
+    def open_dllm_prompt(self, row: Row) -> str:
+        """The prompt as published."""
+        return str(row["prompt"])
+
+    def open_dllm_program(self, row: Row, text: str) -> str:
+        """Prompt, newline and answer, before the sanitizer."""
+        return f"{row['prompt']}\n{text}"
 
 
 class MbppPlus(HumanEvalPlus):
     """The same of MBPP."""
 
     name = "mbpp-plus"
+    task_prefix = "Mbpp"
     is_mbpp = True
-    source = ProblemSource(
-        "evalplus/mbppplus",
-        "test",
-        "MbppPlus.jsonl.gz of https://github.com/evalplus/mbppplus_release/releases/tag/v0.2.0",
-    )
     stop = (*STOP, '\n"""', "\nassert")
     open_dllm_stop = ("\nclass", "\n#", "\nif", "\nprint")
 
-    def open_dllm_prompt(self, row: dict[str, Any]) -> str:
+    def source(self) -> ProblemSource:
+        """MBPP+'s release."""
+        return ProblemSource(
+            "evalplus/mbppplus",
+            "test",
+            "MbppPlus.jsonl.gz of https://github.com/evalplus/mbppplus_release/releases/tag/v0.2.0",
+        )
+
+    def open_dllm_prompt(self, row: Row) -> str:
         """The task in words, its three base asserts and a code fence."""
         docstring = row["prompt"].strip().strip('"').strip().split("\n")
         words = [line for line in docstring if not line.startswith("assert")]
@@ -143,6 +124,6 @@ class MbppPlus(HumanEvalPlus):
         joined = "\n".join(tests[:3])
         return f"{' '.join(words).strip()} Your code should pass these tests:\n\n{joined}\n```python\n"
 
-    def open_dllm_program(self, row: dict[str, Any], text: str) -> str:
+    def open_dllm_program(self, row: Row, text: str) -> str:
         """The answer without its fences."""
-        return "\n".join(line for line in text.split("\n") if not line.startswith("```"))
+        return without_fences(text)

@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-from opendllm.core.sandbox import assertion_judge
-from opendllm.core.sandbox.limits import limits_of
-from opendllm.core.scoring.infilling_lengths import averaged_setting, fixed_lengths, setting_of
-from opendllm.core.scoring.problem_files import ProblemSource, read_problems
-from opendllm.core.scoring.program_scores import ProgramTests, score_programs
+from opendllm.core.scoring.infilling_lengths import at_each_length, setting_of, shown_settings
+from opendllm.core.scoring.problem_files import ProblemSource
 from opendllm.core.scoring.scores_by_setting import DEFAULT_SETTING, lower_is_better, metric_name
 from opendllm.plugins.benchmarks import HumanEvalInfillingOptions
-from opendllm.registries.benchmarks import (
-    Answer,
-    Benchmark,
-    BenchmarkContext,
-    CodeExecution,
-    GeneratedText,
-    GenerationRequest,
-    Scores,
-)
+from opendllm.plugins.benchmarks.program_benchmark import ProgramBenchmark, Row
+from opendllm.registries.benchmarks import GeneratedText, GenerationRequest
+from opendllm.registries.gaps import Gap
 
 FILES = {
     "single-line": "HumanEval-SingleLineInfilling",
@@ -28,74 +18,48 @@ FILES = {
     "random-span": "HumanEval-RandomSpanInfilling",
     "random-span-light": "HumanEval-RandomSpanInfillingLight",
 }
-FIELDS = ("task_id", "entry_point", "prompt", "suffix", "canonical_solution", "test")
 
 
-class HumanEvalInfilling(Benchmark):
+class HumanEvalInfilling(ProgramBenchmark[HumanEvalInfillingOptions]):
     """pass@k of prompt, answer and suffix, at each length."""
 
-    executes_code = True
-    accepts = frozenset({"written", "completion", "solution"})
+    name = "humaneval-infilling"
+    fields = ("task_id", "entry_point", "prompt", "suffix", "canonical_solution", "test")
 
     def __init__(self, options: HumanEvalInfillingOptions) -> None:
-        self._options = options
-        self._settings = [setting_of(length) for length in options.lengths]
-        self._problems: dict[str, dict[str, Any]] = {}
-        self._execution: CodeExecution | None = None
-        fixed = fixed_lengths(self._settings)
-        averaged = [averaged_setting(fixed.values())] if len(fixed) > 1 else []
-        shown = [setting for setting in self._settings if setting not in fixed or not averaged] + averaged
+        super().__init__(options)
+        self.settings = [setting_of(length) for length in options.lengths]
         self.headline = tuple(
-            metric_name(f"pass@{min(options.pass_at)}", setting) for setting in (DEFAULT_SETTING, *shown)
+            metric_name(f"pass@{min(options.pass_at)}", setting)
+            for setting in (DEFAULT_SETTING, *shown_settings(self.settings))
         )
-        self.lower_is_better = lower_is_better(self._settings)
+        self.lower_is_better = lower_is_better(self.settings)
 
-    def requests(self, context: BenchmarkContext) -> Sequence[GenerationRequest]:
-        """Every problem of the subset, asked at each length."""
-        name = FILES[self._options.subset]
-        source = ProblemSource(
+    def source(self) -> ProblemSource:
+        """The subset's."""
+        name = FILES[self.options.subset]
+        return ProblemSource(
             "loubnabnl/humaneval_infilling",
             "test",
             f"data/{name}.jsonl.gz of https://github.com/openai/human-eval-infilling",
             configuration=name,
         )
-        rows = read_problems("humaneval-infilling", self._options.problems, source, FIELDS)
-        self._problems = {row["task_id"]: row for row in rows[: context.limit]}
-        self._execution = context.code_execution
-        return [
-            GenerationRequest(
-                task_id=task,
-                prefix=row["prompt"],
-                suffix=row["suffix"],
-                length=length,
-                reference=row["canonical_solution"],
-                setting=setting,
-            )
-            for task, row in self._problems.items()
-            for length, setting in zip(self._options.lengths, self._settings, strict=True)
-        ]
 
-    def score(self, answers: Sequence[Answer]) -> Scores:
-        """pass@k of every setting."""
-        return score_programs(
-            [answer for answer in answers if isinstance(answer, GeneratedText)],
-            self._program,
-            ProgramTests(assertion_judge, self._tests, self._options.pass_at),
-            self._execution,
-            limits_of(self._options.memory_gib),
-        )
+    def ask(self, task: str, row: Row) -> list[GenerationRequest]:
+        """The hidden text at each length."""
+        request = GenerationRequest(task, Gap(row["prompt"], row["suffix"]), row["canonical_solution"])
+        return at_each_length(request, self.options.lengths)
 
-    def _program(self, answer: GeneratedText) -> str:
-        if answer.form == "solution":
-            return answer.text
-        problem = self._problems[answer.task_id]
-        return f"{problem['prompt']}{answer.text}{problem['suffix']}\n"
+    def program(self, answer: GeneratedText, row: Row) -> str:
+        """The function around the answer."""
+        return f"{row['prompt']}{answer.text}{row['suffix']}\n"
 
-    def _tests(self, task: str) -> dict[str, Any]:
-        problem = self._problems[task]
+    def judge_data(self, task: str) -> dict[str, Any]:
+        """The published program and its tests."""
+        row = self.problems[task]
         return {
-            "gold": problem["prompt"] + problem["canonical_solution"] + problem["suffix"],
-            "tests": problem["test"],
-            "entry_point": problem["entry_point"],
-            "seconds": self._options.timeout,
+            "gold": row["prompt"] + row["canonical_solution"] + row["suffix"],
+            "tests": row["test"],
+            "entry_point": row["entry_point"],
+            "seconds": self.options.timeout,
         }

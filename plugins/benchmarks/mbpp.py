@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
-from opendllm.core.sandbox import assertion_judge
-from opendllm.core.sandbox.limits import limits_of
-from opendllm.core.scoring.problem_files import ProblemSource, read_problems
-from opendllm.core.scoring.program_scores import ProgramTests, score_programs
-from opendllm.core.scoring.scores_by_setting import lower_is_better
+from opendllm.core.scoring.problem_files import ProblemSource
 from opendllm.plugins.benchmarks import MbppOptions
-from opendllm.registries.benchmarks import (
-    Answer,
-    Benchmark,
-    BenchmarkContext,
-    CodeExecution,
-    GeneratedText,
-    GenerationRequest,
-    Scores,
-)
+from opendllm.plugins.benchmarks.program_benchmark import ProgramBenchmark, Row, without_fences
+from opendllm.registries.benchmarks import GeneratedText, GenerationRequest
+from opendllm.registries.gaps import Gap
 
 DATASET = "google-research-datasets/mbpp"
 REPOSITORY = "https://github.com/google-research/google-research/tree/master/mbpp"
@@ -35,93 +24,77 @@ NOTES = {
 }
 
 
-class Mbpp(Benchmark):
+class Mbpp(ProgramBenchmark[MbppOptions]):
     """pass@k of the three asserts of each task."""
 
     name = "mbpp"
-    source = ProblemSource(DATASET, "test", f"mbpp.jsonl of {REPOSITORY}", configuration="full")
-    fields: tuple[str, ...] = ("task_id", "text", "code", "test_list", "test_setup_code")
-    lower_is_better = lower_is_better(())
-    executes_code = True
-    accepts = frozenset({"written", "completion", "solution"})
+    fields = ("task_id", "text", "code", "test_list", "test_setup_code")
+    task_prefix = "Mbpp"
 
-    def __init__(self, options: MbppOptions) -> None:
-        self._options = options
-        self.headline = tuple(f"pass@{k}" for k in options.pass_at)
-        self._problems: dict[str, dict[str, Any]] = {}
-        self._execution: CodeExecution | None = None
+    def source(self) -> ProblemSource:
+        """The whole file."""
+        return ProblemSource(DATASET, "test", f"mbpp.jsonl of {REPOSITORY}", configuration="full")
 
-    def requests(self, context: BenchmarkContext) -> Sequence[GenerationRequest]:
-        """Every task of the split."""
-        rows = read_problems(self.name, self._options.problems, self.source, self.fields)
-        chosen = [row for row in rows if self._options.tasks == "all" or int(row["task_id"]) in TEST_SPLIT]
-        self._problems = {f"Mbpp/{row['task_id']}": row for row in chosen[: context.limit]}
-        self._execution = context.code_execution
-        return [
-            GenerationRequest(
-                task, self._prompt(row), reference=row["code"], stop=STOP[self._options.protocol]
-            )
-            for task, row in self._problems.items()
-        ]
+    def is_asked(self, row: Row) -> bool:
+        """Every task, or those of the test split."""
+        return self.options.tasks == "all" or int(row["task_id"]) in TEST_SPLIT
 
-    def score(self, answers: Sequence[Answer]) -> Scores:
-        """pass@k over all tasks."""
-        texts = [answer for answer in answers if isinstance(answer, GeneratedText)]
-        written = any(answer.form == "written" for answer in texts)
-        return score_programs(
-            texts,
-            self._program,
-            ProgramTests(assertion_judge, self._tests, self._options.pass_at),
-            self._execution,
-            limits_of(self._options.memory_gib),
-            [NOTES[self._options.protocol]] if written else [],
-        )
+    def task_id(self, row: Row) -> str:
+        """Mbpp/NUMBER."""
+        return f"Mbpp/{row['task_id']}"
 
-    def task_of(self, given: str) -> str:
-        """A number alone is MBPP's."""
-        return f"Mbpp/{given}" if given.isdecimal() else given
-
-    def task_text(self, row: Mapping[str, Any]) -> str:
-        """The task in words."""
-        return str(row["text"])
-
-    def setup(self, row: Mapping[str, Any]) -> str:
-        """What runs before the asserts."""
-        return str(row["test_setup_code"])
-
-    def _prompt(self, row: Mapping[str, Any]) -> str:
+    def ask(self, task: str, row: Row) -> list[GenerationRequest]:
+        """The task with its tests, as the protocol puts them."""
         tests = "\n".join(row["test_list"])
-        if self._options.protocol == "open-dllm":
-            return f"{self.task_text(row)} Your code should pass these tests:\n\n{tests}\n```python\n"
-        return f'"""\n{self.task_text(row)}\n{tests}\n"""\n'
+        prompt = f'"""\n{self.task_text(row)}\n{tests}\n"""\n'
+        if self.options.protocol == "open-dllm":
+            prompt = f"{self.task_text(row)} Your code should pass these tests:\n\n{tests}\n```python\n"
+        return [GenerationRequest(task, Gap(prompt), row["code"], stop=STOP[self.options.protocol])]
 
-    def _program(self, answer: GeneratedText) -> str:
+    def note(self) -> str:
+        """The protocol's."""
+        return NOTES[self.options.protocol]
+
+    def program(self, answer: GeneratedText, row: Row) -> str:
         """An answer is a program of its own: the prompt has no code."""
-        if answer.form != "written" or self._options.protocol == "docstring":
+        if answer.form != "written" or self.options.protocol == "docstring":
             return f"{answer.text}\n"
-        lines = answer.text.split("\n")
-        return "\n".join(line for line in lines if not line.startswith("```"))
+        return without_fences(answer.text)
 
-    def _tests(self, task: str) -> dict[str, Any]:
-        row = self._problems[task]
+    def judge_data(self, task: str) -> dict[str, Any]:
+        """The published program and its asserts."""
+        row = self.problems[task]
         return {
             "gold": row["code"],
             "tests": "\n".join([self.setup(row), *row["test_list"]]),
-            "seconds": self._options.timeout,
+            "seconds": self.options.timeout,
         }
+
+    def task_text(self, row: Row) -> str:
+        """The task in words."""
+        return str(row["text"])
+
+    def setup(self, row: Row) -> str:
+        """What runs before the asserts."""
+        return str(row["test_setup_code"])
 
 
 class MbppSanitized(Mbpp):
     """The same, of the tasks and in the words that were checked by hand."""
 
     name = "mbpp-sanitized"
-    source = ProblemSource(DATASET, "test", f"sanitized-mbpp.json of {REPOSITORY}", configuration="sanitized")
     fields = ("task_id", "prompt", "code", "test_list", "test_imports")
 
-    def task_text(self, row: Mapping[str, Any]) -> str:
+    def source(self) -> ProblemSource:
+        """The file of checked tasks."""
+        return ProblemSource(
+            DATASET, "test", f"sanitized-mbpp.json of {REPOSITORY}", configuration="sanitized"
+        )
+
+    def task_text(self, row: Row) -> str:
         """The task in words."""
         return str(row["prompt"])
 
-    def setup(self, row: Mapping[str, Any]) -> str:
+    def setup(self, row: Row) -> str:
         """What the asserts import."""
         return "\n".join(row["test_imports"])

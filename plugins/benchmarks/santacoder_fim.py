@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
-from opendllm.core.scoring.infilling_lengths import averaged_setting, fixed_lengths, setting_of
-from opendllm.core.scoring.problem_files import ProblemSource, read_problems
+from opendllm.core.scoring.infilling_lengths import at_each_length, setting_of, shown_settings
+from opendllm.core.scoring.problem_files import ProblemSource, asked_or_failed, read_problems
 from opendllm.core.scoring.scores_by_setting import (
     DEFAULT_SETTING,
     lower_is_better,
@@ -26,6 +27,7 @@ from opendllm.registries.benchmarks import (
     Scores,
 )
 from opendllm.registries.errors import UserError
+from opendllm.registries.gaps import Gap
 
 SOURCE = ProblemSource(
     "bigcode/santacoder-fim-task",
@@ -63,17 +65,14 @@ class SantacoderFim(Benchmark):
 
     def __init__(self, options: SantacoderFimOptions) -> None:
         self._options = options
-        self._settings = [setting_of(length) for length in options.lengths]
         self._problems: dict[str, Problem] = {}
-        fixed = fixed_lengths(self._settings)
-        averaged = [averaged_setting(fixed.values())] if len(fixed) > 1 else []
-        shown = [setting for setting in self._settings if setting not in fixed or not averaged] + averaged
+        settings = [setting_of(length) for length in options.lengths]
         self.headline = tuple(
             metric_name(metric, setting)
             for metric in ("exact_match", "exact_match_first_line")
-            for setting in (DEFAULT_SETTING, *shown)
+            for setting in (DEFAULT_SETTING, *shown_settings(settings))
         )
-        self.lower_is_better = lower_is_better(self._settings)
+        self.lower_is_better = lower_is_better(settings)
 
     def requests(self, context: BenchmarkContext) -> Sequence[GenerationRequest]:
         """Every hidden line of the languages, asked at each length."""
@@ -84,19 +83,11 @@ class SantacoderFim(Benchmark):
             wanted = ", ".join(self._options.languages)
             raise UserError(f"benchmark santacoder-fim: no problems in {wanted}, only in {known}")
         self._problems = {problem.task_id: problem for problem in problems[: context.limit]}
-        of_santacoder = self._options.protocol == "santacoder"
+        settings = [setting_of(length) for length in self._options.lengths]
         return [
-            GenerationRequest(
-                task_id=problem.task_id,
-                prefix=problem.prompt if of_santacoder else problem.prompt + "\n",
-                suffix=problem.suffix,
-                length=length,
-                reference=problem.line,
-                setting=setting,
-                stop=STOP if of_santacoder else (),
-            )
+            request
             for problem in self._problems.values()
-            for length, setting in zip(self._options.lengths, self._settings, strict=True)
+            for request in asked_or_failed(problem.task_id, settings, partial(self._requests, problem))
         ]
 
     def score(self, answers: Sequence[Answer]) -> Scores:
@@ -134,6 +125,16 @@ class SantacoderFim(Benchmark):
         if given.isdecimal() and int(given) < len(self._problems):
             return list(self._problems)[int(given)]
         return f"{self._options.languages[0]}/{given}"
+
+    def _requests(self, problem: Problem) -> list[GenerationRequest]:
+        return at_each_length(self._request(problem), self._options.lengths)
+
+    def _request(self, problem: Problem) -> GenerationRequest:
+        if self._options.protocol == "santacoder":
+            return GenerationRequest(
+                problem.task_id, Gap(problem.prompt, problem.suffix), problem.line, stop=STOP
+            )
+        return GenerationRequest(problem.task_id, Gap(problem.prompt + "\n", problem.suffix), problem.line)
 
     def _only(self, language: str, by_task: Mapping[str, float]) -> dict[str, float]:
         return {task: value for task, value in by_task.items() if self._problems[task].language == language}

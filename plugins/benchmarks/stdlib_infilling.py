@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from opendllm.core.scoring.infilling_lengths import Length, setting_of
+from opendllm.core.scoring.infilling_lengths import Length, at_each_length, setting_of
 from opendllm.core.scoring.scores_by_setting import (
     lower_is_better,
     mean_by_task,
@@ -30,6 +30,7 @@ from opendllm.registries.benchmarks import (
     Scores,
 )
 from opendllm.registries.corpora import Document
+from opendllm.registries.gaps import Gap
 
 LINES_A_FILE = 4
 MIN_LINES, MAX_LINES = 4, 24
@@ -73,16 +74,9 @@ class StdlibInfilling(Benchmark):
         problems = list(itertools.islice(_hidden_lines(context.seed), wanted))
         self._hidden = {problem.task_id: problem for problem in problems}
         return [
-            GenerationRequest(
-                task_id=problem.task_id,
-                prefix="\n".join([*problem.before[-self._context_lines :], problem.indentation]),
-                suffix="\n" + "\n".join(problem.after[: self._context_lines]) + "\n",
-                length=length,
-                reference=problem.line,
-                setting=setting_of(length),
-            )
+            request
             for problem in problems
-            for length in self._lengths
+            for request in at_each_length(self._request(problem), self._lengths)
         ]
 
     def score(self, answers: Sequence[Answer]) -> Scores:
@@ -99,6 +93,11 @@ class StdlibInfilling(Benchmark):
     def quick_score(self, answer: Answer) -> float | None:
         """Its token accuracy."""
         return self._value("token_accuracy", answer) if isinstance(answer, GeneratedText) else None
+
+    def _request(self, problem: HiddenLine) -> GenerationRequest:
+        prefix = "\n".join([*problem.before[-self._context_lines :], problem.indentation])
+        suffix = "\n" + "\n".join(problem.after[: self._context_lines]) + "\n"
+        return GenerationRequest(problem.task_id, Gap(prefix, suffix), problem.line)
 
     def _value(self, name: str, answer: GeneratedText) -> float:
         problem = self._hidden[answer.task_id]

@@ -11,6 +11,7 @@ from opendllm.registries.samplers import Sampler, Selection, Step
 class Entropy(Sampler):
     """Commit the positions whose filtered distribution has the lowest entropy."""
 
+    plans = True
     confidence = "negative_entropy"
 
     def __init__(self, options: EntropyOptions) -> None:

@@ -21,6 +21,8 @@ class LowConfidence(Sampler):
     `confidence_eos_eot_inf` comes too late to lower EOS, and lowers EoT alone; here it lowers both.
     """
 
+    plans = True
+
     def __init__(self, options: LowConfidenceOptions) -> None:
         self._at_random = options.remasking == "random"
         self._no_eos = options.logits_eos_inf

@@ -11,6 +11,7 @@ from opendllm.registries.samplers import Sampler, Selection, Step
 class MaskgitPlus(Sampler):
     """Commit the proposals of highest filtered probability (Dream and Open-dLLM, `maskgit_plus`)."""
 
+    plans = True
     confidence = "probability"
 
     def __init__(self, options: MaskgitPlusOptions) -> None:

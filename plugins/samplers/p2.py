@@ -17,6 +17,7 @@ class P2(Sampler):
 
     proposes = "editable"
     confidence = "probability"
+    plans = True
     revises = True
 
     def __init__(self, options: P2Options) -> None:

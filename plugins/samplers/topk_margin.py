@@ -11,6 +11,7 @@ from opendllm.registries.samplers import Sampler, Selection, Step
 class TopkMargin(Sampler):
     """Commit where the best filtered probability leads the second best by most (Dream, `topk_margin`)."""
 
+    plans = True
     confidence = "margin"
 
     def __init__(self, options: TopkMarginOptions) -> None:

@@ -64,12 +64,14 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_published_solutions_pass_however_they_are_given(name: str) -> None:
     assert all(passed(score(name, reference)))
     assert score(name, reference).metrics["pass@1"].value == 1
-    assert all(passed(score(name, lambda r: r.prefix + reference(r) + (r.suffix or ""), "solution")))
+    assert all(passed(score(name, lambda r: r.gap.prefix + reference(r) + (r.gap.suffix or ""), "solution")))
     assert all(passed(score(name, reference, "written")))
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "humaneval-infilling"])
-@pytest.mark.parametrize("text", ["", "    pass\n", "    return True\n", "x = 1\n", "\0", "def f(:"])
+@pytest.mark.parametrize(
+    "text", ["", "    pass\n", "    return True\n", "x = 1\n", "\0", "\ud800", "def f(:"]
+)
 def test_nothing_and_nonsense_pass_nowhere(name: str, text: str) -> None:
     assert not any(passed(score(name, lambda r: text)))
     assert not any(passed(score(name, lambda r: text, "solution")))
@@ -89,6 +91,50 @@ def test_an_empty_line_passes_where_the_line_was_not_needed() -> None:
         "SingleLineInfilling/HumanEval/3/L9"
     ]
     assert found.metrics["empty"].value == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "at_asking"),
+    [
+        ("mbpp", "test_list", True),
+        ("humaneval-infilling", "prompt", False),
+        ("humaneval", "test", False),
+        ("humaneval-plus", "canonical_solution", False),
+    ],
+)
+def test_a_problem_that_is_not_as_published_fails_alone(
+    tmp_path: Path, name: str, field: str, at_asking: bool
+) -> None:
+    rows = [json.loads(line) for line in (PROBLEMS / f"{name}.jsonl").read_text().splitlines()]
+    rows[1][field] = None
+    (tmp_path / "problems.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    benchmark, requests = asked(name, problems=str(tmp_path / "problems.jsonl"))
+    broken = list(dict.fromkeys(request.task_id for request in requests))[1]
+    failures = {request.task_id for request in requests if request.failure is not None}
+    assert failures == ({broken} if at_asking else set())
+    scores = benchmark.score(
+        [GeneratedText(r.task_id, r.setting, 0, r.reference or "", failure=r.failure) for r in requests]
+    )
+    for task, values in scores.per_task.items():
+        assert {value for key, value in values.items() if key.startswith("pass")} == {task != broken}
+    for metric in (metric for name, metric in scores.metrics.items() if name.startswith("pass@1")):
+        assert metric.value == pytest.approx(1 - 1 / len(scores.per_task))
+
+
+def test_a_parser_that_gives_up_on_a_text_fails_that_sample_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    from opendllm.plugins.benchmarks import evalplus
+
+    def give_up(text: str, entry_point: str) -> str:
+        if "deep" in text:
+            raise RecursionError("too deep")
+        return text
+
+    monkeypatch.setattr(evalplus, "sanitize", give_up)
+    _, requests = asked("humaneval-plus")
+    first = requests[0].task_id
+    scores = score("humaneval-plus", lambda r: "deep" if r.task_id == first else reference(r), "written")
+    assert [task for task, values in scores.per_task.items() if not values["passed"]] == [first]
+    assert any("1 no program" in note for note in scores.notes)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -217,21 +263,21 @@ def test_outputs_are_compared_as_evalplus_compares_them(task: str, program: str,
 def test_prompts_and_stop_strings_of_both_protocols() -> None:
     _, ours = asked("humaneval-plus")
     function = "import math\n\n\ndef find_zero(coefficients: list) -> float:\n"
-    assert ours[2].prefix == function + '    """A zero of a line a + b x."""\n'
+    assert ours[2].gap.prefix == function + '    """A zero of a line a + b x."""\n'
     assert {"\nif __name__", "\ndef ", "\nassert "} <= set(ours[0].stop)
     _, plus = asked("mbpp-plus")
-    assert plus[0].prefix.startswith('"""\nWrite a function')
-    assert plus[0].prefix.endswith('"""\n')
+    assert plus[0].gap.prefix.startswith('"""\nWrite a function')
+    assert plus[0].gap.prefix.endswith('"""\n')
     assert '\n"""' in plus[0].stop
     _, fenced = asked("mbpp", protocol="open-dllm")
-    assert fenced[0].prefix == (
+    assert fenced[0].gap.prefix == (
         "Write a function to add three numbers. Your code should pass these tests:\n\n"
         "assert add_three(1, 2, 3) == 6\nassert add_three(0, 0, 0) == 0\nassert add_three(-1, 1, 5) == 5\n"
         "```python\n"
     )
     assert fenced[0].stop == ("\nclass", "\n#", "\nif", "\nprint")
     _, of_plus = asked("mbpp-plus", protocol="open-dllm")
-    assert of_plus[3].prefix == (
+    assert of_plus[3].gap.prefix == (
         "Write a function to count the words of a list. Your code should pass these tests:\n\n"
         'assert count_words(["a", "a"]) == {"a": 2}\nassert count_words([]) == {}\n'
         'assert count_words(["b"]) == {"b": 1}\n```python\n'

@@ -123,7 +123,7 @@ class FakeLM(LM):
 
 def answer(request: Request, sample: int = 0) -> Answer:
     if isinstance(request, GenerationRequest):
-        text = continuation(request.prefix)
+        text = continuation(request.gap.prefix)
         return GeneratedText(request.task_id, request.setting, sample, text, ended=True)
     value, greedy = likelihood(request.context or "", request.text)
     said = greedy if request.greedy else None
@@ -196,13 +196,13 @@ def test_few_shot_prompts_and_stop_strings_are_the_tasks(folder: Path) -> None:
     manager = TaskManager(include_path=".", include_defaults=False)
     simple_evaluate(Listening(), tasks=["written"], task_manager=manager, bootstrap_iters=0)
     asked = [request for request in requests if isinstance(request, GenerationRequest)]
-    assert [request.prefix for request in asked] == prompts
+    assert [request.gap.prefix for request in asked] == prompts
     assert prompts[0].count("Q:") == 3
     assert asked[0].stop == ("\n", "Q:")
     assert asked[3].reference == "3"
     _, without = benchmark("written", num_fewshot=0)
     assert isinstance(without[0], GenerationRequest)
-    assert without[0].prefix == "Q: what is 0 modulo 4?"
+    assert without[0].gap.prefix == "Q: what is 0 modulo 4?"
 
 
 def test_only_the_continuation_is_scored_and_greed_is_asked_where_it_counts(folder: Path) -> None:

@@ -83,12 +83,15 @@ def test_the_metrics_differ_where_more_than_the_line_was_written(problems: Path)
 
 def test_each_length_is_asked_and_the_protocols_differ_in_one_newline(problems: Path) -> None:
     _, ours = benchmark(problems, lengths=("oracle", 8))
-    assert [(r.length, r.setting) for r in ours[:2]] == [("oracle", "oracle"), (8, "length-8")]
-    assert {r.prefix[-1] for r in ours} == {"\n"}
+    assert [(r.gap.length, r.oracle_length, r.setting) for r in ours[:2]] == [
+        (None, True, "oracle"),
+        (8, False, "length-8"),
+    ]
+    assert {r.gap.prefix[-1] for r in ours} == {"\n"}
     _, original = benchmark(problems, protocol="santacoder", lengths=(25,))
-    assert [r.prefix for r in original] == [p["prompt"] for p in PROBLEMS[:4]]
+    assert [r.gap.prefix for r in original] == [p["prompt"] for p in PROBLEMS[:4]]
     assert original[0].stop == ("<|endoftext|>", "<|filename|>")
-    assert [r.suffix for r in original] == [r.suffix for r in ours[::2]]
+    assert [r.gap.suffix for r in original] == [r.gap.suffix for r in ours[::2]]
 
 
 def test_languages_are_chosen_and_scored_each(problems: Path) -> None:

@@ -10,10 +10,11 @@ import torch
 
 from opendllm.core import load
 from opendllm.core.decoding.options import DecoderOptions
-from opendllm.core.decoding.text import Blank, write
+from opendllm.core.decoding.text import SeededGap, write
 from opendllm.core.language_model import LanguageModel
 from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.errors import UserError
+from opendllm.registries.gaps import Gap
 
 M = 150
 CANVAS = torch.tensor([[5, 9, 31, *[M] * 6], [7, M, 8, 9, M, 10, 11, 12, 13]])
@@ -92,16 +93,17 @@ def test_a_row_without_masks_is_no_hindrance(cache, traced) -> None:
 def test_few_shapes_are_compiled(cache, traced) -> None:
     """Prompts of ten lengths, the last batch not full: whatever else had a shape of its own would be slow."""
     model = traced("llada")
-    blanks = [Blank("x" * length, "y" * (length % 3), 9, length) for length in range(3, 22, 2)]
+    lengths = range(3, 22, 2)
+    gaps = [SeededGap(Gap("x" * length, "y" * (length % 3), 9), length) for length in lengths]
     sampler = installed_plugins().samplers.get("confidence-threshold").build({"threshold": 0.02})
     options = DecoderOptions(block_length=3, cache=cache, temperature=0.8)
-    plain = dict(write(model.lm, Letters(), blanks, sampler, options, 4))
+    plain = dict(write(model.lm, Letters(), gaps, sampler, options, 4))
     shapes: set[tuple[int, ...]] = set()
     embed = model.lm.module.network.get_decoder().embed_tokens
     forward = embed.forward
     embed.forward = lambda tokens: shapes.add(tuple(tokens.shape)) or forward(tokens)
     compiled = options.model_copy(update={"compile": True})
-    found = dict(write(model.lm, Letters(), blanks, sampler, compiled, 4))
+    found = dict(write(model.lm, Letters(), gaps, sampler, compiled, 4))
     assert [found[index].tokens for index in range(10)] == [plain[index].tokens for index in range(10)]
     assert [found[n].forward_passes for n in range(10)] == [plain[n].forward_passes for n in range(10)]
     widths = {"none": [128], "prefix": [128], "dual": [32, 128]}[cache]

@@ -22,8 +22,8 @@ def exact_joint(lm: TableLM, canvas: torch.Tensor, temperature: float) -> torch.
     """[V, V]: of the two masks of `canvas` [L], written from left to right."""
     first, second = (canvas == MASK).nonzero()[:, 0].tolist()
 
-    def distribution(row: torch.Tensor, place: int) -> torch.Tensor:
-        logits = lm.project(lm.hidden_states(inputs_from_mask(row[None], None)))[0, place].double()
+    def distribution(row: torch.Tensor, position: int) -> torch.Tensor:
+        logits = lm.project(lm.hidden_states(inputs_from_mask(row[None], None)))[0, position].double()
         logits[MASK] = -torch.inf
         return (logits / temperature).softmax(-1)
 

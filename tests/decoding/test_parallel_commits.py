@@ -41,9 +41,9 @@ SCORES = st.lists(st.tuples(st.floats(0.0, 1.0, width=32), st.booleans()), min_s
 @settings(max_examples=80, deadline=None)
 def test_the_threshold_commits_all_above_it_and_always_the_best(pairs, threshold) -> None:
     values, masked = (list(column) for column in zip(*pairs, strict=True))
-    places = [i for i, is_masked in enumerate(masked) if is_masked]
-    best = max(places, key=lambda i: (values[i], -i))
-    expected = [i for i in places if values[i] >= torch.tensor(threshold).item() or i == best]
+    positions = [i for i, is_masked in enumerate(masked) if is_masked]
+    best = max(positions, key=lambda i: (values[i], -i))
+    expected = [i for i in positions if values[i] >= torch.tensor(threshold).item() or i == best]
     assert committed("confidence-threshold", values, masked, threshold=threshold) == expected
 
 
@@ -51,13 +51,13 @@ def test_the_threshold_commits_all_above_it_and_always_the_best(pairs, threshold
 @settings(max_examples=80, deadline=None)
 def test_the_factor_commits_down_to_the_first_that_falls_short(pairs, factor) -> None:
     values, masked = (list(column) for column in zip(*pairs, strict=True))
-    places = [i for i, is_masked in enumerate(masked) if is_masked]
-    ordered = sorted(places, key=lambda i: (-values[i], i))
+    positions = [i for i, is_masked in enumerate(masked) if is_masked]
+    ordered = sorted(positions, key=lambda i: (-values[i], i))
     expected = ordered[:1]
-    for number, place in enumerate(ordered[1:], start=2):
-        if values[place] < (1 - factor / torch.tensor(float(number + 1))).item():
+    for number, position in enumerate(ordered[1:], start=2):
+        if values[position] < (1 - factor / torch.tensor(float(number + 1))).item():
             break
-        expected.append(place)
+        expected.append(position)
     assert committed("confidence-factor", values, masked, factor=factor) == sorted(expected)
 
 
@@ -65,10 +65,12 @@ def test_the_factor_commits_down_to_the_first_that_falls_short(pairs, factor) ->
 @settings(max_examples=80, deadline=None)
 def test_the_entropy_bound_holds_and_is_used_up(pairs, gamma) -> None:
     values, masked = (list(column) for column in zip(*pairs, strict=True))
-    places = [i for i, is_masked in enumerate(masked) if is_masked]
-    ordered = sorted(places, key=lambda i: (values[i], i))
+    positions = [i for i, is_masked in enumerate(masked) if is_masked]
+    ordered = sorted(positions, key=lambda i: (values[i], i))
     expected = [
-        place for number, place in enumerate(ordered) if sum(values[i] for i in ordered[:number]) <= gamma
+        position
+        for number, position in enumerate(ordered)
+        if sum(values[i] for i in ordered[:number]) <= gamma
     ]
     assert committed("entropy-bounded", values, masked, gamma=gamma) == sorted(expected)
 

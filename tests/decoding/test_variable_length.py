@@ -34,15 +34,15 @@ def reference(row: list[int], budget: int, logits_of: Callable[[list[int]], torc
         certainty = -torch.special.entr(logits.softmax(-1)).sum(-1)
         best = int(certainty.argmax())
         logits[:, MASK] = -torch.inf
-        place, token = masked[best], int(logits[best].argmax())
+        position, token = masked[best], int(logits[best].argmax())
         if token == EXPAND:
-            row[place : place + 1] = [MASK, MASK]
-            editable[place : place + 1] = [True, True]
+            row[position : position + 1] = [MASK, MASK]
+            editable[position : position + 1] = [True, True]
             budget -= 1
         elif token == EOS:
-            del row[place], editable[place]
+            del row[position], editable[position]
         else:
-            row[place] = token
+            row[position] = token
     return row
 
 

@@ -34,6 +34,7 @@ from opendllm.registries.benchmarks import (
 from opendllm.registries.corpora import Document
 from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.errors import UserError
+from opendllm.registries.gaps import Gap
 
 CONTEXT = BenchmarkContext(None, 0, 64, lambda: iter(()))
 TOKENIZER = train_tokenizer([Document("a", "def f(x):\n    return x + 1\n" * 9)], 270)
@@ -95,9 +96,9 @@ def keys_of(path: Path) -> list[tuple[str, str, int]]:
 
 def infillings() -> list[Request]:
     return [
-        GenerationRequest("a", "def f(", "):\n", "oracle", "x", "oracle"),
-        GenerationRequest("b", "def g(x):\n    return", "\n", 5, "x + 1", "length-5"),
-        GenerationRequest("c", "x = "),
+        GenerationRequest("a", Gap("def f(", "):\n"), "x", "oracle", oracle_length=True),
+        GenerationRequest("b", Gap("def g(x):\n    return", "\n", 5), "x + 1", "length-5"),
+        GenerationRequest("c", Gap("x = ")),
     ]
 
 
@@ -141,8 +142,8 @@ def test_a_device_that_fails_stops_the_evaluation_with_its_error(
         ask(Questions(infillings()), tmp_path / "s.jsonl", replicas=2)
 
 
-LONG = GenerationRequest("long", "x = 1\n" * 4000)
-EMPTY = GenerationRequest("empty", "")
+LONG = GenerationRequest("long", Gap("x = 1\n" * 4000))
+EMPTY = GenerationRequest("empty", Gap(""))
 
 
 def test_a_problem_that_does_not_fit_the_model_fails_and_the_rest_goes_on(tmp_path: Path) -> None:
@@ -162,6 +163,57 @@ def test_a_problem_that_does_not_fit_the_model_fails_and_the_rest_goes_on(tmp_pa
     assert (tmp_path / "s.jsonl").read_bytes() == before
 
 
+MASK = str(TOKENIZER.mask_token)
+LIKELY = LikelihoodRequest("fine", " x", context="def f(")
+ODD_REQUESTS: dict[str, tuple[Request, str]] = {
+    "reference": (GenerationRequest("odd", Gap("x = "), MASK), "reference contains the mask token"),
+    "reference-surrogate": (GenerationRequest("odd", Gap("x = "), "\ud800"), "is a lone surrogate"),
+    "prompt": (GenerationRequest("odd", Gap(f"x = {MASK}")), "prompt contains the mask token"),
+    "no-reference": (
+        GenerationRequest("odd", Gap("x = "), oracle_length=True),
+        "its preparation fails (AssertionError",
+    ),
+    "no-text": (GenerationRequest("odd", Gap(None)), "its preparation fails (AttributeError"),  # type: ignore[arg-type]
+    "unprepared": (GenerationRequest("odd", Gap(""), failure="KeyError: 'text'"), "KeyError: 'text'"),
+    "text": (LikelihoodRequest("odd", f"x = {MASK}"), "contains the mask token"),
+    "context": (LikelihoodRequest("odd", " 1", context=f"x {MASK}="), "contains the mask token"),
+    "text-surrogate": (LikelihoodRequest("odd", "x = \ud800"), "its preparation fails ("),
+    "nothing": (LikelihoodRequest("odd", "", context="x = 1"), "has no tokens to score"),
+    "unprepared-text": (LikelihoodRequest("odd", "", failure="KeyError: 'text'"), "KeyError: 'text'"),
+}
+
+
+@pytest.mark.parametrize(("odd", "reason"), ODD_REQUESTS.values(), ids=list(ODD_REQUESTS))
+def test_an_odd_problem_stops_nobody(tmp_path: Path, odd: Request, reason: str) -> None:
+    plain, mixed = Questions([*infillings(), LIKELY]), Questions([odd, *infillings(), LIKELY])
+    ask(plain, tmp_path / "plain.jsonl")
+    evaluation = ask(mixed, tmp_path / "s.jsonl")
+    failed = [answer for answer in mixed.answers if answer.failure is not None]
+    assert {answer.task_id for answer in failed} == {"odd"}
+    assert isinstance(failed[0], GeneratedText) == isinstance(odd, GenerationRequest)
+    assert [answer for answer in mixed.answers if answer.failure is None] == plain.answers
+    assert reason in evaluation.unasked["odd"]
+    assert evaluation.scores is not None
+    assert reason in evaluation.scores.per_task["odd"]["failure"]
+    assert evaluation.scores.notes[-1].startswith(
+        "1 of 5 problems couldn't be asked and count as failed (odd: "
+    )
+    before = (tmp_path / "s.jsonl").read_bytes()
+    again = Questions([odd, *infillings(), LIKELY])
+    assert ask(again, tmp_path / "s.jsonl").unasked == evaluation.unasked
+    assert [repr(answer) for answer in again.answers] == [repr(answer) for answer in mixed.answers]
+    assert (tmp_path / "s.jsonl").read_bytes() == before
+
+
+def test_an_empty_stop_string_cuts_nothing(tmp_path: Path) -> None:
+    free, stopped = (
+        Questions([GenerationRequest("t", Gap("x = ", length=12), stop=stop)]) for stop in ((), ("",))
+    )
+    ask(free, tmp_path / "free.jsonl")
+    ask(stopped, tmp_path / "stopped.jsonl")
+    assert stopped.answers == free.answers
+
+
 def test_a_benchmark_of_which_no_problem_fits_is_refused_and_nothing_is_kept(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no problem .* long: prompt has \d+ tokens"):
         ask(Questions([LONG]), tmp_path / "s.jsonl")
@@ -169,10 +221,10 @@ def test_a_benchmark_of_which_no_problem_fits_is_refused_and_nothing_is_kept(tmp
 
 
 def test_answers_to_problems_that_have_changed_are_refused(tmp_path: Path) -> None:
-    ask(Questions([GenerationRequest("a", "x = ")]), tmp_path / "s.jsonl")
+    ask(Questions([GenerationRequest("a", Gap("x = "))]), tmp_path / "s.jsonl")
     before = (tmp_path / "s.jsonl").read_bytes()
     with pytest.raises(UserError, match=r"s\.jsonl: the answer to a was given to another prompt"):
-        ask(Questions([GenerationRequest("a", "y = ")]), tmp_path / "s.jsonl")
+        ask(Questions([GenerationRequest("a", Gap("y = "))]), tmp_path / "s.jsonl")
     ask(Questions([LikelihoodRequest("t", "x = 1")]), tmp_path / "t.jsonl")
     with pytest.raises(UserError, match="the answer to t was given to another prompt"):
         ask(Questions([LikelihoodRequest("t", "x = 2")]), tmp_path / "t.jsonl")
@@ -212,13 +264,13 @@ def test_a_sandbox_that_is_not_there_is_noticed_before_anything_is_written(
 
 
 def test_whether_an_answer_ended_is_known(tmp_path: Path) -> None:
-    benchmark = Questions([GenerationRequest(str(n), "x = ", length=12) for n in range(8)])
+    benchmark = Questions([GenerationRequest(str(n), Gap("x = ", length=12)) for n in range(8)])
     ask(benchmark, tmp_path / "free.jsonl")
     answers = [a for a in benchmark.answers if isinstance(a, GeneratedText)]
     for answer in answers:
         assert answer.ended == (TOKENIZER.eos_token_id in answer.tokens)
     whole = next(a for a in answers if not a.ended and len(a.text) > 3)
-    stopped = Questions([GenerationRequest(whole.task_id, "x = ", length=12, stop=(whole.text[2],))])
+    stopped = Questions([GenerationRequest(whole.task_id, Gap("x = ", length=12), stop=(whole.text[2],))])
     ask(stopped, tmp_path / "stopped.jsonl")
     cut = stopped.answers[whole.sample]
     assert isinstance(cut, GeneratedText)
@@ -273,13 +325,13 @@ def test_finished_answers_are_not_made_again(tmp_path: Path) -> None:
 
 
 def test_stop_strings_cut_the_text(tmp_path: Path) -> None:
-    free = Questions([GenerationRequest(str(n), "x = ", length=12) for n in range(8)])
+    free = Questions([GenerationRequest(str(n), Gap("x = ", length=12)) for n in range(8)])
     ask(free, tmp_path / "free.jsonl")
     whole = max((a for a in free.answers if isinstance(a, GeneratedText)), key=lambda a: len(a.text))
     text = whole.text
     assert len(text) > 4
     stop = (text[3:5], text[2:5])
-    stopped = Questions([GenerationRequest(whole.task_id, "x = ", length=12, stop=stop)])
+    stopped = Questions([GenerationRequest(whole.task_id, Gap("x = ", length=12), stop=stop)])
     ask(stopped, tmp_path / "stopped.jsonl")
     cut = stopped.answers[whole.sample]
     assert isinstance(cut, GeneratedText)

@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
+from opendllm.core.foundation.json_lines import json_lines
 from opendllm.core.scoring import problem_files
-from opendllm.core.scoring.problem_files import ProblemSource, json_lines, read_problems
+from opendllm.core.scoring.problem_files import ProblemSource, read_problems
 from opendllm.registries.errors import UserError
 
 SOURCE = ProblemSource("nobody/nothing", "test", "https://example.org/problems.jsonl.gz")

@@ -38,7 +38,7 @@ def read(path: Path, *settings: str) -> Experiment:
     return read_experiment(path, settings, installed_plugins())
 
 
-def places(experiment: Experiment) -> dict[str, Any]:
+def paths(experiment: Experiment) -> dict[str, Any]:
     manifest = experiment.variants[0].manifest
     assert manifest.data is not None
     assert manifest.data.corpus is not None
@@ -62,7 +62,7 @@ def test_paths_are_relative_to_the_manifest(tmp_path: Path, monkeypatch: pytest.
     for folder in (tmp_path, tmp_path / "there", tmp_path / "elsewhere"):
         monkeypatch.chdir(folder)
         found = read(Path(os.path.relpath(tmp_path / "there" / "m.yaml")))
-        assert {key: os.path.normpath(path) for key, path in places(found).items()} == below(
+        assert {key: os.path.normpath(path) for key, path in paths(found).items()} == below(
             tmp_path / "there"
         )
 
@@ -74,7 +74,7 @@ def test_paths_of_an_extended_manifest_are_relative_to_that(tmp_path: Path) -> N
     text = "extends: base/m.yaml\ndata: {corpus: {options: {held_out: texts/mine.txt}}}\n"
     (tmp_path / "child.yaml").write_text(text)
     expected = {**below(tmp_path / "base"), "held_out": f"{tmp_path}/texts/mine.txt"}
-    assert places(read(tmp_path / "child.yaml")) == expected
+    assert paths(read(tmp_path / "child.yaml")) == expected
 
 
 def test_what_is_not_beside_the_manifest_is_looked_for_in_the_working_folder(
@@ -84,7 +84,7 @@ def test_what_is_not_beside_the_manifest_is_looked_for_in_the_working_folder(
     (tmp_path / "manifests").mkdir()
     (tmp_path / "m.yaml").rename(tmp_path / "manifests" / "m.yaml")
     monkeypatch.chdir(tmp_path)
-    assert places(read(Path("manifests/m.yaml"))) == below(tmp_path)
+    assert paths(read(Path("manifests/m.yaml"))) == below(tmp_path)
 
 
 def test_a_setting_is_relative_to_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,7 +92,7 @@ def test_a_setting_is_relative_to_the_working_folder(tmp_path: Path, monkeypatch
     write(tmp_path / "here")
     monkeypatch.chdir(tmp_path / "here")
     found = read(tmp_path / "there" / "m.yaml", "data.corpus.options.train=texts/*.txt")
-    assert places(found)["train"] == f"{tmp_path}/here/texts/*.txt"
+    assert paths(found)["train"] == f"{tmp_path}/here/texts/*.txt"
 
 
 def test_hub_ids_stay_what_they_are(tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_a_folder_whose_name_is_no_unicode(tmp_path: Path, monkeypatch: pytest.M
     folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
     path = write(folder)
     monkeypatch.chdir(folder)
-    assert places(read(Path("m.yaml")))["train"] == "texts/*.txt"
+    assert paths(read(Path("m.yaml")))["train"] == "texts/*.txt"
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="name is not UTF-8: run from within that folder"):
         read(path)

@@ -16,13 +16,13 @@ from opendllm.core.manifest.sources import KeyPath, Location, Source
 from opendllm.core.manifest.variant_plugins import VariantPlugins
 from opendllm.registries.discovery import Plugins
 from opendllm.registries.errors import PluginError, UserError
-from opendllm.registries.options import place_fields
+from opendllm.registries.options import path_fields
 
 _SAMPLED_BYTES = 64 << 20
 """Of a checkpoint so much is hashed: it takes no time, and weights that differ differ everywhere."""
 
 
-def with_absolute_places(source: Source, plugins: Plugins) -> Source:
+def with_absolute_paths(source: Source, plugins: Plugins) -> Source:
     """The same manifest with every path absolute: relative to the file that says it, else, where nothing is
     there or `--set` says it, to the working folder. What may be a hub id is one where neither has it.
 
@@ -32,7 +32,7 @@ def with_absolute_places(source: Source, plugins: Plugins) -> Source:
     return Source(_resolved(source.data, (), source, plugins), source.locations, source.removed)
 
 
-def without_places(content: dict[str, Any], plugins: VariantPlugins) -> dict[str, Any]:
+def without_paths(content: dict[str, Any], plugins: VariantPlugins) -> dict[str, Any]:
     """What decides the trained weights (see `trained_from`), wherever its files lie.
 
     Corpora are known by their fingerprints, which a checkpoint keeps; a folder to start from, or with a
@@ -45,8 +45,8 @@ def without_places(content: dict[str, Any], plugins: VariantPlugins) -> dict[str
         return content
     models = iter([type(corpus.options) for corpus in plugins.corpora])
     if data["corpus"] is not None:
-        data = {**data, "corpus": _placeless(data["corpus"], next(models))}
-    mixture = [{**part, "corpus": _placeless(part["corpus"], next(models))} for part in data["mixture"]]
+        data = {**data, "corpus": _pathless(data["corpus"], next(models))}
+    mixture = [{**part, "corpus": _pathless(part["corpus"], next(models))} for part in data["mixture"]]
     tokenizer = data["tokenizer"] and _known_by_content(data["tokenizer"], TokenizerChoice)
     return {**content, "data": {**data, "mixture": mixture, "tokenizer": tokenizer}}
 
@@ -57,7 +57,7 @@ def _resolved(node: Any, path: KeyPath, source: Source, plugins: Plugins) -> Any
     if not isinstance(node, dict):
         return node
     resolved = {key: _resolved(value, (*path, key), source, plugins) for key, value in node.items()}
-    for at, key, or_hub_id in _places(node, path, plugins):
+    for at, key, or_hub_id in _paths(node, path, plugins):
         section = resolved if at == path else resolved[at[-1]]
         if isinstance(section.get(key), str):
             here = (*at, key)
@@ -65,7 +65,7 @@ def _resolved(node: Any, path: KeyPath, source: Source, plugins: Plugins) -> Any
     return resolved
 
 
-def _places(node: dict[str, Any], path: KeyPath, plugins: Plugins) -> Iterator[tuple[KeyPath, str, bool]]:
+def _paths(node: dict[str, Any], path: KeyPath, plugins: Plugins) -> Iterator[tuple[KeyPath, str, bool]]:
     """(the section, its key, whether it may be a hub id) of the paths that a choice of a plugin, or of a
     tokenizer, has; whatever is malformed is found elsewhere.
     """
@@ -75,10 +75,10 @@ def _places(node: dict[str, Any], path: KeyPath, plugins: Plugins) -> Iterator[t
             model = plugins.of_kind(kind).get(str(node.get("name"))).options
         except PluginError:
             return
-        for key, or_hub_id in place_fields(model):
+        for key, or_hub_id in path_fields(model):
             yield (*path, "options"), key, or_hub_id
     elif path == ("data", "tokenizer"):
-        for key, or_hub_id in place_fields(TokenizerChoice):
+        for key, or_hub_id in path_fields(TokenizerChoice):
             yield path, key, or_hub_id
 
 
@@ -110,26 +110,26 @@ def _by_content(choice: dict[str, Any], model: type[Any]) -> dict[str, Any]:
 
 def _known_by_content(options: dict[str, Any], model: type[Any]) -> dict[str, Any]:
     known = dict(options)
-    for key, _ in place_fields(model):
+    for key, _ in path_fields(model):
         if isinstance(known.get(key), str):
             known[key] = _content_of(known[key])
     return known
 
 
-def _content_of(place: str) -> str:
+def _content_of(path: str) -> str:
     """Of a folder's own files, not of what a run adds below; a hub id is what it is."""
-    folder = Path(place).expanduser()
+    folder = Path(path).expanduser()
     if not folder.is_dir():
-        return place
+        return path
     with suppress(UserError):  # a folder with a tokenizer alone, or one that will be complained about
         folder = model_folder(folder)
     files = [file for file in files_below(folder) if "/" not in file.name]
     return content_digest(files, None, _SAMPLED_BYTES)
 
 
-def _placeless(choice: dict[str, Any], model: type[Any]) -> dict[str, Any]:
+def _pathless(choice: dict[str, Any], model: type[Any]) -> dict[str, Any]:
     options = dict(choice["options"])
-    for key, or_hub_id in place_fields(model):
+    for key, or_hub_id in path_fields(model):
         if isinstance(options.get(key), str) and (not or_hub_id or Path(options[key]).is_absolute()):
             options[key] = "local"
     return {**choice, "options": options}

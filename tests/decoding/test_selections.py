@@ -1,0 +1,194 @@
+"""What a sampler hands back is looked at; and the kit's contract finds samplers that are wrong."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from opendllm.core.decoding.decoder import decode
+from opendllm.core.decoding.options import DecoderOptions
+from opendllm.core.testing import SamplerContract
+from opendllm.core.testing.table_lm import TableLM
+from opendllm.core.toolkit.ranking import commit_best
+from opendllm.registries.errors import UserError
+from opendllm.registries.samplers import Sampler, Selection, Step
+
+MASK = TableLM().mask_token_id
+CANVAS = torch.tensor([[3, 4, MASK, MASK, MASK], [MASK, 4, 5, MASK, 6]])
+
+
+class Planned(Sampler):
+    """One mask a step by confidence, as planned; right as it stands."""
+
+    plans = True
+    confidence = "probability"
+
+    def remaining_masks(self, masks: int, steps: int) -> list[int]:
+        return [max(0, masks - index - 1) if index < steps - 1 else 0 for index in range(steps)]
+
+    def select(self, step: Step) -> Selection:
+        return Selection(commit=commit_best(step.confidence, step))
+
+
+def run(sampler: Sampler, **options: float) -> None:
+    decode(TableLM(), CANVAS, None, sampler, DecoderOptions.model_validate(options), torch.tensor([0, 1]))
+
+
+def returning(give, **attributes) -> Sampler:
+    """A sampler whose `select` gives give(right selection, step)."""
+
+    class Odd(Planned):
+        def select(self, step: Step) -> Selection:
+            return give(super().select(step), step)
+
+    for name, value in attributes.items():
+        setattr(Odd, name, value)
+    return Odd()
+
+
+@pytest.mark.parametrize(
+    ("change", "came"),
+    [
+        (lambda right: right[:1], r"commit as bool \[1, 5\], and bool \[2, 5\] was expected"),
+        (lambda right: right[:, :1], r"commit as bool \[2, 1\], and bool \[2, 5\] was expected"),
+        (lambda right: right[0], r"commit as bool \[5\], and bool \[2, 5\] was expected"),
+        (lambda right: right.long(), r"commit as int64 \[2, 5\], and bool \[2, 5\] was expected"),
+        (lambda right: right.float(), r"commit as float32 \[2, 5\]"),
+        (lambda right: None, "commit as NoneType"),
+        (lambda right: right.tolist(), "commit as list"),
+    ],
+)
+@pytest.mark.parametrize("decides_first", [False, True])
+def test_a_commit_of_another_shape_or_dtype_is_refused(change, came, decides_first) -> None:
+    sampler = returning(lambda right, _: Selection(change(right.commit)), decides_first=decides_first)
+    with pytest.raises(UserError, match=f"^sampler Odd: select gave {came}"):
+        run(sampler)
+
+
+@pytest.mark.parametrize(
+    ("field", "declared"), [("remask", "revises"), ("expand", "edits_length"), ("delete", "edits_length")]
+)
+def test_so_is_every_other_part_also_where_it_was_not_declared(field, declared) -> None:
+    def none_of(right: Selection, step: Step) -> Selection:
+        return replace(right, **{field: torch.zeros_like(step.masked)})
+
+    run(returning(none_of, **{declared: True}))
+    with pytest.raises(UserError, match=f"sampler Odd: select gave {field}, which only .* {declared} = True"):
+        run(returning(none_of))
+
+    def narrow(right: Selection, step: Step) -> Selection:
+        return replace(right, **{field: torch.zeros_like(step.masked[:, :1])})
+
+    with pytest.raises(UserError, match=rf"sampler Odd: select gave {field} as bool \[2, 1\]"):
+        run(returning(narrow, **{declared: True}))
+
+
+def test_what_is_no_selection_is_refused() -> None:
+    with pytest.raises(UserError, match="sampler Odd: select gave Tensor, and a Selection was expected"):
+        run(returning(lambda right, _: right.commit))
+
+
+def test_a_plan_of_another_length_is_refused() -> None:
+    class Short(Planned):
+        def remaining_masks(self, masks: int, steps: int) -> list[int]:
+            return super().remaining_masks(masks, steps)[1:]
+
+    with pytest.raises(UserError, match="sampler Short: remaining_masks gave 3 numbers, and 4 were expected"):
+        run(Short(), steps=4)
+
+
+def contract_of(build) -> SamplerContract:
+    class Contract(SamplerContract):
+        def sampler(self) -> Sampler:
+            return build()
+
+    return Contract()
+
+
+class OneMore(Planned):
+    """Commits a position more than it says."""
+
+    def select(self, step: Step) -> Selection:
+        return super().select(replace(step, target=(step.target - 1).clamp(min=0)))
+
+
+class OneLess(Planned):
+    """Leaves everything to the last step."""
+
+    def select(self, step: Step) -> Selection:
+        return Selection(commit=super().select(step).commit & (step.target == 0)[:, None])
+
+
+class EveryOther(Planned):
+    """Leaves numbers that are all in the plan, but not all of them."""
+
+    def select(self, step: Step) -> Selection:
+        fewer = step.target - step.target % 2
+        return super().select(replace(step, target=fewer))
+
+
+class Late(Planned):
+    """The plan's numbers, each a step too late."""
+
+    def select(self, step: Step) -> Selection:
+        return super().select(replace(step, target=step.masked.sum(-1) - (step.index > 0).long()))
+
+
+class Unplanned(Planned):
+    """Forgets to say that it plans."""
+
+    plans = False
+
+
+class Rising(Planned):
+    """Its plan goes up on the way."""
+
+    def remaining_masks(self, masks: int, steps: int) -> list[int]:
+        planned = super().remaining_masks(masks, steps)
+        return planned[: steps - 1][::-1] + planned[-1:]
+
+
+class Promising(Sampler):
+    """Says that it plans, and doesn't."""
+
+    plans = True
+
+    def select(self, step: Step) -> Selection:
+        return Selection(commit=step.masked)
+
+
+PLANS = (
+    "test_it_plans_where_it_gives_remaining_masks",
+    "test_a_plan_is_kept",
+    "test_planned_masks_fall_to_none",
+)
+
+
+@pytest.mark.parametrize("name", [*PLANS, "test_a_decision_is_bool_and_of_the_canvas_shape"])
+def test_a_right_sampler_passes_the_contract(name) -> None:
+    getattr(contract_of(Planned), name)()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "found_by"),
+    [
+        (OneMore, "test_a_plan_is_kept"),
+        (OneLess, "test_a_plan_is_kept"),
+        (EveryOther, "test_a_plan_is_kept"),
+        (Late, "test_a_plan_is_kept"),
+        (Unplanned, "test_it_plans_where_it_gives_remaining_masks"),
+        (Promising, "test_it_plans_where_it_gives_remaining_masks"),
+        (Rising, "test_planned_masks_fall_to_none"),
+    ],
+)
+def test_a_wrong_plan_fails_the_contract(wrong, found_by) -> None:
+    with pytest.raises(AssertionError):
+        getattr(contract_of(wrong), found_by)()
+
+
+def test_a_decision_that_broadcasts_fails_the_contract() -> None:
+    contract = contract_of(lambda: returning(lambda right, _: Selection(right.commit.any(0, keepdim=True))))
+    with pytest.raises(UserError, match="sampler Odd: select gave commit as bool"):
+        contract.test_a_decision_is_bool_and_of_the_canvas_shape()
