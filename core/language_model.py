@@ -91,6 +91,7 @@ class LanguageModel:
 
         A shifted model's first real position repeats its own hidden state's logits.
         """
+        self._check_ids(input_ids, "input_ids")
         return self.lm.project(self.lm.hidden_states(inputs_from_mask(input_ids, attention_mask)))
 
     def sample(
@@ -117,12 +118,7 @@ class LanguageModel:
                 attention mask isn't of its shape.
         """
         _refuse(options, "max_new_tokens", "the canvas says how much is written")
-        whole_numbers = canvas.dtype == torch.int64 and canvas.ndim == 2 and len(canvas) > 0
-        if not whole_numbers or bool(((canvas < 0) | (canvas >= self.lm.vocab_size)).any()):
-            raise UserError(
-                f"a canvas is int64 [B, L], B at least 1, of token ids below {self.lm.vocab_size}; this is "
-                f"{str(canvas.dtype).removeprefix('torch.')} {list(canvas.shape)}"
-            )
+        self._check_ids(canvas, "a canvas")
         if attention_mask is not None and attention_mask.shape != canvas.shape:
             raise UserError(
                 f"attention_mask {list(attention_mask.shape)} isn't of the canvas's shape "
@@ -277,6 +273,14 @@ class LanguageModel:
             UserError: the checkpoint has no chat template, or it fails.
         """
         return chat_prompt(self._tokenizer(), prompt)
+
+    def _check_ids(self, ids: Tensor, what: str) -> None:
+        whole_numbers = ids.dtype == torch.int64 and ids.ndim == 2 and len(ids) > 0
+        if not whole_numbers or bool(((ids < 0) | (ids >= self.lm.vocab_size)).any()):
+            raise UserError(
+                f"{what} is int64 [B, L], B at least 1, of token ids below {self.lm.vocab_size}; this is "
+                f"{str(ids.dtype).removeprefix('torch.')} {list(ids.shape)}"
+            )
 
     def _sampler(self, name: str | None, flat: Mapping[str, Any]) -> tuple[Sampler, DecoderOptions]:
         registration = self._plugins.samplers.get(self.default_sampler if name is None else name)

@@ -103,6 +103,8 @@ class DiffusionLM(ABC):
         eos_token_id: the id that ends a document, or None.
         end_of_turn_token_id: the id that ends an answer of a chat model, or None.
         vocab_size: number of logits.
+        ids_without_token: ids below it that its tokenizer has no token for: a padded vocabulary's rows,
+            and holes. Never proposed; empty where no tokenizer is known.
         context_length: the most positions that it was made for.
         attention: the checkpoint's own pattern.
         logit_shift: whether the checkpoint's hidden state i-1 predicts token i. The logits given
@@ -115,6 +117,7 @@ class DiffusionLM(ABC):
     eos_token_id: int | None
     end_of_turn_token_id: int | None = None
     vocab_size: int
+    ids_without_token: tuple[int, ...] = ()
     context_length: int
     attention: AttentionPattern
     logit_shift: bool

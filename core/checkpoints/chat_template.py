@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from jinja2 import TemplateError
 
@@ -33,7 +33,7 @@ def apply_template(tokenizer: PreTrainedTokenizerFast, messages: Sequence[Messag
         raise UserError(
             "this checkpoint has no chat template: leave `chat` out, or take its Instruct sibling"
         )
-    content = [{"role": message.role, "content": message.content} for message in messages]
+    content = [_entry(message) for message in messages]
     try:
         text: str = tokenizer.apply_chat_template(
             content,
@@ -44,3 +44,8 @@ def apply_template(tokenizer: PreTrainedTokenizerFast, messages: Sequence[Messag
     except (TemplateError, ValueError) as error:  # ValueError: it doesn't write the last turn as it is
         raise UserError(f"the checkpoint's chat template fails: {first_line(error)}") from error
     return text
+
+
+def _entry(message: Message) -> dict[str, Any]:
+    entry: dict[str, Any] = {"role": message.role, "content": message.content}
+    return {**entry, "tool_calls": list(message.tool_calls)} if message.tool_calls else entry

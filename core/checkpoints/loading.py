@@ -11,7 +11,12 @@ import torch
 from pydantic import ValidationError
 
 from opendllm.core.checkpoints.files import model_folder
-from opendllm.core.checkpoints.tokenizer_files import end_of_turn_id, has_tokenizer, read_tokenizer
+from opendllm.core.checkpoints.tokenizer_files import (
+    end_of_turn_id,
+    has_tokenizer,
+    ids_without_token,
+    read_tokenizer,
+)
 from opendllm.core.foundation.option_errors import option_errors
 from opendllm.core.foundation.ranks import local_rank
 from opendllm.core.networks.transformers_lm import CONFIG_FILE, OWN_SECTION
@@ -145,6 +150,7 @@ def load_checkpoint(
     tokenizer = load_tokenizer(path)
     lm = load_model(path, backbone, device, dtype, mask_token_id)
     lm.end_of_turn_token_id = end_of_turn_id(tokenizer)
+    lm.ids_without_token = ids_without_token(tokenizer, lm)
     return Checkpoint(lm, tokenizer)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast
 
+from opendllm.registries.backbones import DiffusionLM
 from opendllm.registries.errors import UserError, first_line
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -19,6 +20,20 @@ def end_of_turn_id(tokenizer: PreTrainedTokenizerFast | None) -> int | None:
     """The id that ends an answer of a chat model; None where the tokenizer knows none."""
     vocabulary = {} if tokenizer is None else tokenizer.get_added_vocab()
     return next((vocabulary[token] for token in END_OF_TURN if token in vocabulary), None)
+
+
+def id_count(tokenizer: PreTrainedTokenizerFast) -> int:
+    """How many rows an embedding needs; more than there are tokens where the ids have holes."""
+    return max(tokenizer.get_vocab().values(), default=-1) + 1
+
+
+def ids_without_token(tokenizer: PreTrainedTokenizerFast | None, lm: DiffusionLM) -> tuple[int, ...]:
+    """See `DiffusionLM.ids_without_token`; the ids that config.json gives a meaning are tokens."""
+    if tokenizer is None:
+        return ()
+    meant = {lm.mask_token_id, lm.eos_token_id, lm.end_of_turn_token_id}
+    known = meant | set(tokenizer.get_vocab().values())
+    return tuple(token_id for token_id in range(lm.vocab_size) if token_id not in known)
 
 
 def has_tokenizer(folder: Path) -> bool:

@@ -16,7 +16,6 @@ from opendllm.core.checkpoints.tokenizer_files import read_tokenizer
 from opendllm.core.data.long_texts import parts
 from opendllm.core.manifest.schema import MASK_TOKEN, TokenizerChoice
 from opendllm.core.networks.transformers_lm import CONFIG_FILE
-from opendllm.registries.corpora import Corpus
 from opendllm.registries.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,17 +28,20 @@ CHARACTERS_TRAINED_ON = 100_000_000
 """More would cost memory and change little."""
 
 
-def make_tokenizer(choice: TokenizerChoice, corpora: Sequence[Corpus]) -> PreTrainedTokenizerFast:
+def make_tokenizer(choice: TokenizerChoice, corpora: Sequence[Iterable[Document]]) -> PreTrainedTokenizerFast:
     """The tokenizer that the manifest asks for, with an EOS and a mask token.
 
-    One that is trained reads the beginning of each corpus, `CHARACTERS_TRAINED_ON` in all.
+    Args:
+        choice: the manifest's.
+        corpora: what each corpus trains on; a tokenizer that is trained reads the beginning of each,
+            `CHARACTERS_TRAINED_ON` in all.
 
     Raises:
         UserError: it can't be loaded, or has no EOS token.
     """
     if choice.train is not None:
         share = CHARACTERS_TRAINED_ON // len(corpora)
-        beginnings = (_beginning(corpus.documents("train"), share) for corpus in corpora)
+        beginnings = (_beginning(documents, share) for documents in corpora)
         documents = itertools.chain.from_iterable(beginnings)
         return train_tokenizer(documents, choice.train.vocab_size, choice.mask_token)
     assert choice.path is not None

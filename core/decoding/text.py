@@ -71,6 +71,20 @@ def encode(tokenizer: PreTrainedTokenizerFast, text: str, mask_token_id: int, wh
     return ids
 
 
+def refuse_unknown_ids(lm: DiffusionLM, ids: Sequence[int], what: str) -> None:
+    """A tokenizer may know more tokens than the model has rows for.
+
+    Raises:
+        UserError: one of them is in `ids`.
+    """
+    unknown = next((token for token in ids if token >= lm.vocab_size), None)
+    if unknown is not None:
+        raise UserError(
+            f"the {what} has a token of id {unknown}, and the model knows {lm.vocab_size}: the tokenizer is "
+            f"not this model's"
+        )
+
+
 def write(
     lm: DiffusionLM,
     tokenizer: PreTrainedTokenizerFast,
@@ -148,6 +162,7 @@ def _row(
 ) -> list[int]:
     prefix = encode(tokenizer, gap.prefix, lm.mask_token_id, f"prompt{number}")
     suffix = encode(tokenizer, gap.suffix or "", lm.mask_token_id, f"suffix{number}")
+    refuse_unknown_ids(lm, [*prefix, *suffix], f"prompt{number}")
     if not prefix and not suffix:
         raise UserError(f"prompt{number} is empty")
     length = options.max_new_tokens if gap.length is None else gap.length

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from opendllm.core.decoding.text import refuse_unknown_ids
 from opendllm.core.toolkit.draws import hash_address
 from opendllm.core.toolkit.likelihood import Estimator, log_likelihood
 from opendllm.core.toolkit.segments import inputs_from_mask
@@ -55,8 +56,14 @@ def score_texts(
     Without a context the text's first token is given, and it is cut after `longest` tokens. A context is
     cut from the left, and a text that is too long all the same is scored in windows, one after another.
     A text that has nothing to score counts for nothing.
+
+    Raises:
+        UserError: a text has a token that the model doesn't know.
     """
     windows = [_windows(tokenizer, lm, text, longest) for text in texts]
+    for number, of_text in enumerate(windows):
+        for window in of_text:
+            refuse_unknown_ids(lm, window.ids, f"text {number}")
     flat = [
         (int(hash_address(text.seed, number)) if number else text.seed, text.greedy, window)
         for text, of_text in zip(texts, windows, strict=True)
@@ -150,7 +157,7 @@ def would_write(lm: DiffusionLM, inputs: ModelInputs, wanted: Tensor) -> Tensor:
         read = inputs.rows(rows).with_tokens(torch.where(hidden, lm.mask_token_id, inputs.tokens[rows]))
         logits = lm.project(lm.hidden_states(read)[now]).float()
         if lm.mask_token_id < logits.shape[-1]:
-            logits[:, lm.mask_token_id] = -torch.inf
+            logits[:, [lm.mask_token_id, *lm.ids_without_token]] = -torch.inf
         sure, token = logits.softmax(-1).max(-1)
         confidence = torch.full(now.shape, -1.0, device=now.device)
         confidence[now] = sure

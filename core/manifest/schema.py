@@ -9,10 +9,20 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from opendllm.core.decoding.options import DecoderOptions
 from opendllm.registries.benchmarks import IsolationLevel
+from opendllm.registries.options import HubIdOrPath
 
 MASK_TOKEN = "<|mask|>"  # noqa: S105 (no password)
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
+PLUGIN_KEYS = {
+    "backbone": "backbones",
+    "corpus": "corpora",
+    "objective": "objectives",
+    "noise_schedule": "noise_schedules",
+    "sampler": "samplers",
+    "benchmark": "benchmarks",
+}
+"""Keys that choose a plugin, wherever they stand -> its kind."""
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
@@ -48,7 +58,7 @@ class TokenizerChoice(Section):
     """Where the tokenizer comes from: trained, or loaded."""
 
     train: TokenizerTraining | None = None
-    path: str | None = Field(None, description="Folder or hub id of a transformers tokenizer.")
+    path: HubIdOrPath | None = Field(None, description="Folder or hub id of a transformers tokenizer.")
     mask_token: str = Field(MASK_TOKEN, min_length=1, description="Added where the tokenizer has none.")
 
     @model_validator(mode="after")

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import ConfigDict, Field, PositiveInt
 
 from opendllm.core.scoring.infilling_lengths import STANDARD_LENGTHS, Length
-from opendllm.registries import PluginOptions, ProblemFileOptions, Register
+from opendllm.registries import ManifestPath, PluginOptions, ProblemFileOptions, Register
 
 HERE = "opendllm.plugins.benchmarks"
 
@@ -149,7 +149,7 @@ class LmEvalOptions(PluginOptions):
     model_config = ConfigDict(json_schema_extra={"examples": [{"task": "addition", "folder": "tasks"}]})
 
     task: str = Field(description="Name of a task or group, as `lm_eval ls tasks` lists them.")
-    folder: str | None = Field(
+    folder: ManifestPath | None = Field(
         None,
         description="Folder of task files in YAML, to look for the task there only; the functions that they "
         "name are run.",

@@ -100,6 +100,6 @@ def test_a_tokenizer_is_trained_on_the_beginning_of_one_long_document(
 
     monkeypatch.setattr(tokenizers, "CHARACTERS_TRAINED_ON", 100)
     choice = TokenizerChoice.model_validate({"train": {"vocab_size": 300}})
-    vocabulary = make_tokenizer(choice, [Long()]).get_vocab()
+    vocabulary = make_tokenizer(choice, [Long().documents("train")]).get_vocab()
     assert "ab" in vocabulary
     assert "yz" not in vocabulary

@@ -10,6 +10,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from opendllm.core.language_model import LanguageModel
+from opendllm.core.toolkit.draws import hash_address
+from opendllm.core.toolkit.likelihood import log_likelihood
+from opendllm.core.toolkit.segments import inputs_from_mask
 from opendllm.registries.backbones import Vocabulary, WholeReader
 from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.errors import UserError
@@ -132,6 +135,28 @@ def test_score_is_reproducible_and_carries_its_error(make_model) -> None:
     (exact, none), *_ = make_model("dream", attention="causal").score(["abcde"])
     assert exact < 0
     assert none == 0
+
+
+@pytest.mark.parametrize("attention", ["bidirectional", "causal"])
+def test_a_score_is_that_of_its_text_alone(make_model, attention) -> None:
+    """Whatever is scored beside it: the texts go through the model together, more than one batch of them."""
+    model = make_model("dream", attention=attention)
+    texts = [LETTERS[: 2 + index % 7] * (1 + index) for index in range(11)]
+    together = model.score(texts, draws=16, seed=3)
+    for index, text in enumerate(texts):
+        ids = torch.tensor([model.tokenizer(text)["input_ids"]])
+        scorable = torch.ones_like(ids, dtype=torch.bool)
+        scorable[:, 0] = False
+        seeds = hash_address(3, torch.arange(len(texts)))[index : index + 1]
+        alone = log_likelihood(model.lm, inputs_from_mask(ids, None), scorable, 16, seeds)
+        expected = (float(alone.log_likelihood), float(alone.variance) ** 0.5)
+        assert together[index] == pytest.approx(expected, rel=1e-5, abs=1e-7)
+
+
+def test_a_text_that_cannot_be_scored_is_named(make_model) -> None:
+    with pytest.raises(UserError, match="text 1 has fewer than two tokens"):
+        make_model().score(["ab", "a"])
+    assert make_model().score([]) == []
 
 
 def test_without_a_tokenizer_text_is_refused(goldens) -> None:
