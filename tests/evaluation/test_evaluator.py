@@ -369,3 +369,16 @@ def test_a_causal_models_likelihood_is_exact_and_the_logits_own() -> None:
     (scored,) = score_texts(lm, CODEC, [TextToScore(text, 0)], 64, 16)
     assert scored.variance == 0
     assert math.isfinite(scored.log_likelihood)
+
+
+def test_perplexity_leaves_out_a_document_that_failed_and_says_so() -> None:
+    benchmark = installed_plugins().benchmarks.get("perplexity").build({})
+    documents = [Document(name, f"x = {name}\ny = 2\n") for name in "ab"]
+    benchmark.requests(replace(CONTEXT, held_out=lambda: iter(documents)))
+    whole = TextLikelihood("a", "default", -6.0, 0.0, 3, 8)
+    failed = TextLikelihood("b", "default", math.nan, 0.0, 0, 0, failure="odd")
+    alone, both = benchmark.score([whole]), benchmark.score([whole, failed])
+    assert both.metrics == alone.metrics
+    assert alone.metrics["nats_per_token"].value == pytest.approx(2)
+    assert "documents that failed are left out" in both.notes
+    assert "documents that failed are left out" not in alone.notes
