@@ -5,6 +5,8 @@ from opendllm.registries.hookspecs import Register, hookimpl
 from opendllm.registries.options import (
     AttentionKind,
     BackboneOptions,
+    HubIdOrPath,
+    ManifestPath,
     ObjectiveOptions,
     PluginOptions,
     ProblemFileOptions,
@@ -14,6 +16,8 @@ from opendllm.registries.options import (
 __all__ = [
     "AttentionKind",
     "BackboneOptions",
+    "HubIdOrPath",
+    "ManifestPath",
     "ObjectiveOptions",
     "PluginError",
     "PluginOptions",

@@ -5,9 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
-from opendllm.registries.corpora import Document
+from opendllm.registries.corpora import Document, Message
 from opendllm.registries.gaps import Gap
 
 
@@ -20,8 +20,10 @@ class GenerationRequest:
         gap: what is to be written.
         reference: the published answer, if there is one.
         setting: names this way of asking where a problem is asked in several ("oracle", "length-8").
-        stop: the answer is cut before the first of these.
+        stop: the answer is cut before the first of these; empty ones cut nothing.
         oracle_length: whether to write as many tokens as the reference has, instead of the gap's length.
+        failure: why the problem can't be asked, where its own preparation failed; the others are asked, and
+            this one is answered by an empty text with the same failure.
     """
 
     task_id: str
@@ -30,6 +32,7 @@ class GenerationRequest:
     setting: str = "default"
     stop: tuple[str, ...] = ()
     oracle_length: bool = False
+    failure: str | None = None
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,8 @@ class LikelihoodRequest:
         setting: names this way of asking, as in a GenerationRequest.
         context: what stands before it and is given; None gives the text's own first token.
         greedy: whether to find out too if the model would write just this text.
+        templated: whether `context` came out of the context's chat template.
+        failure: see GenerationRequest.
     """
 
     task_id: str
@@ -49,6 +54,8 @@ class LikelihoodRequest:
     setting: str = "default"
     context: str | None = None
     greedy: bool = False
+    templated: bool = False
+    failure: str | None = None
 
 
 Request = GenerationRequest | LikelihoodRequest
@@ -94,6 +101,8 @@ class TextLikelihood:
         tokens: how many tokens were scored.
         bytes: how many UTF-8 bytes these tokens spell.
         greedy: whether the model would write just this text; None where that wasn't asked.
+        failure: why the text has no likelihood (it couldn't be put to the model, say); the numbers are then
+            NaN and 0, and where there is right and wrong it counts as wrong.
     """
 
     task_id: str
@@ -103,6 +112,7 @@ class TextLikelihood:
     tokens: int
     bytes: int
     greedy: bool | None = None
+    failure: str | None = None
 
 
 Answer = GeneratedText | TextLikelihood
@@ -153,16 +163,34 @@ class CodeExecution:
     )
 
 
+class ChatTemplate(Protocol):
+    """The checkpoint's chat template."""
+
+    def __call__(self, messages: Sequence[Message], prefilled: bool = False) -> str:
+        """The chat as text, up to where the model's answer goes on.
+
+        Args:
+            messages: the turns.
+            prefilled: whether the last turn is the beginning of that answer.
+
+        Raises:
+            UserError: there is no template, or it fails.
+        """
+
+
 @dataclass(frozen=True)
 class BenchmarkContext:
     """What a benchmark may ask of the run.
 
     Attributes:
         limit: at most so many problems, or None for all.
-        seed: for whatever a benchmark draws (which line to hide, say).
+        seed: for whatever a benchmark draws (which line to hide, say); the same for every seed of the run.
         held_out: the manifest's corpus, held-out split.
         sequence_length: the longest text, in tokens, that the manifest's models read.
         code_execution: whether, and how, `score` may run generated code; None forbids it.
+        chat: the chat template, where prompts are to be put into it. Prompts that a benchmark leaves as they
+            are become a user's turn; one with turns of its own (examples, a system prompt) renders them
+            itself and marks its gaps and contexts as `templated`.
     """
 
     limit: int | None
@@ -170,6 +198,7 @@ class BenchmarkContext:
     sequence_length: int
     held_out: Callable[[], Iterator[Document]] = field(repr=False)
     code_execution: CodeExecution | None = None
+    chat: ChatTemplate | None = field(default=None, repr=False)
 
 
 class Benchmark(ABC):

@@ -1,12 +1,42 @@
 """Options models: what a plugin lets its user set, checked before anything heavy is imported."""
 
-from typing import ClassVar, Literal
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from opendllm.registries.architecture import Architecture
 
 AttentionKind = Literal["bidirectional", "causal", "block-causal"]
+
+
+@dataclass(frozen=True)
+class _PathMark:
+    """Marks a field whose value says where something lies."""
+
+    or_hub_id: bool
+
+
+ManifestPath = Annotated[str, _PathMark(or_hub_id=False)]
+"""A file, a folder or a glob. A relative one is relative to the manifest that says it; the plugin gets an
+absolute one."""
+HubIdOrPath = Annotated[str, _PathMark(or_hub_id=True)]
+"""The same where there is a folder of that name; else an id of the Hugging Face hub, left as it is."""
+
+
+def path_fields(model: type[BaseModel]) -> Iterator[tuple[str, bool]]:
+    """(name, whether it may be a hub id) of each field of an options model, or of a manifest's section, that
+    is a `ManifestPath` or `HubIdOrPath`, or None.
+    """
+    for name, field in model.model_fields.items():
+        marks = [*field.metadata]
+        for alternative in typing.get_args(field.annotation):
+            marks += getattr(alternative, "__metadata__", ())
+        for mark in marks:
+            if isinstance(mark, _PathMark):
+                yield name, mark.or_hub_id
 
 
 class PluginOptions(BaseModel):
@@ -49,7 +79,7 @@ class BackboneOptions(PluginOptions):
     default_sampler: ClassVar[str] = "ancestral"
     """The sampler that the family's authors decode with."""
 
-    pretrained: str | None = Field(
+    pretrained: HubIdOrPath | None = Field(
         None,
         description="Folder or hub id of a checkpoint to start from; without it, random weights.",
     )
@@ -78,7 +108,8 @@ class BackboneOptions(PluginOptions):
 class ProblemFileOptions(PluginOptions):
     """Options of a benchmark whose problems are published as a file."""
 
-    problems: str | None = Field(
+    problems: ManifestPath | None = Field(
         None,
-        description="File of its problems, JSON lines, gzipped or not; by default from the Hugging Face hub.",
+        description="File of its problems: JSON lines, as they are or packed by gzip, bzip2, xz or zstd; "
+        "by default from the Hugging Face hub.",
     )

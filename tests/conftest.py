@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
 import shutil
 import subprocess
@@ -11,7 +10,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 # Before torch is imported anywhere: spinning threads starve each other on two cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -44,7 +42,7 @@ def repository() -> Path:
 
 @pytest.fixture(scope="session")
 def goldens() -> Path:
-    """Tiny checkpoints and what the published code computes on them."""
+    """Tiny checkpoints, for any test: what reads the vectors themselves takes `golden_vectors`."""
     return REPOSITORY / "tests" / "goldens"
 
 
@@ -69,12 +67,6 @@ def platform() -> Platform:
 def golden_model(goldens: Path) -> Callable[[str], LanguageModel]:
     """The golden checkpoint of a family."""
     return functools.cache(lambda family: load(goldens / family, mask_token_id=150, device="cpu"))
-
-
-@pytest.fixture(scope="session")
-def expected(goldens: Path) -> Callable[[str], dict[str, Any]]:
-    """What the published code computed with it."""
-    return functools.cache(lambda family: json.loads((goldens / family / "expected.json").read_text()))
 
 
 class RandomFunctionLM(DiffusionLM):

@@ -10,6 +10,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
+from opendllm.core.networks.token_losses import LOGITS_AT_ONCE
 from opendllm.core.testing import CONTRACTS
 from opendllm.registries.discovery import EXTENSION_POINTS, installed_plugins
 
@@ -60,6 +61,12 @@ def example_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _in_the_example_folder(example_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(example_folder)
     monkeypatch.setenv("XDG_CACHE_HOME", str(example_folder / "cache"))
+
+
+@pytest.fixture(autouse=True)
+def _losses_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten scored positions at once."""
+    monkeypatch.setitem(LOGITS_AT_ONCE, "cpu", 400)
 
 
 for _kind in EXTENSION_POINTS:

@@ -12,7 +12,16 @@ import pytest
 from opendllm.core import load
 
 pytestmark = pytest.mark.slow
-VARIANTS = ["open-dcoder", "llada", "dream", "autoregressive", "untrained"]
+RECIPES = {
+    "open-dcoder": ("open-dcoder", "open-dcoder", "p2"),
+    "llada": ("llada", "llada", "low-confidence"),
+    "dream": ("dream", "dream", "entropy"),
+    "autoregressive": ("open-dcoder", "ar", "low-confidence"),
+    "untrained": ("open-dcoder", None, "p2"),
+}
+"""Backbone, objective and sampler of each variant."""
+VARIANTS = list(RECIPES)
+BENCHMARKS = ["perplexity", "stdlib-infilling"]
 
 
 def platform(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -67,8 +76,22 @@ def test_the_run_folder_holds_what_it_should(run_folder: Path) -> None:
         provenance = json.loads((checkpoint / "provenance.json").read_text())
         assert provenance["manifest"]["name"] == "quickstart"
         assert provenance["plugins"]["backbones/" + provenance["manifest"]["model"]["backbone"]["name"]]
-    strict = json.loads((run_folder / "results.json").read_text(), parse_constant=pytest.fail)
-    assert set(VARIANTS) <= set(json.dumps(strict).replace('"', " ").split())
+
+
+def test_the_report_lays_every_variant_beside_the_others(run_folder: Path) -> None:
+    """By its name, with its own parts and its own scores."""
+    report = json.loads((run_folder / "results.json").read_text(), parse_constant=pytest.fail)
+    assert list(report["variants"]) == VARIANTS
+    for variant, shown in report["variants"].items():
+        identity = shown["identity"]
+        assert (identity["backbone"], identity["objective"], identity["sampler"]) == RECIPES[variant]
+        assert list(shown["benchmarks"]) == BENCHMARKS
+        for benchmark, scores in shown["benchmarks"].items():
+            assert scores["metrics"] == results(run_folder, variant, benchmark)["metrics"]
+    markdown = (run_folder / "report.md").read_text()
+    for heading in ("## Variants", *(f"### {benchmark}" for benchmark in BENCHMARKS)):
+        table = markdown.split(f"\n{heading}\n\n", 1)[1].split("\n\n", 1)[0].splitlines()
+        assert [row.split("|")[1].strip() for row in table[2:]] == VARIANTS, heading
 
 
 def test_running_again_changes_no_result_and_no_checkpoint(run_folder: Path, repository: Path) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 from jinja2 import TemplateError
 
+from opendllm.core.checkpoints.text_codec import codec_of
 from opendllm.registries.corpora import Message
 from opendllm.registries.errors import UserError, first_line
 
@@ -14,15 +15,17 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 
-def apply_template(
-    tokenizer: PreTrainedTokenizerFast, messages: Sequence[Message], answer_follows: bool
-) -> str:
-    """The chat as the text that an instruct model was trained on.
+Ending = Literal["answer follows", "answer begun", "answered"]
+"""What comes after a chat: the model's answer, the rest of an answer that its last turn begins, nothing."""
+
+
+def apply_template(tokenizer: PreTrainedTokenizerFast, messages: Sequence[Message], ending: Ending) -> str:
+    """The chat as the text that an instruct model was trained on, for `TextCodec.encode_rendered`.
 
     Args:
         tokenizer: whose template it is.
         messages: the chat.
-        answer_follows: whether the text goes on to where the model's answer begins.
+        ending: where the text stops.
 
     Raises:
         UserError: the tokenizer has no chat template, or it fails.
@@ -31,11 +34,20 @@ def apply_template(
         raise UserError(
             "this checkpoint has no chat template: leave `chat` out, or take its Instruct sibling"
         )
-    content = [{"role": message.role, "content": message.content} for message in messages]
+    escaped = codec_of(tokenizer).escaped
+    content = [_entry(message, escaped(message.content)) for message in messages]
     try:
         text: str = tokenizer.apply_chat_template(
-            content, add_generation_prompt=answer_follows, tokenize=False
+            content,
+            add_generation_prompt=ending == "answer follows",
+            continue_final_message=ending == "answer begun",
+            tokenize=False,
         )
-    except TemplateError as error:
+    except (TemplateError, ValueError) as error:  # ValueError: it doesn't write the last turn as it is
         raise UserError(f"the checkpoint's chat template fails: {first_line(error)}") from error
     return text
+
+
+def _entry(message: Message, content: str) -> dict[str, Any]:
+    entry: dict[str, Any] = {"role": message.role, "content": content}
+    return {**entry, "tool_calls": list(message.tool_calls)} if message.tool_calls else entry

@@ -5,45 +5,54 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from pydantic import ByteSize, TypeAdapter, ValidationError
+
 from opendllm.core.checkpoints.files import PROVENANCE_FILE, model_folder
 from opendllm.core.foundation.atomic_files import write_json, write_text
+from opendllm.core.networks.weight_files import stored_tensors, whole_files
 from opendllm.registries.errors import UserError, first_line
 
-MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", "config.json")
+MAX_SHARD_SIZE = "5GB"
+"""As the hub's tools write."""
+CONFIG_FILES = ("config.json",)
 TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "chat_template*")
 
 
-def export_model(checkpoint: Path, target: Path) -> None:
+def export_model(checkpoint: Path, target: Path, max_shard_size: str = MAX_SHARD_SIZE) -> None:
     """Copy a checkpoint's model, its tokenizer and its generation settings into a new folder.
 
-    The weights are copied byte for byte: they are written under the family's published keys from the
-    start.
+    The weights are under the family's published keys from the start. Their files are copied byte for
+    byte, or where one is larger than `max_shard_size` written anew in shards, every number as it was.
 
     Args:
         checkpoint: see `model_folder`.
         target: must not exist.
+        max_shard_size: of the weights in one file, as in 5GB or 200MB; a larger tensor has its own file.
 
     Raises:
-        UserError: `checkpoint` has no model, or `target` exists or can't be written.
+        UserError: `checkpoint` has no model, `target` exists or can't be written, or the size is none.
     """
     source = model_folder(checkpoint)
+    largest = _bytes(max_shard_size)
     if target.exists():
         raise UserError(f"{target} exists: name a folder that doesn't")
     try:
-        _write(source, target)
+        _write(source, target, largest)
     except (OSError, ValueError) as error:
         raise UserError(f"{source} cannot be exported to {target}: {first_line(error)}") from error
 
 
-def _write(source: Path, target: Path) -> None:
+def _write(source: Path, target: Path, max_shard_size: int) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as staging:
         folder = Path(staging) / target.name
         folder.mkdir()
-        for pattern in (*MODEL_FILES, *TOKENIZER_FILES):
+        _write_weights(source, folder, max_shard_size)
+        for pattern in (*CONFIG_FILES, *TOKENIZER_FILES):
             for path in source.glob(pattern):
                 shutil.copyfile(path, folder / path.name)
         config = json.loads((folder / "config.json").read_text())
@@ -56,7 +65,32 @@ def _write(source: Path, target: Path) -> None:
         folder.rename(target)
 
 
-def push_model(checkpoint: Path, repository: str, private: bool) -> str:
+def _write_weights(source: Path, target: Path, max_shard_size: int) -> None:
+    from opendllm.core.networks.safetensors_folder import write_shards
+
+    stored = stored_tensors(source)
+    files = whole_files(source, stored)
+    in_file = Counter[Path]()
+    for tensor in stored.values():
+        in_file[tensor.path] += tensor.bytes
+    if files is None or max(in_file.values(), default=0) > max_shard_size:
+        write_shards(stored, target, max_shard_size)
+        return
+    for path in files:
+        shutil.copyfile(path, target / path.name)
+
+
+def _bytes(size: str) -> int:
+    try:
+        found = int(TypeAdapter(ByteSize).validate_python(size))
+    except ValidationError:
+        found = 0
+    if found < 1:
+        raise UserError(f"max_shard_size {size!r} is no size: write 5GB, 200MB or the like")
+    return found
+
+
+def push_model(checkpoint: Path, repository: str, private: bool, max_shard_size: str = MAX_SHARD_SIZE) -> str:
     """Export a checkpoint and upload it.
 
     Returns:
@@ -69,7 +103,7 @@ def push_model(checkpoint: Path, repository: str, private: bool) -> str:
 
     with tempfile.TemporaryDirectory() as staging:
         folder = Path(staging) / repository.rpartition("/")[2]
-        export_model(checkpoint, folder)
+        export_model(checkpoint, folder, max_shard_size)
         hub = HfApi()
         try:
             hub.create_repo(repository, private=private, exist_ok=True)

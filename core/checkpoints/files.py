@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from pathlib import Path
 
+from opendllm.core.networks.weight_files import stored_tensors
 from opendllm.registries.errors import UserError
 
 MODEL_FOLDER = "model"
@@ -61,11 +61,5 @@ def _trained_in(variant_folder: Path) -> str:
 
 
 def parameter_count(folder: Path) -> int:
-    """How many numbers the safetensors files of a model folder hold, read from their headers."""
-    total = 0
-    for path in folder.glob("*.safetensors"):
-        with path.open("rb") as file:
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        shapes = [entry["shape"] for name, entry in header.items() if name != "__metadata__"]
-        total += sum(math.prod(shape) for shape in shapes)
-    return total
+    """How many numbers the weights of a model folder hold, read from their files' headers."""
+    return sum(tensor.numbers for tensor in stored_tensors(folder).values())

@@ -7,6 +7,10 @@ from typing import Annotated
 
 import typer
 
+MaxShardSize = Annotated[
+    str, typer.Option(metavar="SIZE", help="Of the weights in one file, as in 5GB or 200MB.")
+]
+
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands."""
@@ -17,11 +21,12 @@ def add_to(app: typer.Typer) -> None:
 def export(
     checkpoint: Annotated[Path, typer.Argument(help="A run's variant, or a checkpoint.")],
     to: Annotated[Path, typer.Option(metavar="DIR", help="A folder that doesn't exist yet.")],
+    max_shard_size: MaxShardSize = "5GB",
 ) -> None:
     """Write a folder that transformers and the authors' own code load."""
     from opendllm.core.checkpoints.export import export_model
 
-    export_model(checkpoint, to)
+    export_model(checkpoint, to, max_shard_size)
     typer.echo(f"exported: {to}")
 
 
@@ -29,8 +34,9 @@ def push(
     checkpoint: Annotated[Path, typer.Argument(help="A run's variant, or a checkpoint.")],
     repository: Annotated[str, typer.Argument(metavar="REPO", help="As in my-name/my-model.")],
     private: Annotated[bool, typer.Option("--private", help="Make the repository private.")] = False,
+    max_shard_size: MaxShardSize = "5GB",
 ) -> None:
     """Export a checkpoint and upload it to the Hugging Face hub; HF_TOKEN must be set."""
     from opendllm.core.checkpoints.export import push_model
 
-    typer.echo(f"pushed: {push_model(checkpoint, repository, private)}")
+    typer.echo(f"pushed: {push_model(checkpoint, repository, private, max_shard_size)}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -25,7 +25,11 @@ def score(
     benchmark: Annotated[str, typer.Option(help="As in `platform plugins`.")],
     samples: Annotated[
         Path,
-        typer.Option(metavar="FILE", help="JSON lines: task_id, and completion or solution; or a run's own."),
+        typer.Option(
+            metavar="FILE",
+            help="JSON lines: task_id, and completion or solution; or a run's own; a folder as EvalPlus "
+            "writes it; a list of lists as bigcode-evaluation-harness does.",
+        ),
     ],
     problems: Annotated[
         Path | None,
@@ -34,6 +38,10 @@ def score(
     output: Annotated[
         Path | None, typer.Option(metavar="FILE", help="JSON; by default beside the samples.")
     ] = None,
+    missing: Annotated[
+        Literal["named", "failed", "refused"],
+        typer.Option(help="Tasks without a sample: only named, counted as failed, or nothing is scored."),
+    ] = "named",
     allow_code_execution: Annotated[
         bool, typer.Option("--allow-code-execution", help="Let generated code run, in a sandbox.")
     ] = False,
@@ -56,7 +64,7 @@ def score(
     from opendllm.core.evaluation.score_samples import ScoringJob, score_samples
 
     options = dict(parse_option(text) for text in option or [])
-    job = ScoringJob(benchmark, samples, options, problems, output)
+    job = ScoringJob(benchmark, samples, options, problems, output, missing)
     execution = CodeExecution(isolation, workers) if allow_code_execution else None
     with evaluation_progress(benchmark) as bars:
         scored = score_samples(installed_plugins(), job, execution, bars.judged)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import json
 import shutil
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,8 +14,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from opendllm.core.checkpoints.text_codec import let_add_bos, token_facts
 from opendllm.core.checkpoints.tokenizer_files import TOKENIZER_FILE, read_tokenizer, write_tokenizer
-from opendllm.core.data.encoding import Pair, encode_in_order
+from opendllm.core.data.encoding import Encoding, Pair, encode_in_order
+from opendllm.core.data.held_out_texts import HeldOutTexts
+from opendllm.core.data.left_out import report_left_out
 from opendllm.core.data.packing import Packing
 from opendllm.core.data.progress import OnBatch
 from opendllm.core.data.rendering import render
@@ -25,7 +27,7 @@ from opendllm.core.data.tokenizers import make_tokenizer
 from opendllm.core.foundation.atomic_files import CHECKSUMS_FILE, whole_folder, write_json
 from opendllm.core.manifest.experiment_manifest import digest
 from opendllm.core.manifest.schema import Data, TokenizerChoice
-from opendllm.registries.corpora import Corpus, Document, Split
+from opendllm.registries.corpora import Corpus, Split
 from opendllm.registries.errors import UserError, first_line
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
 SPLITS: tuple[Split, ...] = ("train", "held-out")
 FACTS_FILE = "data.json"
 TOKENIZER_FOLDER = "tokenizer"
-_FORMAT = 2
+_FORMAT = 3
 """Part of every key: what an older version wrote is not taken for this one's."""
 
 
@@ -70,8 +72,12 @@ def prepare_all(
     corpora: Sequence[Corpus],
     folder: Path,
     on_batch: OnBatch = lambda *_: None,
+    add_bos_token: bool | None = None,
 ) -> list[PreparedData]:
     """Tokenise and pack, or read what an earlier run made of the same corpora and settings.
+
+    What any of the corpora holds out none of them trains on, nor does the tokenizer. How many documents that
+    leaves out is printed, and kept in the folder's `data.json`.
 
     Another process that prepares the same is waited for. What is killed, or fails, leaves nothing
     that a later run would take. Memory does not grow with the corpora.
@@ -82,60 +88,115 @@ def prepare_all(
         corpora: the plugins that `data` names.
         folder: where prepared data is kept, each in a folder named after its digest.
         on_batch: told how far it is.
+        add_bos_token: whether documents begin with BOS; None as the tokenizer says. The tokenizer that is
+            kept, and saved with checkpoints, says the same.
 
     Raises:
         UserError: a corpus has no documents or is damaged, the tokenizer can't be had, or the disk
             is full.
     """
+    held_out = HeldOutTexts(corpora)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        tokenizer = _tokenizer(choice, corpora, folder)
+        fingerprints = [corpus.fingerprint() for corpus in corpora]
+        tokenizer = _tokenizer(choice, corpora, held_out, fingerprints, folder)
+        if add_bos_token is not None:
+            let_add_bos(tokenizer, add_bos_token)
+        preparation = _Preparation(data, tokenizer, held_out, fingerprints, on_batch)
         return [
-            _prepared(data, section.model_dump(mode="json"), corpus, tokenizer, folder, on_batch)
-            for section, corpus in zip(data.corpora(), corpora, strict=True)
+            preparation.prepared(number, section.name, corpus, folder)
+            for number, (section, corpus) in enumerate(zip(data.corpora(), corpora, strict=True))
         ]
     except OSError as error:
         raise UserError(f"data cannot be prepared in {folder}: {_os_error(error)}") from error
 
 
-def _tokenizer(choice: TokenizerChoice, corpora: Sequence[Corpus], folder: Path) -> PreTrainedTokenizerFast:
+def _tokenizer(
+    choice: TokenizerChoice,
+    corpora: Sequence[Corpus],
+    held_out: HeldOutTexts,
+    fingerprints: Sequence[str],
+    folder: Path,
+) -> PreTrainedTokenizerFast:
     """A trained one is kept like the tokens."""
     if choice.train is None:
-        return make_tokenizer(choice, corpora)
-    fingerprints = [corpus.fingerprint() for corpus in corpora]
+        return make_tokenizer(choice, ())
     key = digest({"format": _FORMAT, "tokenizer": choice.model_dump(mode="json"), "corpora": fingerprints})
     target = folder / f"tokenizer-{key}"
     with _made_once(target) as staging:
         if staging is not None:
-            write_tokenizer(make_tokenizer(choice, corpora), staging)
+            texts = [held_out.training_documents(corpus) for corpus in corpora]
+            write_tokenizer(make_tokenizer(choice, texts), staging)
     return read_tokenizer(target)
 
 
-def _prepared(
-    data: Data,
-    choice: dict[str, object],
-    corpus: Corpus,
-    tokenizer: PreTrainedTokenizerFast,
-    folder: Path,
-    on_batch: OnBatch,
-) -> PreparedData:
-    key = digest(
-        {
-            "format": _FORMAT,
-            "corpus": choice,
-            "fingerprint": corpus.fingerprint(),
-            "tokenizer": tokenizer.backend_tokenizer.to_str(),
-            "eos": tokenizer.eos_token,
-            "mask": tokenizer.mask_token,
-            "chat": tokenizer.chat_template if data.chat else None,
-            "settings": data.model_dump(mode="json", include={"sequence_length", "packed", "chat"}),
-        }
-    )
-    target = folder / f"tokens-{key}"
-    with _made_once(target) as staging:
-        if staging is not None:
-            _make(data, corpus, tokenizer, staging, on_batch)
-    return read_prepared(target)
+@dataclass(frozen=True)
+class _Preparation:
+    """How all corpora of a run are tokenised and packed.
+
+    Attributes:
+        data: the manifest's section.
+        tokenizer: of all of them.
+        held_out: what none of them trains on.
+        fingerprints: one a corpus.
+        on_batch: told how far it is.
+    """
+
+    data: Data
+    tokenizer: PreTrainedTokenizerFast
+    held_out: HeldOutTexts
+    fingerprints: Sequence[str]
+    on_batch: OnBatch
+
+    def prepared(self, number: int, name: str, corpus: Corpus, folder: Path) -> PreparedData:
+        """One corpus, made or read: what is part of its key decides what it holds."""
+        key = digest(
+            {
+                "format": _FORMAT,
+                "corpus": name,
+                "fingerprint": self.fingerprints[number],
+                "held out by": sorted(self.fingerprints),
+                "tokenizer": self.tokenizer.backend_tokenizer.to_str(),
+                "eos": self.tokenizer.eos_token,
+                "mask": self.tokenizer.mask_token,
+                "chat": self.tokenizer.chat_template if self.data.chat else None,
+                "settings": self.data.model_dump(mode="json", include={"sequence_length", "packed", "chat"}),
+            }
+        )
+        target = folder / f"tokens-{key}"
+        with _made_once(target) as staging:
+            if staging is not None:
+                self._make(name, corpus, staging)
+        return read_prepared(target)
+
+    def _make(self, name: str, corpus: Corpus, folder: Path) -> None:
+        write_tokenizer(self.tokenizer, folder / TOKENIZER_FOLDER)
+        encoding = Encoding(
+            folder / TOKENIZER_FOLDER / TOKENIZER_FILE,
+            token_facts(self.tokenizer),
+            self.tokenizer.eos_token_id,
+            self.data.chat,
+        )
+        facts = {}
+        for split in SPLITS:
+            with SplitWriter(folder, split, self.data.sequence_length, self.data.packed) as writer:
+                pairs = self._pairs(corpus, split, writer.facts)
+                for batch in encode_in_order(pairs, encoding):
+                    writer.add(batch)
+                    self.on_batch(split, writer.facts.documents, writer.facts.tokens)
+            skipped = corpus.skipped(split)
+            writer.facts.skipped = skipped.count
+            report_left_out(name, split, writer.facts, skipped.first, self.data.sequence_length)
+            facts[split] = writer.facts.as_json()
+        write_json(folder / FACTS_FILE, facts)
+
+    def _pairs(self, corpus: Corpus, split: Split, facts: SplitFacts) -> Iterator[Pair]:
+        for document in corpus.documents(split):
+            if split == "train" and document in self.held_out:
+                facts.held_out += 1
+                continue
+            facts.prompted += document.prompt is not None
+            yield render(document, self.tokenizer, self.data.chat)
 
 
 def read_prepared(folder: Path) -> PreparedData:
@@ -196,48 +257,3 @@ def _made_once(target: Path) -> Iterator[Path | None]:
             except BaseException:
                 shutil.rmtree(staging, ignore_errors=True)
                 raise
-
-
-def _make(
-    data: Data, corpus: Corpus, tokenizer: PreTrainedTokenizerFast, folder: Path, on_batch: OnBatch
-) -> None:
-    write_tokenizer(tokenizer, folder / TOKENIZER_FOLDER)
-    facts = {}
-    for split in SPLITS:
-        file = folder / TOKENIZER_FOLDER / TOKENIZER_FILE
-        with SplitWriter(folder, split, data.sequence_length, data.packed) as writer:
-            pairs = _pairs(corpus.documents(split), tokenizer, data.chat, writer.facts)
-            for batch in encode_in_order(pairs, file, tokenizer.eos_token_id):
-                writer.add(batch)
-                on_batch(split, writer.facts.documents, writer.facts.tokens)
-        _check(split, writer.facts, data.sequence_length)
-        _report_cut_documents(split, writer.facts, data.sequence_length)
-        facts[split] = writer.facts.as_json()
-    write_json(folder / FACTS_FILE, facts)
-
-
-def _pairs(
-    documents: Iterator[Document], tokenizer: PreTrainedTokenizerFast, chat: bool, facts: SplitFacts
-) -> Iterator[Pair]:
-    for document in documents:
-        facts.prompted += document.prompt is not None
-        yield render(document, tokenizer, chat)
-
-
-def _check(split: Split, facts: SplitFacts, sequence_length: int) -> None:
-    if facts.documents == 0:
-        raise UserError(f"the corpus has no {split} documents")
-    if facts.rows == 0:
-        raise UserError(
-            f"no {split} prompt leaves room for an answer: raise data.sequence_length ({sequence_length})"
-        )
-
-
-def _report_cut_documents(split: Split, facts: SplitFacts, sequence_length: int) -> None:
-    if facts.shortened or facts.dropped:
-        print(
-            f"of {facts.documents} {split} documents with a prompt {facts.shortened} lost their end, and "
-            f"{facts.dropped} are left out for prompts that fill a row: data.sequence_length is "
-            f"{sequence_length}",
-            file=sys.stderr,
-        )

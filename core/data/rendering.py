@@ -31,8 +31,8 @@ def render(document: Document, tokenizer: PreTrainedTokenizerFast, chat: bool) -
     if prompt is None:
         raise UserError(f"{document.name}: has no prompt, so it is no chat: leave data.chat out")
     given = prompt if isinstance(prompt, tuple) else (Message("user", prompt),)
-    before = apply_template(tokenizer, given, answer_follows=True)
-    whole = apply_template(tokenizer, (*given, Message("assistant", document.text)), answer_follows=False)
+    before = apply_template(tokenizer, given, "answer follows")
+    whole = apply_template(tokenizer, (*given, Message("assistant", document.text)), "answered")
     if not whole.startswith(before):
         raise UserError(
             f"{document.name}: the chat template writes an answered chat otherwise than one that waits for "

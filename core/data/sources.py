@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from opendllm.core.manifest.experiment_manifest import digest
+from opendllm.core.manifest.schema import Data
 from opendllm.registries.corpora import Corpus, Document
 
 
-def fingerprint(corpora: Sequence[Corpus]) -> str:
-    """Changes whenever a document of one of them does."""
-    found = [corpus.fingerprint() for corpus in corpora]
-    return found[0] if len(found) == 1 else digest(found)
+def fingerprints(data: Data, corpora: Sequence[Corpus]) -> dict[str, str]:
+    """Corpus, as the manifest has it -> what changes whenever a document of it does."""
+    keys = ["data.corpus"] if data.corpus else [f"data.mixture.{n}.corpus" for n in range(len(data.mixture))]
+    return {
+        f"{key} ({choice.name})": corpus.fingerprint()
+        for key, choice, corpus in zip(keys, data.corpora(), corpora, strict=True)
+    }
+
+
+def changed_corpora(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """The corpora of now that were others before, or aren't known to have been the same."""
+    return [name for name, found in now.items() if before.get(name) != found]
 
 
 def held_out_documents(corpora: Sequence[Corpus]) -> Iterator[Document]:

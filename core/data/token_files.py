@@ -36,6 +36,8 @@ class SplitFacts:
         prompted: documents that have a prompt, if an empty one.
         shortened: of these, how many lost their end.
         dropped: of these, how many have a prompt that fills a row.
+        held_out: documents of the training part that are left out, as they are held out too.
+        skipped: records that can't be read and are left out, since the corpus's options say so.
     """
 
     documents: int = 0
@@ -45,6 +47,8 @@ class SplitFacts:
     prompted: int = 0
     shortened: int = 0
     dropped: int = 0
+    held_out: int = 0
+    skipped: int = 0
 
     def as_json(self) -> dict[str, int]:
         """For data.json."""

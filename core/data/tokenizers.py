@@ -16,7 +16,6 @@ from opendllm.core.checkpoints.tokenizer_files import read_tokenizer
 from opendllm.core.data.long_texts import parts
 from opendllm.core.manifest.schema import MASK_TOKEN, TokenizerChoice
 from opendllm.core.networks.transformers_lm import CONFIG_FILE
-from opendllm.registries.corpora import Corpus
 from opendllm.registries.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,23 +28,36 @@ CHARACTERS_TRAINED_ON = 100_000_000
 """More would cost memory and change little."""
 
 
-def make_tokenizer(choice: TokenizerChoice, corpora: Sequence[Corpus]) -> PreTrainedTokenizerFast:
+def make_tokenizer(choice: TokenizerChoice, corpora: Sequence[Iterable[Document]]) -> PreTrainedTokenizerFast:
     """The tokenizer that the manifest asks for, with an EOS and a mask token.
 
-    One that is trained reads the beginning of each corpus, `CHARACTERS_TRAINED_ON` in all.
+    Args:
+        choice: the manifest's.
+        corpora: what each corpus trains on; a tokenizer that is trained reads the beginning of each,
+            `CHARACTERS_TRAINED_ON` in all.
 
     Raises:
         UserError: it can't be loaded, or has no EOS token.
     """
     if choice.train is not None:
         share = CHARACTERS_TRAINED_ON // len(corpora)
-        beginnings = (_beginning(corpus.documents("train"), share) for corpus in corpora)
+        beginnings = (_beginning(documents, share) for documents in corpora)
         documents = itertools.chain.from_iterable(beginnings)
         return train_tokenizer(documents, choice.train.vocab_size, choice.mask_token)
     assert choice.path is not None
     tokenizer = load_tokenizer(choice.path, choice.mask_token)
+    if choice.eos_token is not None and tokenizer.eos_token not in (None, choice.eos_token):
+        raise UserError(
+            f"data.tokenizer.eos_token is {choice.eos_token!r}, and the files of {choice.path} name "
+            f"{tokenizer.eos_token!r}: leave it out"
+        )
+    if choice.eos_token is not None:
+        tokenizer.add_special_tokens({"eos_token": choice.eos_token})
     if tokenizer.eos_token_id is None:
-        raise UserError(f"tokenizer {choice.path!r} has no EOS token, which ends every document")
+        raise UserError(
+            f"tokenizer {choice.path!r} has no EOS token, which ends every document: name it as "
+            f"data.tokenizer.eos_token"
+        )
     return tokenizer
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from opendllm.core.checkpoints.chat_template import apply_template
+from opendllm.registries.benchmarks import ChatTemplate
 from opendllm.registries.corpora import Message
 
 if TYPE_CHECKING:
@@ -17,4 +19,13 @@ def chat_prompt(tokenizer: PreTrainedTokenizerFast, prompt: str) -> str:
     Raises:
         UserError: the checkpoint has no chat template, or it fails.
     """
-    return apply_template(tokenizer, [Message("user", prompt)], answer_follows=True)
+    return apply_template(tokenizer, [Message("user", prompt)], "answer follows")
+
+
+def chat_template_of(tokenizer: PreTrainedTokenizerFast) -> ChatTemplate:
+    """What benchmarks with turns of their own are handed."""
+
+    def render(messages: Sequence[Message], prefilled: bool = False) -> str:
+        return apply_template(tokenizer, messages, "answer begun" if prefilled else "answer follows")
+
+    return render

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+LEAST_TEMPERATURE, MOST_TEMPERATURE = 1e-6, 1e6
+"""In between, divided logits stay far from float32's limits; below is the mode, above chance."""
 
 Cache = Literal["none", "prefix", "dual"]
 
@@ -49,3 +52,12 @@ class DecoderOptions(BaseModel):
         False,
         description="Read with torch.compile (CUDA graphs on a GPU), in few shapes.",
     )
+
+    @field_validator("temperature", "alg_temp")
+    @classmethod
+    def _can_be_divided_by(cls, value: float) -> float:
+        if value and not LEAST_TEMPERATURE <= value <= MOST_TEMPERATURE:
+            raise ValueError(
+                f"must be 0, which takes the best, or from {LEAST_TEMPERATURE:g} to {MOST_TEMPERATURE:g}"
+            )
+        return value

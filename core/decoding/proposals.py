@@ -41,11 +41,11 @@ class SuppressedToken:
     """A token that is never proposed, nor counted in confidences.
 
     Attributes:
-        token_id: of the token.
+        token_id: of the token; or [K] int64, of several that are suppressed at all positions.
         where: [N] bool, the positions at which it is suppressed; None for all.
     """
 
-    token_id: int
+    token_id: int | Tensor
     where: Tensor | None
 
     def among(self, chosen: slice) -> SuppressedToken:
@@ -97,7 +97,8 @@ def propose(
         mask_token_id: never proposed.
         filters: temperature, top-p and top-k.
         confidence: which one is wanted.
-        suppressed: other tokens that are never proposed.
+        suppressed: other tokens that are never proposed: as if their logits were -inf, so that
+            confidences are of the distribution over the tokens that remain.
     """
     count, size = logits.shape
     at_once = max(1, ELEMENTS_AT_ONCE[logits.device.type] // size)

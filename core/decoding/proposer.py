@@ -45,12 +45,13 @@ class Proposer:
     def __init__(
         self, lm: DiffusionLM, forward: CachedForward, sampler: Sampler, options: DecoderOptions
     ) -> None:
-        self.special = SpecialTokens(lm.mask_token_id, lm.eos_token_id, lm.end_of_turn_token_id)
+        self.special = SpecialTokens(lm.mask_token_id, lm.eos_token_id, lm.end_of_turn_token_id, lm.stops)
         self._lm = lm
         self._forward = forward
         self._sampler = sampler
         self._guidance_scale = options.guidance_scale
         self._filters = Filters(options.temperature, options.top_p, options.top_k)
+        self._without_token = torch.tensor(lm.ids_without_token, dtype=torch.int64)
         self._unchecked: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def propose(
@@ -127,6 +128,9 @@ class Proposer:
 
     def _suppressed(self, state: DecodeState, at: TokenPositions, last: Tensor) -> list[SuppressedToken]:
         suppressed = []
+        if len(self._without_token):
+            self._without_token = self._without_token.to(state.tokens.device)
+            suppressed.append(SuppressedToken(self._without_token, None))
         for token_id, where in self._sampler.suppressed_tokens(self.special, state.room, last).items():
             if not 0 <= token_id < self._lm.vocab_size:
                 raise UserError(

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 
+from opendllm.core.checkpoints.text_codec import TextCodec
 from opendllm.core.decoding.chat import chat_prompt
 from opendllm.core.decoding.options import DecoderOptions
-from opendllm.core.decoding.text import SeededGap, count_tokens, encode, why_unfit, write
+from opendllm.core.decoding.text import SeededGap, encode, why_unfit, write
 from opendllm.core.evaluation.shards import take_shard
-from opendllm.core.evaluation.text_likelihood import TextToScore, score_texts
+from opendllm.core.evaluation.text_likelihood import TextToScore, score_texts, why_unscorable
 from opendllm.core.foundation.sample_records import SampleKey, SampleRecord
+from opendllm.core.scoring.problem_files import preparation_failure
 from opendllm.core.toolkit.draws import hash_address, stream_id
 from opendllm.core.toolkit.likelihood import Estimator
 from opendllm.registries.backbones import DiffusionLM
@@ -28,6 +31,7 @@ from opendllm.registries.benchmarks import (
     Request,
     TextLikelihood,
 )
+from opendllm.registries.errors import UserError
 from opendllm.registries.gaps import Gap
 from opendllm.registries.samplers import Sampler
 
@@ -41,6 +45,7 @@ class Replica:
 
     lm: DiffusionLM
     tokenizer: PreTrainedTokenizerFast
+    codec: TextCodec
     sampler: Sampler
 
 
@@ -51,7 +56,7 @@ class Asked:
     Attributes:
         replicas: the model, once a device.
         options: the decoder's.
-        chat: whether prompts without a suffix go through the chat template.
+        chat: whether prompts go through the chat template; those with a suffix never do.
         samples_per_task: answers to each generation request.
         batch_size: rows decoded together.
         likelihood_estimator: see `log_likelihood`.
@@ -80,24 +85,42 @@ def answer_seed(seed: int, key: SampleKey) -> int:
     return int(hash_address(seed, stream_id(task_id), stream_id(setting), sample))
 
 
-def unanswerable(asked: Asked, requests: Mapping[SampleKey, Request]) -> dict[SampleKey, str]:
+def unanswerable(
+    asked: Asked, requests: Mapping[SampleKey, Request], sequence_length: int
+) -> dict[SampleKey, str]:
     """Why problems can't be put to the model, of those that can't."""
-    replica = asked.replicas[0]
-    count = count_tokens(replica.tokenizer)
     reasons: dict[Request, str | None] = {}
     for request in requests.values():
-        if isinstance(request, GenerationRequest) and request not in reasons:
-            reasons[request] = why_unfit(
-                replica.lm, replica.tokenizer, _gap(asked, replica, request, count), asked.options
-            )
-    found = {key: reasons.get(request) for key, request in requests.items()}
+        if request not in reasons:
+            reasons[request] = _why_unanswerable(asked, request, sequence_length)
+    found = {key: reasons[request] for key, request in requests.items()}
     return {key: reason for key, reason in found.items() if reason is not None}
+
+
+def _why_unanswerable(asked: Asked, request: Request, sequence_length: int) -> str | None:
+    if request.failure is not None:
+        return request.failure
+    replica = asked.replicas[0]
+    try:
+        if isinstance(request, LikelihoodRequest):
+            text = TextToScore(request.text, 0, request.context, templated=request.templated)
+            return why_unscorable(replica.codec, text, sequence_length)
+        gap = _gap(asked, replica, request)
+        _reference_tokens(replica, request)
+        return why_unfit(replica.lm, replica.codec, gap, asked.options)
+    except UserError as error:
+        return str(error)
+    except Exception as error:  # whatever a tokenizer or a chat template makes of one odd text
+        return preparation_failure(error)
 
 
 def failed_answer(key: SampleKey, request: Request, reason: str) -> SampleRecord:
     """What is kept of a problem that wasn't put to the model."""
-    assert isinstance(request, GenerationRequest)
-    return _record(request, GeneratedText(*key, text="", failure=reason))
+    if isinstance(request, GenerationRequest):
+        return _record(request, GeneratedText(*key, text="", failure=reason))
+    task_id, setting, _ = key
+    answer = TextLikelihood(task_id, setting, math.nan, 0.0, 0, 0, failure=reason)
+    return SampleRecord(answer, request=fingerprint(request))
 
 
 def answer_all(
@@ -158,13 +181,15 @@ def _score_likelihoods(
 ) -> Iterator[SampleRecord]:
     keys = list(requests)
     texts = [
-        TextToScore(request.text, answer_seed(asked.seed, key), request.context, request.greedy)
+        TextToScore(
+            request.text, answer_seed(asked.seed, key), request.context, request.greedy, request.templated
+        )
         for key, request in requests.items()
     ]
     started = time.perf_counter()
     found = score_texts(
         replica.lm,
-        replica.tokenizer,
+        replica.codec,
         texts,
         sequence_length,
         asked.likelihood_draws,
@@ -184,13 +209,12 @@ def _write_answers(
     asked: Asked, replica: Replica, requests: dict[SampleKey, GenerationRequest]
 ) -> Iterator[SampleRecord]:
     keys = list(requests)
-    count = count_tokens(replica.tokenizer)
     gaps = [
-        SeededGap(_gap(asked, replica, request, count), answer_seed(asked.seed, key))
+        SeededGap(_gap(asked, replica, request), answer_seed(asked.seed, key))
         for key, request in requests.items()
     ]
     for index, written in write(
-        replica.lm, replica.tokenizer, gaps, replica.sampler, asked.options, asked.batch_size
+        replica.lm, replica.codec, gaps, replica.sampler, asked.options, asked.batch_size
     ):
         key, request = keys[index], requests[keys[index]]
         text = _cut(written.text, request.stop)
@@ -216,20 +240,19 @@ def _record(request: GenerationRequest, answer: GeneratedText) -> SampleRecord:
 def _reference_tokens(replica: Replica, request: GenerationRequest) -> tuple[int, ...]:
     if request.reference is None:
         return ()
-    return tuple(encode(replica.tokenizer, request.reference, replica.lm.mask_token_id, "reference"))
+    return tuple(encode(replica.codec, request.reference, "reference", begins=False))
 
 
-def _gap(asked: Asked, replica: Replica, request: GenerationRequest, count: Callable[[str], int]) -> Gap:
+def _gap(asked: Asked, replica: Replica, request: GenerationRequest) -> Gap:
     """What is put to the model: in its chat template if wished, and as long as the reference if asked so."""
     gap = request.gap
-    if asked.chat and gap.suffix is None:
-        gap = replace(gap, prefix=chat_prompt(replica.tokenizer, gap.prefix))
+    if asked.chat and gap.suffix is None and not gap.templated:
+        gap = replace(gap, prefix=chat_prompt(replica.tokenizer, gap.prefix), templated=True)
     if request.oracle_length:
-        assert request.reference is not None
-        gap = replace(gap, length=count(request.reference))
+        gap = replace(gap, length=len(_reference_tokens(replica, request)))
     return gap
 
 
 def _cut(text: str, stop: tuple[str, ...]) -> str:
-    ends = [text.index(word) for word in stop if word in text]
+    ends = [text.index(word) for word in stop if word and word in text]
     return text[: min(ends)] if ends else text

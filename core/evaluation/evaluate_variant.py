@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from opendllm.core.checkpoints.files import PROVENANCE_FILE, model_folder
 from opendllm.core.checkpoints.pretrained import fetch
-from opendllm.core.data.sources import fingerprint, held_out_documents
+from opendllm.core.data.sources import changed_corpora, fingerprints, held_out_documents
 from opendllm.core.evaluation.answering import Asked
 from opendllm.core.evaluation.answers import AnswerFile
 from opendllm.core.evaluation.evaluator import Evaluation, evaluate, unasked_note, write_result
@@ -21,9 +21,11 @@ from opendllm.core.foundation.atomic_files import write_json
 from opendllm.core.manifest.checks import decoder_options, generation_of
 from opendllm.core.manifest.experiment_manifest import Variant, digest
 from opendllm.core.manifest.schema import Manifest, PluginChoice
-from opendllm.registries.benchmarks import BenchmarkContext, CodeExecution
+from opendllm.registries.benchmarks import Benchmark, BenchmarkContext, CodeExecution
 from opendllm.registries.corpora import Corpus, Document
 from opendllm.registries.errors import UserError
+from opendllm.registries.options import PluginOptions, path_fields
+from opendllm.registries.registry import ChosenPlugin
 
 
 def evaluate_variant(
@@ -35,10 +37,8 @@ def evaluate_variant(
 ) -> None:
     """Run every benchmark of a variant on its last checkpoint; answers on file are kept.
 
-    Of several processes each answers its share; the first one scores them all.
-
     Args:
-        variant: what to evaluate.
+        variant: what to evaluate; of several processes each answers its share, the first scores them all.
         folder: the variant's.
         provenance: travels with every result.
         limit: at most so many problems of each benchmark.
@@ -48,33 +48,33 @@ def evaluate_variant(
         UserError: there is no checkpoint, or answers on file were made with other settings.
     """
     manifest, shard = variant.manifest, this_process()
-    # 1. The last checkpoint, once on every device, and what benchmarks may ask of the run.
+    # 1. The last checkpoint, once on every device.
     models, step = _load_checkpoint(variant, folder)
     corpora = variant.plugins.built_corpora()
-    corpus = fingerprint(corpora) if corpora else None
-    context = _context(manifest, corpora, limit, models[0].lm.context_length)
+    read = fingerprints(manifest.data, corpora) if manifest.data else {}
     for index, entry in enumerate(manifest.evaluate):
         # 2. The answers on file, and beside them what they are made with.
         label = entry.label or entry.benchmark.name
         samples = folder / "samples" / f"{label}.jsonl"
-        settings = {**_settings(variant, index), "corpus": corpus}
+        chosen = variant.plugins.evaluations[index].benchmark
+        settings = {**_settings(variant, index), "corpora": read}
         about = _about(variant, label, settings, limit, {**provenance, "step": step})
-        answers = AnswerFile(samples, digest({"settings": settings, "step": step}), shard)
+        _check_corpora(samples, read)
+        pathless = {**settings, "benchmark": _without_paths(chosen)}
+        answers = AnswerFile(samples, digest({"settings": pathless, "step": step}), shard)
         if shard.is_first:
             write_json(about_file(samples), about)
         # 3. The model gives those that are missing; then all are scored.
-        benchmark = variant.plugins.evaluations[index].benchmark.build()
+        benchmark = chosen.build()
         asked = _asked(variant, index, models)
+        context = _context(manifest, index, corpora, limit, models[0].lm.context_length)
         with evaluation_progress(f"{variant.name}: {label}", shard.is_first) as bars:
-            evaluation = evaluate(
-                asked, benchmark, context, answers, bars.answered, shard, on_scoring=bars.judged
-            )
-        # 4. The first process writes the result, and says what is missing from it.
-        if evaluation is not None:
-            for message in _shortcomings(evaluation, entry.benchmark.name, samples):
-                on_message(f"{variant.name}: {label}: {message}")
-            if evaluation.scores is not None:
-                write_result(folder / "results" / f"{label}.json", benchmark, evaluation, about)
+            evaluation = evaluate(asked, benchmark, context, answers, bars.answered, shard, bars.judged)
+        # 4. The first process says what the result lacks, and writes it.
+        for message in _shortcomings(evaluation, entry.benchmark.name, samples):
+            on_message(f"{variant.name}: {label}: {message}")
+        if evaluation is not None and evaluation.scores is not None:
+            write_result(folder / "results" / f"{label}.json", benchmark, evaluation, about)
 
 
 def _load_checkpoint(variant: Variant, folder: Path) -> tuple[list[LoadedModel], int]:
@@ -85,7 +85,12 @@ def _load_checkpoint(variant: Variant, folder: Path) -> tuple[list[LoadedModel],
     """
     manifest, backbone = variant.manifest, variant.plugins.backbone
     pretrained = backbone.options.pretrained if manifest.train is None else None
-    models = load_replicas(folder if pretrained is None else fetch(pretrained), backbone, manifest.device)
+    models = load_replicas(
+        folder if pretrained is None else fetch(pretrained),
+        backbone,
+        manifest.device,
+        manifest.model.add_bos_token,
+    )
     step = _step(folder) if pretrained is None else 0
     wanted = manifest.train.steps if manifest.train else 0
     if step < wanted:
@@ -96,12 +101,12 @@ def _load_checkpoint(variant: Variant, folder: Path) -> tuple[list[LoadedModel],
 
 
 def _context(
-    manifest: Manifest, corpora: Sequence[Corpus], limit: int | None, longest: int
+    manifest: Manifest, index: int, corpora: Sequence[Corpus], limit: int | None, longest: int
 ) -> BenchmarkContext:
-    """What the benchmarks may ask; without data of the run's own, texts are as long as the model reads."""
+    """What a benchmark may ask; without data of the run's own, texts are as long as the model reads."""
     return BenchmarkContext(
         limit,
-        manifest.seed,
+        manifest.evaluate[index].problem_seed,
         manifest.data.sequence_length if manifest.data else longest,
         lambda: _held_out(corpora),
         CodeExecution(manifest.isolation) if manifest.allow_code_execution else None,
@@ -138,8 +143,10 @@ def _about(
     }
 
 
-def _shortcomings(evaluation: Evaluation, benchmark: str, samples: Path) -> Iterator[str]:
-    """What the result lacks, a line each."""
+def _shortcomings(evaluation: Evaluation | None, benchmark: str, samples: Path) -> Iterator[str]:
+    """What the result lacks, a line each; only the first process knows."""
+    if evaluation is None:
+        return
     if evaluation.unasked:
         yield unasked_note(evaluation.unasked, evaluation.tasks)
     if evaluation.scores is None:
@@ -157,12 +164,37 @@ def _settings(variant: Variant, index: int) -> dict[str, Any]:
     return {
         "training_digest": variant.training_digest,
         "benchmark": entry.benchmark.model_dump(mode="json"),
+        "problem_seed": entry.problem_seed,
         "sampler": sampler.model_dump(mode="json"),
         "chat": generate.chat,
         "decoder": decoder_options(generate).model_dump(mode="json"),
         "likelihood_estimator": entry.likelihood_estimator,
         "likelihood_draws": entry.likelihood_draws,
     }
+
+
+def _without_paths(benchmark: ChosenPlugin[Benchmark, PluginOptions]) -> dict[str, Any]:
+    """Where its problems lie is in no answer's digest; what they ask, an answer itself says."""
+    paths = {name for name, _ in path_fields(type(benchmark.options))}
+    return {"name": benchmark.name, "options": benchmark.options.model_dump(mode="json", exclude=paths)}
+
+
+def _check_corpora(samples: Path, now: Mapping[str, str]) -> None:
+    """Answers are to what was held out then.
+
+    Raises:
+        UserError: a corpus has changed since.
+    """
+    if not samples.is_file() or not samples.stat().st_size or not about_file(samples).is_file():
+        return
+    known = json.loads(about_file(samples).read_text(encoding="utf-8"))
+    before = known.get("settings", {}).get("corpora")
+    changed = changed_corpora(before, now) if isinstance(before, dict) else []
+    if changed:
+        raise UserError(
+            f"{samples} holds answers from before {' and '.join(changed)} changed: bring back what it was, "
+            f"or evaluate the new texts in another folder with --set output=DIR"
+        )
 
 
 def _step(folder: Path) -> int:

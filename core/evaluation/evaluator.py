@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from opendllm.core.decoding.chat import chat_template_of
 from opendllm.core.evaluation.answering import (
     Asked,
     answer_all,
@@ -21,6 +22,7 @@ from opendllm.core.foundation.atomic_files import write_json
 from opendllm.core.foundation.sample_records import SampleKey, SampleRecord
 from opendllm.core.sandbox.sandbox import Sandbox
 from opendllm.registries.benchmarks import (
+    Answer,
     Benchmark,
     BenchmarkContext,
     CodeExecution,
@@ -28,6 +30,7 @@ from opendllm.registries.benchmarks import (
     LikelihoodRequest,
     Request,
     Scores,
+    TextLikelihood,
 )
 from opendllm.registries.errors import UserError
 
@@ -83,22 +86,27 @@ def evaluate(
         None in all processes but the first.
 
     Raises:
-        UserError: no request at all fits the model, answers on file are to other requests, or there is no
-            sandbox as strong as the scoring will want.
+        UserError: chat is asked for where likelihoods know none, no request at all fits the model, answers
+            on file are to other requests, or there is no sandbox as strong as the scoring will want.
     """
     if context.code_execution is not None:
         context = replace(context, code_execution=replace(context.code_execution, on_progress=on_scoring))
-    wanted = _keyed(benchmark.requests(context), asked.samples_per_task)
+    if asked.chat:
+        context = replace(context, chat=chat_template_of(asked.replicas[0].tokenizer))
+    requests = benchmark.requests(context)
+    if asked.chat:
+        _check_chat_has_an_effect(requests)
+    wanted = _keyed(requests, asked.samples_per_task)
     _check_same_requests(wanted, answers)
     pending = [key for key in wanted if key not in answers.records]
     if pending and shard.is_first and benchmark.executes_code and context.code_execution is not None:
         check_sandbox(context.code_execution)
-    unfit = unanswerable(asked, {key: wanted[key] for key in pending})
+    unfit = unanswerable(asked, {key: wanted[key] for key in pending}, context.sequence_length)
     if unfit and len(unfit) == len(wanted):
         first = next(iter(unfit))
         raise UserError(f"no problem of the benchmark can be put to the model; {first[0]}: {unfit[first]}")
     # The longest together, and every process and device as many of them.
-    pending.sort(key=lambda key: _characters(wanted[key]))
+    pending.sort(key=lambda key: 0 if key in unfit else _characters(wanted[key]))
     mine = {key: wanted[key] for key in take_shard(pending, shard.rank, shard.of)}
     progress = _Progress(benchmark, on_progress, len(wanted) - len(pending) + len(mine))
     progress.start(record for key, record in answers.records.items() if key in wanted)
@@ -132,10 +140,14 @@ def evaluation_of(scores: Scores | None, records: Sequence[SampleRecord]) -> Eva
     """Scores, with what the answers on file say about their cost."""
     seconds = sum(record.seconds or 0 for record in records)
     written = sum(record.kept_tokens or 0 for record in records)
-    unasked = {record.answer.task_id: record.failure for record in records if record.failure is not None}
+    failed = {record.answer.task_id: record.failure for record in records if record.failure is not None}
+    asked_here = {record.answer.task_id for record in records if _is_of_a_run(record.answer)}
+    unasked = {task: reason for task, reason in failed.items() if task in asked_here}
     tasks = len({record.answer.task_id for record in records})
-    if scores is not None and unasked:
-        scores = replace(scores, notes=(*scores.notes, unasked_note(unasked, tasks)))
+    if scores is not None and failed:
+        reasons = {task: {**scores.per_task.get(task, {}), "failure": why} for task, why in failed.items()}
+        notes = [unasked_note(unasked, tasks)] if unasked else []
+        scores = replace(scores, per_task={**scores.per_task, **reasons}, notes=(*scores.notes, *notes))
     return Evaluation(
         scores,
         written / seconds if written and seconds else None,
@@ -144,6 +156,10 @@ def evaluation_of(scores: Scores | None, records: Sequence[SampleRecord]) -> Eva
         tasks,
         unasked,
     )
+
+
+def _is_of_a_run(answer: Answer) -> bool:
+    return isinstance(answer, TextLikelihood) or answer.form == "written"
 
 
 def unasked_note(unasked: Mapping[str, str], tasks: int) -> str:
@@ -205,6 +221,15 @@ class _Progress:
     def _tell(self) -> None:
         score = sum(self._values) / len(self._values) if self._values else None
         self._on_progress(self._done, self._wanted, score)
+
+
+def _check_chat_has_an_effect(requests: Sequence[Request]) -> None:
+    for request in requests:
+        if isinstance(request, LikelihoodRequest) and not request.templated:
+            raise UserError(
+                f"chat has no effect on the likelihood of a text as it stands ({request.task_id}): set "
+                f"`generate: {{chat: false}}` in the benchmark's `evaluate` entry"
+            )
 
 
 def _keyed(requests: Sequence[Request], samples_per_task: int) -> dict[SampleKey, Request]:

@@ -6,10 +6,17 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from opendllm.core.evaluation.evaluator import OnScoring, evaluation_of, write_result
-from opendllm.core.evaluation.samples_file import Samples, about_file, read_samples, unscorable
+from opendllm.core.evaluation.samples_file import (
+    Samples,
+    about_file,
+    count_missing_as_failed,
+    missing_tasks,
+    read_samples,
+    unscorable,
+)
 from opendllm.core.foundation.option_errors import checked_options
 from opendllm.registries.benchmarks import Benchmark, BenchmarkContext, CodeExecution, Scores
 from opendllm.registries.corpora import Document
@@ -18,6 +25,8 @@ from opendllm.registries.errors import UserError
 from opendllm.registries.options import ProblemFileOptions
 from opendllm.registries.registry import Registration, did_you_mean
 
+Missing = Literal["named", "failed", "refused"]
+"""Tasks without a sample are left out of the means, count as failed, or nothing is scored."""
 CONTEXT_LENGTH = 2**20
 """No model reads the requests here."""
 
@@ -38,10 +47,11 @@ class ScoringJob:
 
     Attributes:
         benchmark: its name.
-        samples: the file.
+        samples: the file, or a folder as EvalPlus writes it.
         options: the benchmark's, over those of the run.
         problems: file of the benchmark's problems.
         output: the JSON file to write; by default the run's result, or a file beside the samples.
+        missing: what becomes of tasks without a sample; they are named in any case.
     """
 
     benchmark: str
@@ -49,6 +59,7 @@ class ScoringJob:
     options: Mapping[str, Any]
     problems: Path | None = None
     output: Path | None = None
+    missing: Missing = "named"
 
 
 def score_samples(
@@ -59,7 +70,7 @@ def score_samples(
 ) -> Scored:
     """Score samples that were made here or anywhere.
 
-    Of a run's own samples/BENCHMARK.jsonl the benchmark's options, limit and seed are known, and the
+    Of a run's own samples/BENCHMARK.jsonl the benchmark's options, limit and problem seed are known, and the
     result takes its place in the run.
 
     Args:
@@ -69,11 +80,11 @@ def score_samples(
         on_scoring: told how far it is.
 
     Raises:
-        UserError: nothing could be scored, or the output can't be written.
+        UserError: nothing could be scored, a task is missing that may not be, or the output can't be written.
     """
     name, samples = job.benchmark, job.samples
     registration = plugins.benchmarks.get(name)
-    if not samples.is_file():
+    if not samples.exists():
         raise UserError(f"{samples}: no such samples file")
     about = _about(samples, name)
     output = job.output or _default_output(samples, about)
@@ -90,10 +101,17 @@ def score_samples(
         )
     on_scoring(0, None, None)
     watched = execution and replace(execution, on_progress=on_scoring)
-    context = BenchmarkContext(about.get("limit"), about.get("seed", 0), CONTEXT_LENGTH, _no_corpus, watched)
-    found = read_samples(samples, benchmark, benchmark.requests(context))
+    # Runs of before problem_seed drew their problems with the manifest's seed.
+    seed = about.get("settings", {}).get("problem_seed", about.get("seed", 0))
+    context = BenchmarkContext(about.get("limit"), seed, CONTEXT_LENGTH, _no_corpus, watched)
+    requests = benchmark.requests(context)
+    found = read_samples(samples, benchmark, requests)
     if not found.answers:
         raise unscorable(found, samples)
+    if found.missing and job.missing == "refused":
+        raise missing_tasks(found, samples, len({request.task_id for request in requests}))
+    if job.missing == "failed":
+        found = count_missing_as_failed(found, requests)
     evaluation = evaluation_of(benchmark.score(found.answers), found.records)
     assert evaluation.scores is not None
     described = {
@@ -140,7 +158,9 @@ def _about(samples: Path, name: str) -> dict[str, Any]:
 def _default_output(samples: Path, about: Mapping[str, Any]) -> Path:
     if about:
         return samples.parent.parent / "results" / f"{samples.stem}.json"
-    return samples.with_name(samples.name.removesuffix(".gz").removesuffix(".jsonl") + ".scores.json")
+    return samples.with_name(
+        samples.name.removesuffix(".gz").removesuffix(".jsonl").removesuffix(".json") + ".scores.json"
+    )
 
 
 def _check_output(output: Path) -> None:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import codecs
-import gzip
 import json
-import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from opendllm.core.foundation.packed_files import UNREADABLE, open_unpacked, why_unreadable
 from opendllm.registries.errors import UserError, first_line
 
-_GZIP_MAGIC = b"\x1f\x8b"
+_ARRAY = "begins a JSON array, where each line should be an object: `jq -c '.[]' FILE` makes such lines of it"
 
 
 @dataclass(frozen=True)
@@ -34,33 +33,35 @@ class JsonLine:
 
 
 def json_lines(path: Path) -> Iterator[JsonLine]:
-    """The lines of a file, gzipped or not.
+    """The lines of a file, as it is or packed (see `open_unpacked`).
 
     Raises:
         UserError: the file can't be read at all, or only to some line, which is named.
     """
     number, opened = 0, False
     try:
-        with path.open("rb") as plain:
-            packed = plain.read(2) == _GZIP_MAGIC
-        with gzip.open(path, "rb") if packed else path.open("rb") as file:
+        with open_unpacked(path) as file:
             opened = True
             for line in parsed_lines(file):
                 number = line.number
                 yield line
-    except (OSError, EOFError, zlib.error) as error:
-        reason = getattr(error, "strerror", None) or first_line(error)
+    except UNREADABLE as error:
         where = f"{path}:{number + 1}:" if opened else f"{path}"
-        raise UserError(f"{where} cannot be read: {reason}") from error
+        raise UserError(f"{where} cannot be read: {why_unreadable(error)}") from error
 
 
 def parsed_lines(lines: Iterable[bytes]) -> Iterator[JsonLine]:
     """The same of lines from anywhere; a newline alone ends one, and a byte order mark is no part of it."""
+    first = True
     for number, line in enumerate(lines, start=1):
         if number == 1:
             line = line.removeprefix(codecs.BOM_UTF8)
         if line.strip():
-            yield _parse(number, line)
+            found = _parse(number, line)
+            if first and found.issue is not None and line.lstrip().startswith(b"["):
+                found = JsonLine(number, {}, _ARRAY, found.complete)
+            first = False
+            yield found
 
 
 def _parse(number: int, line: bytes) -> JsonLine:

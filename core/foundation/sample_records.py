@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,7 @@ TEXT_FIELDS: Mapping[str, AnswerForm] = {
     "completion": "completion",
     "text": "written",
 }
-"""Field -> what it holds; the first that a line has counts, as in EvalPlus."""
+"""Field -> what it holds; the first that isn't null counts, as in EvalPlus."""
 LIKELIHOOD_FIELDS = ("log_likelihood", "variance", "tokens", "bytes")
 """A line that has them all as numbers is a text's likelihood."""
 
@@ -67,8 +68,8 @@ class SampleRecord:
 
     @property
     def failure(self) -> str | None:
-        """Why the problem couldn't be put to the model, if it couldn't."""
-        return self.answer.failure if isinstance(self.answer, GeneratedText) else None
+        """Why there is no answer that could be right."""
+        return self.answer.failure
 
 
 def read_records(path: Path) -> Iterator[tuple[JsonLine, SampleRecord | str]]:
@@ -96,9 +97,13 @@ def parse_record(content: Mapping[str, Any]) -> SampleRecord | str:
         return "has a `setting` that isn't text"
     setting = DEFAULT_SETTING if setting is None else setting
     missing = [name for name in LIKELIHOOD_FIELDS if _number(content.get(name)) is None]
-    text_field = next((name for name in TEXT_FIELDS if name in content), None)
-    if not missing:
+    given = [name for name in TEXT_FIELDS if name in content]
+    text_field = next((name for name in given if content[name] is not None), given[0] if given else None)
+    if content.get("log_likelihood", 0) is None and _text(content.get("failure")) is not None:
+        fields.take("log_likelihood", _number)
         answer: Answer = _likelihood(task_id, setting, fields)
+    elif not missing:
+        answer = _likelihood(task_id, setting, fields)
     elif text_field is None:
         beside = f", and no number as `{missing[0]}` beside its `log_likelihood`"
         return "has neither a `completion` nor a `solution`" + beside * ("log_likelihood" in content)
@@ -127,7 +132,8 @@ def record_line(record: SampleRecord) -> str:
     fields: dict[str, Any] = {"task_id": task_id, "setting": setting, "sample": sample}
     if isinstance(answer, TextLikelihood):
         fields |= {name: getattr(answer, name) for name in (*LIKELIHOOD_FIELDS, "greedy")}
-        ended = failure = None
+        fields["log_likelihood"] = None if answer.failure is not None else answer.log_likelihood
+        ended, failure = None, answer.failure
     else:
         name = next(name for name, form in TEXT_FIELDS.items() if form == answer.form)
         fields |= {
@@ -168,10 +174,12 @@ class _Fields:
 
 
 def _likelihood(task_id: str, setting: str, fields: _Fields) -> TextLikelihood:
-    log_likelihood, variance, tokens, size = (fields.left.pop(name) for name in LIKELIHOOD_FIELDS)
+    values = [fields.take(name, _number) for name in LIKELIHOOD_FIELDS]
+    log_likelihood = math.nan if values[0] is None else values[0]
+    variance, tokens, size = (value or 0 for value in values[1:])
     fields.take("sample", _integer)
-    greedy = fields.take("greedy", _truth)
-    return TextLikelihood(task_id, setting, log_likelihood, variance, tokens, size, greedy)
+    greedy, failure = fields.take("greedy", _truth), fields.take("failure", _text)
+    return TextLikelihood(task_id, setting, log_likelihood, variance, int(tokens), int(size), greedy, failure)
 
 
 def _generated(task_id: str, setting: str, text_field: str, fields: _Fields) -> GeneratedText:

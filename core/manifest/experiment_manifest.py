@@ -7,10 +7,12 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from opendllm.core.manifest.checks import Issue, ManifestError, validate
+from opendllm.core.manifest.paths import with_absolute_paths, without_paths
 from opendllm.core.manifest.plugin_checks import resolve_plugins
 from opendllm.core.manifest.published import read_published
 from opendllm.core.manifest.schema import NAME_PATTERN, ExperimentManifest, Launch, Manifest, PublishedFigures
@@ -55,9 +57,14 @@ class Variant:
     manifest: Manifest
     plugins: VariantPlugins
 
-    @property
+    @cached_property
     def training_digest(self) -> str:
-        """The same for variants that can share a training run."""
+        """Of what decides the trained weights, wherever its files lie: the same for a run that was moved."""
+        return digest(without_paths(trained_from(self.manifest.model_dump(mode="json")), self.plugins))
+
+    @property
+    def shared_training(self) -> str:
+        """The same for those variants of an experiment that can share a training run."""
         return digest(trained_from(self.manifest.model_dump(mode="json")))
 
 
@@ -143,7 +150,7 @@ def _variant(name: str, merged: Source, seed: int | None, plugins: Plugins) -> V
     if seed is not None:
         data["seed"] = seed
         name = f"{name}-seed-{seed}"
-    source = Source(data, merged.locations)
+    source = with_absolute_paths(Source(data, merged.locations), plugins)
     manifest = validate(source, Manifest, ExperimentManifest)
     chosen = resolve_plugins(manifest, source, plugins)
     labels = [entry.label or entry.benchmark.name for entry in manifest.evaluate]

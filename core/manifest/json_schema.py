@@ -5,17 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from opendllm.core.manifest.experiment_manifest import WHOLE_EXPERIMENT_KEYS
-from opendllm.core.manifest.schema import ExperimentManifest
+from opendllm.core.manifest.schema import PLUGIN_KEYS, ExperimentManifest
 from opendllm.registries.discovery import Plugins
-
-_KIND_OF_FIELD = {
-    "backbone": "backbones",
-    "corpus": "corpora",
-    "objective": "objectives",
-    "noise_schedule": "noise_schedules",
-    "sampler": "samplers",
-    "benchmark": "benchmarks",
-}
 
 
 def manifest_schema(plugins: Plugins) -> dict[str, Any]:
@@ -27,12 +18,12 @@ def manifest_schema(plugins: Plugins) -> dict[str, Any]:
     """
     schema = ExperimentManifest.model_json_schema()
     definitions = schema["$defs"]
-    for kind in _KIND_OF_FIELD.values():
+    for kind in PLUGIN_KEYS.values():
         definitions[f"choice_{kind}"] = _choice(plugins, kind, definitions)
     for definition in [schema, *definitions.values()]:
         for name, content in definition.get("properties", {}).items():
-            if name in _KIND_OF_FIELD and _refers_to_choice(content):
-                definition["properties"][name] = {"$ref": f"#/$defs/choice_{_KIND_OF_FIELD[name]}"}
+            if name in PLUGIN_KEYS and _refers_to_choice(content):
+                definition["properties"][name] = {"$ref": f"#/$defs/choice_{PLUGIN_KEYS[name]}"}
     definitions.update({f"{name}_patch": _patch(content) for name, content in definitions.items()})
     schema.update(_patch({key: schema[key] for key in ("type", "properties", "additionalProperties")}))
     properties = schema["properties"]

@@ -9,10 +9,20 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from opendllm.core.decoding.options import DecoderOptions
 from opendllm.registries.benchmarks import IsolationLevel
+from opendllm.registries.options import HubIdOrPath
 
 MASK_TOKEN = "<|mask|>"  # noqa: S105 (no password)
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
+PLUGIN_KEYS = {
+    "backbone": "backbones",
+    "corpus": "corpora",
+    "objective": "objectives",
+    "noise_schedule": "noise_schedules",
+    "sampler": "samplers",
+    "benchmark": "benchmarks",
+}
+"""Keys that choose a plugin, wherever they stand -> its kind."""
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
@@ -36,6 +46,9 @@ class Model(Section):
     """The model."""
 
     backbone: PluginChoice
+    add_bos_token: bool | None = Field(
+        None, description="Whether texts begin with BOS; by default as the tokenizer says."
+    )
 
 
 class TokenizerTraining(Section):
@@ -48,8 +61,11 @@ class TokenizerChoice(Section):
     """Where the tokenizer comes from: trained, or loaded."""
 
     train: TokenizerTraining | None = None
-    path: str | None = Field(None, description="Folder or hub id of a transformers tokenizer.")
+    path: HubIdOrPath | None = Field(None, description="Folder or hub id of a transformers tokenizer.")
     mask_token: str = Field(MASK_TOKEN, min_length=1, description="Added where the tokenizer has none.")
+    eos_token: str | None = Field(
+        None, min_length=1, description="What ends a document, where the tokenizer's files name nothing."
+    )
 
     @model_validator(mode="after")
     def _exactly_one(self) -> TokenizerChoice:
@@ -276,6 +292,13 @@ class Evaluate(Section):
     )
     generate: Generate | None = Field(None, description="Overrides single settings of `generate`.")
     samples_per_task: int = Field(1, ge=1, description="Answers to each request.")
+    problem_seed: int = Field(
+        0,
+        ge=0,
+        lt=1 << 63,
+        description="Of what the benchmark draws: which lines are hidden, where excerpts begin. `seed` and "
+        "`seeds` change none of it.",
+    )
     batch_size: int = Field(32, ge=1, description="Rows decoded together; changes no result.")
     likelihood_estimator: Literal["llada", "mdlm"] = Field(
         "llada", description="How a diffusion model's likelihood is estimated."
@@ -327,7 +350,12 @@ class Manifest(Section):
 
     name: str = Field(pattern=NAME_PATTERN, description="The experiment's name; its run folder's by default.")
     description: str = Field("", description="One line for the report.")
-    seed: int = Field(0, ge=0, lt=1 << 63, description="Of weights, data order, noise and sampling.")
+    seed: int = Field(
+        0,
+        ge=0,
+        lt=1 << 63,
+        description="Of weights, data order, noise and sampling; what benchmarks ask has its `problem_seed`.",
+    )
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="`auto`, `cpu` or `cuda`.")
     output: str | None = Field(None, description="The run folder; `runs/NAME` by default.")
     launch: Launch | None = Field(None, description="For `platform run --launcher ...`.")
@@ -365,7 +393,11 @@ class ExperimentManifest(Manifest):
         (),
         description="Figures for the report to quote, or a YAML file with a list of them under `figures`.",
     )
-    seeds: tuple[int, ...] | None = Field(None, description="Repeats every variant with each of these seeds.")
+    seeds: tuple[int, ...] | None = Field(
+        None,
+        description="Repeats every variant, trained and sampled with each of these seeds; benchmarks ask the "
+        "same problems every time.",
+    )
     variants: dict[str, Any] = Field(
         default_factory=dict,
         description="Name -> patch on this manifest. A null in a patch removes what it names.",

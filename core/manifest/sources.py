@@ -23,6 +23,7 @@ class Location:
     source: str
     line: int | None = None
     column: int | None = None
+    is_setting: bool = False
 
     def __str__(self) -> str:
         return self.source if self.line is None else f"{self.source}:{self.line}:{self.column}"
@@ -111,7 +112,7 @@ def override(base: Source, key: str, value: Any) -> Source:
     path: KeyPath = tuple(int(part) if part.isdecimal() else part for part in key.split("."))
     if any(path[: len(gone)] == gone for gone in base.removed if path != gone or isinstance(value, dict)):
         return base
-    location = Location(f"--set {key}")
+    location = Location(f"--set {key}", is_setting=True)
     data = _plain_value(base.data)
     node: Any = data
     for depth, part in enumerate(path[:-1]):
@@ -136,7 +137,7 @@ def _merge(
     patch: Mapping[str, Any],
     path: KeyPath,
     locations: dict[KeyPath, Location],
-    patch_places: Mapping[KeyPath, Location],
+    patch_locations: Mapping[KeyPath, Location],
     removed: set[KeyPath],
 ) -> dict[str, Any]:
     merged = dict(base)
@@ -146,13 +147,13 @@ def _merge(
             merged.pop(key, None)
             removed.add(here)
         elif isinstance(value, dict) and isinstance(merged.get(key), dict):
-            merged[key] = _merge(merged[key], value, here, locations, patch_places, removed)
+            merged[key] = _merge(merged[key], value, here, locations, patch_locations, removed)
             continue
         else:
             merged[key] = value
         for known in [known for known in locations if known[: len(here)] == here]:
             del locations[known]
-        locations.update({k: at for k, at in patch_places.items() if k[: len(here)] == here})
+        locations.update({k: at for k, at in patch_locations.items() if k[: len(here)] == here})
     return merged
 
 

@@ -13,19 +13,29 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoModelForCausalLM,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 from transformers.initialization import no_init_weights
 
+from opendllm.core.foundation.notices import warn_once
 from opendllm.core.networks.attention import ATTENTION_NAME, AttentionLayout
 from opendllm.core.networks.canvas_reader import TransformersReader, network_states
 from opendllm.core.networks.placement import Placement, allocate_spread, quantize_to_8bit, run_spread
-from opendllm.core.networks.safetensors_folder import load_into, write_weights
+from opendllm.core.networks.quantized import SECTIONS, TURNED_BACK, load_quantized, quantization_of
+from opendllm.core.networks.safetensors_folder import differ, load_into, stored_dtype, write_weights
 from opendllm.core.networks.token_losses import let_score, summed_loss, token_losses
 from opendllm.registries.backbones import CanvasReader, DiffusionLM, LossPart
 from opendllm.registries.errors import UserError
 from opendllm.registries.sequences import PADDING_SEGMENT, AttentionPattern, ModelInputs
 
 CONFIG_FILE = "config.json"
+GENERATION_FILE = "generation_config.json"
+WEIGHT_DTYPES = frozenset({torch.float64, torch.float32, torch.float16, torch.bfloat16})
+"""In which a network can be computed."""
 COMPILED_SHAPES = 64
 """For how many shapes a process compiles the networks."""
 OWN_SECTION = "open_dllm"
@@ -42,6 +52,7 @@ class CheckpointFormat:
         published_keys: from the stock class's parameter names to the family's own.
         logit_shift: whether hidden state i-1 predicts token i.
         context_length: the most positions that it was made for.
+        tying_key: of config.json, whether the LM head shares the embedding.
     """
 
     backbone: str
@@ -49,6 +60,7 @@ class CheckpointFormat:
     published_keys: Mapping[str, str]
     logit_shift: bool
     context_length: int
+    tying_key: str = "tie_word_embeddings"
 
 
 class ScoringModule(nn.Module):
@@ -216,11 +228,18 @@ class TransformersLM(DiffusionLM):
             )
 
     def save(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
-        """See `DiffusionLM.save`."""
+        """See `DiffusionLM.save`.
+
+        Raises:
+            UserError: the weights are somebody else's quantized ones.
+        """
+        if getattr(self.network, "is_quantized", False):
+            raise UserError("quantized weights are evaluated, not saved: copy their folder")
         published = {}
+        shared = _shared_keys(self._format.network_config)
         for key, tensor in weights.items():
             name = key.removeprefix("network.")
-            if name == "lm_head.weight" and self._format.network_config.tie_word_embeddings:
+            if name in shared:
                 continue
             published[self._format.published_keys.get(name, name)] = tensor
         write_weights(folder, published)
@@ -239,6 +258,9 @@ class TransformersLM(DiffusionLM):
             config["eos_token_id"] = self.eos_token_id
         config.pop("dtype", None)  # transformers 5's word for torch_dtype, which both versions read
         (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
+        if self.stops:
+            stops = {"eos_token_id": list(self.stops) if len(self.stops) > 1 else self.stops[0]}
+            (folder / GENERATION_FILE).write_text(json.dumps(stops, indent=2) + "\n")
 
 
 def _allocate(checkpoint: CheckpointFormat, dtype: torch.dtype) -> PreTrainedModel:
@@ -282,7 +304,15 @@ def load_lm(
     Raises:
         UserError: the weights don't fit (see `load_into`).
     """
-    dtype = placement.dtype or _stored_dtype(config)
+    config = _untied_where_heads_differ(folder, checkpoint, config)
+    dtype = placement.dtype or _stored_dtype(config, folder)
+    quantization = quantization_of(config)
+    if quantization is not None:
+        _check_quantized(folder, quantization[0], checkpoint, placement)
+        where = "auto" if placement.spread else {"": placement.device}
+        network = load_quantized(folder, checkpoint.network_config, quantization, dtype, where)
+        config = {key: value for key, value in config.items() if key not in SECTIONS}
+        return _evaluated(network, checkpoint, config, attention)
     device_map = None
     with no_init_weights():
         if placement.spread:
@@ -300,10 +330,54 @@ def load_lm(
         run_spread(network, device_map)
     if placement.in_8bit:
         quantize_to_8bit(network, placement.device)
+    return _evaluated(network, checkpoint, config, attention)
+
+
+def _evaluated(
+    network: PreTrainedModel,
+    checkpoint: CheckpointFormat,
+    config: Mapping[str, Any],
+    attention: AttentionPattern,
+) -> TransformersLM:
     network.eval()
     return TransformersLM(
         network, checkpoint, config, attention, config["mask_token_id"], _first(config.get("eos_token_id"))
     )
+
+
+def _shared_keys(config: PretrainedConfig) -> dict[str, str]:
+    """Of the stock class: from the names that it ties to the names that they are tied to."""
+    if not config.tie_word_embeddings or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return {}
+    return dict(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]._tied_weights_keys or {})
+
+
+def _untied_where_heads_differ(
+    folder: Path, checkpoint: CheckpointFormat, config: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    """config.json as the weights are: a head of its own is used, whatever config.json says, and said."""
+    for ours, tied_to in _shared_keys(checkpoint.network_config).items():
+        head, embedding = (checkpoint.published_keys.get(name, name) for name in (ours, tied_to))
+        if differ(folder, head, embedding):
+            warn_once(
+                f"{folder}: config.json ties {head} to {embedding}, and the weights hold another one: it is "
+                f"used, and saved with {checkpoint.tying_key} false"
+            )
+            checkpoint.network_config.tie_word_embeddings = False
+            return {**config, checkpoint.tying_key: False}
+    return config
+
+
+def _check_quantized(folder: Path, method: str, checkpoint: CheckpointFormat, placement: Placement) -> None:
+    if placement.in_8bit:
+        why = "load_in_8bit is for plain weights: leave it out"
+    elif checkpoint.published_keys:
+        why = f"which is not read for {checkpoint.backbone}: take the unquantized checkpoint"
+    elif placement.dtype is not None and method not in TURNED_BACK:
+        why = "and stay so: they can be evaluated in the dtype that they have, not trained or cast"
+    else:
+        return
+    raise UserError(f"{folder}: the weights are quantized by {method}, {why}")
 
 
 def _first(token_ids: int | list[int] | None) -> int | None:
@@ -311,9 +385,12 @@ def _first(token_ids: int | list[int] | None) -> int | None:
     return token_ids[0] if isinstance(token_ids, list) else token_ids
 
 
-def _stored_dtype(config: Mapping[str, Any]) -> torch.dtype:
-    name = config.get("dtype") or config.get("torch_dtype") or "float32"
-    dtype = getattr(torch, str(name), None)
-    if not isinstance(dtype, torch.dtype):
-        raise UserError(f"config.json asks for the unknown dtype {name!r}")
+def _stored_dtype(config: Mapping[str, Any], folder: Path) -> torch.dtype:
+    """As config.json says, or the weights themselves where it says nothing."""
+    name = config.get("dtype") or config.get("torch_dtype")
+    if name in (None, "auto"):
+        return stored_dtype(folder)
+    dtype = getattr(torch, str(name).removeprefix("torch."), None)
+    if not isinstance(dtype, torch.dtype) or dtype not in WEIGHT_DTYPES:
+        raise UserError(f"{folder / CONFIG_FILE} asks for the unknown dtype {name!r}")
     return dtype

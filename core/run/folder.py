@@ -27,10 +27,10 @@ RESOLVED_FILE = "manifest.resolved.yaml"
 
 
 def training_folders(experiment: Experiment) -> dict[str, str]:
-    """For each variant, the variant in whose folder its training run is: the first of the same digest."""
+    """For each variant, the variant in whose folder its training run is: the first that shares it."""
     first: dict[str, str] = {}
     return {
-        variant.name: first.setdefault(variant.training_digest, variant.name)
+        variant.name: first.setdefault(variant.shared_training, variant.name)
         for variant in experiment.variants
     }
 
@@ -73,6 +73,11 @@ def _differences(trained: Path, variant: Variant) -> str:
     there = dict(_leaves(trained_from(about.get("manifest", {}))))
     here = dict(_leaves(trained_from(variant.manifest.model_dump(mode="json"))))
     keys = sorted(key for key in there.keys() | here.keys() if there.get(key) != here.get(key))
+    if not keys:
+        return (
+            " (the checkpoint or tokenizer that it starts from holds something else now, or it was trained "
+            "by an older version, which knew them by where they lie)"
+        )
     shown = [f"{key} was {there.get(key)!r} and is {here.get(key)!r}" for key in keys[:3]]
     return f" ({'; '.join(shown)}{'; ...' if len(keys) > 3 else ''})" if shown else ""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,9 @@ from typing import Any
 
 from opendllm.core.foundation.hub import dataset_commit, offline
 from opendllm.core.foundation.json_lines import json_lines
+from opendllm.registries.benchmarks import GenerationRequest
 from opendllm.registries.errors import UserError, first_line
+from opendllm.registries.gaps import Gap
 
 HUB_SECONDS = 180
 """How long the download of a benchmark may take in all; none is larger than some megabytes."""
@@ -66,6 +68,28 @@ def read_problems(
                 f"{source.download} and give the file as option `problems` or --problems"
             )
     return rows
+
+
+def asked_or_failed(
+    task_id: str, settings: Sequence[str], ask: Callable[[], Sequence[GenerationRequest]]
+) -> Sequence[GenerationRequest]:
+    """The requests of a problem; where they can't be made of it, some that say why: the others are asked.
+
+    Args:
+        task_id: the problem's.
+        settings: the ways of asking, in each of which it then counts as wrong.
+        ask: makes the requests.
+    """
+    try:
+        return ask()
+    except Exception as error:  # whatever a field raises that isn't as published
+        reason = preparation_failure(error)
+        return [GenerationRequest(task_id, Gap(""), setting=setting, failure=reason) for setting in settings]
+
+
+def preparation_failure(error: Exception) -> str:
+    """Why a problem can't be asked or judged."""
+    return f"its preparation fails ({type(error).__name__}: {first_line(error)})"
 
 
 def _from_file(path: Path, required: Sequence[str]) -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ from opendllm.core.foundation.atomic_files import write_text
 from opendllm.core.sandbox.limits import Limits
 from opendllm.core.sandbox.sandbox import Case, Sandbox, Trial, Verdict
 from opendllm.core.scoring.pass_at_k import pass_at_k_by_task
+from opendllm.core.scoring.problem_files import preparation_failure
 from opendllm.core.scoring.scores_by_setting import (
     TaskValues,
     output_shares,
@@ -84,15 +85,20 @@ def score_programs(
             "scoring this benchmark runs generated code: allow it with `allow_code_execution: true` in the "
             "manifest or --allow-code-execution"
         )
-    programs = [program_of(answer) for answer in answers]
+    programs, unjudged = _programs(answers, program_of)
     wanted: dict[str, dict[str, None]] = defaultdict(dict)
-    for answer, program in zip(answers, programs, strict=True):
-        if answer.failure is None:
+    for number, (answer, program) in enumerate(zip(answers, programs, strict=True)):
+        if number not in unjudged:
             wanted[answer.task_id][program] = None
     script = inspect.getsource(tests.judge)
     cases = []
     for task, texts in wanted.items():
-        data = tests.data_of(task)
+        try:
+            data = tests.data_of(task)
+        except Exception as error:  # whatever a field raises that isn't as published
+            verdict = Verdict(frozenset(), f"{task} can't be scored: {preparation_failure(error)}", True)
+            unjudged |= {number: verdict for number, answer in enumerate(answers) if answer.task_id == task}
+            continue
         trials = tuple(Trial(text, tests.parts, JUDGING_SECONDS) for text in texts)
         cases.append(Case(task, script, data, trials, _memory(script, data) if tests.remembers else None))
     if tests.recall is not None:
@@ -112,8 +118,8 @@ def score_programs(
         for trial, verdict in zip(case.trials, found, strict=True)
     }
     of_answers = [
-        verdicts[answer.task_id, text] if answer.failure is None else Verdict(frozenset(), "not asked")
-        for answer, text in zip(answers, programs, strict=True)
+        unjudged.get(number) or verdicts[answer.task_id, text]
+        for number, (answer, text) in enumerate(zip(answers, programs, strict=True))
     ]
     values = _values(answers, of_answers, tests)
     text_of = {id(answer): text for answer, text in zip(answers, programs, strict=True)}
@@ -121,6 +127,25 @@ def score_programs(
     hidden = [name for name in values if name.endswith("passed")]
     said = [*notes, f"programs ran in a sandbox: {described}", *_reasons(of_answers)]
     return scores_by_setting({**values, **shares}, said, hidden)
+
+
+def _programs(
+    answers: Sequence[GeneratedText], program_of: Callable[[GeneratedText], str]
+) -> tuple[list[str], dict[int, Verdict]]:
+    """The program of each answer; and of those that have none, by their number, what became of them."""
+    programs: list[str] = []
+    unjudged: dict[int, Verdict] = {}
+    for number, answer in enumerate(answers):
+        programs.append("")
+        if answer.failure is not None:
+            reason = "not asked" if answer.form == "written" else "no sample that can be scored"
+            unjudged[number] = Verdict(frozenset(), reason)
+            continue
+        try:
+            programs[-1] = program_of(answer)
+        except Exception as error:  # a text that no parser was made for
+            unjudged[number] = Verdict(frozenset(), f"no program: {preparation_failure(error)}")
+    return programs, unjudged
 
 
 def _memory(script: str, data: Any) -> Path:

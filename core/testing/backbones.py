@@ -3,20 +3,50 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
+from torch import nn
 
 from opendllm.core.testing.contract import PluginContract
 from opendllm.core.toolkit.segments import inputs_from_mask
 from opendllm.registries.backbones import Backbone, DiffusionLM, Vocabulary
 from opendllm.registries.sequences import ModelInputs
 
+Batch: TypeAlias = tuple[ModelInputs, torch.Tensor, torch.Tensor]
+"""What a model's module takes: inputs, targets [B, L] and scored [B, L]."""
+
 VOCABULARY = Vocabulary(size=40, mask_token_id=39, eos_token_id=0)
 
 
+BATCH = (4, 12)
+
+
+def training_batch() -> Batch:
+    """Rows with every token but the mask in them, some of which are hidden and scored."""
+    number = torch.arange(math.prod(BATCH)).view(BATCH)
+    tokens = number * 5 % (VOCABULARY.size - 1)
+    scored = (number * 29 % number.numel() < 28) & (number % BATCH[1] > 0)
+    return inputs_from_mask(tokens.masked_fill(scored, VOCABULARY.mask_token_id), None), tokens, scored
+
+
+def loss_part(nll: torch.Tensor, chosen: slice) -> torch.Tensor:
+    """A loss with a weight and a slope of its own at each position, as objectives have."""
+    weight = torch.linspace(0.5, 2, math.prod(BATCH), dtype=torch.float64)[chosen]
+    return (weight * nll.double().square()).sum()
+
+
+def gradients(module: nn.Module, loss: torch.Tensor) -> dict[str, torch.Tensor]:
+    """By parameter, zero where none arrives."""
+    wanted = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+    found = torch.autograd.grad(loss, list(wanted.values()), allow_unused=True, materialize_grads=True)
+    return dict(zip(wanted, found, strict=True))
+
+
 class BackboneContract(PluginContract):
-    """Aligned logits, documents that don't see each other, and a checkpoint that comes back equal."""
+    """Aligned logits, documents apart, a module that trains, and a checkpoint that comes back equal."""
 
     kind = "backbones"
 
@@ -109,3 +139,68 @@ class BackboneContract(PluginContract):
         nll.sum().backward()
         embeddings = [p for p in lm.module.parameters() if p.shape[:1] == (VOCABULARY.size,)]
         assert all(bool(p.grad is not None and p.grad[0].abs().sum() > 0) for p in embeddings)
+
+    def test_the_modules_loss_is_that_of_the_likelihoods(self) -> None:
+        """In as many parts as it likes, each scored position in one; with the gradients of a single part."""
+        lm, batch = self.lm(), training_batch()
+        number = int(batch[2].sum())
+        parts: list[int] = []
+
+        def noted(nll: torch.Tensor, chosen: slice) -> torch.Tensor:
+            positions = list(range(number))[chosen]
+            assert nll.shape == (len(positions),)
+            parts.extend(positions)
+            return loss_part(nll, chosen)
+
+        found = lm.module(*batch, noted)
+        assert found.shape == ()
+        assert sorted(parts) == list(range(number))
+        whole = loss_part(lm.negative_log_likelihood(*batch), slice(0, number))
+        assert_same(lm, found, whole)
+
+    def test_losses_of_some_positions_add_up(self) -> None:
+        """What is scored beside a position changes neither its loss nor its gradients."""
+        lm, (inputs, targets, scored) = self.lm(), training_batch()
+        first = scored & (torch.arange(scored.shape[1]) < 5)
+        halves = [
+            lm.module(inputs, targets, half, lambda nll, _: nll.double().square().sum())
+            for half in (first, scored & ~first)
+        ]
+        whole = lm.module(inputs, targets, scored, lambda nll, _: nll.double().square().sum())
+        assert_same(lm, halves[0] + halves[1], whole)
+
+    def test_a_step_reaches_every_parameter_and_lowers_the_loss(self) -> None:
+        """A backbone is there to be trained."""
+        lm, batch = self.lm(), training_batch()
+        lm.module.train()
+        torch.manual_seed(1)  # for dropout, where there is any
+        loss = lm.module(*batch, loss_part)
+        slopes = gradients(lm.module, loss)
+        unreached = [name for name, slope in slopes.items() if not bool(slope.any())]
+        assert not unreached, f"no gradient reaches {unreached}"
+        steepness = sum(float(slope.double().square().sum()) for slope in slopes.values())
+        rate = 0.01 * float(loss.detach()) / steepness  # a hundredth less, were the loss a plane
+        with torch.no_grad():
+            for name, parameter in lm.module.named_parameters():
+                if name in slopes:
+                    parameter.sub_(rate * slopes[name])
+        torch.manual_seed(1)
+        assert float(lm.module(*batch, loss_part).detach()) < float(loss.detach())
+
+    def test_nothing_scored_is_a_loss_of_zero(self) -> None:
+        """A process whose rows have nothing to score goes through the backward pass with the others."""
+        lm, (inputs, targets, scored) = self.lm(), training_batch()
+        loss = lm.module(inputs, targets, torch.zeros_like(scored), lambda nll, _: nll.double().sum())
+        assert float(loss.detach()) == 0
+        assert not any(bool(slope.any()) for slope in gradients(lm.module, loss).values())
+
+
+def assert_same(lm: DiffusionLM, loss: torch.Tensor, other: torch.Tensor) -> None:
+    """Two losses and their gradients are the same, to float32's precision."""
+    torch.testing.assert_close(loss.double(), other.double(), rtol=1e-5, atol=1e-5)
+    wanted = gradients(lm.module, other)
+    for name, found in gradients(lm.module, loss).items():
+        largest = float(wanted[name].abs().max())
+        torch.testing.assert_close(
+            found, wanted[name], rtol=1e-4, atol=1e-4 * largest, msg=f"the gradient of {name} differs"
+        )

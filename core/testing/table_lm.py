@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from opendllm.core.toolkit.segments import visibility
-from opendllm.registries.backbones import DiffusionLM
+from opendllm.registries.backbones import DiffusionLM, LossPart
 from opendllm.registries.sequences import AttentionPattern, ModelInputs
 
 WIDTH = 16
 CONTEXT = 64
+PART = 5
 
 
 class TableModule(nn.Module):
@@ -41,8 +42,14 @@ class TableModule(nn.Module):
         weights = visible.float() / visible.sum(-1, keepdim=True).clamp(min=1)
         return weights @ embedded + self.position_embeddings[inputs.positions % CONTEXT]
 
-    def forward(self, inputs: ModelInputs, targets: Tensor, scored: Tensor) -> Tensor:
-        """[N] float32, nats."""
+    def forward(self, inputs: ModelInputs, targets: Tensor, scored: Tensor, loss_part: LossPart) -> Tensor:
+        """See `DiffusionLM.module`; the loss is taken in parts of a few positions."""
+        nll = self.likelihoods(inputs, targets, scored)
+        parts = [slice(start, min(start + PART, len(nll))) for start in range(0, len(nll), PART)]
+        return sum((loss_part(nll[part], part) for part in parts), nll.sum() * 0)
+
+    def likelihoods(self, inputs: ModelInputs, targets: Tensor, scored: Tensor) -> Tensor:
+        """See `DiffusionLM.negative_log_likelihood`."""
         logits = self.hidden(inputs)[scored] @ self.output
         return cross_entropy(logits, targets[scored], reduction="none")
 
@@ -57,7 +64,7 @@ class TableLM(DiffusionLM):
         self.vocab_size = vocab_size
         self.mask_token_id = vocab_size - 1
         self.eos_token_id = 0
-        self.context_length = 64
+        self.context_length = CONTEXT
         self.logit_shift = self.attention.kind == "causal"
 
     def hidden_states(self, inputs: ModelInputs) -> Tensor:
@@ -70,8 +77,7 @@ class TableLM(DiffusionLM):
 
     def negative_log_likelihood(self, inputs: ModelInputs, targets: Tensor, scored: Tensor) -> Tensor:
         """See `DiffusionLM.negative_log_likelihood`."""
-        nll: Tensor = self.table(inputs, targets, scored)
-        return nll
+        return self.table.likelihoods(inputs, targets, scored)
 
     def save(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
         """Not kept: it is the same every time."""

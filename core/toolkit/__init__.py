@@ -16,7 +16,8 @@
     attention              segment-aware attention; segment_kernels, its kernels
     canvas_reader          repeated forward passes over a canvas, with a key-value cache
     token_losses           the LM head's cross-entropy, chunk by chunk
-    safetensors_folder     weights, one tensor at a time; placement, over devices and in 8 bit
+    weight_files           which tensor is in which file; safetensors_folder, reading and writing them
+    placement              over devices and in 8 bit; quantized, what others quantized
 
 `core.scoring`, for benchmarks:
     problem_files      problems from a file or the hub
@@ -26,6 +27,6 @@
 `core.sandbox`, for benchmarks and rewards that run programs: `sandbox.Sandbox`, `limits.Limits`; a judge's
     script imports `remote` and `values`.
 
-`core.foundation`, for everybody, none of it loads torch: json_lines, atomic_files, option_errors, hub, ranks,
-    process_group.
+`core.foundation`, for everybody, none of it loads torch: json_lines, sample_records, packed_files, globs,
+    fingerprints (of what files hold), atomic_files, option_errors, hub, ranks, process_group, notices.
 """

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from opendllm.core.checkpoints.files import CHECKPOINTS_FOLDER, MODEL_FOLDER, PROVENANCE_FILE, steps
 from opendllm.core.checkpoints.ledger import Entry, enter, entries, rejection_reason
 from opendllm.core.checkpoints.tokenizer_files import write_tokenizer
+from opendllm.core.data.sources import changed_corpora
 from opendllm.core.foundation.atomic_files import (
     publish,
     remove_folder,
@@ -173,17 +174,40 @@ def newest_whole(variant_folder: Path, provenance: Mapping[str, Any]) -> SavedSt
     if step == 0:
         return SavedStep(0, 0, world_size(), folder)
     known = json.loads((folder / PROVENANCE_FILE).read_text())
-    if known.get("data") != provenance.get("data"):
-        raise UserError(
-            f"checkpoint {folder} was trained on other tokens: the corpus or the tokenizer has changed "
-            f"since; bring it back, or start afresh with --set output=DIR"
-        )
+    check_same_data(folder, provenance)
     if known.get("parameters") != provenance.get("parameters"):
         raise UserError(
             f"checkpoint {folder} holds another model: its parameters' names or shapes differ from those of "
             f"the manifest's; bring that model back, or start afresh with --set output=DIR"
         )
     return SavedStep(step, int(known["tokens"]), int(known["processes"]), folder)
+
+
+def check_same_data(checkpoint: Path, provenance: Mapping[str, Any]) -> None:
+    """A checkpoint goes with what it was trained on.
+
+    Args:
+        checkpoint: its folder.
+        provenance: of what there is now: a digest of the tokens as `data`, fingerprints as `corpora`.
+
+    Raises:
+        UserError: it was trained on other tokens; the corpora that have changed are named.
+    """
+    known = json.loads((checkpoint / PROVENANCE_FILE).read_text())
+    if known.get("data") == provenance.get("data"):
+        return
+    if "corpora" in known:
+        changed = changed_corpora(known["corpora"], provenance.get("corpora", {}))
+        why = f"{' and '.join(changed)} changed since" if changed else "the tokenizer has changed since"
+    else:
+        why = (
+            "the corpus or the tokenizer has changed since, or an older version prepared them, which trained "
+            "on held-out texts too"
+        )
+    raise UserError(
+        f"checkpoint {checkpoint} was trained on other tokens: {why}; bring back what it was, or start "
+        f"afresh with --set output=DIR (what is here stays as it was measured)"
+    )
 
 
 def remove_left_overs(variant_folder: Path) -> None:

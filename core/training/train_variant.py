@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from opendllm.core.checkpoints.files import MODEL_FOLDER, steps
-from opendllm.core.checkpoints.loading import load_model, torch_device
+from opendllm.core.checkpoints.files import MODEL_FOLDER, PROVENANCE_FILE, steps
+from opendllm.core.checkpoints.loading import load_model, stop_token_ids_of, torch_device
 from opendllm.core.checkpoints.pretrained import fetch
+from opendllm.core.checkpoints.tokenizer_files import id_count
 from opendllm.core.data.prepared import PreparedData, prepare_all, read_prepared
 from opendllm.core.data.progress import preparing_progress
 from opendllm.core.data.rows import MixedRows, PackedRows, Rows
+from opendllm.core.data.sources import changed_corpora, fingerprints
 from opendllm.core.foundation.atomic_files import integrity_error
 from opendllm.core.foundation.process_group import join_process_group, text_from_first
 from opendllm.core.foundation.ranks import is_first_process, rank, started_by_launcher, world_size
 from opendllm.core.manifest.experiment_manifest import Variant, digest
-from opendllm.core.manifest.schema import Data, TokenizerChoice
+from opendllm.core.manifest.schema import Data, Manifest, TokenizerChoice
 from opendllm.core.manifest.variant_plugins import VariantPlugins
-from opendllm.core.training.checkpoints import remove_left_overs, save_untrained
+from opendllm.core.training.checkpoints import check_same_data, remove_left_overs, save_untrained
 from opendllm.core.training.progress import training_progress
 from opendllm.core.training.settings import batch_shape
 from opendllm.core.training.trainer import TrainingRun, train
@@ -30,7 +33,7 @@ from opendllm.registries.errors import UserError
 
 
 def train_variant(variant: Variant, folder: Path, data_folder: Path, provenance: dict[str, Any]) -> None:
-    """Train a variant, or go on where it stopped; nothing is done where it is finished.
+    """Train a variant, or go on where it stopped; nothing is done where it is finished on the same texts.
 
     Args:
         variant: what to train; without a `train` section its untrained model is saved.
@@ -39,39 +42,39 @@ def train_variant(variant: Variant, folder: Path, data_folder: Path, provenance:
         provenance: travels with every checkpoint.
 
     Raises:
-        UserError: see `train` and `prepare`.
+        UserError: see `train` and `prepare_all`; or it is finished, and its corpora have changed since.
     """
     manifest, plugins = variant.manifest, variant.plugins
     pretrained = plugins.backbone.options.pretrained
     if manifest.train is None and pretrained is not None:
         return
-    last_step = manifest.train.steps if manifest.train else 0
-    found = steps(folder)
-    if (
-        found
-        and found[-1][0] >= last_step
-        and integrity_error(found[-1][1], below=f"{MODEL_FOLDER}/") is None
-    ):
-        if is_first_process():
-            remove_left_overs(folder)
-        return
-    device = torch_device(manifest.device)
     data = manifest.data
     assert data is not None
-    tokenizer = data.tokenizer or TokenizerChoice(path=pretrained)
     corpora = plugins.built_corpora()
     if started_by_launcher():
-        join_process_group(device)
+        join_process_group(torch_device(manifest.device))
+    last_step = manifest.train.steps if manifest.train else 0
+    finished = _finished(folder, last_step)
+    read = fingerprints(data, corpora) if is_first_process() else {}
+    origin: dict[str, Any] = {"corpora": json.loads(text_from_first(json.dumps(read)))}
+    if finished is not None and not _changed(finished, origin["corpora"]):
+        return
+    device = torch_device(manifest.device)
+    tokenizer = data.tokenizer or TokenizerChoice(path=pretrained)
     if manifest.train is not None:
         # What can be wrong with numbers is said before anything takes time.
         batch_shape(manifest.train, world_size())
         MixedRows.shares(data.weights())
-    parts = _prepared_by_first(data, tokenizer, corpora, data_folder)
+    parts = _prepared_by_first(manifest, tokenizer, corpora, data_folder)
     prepared = parts[0]
+    origin["data"] = _digest(parts)
+    if finished is not None:
+        check_same_data(finished, origin)
+        return
     _check_prompts(plugins, parts)
     lm = _starting_model(variant, prepared, device)
     if manifest.train is None or plugins.training is None:
-        save_untrained(lm, prepared.tokenizer, folder, provenance)
+        save_untrained(lm, prepared.tokenizer, folder, {**provenance, **origin})
         return
     join_process_group(device)
     with training_progress(variant.name, last_step) as on_step:
@@ -86,20 +89,38 @@ def train_variant(variant: Variant, folder: Path, data_folder: Path, provenance:
                 train_rows=_rows(parts, "train", data, manifest.seed),
                 held_out_rows=_rows(parts, "held-out", data, 0),
                 folder=folder,
-                provenance={**provenance, "data": _digest(parts)},
+                provenance={**provenance, **origin},
                 on_step=on_step,
             )
         )
 
 
+def _finished(folder: Path, last_step: int) -> Path | None:
+    """The last checkpoint, where nothing is left to train."""
+    found = steps(folder)
+    if not found or found[-1][0] < last_step or integrity_error(found[-1][1], below=f"{MODEL_FOLDER}/"):
+        return None
+    if is_first_process():
+        remove_left_overs(folder)
+    return found[-1][1]
+
+
+def _changed(checkpoint: Path, corpora: Mapping[str, str]) -> bool:
+    """Whether they aren't known to be what the checkpoint was trained on."""
+    known = json.loads((checkpoint / PROVENANCE_FILE).read_text())
+    return bool(changed_corpora(known.get("corpora", {}), corpora))
+
+
 def _prepared_by_first(
-    data: Data, tokenizer: TokenizerChoice, corpora: Sequence[Corpus], folder: Path
+    manifest: Manifest, tokenizer: TokenizerChoice, corpora: Sequence[Corpus], folder: Path
 ) -> list[PreparedData]:
     """The first process prepares, the others read what it made: a corpus may look different from there."""
     parts: list[PreparedData] = []
     if rank() == 0:
         with preparing_progress() as on_batch:
-            parts = prepare_all(data, tokenizer, corpora, folder, on_batch)
+            assert manifest.data is not None
+            bos = manifest.model.add_bos_token
+            parts = prepare_all(manifest.data, tokenizer, corpora, folder, on_batch, bos)
     names = text_from_first("\n".join(part.folder.name for part in parts)).splitlines()
     return parts or [read_prepared(folder / name) for name in names]
 
@@ -110,14 +131,14 @@ def _starting_model(variant: Variant, prepared: PreparedData, device: torch.devi
     tokenizer = prepared.tokenizer
     pretrained = backbone.options.pretrained
     if pretrained is not None:
-        lm = load_model(
-            fetch(pretrained), backbone, device, torch.float32, tokenizer.mask_token_id, len(tokenizer)
-        )
+        folder = fetch(pretrained)
+        lm = load_model(folder, backbone, device, torch.float32, tokenizer.mask_token_id, id_count(tokenizer))
         lm.eos_token_id = tokenizer.eos_token_id  # which ends the documents that it is trained on
+        lm.stop_token_ids = stop_token_ids_of(folder, tokenizer)
         return lm
     family = backbone.build()
     torch.manual_seed(variant.manifest.seed)
-    lm = family.build(Vocabulary(len(tokenizer), tokenizer.mask_token_id, tokenizer.eos_token_id))
+    lm = family.build(Vocabulary(id_count(tokenizer), tokenizer.mask_token_id, tokenizer.eos_token_id))
     lm.module.to(device)
     return lm
 

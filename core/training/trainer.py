@@ -34,7 +34,7 @@ from opendllm.registries.backbones import DiffusionLM, LossPart
 from opendllm.registries.errors import UserError
 from opendllm.registries.noise_schedules import NoiseSchedule
 from opendllm.registries.objectives import Corruption, Objective
-from opendllm.registries.sequences import PADDING_SEGMENT
+from opendllm.registries.sequences import PADDING_SEGMENT, TokenRows
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
@@ -46,6 +46,14 @@ OnStep = Callable[[int, float, float], None]
 
 class NonFiniteLossError(UserError):
     """The loss or a gradient is NaN or infinite; nothing of that step is saved."""
+
+
+@dataclass(frozen=True)
+class CorruptedStep:
+    """What this rank's part of a step reads, and how many tokens of the data that is, a scalar int64."""
+
+    micro_batches: list[Corruption]
+    data_tokens: Tensor
 
 
 @dataclass(frozen=True)
@@ -174,11 +182,12 @@ def _take_step(
     run: TrainingRun,
     engine: DeepSpeedEngine,
     step: int,
-    batches: Prefetcher[list[Corruption]],
+    batches: Prefetcher[CorruptedStep],
     stop: StopRequest,
 ) -> tuple[float, float, int, bool]:
     """One optimizer step: (loss, gradient norm, real tokens of all ranks, whether any rank should stop)."""
-    corruptions = batches.take(step)
+    corrupted = batches.take(step)
+    corruptions = corrupted.micro_batches
     # What torch draws itself, for dropout say, is a function of the step too: a resumed run repeats it.
     torch.manual_seed(int(hash_address(run.seed, stream_id("torch"), step, rank())))
     count = _global_count(corruptions)
@@ -196,24 +205,25 @@ def _take_step(
             f"the gradients of step {step} are not finite: training stopped and did not save the step; "
             f"lower train.learning_rate, or look at the data"
         )
-    own = torch.tensor([_real_tokens(corruptions), int(stop.made)], device=engine.device)
+    own = torch.stack([corrupted.data_tokens, torch.tensor(int(stop.made), device=engine.device)])
     step_tokens, stopping = summed(own).tolist()
     return loss, norm, step_tokens, stopping > 0
 
 
-def _corrupt_step(run: TrainingRun, step: int, micro_batch: int, accumulation: int) -> list[Corruption]:
+def _corrupt_step(run: TrainingRun, step: int, micro_batch: int, accumulation: int) -> CorruptedStep:
     """This rank's micro-batches of a step, corrupted: a pure function of the seed and the step."""
     batch = run.settings.global_batch_size
     first = (step - 1) * batch + rank() * micro_batch * accumulation
     device = next(run.lm.module.parameters()).device
-    corruptions = []
+    corruptions, tokens = [], []
     for start in range(first, first + micro_batch * accumulation, micro_batch):
         rows = run.train_rows.batch(range(start, start + micro_batch)).to(device)
         rows = replace(rows, blocks=run.lm.attention.blocks(rows.positions))
         noise = AddressedNoise(run.seed, rows, batch)
         masking = run.objective.mask(rows, noise, run.schedule)
         corruptions.append(run.objective.corrupt(masking, run.schedule, run.lm.mask_token_id))
-    return corruptions
+        tokens.append(_data_tokens(masking.rows, start, micro_batch))
+    return CorruptedStep(corruptions, torch.stack(tokens).sum())
 
 
 def _global_count(corruptions: Sequence[Corruption]) -> float:
@@ -241,13 +251,11 @@ def _loss_part(objective: Objective, corruption: Corruption, count: float) -> Lo
     return lambda nll, chosen: objective.loss_sum(nll, corruption.part(chosen)) / count
 
 
-def _real_tokens(corruptions: Sequence[Corruption]) -> int:
-    """Of the data: block diffusion's noisy half is no second reading of them."""
-    total = 0
-    for inputs in (corruption.inputs for corruption in corruptions):
-        real = inputs.segments != PADDING_SEGMENT
-        total += int((real if inputs.clean is None else real & inputs.clean).sum())
-    return total
+def _data_tokens(read: TokenRows, first: int, samples: int) -> Tensor:
+    """How many real tokens of the samples from `first` on are read, each once, whatever copies are made."""
+    real = (read.segments != PADDING_SEGMENT).sum(-1)
+    by_sample = torch.zeros(samples, dtype=torch.int64, device=real.device)
+    return by_sample.scatter_reduce(0, read.sample_index - first, real, "amax").sum()
 
 
 def _due(step: int, every: int | None) -> bool:

@@ -58,4 +58,6 @@ def _format(config: Mapping[str, Any]) -> CheckpointFormat:
                 keys[f"model.layers.{layer}.{ours}.{kind}"] = (
                     f"model.transformer.blocks.{layer}.{theirs}.{kind}"
                 )
-    return CheckpointFormat("llada", network, keys, False, config["max_sequence_length"])
+    return CheckpointFormat(
+        "llada", network, keys, False, config["max_sequence_length"], tying_key="weight_tying"
+    )

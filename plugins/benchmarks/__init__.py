@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import ConfigDict, Field, PositiveInt
 
 from opendllm.core.scoring.infilling_lengths import STANDARD_LENGTHS, Length
-from opendllm.registries import PluginOptions, ProblemFileOptions, Register
+from opendllm.registries import ManifestPath, PluginOptions, ProblemFileOptions, Register
 
 HERE = "opendllm.plugins.benchmarks"
 
@@ -149,13 +149,20 @@ class LmEvalOptions(PluginOptions):
     model_config = ConfigDict(json_schema_extra={"examples": [{"task": "addition", "folder": "tasks"}]})
 
     task: str = Field(description="Name of a task or group, as `lm_eval ls tasks` lists them.")
-    folder: str | None = Field(
+    folder: ManifestPath | None = Field(
         None,
         description="Folder of task files in YAML, to look for the task there only; the functions that they "
         "name are run.",
     )
     num_fewshot: int | None = Field(
         None, ge=0, description="Examples in each prompt; by default the task's own number."
+    )
+    system_instruction: str | None = Field(
+        None, min_length=1, description="What stands before each prompt; with `chat`, as the system's turn."
+    )
+    fewshot_as_multiturn: bool = Field(
+        True,
+        description="With `chat`, whether the examples are turns of their own, or part of the user's one.",
     )
 
 

@@ -28,12 +28,12 @@ class HumanEvalInfilling(ProgramBenchmark[HumanEvalInfillingOptions]):
 
     def __init__(self, options: HumanEvalInfillingOptions) -> None:
         super().__init__(options)
-        settings = [setting_of(length) for length in options.lengths]
+        self.settings = [setting_of(length) for length in options.lengths]
         self.headline = tuple(
             metric_name(f"pass@{min(options.pass_at)}", setting)
-            for setting in (DEFAULT_SETTING, *shown_settings(settings))
+            for setting in (DEFAULT_SETTING, *shown_settings(self.settings))
         )
-        self.lower_is_better = lower_is_better(settings)
+        self.lower_is_better = lower_is_better(self.settings)
 
     def source(self) -> ProblemSource:
         """The subset's."""

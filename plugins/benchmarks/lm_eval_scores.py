@@ -13,6 +13,7 @@ from opendllm.core.scoring.statistics import bootstrap_mean, bootstrap_statistic
 from opendllm.registries.benchmarks import Answer, GeneratedText, Metric, TextLikelihood
 
 if TYPE_CHECKING:
+    from lm_eval.api.group import Group
     from lm_eval.api.instance import Instance
     from lm_eval.api.model import LM
     from lm_eval.api.task import Task
@@ -57,12 +58,25 @@ def replaying_model(
 
 
 def read_results(
-    results: Mapping[str, Any], tasks: Mapping[str, Task]
+    results: Mapping[str, Any],
+    tasks: Mapping[str, Task],
+    groups: Mapping[str, Group],
+    failed: Mapping[str, Sequence[int]],
 ) -> tuple[dict[str, Metric], dict[str, dict[str, float]]]:
-    """Metrics with intervals over documents, and each document's own values."""
+    """Metrics with intervals over documents, and each document's own values.
+
+    Args:
+        results: what `lm_eval.evaluate` returned.
+        tasks: by name.
+        groups: by name; those within them are found.
+        failed: task -> documents that couldn't be answered. They count as 0 in every mean of which more is
+            better; of other metrics nobody can say what they would be, so those are of the others.
+    """
     metrics: dict[str, Metric] = {}
     per_task: dict[str, dict[str, float]] = defaultdict(dict)
     single = len(tasks) == 1
+    of_tasks: dict[str, dict[str, tuple[Metric, int]]] = defaultdict(dict)
+    inner = {group.name: group for outer in groups.values() for group in [outer, *outer.get_all_groups()]}
     for name, found in sorted(results["results"].items(), key=lambda item: item[0] not in tasks):
         for key, value in found.items():
             metric, comma, used_filter = key.partition(",")
@@ -71,12 +85,7 @@ def read_results(
             shown = metric if used_filter == "none" else key
             whole = shown if single else f"{name}/{shown}"
             if name not in tasks:
-                of_tasks = [
-                    (metrics[f"{task}/{shown}"], results["n-samples"][task]["effective"])
-                    for task in tasks
-                    if f"{task}/{shown}" in metrics
-                ]
-                metrics[whole] = _of_group(float(value), of_tasks)
+                metrics[whole] = _of_group(inner[name], metric, used_filter, of_tasks[key])
                 continue
             items = []
             for sample in results["samples"][name]:
@@ -84,34 +93,65 @@ def read_results(
                     items.append(sample[metric])
                     if isinstance(sample[metric], bool | int | float | np.number):
                         per_task[f"{name}/{sample['doc_id']}"][shown] = float(sample[metric])
-            metrics[whole] = _with_interval(float(value), items, tasks[name].aggregation().get(metric))
+            wrong: Sequence[int] = ()
+            if _is_mean(items, value) and tasks[name].higher_is_better().get(metric):
+                wrong = failed.get(name, ())
+            for document in wrong:
+                per_task[f"{name}/{document}"][shown] = 0.0
+            of_all = float(value) * len(items) / (len(items) + len(wrong)) if wrong else float(value)
+            items += [0.0] * len(wrong)
+            metrics[whole] = _with_interval(of_all, items, tasks[name].aggregation().get(metric))
+            size = results["n-samples"][name]["effective"] + len(failed.get(name, ()))
+            of_tasks[key][name] = metrics[whole], size
     for name in tasks:
         for sample in results["samples"].get(name, ()):
             per_task.setdefault(f"{name}/{sample['doc_id']}", {})
+        for document in failed.get(name, ()):
+            per_task.setdefault(f"{name}/{document}", {})
     return metrics, dict(per_task)
 
 
-def _of_group(value: float, tasks: Sequence[tuple[Metric, int]]) -> Metric:
-    """lm-eval's mean over tasks, by size or not, with the interval that theirs make together."""
-    for sizes in ([size for _, size in tasks], [1] * len(tasks)):
-        mean = sum(metric.value * size for (metric, _), size in zip(tasks, sizes, strict=True)) / sum(sizes)
-        if math.isclose(mean, value, rel_tol=1e-9, abs_tol=1e-12):
-            errors = [
-                (metric.high - metric.low) / 2 / 1.96 * size / sum(sizes)
-                for (metric, _), size in zip(tasks, sizes, strict=True)
-            ]
-            return normal_interval(value, math.hypot(*errors))
-    return Metric(value, math.nan, math.nan)
+def _of_group(
+    group: Group, metric: str, used_filter: str, of_tasks: Mapping[str, tuple[Metric, int]]
+) -> Metric:
+    """lm-eval's mean over a group's tasks, with the interval that theirs make together.
+
+    Args:
+        group: says whether larger tasks weigh more.
+        metric: its name.
+        used_filter: the filter's.
+        of_tasks: task -> the metric there, and its number of documents.
+    """
+    configured = next(
+        wanted
+        for wanted in group.aggregate_metric_list or ()
+        if wanted.metric == metric and used_filter in (wanted.filter_list or [used_filter])
+    )
+    found = [of_tasks[task.task_name] for task in group.get_all_tasks() if task.task_name in of_tasks]
+    weights = [size if configured.weight_by_size else 1 for _, size in found]
+    shares = [weight / sum(weights) for weight in weights]
+    mean = sum(share * of_task.value for share, (of_task, _) in zip(shares, found, strict=True))
+    errors = [
+        share * (of_task.high - of_task.low) / 2 / 1.96
+        for share, (of_task, _) in zip(shares, found, strict=True)
+    ]
+    return normal_interval(mean, math.hypot(*errors))
+
+
+def _is_mean(items: Sequence[Any], value: float) -> bool:
+    if not items or not all(isinstance(item, bool | int | float | np.number) for item in items):
+        return False
+    mean = sum(float(item) for item in items) / len(items)
+    return math.isclose(mean, value, rel_tol=1e-9, abs_tol=1e-12)
 
 
 def _with_interval(
     value: float, items: Sequence[Any], aggregate: Callable[[Sequence[Any]], float] | None
 ) -> Metric:
-    """lm-eval's own value, and the interval of resampling the documents."""
-    if all(isinstance(item, bool | int | float | np.number) for item in items):
+    """The value of these items, and the interval of resampling them."""
+    if _is_mean(items, value):
         plain = bootstrap_mean([float(item) for item in items])
-        if math.isclose(plain.value, value, rel_tol=1e-9, abs_tol=1e-12):
-            return Metric(value, min(plain.low, value), max(plain.high, value))
+        return Metric(value, min(plain.low, value), max(plain.high, value))
     assert aggregate is not None
     return bootstrap_statistic(items, aggregate, value)
 

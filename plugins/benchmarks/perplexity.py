@@ -48,8 +48,10 @@ class Perplexity(Benchmark):
         return requests
 
     def score(self, answers: Sequence[Answer]) -> Scores:
-        """Totals over all documents."""
-        likelihoods = [answer for answer in answers if isinstance(answer, TextLikelihood)]
+        """Totals over all documents but those that failed: there is no wrong perplexity to count them as."""
+        likelihoods = [
+            answer for answer in answers if isinstance(answer, TextLikelihood) and answer.failure is None
+        ]
         nats = -sum(answer.log_likelihood for answer in likelihoods)
         error = math.sqrt(sum(answer.variance for answer in likelihoods))
         tokens = sum(answer.tokens for answer in likelihoods)
@@ -79,5 +81,6 @@ class Perplexity(Benchmark):
             notes=(
                 "each excerpt's first token is given, not scored",
                 "the intervals are the Monte-Carlo error of the ELBO; an autoregressive model's is exact",
+                *(["documents that failed are left out"] if len(likelihoods) < len(answers) else []),
             ),
         )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from opendllm.core.sandbox import assertion_judge
 from opendllm.core.sandbox.limits import limits_of
-from opendllm.core.scoring.problem_files import ProblemSource, read_problems
+from opendllm.core.scoring.problem_files import ProblemSource, asked_or_failed, read_problems
 from opendllm.core.scoring.program_scores import ProgramTests, score_programs
-from opendllm.core.scoring.scores_by_setting import lower_is_better
+from opendllm.core.scoring.scores_by_setting import DEFAULT_SETTING, lower_is_better
 from opendllm.plugins.benchmarks import ProgramOptions
 from opendllm.registries.benchmarks import (
     Answer,
@@ -34,6 +35,7 @@ class ProgramBenchmark(Benchmark, Generic[OptionsT]):
         name: the benchmark's.
         fields: that every problem must have.
         task_prefix: what stands before a task's number: a number alone means the benchmark's task.
+        settings: the ways of asking.
         options: the benchmark's.
         problems: task id -> the problems that are asked.
     """
@@ -41,6 +43,7 @@ class ProgramBenchmark(Benchmark, Generic[OptionsT]):
     name: str
     fields: tuple[str, ...]
     task_prefix: str | None = None
+    settings: Sequence[str] = (DEFAULT_SETTING,)
     lower_is_better = lower_is_better(())
     executes_code = True
     accepts = frozenset({"written", "completion", "solution"})
@@ -56,7 +59,11 @@ class ProgramBenchmark(Benchmark, Generic[OptionsT]):
         chosen = [row for row in self.rows() if self.is_asked(row)]
         self.problems = {self.task_id(row): row for row in chosen[: context.limit]}
         self._execution = context.code_execution
-        return [request for task, row in self.problems.items() for request in self.ask(task, row)]
+        return [
+            request
+            for task, row in self.problems.items()
+            for request in asked_or_failed(task, self.settings, partial(self.ask, task, row))
+        ]
 
     def score(self, answers: Sequence[Answer]) -> Scores:
         """pass@k of every setting."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from opendllm.core.scoring.infilling_lengths import at_each_length, setting_of, shown_settings
-from opendllm.core.scoring.problem_files import ProblemSource, read_problems
+from opendllm.core.scoring.problem_files import ProblemSource, asked_or_failed, read_problems
 from opendllm.core.scoring.scores_by_setting import (
     DEFAULT_SETTING,
     lower_is_better,
@@ -82,10 +83,11 @@ class SantacoderFim(Benchmark):
             wanted = ", ".join(self._options.languages)
             raise UserError(f"benchmark santacoder-fim: no problems in {wanted}, only in {known}")
         self._problems = {problem.task_id: problem for problem in problems[: context.limit]}
+        settings = [setting_of(length) for length in self._options.lengths]
         return [
             request
             for problem in self._problems.values()
-            for request in at_each_length(self._request(problem), self._options.lengths)
+            for request in asked_or_failed(problem.task_id, settings, partial(self._requests, problem))
         ]
 
     def score(self, answers: Sequence[Answer]) -> Scores:
@@ -123,6 +125,9 @@ class SantacoderFim(Benchmark):
         if given.isdecimal() and int(given) < len(self._problems):
             return list(self._problems)[int(given)]
         return f"{self._options.languages[0]}/{given}"
+
+    def _requests(self, problem: Problem) -> list[GenerationRequest]:
+        return at_each_length(self._request(problem), self._options.lengths)
 
     def _request(self, problem: Problem) -> GenerationRequest:
         if self._options.protocol == "santacoder":

@@ -1,10 +1,10 @@
 """Corpora: names, options and where each is implemented."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from opendllm.registries import PluginOptions, Register
+from opendllm.registries import HubIdOrPath, ManifestPath, PluginOptions, Register
 
 if TYPE_CHECKING:
     from opendllm.plugins.corpora.records import RecordFields
@@ -21,8 +21,8 @@ class TextFilesOptions(PluginOptions):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"train": "**/*.py"}]})
 
-    train: str = Field(description="Glob of the files to train on, such as `data/**/*.py`.")
-    held_out: str | None = Field(
+    train: ManifestPath = Field(description="Glob of the files to train on, such as `data/**/*.py`.")
+    held_out: ManifestPath | None = Field(
         None, description="Glob of the files to hold out; without it, one in twenty of the others is."
     )
 
@@ -36,7 +36,12 @@ class RecordOptions(PluginOptions):
     )
     response_field: str | None = Field(None, description="Field of what answers the prompt.")
     messages_field: str | None = Field(
-        None, description="Field of a chat: a list of {role, content}; every assistant turn is learnt."
+        None,
+        description="Field of a chat: a list of {role, content} or {from, value}; the assistant's texts are "
+        "learnt.",
+    )
+    on_bad_record: Literal["error", "skip"] = Field(
+        "error", description="Whether a record that can't be read ends the run, or is left out and counted."
     )
 
     @model_validator(mode="after")
@@ -60,26 +65,25 @@ class RecordOptions(PluginOptions):
         return RecordFields(self.text_field, self.prompt_field, self.response_field, self.messages_field)
 
 
-class JsonlOptions(RecordOptions):
+class RecordFileOptions(RecordOptions):
+    """Options of a corpus of files of records."""
+
+    train: ManifestPath = Field(description="Glob of the files to train on, such as `data/**/*.jsonl`.")
+    held_out: ManifestPath | None = Field(
+        None, description="Glob of the files to hold out; without it, one record in twenty is."
+    )
+
+
+class JsonlOptions(RecordFileOptions):
     """Options of a corpus of JSON lines."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"train": "data/*.jsonl"}]})
 
-    train: str = Field(description="Glob of the files to train on, such as `data/**/*.jsonl`; also *.gz.")
-    held_out: str | None = Field(
-        None, description="Glob of the files to hold out; without it, one record in twenty is."
-    )
 
-
-class ParquetOptions(RecordOptions):
+class ParquetOptions(RecordFileOptions):
     """Options of a corpus of parquet files."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"train": "**/*.parquet"}]})
-
-    train: str = Field(description="Glob of the files to train on, such as `data/**/*.parquet`.")
-    held_out: str | None = Field(
-        None, description="Glob of the files to hold out; without it, one record in twenty is."
-    )
 
 
 class HuggingfaceOptions(RecordOptions):
@@ -87,7 +91,7 @@ class HuggingfaceOptions(RecordOptions):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"dataset": "data", "held_out_documents": 10}]})
 
-    dataset: str = Field(
+    dataset: HubIdOrPath = Field(
         description="Hub id, or a folder: of parquet or JSON-lines files, or as `save_to_disk` writes it."
     )
     configuration: str | None = Field(None, description="The data set's configuration, where it has several.")
@@ -110,7 +114,7 @@ def register_all(register: Register) -> None:
         "text-files",
         options=TextFilesOptions,
         target=f"{HERE}.text_files:TextFiles",
-        summary="UTF-8 text files matched by a glob, one document a file",
+        summary="UTF-8 text files matched by a glob, packed or not, one document a file",
     )
     register(
         "jsonl",

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from opendllm.core.foundation.fingerprints import content_digest
+from opendllm.core.foundation.globs import files_below
 from opendllm.core.foundation.hub import dataset_commit
 from opendllm.plugins.corpora import HuggingfaceOptions
-from opendllm.registries.corpora import Corpus, Document, Split
+from opendllm.plugins.corpora.bad_records import BadRecordError, BadRecords
+from opendllm.registries.corpora import Corpus, Document, Skipped, Split
 from opendllm.registries.errors import UserError, first_line
 
 _SAVED = ("state.json", "dataset_dict.json")
@@ -21,6 +23,7 @@ class Huggingface(Corpus):
 
     def __init__(self, options: HuggingfaceOptions) -> None:
         self._options = options
+        self._bad = BadRecords(options.on_bad_record == "skip")
 
     def documents(self, split: Split) -> Iterator[Document]:
         """See `Corpus.documents`."""
@@ -32,28 +35,34 @@ class Huggingface(Corpus):
             else itertools.islice(enumerate(self._rows()), first, None if last is None else first + last)
         )
         fields = options.fields()
+        self._bad.begin(split)
         empty = True
         for number, row in chosen:
-            for document in fields.documents(row, f"{options.dataset}:{options.split}:{number}"):
+            name = f"{options.split}:{number}"
+            try:
+                documents = fields.documents(row, name)
+            except BadRecordError as error:
+                self._bad.add(split, f"{options.dataset}:{name}", str(error))
+                continue
+            for document in documents:
                 empty = False
                 yield document
         if empty:
             raise UserError(f"data set {options.dataset} has no {split} documents")
 
     def fingerprint(self) -> str:
-        """Of a folder, every file's name, size and time; of a hub id, what the hub says its commit is."""
+        """The options, and of a folder every file's name and bytes (see `content_digest`), of a hub id what
+        the hub says its commit is.
+        """
         folder = Path(self._options.dataset).expanduser()
-        digest = hashlib.blake2b(repr(self._options).encode(), digest_size=16)
         if folder.is_dir():
-            for path in sorted(folder.rglob("*")):
-                if path.is_file():
-                    status = path.stat()
-                    digest.update(
-                        f"{path.relative_to(folder)} {status.st_size} {status.st_mtime_ns}\n".encode()
-                    )
-        else:
-            digest.update(_commit(self._options.dataset).encode())
-        return digest.hexdigest()
+            settings = self._options.model_dump(exclude={"dataset"})
+            return content_digest(files_below(folder), settings)
+        return content_digest([], (self._options.model_dump(), _commit(self._options.dataset)))
+
+    def skipped(self, split: Split) -> Skipped:
+        """See `Corpus.skipped`."""
+        return self._bad.of(split)
 
     def _rows(self) -> Iterator[dict[str, Any]]:
         from datasets import load_dataset

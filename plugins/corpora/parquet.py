@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from opendllm.plugins.corpora import ParquetOptions
-from opendllm.plugins.corpora.record_files import RecordFiles
+from opendllm.plugins.corpora.record_files import Record, RecordFiles
 from opendllm.plugins.corpora.records import RecordFields
 from opendllm.registries.errors import UserError, first_line
 
@@ -18,9 +17,9 @@ class Parquet(RecordFiles):
     """One record a row; only the columns that are asked for are read."""
 
     def __init__(self, options: ParquetOptions) -> None:
-        super().__init__("parquet", options.train, options.held_out, options.fields())
+        super().__init__("parquet", options)
 
-    def records(self, path: Path, fields: RecordFields) -> Iterator[tuple[str, dict[str, Any]]]:
+    def records(self, path: Path, fields: RecordFields) -> Iterator[Record]:
         """See `RecordFiles.records`."""
         import pyarrow
         from pyarrow.parquet import ParquetFile
@@ -34,7 +33,7 @@ class Parquet(RecordFiles):
                         raise UserError(f"{path}: has no column {name!r}; its columns: {', '.join(columns)}")
                 for batch in file.iter_batches(ROWS_AT_ONCE, columns=fields.names):
                     for record in batch.to_pylist():
-                        yield f"{path}:{number}", record
+                        yield Record(number, record)
                         number += 1
         except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
             raise UserError(f"{path}: cannot be read from row {number} on ({first_line(error)})") from error

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import sys
 from collections.abc import Iterator
 
+from opendllm.core.foundation.fingerprints import content_digest
+from opendllm.core.foundation.globs import MatchedFile
 from opendllm.core.toolkit.stdlib_source import stdlib_documents, stdlib_files
 from opendllm.plugins.corpora import PythonStdlibOptions
 from opendllm.registries.corpora import Corpus, Document, Split
@@ -22,8 +22,5 @@ class PythonStdlib(Corpus):
         return stdlib_documents(split)
 
     def fingerprint(self) -> str:
-        """Python's version, and every file's name and size."""
-        digest = hashlib.blake2b(sys.version.encode(), digest_size=16)
-        for name, path in stdlib_files():
-            digest.update(f"{name} {path.stat().st_size}\n".encode())
-        return digest.hexdigest()
+        """Every file's name and bytes."""
+        return content_digest([MatchedFile(name, path) for name, path in stdlib_files()], None)

@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
-import glob
-import hashlib
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from opendllm.core.foundation.fingerprints import content_digest
+from opendllm.core.foundation.globs import matching_files, printable
 from opendllm.core.toolkit.held_out import is_held_out
+from opendllm.plugins.corpora import RecordFileOptions
+from opendllm.plugins.corpora.bad_records import BadRecordError, BadRecords
 from opendllm.plugins.corpora.records import RecordFields
-from opendllm.registries.corpora import Corpus, Document, Split
+from opendllm.registries.corpora import Corpus, Document, Skipped, Split
 from opendllm.registries.errors import UserError
 
 
-def matching_files(pattern: str) -> list[Path]:
-    """The files that a glob matches, sorted."""
-    found = glob.glob(str(Path(pattern).expanduser()), recursive=True)  # noqa: PTH207 (absolute patterns)
-    return sorted(path for path in map(Path, found) if path.is_file())
+@dataclass(frozen=True)
+class Record:
+    """One record of a file.
+
+    Attributes:
+        number: its line or row.
+        content: field -> value; empty where there is an issue.
+        issue: why it can't be read, or None.
+    """
+
+    number: int
+    content: Mapping[str, Any]
+    issue: str | None = None
 
 
 class RecordFiles(Corpus):
@@ -27,23 +39,23 @@ class RecordFiles(Corpus):
     Which those are, the record's first document says, so that copies of a text are all on one side.
     """
 
-    def __init__(self, kind: str, train: str, held_out: str | None, fields: RecordFields) -> None:
+    def __init__(self, kind: str, options: RecordFileOptions) -> None:
         """Name the files.
 
         Args:
             kind: the plugin's name, for errors.
-            train: glob of the files to train on.
-            held_out: glob of the files to hold out.
-            fields: where a record's parts are.
+            options: the plugin's.
         """
         self._kind = kind
-        self._train = train
-        self._held_out = held_out
-        self._fields = fields
+        self._train = options.train
+        self._held_out = options.held_out
+        self._fields = options.fields()
+        self._skips = options.on_bad_record == "skip"
+        self._bad = BadRecords(self._skips)
 
     @abstractmethod
-    def records(self, path: Path, fields: RecordFields) -> Iterator[tuple[str, Mapping[str, Any]]]:
-        """(location, record) of every record of a file; only `fields` need be read.
+    def records(self, path: Path, fields: RecordFields) -> Iterator[Record]:
+        """Every record of a file; only `fields` need be read.
 
         Raises:
             UserError: the file is damaged; it says where.
@@ -52,38 +64,51 @@ class RecordFiles(Corpus):
     def documents(self, split: Split) -> Iterator[Document]:
         """See `Corpus.documents`."""
         pattern = self._pattern(split)
-        paths = matching_files(pattern)
-        if not paths:
-            raise UserError(f"corpus {self._kind}: no {split} file matches {pattern!r}")
+        files = matching_files(pattern)
+        if not files:
+            raise UserError(f"corpus {self._kind}: no {split} file matches {printable(pattern)!r}")
+        self._bad.begin(split)
         empty = True
-        for path in paths:
-            for location, record in self.records(path, self._fields):
-                for document in self._chosen(record, location, split):
+        for file in files:
+            for record in self.records(file.path, self._fields):
+                try:
+                    documents = self._documents(record, f"{file.name}:{record.number}")
+                except BadRecordError as error:
+                    self._bad.add(split, f"{printable(str(file.path))}:{record.number}", str(error))
+                    continue
+                if self._is_of(documents, split):
                     empty = False
-                    yield document
+                    yield from documents
         if empty:
             by_chance = split == "held-out" and self._held_out is None
             hint = "; one record in twenty is, by its text: name files with the option held_out"
             raise UserError(
-                f"corpus {self._kind}: the files of {pattern!r} have no {split} documents"
+                f"corpus {self._kind}: the files of {printable(pattern)!r} have no {split} documents"
                 f"{hint if by_chance else ''}"
             )
 
     def fingerprint(self) -> str:
-        """The fields, and every file's path, size and time."""
-        digest = hashlib.blake2b(repr(self._fields).encode(), digest_size=16)
-        for pattern in dict.fromkeys((self._pattern("train"), self._pattern("held-out"))):
-            for path in matching_files(pattern):
-                status = path.stat()
-                digest.update(f"{pattern} {path} {status.st_size} {status.st_mtime_ns}\n".encode())
-        return digest.hexdigest()
+        """The fields, and every file's relative name and bytes: see `content_digest`."""
+        train = matching_files(self._train)
+        held_out = [] if self._held_out is None else matching_files(self._held_out)
+        settings = (self._fields, self._skips, self._held_out is None, len(train))
+        return content_digest([*train, *held_out], settings)
+
+    def skipped(self, split: Split) -> Skipped:
+        """See `Corpus.skipped`. Of files that are split by chance, a bad record counts for train."""
+        by_chance = split == "held-out" and self._held_out is None
+        return Skipped() if by_chance else self._bad.of(split)
 
     def _pattern(self, split: Split) -> str:
         return self._held_out if split == "held-out" and self._held_out is not None else self._train
 
-    def _chosen(self, record: Mapping[str, Any], location: str, split: Split) -> list[Document]:
-        documents = list(self._fields.documents(record, location))
+    def _documents(self, record: Record, name: str) -> list[Document]:
+        if record.issue is not None:
+            raise BadRecordError(record.issue)
+        return self._fields.documents(record.content, name)
+
+    def _is_of(self, documents: list[Document], split: Split) -> bool:
         if self._held_out is not None or not documents:
-            return documents
+            return bool(documents)
         key = f"{documents[0].prompt}\0{documents[0].text}"
-        return documents if is_held_out(key) == (split == "held-out") else []
+        return is_held_out(key) == (split == "held-out")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from opendllm.registries.corpora import Document, Message
-from opendllm.registries.errors import UserError
-
-_ANSWERS = "assistant"
+from opendllm.plugins.corpora.bad_records import BadRecordError
+from opendllm.plugins.corpora.chats import answered_turns, read_chat, whole_text
+from opendllm.registries.corpora import Document
 
 
 @dataclass(frozen=True)
@@ -20,7 +19,7 @@ class RecordFields:
         text: field of a plain text; not read where another is given.
         prompt: field of what comes before the response.
         response: goes with it.
-        messages: field of a list of {"role": ..., "content": ...}.
+        messages: field of a chat, see `read_chat`.
     """
 
     text: str
@@ -37,64 +36,49 @@ class RecordFields:
             return [self.prompt, self.response]
         return [self.text]
 
-    def documents(self, record: Mapping[str, Any], name: str) -> Iterator[Document]:
+    def documents(self, record: Mapping[str, Any], name: str) -> list[Document]:
         """One document; of a chat, one for each of the assistant's turns; none where it is empty.
 
         Args:
             record: field -> value.
-            name: where it came from, for the documents' names and for errors.
+            name: for the documents' names.
 
         Raises:
-            UserError: a field is missing or holds something else.
+            BadRecordError: a field is missing or holds something else.
         """
         if self.messages is not None:
-            messages = self._messages(record, self.messages, name)
-            for turn, message in enumerate(messages):
-                if message.role == _ANSWERS and message.content:
-                    yield Document(f"{name}:{turn}", message.content, tuple(messages[:turn]))
-        elif self.prompt is not None and self.response is not None:
-            response = _text(record, self.response, name)
-            if response:
-                yield Document(name, response, _text(record, self.prompt, name))
-        else:
-            text = _text(record, self.text, name)
-            if text:
-                yield Document(name, text)
+            return self._of_chat(record, self.messages, name)
+        if self.prompt is not None and self.response is not None:
+            response = _text(record, self.response)
+            return [Document(name, response, _text(record, self.prompt))] if response else []
+        text = _text(record, self.text)
+        return [Document(name, text)] if text else []
 
     @staticmethod
-    def _messages(record: Mapping[str, Any], field: str, name: str) -> list[Message]:
+    def _of_chat(record: Mapping[str, Any], field: str, name: str) -> list[Document]:
         found = record.get(field)
-        if not isinstance(found, list) or not all(map(_is_message, found)):
-            raise UserError(
-                f'{name}: field {field!r} is no list of {{"role": ..., "content": ...}}; '
+        if not isinstance(found, list):
+            raise BadRecordError(
+                f"field {field!r} is no list of messages (it is {type(found).__name__}); "
                 f"its fields: {', '.join(record)}"
             )
-        messages = [Message(entry["role"], _whole(entry["content"], field, name)) for entry in found]
-        answers = [turn for turn, message in enumerate(messages) if message.role == _ANSWERS]
-        if not answers or answers[0] == 0:
-            raise UserError(f"{name}: the chat in field {field!r} has no message that {_ANSWERS!r} answers")
-        return messages
+        try:
+            messages = read_chat(found)
+            return [
+                Document(f"{name}:{turn}", messages[turn].content, tuple(messages[:turn]))
+                for turn in answered_turns(messages)
+            ]
+        except BadRecordError as error:
+            raise BadRecordError(f"field {field!r}: {error}") from error
 
 
-def _text(record: Mapping[str, Any], field: str, name: str) -> str:
+def _text(record: Mapping[str, Any], field: str) -> str:
     value = record.get(field)
     if value is None and field in record:
         return ""  # a null, as tables have it where there is nothing
     if not isinstance(value, str):
-        raise UserError(f"{name}: no text in field {field!r}; its fields: {', '.join(record)}")
-    return _whole(value, field, name)
-
-
-def _whole(text: str, field: str, name: str) -> str:
-    """JSON can escape half a character, which no tokenizer takes."""
+        raise BadRecordError(f"no text in field {field!r}; its fields: {', '.join(record)}")
     try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise UserError(
-            f"{name}: field {field!r} is no Unicode text (it holds {text[error.start]!r}, half a character)"
-        ) from error
-    return text
-
-
-def _is_message(entry: Any) -> bool:
-    return isinstance(entry, Mapping) and all(isinstance(entry.get(key), str) for key in ("role", "content"))
+        return whole_text(value)
+    except BadRecordError as error:
+        raise BadRecordError(f"field {field!r} {error}") from error

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
-from pathlib import Path
 
+from opendllm.core.foundation.fingerprints import content_digest
+from opendllm.core.foundation.globs import MatchedFile, matching_files, printable
+from opendllm.core.foundation.packed_files import read_unpacked
 from opendllm.core.toolkit.held_out import is_held_out
 from opendllm.plugins.corpora import TextFilesOptions
-from opendllm.plugins.corpora.record_files import matching_files
 from opendllm.registries.corpora import Corpus, Document, Split
 from opendllm.registries.errors import UserError
 
 
 class TextFiles(Corpus):
-    """One document a file, in the order of the sorted paths."""
+    """One document a file, in the order of the sorted paths: all it holds, its line ends as they are.
+
+    A byte order mark is no part of the text. Packed files are unpacked.
+    """
 
     def __init__(self, options: TextFilesOptions) -> None:
         self._train = options.train
@@ -22,41 +25,39 @@ class TextFiles(Corpus):
 
     def documents(self, split: Split) -> Iterator[Document]:
         """See `Corpus.documents`."""
-        paths = self._paths(split)
-        if not paths:
+        files = self._files(split)
+        if not files:
             raise UserError(f"corpus text-files: {self._why_none(split)}")
-        for path in paths:
+        for file in files:
             try:
-                text = path.read_text(encoding="utf-8")
+                text = read_unpacked(file.path).decode("utf-8-sig")
             except UnicodeDecodeError as error:
-                raise UserError(f"{path} is not UTF-8 text (byte {error.start})") from error
+                raise UserError(
+                    f"{printable(str(file.path))} is not UTF-8 text (byte {error.start})"
+                ) from error
             if text:
-                yield Document(str(path), text)
+                yield Document(file.name, text)
 
     def fingerprint(self) -> str:
-        """Every file's path and content."""
-        digest = hashlib.blake2b(digest_size=16)
-        for split in ("train", "held-out"):
-            for path in self._paths(split):
-                with path.open("rb") as file:
-                    content = hashlib.file_digest(file, "blake2b").hexdigest()
-                digest.update(f"{split} {path} {content}\n".encode())
-        return digest.hexdigest()
+        """Every file's relative name and bytes: see `content_digest`."""
+        train, held_out = self._files("train"), self._files("held-out")
+        return content_digest([*train, *held_out], len(train))
 
-    def _paths(self, split: Split) -> list[Path]:
+    def _files(self, split: Split) -> list[MatchedFile]:
         if self._held_out is not None:
             return matching_files(self._held_out if split == "held-out" else self._train)
         every = matching_files(self._train)
-        return [path for path in every if is_held_out(path.name) == (split == "held-out")]
+        return [file for file in every if is_held_out(file.path.name) == (split == "held-out")]
 
     def _why_none(self, split: Split) -> str:
         if self._held_out is not None:
-            return f"no {split} file matches {self._held_out if split == 'held-out' else self._train!r}"
+            pattern = self._held_out if split == "held-out" else self._train
+            return f"no {split} file matches {printable(pattern)!r}"
         files = len(matching_files(self._train))
         if not files:
-            return f"no {split} file matches {self._train!r}"
+            return f"no {split} file matches {printable(self._train)!r}"
         other = "all" if split == "train" else "none"
         return (
-            f"of {files} files that match {self._train!r} {other} happen to be held out (one in twenty is, "
-            f"by its name): name some with the option held_out"
+            f"of {files} files that match {printable(self._train)!r} {other} happen to be held out "
+            f"(one in twenty is, by its name): name some with the option held_out"
         )

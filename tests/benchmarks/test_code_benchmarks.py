@@ -69,7 +69,9 @@ def test_the_published_solutions_pass_however_they_are_given(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "humaneval-infilling"])
-@pytest.mark.parametrize("text", ["", "    pass\n", "    return True\n", "x = 1\n", "\0", "def f(:"])
+@pytest.mark.parametrize(
+    "text", ["", "    pass\n", "    return True\n", "x = 1\n", "\0", "\ud800", "def f(:"]
+)
 def test_nothing_and_nonsense_pass_nowhere(name: str, text: str) -> None:
     assert not any(passed(score(name, lambda r: text)))
     assert not any(passed(score(name, lambda r: text, "solution")))
@@ -89,6 +91,50 @@ def test_an_empty_line_passes_where_the_line_was_not_needed() -> None:
         "SingleLineInfilling/HumanEval/3/L9"
     ]
     assert found.metrics["empty"].value == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "at_asking"),
+    [
+        ("mbpp", "test_list", True),
+        ("humaneval-infilling", "prompt", False),
+        ("humaneval", "test", False),
+        ("humaneval-plus", "canonical_solution", False),
+    ],
+)
+def test_a_problem_that_is_not_as_published_fails_alone(
+    tmp_path: Path, name: str, field: str, at_asking: bool
+) -> None:
+    rows = [json.loads(line) for line in (PROBLEMS / f"{name}.jsonl").read_text().splitlines()]
+    rows[1][field] = None
+    (tmp_path / "problems.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    benchmark, requests = asked(name, problems=str(tmp_path / "problems.jsonl"))
+    broken = list(dict.fromkeys(request.task_id for request in requests))[1]
+    failures = {request.task_id for request in requests if request.failure is not None}
+    assert failures == ({broken} if at_asking else set())
+    scores = benchmark.score(
+        [GeneratedText(r.task_id, r.setting, 0, r.reference or "", failure=r.failure) for r in requests]
+    )
+    for task, values in scores.per_task.items():
+        assert {value for key, value in values.items() if key.startswith("pass")} == {task != broken}
+    for metric in (metric for name, metric in scores.metrics.items() if name.startswith("pass@1")):
+        assert metric.value == pytest.approx(1 - 1 / len(scores.per_task))
+
+
+def test_a_parser_that_gives_up_on_a_text_fails_that_sample_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    from opendllm.plugins.benchmarks import evalplus
+
+    def give_up(text: str, entry_point: str) -> str:
+        if "deep" in text:
+            raise RecursionError("too deep")
+        return text
+
+    monkeypatch.setattr(evalplus, "sanitize", give_up)
+    _, requests = asked("humaneval-plus")
+    first = requests[0].task_id
+    scores = score("humaneval-plus", lambda r: "deep" if r.task_id == first else reference(r), "written")
+    assert [task for task, values in scores.per_task.items() if not values["passed"]] == [first]
+    assert any("1 no program" in note for note in scores.notes)
 
 
 @pytest.mark.parametrize("name", NAMES)

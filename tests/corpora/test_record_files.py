@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -144,10 +145,22 @@ def test_a_damaged_parquet_file_and_a_missing_column_are_named(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("chat", "message"),
     [
-        ("hello", "is no list of"),
-        ([{"role": "user"}], "is no list of"),
+        ("hello", "is no list of messages"),
+        (["hello"], "entry 1 is no message, but str"),
+        ([{"role": "user"}], 'entry 1 has no "content"'),
+        (
+            [{"role": "user", "content": "?"}, {"role": "expert", "content": "!"}],
+            "entry 2 has the role 'expert'",
+        ),
+        ([{"role": "user", "content": 3}], "entry 1 has a content that is no text, but int"),
+        (
+            [{"role": "user", "content": [{"type": "text", "text": "?"}, {"type": "image_url"}]}],
+            "entry 1 has a part 2 of type 'image_url'",
+        ),
+        ([{"role": "user", "content": "?"}, {"role": "assistant", "content": None}], "entry 2 has no"),
         ([{"role": "user", "content": "?"}], "has no message that 'assistant' answers"),
-        ([{"role": "assistant", "content": "!"}], "has no message that 'assistant' answers"),
+        ([{"role": "assistant", "content": "!"}], "entry 1 is the assistant's, and has no message"),
+        ([{"from": "human", "value": "?"}, {"from": "gpt", "value": "\udfff"}], "entry 2 is no Unicode text"),
     ],
 )
 def test_a_chat_that_is_none_is_named(tmp_path: Path, chat: Any, message: str) -> None:
@@ -178,18 +191,110 @@ def test_fields_that_contradict_each_other_are_refused(options: dict[str, str], 
         installed_plugins().corpora.get("jsonl").options.model_validate({"train": "a", **options})
 
 
-def test_the_fingerprint_changes_with_the_files(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.jsonl", [{"text": "a"}])
-    before = corpus("jsonl", path).fingerprint()
-    assert corpus("jsonl", path).fingerprint() == before
-    write(path, [{"text": "ab"}])
-    assert corpus("jsonl", path).fingerprint() != before
+@KINDS
+def test_the_fingerprint_is_the_files_content_and_not_their_place_or_time(
+    tmp_path: Path, kind: str, name: str
+) -> None:
+    path = write(tmp_path / "one" / name, [{"text": "abc"}])
+    before, status = corpus(kind, path).fingerprint(), path.stat()
+    (tmp_path / "one").rename(tmp_path / "other")
+    path = tmp_path / "other" / name
+    path.touch()
+    assert corpus(kind, path).fingerprint() == before
+    write(path, [{"text": "abd"}])
+    assert path.stat().st_size == status.st_size
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert corpus(kind, path).fingerprint() != before
+
+
+@KINDS
+def test_documents_are_named_relative_to_the_glob(tmp_path: Path, kind: str, name: str) -> None:
+    for place in ("here", "there/deeper"):
+        path = write(tmp_path / place / "sub" / name, [{"text": "a"}])
+        found = corpus(kind, tmp_path / place / "*" / name, held_out=str(path))
+        assert [document.name[: -len(":0")] for document in documents(found)] == [f"sub/{name}"]
+
+
+CHATS = {
+    "in other capitals": [
+        {"role": "System", "content": "Be brief."},
+        {"role": "USER", "content": "1 + 1?"},
+        {"role": "Assistant", "content": "2"},
+    ],
+    "parts": [
+        {"role": "system", "content": [{"type": "text", "text": "Be "}, {"type": "text", "text": "brief."}]},
+        {"role": "user", "content": [{"type": "text", "text": "1 + 1?"}]},
+        {"role": "assistant", "content": [{"type": "text", "text": "2"}]},
+    ],
+    "ShareGPT": [
+        {"from": "system", "value": "Be brief."},
+        {"from": "human", "value": "1 + 1?"},
+        {"from": "gpt", "value": "2"},
+    ],
+}
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+@pytest.mark.parametrize("form", CHATS)
+def test_chats_as_people_publish_them_are_one_chat(tmp_path: Path, kind: str, form: str) -> None:
+    path = write(tmp_path / f"a.{kind}", [{"chat": CHATS[form]}])
+    [found] = documents(corpus(kind, path, messages_field="chat", held_out=str(path)))
+    assert (found.prompt, found.text) == ((Message("system", "Be brief."), Message("user", "1 + 1?")), "2")
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_a_turn_that_calls_tools_is_read_and_not_learnt(tmp_path: Path, kind: str) -> None:
+    call = {"type": "function", "function": {"name": "add", "arguments": '{"a": 1, "b": 1}'}}
+    chat = [
+        {"role": "user", "content": "1 + 1?"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": "2"},
+        {"role": "assistant", "content": "It is 2."},
+    ]
+    path = write(tmp_path / f"a.{kind}", [{"messages": chat}])
+    [found] = documents(corpus(kind, path, messages_field="messages", held_out=str(path)))
+    assert found.text == "It is 2."
+    assert isinstance(found.prompt, tuple)
+    assert [message.role for message in found.prompt] == ["user", "assistant", "tool"]
+    [made] = found.prompt[1].tool_calls
+    assert (found.prompt[1].content, made["function"]["arguments"]) == ("", {"a": 1, "b": 1})
+
+
+@pytest.mark.parametrize("held_out", [True, False])
+def test_bad_records_are_left_out_and_counted_where_that_is_asked_for(tmp_path: Path, held_out: bool) -> None:
+    path = write(tmp_path / "a.jsonl", [{"text": f"text {number}"} for number in range(100)])
+    path.write_text(path.read_text() + '{"text": 3}\n{"text": "cut sho\n')
+    options = {"held_out": str(path)} if held_out else {}
+    with pytest.raises(UserError, match=r"a.jsonl:101: no text in field 'text'.*`on_bad_record: skip`"):
+        documents(corpus("jsonl", path, **options))
+    found = corpus("jsonl", path, on_bad_record="skip", **options)
+    for _ in range(2):  # each reading counts anew
+        assert len(documents(found)) == 100 if held_out else 80 < len(documents(found)) < 100
+        assert found.skipped("train").count == 2
+        assert "a.jsonl:101: no text" in found.skipped("train").first
+    documents(found, "held-out")
+    assert found.skipped("held-out").count == (2 if held_out else 0)
+    assert found.fingerprint() != corpus("jsonl", path, **options).fingerprint()
+
+
+@pytest.mark.parametrize("text", ['[{"text": "a"},\n{"text": "b"}]\n', "[\n{}\n]", '["a"]'])
+def test_a_json_array_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.json").write_text("\n" + text)
+    with pytest.raises(UserError, match=r"a.json:2: begins a JSON array.*jq -c"):
+        documents(corpus("jsonl", tmp_path / "a.json"))
+
+
+def test_windows_line_ends_and_a_byte_order_mark_are_no_part_of_json_lines(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"text": "a"}\r\n\r\n{"text": "b"}\r\n')
+    found = documents(corpus("jsonl", path, held_out=str(path)))
+    assert [(document.text, document.name) for document in found] == [("a", "a.jsonl:1"), ("b", "a.jsonl:3")]
 
 
 def test_half_a_character_in_a_chat_is_named(tmp_path: Path) -> None:
     chat = [{"role": "user", "content": "\udfff"}, {"role": "assistant", "content": "!"}]
     path = write(tmp_path / "a.jsonl", [{"chat": chat}])
-    with pytest.raises(UserError, match=r"a.jsonl:1: field 'chat' is no Unicode text"):
+    with pytest.raises(UserError, match=r"a.jsonl:1: field 'chat': entry 1 is no Unicode text"):
         documents(corpus("jsonl", path, messages_field="chat", held_out=str(path)))
 
 

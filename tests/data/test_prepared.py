@@ -126,7 +126,7 @@ def test_what_does_not_fit_beside_its_prompt_is_told(
         def documents(self, split: str):  # type: ignore[no-untyped-def]
             long = " ".join(map(str, range(99)))
             for prompt, text in (("a", "b"), ("a", long), (long, "b")):
-                yield Document("", text, prompt)
+                yield Document("", f"{text} {split}", prompt)
 
         def fingerprint(self) -> str:
             return "x"

@@ -126,3 +126,11 @@ def test_confidences_are_those_of_the_softmax(logits, temperature, top_k) -> Non
 def test_an_impossible_token_adds_nothing_to_the_entropy() -> None:
     filtered = filter_logits(torch.tensor([[0.0, 0.0, -torch.inf]]), 1.0, None, None)
     assert float(filtered.negative_entropy()) == pytest.approx(-math.log(2))
+
+
+def test_a_token_before_which_just_top_p_lies_is_kept() -> None:
+    """Also where a token before it is all that lies nearer to the best one."""
+    logits = torch.tensor([[0.0, -1.0, -2.0]])
+    total = float(logits.exp().sum())
+    assert kept(logits, 1.0, 1 / total, None).tolist() == [[True, True, False]]
+    assert kept(logits, 1.0, 0.999 / total, None).tolist() == [[True, False, False]]

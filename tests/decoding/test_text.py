@@ -9,10 +9,16 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from opendllm.core.checkpoints.loading import Checkpoint
+from opendllm.core.checkpoints.text_codec import codec_of
 from opendllm.core.language_model import LanguageModel
+from opendllm.core.toolkit.draws import hash_address
+from opendllm.core.toolkit.likelihood import log_likelihood
+from opendllm.core.toolkit.segments import inputs_from_mask
 from opendllm.registries.backbones import Vocabulary, WholeReader
 from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.errors import UserError
+from opendllm.registries.gaps import Gap
 
 LETTERS = "abcdefgh \n"
 EOS, MASK = len(LETTERS), len(LETTERS) + 1
@@ -33,20 +39,29 @@ def make_model() -> Callable[..., LanguageModel]:
         registration = installed_plugins().backbones.get(family)
         lm = registration.build(options).build(Vocabulary(MASK + 1, MASK, EOS))
         lm.module.eval()
-        return LanguageModel(lm, tokenizer, registration.options.default_sampler, installed_plugins())
+        checkpoint = Checkpoint(lm, tokenizer, codec_of(tokenizer, [MASK]))
+        return LanguageModel(checkpoint, registration.options.default_sampler, installed_plugins())
 
     return make
 
 
-@pytest.mark.parametrize("text", ["<M>", "ab<M>cd"])
-def test_a_mask_token_in_the_text_is_refused(text, make_model) -> None:
+@pytest.mark.parametrize("text", ["<M>", "ab<M>cd", "a</s>"])
+def test_a_text_that_spells_a_special_token_is_text(text, make_model, monkeypatch) -> None:
     model = make_model()
-    with pytest.raises(UserError, match=r"prompt 1 contains the mask token '<M>'"):
-        model.generate(["ab", text])
-    with pytest.raises(UserError, match=r"suffix 0 contains the mask token '<M>'"):
-        model.infill([("ab", text)], 3)
-    with pytest.raises(UserError, match="text 0 contains the mask token"):
-        model.score([text])
+    [written] = model.fill([Gap("ab", text, 3)], {}, trace=True)
+    assert written.trace[0].count(MASK) == 3
+    assert EOS not in written.trace[0]
+    assert len(written.trace[0]) == 2 + 3 + len(text)
+    assert model.score([f"ab{text}"])[0][0] < 0
+
+
+@pytest.mark.parametrize("stop", [0, 3])
+def test_a_text_ends_at_the_first_of_its_checkpoints_stop_ids(stop, make_model, monkeypatch) -> None:
+    model = make_model()
+    monkeypatch.setattr(model.lm, "stop_token_ids", (EOS, stop))
+    forcing(model, monkeypatch, [8, 1, stop, 2, EOS], 2)
+    assert model.generate(["ab"], max_new_tokens=5) == [" b"]
+    assert model.generate(["ab"], max_new_tokens=5, early_stop=True, block_length=1) == [" b"]
 
 
 def test_logits_that_are_not_finite_are_named_by_prompt(make_model) -> None:
@@ -132,6 +147,28 @@ def test_score_is_reproducible_and_carries_its_error(make_model) -> None:
     (exact, none), *_ = make_model("dream", attention="causal").score(["abcde"])
     assert exact < 0
     assert none == 0
+
+
+@pytest.mark.parametrize("attention", ["bidirectional", "causal"])
+def test_a_score_is_that_of_its_text_alone(make_model, attention) -> None:
+    """Whatever is scored beside it: the texts go through the model together, more than one batch of them."""
+    model = make_model("dream", attention=attention)
+    texts = [LETTERS[: 2 + index % 7] * (1 + index) for index in range(11)]
+    together = model.score(texts, draws=16, seed=3)
+    for index, text in enumerate(texts):
+        ids = torch.tensor([model.tokenizer(text)["input_ids"]])
+        scorable = torch.ones_like(ids, dtype=torch.bool)
+        scorable[:, 0] = False
+        seeds = hash_address(3, torch.arange(len(texts)))[index : index + 1]
+        alone = log_likelihood(model.lm, inputs_from_mask(ids, None), scorable, 16, seeds)
+        expected = (float(alone.log_likelihood), float(alone.variance) ** 0.5)
+        assert together[index] == pytest.approx(expected, rel=1e-5, abs=1e-7)
+
+
+def test_a_text_that_cannot_be_scored_is_named(make_model) -> None:
+    with pytest.raises(UserError, match="text 1 has fewer than two tokens"):
+        make_model().score(["ab", "a"])
+    assert make_model().score([]) == []
 
 
 def test_without_a_tokenizer_text_is_refused(goldens) -> None:

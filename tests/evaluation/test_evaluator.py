@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from opendllm.core.checkpoints.text_codec import codec_of
 from opendllm.core.data.tokenizers import train_tokenizer
 from opendllm.core.decoding.options import DecoderOptions
 from opendllm.core.evaluation.answering import Asked, Replica
@@ -38,6 +39,7 @@ from opendllm.registries.gaps import Gap
 
 CONTEXT = BenchmarkContext(None, 0, 64, lambda: iter(()))
 TOKENIZER = train_tokenizer([Document("a", "def f(x):\n    return x + 1\n" * 9)], 270)
+CODEC = codec_of(TOKENIZER)
 
 
 def tiny_lm(backbone: str = "llada", **options: str) -> DiffusionLM:
@@ -72,7 +74,7 @@ def ask(
 ) -> Evaluation:
     sampler = installed_plugins().samplers.get("low-confidence").build()
     asked = Asked(
-        replicas=[Replica(tiny_lm(), TOKENIZER, sampler) for _ in range(replicas)],
+        replicas=[Replica(tiny_lm(), TOKENIZER, CODEC, sampler) for _ in range(replicas)],
         options=DecoderOptions(steps=4, max_new_tokens=6, temperature=0.9),
         chat=False,
         samples_per_task=2,
@@ -107,6 +109,12 @@ def test_lengths_are_the_oracles_the_requests_or_the_manifests(tmp_path: Path) -
     lengths = {a.task_id: len(a.tokens) for a in benchmark.answers if isinstance(a, GeneratedText)}
     assert lengths == {"a": 1, "b": 5, "c": 6}
     assert len(benchmark.answers) == 6
+
+
+def test_at_an_empty_references_length_nothing_is_written(tmp_path: Path) -> None:
+    benchmark = Questions([GenerationRequest("a", Gap("x = ", "\n"), reference="", oracle_length=True)])
+    ask(benchmark, tmp_path / "s.jsonl")
+    assert [a.tokens for a in benchmark.answers if isinstance(a, GeneratedText)] == [(), ()]
 
 
 def test_samples_do_not_depend_on_the_batch_size_or_on_a_restart(tmp_path: Path) -> None:
@@ -160,6 +168,57 @@ def test_a_problem_that_does_not_fit_the_model_fails_and_the_rest_goes_on(tmp_pa
     before = (tmp_path / "s.jsonl").read_bytes()
     assert ask(Questions([LONG, *infillings(), EMPTY]), tmp_path / "s.jsonl").unasked == evaluation.unasked
     assert (tmp_path / "s.jsonl").read_bytes() == before
+
+
+MASK = str(TOKENIZER.mask_token)
+LIKELY = LikelihoodRequest("fine", " x", context="def f(")
+ODD_REQUESTS: dict[str, tuple[Request, str]] = {
+    "reference": (GenerationRequest("odd", Gap("x = "), MASK), "reference contains the mask token"),
+    "reference-surrogate": (GenerationRequest("odd", Gap("x = "), "\ud800"), "is a lone surrogate"),
+    "prompt": (GenerationRequest("odd", Gap(f"x = {MASK}")), "prompt contains the mask token"),
+    "no-reference": (
+        GenerationRequest("odd", Gap("x = "), oracle_length=True),
+        "its preparation fails (AssertionError",
+    ),
+    "no-text": (GenerationRequest("odd", Gap(None)), "its preparation fails (AttributeError"),  # type: ignore[arg-type]
+    "unprepared": (GenerationRequest("odd", Gap(""), failure="KeyError: 'text'"), "KeyError: 'text'"),
+    "text": (LikelihoodRequest("odd", f"x = {MASK}"), "contains the mask token"),
+    "context": (LikelihoodRequest("odd", " 1", context=f"x {MASK}="), "contains the mask token"),
+    "text-surrogate": (LikelihoodRequest("odd", "x = \ud800"), "its preparation fails ("),
+    "nothing": (LikelihoodRequest("odd", "", context="x = 1"), "has no tokens to score"),
+    "unprepared-text": (LikelihoodRequest("odd", "", failure="KeyError: 'text'"), "KeyError: 'text'"),
+}
+
+
+@pytest.mark.parametrize(("odd", "reason"), ODD_REQUESTS.values(), ids=list(ODD_REQUESTS))
+def test_an_odd_problem_stops_nobody(tmp_path: Path, odd: Request, reason: str) -> None:
+    plain, mixed = Questions([*infillings(), LIKELY]), Questions([odd, *infillings(), LIKELY])
+    ask(plain, tmp_path / "plain.jsonl")
+    evaluation = ask(mixed, tmp_path / "s.jsonl")
+    failed = [answer for answer in mixed.answers if answer.failure is not None]
+    assert {answer.task_id for answer in failed} == {"odd"}
+    assert isinstance(failed[0], GeneratedText) == isinstance(odd, GenerationRequest)
+    assert [answer for answer in mixed.answers if answer.failure is None] == plain.answers
+    assert reason in evaluation.unasked["odd"]
+    assert evaluation.scores is not None
+    assert reason in evaluation.scores.per_task["odd"]["failure"]
+    assert evaluation.scores.notes[-1].startswith(
+        "1 of 5 problems couldn't be asked and count as failed (odd: "
+    )
+    before = (tmp_path / "s.jsonl").read_bytes()
+    again = Questions([odd, *infillings(), LIKELY])
+    assert ask(again, tmp_path / "s.jsonl").unasked == evaluation.unasked
+    assert [repr(answer) for answer in again.answers] == [repr(answer) for answer in mixed.answers]
+    assert (tmp_path / "s.jsonl").read_bytes() == before
+
+
+def test_an_empty_stop_string_cuts_nothing(tmp_path: Path) -> None:
+    free, stopped = (
+        Questions([GenerationRequest("t", Gap("x = ", length=12), stop=stop)]) for stop in ((), ("",))
+    )
+    ask(free, tmp_path / "free.jsonl")
+    ask(stopped, tmp_path / "stopped.jsonl")
+    assert stopped.answers == free.answers
 
 
 def test_a_benchmark_of_which_no_problem_fits_is_refused_and_nothing_is_kept(tmp_path: Path) -> None:
@@ -298,7 +357,7 @@ def test_a_likelihood_is_asked_once_whatever_the_samples(tmp_path: Path) -> None
 @pytest.mark.parametrize("text", ["def f(x):\n    return x\n", "naïve ☕ café", "    indented  \n\n"])
 def test_bytes_are_those_of_the_scored_tokens(text: str) -> None:
     ids = TOKENIZER(text)["input_ids"]
-    (scored,) = score_texts(tiny_lm(), TOKENIZER, [TextToScore(text, 0)], 64, 16)
+    (scored,) = score_texts(tiny_lm(), CODEC, [TextToScore(text, 0)], 64, 16)
     assert scored.tokens == len(ids) - 1
     assert scored.bytes == len(text.encode()) - len(TOKENIZER.decode(ids[:1]).encode())
 
@@ -306,6 +365,19 @@ def test_bytes_are_those_of_the_scored_tokens(text: str) -> None:
 def test_a_causal_models_likelihood_is_exact_and_the_logits_own() -> None:
     lm = tiny_lm("open-dcoder", attention="causal")
     text = "def f(x):\n    return x + 1\n"
-    (scored,) = score_texts(lm, TOKENIZER, [TextToScore(text, 0)], 64, 16)
+    (scored,) = score_texts(lm, CODEC, [TextToScore(text, 0)], 64, 16)
     assert scored.variance == 0
     assert math.isfinite(scored.log_likelihood)
+
+
+def test_perplexity_leaves_out_a_document_that_failed_and_says_so() -> None:
+    benchmark = installed_plugins().benchmarks.get("perplexity").build({})
+    documents = [Document(name, f"x = {name}\ny = 2\n") for name in "ab"]
+    benchmark.requests(replace(CONTEXT, held_out=lambda: iter(documents)))
+    whole = TextLikelihood("a", "default", -6.0, 0.0, 3, 8)
+    failed = TextLikelihood("b", "default", math.nan, 0.0, 0, 0, failure="odd")
+    alone, both = benchmark.score([whole]), benchmark.score([whole, failed])
+    assert both.metrics == alone.metrics
+    assert alone.metrics["nats_per_token"].value == pytest.approx(2)
+    assert "documents that failed are left out" in both.notes
+    assert "documents that failed are left out" not in alone.notes

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -13,7 +15,7 @@ from opendllm.core.toolkit.segments import document_positions, document_starts
 from opendllm.plugins.objectives.dream import cart_weights
 from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.objectives import Masking
-from opendllm.registries.sequences import PADDING_SEGMENT, TokenRows
+from opendllm.registries.sequences import PADDING_SEGMENT, AttentionPattern, TokenRows
 
 PLUGINS = installed_plugins()
 LINEAR = PLUGINS.noise_schedules.get("linear").build()
@@ -91,6 +93,27 @@ def test_llada_share_of_cut_rows_is_an_option(share, lengths) -> None:
     assert set((masking.rows.segments != PADDING_SEGMENT).sum(-1).tolist()) == lengths
 
 
+def test_llada_sft_cuts_no_row() -> None:
+    masking, _ = draw("llada", packed_rows(3000, [0] * 8), form="sft")
+    assert set((masking.rows.segments != PADDING_SEGMENT).sum(-1).tolist()) == {8}
+
+
+def test_llada_sft_counts_only_documents_with_an_answer() -> None:
+    rows = packed_rows(5, [0, 0, 1, 1, 1, 2])
+    answers = torch.tensor([False, True, False, False, False, True])  # the second document is all prompt
+    _, corruption = draw("llada", replace(rows, maskable=answers.expand(5, -1)), form="sft")
+    assert float(corruption.count) == 5 * 2
+
+
+def test_bd3lm_draws_one_time_a_block() -> None:
+    rows = packed_rows(50, [0] * 6 + [1] * 4)
+    blocks = AttentionPattern("block-causal", 4).blocks(rows.positions)
+    time = draw("bd3lm", replace(rows, blocks=blocks))[0].time
+    for first, last in ((0, 3), (4, 5), (6, 9)):
+        assert torch.equal(time[:, first : last + 1], time[:, first : first + 1].expand(-1, last - first + 1))
+    assert bool((time[:, [0, 4, 6]].diff() != 0).all())
+
+
 def test_llada_probability_pairs_with_its_weight() -> None:
     masking, corruption = draw("llada", packed_rows(3000, [0] * 4))
     probability = masking.mask_probability
@@ -103,6 +126,15 @@ def test_llada_probability_pairs_with_its_weight() -> None:
 def test_dream_weights(weighting, weight) -> None:
     masking, corruption = draw("dream", packed_rows(50, [0] * 6), weighting=weighting)
     torch.testing.assert_close(corruption.weight, weight(masking.mask_probability[masking.masked]))
+
+
+@pytest.mark.parametrize("name", ["mdlm", "dream"])
+def test_times_are_between_a_thousandth_and_one(name) -> None:
+    """The reciprocal of a time has no larger weight than 1000."""
+    masking, corruption = draw(name, packed_rows(20_000, [0] * 4))
+    assert 1e-3 <= float(masking.time.min()) < 1.2e-3
+    assert 0.9999 < float(masking.time.max()) <= 1
+    assert float(corruption.weight.max()) <= 1000
 
 
 def test_dream_cart_has_no_reciprocal_time() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from opendllm.core import load
+from opendllm.core.checkpoints.text_codec import codec_of
 from opendllm.core.cli.main import main
 from opendllm.core.decoding.options import DecoderOptions
 from opendllm.core.evaluation.answering import Asked, Replica
@@ -17,7 +18,14 @@ from opendllm.core.evaluation.answers import AnswerFile
 from opendllm.core.evaluation.evaluator import evaluate
 from opendllm.core.foundation.sample_records import SampleRecord
 from opendllm.core.language_model import LanguageModel
-from opendllm.registries.benchmarks import Benchmark, BenchmarkContext, GenerationRequest, Scores
+from opendllm.registries.benchmarks import (
+    Benchmark,
+    BenchmarkContext,
+    GenerationRequest,
+    LikelihoodRequest,
+    Scores,
+)
+from opendllm.registries.corpora import Message
 from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.errors import UserError
 from opendllm.registries.gaps import Gap
@@ -87,11 +95,37 @@ class TwoRequests(Benchmark):
         return Scores({}, {})
 
 
-def answers(model: LanguageModel, path: Path, chat: bool) -> dict[str, SampleRecord]:
+class Turns(TwoRequests):
+    """A prompt and a likelihood after turns of the benchmark's own, where there is chat."""
+
+    def requests(self, context: BenchmarkContext) -> list[Any]:
+        turns = [Message("system", "Be brief."), Message("user", PROMPT), Message("assistant", "    ret")]
+        chat = context.chat
+        given = PROMPT if chat is None else chat(turns[:2])
+        begun = PROMPT if chat is None else chat(turns, prefilled=True)
+        return [
+            GenerationRequest("waits", Gap(given, templated=chat is not None)),
+            GenerationRequest("begun", Gap(begun, templated=chat is not None)),
+            LikelihoodRequest("likely", " a", context=given, templated=chat is not None),
+        ]
+
+
+class AsItStands(TwoRequests):
+    """The likelihood of a text that nobody says in a chat."""
+
+    def requests(self, context: BenchmarkContext) -> list[Any]:
+        return [LikelihoodRequest("text", "def f(a):\n    return a\n")]
+
+
+def answers(
+    model: LanguageModel, path: Path, chat: bool, benchmark: Benchmark | None = None
+) -> dict[str, SampleRecord]:
     assert model.tokenizer is not None
     sampler = installed_plugins().samplers.get("entropy").build()
     asked = Asked(
-        replicas=[Replica(model.lm, model.tokenizer, sampler)],
+        replicas=[
+            Replica(model.lm, model.tokenizer, codec_of(model.tokenizer, [model.lm.mask_token_id]), sampler)
+        ],
         options=DecoderOptions(**OPTIONS),
         chat=chat,
         samples_per_task=1,
@@ -101,7 +135,8 @@ def answers(model: LanguageModel, path: Path, chat: bool) -> dict[str, SampleRec
         seed=0,
     )
     kept = AnswerFile(path, "digest")
-    evaluate(asked, TwoRequests(), BenchmarkContext(None, 0, 64, lambda: iter(())), kept, lambda *_: None)
+    context = BenchmarkContext(None, 0, 64, lambda: iter(()))
+    evaluate(asked, benchmark or TwoRequests(), context, kept, lambda *_: None)
     return {key[0]: record for key, record in kept.records.items()}
 
 
@@ -114,6 +149,27 @@ def test_benchmarks_frame_completions_and_never_infilling(instruct: Path, tmp_pa
     assert framed["completion"].text != plain["completion"].text
     assert framed["infilling"].text == plain["infilling"].text
     assert framed["completion"].prefix == PROMPT  # what is scored is the benchmark's own prompt
+
+
+def test_a_benchmarks_own_turns_are_put_once_into_the_template(instruct: Path, tmp_path: Path) -> None:
+    model = load(instruct, device="cpu")
+    framed = answers(model, tmp_path / "framed.jsonl", True, Turns())
+    waits = f"<system>Be brief.</system><user>{PROMPT}</user><assistant>"
+    assert framed["waits"].answer.text == model.generate([waits], **OPTIONS)[0]
+    assert framed["begun"].answer.text == model.generate([f"{waits}    ret"], **OPTIONS)[0]
+    plain = answers(model, tmp_path / "plain.jsonl", False, Turns())
+    assert plain["waits"].answer.text == model.generate([PROMPT], **OPTIONS)[0]
+    assert framed["likely"].answer.log_likelihood != plain["likely"].answer.log_likelihood
+
+
+def test_chat_is_refused_where_a_likelihood_knows_none(instruct: Path, tmp_path: Path) -> None:
+    model = load(instruct, device="cpu")
+    with pytest.raises(
+        UserError, match=r"chat has no effect on the likelihood of a text .*\(text\)"
+    ) as caught:
+        answers(model, tmp_path / "s.jsonl", True, AsItStands())
+    assert "\n" not in str(caught.value)
+    assert answers(model, tmp_path / "t.jsonl", False, AsItStands())["text"].answer.tokens > 1
 
 
 @pytest.fixture

@@ -188,3 +188,58 @@ def test_export_copies_weights_byte_for_byte(tmp_path: Path) -> None:
     save_file(tensors, model, metadata={"format": "pt"})
     export_model(variant, tmp_path / "out")
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == model.read_bytes()
+
+
+@pytest.mark.parametrize("family", ["open-dcoder", "qwen3", "causal-lm", "llada"])
+@torch.no_grad()
+def test_shards_have_an_index_and_come_back_bit_equal(tmp_path: Path, export: Export, family: str) -> None:
+    variant = checkpoint(family, tmp_path / "run")
+    whole = load_file(variant / "checkpoints" / "step-3" / "model" / "model.safetensors")
+    folder = tmp_path / "out"
+    code, _, errors = export(variant, "--to", folder, "--max-shard-size", "100KB")
+    assert (code, errors) == (0, "")
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in whole.values())
+    assert index["weight_map"].keys() == whole.keys()
+    names = sorted(path.name for path in folder.glob("*.safetensors"))
+    assert names == [f"model-{n + 1:05d}-of-{len(names):05d}.safetensors" for n in range(len(names))]
+    assert len(names) > 2
+    for name in names:
+        tensors = load_file(folder / name)
+        assert len(tensors) == 1 or sum(tensor.nbytes for tensor in tensors.values()) <= 100_000
+        assert all(index["weight_map"][key] == name for key in tensors)
+        assert all(torch.equal(tensor, whole[key]) for key, tensor in tensors.items())
+    assert torch.equal(load(folder, device="cpu").logits(IDS), load(variant, device="cpu").logits(IDS))
+    if family != "llada":  # which transformers has no class for
+        stock = AutoModelForCausalLM.from_pretrained(folder).state_dict()
+        ours = load(variant, device="cpu").lm.module.network.state_dict()
+        assert all(torch.equal(stock[name], tensor) for name, tensor in ours.items())
+
+
+@pytest.mark.parametrize("size", ["0", "-1GB", "many", "nanGB", "5 parsecs", ""])
+def test_a_shard_size_that_is_none_is_one_line(tmp_path: Path, export: Export, size: str) -> None:
+    variant = checkpoint("open-dcoder", tmp_path / "run")
+    code, _, errors = export(variant, "--to", tmp_path / "out", f"--max-shard-size={size}")
+    assert code == 2
+    assert repr(size) in errors
+    assert errors.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_only_the_files_that_are_read_are_exported(tmp_path: Path, export: Export, stock: Any) -> None:
+    """transformers merges whatever shards hold: what the index does not name must not get into them."""
+    given = tmp_path / "given"
+    stock(given, "qwen2", saving={"max_shard_size": "40KB"})
+    edit_config(given, mask_token_id=5)
+    before = load(given, device="cpu").logits(IDS)
+    [first, second, *_] = sorted(given.glob("model-*.safetensors"))
+    stray = {key: tensor + 1 for key, tensor in load_file(first).items()}
+    save_file(load_file(second) | stray, second, metadata={"format": "pt"})
+    (given / "model-extra.safetensors").write_bytes(b"not one")
+    assert export(given, "--to", tmp_path / "out")[0] == 0
+    written = [load_file(path) for path in sorted((tmp_path / "out").glob("*.safetensors"))]
+    assert len(written) == 1  # 5 GB hold it all
+    assert torch.equal(load(tmp_path / "out", device="cpu").logits(IDS), before)
+    stock_model = AutoModelForCausalLM.from_pretrained(tmp_path / "out").state_dict()
+    for name, tensor in load(given, device="cpu").lm.module.network.state_dict().items():
+        assert torch.equal(stock_model[name], tensor), name

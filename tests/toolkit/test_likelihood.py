@@ -8,6 +8,7 @@ import math
 import pytest
 import torch
 
+from opendllm.core.toolkit import likelihood as module
 from opendllm.core.toolkit.likelihood import log_likelihood
 from opendllm.core.toolkit.segments import inputs_from_mask
 from opendllm.registries.backbones import Vocabulary
@@ -121,3 +122,35 @@ def test_a_causal_models_rows_are_read_as_many_at_once_as_asked() -> None:
     }
     assert read == [5, 2, 2, 1]
     assert torch.allclose(found[5].log_likelihood, found[2].log_likelihood, rtol=1e-5)
+
+
+@pytest.fixture
+def indifferent(random_lm, monkeypatch):
+    """(a model that finds every token as likely as e^-1, the list of what it was asked to score)."""
+    lm, asked = random_lm(3), []
+
+    def likelihoods(inputs, targets, scored):
+        asked.extend(scored.tolist())
+        return torch.ones(int(scored.sum()))
+
+    monkeypatch.setattr(lm, "negative_log_likelihood", likelihoods)
+    return lm, asked
+
+
+def test_mdlms_times_begin_at_a_thousandth(indifferent, monkeypatch) -> None:
+    """The smallest draw of each stratum hides everything, with the weight of that time."""
+    monkeypatch.setattr(module, "uniform", lambda seeds, *_: torch.zeros(SCORABLE.shape, dtype=torch.float64))
+    inputs, seeds = inputs_from_mask(TOKENS, None), torch.tensor([0])
+    found = log_likelihood(indifferent[0], inputs, SCORABLE, 16, seeds, 1, estimator="mdlm")
+    times = [(1 - 1e-3) * stratum / 8 + 1e-3 for stratum in range(8)]
+    assert float(found.log_likelihood) == pytest.approx(-sum(4 / time for time in times) / 8)
+
+
+def test_each_draw_hides_other_tokens(indifferent) -> None:
+    """Also within a stratified group, of those that hide as many."""
+    (lm, asked), rows, draws = indifferent, 20, 16
+    inputs = inputs_from_mask(TOKENS.expand(rows, -1), None)
+    log_likelihood(lm, inputs, SCORABLE.expand(rows, -1), draws, torch.arange(rows))
+    first_groups = [asked[start : start + 8] for start in range(0, rows * draws, draws)]
+    others = [{tuple(hidden) for hidden in group if sum(hidden) == 2} for group in first_groups]
+    assert sum(len(hidden) == 2 for hidden in others) > rows / 2  # two of the eight draws hide two tokens

@@ -6,6 +6,7 @@ import gc
 import json
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,9 @@ from opendllm.core.checkpoints.files import CHECKPOINTS_FOLDER, steps
 from opendllm.core.checkpoints.loading import backbone_of, load_checkpoint
 from opendllm.core.training.trainer import NonFiniteLossError, TrainingRun, train
 from opendllm.registries.discovery import installed_plugins
-from opendllm.registries.objectives import Corruption, Objective
+from opendllm.registries.noise_schedules import NoiseSchedule
+from opendllm.registries.objectives import Corruption, Masking, Noise, Objective
+from opendllm.registries.sequences import PADDING_SEGMENT, ModelInputs, TokenRows
 
 MakeRun = Callable[..., TrainingRun]
 
@@ -43,13 +46,41 @@ def test_the_loss_falls_and_every_line_says_what_it_must(make_run: MakeRun) -> N
     assert [line["step"] for line in lines] == list(range(31))
 
 
+class BothHalves(Objective):
+    """Each row twice: what one copy masks the other shows."""
+
+    def mask(self, rows: TokenRows, noise: Noise, schedule: NoiseSchedule) -> Masking:
+        hidden = rows.maskable & (noise.per_token("mask") < 0.5)
+        twice = TokenRows(
+            *(
+                torch.cat([part, part])
+                for part in (rows.tokens, rows.segments, rows.positions, rows.maskable)
+            ),
+            torch.cat([rows.sample_index, rows.sample_index]),
+        )
+        half = torch.full(twice.tokens.shape, 0.5, dtype=torch.float64)
+        return Masking(torch.cat([hidden, rows.maskable & ~hidden]), half, half, twice)
+
+    def corrupt(self, masking: Masking, schedule: NoiseSchedule, mask_token_id: int) -> Corruption:
+        rows, masked = masking.rows, masking.masked
+        tokens = torch.where(masked, mask_token_id, rows.tokens)
+        weight = torch.ones(int(masked.sum()))
+        inputs = ModelInputs(tokens, rows.segments, rows.positions)
+        return Corruption(inputs, rows.tokens, masked, weight, masked.sum().double())
+
+
 def test_tokens_are_the_datas_whatever_the_objective_reads(make_run: MakeRun) -> None:
     tokens = []
     for objective, options in (("mdlm", {}), ("bd3lm", {"attention": "block-causal", "block_length": 4})):
         run = make_run(objective, "llada", objective, backbone_options=options, steps=1)
         train(run)
         tokens.append(json.loads((run.folder / "train.jsonl").read_text().splitlines()[-1])["tokens"])
-    assert tokens[0] == tokens[1]
+    doubled = replace(make_run("twice", objective="mdlm", steps=1), objective=BothHalves())
+    train(doubled)
+    tokens.append(json.loads((doubled.folder / "train.jsonl").read_text().splitlines()[-1])["tokens"])
+    run = make_run("count", objective="mdlm", steps=1)
+    real = int((run.train_rows.batch(range(8)).segments != PADDING_SEGMENT).sum())
+    assert tokens == [real] * 3
 
 
 @pytest.mark.parametrize("objective", ["open-dcoder", "llada", "dream", "mdlm"])

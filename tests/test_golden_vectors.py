@@ -1,0 +1,71 @@
+"""The golden tests hold the vectors that OPENDLLM_GOLDENS names, number by number."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+def another_token(tokens: list[Any]) -> None:
+    """Change the last of them, however deep."""
+    if isinstance(tokens[-1], list):
+        another_token(tokens[-1])
+    else:
+        tokens[-1] = (tokens[-1] + 1) % 100
+
+
+def another_float(content: dict[str, Any], key: str) -> None:
+    content[key] += 1e-3
+
+
+CHANGES: dict[str, dict[str, Callable[[dict[str, Any]], None]]] = {
+    "open-dcoder": {
+        "test_aligned_logits[open-dcoder]": lambda e: another_token(e["forward"]["aligned_logits_argmax"]),
+        "test_open_dcoder_loss_of_packed_documents[open-dcoder]": lambda e: another_float(
+            e["loss"], "open_dcoder_head_path"
+        ),
+        "test_sample[open-dcoder-samples-1-p2]": lambda e: another_token(e["samples"][1]["history"][3]),
+    },
+    "llada": {
+        "test_llada_pretraining_loss[llada]": lambda e: another_float(e["loss"], "llada_pretrain"),
+        "test_sample[llada-samples-4-low_confidence]": lambda e: another_token(e["samples"][4]["sequences"]),
+        "test_fast_dllm[llada-fast_dllm-7-dual]": lambda e: another_token(e["fast_dllm"][7]["sequences"]),
+        "test_left_padded_sample[llada]": lambda e: another_token(e["padded_sample"]["sequences"]),
+    },
+}
+"""By folder: a change of one number, and the test that has to notice it."""
+
+
+@pytest.mark.slow
+def test_every_changed_number_is_noticed_and_nothing_else(
+    repository: Path, goldens: Path, tmp_path: Path
+) -> None:
+    for name, changes in CHANGES.items():
+        shutil.copytree(goldens / name, tmp_path / name)
+        path = tmp_path / name / "expected.json"
+        expected = json.loads(path.read_text())
+        for change in changes.values():
+            change(expected)
+        path.write_text(json.dumps(expected))
+    folders = ("tests/backbones", "tests/decoding")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-m", "golden", "-p", "no:cacheprovider", *folders],
+        cwd=repository,
+        env={**os.environ, "OPENDLLM_GOLDENS": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    failed = {
+        line.split("::")[1].split()[0] for line in done.stdout.splitlines() if line.startswith("FAILED")
+    }
+    assert failed == {test for changes in CHANGES.values() for test in changes}
+    assert f"no dream in {tmp_path}" in done.stdout  # which isn't there
