@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from pydantic import ValidationError
 
+from opendllm.core.language_model import LanguageModel
 from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.errors import UserError
 from opendllm.registries.samplers import SpecialTokens, Step
@@ -53,7 +56,7 @@ def alphas(index: int) -> tuple[float, float]:
 
 @pytest.mark.parametrize("index", range(1, STEPS - 1))
 @pytest.mark.parametrize("options", STRATEGIES)
-def test_probabilities(index, options) -> None:
+def test_probabilities(index: int, options: dict[str, Any]) -> None:
     """A position changes exactly where the uniform number lies below its probability."""
     alpha_t, alpha_s = alphas(index)
     largest = min(1.0, (1 - alpha_s) / alpha_t)
@@ -84,7 +87,9 @@ def test_conf_without_a_committed_token() -> None:
 
 
 @pytest.mark.parametrize("options", [{"eta": 0.5}, {"strategy": "rescale", "eta": 0.9}, {"strategy": "conf"}])
-def test_the_marginal_is_the_schedules_whatever_is_masked_again(options, written_model) -> None:
+def test_the_marginal_is_the_schedules_whatever_is_masked_again(
+    options: dict[str, Any], written_model: Callable[..., LanguageModel]
+) -> None:
     """After every step a share alpha_s is committed: remasking keeps it (theorem 3.1)."""
     canvas = torch.zeros(1, 4000, dtype=torch.int64)
     model = written_model(torch.tensor([0.0, 1.0, 0.5]))
@@ -101,7 +106,7 @@ def test_the_marginal_is_the_schedules_whatever_is_masked_again(options, written
     assert not bool((trace[-1] == 0).any())
 
 
-def test_no_remasking_is_the_ancestral_sampler(golden_model) -> None:
+def test_no_remasking_is_the_ancestral_sampler(golden_model: Callable[[str], LanguageModel]) -> None:
     canvas = torch.tensor([[5, *[150] * 12, 7]])
     options = {"steps": 8, "temperature": 1.0, "seed": [3]}
     remdm = golden_model("llada").sample(canvas, "remdm", eta=0.0, **options).tokens
@@ -109,7 +114,9 @@ def test_no_remasking_is_the_ancestral_sampler(golden_model) -> None:
 
 
 @pytest.mark.parametrize("name", ["ancestral", "remdm"])
-def test_the_cosine_grid_commits_less_at_first(name, written_model) -> None:
+def test_the_cosine_grid_commits_less_at_first(
+    name: str, written_model: Callable[..., LanguageModel]
+) -> None:
     """MD4's grid: after step i a share 1 - cos(pi/2 (1 - (1 - i/S))) of the masks is left, but for eps."""
     canvas = torch.zeros(1, 4000, dtype=torch.int64)
     for grid, wanted in (("uniform", 1 - 1 / STEPS), ("cosine", math.cos(math.pi / 2 / STEPS))):
@@ -119,7 +126,7 @@ def test_the_cosine_grid_commits_less_at_first(name, written_model) -> None:
         assert float((after == 0).double().mean()) == pytest.approx(wanted, abs=0.02)
 
 
-def test_eta_is_refused_where_it_has_no_effect(golden_model) -> None:
+def test_eta_is_refused_where_it_has_no_effect(golden_model: Callable[[str], LanguageModel]) -> None:
     with pytest.raises(ValidationError, match="eta has no effect"):
         installed_plugins().samplers.get("remdm").options.model_validate({"strategy": "conf", "eta": 0.1})
     with pytest.raises(UserError, match="eta has no effect with strategy 'conf'"):

@@ -16,7 +16,7 @@ SCORES = st.sampled_from([-math.inf, -1.0, 0.0, 0.5, 0.5, 1.0])
 @given(
     rows=st.lists(st.lists(st.tuples(SCORES, st.booleans()), min_size=6, max_size=6), min_size=1, max_size=4)
 )
-def test_ranks(rows) -> None:
+def test_ranks(rows: list[list[tuple[float, bool]]]) -> None:
     scores = torch.tensor([[score for score, _ in row] for row in rows])
     among = torch.tensor([[inside for _, inside in row] for row in rows])
     ranks = rank_in_row(scores, among)
