@@ -167,6 +167,6 @@ def test_rotary_base_as_either_transformers_writes_it(
     rope = {4: {"rope_theta": 500.0}, 5: {"rope_parameters": {"rope_theta": 500.0, "rope_type": "default"}}}
     (tmp_path / "config.json").write_text(json.dumps(config | rope[version]))
     (tmp_path / "model.safetensors").write_bytes((goldens / name / "model.safetensors").read_bytes())
-    rotary = load(tmp_path, device="cpu").lm.module.network.model.rotary_emb
+    rotary: Any = load(tmp_path, device="cpu").lm.module.network.model.rotary_emb
     width = 2 * len(rotary.inv_freq)
     assert float(rotary.inv_freq[1]) == pytest.approx(500.0 ** (-2 / width), rel=1e-5)

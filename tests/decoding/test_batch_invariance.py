@@ -48,7 +48,12 @@ def test_row_alone_equals_row_in_a_batch(
     usable: Callable[..., dict[str, Any]],
 ) -> None:
     model = golden_model(family)
-    options = {"steps": 6, "temperature": temperature, "block_length": 4, "guidance_scale": 0.5}
+    options: dict[str, Any] = {
+        "steps": 6,
+        "temperature": temperature,
+        "block_length": 4,
+        "guidance_scale": 0.5,
+    }
     if temperature:
         options |= {"top_p": 0.95, "top_k": 40}
     options = usable(name, options)
@@ -93,7 +98,7 @@ def test_one_seed_gives_every_row_its_own(golden_model: Callable[[str], Language
 def test_order_temperature_is_drawn_row_by_row(golden_model: Callable[[str], LanguageModel]) -> None:
     model = golden_model("dream")
     canvas = torch.tensor([[5, *[M] * 12]] * 3)
-    options = {"steps": 4, "alg_temp": 1.0}
+    options: dict[str, Any] = {"steps": 4, "alg_temp": 1.0}
     decoded = model.sample(canvas, "entropy", seed=[1, 2, 1], **options).tokens
     assert torch.equal(decoded[0], decoded[2])
     assert torch.equal(model.sample(canvas[1:2], "entropy", seed=[2], **options).tokens[0], decoded[1])

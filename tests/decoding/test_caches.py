@@ -49,7 +49,7 @@ def columns_read(
         decoder = golden_model(family).lm.module.network.get_decoder()
         forward = decoder.forward
 
-        def counting(*args: Any, **kwargs: Any):
+        def counting(*args: Any, **kwargs: Any) -> Any:
             counts.append(kwargs["input_ids"].shape[1])
             return forward(*args, **kwargs)
 
@@ -66,7 +66,13 @@ def test_a_refresh_at_every_step_changes_nothing(
     name: str, family: str, cache: str, golden_model: Callable[[str], LanguageModel]
 ) -> None:
     canvas, mask = batch()
-    options = {"steps": 9, "block_length": 4, "temperature": 0.8, "guidance_scale": 0.3, "seed": [1, 2, 3]}
+    options: dict[str, Any] = {
+        "steps": 9,
+        "block_length": 4,
+        "temperature": 0.8,
+        "guidance_scale": 0.3,
+        "seed": [1, 2, 3],
+    }
     plain = golden_model(family).sample(canvas, name, mask, **options)
     refreshed = golden_model(family).sample(canvas, name, mask, **options, cache=cache, cache_refresh=1)
     assert torch.equal(plain.tokens, refreshed.tokens)
@@ -81,7 +87,13 @@ def test_a_row_under_a_cache_does_not_depend_on_its_batch(
     name: str, family: str, cache: str, refresh: int | None, golden_model: Callable[[str], LanguageModel]
 ) -> None:
     canvas, mask = batch()
-    options = {"steps": 9, "block_length": 4, "temperature": 0.8, "cache": cache, "cache_refresh": refresh}
+    options: dict[str, Any] = {
+        "steps": 9,
+        "block_length": 4,
+        "temperature": 0.8,
+        "cache": cache,
+        "cache_refresh": refresh,
+    }
     together = golden_model(family).sample(canvas, name, mask, seed=[1, 2, 3], **options)
     for number, row in enumerate(ROWS):
         alone = golden_model(family).sample(torch.tensor([row]), name, seed=[number + 1], **options)
@@ -96,7 +108,13 @@ def test_a_row_without_masks_keeps_its_keys_while_others_are_read(
 ) -> None:
     """Alone, it would not be read at a step in which nothing of it is masked; remdm has such steps."""
     rows = [[5, M, 31, 4, M, 7], [28, M, 30, 31, 32, 33], [5, 9, M, M, M, M]]
-    options = {"steps": 12, "eta": 1.0, "temperature": 0.8, "cache": cache, "cache_refresh": refresh}
+    options: dict[str, Any] = {
+        "steps": 12,
+        "eta": 1.0,
+        "temperature": 0.8,
+        "cache": cache,
+        "cache_refresh": refresh,
+    }
     model = golden_model("llada")
     skipped = 0
     for seed in range(12):
@@ -116,7 +134,7 @@ def test_caches_read_what_they_promise(
     counts = columns_read(family)
     canvas = torch.tensor([[5, 9, 31, 4, *[M] * 8, 6, 7]])
     shifted = golden_model(family).lm.logit_shift  # a shifted block is predicted from one column earlier
-    options = {"sampler": "low-confidence", "steps": 8, "block_length": 4}
+    options: dict[str, Any] = {"sampler": "low-confidence", "steps": 8, "block_length": 4}
     golden_model(family).sample(canvas, **options, cache="dual")
     assert counts == [14, *[4 + shifted] * 3] * 2
     counts.clear()
@@ -130,7 +148,7 @@ def test_caches_read_what_they_promise(
 def test_a_cache_is_an_approximation(golden_model: Callable[[str], LanguageModel]) -> None:
     """If it never changed anything, the tests above would show nothing."""
     canvas, mask = batch()
-    options = {"sampler": "low-confidence", "steps": 12, "block_length": 4}
+    options: dict[str, Any] = {"sampler": "low-confidence", "steps": 12, "block_length": 4}
     model = golden_model("llada")
     plain = model.sample(canvas, attention_mask=mask, **options).tokens
     for cache in ("prefix", "dual"):
@@ -167,7 +185,7 @@ def test_checkpoints_with_own_blocks_decode_exactly_from_kept_keys(
     """Equal to reading every row whole, which reading the whole row proves it isn't doing."""
     model = own_pattern(family, **pattern)
     canvas, mask = batch()
-    options = {"temperature": 0.7, "seed": [1, 2, 3], "trace": True}
+    options: dict[str, Any] = {"temperature": 0.7, "seed": [1, 2, 3], "trace": True}
     kept = model.sample(canvas, sampler, mask, **options)
     monkeypatch.setattr(model.lm, "supports_kv_cache", False)
     monkeypatch.setattr(model.lm, "reader", lambda inputs, *_: WholeReader(model.lm, inputs))

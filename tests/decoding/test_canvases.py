@@ -78,7 +78,7 @@ def test_awkward_divisions_strand_no_mask(
     name: str, masks: int, steps: int, block: int, golden_model: Callable[[str], LanguageModel]
 ) -> None:
     canvas = torch.tensor([[4, 5, *[M] * masks]])
-    options = {"steps": steps, "block_length": block, "temperature": 1.0}
+    options: dict[str, Any] = {"steps": steps, "block_length": block, "temperature": 1.0}
     decoded = golden_model("llada").sample(canvas, name, trace=True, **options)
     assert not (decoded.tokens == M).any()
     blocks = -(-masks // block)
@@ -167,7 +167,7 @@ def test_logits_that_are_not_finite_are_named(
 ) -> None:
     """By the row of the canvas, though rows without masks take no part."""
 
-    def answer(inputs: ModelInputs):
+    def answer(inputs: ModelInputs) -> torch.Tensor:
         logits = torch.zeros(*inputs.tokens.shape, 5)
         logits[inputs.tokens[:, 0] == 3, 2, 4] = value
         return logits

@@ -86,7 +86,7 @@ def test_rows_stay_so_that_shapes_do(traced: Callable[[str], LanguageModel]) -> 
 def test_a_row_without_masks_is_no_hindrance(cache: str, traced: Callable[[str], LanguageModel]) -> None:
     model = traced("llada")
     canvas = torch.tensor([[5, *[M] * 7], [5, 6, 7, 8, 9, 10, 11, 12]])
-    options = {"block_length": 3, "cache": cache}
+    options: dict[str, Any] = {"block_length": 3, "cache": cache}
     plain = model.sample(canvas, "low-confidence", **options)
     compiled = model.sample(canvas, "low-confidence", compile=True, **options)
     assert torch.equal(plain.tokens, compiled.tokens)
@@ -101,13 +101,14 @@ def test_few_shapes_are_compiled(cache: str, traced: Callable[[str], LanguageMod
     gaps = [SeededGap(Gap("x" * length, "y" * (length % 3), 9), length) for length in lengths]
     sampler = installed_plugins().samplers.get("confidence-threshold").build({"threshold": 0.02})
     options = DecoderOptions(block_length=3, cache=cache, temperature=0.8)
-    plain = dict(write(model.lm, Letters(), gaps, sampler, options, 4))
+    letters: Any = Letters()
+    plain = dict(write(model.lm, letters, gaps, sampler, options, 4))
     shapes: set[tuple[int, ...]] = set()
     embed = model.lm.module.network.get_decoder().embed_tokens
     forward = embed.forward
     embed.forward = lambda tokens: shapes.add(tuple(tokens.shape)) or forward(tokens)
     compiled = options.model_copy(update={"compile": True})
-    found = dict(write(model.lm, Letters(), gaps, sampler, compiled, 4))
+    found = dict(write(model.lm, letters, gaps, sampler, compiled, 4))
     assert [found[index].tokens for index in range(10)] == [plain[index].tokens for index in range(10)]
     assert [found[n].forward_passes for n in range(10)] == [plain[n].forward_passes for n in range(10)]
     widths = {"none": [128], "prefix": [128], "dual": [32, 128]}[cache]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -47,7 +48,7 @@ def test_two_tokens_follow_the_joint_distribution(sampler: str, temperature: flo
     with torch.no_grad():
         wanted = exact_joint(lm, canvas, temperature) * DRAWS
     model = LanguageModel(Checkpoint(lm, None, None), sampler, installed_plugins())
-    options = {"temperature": temperature, "block_length": 1, "seed": 11}
+    options: dict[str, Any] = {"temperature": temperature, "block_length": 1, "seed": 11}
     tokens = model.sample(canvas.repeat(DRAWS, 1), **options).tokens
     counts = torch.bincount(tokens[:, 1] * MASK + tokens[:, 3], minlength=MASK * MASK).view(MASK, MASK)
     rare = wanted < 5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -42,7 +43,7 @@ def test_the_text_is_the_same_and_costs_less(name: str, written_model: Callable[
     model = written_model(eos_table(4, 16))
     model.lm.eos_token_id = EOS
     canvas = torch.tensor([[3, *[M] * 15], [3, *[M] * 10, 4, 4, 4, 4, 4]])
-    options = {"steps": 15} | ({"threshold": 1.0} if name == "confidence-threshold" else {})
+    options: dict[str, Any] = {"steps": 15} | ({"threshold": 1.0} if name == "confidence-threshold" else {})
     plain = model.sample(canvas, name, **options)
     stopped = model.sample(canvas, name, early_stop=True, **options)
     for row in range(2):
@@ -77,7 +78,7 @@ def test_eos_can_be_kept_from_being_written(written_model: Callable[..., Languag
     canvas = torch.tensor([[3, *[M] * 5]])
     assert EOS in model.sample(canvas, "low-confidence").tokens
     for temperature in (0.0, 2.0):
-        options = {"temperature": temperature, "logits_eos_inf": True}
+        options: dict[str, Any] = {"temperature": temperature, "logits_eos_inf": True}
         assert EOS not in model.sample(canvas.repeat(50, 1), "low-confidence", **options).tokens
 
 
@@ -99,4 +100,6 @@ def test_eos_and_end_of_turn_can_be_committed_last(written_model: Callable[..., 
 def test_eos_options_need_an_eos(written_model: Callable[..., LanguageModel]) -> None:
     for option in ("logits_eos_inf", "confidence_eos_eot_inf"):
         with pytest.raises(UserError, match="need an EOS token"):
-            written_model(torch.zeros(3)).sample(torch.tensor([[1, M]]), "low-confidence", **{option: True})
+            written_model(torch.zeros(3)).sample(
+                torch.tensor([[1, M]]), "low-confidence", **dict[str, Any]({option: True})
+            )

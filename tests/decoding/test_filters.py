@@ -96,7 +96,7 @@ def test_temperature_comes_before_top_p() -> None:
     seed=st.integers(0, 99),
 )
 def test_the_nucleus_equals_a_full_sorts(
-    logits: list[float], equal: int, spread: float, top_p: float | None, seed: int
+    logits: list[float], equal: int, spread: float, top_p: float, seed: int
 ) -> None:
     """Flat, peaked and tied distributions, wherever the histogram's edges fall."""
     noise = torch.randn(500, generator=torch.Generator().manual_seed(seed)) * spread

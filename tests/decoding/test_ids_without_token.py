@@ -102,7 +102,9 @@ def test_temperatures_that_nothing_can_be_divided_by_are_refused(
     for option in usable(name, {"temperature": value, "alg_temp": value}):
         if option in ("temperature", "alg_temp"):
             with pytest.raises(UserError, match=f"{option}.*must be 0, which takes the best") as caught:
-                model.sample(torch.zeros(1, LENGTH, dtype=torch.int64), name, **{option: value})
+                model.sample(
+                    torch.zeros(1, LENGTH, dtype=torch.int64), name, **dict[str, Any]({option: value})
+                )
             assert "\n" not in str(caught.value)
 
 

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from opendllm.core.language_model import LanguageModel
 from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.errors import UserError
-from opendllm.registries.samplers import SpecialTokens, Step
+from opendllm.registries.samplers import Selection, SpecialTokens, Step
 
 STEPS = 10
 STRATEGIES = [{"strategy": "cap", "eta": 0.3}, {"strategy": "rescale", "eta": 0.4}, {"strategy": "conf"}]
@@ -30,7 +30,9 @@ class Constant:
         return torch.full((1, 4), self._number, dtype=torch.float64)
 
 
-def select(index: int, number: float, masked: list[bool], committed: list[float], **options: object):
+def select(
+    index: int, number: float, masked: list[bool], committed: list[float], **options: object
+) -> Selection:
     sampler = installed_plugins().samplers.get("remdm").build(options)
     mask, one = torch.tensor([masked]), torch.tensor([1])
     step = Step(
@@ -108,7 +110,7 @@ def test_the_marginal_is_the_schedules_whatever_is_masked_again(
 
 def test_no_remasking_is_the_ancestral_sampler(golden_model: Callable[[str], LanguageModel]) -> None:
     canvas = torch.tensor([[5, *[150] * 12, 7]])
-    options = {"steps": 8, "temperature": 1.0, "seed": [3]}
+    options: dict[str, Any] = {"steps": 8, "temperature": 1.0, "seed": [3]}
     remdm = golden_model("llada").sample(canvas, "remdm", eta=0.0, **options).tokens
     assert torch.equal(remdm, golden_model("llada").sample(canvas, "ancestral", **options).tokens)
 
@@ -120,7 +122,7 @@ def test_the_cosine_grid_commits_less_at_first(
     """MD4's grid: after step i a share 1 - cos(pi/2 (1 - (1 - i/S))) of the masks is left, but for eps."""
     canvas = torch.zeros(1, 4000, dtype=torch.int64)
     for grid, wanted in (("uniform", 1 - 1 / STEPS), ("cosine", math.cos(math.pi / 2 / STEPS))):
-        options = {"steps": STEPS, "grid": grid, "temperature": 1.0}
+        options: dict[str, Any] = {"steps": STEPS, "grid": grid, "temperature": 1.0}
         options |= {"eta": 0.0} if name == "remdm" else {}
         after = written_model(torch.zeros(3)).sample(canvas, name, trace=True, **options).trace[1]
         assert float((after == 0).double().mean()) == pytest.approx(wanted, abs=0.02)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -38,7 +39,7 @@ def make_model() -> Callable[..., LanguageModel]:
 
     def make(family: str = "llada", **options: str) -> LanguageModel:
         torch.manual_seed(0)
-        registration = installed_plugins().backbones.get(family)
+        registration: Any = installed_plugins().backbones.get(family)
         lm = registration.build(options).build(Vocabulary(MASK + 1, MASK, EOS))
         lm.module.eval()
         checkpoint = Checkpoint(lm, tokenizer, codec_of(tokenizer, [MASK]))
@@ -90,7 +91,7 @@ def test_empty_and_long_prompts_are_refused(make_model: Callable[..., LanguageMo
 def test_texts_do_not_depend_on_the_batch(batch_size: int, make_model: Callable[..., LanguageModel]) -> None:
     model = make_model()
     prompts = ["abc", "a", "hgfedcba", "dd dd", "b\n"]
-    options = {"max_new_tokens": 9, "temperature": 1.0, "seed": [4, 3, 2, 1, 0]}
+    options: dict[str, Any] = {"max_new_tokens": 9, "temperature": 1.0, "seed": [4, 3, 2, 1, 0]}
     together = model.generate(prompts, batch_size=batch_size, **options)
     alone = [
         model.generate([prompt], **options | {"seed": [seed]})[0]
@@ -102,7 +103,7 @@ def test_texts_do_not_depend_on_the_batch(batch_size: int, make_model: Callable[
 def forcing(model: LanguageModel, monkeypatch: pytest.MonkeyPatch, written: list[int], start: int) -> None:
     """Let the model propose `written` from position `start` on."""
 
-    def hidden_states(inputs: ModelInputs):
+    def hidden_states(inputs: ModelInputs) -> torch.Tensor:
         logits = torch.zeros(*inputs.tokens.shape, MASK + 1)
         for offset, token in enumerate(written):
             logits[:, start + offset, token] = 9
@@ -168,6 +169,7 @@ def test_a_score_is_that_of_its_text_alone(make_model: Callable[..., LanguageMod
     texts = [LETTERS[: 2 + index % 7] * (1 + index) for index in range(11)]
     together = model.score(texts, draws=16, seed=3)
     for index, text in enumerate(texts):
+        assert model.tokenizer is not None
         ids = torch.tensor([model.tokenizer(text)["input_ids"]])
         scorable = torch.ones_like(ids, dtype=torch.bool)
         scorable[:, 0] = False

@@ -28,6 +28,9 @@ PATTERNS = {
 }
 
 
+States = tuple[Tensor, Tensor, Tensor]
+
+
 def layout(rows: list[list[int]], pattern: str, halves: bool = False) -> tuple[ModelInputs, Tensor | None]:
     segments = torch.tensor(rows)
     positions = document_positions(segments)
@@ -40,15 +43,18 @@ def layout(rows: list[list[int]], pattern: str, halves: bool = False) -> tuple[M
     return inputs, blocks
 
 
-def states(inputs: ModelInputs) -> list[Tensor]:
+def states(inputs: ModelInputs) -> States:
     """Query, key and value [B, H, L, K], four heads over two."""
     generator = torch.Generator().manual_seed(0)
     shape = inputs.segments.shape
-    made = [torch.randn(shape[0], heads, shape[1], 8, generator=generator) for heads in (4, 2, 2)]
-    return [tensor.requires_grad_() for tensor in made]
+
+    def made(heads: int) -> Tensor:
+        return torch.randn(shape[0], heads, shape[1], 8, generator=generator).requires_grad_()
+
+    return made(4), made(2), made(2)
 
 
-def under_mask(inputs: ModelInputs, blocks: Tensor | None, qkv: list[Tensor]) -> Tensor:
+def under_mask(inputs: ModelInputs, blocks: Tensor | None, qkv: States) -> Tensor:
     query, key, value = qkv
     mask = visibility(inputs, blocks)
     assert mask is not None
@@ -56,7 +62,7 @@ def under_mask(inputs: ModelInputs, blocks: Tensor | None, qkv: list[Tensor]) ->
     return scaled_dot_product_attention(query, key, value, mask[:, None], scale=0.3).transpose(1, 2)
 
 
-def assert_same_with_gradients(found: Tensor, wanted: Tensor, qkv: list[Tensor], real: Tensor) -> None:
+def assert_same_with_gradients(found: Tensor, wanted: Tensor, qkv: States, real: Tensor) -> None:
     assert found.shape == wanted.shape
     torch.testing.assert_close(found[real], wanted[real], atol=1e-6, rtol=1e-5)
     weight = torch.randn(wanted[real].shape, generator=torch.Generator().manual_seed(1))
@@ -223,15 +229,16 @@ def test_a_batch_of_padding_alone_gives_zeros() -> None:
 
 def test_a_compiled_model_is_not_compiled_anew_for_documents_of_other_lengths() -> None:
     counts = CompileCounter()
-    attend = torch.compile(
-        lambda query, key, value, layout: (
-            segment_attention(None, query * 2, key, value, None, layout=layout)[0] + 1
-        ),
-        backend=counts,
-    )
+    module = torch.nn.Identity()
+
+    def between(query: Tensor, key: Tensor, value: Tensor, layout: AttentionLayout) -> Tensor:
+        return segment_attention(module, query * 2, key, value, None, layout=layout)[0] + 1
+
+    attend = torch.compile(between, backend=counts)
     frames = set()
     for rows in (ROWS, [row[::-1] for row in ROWS], [[0] * 7 + [1] * 17] * 4):
         inputs, blocks = layout(rows, "bidirectional")
-        attend(*(tensor.detach() for tensor in states(inputs)), AttentionLayout(inputs, blocks))
+        query, key, value = (tensor.detach() for tensor in states(inputs))
+        attend(query, key, value, AttentionLayout(inputs, blocks))
         frames.add(counts.frame_count)
     assert len(frames) == 1

@@ -16,7 +16,7 @@ from opendllm.core.toolkit.noise import AddressedNoise
 from opendllm.core.toolkit.segments import document_positions, document_starts
 from opendllm.plugins.objectives.dream import cart_weights
 from opendllm.registries.discovery import installed_plugins
-from opendllm.registries.objectives import Masking
+from opendllm.registries.objectives import Corruption, Masking
 from opendllm.registries.sequences import PADDING_SEGMENT, AttentionPattern, TokenRows
 
 PLUGINS = installed_plugins()
@@ -34,7 +34,7 @@ def packed_rows(count: int, segments: list[int]) -> TokenRows:
     )
 
 
-def draw(name: str, rows: TokenRows, **options: object) -> tuple[Masking, object]:
+def draw(name: str, rows: TokenRows, **options: object) -> tuple[Masking, Corruption]:
     objective = PLUGINS.objectives.get(name).build(options)
     masking = objective.mask(rows, AddressedNoise(2, rows, 64), LINEAR)
     return masking, objective.corrupt(masking, LINEAR, 9)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -78,7 +79,7 @@ def test_they_are_never_written(stock: Stock, tmp_path: Path, temperature: float
     with torch.no_grad():  # which the padding of a real checkpoint would need luck for
         model.lm.network.get_output_embeddings().weight[290:] *= 30
     found: list[int] = []
-    options = {"temperature": temperature, "max_new_tokens": 24}
+    options: dict[str, Any] = {"temperature": temperature, "max_new_tokens": 24}
     for sampler in ("p2", "entropy", "low-confidence"):
         gaps = ["def f(a):", "x = "]
         canvas = torch.full((2, 24), MASK)
@@ -95,7 +96,7 @@ def too_small(stock: Stock, tmp_path: Path) -> LanguageModel:
     return load(tmp_path, backbone="causal-lm", mask_token_id=1, device="cpu")
 
 
-def test_a_token_that_the_model_does_not_know_is_one_line(too_small: Path) -> None:
+def test_a_token_that_the_model_does_not_know_is_one_line(too_small: LanguageModel) -> None:
     tokenizer = too_small.tokenizer
     assert tokenizer is not None
     known, unknown = "x", tokenizer.decode([285])

@@ -21,7 +21,7 @@ from .conftest import END, VOCABULARY, Stock, load_as, logits, train_tokenizer
 
 def grown(folder: Path, least: int, mask: int = 5, **options: Any) -> DiffusionLM:
     registration = installed_plugins().backbones.get("causal-lm")
-    family = ChosenPlugin(registration, registration.options.model_validate(options))
+    family: ChosenPlugin[Any, Any] = ChosenPlugin(registration, registration.options.model_validate(options))
     return load_model(folder, family, torch.device("cpu"), torch.float32, mask, least)
 
 

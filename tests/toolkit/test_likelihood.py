@@ -73,7 +73,7 @@ def test_hidden_counts_are_exactly_stratified(
     counts = []
     original = lm.negative_log_likelihood
 
-    def spy(inputs: ModelInputs, targets: Tensor, scored: Tensor):
+    def spy(inputs: ModelInputs, targets: Tensor, scored: Tensor) -> Tensor:
         counts.extend(scored.sum(-1).tolist())
         return original(inputs, targets, scored)
 
@@ -131,12 +131,15 @@ def test_a_causal_models_rows_are_read_as_many_at_once_as_asked() -> None:
     assert torch.allclose(found[5].log_likelihood, found[2].log_likelihood, rtol=1e-5)
 
 
-@pytest.fixture
-def indifferent(random_lm: Callable[..., DiffusionLM], monkeypatch: pytest.MonkeyPatch):
-    """(a model that finds every token as likely as e^-1, the list of what it was asked to score)."""
-    lm, asked = random_lm(3), []
+Indifferent = tuple[DiffusionLM, list[list[bool]]]
 
-    def likelihoods(inputs: ModelInputs, targets: Tensor, scored: Tensor):
+
+@pytest.fixture
+def indifferent(random_lm: Callable[..., DiffusionLM], monkeypatch: pytest.MonkeyPatch) -> Indifferent:
+    """(a model that finds every token as likely as e^-1, the list of what it was asked to score)."""
+    lm, asked = random_lm(3), list[list[bool]]()
+
+    def likelihoods(inputs: ModelInputs, targets: Tensor, scored: Tensor) -> Tensor:
         asked.extend(scored.tolist())
         return torch.ones(int(scored.sum()))
 
@@ -144,7 +147,7 @@ def indifferent(random_lm: Callable[..., DiffusionLM], monkeypatch: pytest.Monke
     return lm, asked
 
 
-def test_mdlms_times_begin_at_a_thousandth(indifferent, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mdlms_times_begin_at_a_thousandth(indifferent: Indifferent, monkeypatch: pytest.MonkeyPatch) -> None:
     """The smallest draw of each stratum hides everything, with the weight of that time."""
     monkeypatch.setattr(module, "uniform", lambda seeds, *_: torch.zeros(SCORABLE.shape, dtype=torch.float64))
     inputs, seeds = inputs_from_mask(TOKENS, None), torch.tensor([0])
@@ -153,7 +156,7 @@ def test_mdlms_times_begin_at_a_thousandth(indifferent, monkeypatch: pytest.Monk
     assert float(found.log_likelihood) == pytest.approx(-sum(4 / time for time in times) / 8)
 
 
-def test_each_draw_hides_other_tokens(indifferent) -> None:
+def test_each_draw_hides_other_tokens(indifferent: Indifferent) -> None:
     """Also within a stratified group, of those that hide as many."""
     (lm, asked), rows, draws = indifferent, 20, 16
     inputs = inputs_from_mask(TOKENS.expand(rows, -1), None)

@@ -21,7 +21,9 @@ def test_ranks(rows: list[list[tuple[float, bool]]]) -> None:
     among = torch.tensor([[inside for _, inside in row] for row in rows])
     ranks = rank_in_row(scores, among)
     for number, row in enumerate(rows):
-        order = sorted(range(6), key=lambda place, row=row: (not row[place][1], -row[place][0], place))
+        order = [
+            place for _, _, place in sorted((not inside, -score, n) for n, (score, inside) in enumerate(row))
+        ]
         inside = [place for place in order if row[place][1]]
         assert [int(ranks[number, place]) for place in inside] == list(range(len(inside)))
         assert sorted(ranks[number].tolist()) == list(range(6))

@@ -49,7 +49,9 @@ def by_hand(given: ModelInputs, blocks: torch.Tensor | None) -> torch.Tensor:
 def test_visibility_of_ordinary_rows(pattern: AttentionPattern) -> None:
     given = inputs(SEGMENTS)
     blocks = pattern.blocks(given.positions)
-    assert torch.equal(visibility(given, blocks), by_hand(given, blocks))
+    seen = visibility(given, blocks)
+    assert seen is not None
+    assert torch.equal(seen, by_hand(given, blocks))
 
 
 @pytest.mark.parametrize("with_blocks", [True, False])
@@ -61,7 +63,9 @@ def test_visibility_of_noisy_and_clean_halves(with_blocks: bool) -> None:
     clean = torch.tensor([[False] * 8 + [True] * 8])
     blocks = positions // 2 if with_blocks else None
     given = ModelInputs(torch.zeros_like(segments), segments, positions, blocks, clean)
-    assert torch.equal(visibility(given, blocks), by_hand(given, blocks))
+    seen = visibility(given, blocks)
+    assert seen is not None
+    assert torch.equal(seen, by_hand(given, blocks))
 
 
 def test_halves_spelled_out() -> None:
