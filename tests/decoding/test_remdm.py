@@ -76,9 +76,11 @@ def test_probabilities(index: int, options: dict[str, Any]) -> None:
         chance = (alpha_s - (1 - s) * alpha_t) / (1 - alpha_t) if masked[position] else s
         for number, changes in ((chance - 1e-9, True), (chance + 1e-9, False)):
             found = select(index, number, masked, confidences, **options)
+            assert found.remask is not None
             decided = found.commit if masked[position] else found.remask
             assert bool(decided[0, position]) == changes
     found = select(index, 0.0, masked, confidences, **options)
+    assert found.remask is not None
     assert found.commit[0].tolist() == masked
     assert found.remask[0].tolist() == [not m for m in masked]
 
