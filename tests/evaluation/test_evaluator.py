@@ -67,7 +67,6 @@ def ask(
     benchmark: Benchmark,
     path: Path,
     batch_size: int = 4,
-    temperature: float = 0.9,
     replicas: int = 1,
     context: BenchmarkContext = CONTEXT,
     on_progress: OnProgress = lambda *_: None,
@@ -76,7 +75,7 @@ def ask(
     sampler = installed_plugins().samplers.get("low-confidence").build()
     asked = Asked(
         replicas=[Replica(tiny_lm(), TOKENIZER, CODEC, sampler) for _ in range(replicas)],
-        options=DecoderOptions(steps=4, max_new_tokens=6, temperature=temperature),
+        options=DecoderOptions(steps=4, max_new_tokens=6, temperature=0.9),
         chat=False,
         samples_per_task=2,
         batch_size=batch_size,
