@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -61,12 +60,10 @@ def test_every_experiment_is_planned_without_network_and_torch() -> None:
         "print('imported', sorted(heavy & set(sys.modules)))\n"
     )
     assert len(EXPERIMENTS) >= 5
-    started = time.monotonic()
     result = subprocess.run(
         [sys.executable, "-c", script, *map(str, EXPERIMENTS)], capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stderr
-    assert time.monotonic() - started < 3
     assert result.stdout.splitlines()[-1] == "imported []"
     assert result.stdout.count("parameters") >= len(EXPERIMENTS)
 
