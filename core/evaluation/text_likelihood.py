@@ -11,9 +11,10 @@ from torch import Tensor
 
 from opendllm.core.decoding.text import refuse_unknown_ids
 from opendllm.core.toolkit.draws import hash_address
-from opendllm.core.toolkit.likelihood import Estimator, log_likelihood
+from opendllm.core.toolkit.likelihood import Estimator, bound_name, log_likelihood
 from opendllm.core.toolkit.segments import inputs_from_mask
 from opendllm.registries.backbones import DiffusionLM
+from opendllm.registries.errors import UserError
 from opendllm.registries.sequences import ModelInputs
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class ScoredText:
     tokens: int
     bytes: int
     greedy: bool | None
+    bound: str
 
 
 def score_texts(
@@ -58,8 +60,15 @@ def score_texts(
     A text that has nothing to score counts for nothing.
 
     Raises:
-        UserError: a text has a token that the model doesn't know.
+        UserError: a text has a token that the model doesn't know; the checkpoint has no likelihood, or
+            greedy decoding of it isn't one mask after another.
     """
+    bound = bound_name(lm)
+    if lm.noise.destination != "mask" and any(text.greedy for text in texts):
+        raise UserError(
+            f"whether a model would write a text is found out mask by mask, and this one undoes "
+            f"{lm.noise.destination} noise: leave out what asks for it"
+        )
     windows = [_windows(tokenizer, lm, text, longest) for text in texts]
     for number, of_text in enumerate(windows):
         for window in of_text:
@@ -78,6 +87,7 @@ def score_texts(
             sum(part.tokens for part in parts),
             sum(part.bytes for part in parts),
             all(part.greedy for part in parts) if text.greedy else None,
+            bound,
         )
 
 
@@ -105,7 +115,7 @@ def _score_windows(
         draws: see `log_likelihood`.
         estimator: see `log_likelihood`.
     """
-    device = next(lm.module.parameters()).device
+    bound, device = bound_name(lm), next(lm.module.parameters()).device
     for start in range(0, len(windows), ROWS_AT_ONCE):
         group = windows[start : start + ROWS_AT_ONCE]
         width = max(1, *(len(window.ids) for _, _, window in group))
@@ -129,6 +139,7 @@ def _score_windows(
                 max(0, len(window.ids) - window.given),
                 window.bytes,
                 bool(written[row]),
+                bound,
             )
 
 

@@ -24,6 +24,7 @@ from transformers.initialization import no_init_weights
 from opendllm.core.foundation.notices import warn_once
 from opendllm.core.networks.attention import ATTENTION_NAME, AttentionLayout
 from opendllm.core.networks.canvas_reader import TransformersReader, network_states
+from opendllm.core.networks.noise_section import noise_section
 from opendllm.core.networks.placement import Placement, allocate_spread, quantize_to_8bit, run_spread
 from opendllm.core.networks.quantized import SECTIONS, TURNED_BACK, load_quantized, quantization_of
 from opendllm.core.networks.safetensors_folder import differ, load_into, stored_dtype, write_weights
@@ -89,6 +90,7 @@ class ScoringModule(nn.Module):
 
     def network_states(self, inputs: ModelInputs) -> Tensor:
         """[B, L, D] the network's own hidden states, not aligned."""
+        _refuse_time(inputs)
         blocks = self._attention.blocks(inputs.positions) if inputs.blocks is None else inputs.blocks
         output = self.network.get_decoder()(
             input_ids=inputs.tokens,
@@ -166,6 +168,7 @@ class TransformersLM(DiffusionLM):
 
     def reader(self, inputs: ModelInputs, use_kv_cache: bool = False, compiled: bool = False) -> CanvasReader:
         """See `DiffusionLM.reader`."""
+        _refuse_time(inputs)
         return TransformersReader(
             self.module.network,
             self.attention,
@@ -247,6 +250,7 @@ class TransformersLM(DiffusionLM):
             "attention": self.attention.kind,
             "block_length": self.attention.block_length,
             "logit_shift": self.logit_shift,
+            **noise_section(self.noise),
         }
         config = self._config | {
             "mask_token_id": self.mask_token_id,
@@ -257,6 +261,13 @@ class TransformersLM(DiffusionLM):
             config["eos_token_id"] = self.eos_token_id
         config.pop("dtype", None)  # transformers 5's word for torch_dtype, which both versions read
         (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
+
+
+def _refuse_time(inputs: ModelInputs) -> None:
+    if inputs.time is not None:
+        raise UserError(
+            "this backbone's network has no input for the time: train and decode it without time_conditioning"
+        )
 
 
 def _allocate(checkpoint: CheckpointFormat, dtype: torch.dtype) -> PreTrainedModel:
