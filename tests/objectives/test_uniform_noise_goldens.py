@@ -17,7 +17,8 @@ from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.noise_schedules import NoiseMass, NoiseSchedule
 from opendllm.registries.objectives import Masking, Objective, ScoredPositions
 from opendllm.registries.sequences import TokenIds, TokenRows
-from tests.golden_vectors import Vectors, golden
+
+from ..golden_vectors import Vectors, golden
 
 PLUGINS = installed_plugins()
 SETS = ("vocab_12", "vocab_160")
@@ -36,7 +37,7 @@ def objective(name: str, **options: Any) -> Objective:
 
 
 def double(numbers: Any) -> Tensor:
-    return torch.tensor(numbers, dtype=torch.float64)
+    return torch.as_tensor(numbers, dtype=torch.float64)
 
 
 def assert_near(found: Tensor, expected: Any, rtol: float = 1e-6, atol: float = 1e-9) -> None:
@@ -79,7 +80,7 @@ class Batch:
         return TokenRows(self.clean, zeros, zeros, every, torch.arange(len(self.clean)), ids=self.ids)
 
 
-def held_to(vectors: Vectors, mass: NoiseMass, alpha: Tensor, expected: dict[str, Any], atol: float) -> None:
+def held_to(mass: NoiseMass, alpha: Tensor, expected: dict[str, Any], atol: float) -> None:
     """q at the clean token, the mask and another one."""
     assert_near(alpha + mass.other, expected["at_clean"], atol=atol)
     assert_near(mass.mask, expected["at_mask"], atol=atol)
@@ -102,7 +103,7 @@ def test_noise_of_masks_and_uniform(vectors, name, published, ours, clock) -> No
         assert_near(-noise.alpha(t).log(), expected["sigma"], 1e-6)
         # The published cosine weight has the derivative without the clock's factor, as alpha_t_prime has.
         assert_near(noise.elbo_weight(t), expected["mdlm_weight"], 1e-6)
-        held_to(vectors, noise.noise_mass(t, batch.ids.size), noise.alpha(t), expected[key], 1e-9)
+        held_to(noise.noise_mass(t, batch.ids.size), noise.alpha(t), expected[key], 1e-9)
 
 
 @golden("uniform-noise")
@@ -131,7 +132,7 @@ def test_noise_of_gidd(vectors, name) -> None:
         assert_near(mass.mask, expected["beta_pi_mask"])
         assert_near(mass.other, expected["beta_pi_other"], 1e-5, 1e-16)
         assert_near(noise.alpha_prime(batch.t) / noise.alpha(batch.t), expected["alpha_prime_over_alpha"])
-        held_to(vectors, mass, noise.alpha(batch.t), expected["hybrid_q"], 1e-9)
+        held_to(mass, noise.alpha(batch.t), expected["hybrid_q"], 1e-9)
 
 
 @golden("uniform-noise")
@@ -147,7 +148,7 @@ def test_noise_of_gidd_by_log_snr(vectors, name) -> None:
         assert_near((alpha / (1 - alpha)).log(), expected["log_snr"], 1e-5, 1e-6)
         assert_near(alpha * (1 - alpha), expected["p_log_snr"], 1e-4, 2e-7)
         assert_near(mass.mask / (1 - alpha), expected["pi_mask"], 1e-5, 1e-6)
-        held_to(vectors, mass, alpha, expected["hybrid_q"], 5e-7)
+        held_to(mass, alpha, expected["hybrid_q"], 5e-7)
 
 
 @golden("uniform-noise")
@@ -297,7 +298,7 @@ def test_gidd(vectors, name) -> None:
         assert_near(elbo, expected["elbo_float64"], 1e-5, 1e-14)
         for weighting in ("clip", "dynamic"):
             found = batch.losses(objective("gidd", weighting=weighting), noise, noisy).view_as(batch.clean)
-            assert_near(found, expected[weighting]["loss"], 1e-4, 1e-12)
+            assert_near(found, expected[weighting]["loss"], 1e-3, 1e-12)
             assert_near(found.mean(), expected[weighting]["tokenmean"], 1e-4)
 
 
@@ -314,16 +315,15 @@ def test_gidd_by_log_snr(vectors, name) -> None:
         assert_near(elbo, expected["elbo_closed_form_float64"], 1e-5, 1e-9)
 
 
-def toy_noise(family: dict[str, Any]) -> tuple[NoiseSchedule, float]:
-    """(the schedule, what the published loss multiplies its derivative with)."""
+def toy_noise(family: dict[str, Any]) -> NoiseSchedule:
     if family["noise"] == "gidd":
-        return schedule("gidd", p_uniform=family["p_uniform"]), 1.0
+        return schedule("gidd", p_uniform=family["p_uniform"])
     if family["noise"] == "gidd_log_snr":
-        return schedule("gidd-log-snr", shift=family["shift"]), 1.0
+        return schedule("gidd-log-snr", shift=family["shift"])
     options = {"destination": family["noise"]}
     if family["eps"] == 0:
-        return schedule("linear", **options), 1.0
-    return schedule("loglinear", eps=family["eps"], **options), 1.0
+        return schedule("linear", **options)
+    return schedule("loglinear", eps=family["eps"], **options)
 
 
 def toy_logits(toy: dict[str, Any], denoiser: str) -> Callable[[Tensor, Tensor], Tensor]:
@@ -350,12 +350,13 @@ def toy_integrand(
     return at
 
 
-def integral(of: Callable[[Tensor], Tensor], points: int = 400) -> float:
-    """Over [0, 1], by Gauss and Legendre's rule in v of t = sin^2(pi v / 2): GIDD's tails are flat there."""
-    nodes, weights = (torch.from_numpy(each) for each in numpy.polynomial.legendre.leggauss(points))
-    v = (nodes + 1) / 2
-    t = torch.sin(torch.pi / 2 * v).square()
-    return float((weights / 2 * of(t) * torch.pi * (t * (1 - t)).sqrt()).sum())
+def integral(of: Callable[[Tensor], Tensor]) -> float:
+    """Over [0, 1], by Gauss and Legendre's rule where GIDD's tails are flat, with more nodes towards them."""
+    nodes, weights = (torch.from_numpy(each) for each in numpy.polynomial.legendre.leggauss(400))
+    u = (nodes + 1) / 2
+    v, slope = u * u * (3 - 2 * u), 6 * u * (1 - u)
+    t = torch.sin(torch.pi / 2 * v).square().clamp(max=1 - 1e-15)
+    return float((weights / 2 * slope * of(t) * torch.pi * (t * (1 - t)).sqrt()).sum())
 
 
 @golden("uniform-noise")
@@ -363,43 +364,41 @@ def test_the_bounds_integral(vectors) -> None:
     """As published code's own integrals are; and never below the exact likelihood, but where alpha(1) > 0."""
     toy = vectors.expected["toy_bound"]
     for family in toy["families"]:
-        noise, _ = toy_noise(family)
+        noise = toy_noise(family)
         for entry in family["denoisers"]:
             for clean, exact in enumerate(entry["exact_nll"]):
                 found = integral(toy_integrand(toy, noise, entry["denoiser"], clean))
-                assert found == pytest.approx(entry["closed_form_integral"][clean], rel=2e-6, abs=2e-6)
-                for key, rtol in (
-                    ("duo_integral_0_1", 2e-6),
-                    ("mdlm_integral_0_1", 2e-6),
-                    ("gidd_integral_0_1", 2e-6),
-                ):
+                assert found == pytest.approx(entry["closed_form_integral"][clean], abs=2e-7)
+                for key in ("duo_integral_0_1", "mdlm_integral_0_1", "gidd_integral_0_1"):
                     if key in entry:
-                        assert found == pytest.approx(entry[key][clean], rel=rtol, abs=rtol)
+                        assert found == pytest.approx(entry[key][clean], abs=2e-7)
                 if noise.ends[1] == 0:
-                    assert found > exact - 3e-6
+                    assert found > exact - 2e-7
                     if entry["denoiser"] == "fixed":
-                        assert found == pytest.approx(exact, abs=3e-6)
+                        assert found == pytest.approx(exact, abs=2e-7)
 
 
 @golden("uniform-noise")
-def test_gidds_published_estimate_lies_below_the_likelihood_and_ours_does_not(vectors) -> None:
-    """It cuts off a tail of t^(-1/2): its mean over [1e-4, 1 - 1e-4] is what theirs is."""
+def test_gidds_published_estimate_lies_below_the_likelihood(vectors) -> None:
+    """Its mean over [1e-4, 1 - 1e-4] is ours there, and a tail of t^(-1/2) is what it lacks."""
     toy = vectors.expected["toy_bound"]
     for family in toy["families"]:
         if family["noise"] != "gidd" or family["p_uniform"] == 0:
             continue
-        noise, _ = toy_noise(family)
+        noise = toy_noise(family)
+        low, high = noise.interval
         entry = next(entry for entry in family["denoisers"] if entry["denoiser"] == "fixed")
         for clean, exact in enumerate(entry["exact_nll"]):
             of = toy_integrand(toy, noise, "fixed", clean)
-            low, high = noise.interval
-
-            def inside(t: Tensor, of: Any = of, low: float = low, high: float = high) -> Tensor:
-                return torch.where((t >= low) & (t <= high), of(t), 0.0)
-
             published = entry["gidd_mean_over_t_in_1e-4_1-1e-4"][clean]
-            assert integral(inside) / (high - low) == pytest.approx(published, rel=1e-3)
+            t = low + (high - low) * arcsine_grid()
+            assert float(torch.trapezoid(of(t), t)) / (high - low) == pytest.approx(published, rel=1e-5)
             assert published < exact - 1e-3
+
+
+def arcsine_grid() -> Tensor:
+    """[20,001] numbers from 0 to 1, dense at both ends."""
+    return torch.sin(torch.pi / 2 * torch.linspace(0, 1, 20_001, dtype=torch.float64)).square()
 
 
 def test_positions_are_weighed_one_by_one() -> None:
