@@ -29,6 +29,7 @@ from plain_loops import PLAIN
 from torch import Tensor
 
 from opendllm.core import load
+from opendllm.core.checkpoints.loading import Checkpoint
 from opendllm.core.decoding.decoder import Decoded
 from opendllm.core.language_model import LanguageModel
 from opendllm.registries.backbones import Vocabulary
@@ -102,7 +103,7 @@ def random_model(device: str, preset: str) -> LanguageModel:
     torch.manual_seed(0)
     lm = plugins.backbones.get("open-dcoder").build({"preset": preset}).build(VOCABULARY)
     lm.module.eval().to(device)
-    return LanguageModel(lm, None, "p2", plugins)
+    return LanguageModel(Checkpoint(lm, None, None), "p2", plugins)
 
 
 def canvas_of(
@@ -188,7 +189,7 @@ def now(like: Tensor) -> float:
 
 def text_tokens(model: LanguageModel, tokens: Tensor, prompt: int) -> int:
     """How many new tokens stand before EOS."""
-    ended = (tokens[:, prompt:] == model.lm.eos_token_id).long().cumsum(-1) > 0
+    ended = tokens[:, prompt:].eq(model.lm.eos_token_id or -1).long().cumsum(-1) > 0
     return int((~ended).sum())
 
 

@@ -5,7 +5,7 @@ Shapes: B rows, L positions. Tensors of one object share a device.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from opendllm.registries.options import AttentionKind
@@ -71,7 +71,7 @@ class TokenRows:
     maskable: Tensor
     sample_index: Tensor
     blocks: Tensor | None = None
-    ids: TokenIds | None = None
+    ids: TokenIds | None = field(default=None, kw_only=True)
 
     def to(self, device: torch.device | str) -> TokenRows:
         """The same rows on another device."""
@@ -82,7 +82,7 @@ class TokenRows:
             self.maskable.to(device),
             self.sample_index.to(device),
             None if self.blocks is None else self.blocks.to(device),
-            self.ids,
+            ids=self.ids,
         )
 
 

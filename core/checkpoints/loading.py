@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,12 +10,10 @@ import torch
 from pydantic import ValidationError
 
 from opendllm.core.checkpoints.files import model_folder
-from opendllm.core.checkpoints.tokenizer_files import (
-    end_of_turn_id,
-    has_tokenizer,
-    ids_without_token,
-    read_tokenizer,
-)
+from opendllm.core.checkpoints.stop_ids import end_of_turn_id, stop_token_ids
+from opendllm.core.checkpoints.text_codec import TextCodec, codec_of
+from opendllm.core.checkpoints.tokenizer_files import has_tokenizer, ids_without_token, read_tokenizer
+from opendllm.core.foundation.json_objects import read_json_object
 from opendllm.core.foundation.option_errors import option_errors
 from opendllm.core.foundation.ranks import local_rank
 from opendllm.core.networks.noise_section import read_noise
@@ -59,10 +56,12 @@ class Checkpoint:
     Attributes:
         lm: the model; it knows the token that ends an answer, if its tokenizer has one.
         tokenizer: None where the folder has none.
+        codec: the tokenizer at work, and what this checkpoint's texts begin and end with.
     """
 
     lm: DiffusionLM
     tokenizer: PreTrainedTokenizerFast | None
+    codec: TextCodec | None
 
 
 class _Config(dict[str, Any]):
@@ -83,13 +82,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         UserError: it is missing, or isn't a JSON object.
     """
     path = folder / CONFIG_FILE
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
-    if not isinstance(config, dict):
-        raise UserError(f"{path} holds no JSON object")
-    return _Config(config, path)
+    return _Config(read_json_object(path), path)
 
 
 def backbone_of(
@@ -146,13 +139,26 @@ def load_checkpoint(
     device: torch.device,
     dtype: torch.dtype | None = None,
     mask_token_id: int | None = None,
+    add_bos_token: bool | None = None,
 ) -> Checkpoint:
-    """The model at `path` and its tokenizer, ready to be asked; see `load_model`."""
+    """The model at `path` and its tokenizer, ready to be asked.
+
+    Args:
+        path: see `load_model`.
+        backbone: see `load_model`.
+        device: see `load_model`.
+        dtype: see `load_model`.
+        mask_token_id: see `load_model`.
+        add_bos_token: whether texts begin with BOS; None as the tokenizer says.
+    """
     tokenizer = load_tokenizer(path)
     lm = load_model(path, backbone, device, dtype, mask_token_id)
+    folder = model_folder(path)
     lm.end_of_turn_token_id = end_of_turn_id(tokenizer)
+    lm.stop_token_ids = stop_token_ids(folder, read_config(folder), tokenizer)
     lm.ids_without_token = ids_without_token(tokenizer, lm)
-    return Checkpoint(lm, tokenizer)
+    codec = None if tokenizer is None else codec_of(tokenizer, [lm.mask_token_id, *lm.stops], add_bos_token)
+    return Checkpoint(lm, tokenizer, codec)
 
 
 def load_model(
@@ -222,6 +228,12 @@ def _mask_token_id(folder: Path, config: dict[str, Any], given: int | None) -> i
     raise UserError(
         f"neither {CONFIG_FILE} nor the tokenizer in {folder} names a mask token: give mask_token_id"
     )
+
+
+def stop_token_ids_of(path: Path, tokenizer: PreTrainedTokenizerFast | None) -> tuple[int, ...]:
+    """The ids at which the texts of the model at `path` end, read and written with this tokenizer."""
+    folder = model_folder(path)
+    return stop_token_ids(folder, read_config(folder), tokenizer, load_tokenizer(path))
 
 
 def load_tokenizer(path: Path) -> PreTrainedTokenizerFast | None:

@@ -236,10 +236,9 @@ def _spread(values: Tensor, at: TokenPositions, like: Tensor, elsewhere: float) 
 
 def _stop_where_settled(state: DecodeState, special: SpecialTokens) -> tuple[DecodeState, Tensor]:
     """Rows of which only settled tails are left become EOS there; and [R] bool, which they are."""
-    assert special.eos is not None
-    tails = settled_tails(state.tokens, state.editable, special.mask, special.eos)
+    tails = settled_tails(state.tokens, state.editable, special.mask, special.stops)
     settled = ~(state.editable & (state.tokens == special.mask) & ~tails).any(-1)
-    tokens = torch.where(tails & settled[:, None], special.eos, state.tokens)
+    tokens = torch.where(tails & settled[:, None], special.stops[0], state.tokens)
     return replace(state, tokens=tokens), settled
 
 
@@ -259,5 +258,5 @@ def _check_options(lm: DiffusionLM, sampler: Sampler, options: DecoderOptions) -
             raise UserError(
                 f"this sampler needs a bidirectional checkpoint, and this is a {lm.attention.kind} one"
             )
-    if options.early_stop and lm.eos_token_id is None:
+    if options.early_stop and not lm.stops:
         raise UserError("early_stop needs an EOS token, and this checkpoint has none")

@@ -22,7 +22,7 @@ PART = 5
 class TableModule(nn.Module):
     """One uniform mixing layer between an embedding table and an output table."""
 
-    def __init__(self, vocab_size: int, attention: AttentionPattern, reads_time: bool) -> None:
+    def __init__(self, vocab_size: int, attention: AttentionPattern, reads_time: bool = False) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(0)
         self.tokens = nn.Parameter(torch.randn(vocab_size, WIDTH, generator=generator))

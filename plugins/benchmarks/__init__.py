@@ -92,6 +92,11 @@ class MbppSanitizedOptions(MbppOptions):
 class DifferentialOptions(ProgramOptions):
     """Options of EvalPlus's benchmarks."""
 
+    problems: ManifestPath | None = Field(
+        None,
+        description="File of its problems: JSON lines, as they are or packed by gzip, bzip2, xz or zstd; "
+        "by default through the package evalplus where it is installed, else from the Hugging Face hub.",
+    )
     min_time_limit: float = Field(
         4.0, gt=0, description="Seconds that a call may take at least (1 in EvalPlus 0.3.1, 4 in later ones)."
     )

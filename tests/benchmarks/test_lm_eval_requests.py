@@ -170,7 +170,7 @@ def asked_here(
 
 
 def strings(requests: Sequence[Request]) -> list[tuple[str, ...]]:
-    found = []
+    found: list[tuple[str, ...]] = []
     for request in requests:
         if isinstance(request, GenerationRequest):
             found.append((request.gap.prefix,))

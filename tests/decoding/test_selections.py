@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -36,7 +38,7 @@ def run(sampler: Sampler, **options: float) -> None:
     decode(TableLM(), CANVAS, None, sampler, DecoderOptions.model_validate(options), torch.tensor([0, 1]))
 
 
-def returning(give, **attributes) -> Sampler:
+def returning(give: Callable[[Selection, Step], Any], **attributes: Any) -> Sampler:
     """A sampler whose `select` gives give(right selection, step)."""
 
     class Odd(Planned):
@@ -61,7 +63,9 @@ def returning(give, **attributes) -> Sampler:
     ],
 )
 @pytest.mark.parametrize("decides_first", [False, True])
-def test_a_commit_of_another_shape_or_dtype_is_refused(change, came, decides_first) -> None:
+def test_a_commit_of_another_shape_or_dtype_is_refused(
+    change: Callable[[torch.Tensor], Any], came: str, decides_first: bool
+) -> None:
     sampler = returning(lambda right, _: Selection(change(right.commit)), decides_first=decides_first)
     with pytest.raises(UserError, match=f"^sampler Odd: select gave {came}"):
         run(sampler)
@@ -70,7 +74,7 @@ def test_a_commit_of_another_shape_or_dtype_is_refused(change, came, decides_fir
 @pytest.mark.parametrize(
     ("field", "declared"), [("remask", "revises"), ("expand", "edits_length"), ("delete", "edits_length")]
 )
-def test_so_is_every_other_part_also_where_it_was_not_declared(field, declared) -> None:
+def test_so_is_every_other_part_also_where_it_was_not_declared(field: str, declared: str) -> None:
     def none_of(right: Selection, step: Step) -> Selection:
         return replace(right, **{field: torch.zeros_like(step.masked)})
 
@@ -99,7 +103,7 @@ def test_a_plan_of_another_length_is_refused() -> None:
         run(Short(), steps=4)
 
 
-def contract_of(build) -> SamplerContract:
+def contract_of(build: Callable[[], Sampler]) -> SamplerContract:
     class Contract(SamplerContract):
         def sampler(self) -> Sampler:
             return build()
@@ -167,7 +171,7 @@ PLANS = (
 
 
 @pytest.mark.parametrize("name", [*PLANS, "test_a_decision_is_bool_and_of_the_canvas_shape"])
-def test_a_right_sampler_passes_the_contract(name) -> None:
+def test_a_right_sampler_passes_the_contract(name: str) -> None:
     getattr(contract_of(Planned), name)()
 
 
@@ -183,7 +187,7 @@ def test_a_right_sampler_passes_the_contract(name) -> None:
         (Rising, "test_planned_masks_fall_to_none"),
     ],
 )
-def test_a_wrong_plan_fails_the_contract(wrong, found_by) -> None:
+def test_a_wrong_plan_fails_the_contract(wrong: type[Sampler], found_by: str) -> None:
     with pytest.raises(AssertionError):
         getattr(contract_of(wrong), found_by)()
 

@@ -67,7 +67,6 @@ def ask(
     benchmark: Benchmark,
     path: Path,
     batch_size: int = 4,
-    temperature: float = 0.9,
     replicas: int = 1,
     context: BenchmarkContext = CONTEXT,
     on_progress: OnProgress = lambda *_: None,
@@ -76,7 +75,7 @@ def ask(
     sampler = installed_plugins().samplers.get("low-confidence").build()
     asked = Asked(
         replicas=[Replica(tiny_lm(), TOKENIZER, CODEC, sampler) for _ in range(replicas)],
-        options=DecoderOptions(steps=4, max_new_tokens=6, temperature=temperature),
+        options=DecoderOptions(steps=4, max_new_tokens=6, temperature=0.9),
         chat=False,
         samples_per_task=2,
         batch_size=batch_size,
@@ -110,6 +109,12 @@ def test_lengths_are_the_oracles_the_requests_or_the_manifests(tmp_path: Path) -
     lengths = {a.task_id: len(a.tokens) for a in benchmark.answers if isinstance(a, GeneratedText)}
     assert lengths == {"a": 1, "b": 5, "c": 6}
     assert len(benchmark.answers) == 6
+
+
+def test_at_an_empty_references_length_nothing_is_written(tmp_path: Path) -> None:
+    benchmark = Questions([GenerationRequest("a", Gap("x = ", "\n"), reference="", oracle_length=True)])
+    ask(benchmark, tmp_path / "s.jsonl")
+    assert [a.tokens for a in benchmark.answers if isinstance(a, GeneratedText)] == [(), ()]
 
 
 def test_samples_do_not_depend_on_the_batch_size_or_on_a_restart(tmp_path: Path) -> None:
@@ -168,18 +173,14 @@ def test_a_problem_that_does_not_fit_the_model_fails_and_the_rest_goes_on(tmp_pa
 MASK = str(TOKENIZER.mask_token)
 LIKELY = LikelihoodRequest("fine", " x", context="def f(")
 ODD_REQUESTS: dict[str, tuple[Request, str]] = {
-    "reference": (GenerationRequest("odd", Gap("x = "), MASK), "reference contains the mask token"),
     "reference-surrogate": (GenerationRequest("odd", Gap("x = "), "\ud800"), "is a lone surrogate"),
-    "prompt": (GenerationRequest("odd", Gap(f"x = {MASK}")), "prompt contains the mask token"),
     "no-reference": (
         GenerationRequest("odd", Gap("x = "), oracle_length=True),
-        "its preparation fails (AssertionError",
+        "its reference, and has none",
     ),
     "no-text": (GenerationRequest("odd", Gap(None)), "its preparation fails (AttributeError"),  # type: ignore[arg-type]
     "unprepared": (GenerationRequest("odd", Gap(""), failure="KeyError: 'text'"), "KeyError: 'text'"),
-    "text": (LikelihoodRequest("odd", f"x = {MASK}"), "contains the mask token"),
-    "context": (LikelihoodRequest("odd", " 1", context=f"x {MASK}="), "contains the mask token"),
-    "text-surrogate": (LikelihoodRequest("odd", "x = \ud800"), "its preparation fails ("),
+    "text-surrogate": (LikelihoodRequest("odd", "x = \ud800"), "character 4 is a lone surrogate"),
     "nothing": (LikelihoodRequest("odd", "", context="x = 1"), "has no tokens to score"),
     "unprepared-text": (LikelihoodRequest("odd", "", failure="KeyError: 'text'"), "KeyError: 'text'"),
 }
@@ -205,6 +206,25 @@ def test_an_odd_problem_stops_nobody(tmp_path: Path, odd: Request, reason: str) 
     assert ask(again, tmp_path / "s.jsonl").unasked == evaluation.unasked
     assert [repr(answer) for answer in again.answers] == [repr(answer) for answer in mixed.answers]
     assert (tmp_path / "s.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        GenerationRequest("spelt", Gap("x = "), MASK, oracle_length=True),
+        GenerationRequest("spelt", Gap(f"x = {MASK}", f"{MASK} + 1")),
+        LikelihoodRequest("spelt", f"x = {MASK}"),
+        LikelihoodRequest("spelt", f" {MASK}", context=f"x {MASK}="),
+    ],
+    ids=["reference", "prompt", "text", "context"],
+)
+def test_a_problem_that_spells_the_mask_is_asked_as_text(tmp_path: Path, request_: Request) -> None:
+    asked = Questions([request_])
+    assert not ask(asked, tmp_path / "s.jsonl").unasked
+    assert [answer.failure for answer in asked.answers] == [None] * len(asked.answers)
+    for answer in asked.answers:
+        if isinstance(answer, GeneratedText):
+            assert TOKENIZER.mask_token_id not in (*answer.tokens, *answer.reference_tokens)
 
 
 def test_an_empty_stop_string_cuts_nothing(tmp_path: Path) -> None:
@@ -363,3 +383,16 @@ def test_a_causal_models_likelihood_is_exact_and_the_logits_own() -> None:
     (scored,) = score_texts(lm, CODEC, [TextToScore(text, 0)], 64, 16)
     assert scored.variance == 0
     assert math.isfinite(scored.log_likelihood)
+
+
+def test_perplexity_leaves_out_a_document_that_failed_and_says_so() -> None:
+    benchmark = installed_plugins().benchmarks.get("perplexity").build({})
+    documents = [Document(name, f"x = {name}\ny = 2\n") for name in "ab"]
+    benchmark.requests(replace(CONTEXT, held_out=lambda: iter(documents)))
+    whole = TextLikelihood("a", "default", -6.0, 0.0, 3, 8)
+    failed = TextLikelihood("b", "default", math.nan, 0.0, 0, 0, failure="odd")
+    alone, both = benchmark.score([whole]), benchmark.score([whole, failed])
+    assert both.metrics == alone.metrics
+    assert alone.metrics["nats_per_token"].value == pytest.approx(2)
+    assert "documents that failed are left out" in both.notes
+    assert "documents that failed are left out" not in alone.notes

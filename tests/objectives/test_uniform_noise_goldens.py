@@ -92,7 +92,9 @@ def held_to(mass: NoiseMass, alpha: Tensor, expected: dict[str, Any], atol: floa
 @pytest.mark.parametrize(
     ("published", "ours", "clock"), [("log-linear", "loglinear", 1.0), ("cosine", "cosine", COSINE_CLOCK)]
 )
-def test_noise_of_masks_and_uniform(vectors, name, published, ours, clock) -> None:
+def test_noise_of_masks_and_uniform(
+    vectors: Vectors, name: str, published: str, ours: str, clock: float
+) -> None:
     batch = Batch(vectors, name)
     expected = batch.content["noise"][published]
     for destination, key in (("uniform", "uniform_q"), ("mask", "mask_q")):
@@ -108,7 +110,7 @@ def test_noise_of_masks_and_uniform(vectors, name, published, ours, clock) -> No
 
 @golden("uniform-noise")
 @each_vocabulary
-def test_noise_of_udlm(vectors, name) -> None:
+def test_noise_of_udlm(vectors: Vectors, name: str) -> None:
     batch = Batch(vectors, name)
     expected = batch.content["noise"]["udlm_loglinear"]
     linear = schedule("linear", destination="uniform")
@@ -121,7 +123,7 @@ def test_noise_of_udlm(vectors, name) -> None:
 
 @golden("uniform-noise")
 @each_vocabulary
-def test_noise_of_gidd(vectors, name) -> None:
+def test_noise_of_gidd(vectors: Vectors, name: str) -> None:
     batch = Batch(vectors, name)
     for expected in batch.content["noise"]["gidd"]:
         if expected["p_uniform"] == 1:
@@ -137,7 +139,7 @@ def test_noise_of_gidd(vectors, name) -> None:
 
 @golden("uniform-noise")
 @each_vocabulary
-def test_noise_of_gidd_by_log_snr(vectors, name) -> None:
+def test_noise_of_gidd_by_log_snr(vectors: Vectors, name: str) -> None:
     """Published in float32, whose sums are off by 1e-7 where next to nothing is noise."""
     batch = Batch(vectors, name)
     for expected in batch.content["noise"]["gidd_log_snr"]:
@@ -153,7 +155,7 @@ def test_noise_of_gidd_by_log_snr(vectors, name) -> None:
 
 @golden("uniform-noise")
 @each_vocabulary
-def test_corruption(vectors, name) -> None:
+def test_corruption(vectors: Vectors, name: str) -> None:
     """Duo's and UDLM's draws: a uniform number below 1 - alpha gives way to the drawn token."""
     batch = Batch(vectors, name)
     expected = batch.content["corruption"]
@@ -170,7 +172,7 @@ def test_corruption(vectors, name) -> None:
 
 @golden("uniform-noise")
 @each_vocabulary
-def test_corruption_of_gidd(vectors, name) -> None:
+def test_corruption_of_gidd(vectors: Vectors, name: str) -> None:
     """One uniform number against the cumulative sum of q, whose table is ours."""
     batch = Batch(vectors, name)
     expected = batch.content["corruption"]
@@ -187,7 +189,7 @@ def test_corruption_of_gidd(vectors, name) -> None:
 
 @golden("uniform-noise")
 @each_vocabulary
-def test_our_own_draws_follow_the_same_law(vectors, name) -> None:
+def test_our_own_draws_follow_the_same_law(vectors: Vectors, name: str) -> None:
     """Evenly spread numbers give each token its share of b, to the last of 10,000."""
     batch = Batch(vectors, name)
     draws = (torch.arange(10_000, dtype=torch.float64) + 0.5) / 10_000
@@ -208,7 +210,7 @@ def test_our_own_draws_follow_the_same_law(vectors, name) -> None:
 @pytest.mark.parametrize(
     ("published", "ours", "clock"), [("log-linear", "loglinear", 1.0), ("cosine", "cosine", COSINE_CLOCK)]
 )
-def test_duo(vectors, name, published, ours, clock) -> None:
+def test_duo(vectors: Vectors, name: str, published: str, ours: str, clock: float) -> None:
     batch = Batch(vectors, name)
     noise = schedule(ours, destination="uniform")
     found = batch.losses(objective("duo"), noise, batch.content["z_uniform"], clock)
@@ -217,7 +219,7 @@ def test_duo(vectors, name, published, ours, clock) -> None:
 
 @golden("uniform-noise")
 @each_vocabulary
-def test_float32_logits_keep_five_digits(vectors, name) -> None:
+def test_float32_logits_keep_five_digits(vectors: Vectors, name: str) -> None:
     """Where the published float32 loses all but one near t = 1."""
     batch = Batch(vectors, name)
     noise = schedule("loglinear", destination="uniform")
@@ -231,7 +233,7 @@ def test_float32_logits_keep_five_digits(vectors, name) -> None:
 @pytest.mark.parametrize(
     ("published", "ours", "clock"), [("log-linear", "loglinear", 1.0), ("cosine", "cosine", COSINE_CLOCK)]
 )
-def test_mdlm(vectors, name, published, ours, clock) -> None:
+def test_mdlm(vectors: Vectors, name: str, published: str, ours: str, clock: float) -> None:
     """The fast path of the one bound, and the objective's weight with the cross-entropy without masks."""
     batch = Batch(vectors, name)
     expected = batch.content["loss"][f"mdlm_{published}_float64"]
@@ -254,7 +256,7 @@ def test_mdlm(vectors, name, published, ours, clock) -> None:
 
 @golden("uniform-noise")
 @each_vocabulary
-def test_udlm(vectors, name) -> None:
+def test_udlm(vectors: Vectors, name: str) -> None:
     """Both of its parts, the noisy row and the clean one at time 0."""
     batch = Batch(vectors, name)
     expected = batch.content["loss"]["udlm_float64"]
@@ -272,7 +274,7 @@ def test_udlm(vectors, name) -> None:
 
 @golden("uniform-noise")
 @each_vocabulary
-def test_udlm_tells_its_model_the_time_of_the_corruption(vectors, name) -> None:
+def test_udlm_tells_its_model_the_time_of_the_corruption(vectors: Vectors, name: str) -> None:
     batch = Batch(vectors, name)
     noise, clock = schedule("linear", destination="uniform"), 1 - 1e-3
     time = clock * batch.times
@@ -280,6 +282,7 @@ def test_udlm_tells_its_model_the_time_of_the_corruption(vectors, name) -> None:
         torch.ones_like(batch.clean).bool(), noise.mask_probability(time), time, batch.rows, batch.clean
     )
     inputs = objective("udlm", time_conditioning=True).corrupt(masking, noise, 0).inputs
+    assert inputs.time is not None
     noisy, clean = inputs.time[:, 0].view(-1, 2).T
     expected = batch.content["loss"]["udlm_float32"]["network_time_input"]
     assert_near(torch.stack([noisy, clean]), expected, 1e-6, 1e-7)
@@ -287,7 +290,7 @@ def test_udlm_tells_its_model_the_time_of_the_corruption(vectors, name) -> None:
 
 @golden("uniform-noise")
 @each_vocabulary
-def test_gidd(vectors, name) -> None:
+def test_gidd(vectors: Vectors, name: str) -> None:
     """The bound and its weight; the losses under clipped and dynamic weights, and their mean over tokens."""
     batch = Batch(vectors, name)
     noisy = batch.content["z_hybrid"]
@@ -304,7 +307,7 @@ def test_gidd(vectors, name) -> None:
 
 @golden("uniform-noise")
 @each_vocabulary
-def test_gidd_by_log_snr(vectors, name) -> None:
+def test_gidd_by_log_snr(vectors: Vectors, name: str) -> None:
     """Published in float32; its bound in closed form in float64."""
     batch = Batch(vectors, name)
     for expected in batch.content["loss"]["gidd_log_snr"]:
@@ -360,7 +363,7 @@ def integral(of: Callable[[Tensor], Tensor]) -> float:
 
 
 @golden("uniform-noise")
-def test_the_bounds_integral(vectors) -> None:
+def test_the_bounds_integral(vectors: Vectors) -> None:
     """As published code's own integrals are; and never below the exact likelihood, but where alpha(1) > 0."""
     toy = vectors.expected["toy_bound"]
     for family in toy["families"]:
@@ -379,7 +382,7 @@ def test_the_bounds_integral(vectors) -> None:
 
 
 @golden("uniform-noise")
-def test_gidds_published_estimate_lies_below_the_likelihood(vectors) -> None:
+def test_gidds_published_estimate_lies_below_the_likelihood(vectors: Vectors) -> None:
     """Its mean over [1e-4, 1 - 1e-4] is ours there, and a tail of t^(-1/2) is what it lacks."""
     toy = vectors.expected["toy_bound"]
     for family in toy["families"]:

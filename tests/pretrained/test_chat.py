@@ -38,7 +38,7 @@ TEMPLATE = (
 )
 PROMPT = "def f(a):"
 FRAMED = f"<user>{PROMPT}</user><assistant>"
-OPTIONS = {"max_new_tokens": 6, "steps": 6}
+OPTIONS: dict[str, Any] = {"max_new_tokens": 6, "steps": 6}
 
 
 @pytest.fixture
@@ -104,8 +104,8 @@ class Turns(TwoRequests):
         given = PROMPT if chat is None else chat(turns[:2])
         begun = PROMPT if chat is None else chat(turns, prefilled=True)
         return [
-            GenerationRequest("waits", Gap(given), templated=chat is not None),
-            GenerationRequest("begun", Gap(begun), templated=chat is not None),
+            GenerationRequest("waits", Gap(given, templated=chat is not None)),
+            GenerationRequest("begun", Gap(begun, templated=chat is not None)),
             LikelihoodRequest("likely", " a", context=given, templated=chat is not None),
         ]
 
