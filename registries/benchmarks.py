@@ -103,7 +103,6 @@ class TextLikelihood:
         greedy: whether the model would write just this text; None where that wasn't asked.
         failure: why the text has no likelihood (it couldn't be put to the model, say); the numbers are then
             NaN and 0, and where there is right and wrong it counts as wrong.
-        bound: what `log_likelihood` is, in words; None where nobody says.
     """
 
     task_id: str
@@ -114,7 +113,6 @@ class TextLikelihood:
     bytes: int
     greedy: bool | None = None
     failure: str | None = None
-    bound: str | None = None
 
 
 Answer = GeneratedText | TextLikelihood

@@ -11,7 +11,7 @@ from torch import Tensor
 from opendllm.core.checkpoints.text_codec import TextCodec
 from opendllm.core.decoding.text import refuse_unknown_ids
 from opendllm.core.toolkit.draws import hash_address
-from opendllm.core.toolkit.likelihood import Estimator, bound_name, log_likelihood
+from opendllm.core.toolkit.likelihood import Estimator, log_likelihood
 from opendllm.core.toolkit.segments import inputs_from_mask
 from opendllm.registries.backbones import DiffusionLM
 from opendllm.registries.errors import UserError
@@ -40,7 +40,6 @@ class ScoredText:
     tokens: int
     bytes: int
     greedy: bool | None
-    bound: str
 
 
 def score_texts(
@@ -60,9 +59,8 @@ def score_texts(
 
     Raises:
         UserError: a text has a token that the model doesn't know; the checkpoint has no likelihood, or
-            greedy decoding of it isn't one mask after another.
+            its greedy decoding isn't one mask after another.
     """
-    bound = bound_name(lm)
     if lm.noise.destination != "mask" and any(text.greedy for text in texts):
         raise UserError(
             f"whether a model would write a text is found out mask by mask, and this one undoes "
@@ -86,7 +84,6 @@ def score_texts(
             sum(part.tokens for part in parts),
             sum(part.bytes for part in parts),
             all(part.greedy for part in parts) if text.greedy else None,
-            bound,
         )
 
 
@@ -109,7 +106,7 @@ def _score_windows(
         draws: see `log_likelihood`.
         estimator: see `log_likelihood`.
     """
-    bound, device = bound_name(lm), next(lm.module.parameters()).device
+    device = next(lm.module.parameters()).device
     for start in range(0, len(windows), ROWS_AT_ONCE):
         group = windows[start : start + ROWS_AT_ONCE]
         width = max(1, *(len(window.ids) for _, _, window in group))
@@ -133,7 +130,6 @@ def _score_windows(
                 max(0, len(window.ids) - window.given),
                 window.bytes,
                 bool(written[row]),
-                bound,
             )
 
 

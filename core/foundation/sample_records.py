@@ -133,7 +133,7 @@ def record_line(record: SampleRecord) -> str:
     if isinstance(answer, TextLikelihood):
         fields |= {name: getattr(answer, name) for name in (*LIKELIHOOD_FIELDS, "greedy")}
         fields["log_likelihood"] = None if answer.failure is not None else answer.log_likelihood
-        ended, failure, bound = None, answer.failure, answer.bound
+        ended, failure = None, answer.failure
     else:
         name = next(name for name, form in TEXT_FIELDS.items() if form == answer.form)
         fields |= {
@@ -144,7 +144,7 @@ def record_line(record: SampleRecord) -> str:
             "tokens": answer.tokens,
             "reference_tokens": answer.reference_tokens,
         }
-        ended, failure, bound = answer.ended, answer.failure, None
+        ended, failure = answer.ended, answer.failure
     known = {
         "kept_tokens": record.kept_tokens,
         "ended": ended,
@@ -152,7 +152,6 @@ def record_line(record: SampleRecord) -> str:
         "request": record.request,
         "seconds": record.seconds,
         "failure": failure,
-        "bound": bound,
     }
     fields |= {name: value for name, value in known.items() if value is not None}
     made_with = {} if record.digest is None else {"digest": record.digest}
@@ -180,10 +179,7 @@ def _likelihood(task_id: str, setting: str, fields: _Fields) -> TextLikelihood:
     variance, tokens, size = (value or 0 for value in values[1:])
     fields.take("sample", _integer)
     greedy, failure = fields.take("greedy", _truth), fields.take("failure", _text)
-    bound = fields.take("bound", _text)
-    return TextLikelihood(
-        task_id, setting, log_likelihood, variance, int(tokens), int(size), greedy, failure, bound
-    )
+    return TextLikelihood(task_id, setting, log_likelihood, variance, int(tokens), int(size), greedy, failure)
 
 
 def _generated(task_id: str, setting: str, text_field: str, fields: _Fields) -> GeneratedText:

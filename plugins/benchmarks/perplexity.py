@@ -52,7 +52,6 @@ class Perplexity(Benchmark):
         likelihoods = [
             answer for answer in answers if isinstance(answer, TextLikelihood) and answer.failure is None
         ]
-        bounds = {answer.bound for answer in likelihoods if answer.bound is not None}
         nats = -sum(answer.log_likelihood for answer in likelihoods)
         error = math.sqrt(sum(answer.variance for answer in likelihoods))
         tokens = sum(answer.tokens for answer in likelihoods)
@@ -82,7 +81,6 @@ class Perplexity(Benchmark):
             notes=(
                 "each excerpt's first token is given, not scored",
                 "the intervals are the Monte-Carlo error of the ELBO; an autoregressive model's is exact",
-                *(f"its likelihood is {bound}" for bound in sorted(bounds)),
                 *(["documents that failed are left out"] if len(likelihoods) < len(answers) else []),
             ),
         )
