@@ -5,18 +5,23 @@ from typing import Literal
 from pydantic import ConfigDict, Field, PositiveInt
 
 from opendllm.core.scoring.infilling_lengths import STANDARD_LENGTHS, Length
-from opendllm.registries import ManifestPath, PluginOptions, ProblemFileOptions, Register
+from opendllm.registries import BenchmarkOptions, ManifestPath, ProblemFileOptions, Register
 
 HERE = "opendllm.plugins.benchmarks"
 
 
-class PerplexityOptions(PluginOptions):
+class PerplexityOptions(BenchmarkOptions):
     """Options of held-out perplexity."""
+
+    @property
+    def asks_likelihoods(self) -> bool:
+        """It is one."""
+        return True
 
     documents: int = Field(48, ge=1, description="How many held-out documents are scored.")
 
 
-class StdlibInfillingOptions(PluginOptions):
+class StdlibInfillingOptions(BenchmarkOptions):
     """Options of the standard-library infilling benchmark."""
 
     problems: int = Field(48, ge=1, description="How many functions are asked for.")
@@ -148,7 +153,7 @@ class SantacoderFimOptions(ProblemFileOptions):
     )
 
 
-class LmEvalOptions(PluginOptions):
+class LmEvalOptions(BenchmarkOptions):
     """Options of the tasks of lm-evaluation-harness."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"task": "addition", "folder": "tasks"}]})
