@@ -6,23 +6,22 @@ import torch
 from torch import Tensor
 
 
-def settled_tails(tokens: Tensor, editable: Tensor, mask_token_id: int, eos_token_id: int) -> Tensor:
-    """[B, L] bool: editable positions right of an EOS that nothing masked precedes in its gap.
+def settled_tails(tokens: Tensor, editable: Tensor, unsettled: Tensor, eos_token_id: int) -> Tensor:
+    """[B, L] bool: editable positions right of an EOS that nothing unsettled precedes in its gap.
 
     Args:
         tokens: [B, L] int64, the canvas.
         editable: [B, L] bool; a gap is a run of editable positions.
-        mask_token_id: what is not written yet.
+        unsettled: [B, L] bool, editable positions that may still change.
         eos_token_id: where a gap's text ends.
     """
-    masked = editable & (tokens == mask_token_id)
     starts = editable.clone()
     starts[:, 1:] &= ~editable[:, :-1]
     columns = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
     gap_start = torch.where(starts, columns, 0).cummax(-1).values
-    masks_so_far = masked.long().cumsum(-1)
-    before_gap = masks_so_far.gather(1, gap_start) - masked.gather(1, gap_start).long()
-    nothing_open = masks_so_far == before_gap
+    open_so_far = unsettled.long().cumsum(-1)
+    before_gap = open_so_far.gather(1, gap_start) - unsettled.gather(1, gap_start).long()
+    nothing_open = open_so_far == before_gap
     ends = editable & (tokens == eos_token_id) & nothing_open
     last_end = torch.where(ends, columns, -1).cummax(-1).values
     return editable & (last_end >= gap_start) & (columns > last_end)

@@ -76,17 +76,14 @@ def plan_row(sizes: Sequence[int], steps: int | None, sampler: Sampler) -> Plann
 
     Args:
         sizes: how many masks each block has.
-        steps: of the whole row; None for one a mask, and one more for each that the row may grow by.
+        steps: of the whole row; None for what the sampler takes by itself, mostly one a mask.
         sampler: may plan how many masks are left after each.
 
     Raises:
         UserError: the sampler plans another number of steps than it was asked for.
     """
-    # A row that grows uses up a step for every growth, and one for the mask that this adds.
-    block_steps = [
-        size + 2 * sampler.growth if steps is None else _share(steps, len(sizes), block)
-        for block, size in enumerate(sizes)
-    ]
+    shares = [None if steps is None else _share(steps, len(sizes), block) for block in range(len(sizes))]
+    block_steps = [sampler.block_steps(*each) for each in zip(sizes, shares, strict=True)]
     settings = list(zip(sizes, block_steps, strict=True))
     by_setting = {setting: _plan_block(*setting, sampler) for setting in dict.fromkeys(settings)}
     blocks = [by_setting[setting] for setting in settings]

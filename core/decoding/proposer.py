@@ -9,9 +9,11 @@ from torch import Tensor
 
 from opendllm.core.decoding.cached_forward import CachedForward
 from opendllm.core.decoding.decode_state import DecodeState, StepDraws
+from opendllm.core.decoding.distributions import ChunkedDistributions
 from opendllm.core.decoding.options import DecoderOptions
 from opendllm.core.decoding.plan import IntArray
-from opendllm.core.decoding.proposals import Filters, Proposals, SuppressedToken, propose
+from opendllm.core.decoding.proposals import ELEMENTS_AT_ONCE, Filters, Proposals, SuppressedToken, propose
+from opendllm.core.toolkit.draws import stream_id, uniform, uniform_tokens
 from opendllm.registries.backbones import DiffusionLM, TokenPositions
 from opendllm.registries.errors import UserError
 from opendllm.registries.samplers import Sampler, SpecialTokens
@@ -79,11 +81,7 @@ class Proposer:
         if not len(at.rows):
             nothing = torch.zeros(0, device=state.tokens.device)
             return Proposals(nothing.long(), nothing, nothing.bool())
-        canvases = [state.tokens]
-        if self._guidance_scale > 0:
-            fixed = state.real & ~state.editable
-            canvases.append(torch.where(fixed, self.special.mask, state.tokens))
-        hidden = self._forward.states(canvases, at, block, idle)
+        hidden = self._hidden(state, at, block, idle)
         uniforms = draws.at("token", at.rows, at.columns)
         suppressed = self._suppressed(state, at, last)
         at_once = max(1, LOGITS_AT_ONCE[hidden[0].device.type] // self._lm.vocab_size)
@@ -101,10 +99,66 @@ class Proposer:
                 )
             )
         proposed = Proposals.joined(parts)
-        self._unchecked.append((proposed.finite, state.number[at.rows], at.columns))
-        if not proposed.finite.is_cuda or len(self._unchecked) == CHECK_EVERY:
-            self.raise_if_not_finite()
+        self._remember(proposed.finite, state.number[at.rows], at.columns)
         return proposed
+
+    def distributions(
+        self,
+        state: DecodeState,
+        at: TokenPositions,
+        block: IntArray,
+        idle: NDArray[np.bool_],
+        draws: StepDraws,
+        last: Tensor,
+    ) -> ChunkedDistributions:
+        """The distributions at the N positions `at`, not made before they are read; see `propose`."""
+        hidden = self._hidden(state, at, block, idle)
+        suppressed = self._suppressed(state, at, last)
+
+        def logits(chosen: slice) -> tuple[Tensor, Tensor | None]:
+            both = [self._lm.project(each[chosen]).float() for each in hidden]
+            finite = torch.isfinite(sum(each.sum(-1) for each in both))
+            self._remember(finite, state.number[at.rows[chosen]], at.columns[chosen])
+            for found in both:
+                if found.is_cuda:
+                    found.masked_fill_(~finite[:, None], 0.0)  # named later; here they only must not crash
+                for token in suppressed:
+                    where = token.among(chosen).where
+                    found[slice(None) if where is None else where, token.token_id] = -torch.inf
+            return both[0], both[1] if len(both) == 2 else None
+
+        return ChunkedDistributions(
+            at=at,
+            canvas=state.tokens,
+            uniforms=draws.at("token", at.rows, at.columns),
+            logits=logits,
+            filters=self._filters,
+            guidance_scale=self._guidance_scale,
+            at_once=max(1, ELEMENTS_AT_ONCE[state.tokens.device.type] // self._lm.vocab_size),
+        )
+
+    def _hidden(
+        self, state: DecodeState, at: TokenPositions, block: IntArray, idle: NDArray[np.bool_]
+    ) -> list[Tensor]:
+        """[N, D] at the positions, of the canvas and, for guidance, of the one without its prompt."""
+        canvases = [state.tokens]
+        if self._guidance_scale > 0:
+            fixed = state.real & ~state.editable
+            canvases.append(torch.where(fixed, self._noise(state), state.tokens))
+        return self._forward.states(canvases, at, block, idle)
+
+    def _noise(self, state: DecodeState) -> Tensor | int:
+        """What stands for a prompt that isn't given: masks, or the same uniform tokens at every step."""
+        if self._lm.noise.destination != "uniform":
+            return self.special.mask
+        drawn = uniform(state.seeds[:, None], stream_id("unconditional"), 0, state.positions)
+        return uniform_tokens(drawn, self._lm.vocab_size)
+
+    def _remember(self, finite: Tensor, row: Tensor, column: Tensor) -> None:
+        """Look at whether all logits were finite: at once, or on a GPU a few steps later."""
+        self._unchecked.append((finite, row, column))
+        if not finite.is_cuda or len(self._unchecked) == CHECK_EVERY:
+            self.raise_if_not_finite()
 
     def raise_if_not_finite(self) -> None:
         """Look at all logits since the last look.
