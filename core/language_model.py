@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from opendllm.core.checkpoints.loading import backbone_of, load_checkpoint, torch_device
+from opendllm.core.checkpoints.loading import Checkpoint, backbone_of, load_checkpoint, torch_device
 from opendllm.core.checkpoints.pretrained import fetch
+from opendllm.core.checkpoints.text_codec import TextCodec
 from opendllm.core.decoding.chat import chat_prompt
 from opendllm.core.decoding.decoder import Decoded, decode
 from opendllm.core.decoding.options import DecoderOptions
@@ -21,7 +22,6 @@ from opendllm.core.evaluation.text_likelihood import TextToScore, score_texts
 from opendllm.core.toolkit.draws import hash_address
 from opendllm.core.toolkit.likelihood import Estimator
 from opendllm.core.toolkit.segments import document_positions, inputs_from_mask
-from opendllm.registries.backbones import DiffusionLM
 from opendllm.registries.discovery import Plugins, installed_plugins
 from opendllm.registries.errors import UserError
 from opendllm.registries.gaps import Gap
@@ -29,10 +29,8 @@ from opendllm.registries.objectives import Masking
 from opendllm.registries.samplers import Sampler
 from opendllm.registries.sequences import PADDING_SEGMENT, TokenRows
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
-
 BATCH_SIZE = 16
+NO_TOKENIZER = "this checkpoint has no tokenizer: use `sample` and `logits` with token ids"
 
 
 def load(
@@ -40,6 +38,7 @@ def load(
     *,
     backbone: str | None = None,
     mask_token_id: int | None = None,
+    add_bos_token: bool | None = None,
     device: str = "auto",
     dtype: torch.dtype | None = None,
     plugins: Plugins | None = None,
@@ -50,6 +49,7 @@ def load(
         path: the folder, or a hub id such as `GSAI-ML/LLaDA-8B-Base`.
         backbone: the family's plugin, where config.json doesn't settle it.
         mask_token_id: where neither config.json nor the tokenizer names it.
+        add_bos_token: whether texts begin with BOS; None as the tokenizer says.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, ...
         dtype: of the weights; None keeps the file's.
         plugins: where to find its backbone and samplers; by default what is installed.
@@ -60,8 +60,8 @@ def load(
     plugins = plugins or installed_plugins()
     folder = fetch(str(path))
     family = backbone_of(plugins, folder, backbone)
-    found = load_checkpoint(folder, family, torch_device(device), dtype, mask_token_id)
-    return LanguageModel(found.lm, found.tokenizer, family.options.default_sampler, plugins)
+    found = load_checkpoint(folder, family, torch_device(device), dtype, mask_token_id, add_bos_token)
+    return LanguageModel(found, family.options.default_sampler, plugins)
 
 
 class LanguageModel:
@@ -73,15 +73,10 @@ class LanguageModel:
         default_sampler: the one its authors decode with.
     """
 
-    def __init__(
-        self,
-        lm: DiffusionLM,
-        tokenizer: PreTrainedTokenizerFast | None,
-        default_sampler: str,
-        plugins: Plugins,
-    ) -> None:
-        self.lm = lm
-        self.tokenizer = tokenizer
+    def __init__(self, checkpoint: Checkpoint, default_sampler: str, plugins: Plugins) -> None:
+        self.lm = checkpoint.lm
+        self.tokenizer = checkpoint.tokenizer
+        self._text_codec = checkpoint.codec
         self.default_sampler = default_sampler
         self._plugins = plugins
 
@@ -131,20 +126,17 @@ class LanguageModel:
     def score(
         self, texts: Sequence[str], draws: int = 128, seed: int = 0, estimator: Estimator = "llada"
     ) -> list[tuple[float, float]]:
-        """(log-likelihood, its standard error) of each text in nats, given its first token.
+        """(log-likelihood, its standard error) of each text in nats, given BOS, or else its first token.
 
         The ELBO of a diffusion model, exact for a causal one (see `log_likelihood`).
         """
-        tokenizer = self._tokenizer()
-        sizes = [
-            len(encode(tokenizer, text, self.lm.mask_token_id, f"text {index}"))
-            for index, text in enumerate(texts)
-        ]
+        codec = self._codec()
+        sizes = [len([*codec.bos, *encode(codec, text, f"text {index}")]) for index, text in enumerate(texts)]
         for index, size in enumerate(sizes):
             if size < 2:
                 raise UserError(f"text {index} has fewer than two tokens, so none can be scored")
         asked = [TextToScore(*each) for each in zip(texts, _seeds(seed, len(texts)), strict=True)]
-        found = score_texts(self.lm, tokenizer, asked, max(sizes, default=0), draws, estimator)
+        found = score_texts(self.lm, codec, asked, max(sizes, default=0), draws, estimator)
         return [(scored.log_likelihood, scored.variance**0.5) for scored in found]
 
     @torch.no_grad()
@@ -204,7 +196,7 @@ class LanguageModel:
         """
         if isinstance(prompts, str):
             raise UserError("prompts is a list of texts, not one text")
-        gaps = [Gap(self.chat_prompt(prompt) if chat else prompt) for prompt in prompts]
+        gaps = [self.chat_gap(prompt) if chat else Gap(prompt) for prompt in prompts]
         written = self.fill(gaps, options, sampler=sampler, seed=seed, batch_size=batch_size)
         return [each.text for each in written]
 
@@ -258,21 +250,23 @@ class LanguageModel:
         if batch_size < 1:
             raise UserError(f"batch_size is {batch_size}: decode at least one row at a time")
         chosen, decoder = self._sampler(sampler, options)
-        tokenizer = self._tokenizer()
+        codec = self._codec()
         seeded = [SeededGap(*each) for each in zip(gaps, _seeds(seed, len(gaps)), strict=True)]
         found: dict[int, Written] = {}
-        for index, written in write(self.lm, tokenizer, seeded, chosen, decoder, batch_size, trace):
+        for index, written in write(self.lm, codec, seeded, chosen, decoder, batch_size, trace):
             found[index] = written
             on_written(index, written)
         return [found[index] for index in range(len(seeded))]
 
-    def chat_prompt(self, prompt: str) -> str:
-        """The prompt as a user's turn in the checkpoint's chat template.
+    def chat_gap(self, prompt: str) -> Gap:
+        """The answer to a prompt, which is a user's turn in the checkpoint's chat template.
 
         Raises:
             UserError: the checkpoint has no chat template, or it fails.
         """
-        return chat_prompt(self._tokenizer(), prompt)
+        if self.tokenizer is None:
+            raise UserError(NO_TOKENIZER)
+        return Gap(chat_prompt(self.tokenizer, prompt), templated=True)
 
     def _check_ids(self, ids: Tensor, what: str) -> None:
         whole_numbers = ids.dtype == torch.int64 and ids.ndim == 2 and len(ids) > 0
@@ -287,10 +281,10 @@ class LanguageModel:
         decoder, own = sort_options(flat, registration)
         return registration.build(own), decoder
 
-    def _tokenizer(self) -> PreTrainedTokenizerFast:
-        if self.tokenizer is None:
-            raise UserError("this checkpoint has no tokenizer: use `sample` and `logits` with token ids")
-        return self.tokenizer
+    def _codec(self) -> TextCodec:
+        if self._text_codec is None:
+            raise UserError(NO_TOKENIZER)
+        return self._text_codec
 
 
 def _refuse(options: dict[str, Any], name: str, why: str) -> None:

@@ -102,6 +102,7 @@ class DiffusionLM(ABC):
         mask_token_id: the id that stands for an unknown token.
         eos_token_id: the id that ends a document, or None.
         end_of_turn_token_id: the id that ends an answer of a chat model, or None.
+        stop_token_ids: all ids at which a text ends, by any of the checkpoint's files; see `stops`.
         vocab_size: number of logits.
         ids_without_token: ids below it that its tokenizer has no token for: a padded vocabulary's rows,
             and holes. Never proposed; empty where no tokenizer is known.
@@ -116,12 +117,19 @@ class DiffusionLM(ABC):
     mask_token_id: int
     eos_token_id: int | None
     end_of_turn_token_id: int | None = None
+    stop_token_ids: tuple[int, ...] = ()
     vocab_size: int
     ids_without_token: tuple[int, ...] = ()
     context_length: int
     attention: AttentionPattern
     logit_shift: bool
     supports_kv_cache: bool = False
+
+    @property
+    def stops(self) -> tuple[int, ...]:
+        """The ids at which a text ends: EOS, then the other `stop_token_ids`."""
+        own = () if self.eos_token_id is None else (self.eos_token_id,)
+        return tuple(dict.fromkeys((*own, *self.stop_token_ids)))
 
     @property
     def network(self) -> nn.Module:

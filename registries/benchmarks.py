@@ -22,7 +22,6 @@ class GenerationRequest:
         setting: names this way of asking where a problem is asked in several ("oracle", "length-8").
         stop: the answer is cut before the first of these; empty ones cut nothing.
         oracle_length: whether to write as many tokens as the reference has, instead of the gap's length.
-        templated: whether the gap's prefix came out of the context's chat template, and isn't put into it.
         failure: why the problem can't be asked, where its own preparation failed; the others are asked, and
             this one is answered by an empty text with the same failure.
     """
@@ -33,7 +32,6 @@ class GenerationRequest:
     setting: str = "default"
     stop: tuple[str, ...] = ()
     oracle_length: bool = False
-    templated: bool = False
     failure: str | None = None
 
 
@@ -192,7 +190,7 @@ class BenchmarkContext:
         code_execution: whether, and how, `score` may run generated code; None forbids it.
         chat: the chat template, where prompts are to be put into it. Prompts that a benchmark leaves as they
             are become a user's turn; one with turns of its own (examples, a system prompt) renders them
-            itself and marks its requests as `templated`.
+            itself and marks its gaps and contexts as `templated`.
     """
 
     limit: int | None

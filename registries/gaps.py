@@ -13,8 +13,10 @@ class Gap:
         prefix: text on the left.
         suffix: text on the right; None to continue the prefix.
         length: how many tokens to write; None for the decoder's `max_new_tokens`.
+        templated: whether a chat template wrote the prefix: then what it spells of special tokens is meant.
     """
 
     prefix: str
     suffix: str | None = None
     length: int | None = None
+    templated: bool = False

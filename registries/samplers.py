@@ -28,6 +28,8 @@ class SpecialTokens:
     mask: int
     eos: int | None = None
     end_of_turn: int | None = None
+    stops: tuple[int, ...] = ()
+    """All ids at which a text ends, EOS and end of turn among them."""
 
 
 class Draws(Protocol):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from jinja2 import TemplateError
 
+from opendllm.core.checkpoints.text_codec import codec_of
 from opendllm.registries.corpora import Message
 from opendllm.registries.errors import UserError, first_line
 
@@ -19,7 +20,7 @@ Ending = Literal["answer follows", "answer begun", "answered"]
 
 
 def apply_template(tokenizer: PreTrainedTokenizerFast, messages: Sequence[Message], ending: Ending) -> str:
-    """The chat as the text that an instruct model was trained on.
+    """The chat as the text that an instruct model was trained on, for `TextCodec.encode_rendered`.
 
     Args:
         tokenizer: whose template it is.
@@ -33,7 +34,8 @@ def apply_template(tokenizer: PreTrainedTokenizerFast, messages: Sequence[Messag
         raise UserError(
             "this checkpoint has no chat template: leave `chat` out, or take its Instruct sibling"
         )
-    content = [_entry(message) for message in messages]
+    escaped = codec_of(tokenizer).escaped
+    content = [_entry(message, escaped(message.content)) for message in messages]
     try:
         text: str = tokenizer.apply_chat_template(
             content,
@@ -46,6 +48,6 @@ def apply_template(tokenizer: PreTrainedTokenizerFast, messages: Sequence[Messag
     return text
 
 
-def _entry(message: Message) -> dict[str, Any]:
-    entry: dict[str, Any] = {"role": message.role, "content": message.content}
+def _entry(message: Message, content: str) -> dict[str, Any]:
+    entry: dict[str, Any] = {"role": message.role, "content": content}
     return {**entry, "tool_calls": list(message.tool_calls)} if message.tool_calls else entry

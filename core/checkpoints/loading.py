@@ -11,12 +11,9 @@ import torch
 from pydantic import ValidationError
 
 from opendllm.core.checkpoints.files import model_folder
-from opendllm.core.checkpoints.tokenizer_files import (
-    end_of_turn_id,
-    has_tokenizer,
-    ids_without_token,
-    read_tokenizer,
-)
+from opendllm.core.checkpoints.stop_ids import end_of_turn_id, stop_token_ids
+from opendllm.core.checkpoints.text_codec import TextCodec, codec_of
+from opendllm.core.checkpoints.tokenizer_files import has_tokenizer, ids_without_token, read_tokenizer
 from opendllm.core.foundation.option_errors import option_errors
 from opendllm.core.foundation.ranks import local_rank
 from opendllm.core.networks.transformers_lm import CONFIG_FILE, OWN_SECTION
@@ -58,10 +55,12 @@ class Checkpoint:
     Attributes:
         lm: the model; it knows the token that ends an answer, if its tokenizer has one.
         tokenizer: None where the folder has none.
+        codec: the tokenizer at work, and what this checkpoint's texts begin and end with.
     """
 
     lm: DiffusionLM
     tokenizer: PreTrainedTokenizerFast | None
+    codec: TextCodec | None
 
 
 class _Config(dict[str, Any]):
@@ -145,13 +144,26 @@ def load_checkpoint(
     device: torch.device,
     dtype: torch.dtype | None = None,
     mask_token_id: int | None = None,
+    add_bos_token: bool | None = None,
 ) -> Checkpoint:
-    """The model at `path` and its tokenizer, ready to be asked; see `load_model`."""
+    """The model at `path` and its tokenizer, ready to be asked.
+
+    Args:
+        path: see `load_model`.
+        backbone: see `load_model`.
+        device: see `load_model`.
+        dtype: see `load_model`.
+        mask_token_id: see `load_model`.
+        add_bos_token: whether texts begin with BOS; None as the tokenizer says.
+    """
     tokenizer = load_tokenizer(path)
     lm = load_model(path, backbone, device, dtype, mask_token_id)
+    folder = model_folder(path)
     lm.end_of_turn_token_id = end_of_turn_id(tokenizer)
+    lm.stop_token_ids = stop_token_ids(folder, read_config(folder), tokenizer)
     lm.ids_without_token = ids_without_token(tokenizer, lm)
-    return Checkpoint(lm, tokenizer)
+    codec = None if tokenizer is None else codec_of(tokenizer, [lm.mask_token_id, *lm.stops], add_bos_token)
+    return Checkpoint(lm, tokenizer, codec)
 
 
 def load_model(
@@ -218,6 +230,12 @@ def _mask_token_id(folder: Path, config: dict[str, Any], given: int | None) -> i
     raise UserError(
         f"neither {CONFIG_FILE} nor the tokenizer in {folder} names a mask token: give mask_token_id"
     )
+
+
+def stop_token_ids_of(path: Path, tokenizer: PreTrainedTokenizerFast | None) -> tuple[int, ...]:
+    """The ids at which the texts of the model at `path` end, read and written with this tokenizer."""
+    folder = model_folder(path)
+    return stop_token_ids(folder, read_config(folder), tokenizer, load_tokenizer(path))
 
 
 def load_tokenizer(path: Path) -> PreTrainedTokenizerFast | None:

@@ -6,20 +6,11 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast
 
+from opendllm.core.checkpoints.tokenizer_conversion import convert_tokenizer, convertible
 from opendllm.registries.backbones import DiffusionLM
 from opendllm.registries.errors import UserError, first_line
 
 TOKENIZER_FILE = "tokenizer.json"
-
-
-END_OF_TURN = ("<|eot_id|>", "<|im_end|>")
-"""How LLaMA-3's and Qwen's chat templates, which LLaDA's and Dream's follow, end an answer."""
-
-
-def end_of_turn_id(tokenizer: PreTrainedTokenizerFast | None) -> int | None:
-    """The id that ends an answer of a chat model; None where the tokenizer knows none."""
-    vocabulary = {} if tokenizer is None else tokenizer.get_added_vocab()
-    return next((vocabulary[token] for token in END_OF_TURN if token in vocabulary), None)
 
 
 def id_count(tokenizer: PreTrainedTokenizerFast) -> int:
@@ -31,14 +22,14 @@ def ids_without_token(tokenizer: PreTrainedTokenizerFast | None, lm: DiffusionLM
     """See `DiffusionLM.ids_without_token`; the ids that config.json gives a meaning are tokens."""
     if tokenizer is None:
         return ()
-    meant = {lm.mask_token_id, lm.eos_token_id, lm.end_of_turn_token_id}
+    meant = {lm.mask_token_id, *lm.stops}
     known = meant | set(tokenizer.get_vocab().values())
     return tuple(token_id for token_id in range(lm.vocab_size) if token_id not in known)
 
 
 def has_tokenizer(folder: Path) -> bool:
     """Whether a model folder brings its tokenizer."""
-    return (folder / TOKENIZER_FILE).is_file()
+    return (folder / TOKENIZER_FILE).is_file() or convertible(folder)
 
 
 def write_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
@@ -56,14 +47,16 @@ def write_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
 
 
 def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """The tokenizer as tokenizer.json states it.
+    """The tokenizer as tokenizer.json states it, or as the files say that it would be made of.
 
     Not through AutoTokenizer: beside a config.json of a known model_type it puts that family's own
     pre-tokenizer in the file's place, and the same text gets other ids.
 
     Raises:
-        UserError: it is missing or damaged.
+        UserError: it is missing or damaged, or can't be converted.
     """
+    if not (folder / TOKENIZER_FILE).is_file() and convertible(folder):
+        return convert_tokenizer(folder)
     try:
         tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(
             folder, local_files_only=True

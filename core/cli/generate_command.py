@@ -61,6 +61,10 @@ def generate(
     chat: Annotated[
         bool, typer.Option("--chat", help="Put each prompt into the checkpoint's chat template.")
     ] = False,
+    add_bos_token: Annotated[
+        bool | None,
+        typer.Option(help="Whether prompts begin with BOS; by default as the tokenizer says."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a prompt.")] = False,
     trace: Annotated[
         Path | None, typer.Option(metavar="FILE.json", help="Record the canvas at every step.")
@@ -75,10 +79,10 @@ def generate(
         from opendllm.core import load
         from opendllm.core.cli.progress import progress_bar
 
-        model = load(checkpoint, device=device)
+        model = load(checkpoint, device=device, add_bos_token=add_bos_token)
         gaps = [each.gap for each in prompts]
         if chat:
-            gaps = [replace(gap, prefix=model.chat_prompt(gap.prefix)) for gap in gaps]
+            gaps = [replace(model.chat_gap(gap.prefix), length=gap.length) for gap in gaps]
         json_lines = as_json or input_file is not None or output is not None
         lines = Lines(output, output_file, len(prompts), printed_early=json_lines)
 

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from opendllm.core.checkpoints.text_codec import TextCodec, TokenFacts
 from opendllm.core.data.long_texts import parts
 from opendllm.registries.errors import UserError
 
@@ -30,8 +31,40 @@ MAX_PROCESSES = 16
 
 Pair = tuple[str, str]
 """(prompt, text); the prompt may be empty."""
-Part = tuple[str, str, bool]
-"""(prompt, text, whether the document ends with it); only a document's first part has its prompt."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a document.
+
+    Attributes:
+        prompt: of the document; its first part alone has it.
+        text: what is learnt.
+        begins: whether the document begins with it.
+        ends: whether it ends with it.
+    """
+
+    prompt: str
+    text: str
+    begins: bool
+    ends: bool
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How documents become ids; small, so that other processes can have it.
+
+    Attributes:
+        tokenizer_file: tokenizer.json.
+        facts: what its texts begin with, and what is no text.
+        eos_token_id: what a document ends with.
+        templated: whether a chat template wrote prompts and texts.
+    """
+
+    tokenizer_file: Path
+    facts: TokenFacts
+    eos_token_id: int
+    templated: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,18 +103,14 @@ class EncodedParts:
 class Encoder:
     """A tokenizer file at work."""
 
-    def __init__(self, tokenizer_file: Path, eos_token_id: int) -> None:
-        self._tokenizer = Tokenizer.from_file(str(tokenizer_file))
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
-        self._eos_token_id = eos_token_id
+    def __init__(self, encoding: Encoding) -> None:
+        self._encoding = encoding
+        self._codec = TextCodec(Tokenizer.from_file(str(encoding.tokenizer_file)), encoding.facts)
 
     def encode(self, batch: list[Part]) -> EncodedParts:
-        """Prompt and text are encoded apart, as they are when the model answers."""
-        strings = [string for prompt, text, _ in batch for string in (prompt, text)]
-        found = [e.ids for e in self._tokenizer.encode_batch(strings, add_special_tokens=False)]
-        prompts, texts = found[::2], found[1::2]
-        closing = [[self._eos_token_id] if ends else [] for _, _, ends in batch]
+        """Prompt and text apart, as they are when the model answers; BOS is given as a prompt is."""
+        prompts, texts = self._templated(batch) if self._encoding.templated else self._plain(batch)
+        closing = [[self._encoding.eos_token_id] if part.ends else [] for part in batch]
         whole = list(zip(prompts, texts, closing, strict=True))
         lengths = [sum(map(len, part)) for part in whole]
         ids = itertools.chain.from_iterable(itertools.chain(*part) for part in whole)
@@ -89,11 +118,23 @@ class Encoder:
             np.fromiter(ids, np.uint32, sum(lengths)),
             np.array(lengths, dtype=np.int64),
             np.array([len(prompt) for prompt in prompts], dtype=np.int64),
-            np.array([ends for _, _, ends in batch], dtype=np.bool_),
+            np.array([part.ends for part in batch], dtype=np.bool_),
         )
 
+    def _plain(self, batch: list[Part]) -> tuple[list[list[int]], list[list[int]]]:
+        strings = [string for part in batch for string in (part.prompt, part.text)]
+        begin = [first for part in batch for first in (part.begins, part.begins and not part.prompt)]
+        found = self._codec.encode_batch(strings, begin)
+        bos = self._codec.bos
+        prompts = [[*(bos if p.begins else ()), *ids] for p, ids in zip(batch, found[::2], strict=True)]
+        return prompts, found[1::2]
 
-def encode_in_order(pairs: Iterator[Pair], tokenizer_file: Path, eos_token_id: int) -> Iterator[EncodedBatch]:
+    def _templated(self, batch: list[Part]) -> tuple[list[list[int]], list[list[int]]]:
+        prompts = [self._codec.encode_rendered(part.prompt) for part in batch]
+        return prompts, [self._codec.encode_rendered(part.text, begins=False) for part in batch]
+
+
+def encode_in_order(pairs: Iterator[Pair], encoding: Encoding) -> Iterator[EncodedBatch]:
     """Encode a stream of any length, long documents in parts; at most two batches a process are held.
 
     What comes out does not depend on the number of processes. A short stream is encoded here, by the
@@ -102,19 +143,17 @@ def encode_in_order(pairs: Iterator[Pair], tokenizer_file: Path, eos_token_id: i
     Raises:
         UserError: a process was killed.
     """
-    return _documents(_encoded(_batches(pairs), tokenizer_file, eos_token_id))
+    return _documents(_encoded(_batches(pairs), encoding))
 
 
-def _encoded(
-    batches: Iterator[list[Part]], tokenizer_file: Path, eos_token_id: int
-) -> Iterator[EncodedParts]:
-    encoder = Encoder(tokenizer_file, eos_token_id)
+def _encoded(batches: Iterator[list[Part]], encoding: Encoding) -> Iterator[EncodedParts]:
+    encoder = Encoder(encoding)
     for batch in itertools.islice(batches, BATCHES_BEFORE_PROCESSES):
         yield encoder.encode(batch)
     del encoder
     first = next(batches, None)
     if first is not None:
-        yield from _in_processes(itertools.chain([first], batches), tokenizer_file, eos_token_id)
+        yield from _in_processes(itertools.chain([first], batches), encoding)
 
 
 def _documents(batches: Iterator[EncodedParts]) -> Iterator[EncodedBatch]:
@@ -136,15 +175,13 @@ def _documents(batches: Iterator[EncodedParts]) -> Iterator[EncodedBatch]:
         yield EncodedBatch(batch.ids, lengths, prompts)
 
 
-def _in_processes(
-    batches: Iterator[list[Part]], tokenizer_file: Path, eos_token_id: int
-) -> Iterator[EncodedParts]:
+def _in_processes(batches: Iterator[list[Part]], encoding: Encoding) -> Iterator[EncodedParts]:
     processes = min(len(os.sched_getaffinity(0)), MAX_PROCESSES)
     pool = ProcessPoolExecutor(
         processes,
         multiprocessing.get_context("spawn"),  # a fork would copy torch's threads' locks
         initializer=_start,
-        initargs=(tokenizer_file, eos_token_id),
+        initargs=(encoding,),
     )
     pending: deque[Future[EncodedParts]] = deque()
     try:
@@ -168,7 +205,7 @@ def _batches(pairs: Iterator[Pair]) -> Iterator[list[Part]]:
     characters = 0
     for part in _parts(pairs):
         batch.append(part)
-        characters += len(part[0]) + len(part[1])
+        characters += len(part.prompt) + len(part.text)
         if characters >= CHARACTERS_AT_ONCE or len(batch) == DOCUMENTS_AT_ONCE:
             yield batch
             batch, characters = [], 0
@@ -178,25 +215,25 @@ def _batches(pairs: Iterator[Pair]) -> Iterator[list[Part]]:
 
 def _parts(pairs: Iterator[Pair]) -> Iterator[Part]:
     for prompt, text in pairs:
-        before = ""
+        before, begins = "", True
         for part in parts(text):
             if before:
-                yield prompt, before, False
-                prompt = ""
+                yield Part(prompt, before, begins, False)
+                prompt, begins = "", False
             before = part
-        yield prompt, before, True
+        yield Part(prompt, before, begins, True)
 
 
 _encoder: Encoder | None = None
 
 
-def _start(tokenizer_file: Path, eos_token_id: int) -> None:
+def _start(encoding: Encoding) -> None:
     """Begin a worker process; it ends when the one that started it does, however that ends."""
     global _encoder
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    _encoder = Encoder(tokenizer_file, eos_token_id)
+    _encoder = Encoder(encoding)
 
 
 def _end_with_parent() -> None:

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from opendllm.core.checkpoints.text_codec import let_add_bos, token_facts
 from opendllm.core.checkpoints.tokenizer_files import TOKENIZER_FILE, read_tokenizer, write_tokenizer
-from opendllm.core.data.encoding import Pair, encode_in_order
+from opendllm.core.data.encoding import Encoding, Pair, encode_in_order
 from opendllm.core.data.held_out_texts import HeldOutTexts
 from opendllm.core.data.left_out import report_left_out
 from opendllm.core.data.packing import Packing
@@ -71,6 +72,7 @@ def prepare_all(
     corpora: Sequence[Corpus],
     folder: Path,
     on_batch: OnBatch = lambda *_: None,
+    add_bos_token: bool | None = None,
 ) -> list[PreparedData]:
     """Tokenise and pack, or read what an earlier run made of the same corpora and settings.
 
@@ -86,6 +88,8 @@ def prepare_all(
         corpora: the plugins that `data` names.
         folder: where prepared data is kept, each in a folder named after its digest.
         on_batch: told how far it is.
+        add_bos_token: whether documents begin with BOS; None as the tokenizer says. The tokenizer that is
+            kept, and saved with checkpoints, says the same.
 
     Raises:
         UserError: a corpus has no documents or is damaged, the tokenizer can't be had, or the disk
@@ -96,6 +100,8 @@ def prepare_all(
         folder.mkdir(parents=True, exist_ok=True)
         fingerprints = [corpus.fingerprint() for corpus in corpora]
         tokenizer = _tokenizer(choice, corpora, held_out, fingerprints, folder)
+        if add_bos_token is not None:
+            let_add_bos(tokenizer, add_bos_token)
         preparation = _Preparation(data, tokenizer, held_out, fingerprints, on_batch)
         return [
             preparation.prepared(number, section.name, corpus, folder)
@@ -165,12 +171,17 @@ class _Preparation:
 
     def _make(self, name: str, corpus: Corpus, folder: Path) -> None:
         write_tokenizer(self.tokenizer, folder / TOKENIZER_FOLDER)
-        file = folder / TOKENIZER_FOLDER / TOKENIZER_FILE
+        encoding = Encoding(
+            folder / TOKENIZER_FOLDER / TOKENIZER_FILE,
+            token_facts(self.tokenizer),
+            self.tokenizer.eos_token_id,
+            self.data.chat,
+        )
         facts = {}
         for split in SPLITS:
             with SplitWriter(folder, split, self.data.sequence_length, self.data.packed) as writer:
                 pairs = self._pairs(corpus, split, writer.facts)
-                for batch in encode_in_order(pairs, file, self.tokenizer.eos_token_id):
+                for batch in encode_in_order(pairs, encoding):
                     writer.add(batch)
                     self.on_batch(split, writer.facts.documents, writer.facts.tokens)
             skipped = corpus.skipped(split)

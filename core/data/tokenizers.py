@@ -46,8 +46,18 @@ def make_tokenizer(choice: TokenizerChoice, corpora: Sequence[Iterable[Document]
         return train_tokenizer(documents, choice.train.vocab_size, choice.mask_token)
     assert choice.path is not None
     tokenizer = load_tokenizer(choice.path, choice.mask_token)
+    if choice.eos_token is not None and tokenizer.eos_token not in (None, choice.eos_token):
+        raise UserError(
+            f"data.tokenizer.eos_token is {choice.eos_token!r}, and the files of {choice.path} name "
+            f"{tokenizer.eos_token!r}: leave it out"
+        )
+    if choice.eos_token is not None:
+        tokenizer.add_special_tokens({"eos_token": choice.eos_token})
     if tokenizer.eos_token_id is None:
-        raise UserError(f"tokenizer {choice.path!r} has no EOS token, which ends every document")
+        raise UserError(
+            f"tokenizer {choice.path!r} has no EOS token, which ends every document: name it as "
+            f"data.tokenizer.eos_token"
+        )
     return tokenizer
 
 

@@ -17,9 +17,11 @@ from opendllm.core.decoding.plan import IntArray, Plan, PlannedSteps
 from opendllm.core.decoding.proposer import Proposer
 from opendllm.core.decoding.selection_checks import checked_selection
 from opendllm.core.decoding.step_cursor import StepCursor
+from opendllm.core.toolkit.draws import stream_id, uniform, uniform_tokens
 from opendllm.core.toolkit.segments import inputs_from_mask
 from opendllm.registries.backbones import DiffusionLM, TokenPositions
 from opendllm.registries.errors import UserError
+from opendllm.registries.noise_schedules import NoiseSchedule
 from opendllm.registries.samplers import Sampler, Selection, SpecialTokens, Step
 
 
@@ -32,7 +34,7 @@ class Decoded:
             for a sampler that edits lengths.
         forward_passes: [B] int64, how many a row took part in.
         real: [B, L'] bool, False on padding.
-        written: [B, L'] bool, the positions that were masks, or grew from one.
+        written: [B, L'] bool, the positions that were masks, or were put in.
         trace: the canvas [B, L''] before the first and after every step, where asked for; -1 on padding.
             Rows that shrink may have been longer than they are in the end: all have the longest one's L''.
     """
@@ -55,6 +57,9 @@ def decode(
     keep_trace: bool = False,
 ) -> Decoded:
     """Fill the masks of each row.
+
+    Where the model was trained on uniform noise, the canvas starts from it: each mask gives way to a token
+    drawn from the whole vocabulary. Otherwise it starts from the masks themselves.
 
     A row's result depends on its own tokens and seed only, not on its padding or batch-mates. A
     causal checkpoint writes its masks one by one from left to right whatever the sampler, a
@@ -84,6 +89,8 @@ def decode(
     cursor = StepCursor(Plan(blocks.sizes, options.steps, sampler), len(canvas))
     forward = CachedForward(lm, layout, blocks, options)
     proposer = Proposer(lm, forward, sampler, options)
+    if lm.noise.destination == "uniform":
+        canvas = torch.where(editable, _uniform_canvas(seeds, layout.positions, lm.vocab_size), canvas)
     whole = WholeCanvas(canvas, real, editable)
     state = DecodeState(
         number=torch.arange(len(canvas), device=canvas.device),
@@ -93,8 +100,12 @@ def decode(
         block_of=blocks.of,
         positions=layout.positions,
         confidence=torch.zeros(canvas.shape, device=canvas.device),
+        memory=torch.full_like(canvas, -1),
         seeds=seeds,
         room=room,
+    )
+    model = _AskedModel(
+        proposer, lm.vocab_size, lm.noise.schedule.build() if lm.noise.schedule is not None else None
     )
     trace = [whole.snapshot()] if keep_trace else []
     while True:
@@ -105,13 +116,15 @@ def decode(
             forward.select_rows(kept, index)
         if not cursor.unfinished.any():
             break
-        state = _take_step(state, cursor, proposer, sampler, options)
+        state = _take_step(state, cursor, model, sampler, options)
         if sampler.edits_length:
             forward.relayout(inputs_from_mask(state.tokens, state.real))
         if keep_trace:
             trace.append(whole.with_rows(state).snapshot())
     proposer.raise_if_not_finite()
     whole = whole.with_rows(state)
+    if sampler.revises:
+        _check_written(whole, lm.mask_token_id, sampler)
     used = max(given_length, _width(whole.real))
     longest = max((_width(snapshot >= 0) for snapshot in trace), default=0)
     return Decoded(
@@ -123,60 +136,91 @@ def decode(
     )
 
 
+@dataclass(frozen=True)
+class _AskedModel:
+    """The model as a step asks it.
+
+    Attributes:
+        proposer: gives proposals and distributions.
+        vocab_size: V.
+        noise_schedule: that it was trained with, if that is known.
+    """
+
+    proposer: Proposer
+    vocab_size: int
+    noise_schedule: NoiseSchedule | None
+
+
 def _take_step(
-    state: DecodeState, cursor: StepCursor, proposer: Proposer, sampler: Sampler, options: DecoderOptions
+    state: DecodeState, cursor: StepCursor, model: _AskedModel, sampler: Sampler, options: DecoderOptions
 ) -> DecodeState:
     """One step of every row; `cursor` goes on to the next."""
-    special = proposer.special
+    special = model.proposer.special
 
     # 1. Where each row is in its plan; what the sampler sees of it before the model is asked.
     planned, unfinished = cursor.current_steps(), cursor.unfinished
     block = torch.from_numpy(planned.block).to(state.tokens.device)
     writable = _in_block(state, block) & torch.from_numpy(unfinished).to(block.device)[:, None]
-    draws, step = _begin_step(state, planned, writable, special, options)
+    draws, step = _begin_step(state, planned, writable, model, options)
     last = step.index == step.steps - 1
 
     # 2. The positions that the model is asked at: those already chosen, those masked, or all editable ones.
     chosen: Selection | None = None
     if sampler.decides_first:
         chosen = checked_selection(sampler.select(step), sampler, state.tokens)
-        wanted = step.masked & (chosen.commit | last[:, None])
+        commit = last[:, None] if chosen.commit is None else chosen.commit | last[:, None]
+        wanted = step.masked & commit
         count = wanted.sum(-1).cpu().numpy()
     elif sampler.proposes == "masked":
         wanted, count = step.masked, planned.masks
+    elif sampler.edits_length:
+        wanted = step.editable
+        count = wanted.sum(-1).cpu().numpy()
     else:
         wanted, count = step.editable, planned.size
     at = _positions_of(wanted, int(count[unfinished].sum()))
 
-    # 3. The model's proposals there.
+    # 3. The model's proposals there, or its distributions for a sampler that draws itself.
     idle = ~unfinished | (count == 0)
-    proposals = proposer.propose(state, at, planned.block, idle, draws, last)
     cursor.count_passes(2 if options.guidance_scale > 0 else 1, ~idle)
-    step = replace(
-        step,
-        tokens=_spread(proposals.tokens, at, wanted, special.mask),
-        confidence=_spread(proposals.confidence, at, wanted, -torch.inf),
-    )
+    if not sampler.needs_distributions:
+        proposals = model.proposer.propose(state, at, planned.block, idle, draws, last)
+        step = replace(
+            step,
+            tokens=_spread(proposals.tokens, at, wanted, special.mask),
+            confidence=_spread(proposals.confidence, at, wanted, -torch.inf),
+        )
+    elif len(at.rows):
+        distributions = model.proposer.distributions(state, at, planned.block, idle, draws, last)
+        step = replace(step, distributions=distributions)
+    else:
+        chosen = Selection()  # nothing is left to read, nor to decide
 
     # 4. The sampler's decision, carried out.
     selection = chosen or checked_selection(sampler.select(step), sampler, state.tokens)
     state = state.after(selection, step, special.mask)
 
-    # 5. Rows whose text can't change any more.
+    # 5. Blocks that the sampler calls done, and rows whose text can't change any more.
     stopped = None
     if options.early_stop:
-        state, settled = _stop_where_settled(state, special)
+        done = last if selection.finished is None else last | selection.finished
+        unsettled = _unsettled(state, block, done if sampler.revises else None, special.mask)
+        state, settled = _stop_where_settled(state, unsettled, special)
         stopped = settled.cpu().numpy()
+    finished = None if selection.finished is None else selection.finished.cpu().numpy()
 
-    # 6. How many masks each row's block has left, where the plan doesn't say; on to the next step.
+    # 6. How many masks each row's block has left, where that matters and the plan doesn't say; on to the
+    #    next step.
     masks: IntArray | None = None
-    if chosen is not None and chosen.remask is None:
+    if chosen is not None and chosen.remask is None and chosen.overwrite is None:
         masks = planned.masks - count
-    elif not sampler.plans:
+    elif not sampler.plans and (sampler.proposes == "masked" or not sampler.revises):
         # Only the device knows: the step's one wait for it.
         left = _in_block(state, block) & (state.tokens == special.mask)
         masks = left.sum(-1).cpu().numpy()
-    cursor.advance(masks, not sampler.revises, stopped)
+    if masks is not None and not sampler.revises and not sampler.finishes:
+        finished = masks == 0
+    cursor.advance(masks, finished, stopped)
     return state
 
 
@@ -184,7 +228,7 @@ def _begin_step(
     state: DecodeState,
     planned: PlannedSteps,
     writable: Tensor,
-    special: SpecialTokens,
+    model: _AskedModel,
     options: DecoderOptions,
 ) -> tuple[StepDraws, Step]:
     """A step's draws, and what the sampler sees of it while there are no proposals.
@@ -193,23 +237,29 @@ def _begin_step(
         state: the rows.
         planned: [R] their steps.
         writable: [R, L] bool, the editable positions of each row's block; none in a finished row.
-        special: ids that samplers treat apart.
+        model: that is asked.
         options: the decoder's.
     """
-    device = state.tokens.device
+    device, special = state.tokens.device, model.proposer.special
+    index = torch.from_numpy(planned.index).to(device)
     draws = StepDraws(state.seeds, torch.from_numpy(planned.number).to(device), state.positions)
     step = Step(
+        canvas=state.tokens,
         masked=writable & (state.tokens == special.mask),
         editable=writable,
         tokens=torch.full_like(state.tokens, special.mask),
         confidence=torch.full_like(state.confidence, -torch.inf),
         committed_confidence=state.confidence,
-        index=torch.from_numpy(planned.index).to(device),
+        memory=state.memory.masked_fill((index == 0)[:, None], -1),
+        index=index,
         steps=torch.from_numpy(planned.steps).to(device),
         target=torch.from_numpy(planned.target).to(device),
+        room=state.room,
         alg_temp=options.alg_temp,
         special=special,
+        vocab_size=model.vocab_size,
         draws=draws,
+        noise_schedule=model.noise_schedule,
     )
     return draws, step
 
@@ -234,13 +284,47 @@ def _spread(values: Tensor, at: TokenPositions, like: Tensor, elsewhere: float) 
     return canvas
 
 
-def _stop_where_settled(state: DecodeState, special: SpecialTokens) -> tuple[DecodeState, Tensor]:
+def _unsettled(state: DecodeState, block: Tensor, done: Tensor | None, mask_token_id: int) -> Tensor:
+    """[R, L] bool, the editable positions that may still change.
+
+    Args:
+        state: the rows.
+        block: [R] int64, the block that each is at.
+        done: [R] bool, whether that is done; None where only masks can change.
+        mask_token_id: what isn't written yet.
+    """
+    if done is None:
+        return state.editable & (state.tokens == mask_token_id)
+    return state.editable & (state.block_of >= (block + done.long())[:, None])
+
+
+def _stop_where_settled(
+    state: DecodeState, unsettled: Tensor, special: SpecialTokens
+) -> tuple[DecodeState, Tensor]:
     """Rows of which only settled tails are left become EOS there; and [R] bool, which they are."""
-    assert special.eos is not None
-    tails = settled_tails(state.tokens, state.editable, special.mask, special.eos)
-    settled = ~(state.editable & (state.tokens == special.mask) & ~tails).any(-1)
-    tokens = torch.where(tails & settled[:, None], special.eos, state.tokens)
+    tails = settled_tails(state.tokens, state.editable, unsettled, special.stops)
+    settled = ~(unsettled & ~tails).any(-1)
+    tokens = torch.where(tails & settled[:, None], special.stops[0], state.tokens)
     return replace(state, tokens=tokens), settled
+
+
+def _uniform_canvas(seeds: Tensor, positions: Tensor, vocab_size: int) -> Tensor:
+    """[B, L] int64: the tokens that rows of `seeds` [B] start from at their `positions` [B, L]."""
+    return uniform_tokens(uniform(seeds[:, None], stream_id("canvas"), 0, positions), vocab_size)
+
+
+def _check_written(whole: WholeCanvas, mask_token_id: int, sampler: Sampler) -> None:
+    """A sampler that revises may leave masks behind.
+
+    Raises:
+        UserError: it did.
+    """
+    left = int((whole.editable & (whole.tokens == mask_token_id)).sum())
+    if left:
+        raise UserError(
+            f"sampler {type(sampler).__name__} left {left} masks: at a block's last step, where index is "
+            f"steps - 1, or where it says that a block is finished, it has to write every editable position"
+        )
 
 
 def _width(real: Tensor) -> int:
@@ -259,5 +343,5 @@ def _check_options(lm: DiffusionLM, sampler: Sampler, options: DecoderOptions) -
             raise UserError(
                 f"this sampler needs a bidirectional checkpoint, and this is a {lm.attention.kind} one"
             )
-    if options.early_stop and lm.eos_token_id is None:
+    if options.early_stop and not lm.stops:
         raise UserError("early_stop needs an EOS token, and this checkpoint has none")

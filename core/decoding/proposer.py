@@ -47,7 +47,7 @@ class Proposer:
     def __init__(
         self, lm: DiffusionLM, forward: CachedForward, sampler: Sampler, options: DecoderOptions
     ) -> None:
-        self.special = SpecialTokens(lm.mask_token_id, lm.eos_token_id, lm.end_of_turn_token_id)
+        self.special = SpecialTokens(lm.mask_token_id, lm.eos_token_id, lm.end_of_turn_token_id, lm.stops)
         self._lm = lm
         self._forward = forward
         self._sampler = sampler
@@ -116,7 +116,7 @@ class Proposer:
         suppressed = self._suppressed(state, at, last)
 
         def logits(chosen: slice) -> tuple[Tensor, Tensor | None]:
-            both = [self._lm.project(each[chosen]).float() for each in hidden]
+            both = [self._project(each[chosen]) for each in hidden]
             finite = torch.isfinite(sum(each.sum(-1) for each in both))
             self._remember(finite, state.number[at.rows[chosen]], at.columns[chosen])
             for found in both:
@@ -174,11 +174,22 @@ class Proposer:
 
     def _logits(self, hidden: list[Tensor]) -> Tensor:
         """[N, V] float32, guided away from the masked prompt where there are two hidden states."""
-        logits = self._lm.project(hidden[0]).float()
+        logits = self._project(hidden[0])
         if len(hidden) == 1:
             return logits
-        without = self._lm.project(hidden[1]).float()
+        without = self._project(hidden[1])
         return without + (self._guidance_scale + 1) * (logits - without)
+
+    def _project(self, hidden: Tensor) -> Tensor:
+        """[N, V] float32 of [N, D], if the model keeps its word about them."""
+        logits = self._lm.project(hidden)
+        expected = (len(hidden), self._lm.vocab_size)
+        if logits.shape != expected or not logits.is_floating_point():
+            raise UserError(
+                f"{type(self._lm).__name__}.project gave {str(logits.dtype).removeprefix('torch.')} "
+                f"{list(logits.shape)}, and float {list(expected)} was expected: one logit a token of vocab_size"
+            )
+        return logits.float()
 
     def _suppressed(self, state: DecodeState, at: TokenPositions, last: Tensor) -> list[SuppressedToken]:
         suppressed = []

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from opendllm.core.checkpoints.text_codec import TextCodec
 from opendllm.core.decoding.compiled_shapes import ROW_LENGTH_MULTIPLE, round_up
 from opendllm.core.decoding.decoder import decode
 from opendllm.core.decoding.options import DecoderOptions
@@ -18,9 +18,6 @@ from opendllm.registries.backbones import DiffusionLM
 from opendllm.registries.errors import UserError
 from opendllm.registries.gaps import Gap
 from opendllm.registries.samplers import Sampler
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
 
 
 @dataclass(frozen=True)
@@ -32,12 +29,20 @@ class SeededGap:
 
 
 @dataclass(frozen=True)
+class _Row:
+    """A canvas's ids, of which so many stand left of the gap."""
+
+    ids: list[int]
+    given: int
+
+
+@dataclass(frozen=True)
 class Written:
     """What was written into a gap.
 
     Attributes:
-        text: up to the first EOS.
-        tokens: every id, also those after EOS.
+        text: up to the first stop id.
+        tokens: every id, also those after it.
         kept_tokens: how many of them `text` is made of.
         forward_passes: that the row took part in.
         seconds: its share of its batch's wall time.
@@ -52,23 +57,22 @@ class Written:
     trace: tuple[tuple[int, ...], ...] = ()
 
 
-def encode(tokenizer: PreTrainedTokenizerFast, text: str, mask_token_id: int, what: str) -> list[int]:
-    """The ids of a text, without special tokens around it.
+def encode(codec: TextCodec, text: str, what: str, begins: bool = True) -> list[int]:
+    """The ids of a text, without BOS.
+
+    Args:
+        codec: the checkpoint's.
+        text: raw text; what it spells of special tokens stays text.
+        what: the text's name, for errors.
+        begins: whether it begins a document, or stands right of something.
 
     Raises:
-        UserError: the text spells the mask token, which nobody could tell from a gap; or it holds half of
-            a surrogate pair, which is no character.
+        UserError: it holds half of a surrogate pair, which is no character.
     """
     try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise UserError(f"the {what} is no text: character {error.start} is a lone surrogate") from error
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    if mask_token_id in ids:
-        raise UserError(
-            f"the {what} contains the mask token {tokenizer.convert_ids_to_tokens(mask_token_id)!r}"
-        )
-    return ids
+        return codec.encode(text) if begins else codec.encode_continuation(text)
+    except UserError as error:
+        raise UserError(f"the {what} {error}") from error
 
 
 def refuse_unknown_ids(lm: DiffusionLM, ids: Sequence[int], what: str) -> None:
@@ -87,7 +91,7 @@ def refuse_unknown_ids(lm: DiffusionLM, ids: Sequence[int], what: str) -> None:
 
 def write(
     lm: DiffusionLM,
-    tokenizer: PreTrainedTokenizerFast,
+    codec: TextCodec,
     gaps: Sequence[SeededGap],
     sampler: Sampler,
     options: DecoderOptions,
@@ -100,18 +104,18 @@ def write(
         (index into `gaps`, what was written there).
 
     Raises:
-        UserError: an empty prompt, a mask token in it, a row longer than the model's context, or a logit
+        UserError: an empty prompt, a row longer than the model's context, or a logit
             that isn't finite.
     """
-    rows = [_row(lm, tokenizer, each.gap, options, f" {number}") for number, each in enumerate(gaps)]
-    order = sorted(range(len(rows)), key=lambda index: (len(rows[index]), index))
+    rows = [_row(lm, codec, each.gap, options, f" {number}") for number, each in enumerate(gaps)]
+    order = sorted(range(len(rows)), key=lambda index: (len(rows[index].ids), index))
     device = next(lm.module.parameters()).device
     # Compiled, the last batch is filled up to the number of rows that the others have.
     height = min(batch_size, len(rows)) if options.compile else 0
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
         multiple = ROW_LENGTH_MULTIPLE if options.compile else 1
-        canvas, attention_mask = _pad([rows[index] for index in chosen], lm, device, height, multiple)
+        canvas, attention_mask = _pad([rows[index].ids for index in chosen], lm, device, height, multiple)
         seeds = torch.zeros(len(canvas), dtype=torch.int64)
         seeds[: len(chosen)] = torch.tensor([gaps[index].seed for index in chosen])
         seeds = seeds.to(device)
@@ -127,11 +131,12 @@ def write(
         trace = [snapshot.tolist() for snapshot in decoded.trace]
         for row, index in enumerate(chosen):
             written = [token for token, new in zip(tokens[row], is_written[row], strict=True) if new]
-            kept = written[: written.index(lm.eos_token_id)] if lm.eos_token_id in written else written
+            end = next((at for at, token in enumerate(written) if token in lm.stops), len(written))
+            kept = written[:end]
             yield (
                 index,
                 Written(
-                    tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False),
+                    codec.decode(kept, rows[index].ids[: rows[index].given]),
                     tuple(written),
                     len(kept),
                     int(decoded.forward_passes[row]),
@@ -141,30 +146,25 @@ def write(
             )
 
 
-def why_unfit(
-    lm: DiffusionLM, tokenizer: PreTrainedTokenizerFast, gap: Gap, options: DecoderOptions
-) -> str | None:
-    """What `write` would refuse a gap for: an empty prompt, a mask token in it, or too many tokens."""
+def why_unfit(lm: DiffusionLM, codec: TextCodec, gap: Gap, options: DecoderOptions) -> str | None:
+    """What `write` would refuse a gap for: an empty prompt, or too many tokens."""
     try:
-        _row(lm, tokenizer, gap, options, "")
+        _row(lm, codec, gap, options, "")
     except UserError as error:
         return str(error)
     return None
 
 
-def count_tokens(tokenizer: PreTrainedTokenizerFast) -> Callable[[str], int]:
-    """How many tokens a text has."""
-    return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-
-def _row(
-    lm: DiffusionLM, tokenizer: PreTrainedTokenizerFast, gap: Gap, options: DecoderOptions, number: str
-) -> list[int]:
-    prefix = encode(tokenizer, gap.prefix, lm.mask_token_id, f"prompt{number}")
-    suffix = encode(tokenizer, gap.suffix or "", lm.mask_token_id, f"suffix{number}")
-    refuse_unknown_ids(lm, [*prefix, *suffix], f"prompt{number}")
+def _row(lm: DiffusionLM, codec: TextCodec, gap: Gap, options: DecoderOptions, number: str) -> _Row:
+    what = f"prompt{number}"
+    if gap.templated:
+        prefix = codec.encode_rendered(gap.prefix)
+    else:
+        prefix = [*codec.bos, *encode(codec, gap.prefix, what)]
+    suffix = encode(codec, gap.suffix or "", f"suffix{number}", begins=False)
+    refuse_unknown_ids(lm, [*prefix, *suffix], what)
     if not prefix and not suffix:
-        raise UserError(f"prompt{number} is empty")
+        raise UserError(f"{what} is empty")
     length = options.max_new_tokens if gap.length is None else gap.length
     ids = [*prefix, *[lm.mask_token_id] * length, *suffix]
     if len(ids) > lm.context_length:
@@ -172,7 +172,7 @@ def _row(
             f"prompt{number} has {len(ids)} tokens with its gap, more than the model's context of "
             f"{lm.context_length}"
         )
-    return ids
+    return _Row(ids, len(prefix))
 
 
 def _pad(
@@ -180,7 +180,7 @@ def _pad(
 ) -> tuple[Tensor, Tensor]:
     """Rows and attention mask [B, L], B at least `min_rows`, L a `multiple`; further rows are one token."""
     height, length = max(len(rows), min_rows), round_up(max(map(len, rows)), multiple)
-    filler = lm.eos_token_id if lm.eos_token_id is not None else 0
+    filler = lm.stops[0] if lm.stops else 0
     canvas = torch.full((height, length), filler)
     attention_mask = torch.zeros(height, length, dtype=torch.bool)
     attention_mask[len(rows) :, 0] = True

@@ -6,16 +6,17 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 
+from opendllm.core.checkpoints.text_codec import TextCodec
 from opendllm.core.decoding.chat import chat_prompt
 from opendllm.core.decoding.options import DecoderOptions
-from opendllm.core.decoding.text import SeededGap, count_tokens, encode, why_unfit, write
+from opendllm.core.decoding.text import SeededGap, encode, why_unfit, write
 from opendllm.core.evaluation.shards import take_shard
 from opendllm.core.evaluation.text_likelihood import TextToScore, score_texts, why_unscorable
 from opendllm.core.foundation.sample_records import SampleKey, SampleRecord
@@ -44,6 +45,7 @@ class Replica:
 
     lm: DiffusionLM
     tokenizer: PreTrainedTokenizerFast
+    codec: TextCodec
     sampler: Sampler
 
 
@@ -101,11 +103,11 @@ def _why_unanswerable(asked: Asked, request: Request, sequence_length: int) -> s
     replica = asked.replicas[0]
     try:
         if isinstance(request, LikelihoodRequest):
-            text = TextToScore(request.text, 0, request.context)
-            return why_unscorable(replica.lm, replica.tokenizer, text, sequence_length)
-        gap = _gap(asked, replica, request, count_tokens(replica.tokenizer))
+            text = TextToScore(request.text, 0, request.context, templated=request.templated)
+            return why_unscorable(replica.codec, text, sequence_length)
+        gap = _gap(asked, replica, request)
         _reference_tokens(replica, request)
-        return why_unfit(replica.lm, replica.tokenizer, gap, asked.options)
+        return why_unfit(replica.lm, replica.codec, gap, asked.options)
     except UserError as error:
         return str(error)
     except Exception as error:  # whatever a tokenizer or a chat template makes of one odd text
@@ -179,13 +181,15 @@ def _score_likelihoods(
 ) -> Iterator[SampleRecord]:
     keys = list(requests)
     texts = [
-        TextToScore(request.text, answer_seed(asked.seed, key), request.context, request.greedy)
+        TextToScore(
+            request.text, answer_seed(asked.seed, key), request.context, request.greedy, request.templated
+        )
         for key, request in requests.items()
     ]
     started = time.perf_counter()
     found = score_texts(
         replica.lm,
-        replica.tokenizer,
+        replica.codec,
         texts,
         sequence_length,
         asked.likelihood_draws,
@@ -205,13 +209,12 @@ def _write_answers(
     asked: Asked, replica: Replica, requests: dict[SampleKey, GenerationRequest]
 ) -> Iterator[SampleRecord]:
     keys = list(requests)
-    count = count_tokens(replica.tokenizer)
     gaps = [
-        SeededGap(_gap(asked, replica, request, count), answer_seed(asked.seed, key))
+        SeededGap(_gap(asked, replica, request), answer_seed(asked.seed, key))
         for key, request in requests.items()
     ]
     for index, written in write(
-        replica.lm, replica.tokenizer, gaps, replica.sampler, asked.options, asked.batch_size
+        replica.lm, replica.codec, gaps, replica.sampler, asked.options, asked.batch_size
     ):
         key, request = keys[index], requests[keys[index]]
         text = _cut(written.text, request.stop)
@@ -237,17 +240,16 @@ def _record(request: GenerationRequest, answer: GeneratedText) -> SampleRecord:
 def _reference_tokens(replica: Replica, request: GenerationRequest) -> tuple[int, ...]:
     if request.reference is None:
         return ()
-    return tuple(encode(replica.tokenizer, request.reference, replica.lm.mask_token_id, "reference"))
+    return tuple(encode(replica.codec, request.reference, "reference", begins=False))
 
 
-def _gap(asked: Asked, replica: Replica, request: GenerationRequest, count: Callable[[str], int]) -> Gap:
+def _gap(asked: Asked, replica: Replica, request: GenerationRequest) -> Gap:
     """What is put to the model: in its chat template if wished, and as long as the reference if asked so."""
     gap = request.gap
-    if asked.chat and gap.suffix is None and not request.templated:
-        gap = replace(gap, prefix=chat_prompt(replica.tokenizer, gap.prefix))
+    if asked.chat and gap.suffix is None and not gap.templated:
+        gap = replace(gap, prefix=chat_prompt(replica.tokenizer, gap.prefix), templated=True)
     if request.oracle_length:
-        assert request.reference is not None
-        gap = replace(gap, length=count(request.reference))
+        gap = replace(gap, length=len(_reference_tokens(replica, request)))
     return gap
 
 

@@ -85,7 +85,12 @@ def _load_checkpoint(variant: Variant, folder: Path) -> tuple[list[LoadedModel],
     """
     manifest, backbone = variant.manifest, variant.plugins.backbone
     pretrained = backbone.options.pretrained if manifest.train is None else None
-    models = load_replicas(folder if pretrained is None else fetch(pretrained), backbone, manifest.device)
+    models = load_replicas(
+        folder if pretrained is None else fetch(pretrained),
+        backbone,
+        manifest.device,
+        manifest.model.add_bos_token,
+    )
     step = _step(folder) if pretrained is None else 0
     wanted = manifest.train.steps if manifest.train else 0
     if step < wanted:

@@ -10,6 +10,7 @@ import torch
 
 from opendllm.core.checkpoints.files import model_folder
 from opendllm.core.checkpoints.loading import load_checkpoint, torch_device
+from opendllm.core.checkpoints.text_codec import TextCodec
 from opendllm.core.evaluation.answering import Replica
 from opendllm.core.foundation.ranks import world_size
 from opendllm.registries.backbones import Backbone, DiffusionLM
@@ -28,14 +29,18 @@ class LoadedModel:
 
     lm: DiffusionLM
     tokenizer: PreTrainedTokenizerFast
+    codec: TextCodec
 
     def with_sampler(self, sampler: ChosenPlugin[Sampler, SamplerOptions]) -> Replica:
         """The replica that writes with a sampler of its own."""
-        return Replica(self.lm, self.tokenizer, sampler.build())
+        return Replica(self.lm, self.tokenizer, self.codec, sampler.build())
 
 
 def load_replicas(
-    source: Path, backbone: ChosenPlugin[Backbone, BackboneOptions], device_name: str
+    source: Path,
+    backbone: ChosenPlugin[Backbone, BackboneOptions],
+    device_name: str,
+    add_bos_token: bool | None = None,
 ) -> list[LoadedModel]:
     """The model and its tokenizer, on each device.
 
@@ -43,16 +48,17 @@ def load_replicas(
         source: the checkpoint's folder.
         backbone: its family.
         device_name: the manifest's `device`.
+        add_bos_token: the manifest's, over what the tokenizer says.
 
     Raises:
         UserError: see `load_model`; or there is no tokenizer.
     """
     loaded = []
     for device in _devices(device_name, backbone.options.device_map is not None):
-        found = load_checkpoint(source, backbone, device)
-        if found.tokenizer is None:
+        found = load_checkpoint(source, backbone, device, add_bos_token=add_bos_token)
+        if found.tokenizer is None or found.codec is None:
             raise UserError(f"{model_folder(source)} has no tokenizer, which benchmarks need")
-        loaded.append(LoadedModel(found.lm, found.tokenizer))
+        loaded.append(LoadedModel(found.lm, found.tokenizer, found.codec))
     return loaded
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from opendllm.core.checkpoints.text_codec import TextCodec
 from opendllm.core.decoding.text import refuse_unknown_ids
 from opendllm.core.toolkit.draws import hash_address
 from opendllm.core.toolkit.likelihood import Estimator, log_likelihood
@@ -16,20 +16,18 @@ from opendllm.core.toolkit.segments import inputs_from_mask
 from opendllm.registries.backbones import DiffusionLM
 from opendllm.registries.sequences import ModelInputs
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
-
 ROWS_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
 class TextToScore:
-    """A text with the seed of its Monte-Carlo draws; `context` and `greedy` as in LikelihoodRequest."""
+    """A text with the seed of its Monte-Carlo draws; the rest as in LikelihoodRequest."""
 
     text: str
     seed: int
     context: str | None = None
     greedy: bool = False
+    templated: bool = False
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ class ScoredText:
 
 def score_texts(
     lm: DiffusionLM,
-    tokenizer: PreTrainedTokenizerFast,
+    codec: TextCodec,
     texts: Sequence[TextToScore],
     longest: int,
     draws: int,
@@ -53,14 +51,15 @@ def score_texts(
 ) -> Iterator[ScoredText]:
     """Each text's likelihood given its context, in order.
 
-    Without a context the text's first token is given, and it is cut after `longest` tokens. A context is
+    Without a context BOS is given, or the text's first token where the tokenizer writes none, and it is cut
+    after `longest` tokens. A context is
     cut from the left, and a text that is too long all the same is scored in windows, one after another.
     A text that has nothing to score counts for nothing.
 
     Raises:
         UserError: a text has a token that the model doesn't know.
     """
-    windows = [_windows(tokenizer, lm, text, longest) for text in texts]
+    windows = [_windows(codec, text, longest) for text in texts]
     for number, of_text in enumerate(windows):
         for window in of_text:
             refuse_unknown_ids(lm, window.ids, f"text {number}")
@@ -81,16 +80,11 @@ def score_texts(
         )
 
 
-def why_unscorable(
-    lm: DiffusionLM, tokenizer: PreTrainedTokenizerFast, text: TextToScore, longest: int
-) -> str | None:
-    """Why a text given its context has no likelihood: no token to score, or a mask token in it."""
-    windows = _windows(tokenizer, lm, text, longest)
+def why_unscorable(codec: TextCodec, text: TextToScore, longest: int) -> str | None:
+    """Why a text given its context has no likelihood: there is no token to score."""
+    windows = _windows(codec, text, longest)
     if text.context is not None and not any(len(window.ids) > window.given for window in windows):
         return "the text has no tokens to score"
-    if any(lm.mask_token_id in window.ids for window in windows):
-        mask = tokenizer.convert_ids_to_tokens(lm.mask_token_id)
-        return f"the text or its context contains the mask token {mask!r}"
     return None
 
 
@@ -178,35 +172,37 @@ class _Window:
     bytes: int
 
 
-def _windows(
-    tokenizer: PreTrainedTokenizerFast, lm: DiffusionLM, text: TextToScore, longest: int
-) -> list[_Window]:
+def _windows(codec: TextCodec, text: TextToScore, longest: int) -> list[_Window]:
     if text.context is not None:
-        return _continuation(tokenizer, lm, text.context, text.text, longest)
-    encoding = tokenizer(text.text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    ids: list[int] = encoding["input_ids"][:longest]
-    if len(ids) < 2:
-        return [_Window(ids, 1, 0)]
-    offsets = encoding["offset_mapping"][: len(ids)]
-    return [_Window(ids, 1, len(text.text[offsets[0][1] : offsets[-1][1]].encode()))]
+        return _continuation(codec, text, longest)
+    encoded = codec.encode_with_offsets(text.text)
+    ids = [*codec.bos, *encoded.ids][:longest]
+    given = max(1, len(codec.bos))
+    if len(ids) <= given:
+        return [_Window(ids, given, 0)]
+    offsets = encoded.offsets[: len(ids) - len(codec.bos)]
+    first = 0 if codec.bos else offsets[0][1]
+    return [_Window(ids, given, len(text.text[first : offsets[-1][1]].encode()))]
 
 
-def _continuation(
-    tokenizer: PreTrainedTokenizerFast, lm: DiffusionLM, context: str, text: str, longest: int
-) -> list[_Window]:
+def _continuation(codec: TextCodec, asked: TextToScore, longest: int) -> list[_Window]:
     """As lm-eval and LLaDA split it: trailing spaces of the context belong to what follows.
 
     An empty context is the token that starts documents, or else the one that ends them. The first window
     has as much of the context as fits; each further one has the token before it.
     """
-    kept = context.rstrip()
-    text = context[len(kept) :] + text
-    whole: list[int] = tokenizer(kept + text, add_special_tokens=False, verbose=False)["input_ids"]
-    given: list[int] = tokenizer(kept, add_special_tokens=False, verbose=False)["input_ids"] if kept else []
+    assert asked.context is not None
+    kept = asked.context.rstrip()
+    text = asked.context[len(kept) :] + asked.text
+    if asked.templated:
+        given = codec.encode_rendered(kept)
+        whole = codec.encode_rendered(kept + codec.escaped(text))
+    else:
+        given = [*codec.bos, *codec.encode(kept)] if kept else []
+        whole = [*(codec.bos if kept else ()), *codec.encode(kept + text)]
     scored = whole[len(given) :]
     if not given:
-        starts = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else lm.eos_token_id
-        given = [] if starts is None else [starts]
+        given = codec.bos or ([] if codec.facts.start is None else [codec.facts.start])
     first = scored[: longest - 1]
     given = given[-(longest - len(first)) :]
     windows = [_Window([*given, *first], len(given), len(text.encode()))]

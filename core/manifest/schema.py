@@ -46,6 +46,9 @@ class Model(Section):
     """The model."""
 
     backbone: PluginChoice
+    add_bos_token: bool | None = Field(
+        None, description="Whether texts begin with BOS; by default as the tokenizer says."
+    )
 
 
 class TokenizerTraining(Section):
@@ -60,6 +63,9 @@ class TokenizerChoice(Section):
     train: TokenizerTraining | None = None
     path: HubIdOrPath | None = Field(None, description="Folder or hub id of a transformers tokenizer.")
     mask_token: str = Field(MASK_TOKEN, min_length=1, description="Added where the tokenizer has none.")
+    eos_token: str | None = Field(
+        None, min_length=1, description="What ends a document, where the tokenizer's files name nothing."
+    )
 
     @model_validator(mode="after")
     def _exactly_one(self) -> TokenizerChoice:

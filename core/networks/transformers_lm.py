@@ -33,6 +33,7 @@ from opendllm.registries.errors import UserError
 from opendllm.registries.sequences import PADDING_SEGMENT, AttentionPattern, ModelInputs
 
 CONFIG_FILE = "config.json"
+GENERATION_FILE = "generation_config.json"
 WEIGHT_DTYPES = frozenset({torch.float64, torch.float32, torch.float16, torch.bfloat16})
 """In which a network can be computed."""
 COMPILED_SHAPES = 64
@@ -257,6 +258,9 @@ class TransformersLM(DiffusionLM):
             config["eos_token_id"] = self.eos_token_id
         config.pop("dtype", None)  # transformers 5's word for torch_dtype, which both versions read
         (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
+        if self.stops:
+            stops = {"eos_token_id": list(self.stops) if len(self.stops) > 1 else self.stops[0]}
+            (folder / GENERATION_FILE).write_text(json.dumps(stops, indent=2) + "\n")
 
 
 def _allocate(checkpoint: CheckpointFormat, dtype: torch.dtype) -> PreTrainedModel:

@@ -18,27 +18,25 @@ SLOW_RESAMPLES = 200
 """Of statistics that aren't means: some take milliseconds each."""
 
 
-def bootstrap_mean(values: Sequence[float], weights: Sequence[float] | None = None, seed: int = 0) -> Metric:
+def bootstrap_mean(values: Sequence[float], seed: int = 0) -> Metric:
     """The mean and its 95 % percentile-bootstrap interval over tasks.
 
     Args:
-        values: one a task; with `weights`, a ratio's numerators.
-        weights: the ratio's denominators, resampled together with the values.
+        values: one a task.
         seed: of the resampling.
     """
-    numerator = np.asarray(values, dtype=np.float64)
-    denominator = np.ones_like(numerator) if weights is None else np.asarray(weights, dtype=np.float64)
-    if numerator.size == 0 or denominator.sum() == 0:
+    items = np.asarray(values, dtype=np.float64)
+    if items.size == 0:
         return Metric(float("nan"), float("nan"), float("nan"))
     generator = np.random.default_rng(seed)
-    sums, totals = np.empty(RESAMPLES), np.empty(RESAMPLES)
-    rows = max(1, DRAWN_AT_ONCE // numerator.size)
+    means = np.empty(RESAMPLES)
+    rows = max(1, DRAWN_AT_ONCE // items.size)
     for start in range(0, RESAMPLES, rows):
         part = slice(start, min(start + rows, RESAMPLES))
-        chosen = generator.integers(numerator.size, size=(part.stop - start, numerator.size))
-        sums[part], totals[part] = numerator[chosen].sum(1), denominator[chosen].sum(1)
-    low, high = np.quantile(sums[totals > 0] / totals[totals > 0], [0.025, 0.975])
-    return Metric(float(numerator.sum() / denominator.sum()), float(low), float(high))
+        chosen = generator.integers(items.size, size=(part.stop - start, items.size))
+        means[part] = items[chosen].mean(1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return Metric(float(items.mean()), float(low), float(high))
 
 
 def normal_interval(value: float, standard_error: float) -> Metric:

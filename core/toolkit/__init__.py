@@ -27,6 +27,6 @@
 `core.sandbox`, for benchmarks and rewards that run programs: `sandbox.Sandbox`, `limits.Limits`; a judge's
     script imports `remote` and `values`.
 
-`core.foundation`, for everybody, none of it loads torch: json_lines, sample_records, atomic_files,
-    option_errors, hub, ranks, process_group, notices.
+`core.foundation`, for everybody, none of it loads torch: json_lines, sample_records, packed_files, globs,
+    fingerprints (of what files hold), atomic_files, option_errors, hub, ranks, process_group, notices.
 """

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from opendllm.core.checkpoints.files import MODEL_FOLDER, PROVENANCE_FILE, steps
-from opendllm.core.checkpoints.loading import load_model, torch_device
+from opendllm.core.checkpoints.loading import load_model, stop_token_ids_of, torch_device
 from opendllm.core.checkpoints.pretrained import fetch
 from opendllm.core.checkpoints.tokenizer_files import id_count
 from opendllm.core.data.prepared import PreparedData, prepare_all, read_prepared
@@ -21,7 +21,7 @@ from opendllm.core.foundation.atomic_files import integrity_error
 from opendllm.core.foundation.process_group import join_process_group, text_from_first
 from opendllm.core.foundation.ranks import is_first_process, rank, started_by_launcher, world_size
 from opendllm.core.manifest.experiment_manifest import Variant, digest
-from opendllm.core.manifest.schema import Data, TokenizerChoice
+from opendllm.core.manifest.schema import Data, Manifest, TokenizerChoice
 from opendllm.core.manifest.variant_plugins import VariantPlugins
 from opendllm.core.training.checkpoints import check_same_data, remove_left_overs, save_untrained
 from opendllm.core.training.progress import training_progress
@@ -65,7 +65,7 @@ def train_variant(variant: Variant, folder: Path, data_folder: Path, provenance:
         # What can be wrong with numbers is said before anything takes time.
         batch_shape(manifest.train, world_size())
         MixedRows.shares(data.weights())
-    parts = _prepared_by_first(data, tokenizer, corpora, data_folder)
+    parts = _prepared_by_first(manifest, tokenizer, corpora, data_folder)
     prepared = parts[0]
     origin["data"] = _digest(parts)
     if finished is not None:
@@ -112,13 +112,15 @@ def _changed(checkpoint: Path, corpora: Mapping[str, str]) -> bool:
 
 
 def _prepared_by_first(
-    data: Data, tokenizer: TokenizerChoice, corpora: Sequence[Corpus], folder: Path
+    manifest: Manifest, tokenizer: TokenizerChoice, corpora: Sequence[Corpus], folder: Path
 ) -> list[PreparedData]:
     """The first process prepares, the others read what it made: a corpus may look different from there."""
     parts: list[PreparedData] = []
     if rank() == 0:
         with preparing_progress() as on_batch:
-            parts = prepare_all(data, tokenizer, corpora, folder, on_batch)
+            assert manifest.data is not None
+            bos = manifest.model.add_bos_token
+            parts = prepare_all(manifest.data, tokenizer, corpora, folder, on_batch, bos)
     names = text_from_first("\n".join(part.folder.name for part in parts)).splitlines()
     return parts or [read_prepared(folder / name) for name in names]
 
@@ -129,10 +131,10 @@ def _starting_model(variant: Variant, prepared: PreparedData, device: torch.devi
     tokenizer = prepared.tokenizer
     pretrained = backbone.options.pretrained
     if pretrained is not None:
-        lm = load_model(
-            fetch(pretrained), backbone, device, torch.float32, tokenizer.mask_token_id, id_count(tokenizer)
-        )
+        folder = fetch(pretrained)
+        lm = load_model(folder, backbone, device, torch.float32, tokenizer.mask_token_id, id_count(tokenizer))
         lm.eos_token_id = tokenizer.eos_token_id  # which ends the documents that it is trained on
+        lm.stop_token_ids = stop_token_ids_of(folder, tokenizer)
         return lm
     family = backbone.build()
     torch.manual_seed(variant.manifest.seed)

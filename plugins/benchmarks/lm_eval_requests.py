@@ -153,11 +153,10 @@ def _requests(task_id: str, task: Task, instance: Instance, chat: bool) -> Itera
             until = arguments[1].get("until") or ()
             yield GenerationRequest(
                 task_id=task_id,
-                gap=Gap(arguments[0]),
+                gap=Gap(arguments[0], templated=chat),
                 reference=_reference(task, instance.doc),
                 setting=setting,
                 stop=tuple(word for word in ([until] if isinstance(until, str) else until) if word),
-                templated=chat,
             )
         elif instance.request_type == "loglikelihood":
             yield LikelihoodRequest(

@@ -144,9 +144,10 @@ def test_lines_that_have_come_outlive_an_interruption(tmp_path, capsys) -> None:
     ("content", "message"),
     [
         ('{"prompt": "a"}\n{"prompt"', "prompts.jsonl:2 is not JSON"),
-        ("[" * 100_000, "prompts.jsonl:1 is not JSON"),
+        ('{"a":' * 100_000, "prompts.jsonl:1 is not JSON"),
         ('{"text": "a"}', 'prompts.jsonl:1 has no "prompt"'),
-        ("[1]", "prompts.jsonl:1 is no JSON object"),
+        ("1", "prompts.jsonl:1 is no JSON object"),
+        ("[1]", "prompts.jsonl:1 begins a JSON array"),
         ('{"prompt": "a", "suffix": 3}', """prompts.jsonl:1 has a "suffix" that isn't text"""),
         ('{"prompt": "a\\ud800"}', "prompt 0 is no text: character 1 is a lone surrogate"),
         ("\n", "holds no prompt"),

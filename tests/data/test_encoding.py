@@ -14,12 +14,14 @@ import numpy as np
 import psutil
 import pytest
 
+from opendllm.core.checkpoints.text_codec import TokenFacts
 from opendllm.core.data import encoding
-from opendllm.core.data.encoding import Pair, encode_in_order
+from opendllm.core.data.encoding import Encoding, Pair, encode_in_order
 from opendllm.core.data.tokenizers import train_tokenizer
 from opendllm.registries.corpora import Document
 from opendllm.registries.errors import UserError
 
+NO_FACTS = TokenFacts((), {})
 PAIRS = [(f"question {n} " * (n % 3), f"answer number {n} " * (1 + n % 7)) for n in range(400)]
 
 
@@ -37,7 +39,7 @@ def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def encoded(pairs: Iterator[Pair], file: Path) -> list[np.ndarray]:
-    batches = list(encode_in_order(pairs, file, 7))
+    batches = list(encode_in_order(pairs, Encoding(file, NO_FACTS, 7)))
     return [
         np.concatenate([getattr(batch, name) for batch in batches]) for name in ("ids", "lengths", "prompts")
     ]
@@ -71,7 +73,7 @@ def test_no_more_than_a_few_batches_are_read_ahead(
 
     monkeypatch.setattr(encoding, "MAX_PROCESSES", 1)
     behind = 0
-    for batch in encode_in_order(counted(), tokenizer_file, 7):
+    for batch in encode_in_order(counted(), Encoding(tokenizer_file, NO_FACTS, 7)):
         del batch
         behind += 500
         assert read - behind < 6 * 500 + 0.5 * behind  # batches overshoot by part of a text
@@ -87,7 +89,7 @@ def test_a_killed_process_is_one_line(tokenizer_file: Path, small_batches: None)
             yield pair
 
     with pytest.raises(UserError, match="a process that tokenises was killed, perhaps for lack of memory"):
-        list(encode_in_order(killing(), tokenizer_file, 7))
+        list(encode_in_order(killing(), Encoding(tokenizer_file, NO_FACTS, 7)))
 
 
 SCRIPT = """

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
+from opendllm.core.checkpoints.text_codec import TokenFacts
 from opendllm.core.data import encoding, long_texts, tokenizers
-from opendllm.core.data.encoding import encode_in_order
+from opendllm.core.data.encoding import Encoding, encode_in_order
 from opendllm.core.data.long_texts import parts
 from opendllm.core.data.tokenizers import make_tokenizer
 from opendllm.core.manifest.schema import TokenizerChoice
@@ -29,6 +30,9 @@ TEXTS = [
     "",
     "short",
 ]
+
+
+NO_FACTS = TokenFacts((), {})
 
 
 def tokenizer(pattern: str | None) -> Tokenizer:
@@ -62,7 +66,7 @@ def test_a_document_in_parts_has_the_tokens_and_the_prompt_of_the_whole(
     monkeypatch.setattr(encoding, "CHARACTERS_AT_ONCE", 200)
     monkeypatch.setattr(encoding, "BATCHES_BEFORE_PROCESSES", 10**9)
     pairs = [(prompt, text) for text in TEXTS if "天" not in text for prompt in ("", "what? ")]
-    batches = list(encode_in_order(iter(pairs), tmp_path / "tokenizer.json", 7))
+    batches = list(encode_in_order(iter(pairs), Encoding(tmp_path / "tokenizer.json", NO_FACTS, 7)))
     assert any(not len(batch.lengths) for batch in batches), "no document is longer than a batch"
     ids, lengths, prompts = (
         np.concatenate([getattr(batch, name) for batch in batches]) for name in ("ids", "lengths", "prompts")
@@ -81,7 +85,7 @@ def test_a_text_without_white_space_is_cut_all_the_same(
     whole = tokenizer(None)
     whole.save(str(tmp_path / "tokenizer.json"))
     monkeypatch.setattr(long_texts, "MAX_CHARACTERS", 64)
-    [batch] = encode_in_order(iter([("", TEXTS[2])]), tmp_path / "tokenizer.json", 7)
+    [batch] = encode_in_order(iter([("", TEXTS[2])]), Encoding(tmp_path / "tokenizer.json", NO_FACTS, 7))
     assert len(batch.lengths) == 1
     assert whole.decode(batch.ids[:-1].tolist()).replace(" ", "") == whole.decode(
         whole.encode(TEXTS[2]).ids

@@ -42,6 +42,20 @@ def test_rows_of_mixed_documents_are_at_least_98_percent_full() -> None:
     assert lengths.sum() / (len(packing.row_ends) * 512) >= 0.98
 
 
+@given(lengths=st.lists(st.integers(1, 16), min_size=1, max_size=40))
+@settings(max_examples=100, deadline=None)
+def test_each_piece_goes_into_the_fullest_row_that_has_room_the_longest_first(lengths: list[int]) -> None:
+    rooms: list[int] = []
+    for length in sorted(lengths, reverse=True):
+        fitting = [room for room in rooms if room >= length]
+        if fitting:
+            rooms.remove(min(fitting))
+        rooms.append((min(fitting) if fitting else 16) - length)
+    packing = pack(np.cumsum(lengths), 16)
+    filled = [sum(length for _, length in packing.pieces(row)) for row in range(len(packing.row_ends))]
+    assert sorted(16 - tokens for tokens in filled) == sorted(rooms)
+
+
 def test_a_corpus_of_many_windows_is_packed_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
     """With lengths of source files, in rows of 4096."""
     monkeypatch.setattr(packing_module, "PIECES_AT_ONCE", 2000)
@@ -56,9 +70,10 @@ def test_a_corpus_of_many_windows_is_packed_as_well(monkeypatch: pytest.MonkeyPa
 
 def test_of_a_document_with_a_prompt_only_the_first_row_is_kept() -> None:
     packer = Packer(10)
-    lengths, prompts = np.array([25, 6, 12]), np.array([4, 2, 10])
+    lengths, prompts = np.array([25, 6, 12, 10]), np.array([4, 2, 10, 3])  # the last one just fits
     (window,) = [*packer.add(lengths, prompts), *packer.finish()]
-    assert sorted(zip(window.starts, window.lengths, window.prompts, strict=True)) == [(0, 10, 4), (25, 6, 2)]
+    found = sorted(zip(window.starts, window.lengths, window.prompts, strict=True))
+    assert found == [(0, 10, 4), (25, 6, 2), (43, 10, 3)]
     assert (packer.shortened, packer.dropped) == (1, 1)
 
 

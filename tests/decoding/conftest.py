@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from opendllm.core.checkpoints.loading import Checkpoint
 from opendllm.core.language_model import LanguageModel
 from opendllm.registries.backbones import DiffusionLM
 from opendllm.registries.discovery import installed_plugins
@@ -56,9 +57,11 @@ def written_model() -> Callable[..., LanguageModel]:
             def answer(inputs: ModelInputs) -> Tensor:
                 return table.expand(*inputs.tokens.shape, -1).clone()
 
-            return LanguageModel(WrittenLM(answer, table.shape[-1]), None, "entropy", installed_plugins())
+            return LanguageModel(
+                Checkpoint(WrittenLM(answer, table.shape[-1]), None, None), "entropy", installed_plugins()
+            )
         size = logits(ModelInputs(*(torch.ones(1, 8, dtype=torch.int64),) * 3)).shape[-1]
-        return LanguageModel(WrittenLM(logits, size), None, "entropy", installed_plugins())
+        return LanguageModel(Checkpoint(WrittenLM(logits, size), None, None), "entropy", installed_plugins())
 
     return make
 

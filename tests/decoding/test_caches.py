@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from opendllm.core.checkpoints.loading import Checkpoint
 from opendllm.core.decoding.decoder import decode
 from opendllm.core.decoding.options import DecoderOptions
 from opendllm.core.language_model import LanguageModel
@@ -136,7 +137,7 @@ def own_pattern(family: str, **options: object) -> LanguageModel:
             if parameter.ndim > 1:
                 nn.init.normal_(parameter, std=0.15)  # sure enough that a wrong key shows
     lm.module.eval()
-    return LanguageModel(lm, None, "entropy", installed_plugins())
+    return LanguageModel(Checkpoint(lm, None, None), "entropy", installed_plugins())
 
 
 @pytest.mark.parametrize("sampler", ["entropy", "p2", "confidence-threshold", "ancestral"])

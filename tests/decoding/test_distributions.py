@@ -8,6 +8,7 @@ import pytest
 import torch
 from scipy import stats
 
+from opendllm.core.checkpoints.loading import Checkpoint
 from opendllm.core.language_model import LanguageModel
 from opendllm.core.testing.table_lm import TableLM
 from opendllm.core.toolkit.draws import draw_from
@@ -45,7 +46,7 @@ def test_two_tokens_follow_the_joint_distribution(sampler, temperature) -> None:
     canvas = torch.tensor([1, MASK, 3, MASK])
     with torch.no_grad():
         wanted = exact_joint(lm, canvas, temperature) * DRAWS
-    model = LanguageModel(lm, None, sampler, installed_plugins())
+    model = LanguageModel(Checkpoint(lm, None, None), sampler, installed_plugins())
     options = {"temperature": temperature, "block_length": 1, "seed": 11}
     tokens = model.sample(canvas.repeat(DRAWS, 1), **options).tokens
     counts = torch.bincount(tokens[:, 1] * MASK + tokens[:, 3], minlength=MASK * MASK).view(MASK, MASK)

@@ -9,6 +9,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from opendllm.core.checkpoints.loading import Checkpoint
+from opendllm.core.checkpoints.text_codec import codec_of
 from opendllm.core.language_model import LanguageModel
 from opendllm.core.toolkit.draws import hash_address
 from opendllm.core.toolkit.likelihood import log_likelihood
@@ -16,6 +18,7 @@ from opendllm.core.toolkit.segments import inputs_from_mask
 from opendllm.registries.backbones import Vocabulary, WholeReader
 from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.errors import UserError
+from opendllm.registries.gaps import Gap
 
 LETTERS = "abcdefgh \n"
 EOS, MASK = len(LETTERS), len(LETTERS) + 1
@@ -36,20 +39,29 @@ def make_model() -> Callable[..., LanguageModel]:
         registration = installed_plugins().backbones.get(family)
         lm = registration.build(options).build(Vocabulary(MASK + 1, MASK, EOS))
         lm.module.eval()
-        return LanguageModel(lm, tokenizer, registration.options.default_sampler, installed_plugins())
+        checkpoint = Checkpoint(lm, tokenizer, codec_of(tokenizer, [MASK]))
+        return LanguageModel(checkpoint, registration.options.default_sampler, installed_plugins())
 
     return make
 
 
-@pytest.mark.parametrize("text", ["<M>", "ab<M>cd"])
-def test_a_mask_token_in_the_text_is_refused(text, make_model) -> None:
+@pytest.mark.parametrize("text", ["<M>", "ab<M>cd", "a</s>"])
+def test_a_text_that_spells_a_special_token_is_text(text, make_model, monkeypatch) -> None:
     model = make_model()
-    with pytest.raises(UserError, match=r"prompt 1 contains the mask token '<M>'"):
-        model.generate(["ab", text])
-    with pytest.raises(UserError, match=r"suffix 0 contains the mask token '<M>'"):
-        model.infill([("ab", text)], 3)
-    with pytest.raises(UserError, match="text 0 contains the mask token"):
-        model.score([text])
+    [written] = model.fill([Gap("ab", text, 3)], {}, trace=True)
+    assert written.trace[0].count(MASK) == 3
+    assert EOS not in written.trace[0]
+    assert len(written.trace[0]) == 2 + 3 + len(text)
+    assert model.score([f"ab{text}"])[0][0] < 0
+
+
+@pytest.mark.parametrize("stop", [0, 3])
+def test_a_text_ends_at_the_first_of_its_checkpoints_stop_ids(stop, make_model, monkeypatch) -> None:
+    model = make_model()
+    monkeypatch.setattr(model.lm, "stop_token_ids", (EOS, stop))
+    forcing(model, monkeypatch, [8, 1, stop, 2, EOS], 2)
+    assert model.generate(["ab"], max_new_tokens=5) == [" b"]
+    assert model.generate(["ab"], max_new_tokens=5, early_stop=True, block_length=1) == [" b"]
 
 
 def test_logits_that_are_not_finite_are_named_by_prompt(make_model) -> None:

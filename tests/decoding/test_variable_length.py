@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from opendllm.core.checkpoints.loading import Checkpoint
 from opendllm.core.decoding.length_edits import edited
 from opendllm.core.language_model import LanguageModel
 from opendllm.core.testing.table_lm import TableLM
@@ -19,7 +20,7 @@ MASK, EOS, EXPAND = 11, 0, 3  # TableLM's mask and EOS, and any token
 
 
 def model() -> LanguageModel:
-    return LanguageModel(TableLM(), None, "dreamon", installed_plugins())
+    return LanguageModel(Checkpoint(TableLM(), None, None), "dreamon", installed_plugins())
 
 
 def reference(row: list[int], budget: int, logits_of: Callable[[list[int]], torch.Tensor]) -> list[int]:
@@ -88,7 +89,7 @@ def test_rows_are_written_as_the_rule_says(rows, budget, seed, left) -> None:
         canvas[number, start : start + len(row)] = torch.tensor(row)
         mask[number, start : start + len(row)] = 1
     options = {"expand_token_id": EXPAND, "expand_budget": budget}
-    lm = LanguageModel(Tables(), None, "dreamon", installed_plugins())
+    lm = LanguageModel(Checkpoint(Tables(), None, None), "dreamon", installed_plugins())
     decoded = lm.sample(canvas, attention_mask=mask, trace=True, **options)
     for number, row in enumerate(rows):
         wanted = reference(row, budget, tables)
@@ -114,7 +115,7 @@ def fixed_table(favourites: list[int]) -> LanguageModel:
         def project(self, hidden):
             return hidden
 
-    return LanguageModel(Fixed(), None, "dreamon", installed_plugins())
+    return LanguageModel(Checkpoint(Fixed(), None, None), "dreamon", installed_plugins())
 
 
 def test_the_budget_ends_the_growth() -> None:
@@ -160,7 +161,7 @@ def test_the_trace_shows_rows_at_their_longest() -> None:
         def project(self, hidden):
             return hidden
 
-    lm = LanguageModel(GrowsThenShrinks(), None, "dreamon", installed_plugins())
+    lm = LanguageModel(Checkpoint(GrowsThenShrinks(), None, None), "dreamon", installed_plugins())
     options = {"expand_token_id": EXPAND, "expand_budget": 8}
     decoded = lm.sample(torch.tensor([[5, MASK, MASK, 6]]), trace=True, **options)
     assert decoded.tokens[decoded.real].tolist() == [5, 6]

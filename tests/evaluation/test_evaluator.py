@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from opendllm.core.checkpoints.text_codec import codec_of
 from opendllm.core.data.tokenizers import train_tokenizer
 from opendllm.core.decoding.options import DecoderOptions
 from opendllm.core.evaluation.answering import Asked, Replica
@@ -38,6 +39,7 @@ from opendllm.registries.gaps import Gap
 
 CONTEXT = BenchmarkContext(None, 0, 64, lambda: iter(()))
 TOKENIZER = train_tokenizer([Document("a", "def f(x):\n    return x + 1\n" * 9)], 270)
+CODEC = codec_of(TOKENIZER)
 
 
 def tiny_lm(backbone: str = "llada", **options: str) -> DiffusionLM:
@@ -73,7 +75,7 @@ def ask(
 ) -> Evaluation:
     sampler = installed_plugins().samplers.get("low-confidence").build()
     asked = Asked(
-        replicas=[Replica(tiny_lm(), TOKENIZER, sampler) for _ in range(replicas)],
+        replicas=[Replica(tiny_lm(), TOKENIZER, CODEC, sampler) for _ in range(replicas)],
         options=DecoderOptions(steps=4, max_new_tokens=6, temperature=temperature),
         chat=False,
         samples_per_task=2,
@@ -108,6 +110,12 @@ def test_lengths_are_the_oracles_the_requests_or_the_manifests(tmp_path: Path) -
     lengths = {a.task_id: len(a.tokens) for a in benchmark.answers if isinstance(a, GeneratedText)}
     assert lengths == {"a": 1, "b": 5, "c": 6}
     assert len(benchmark.answers) == 6
+
+
+def test_at_an_empty_references_length_nothing_is_written(tmp_path: Path) -> None:
+    benchmark = Questions([GenerationRequest("a", Gap("x = ", "\n"), reference="", oracle_length=True)])
+    ask(benchmark, tmp_path / "s.jsonl")
+    assert [a.tokens for a in benchmark.answers if isinstance(a, GeneratedText)] == [(), ()]
 
 
 def test_samples_do_not_depend_on_the_batch_size_or_on_a_restart(tmp_path: Path) -> None:
@@ -350,7 +358,7 @@ def test_a_likelihood_is_asked_once_whatever_the_samples(tmp_path: Path) -> None
 @pytest.mark.parametrize("text", ["def f(x):\n    return x\n", "naïve ☕ café", "    indented  \n\n"])
 def test_bytes_are_those_of_the_scored_tokens(text: str) -> None:
     ids = TOKENIZER(text)["input_ids"]
-    (scored,) = score_texts(tiny_lm(), TOKENIZER, [TextToScore(text, 0)], 64, 16)
+    (scored,) = score_texts(tiny_lm(), CODEC, [TextToScore(text, 0)], 64, 16)
     assert scored.tokens == len(ids) - 1
     assert scored.bytes == len(text.encode()) - len(TOKENIZER.decode(ids[:1]).encode())
 
@@ -358,6 +366,19 @@ def test_bytes_are_those_of_the_scored_tokens(text: str) -> None:
 def test_a_causal_models_likelihood_is_exact_and_the_logits_own() -> None:
     lm = tiny_lm("open-dcoder", attention="causal")
     text = "def f(x):\n    return x + 1\n"
-    (scored,) = score_texts(lm, TOKENIZER, [TextToScore(text, 0)], 64, 16)
+    (scored,) = score_texts(lm, CODEC, [TextToScore(text, 0)], 64, 16)
     assert scored.variance == 0
     assert math.isfinite(scored.log_likelihood)
+
+
+def test_perplexity_leaves_out_a_document_that_failed_and_says_so() -> None:
+    benchmark = installed_plugins().benchmarks.get("perplexity").build({})
+    documents = [Document(name, f"x = {name}\ny = 2\n") for name in "ab"]
+    benchmark.requests(replace(CONTEXT, held_out=lambda: iter(documents)))
+    whole = TextLikelihood("a", "default", -6.0, 0.0, 3, 8)
+    failed = TextLikelihood("b", "default", math.nan, 0.0, 0, 0, failure="odd")
+    alone, both = benchmark.score([whole]), benchmark.score([whole, failed])
+    assert both.metrics == alone.metrics
+    assert alone.metrics["nats_per_token"].value == pytest.approx(2)
+    assert "documents that failed are left out" in both.notes
+    assert "documents that failed are left out" not in alone.notes

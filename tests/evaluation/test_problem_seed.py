@@ -39,8 +39,7 @@ def variants(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
             lines = [f"def {name}_{n}(x):\n    return x + {n}\n" for n in range(40)]
             (folder / f"{name}.py").write_text("\n".join(lines))
         (folder / "seeded.yaml").write_text(MANIFEST)
-        plugins = installed_plugins()
-        run_experiment(read_experiment(Path("seeded.yaml"), (), plugins), plugins)
+        run_experiment(read_experiment(Path("seeded.yaml"), (), installed_plugins()))
     return [folder / "runs" / "seeded" / f"default-seed-{seed}" for seed in (0, 1)]
 
 

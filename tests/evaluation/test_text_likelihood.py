@@ -8,7 +8,9 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
 
+from opendllm.core.checkpoints.text_codec import TextCodec, TokenFacts
 from opendllm.core.evaluation.text_likelihood import ScoredText, TextToScore, score_texts, would_write
 from opendllm.core.testing.table_lm import TableLM
 from opendllm.core.toolkit.segments import inputs_from_mask
@@ -17,18 +19,15 @@ from opendllm.registries.sequences import AttentionPattern
 LETTERS = "?abcdefghi "
 
 
-class Characters:
+def characters(start: int | None = None) -> TextCodec:
     """A tokenizer of the table model: one token a character."""
-
-    bos_token_id: int | None = None
-
-    def __call__(self, text: str, return_offsets_mapping: bool = False, **_: object) -> dict[str, object]:
-        ids = [LETTERS.index(character) for character in text]
-        return {"input_ids": ids, "offset_mapping": [(place, place + 1) for place in range(len(ids))]}
+    raw = Tokenizer(models.WordLevel({letter: number for number, letter in enumerate(LETTERS)}, "?"))
+    raw.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    return TextCodec(raw, TokenFacts((), {}, start))
 
 
 def scored(lm: TableLM, texts: Sequence[TextToScore], longest: int = 64, draws: int = 64) -> list[ScoredText]:
-    return list(score_texts(lm, Characters(), texts, longest, draws))  # type: ignore[arg-type]
+    return list(score_texts(lm, characters(lm.eos_token_id), texts, longest, draws))
 
 
 @torch.no_grad()

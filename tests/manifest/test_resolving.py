@@ -155,7 +155,7 @@ patches = st.fixed_dictionaries(
             {},
             optional={
                 "steps": st.one_of(st.none(), st.integers(1, 99)),
-                "temperature": st.floats(0, 2),
+                "temperature": st.one_of(st.just(0.0), st.floats(1e-6, 2)),
                 "sampler": st.sampled_from([{"name": "p2"}, {"name": "entropy"}, {"name": "low-confidence"}]),
             },
         ),

@@ -98,6 +98,13 @@ def test_llada_sft_cuts_no_row() -> None:
     assert set((masking.rows.segments != PADDING_SEGMENT).sum(-1).tolist()) == {8}
 
 
+def test_llada_sft_counts_only_documents_with_an_answer() -> None:
+    rows = packed_rows(5, [0, 0, 1, 1, 1, 2])
+    answers = torch.tensor([False, True, False, False, False, True])  # the second document is all prompt
+    _, corruption = draw("llada", replace(rows, maskable=answers.expand(5, -1)), form="sft")
+    assert float(corruption.count) == 5 * 2
+
+
 def test_bd3lm_draws_one_time_a_block() -> None:
     rows = packed_rows(50, [0] * 6 + [1] * 4)
     blocks = AttentionPattern("block-causal", 4).blocks(rows.positions)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from opendllm.core import load
+from opendllm.core.checkpoints.text_codec import codec_of
 from opendllm.core.cli.main import main
 from opendllm.core.decoding.options import DecoderOptions
 from opendllm.core.evaluation.answering import Asked, Replica
@@ -103,8 +104,8 @@ class Turns(TwoRequests):
         given = PROMPT if chat is None else chat(turns[:2])
         begun = PROMPT if chat is None else chat(turns, prefilled=True)
         return [
-            GenerationRequest("waits", Gap(given), templated=chat is not None),
-            GenerationRequest("begun", Gap(begun), templated=chat is not None),
+            GenerationRequest("waits", Gap(given, templated=chat is not None)),
+            GenerationRequest("begun", Gap(begun, templated=chat is not None)),
             LikelihoodRequest("likely", " a", context=given, templated=chat is not None),
         ]
 
@@ -122,7 +123,9 @@ def answers(
     assert model.tokenizer is not None
     sampler = installed_plugins().samplers.get("entropy").build()
     asked = Asked(
-        replicas=[Replica(model.lm, model.tokenizer, sampler)],
+        replicas=[
+            Replica(model.lm, model.tokenizer, codec_of(model.tokenizer, [model.lm.mask_token_id]), sampler)
+        ],
         options=DecoderOptions(**OPTIONS),
         chat=chat,
         samples_per_task=1,

@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from opendllm.core import load
+from opendllm.core.checkpoints.text_codec import codec_of
 from opendllm.core.checkpoints.tokenizer_files import id_count, read_tokenizer
 from opendllm.core.evaluation.text_likelihood import TextToScore, score_texts
 from opendllm.core.language_model import LanguageModel
@@ -104,8 +105,10 @@ def test_a_token_that_the_model_does_not_know_is_one_line(too_small) -> None:
         lambda: too_small.generate([known, unknown], max_new_tokens=2),
         lambda: too_small.infill([(known, unknown)], 2),
         lambda: too_small.score([f"{known}{unknown}"], draws=1),
-        lambda: list(score_texts(too_small.lm, tokenizer, [TextToScore(known + unknown, 0)], 64, 1)),
-        lambda: list(score_texts(too_small.lm, tokenizer, [TextToScore(unknown, 0, known)], 64, 1)),
+        lambda: list(
+            score_texts(too_small.lm, codec_of(tokenizer), [TextToScore(known + unknown, 0)], 64, 1)
+        ),
+        lambda: list(score_texts(too_small.lm, codec_of(tokenizer), [TextToScore(unknown, 0, known)], 64, 1)),
         lambda: too_small.logits(torch.tensor([[285]])),
     ]
     for call in calls:

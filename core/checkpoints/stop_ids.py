@@ -1,0 +1,77 @@
+"""Where a checkpoint's texts end: all the ids that any of its files names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from opendllm.core.networks.transformers_lm import GENERATION_FILE
+from opendllm.registries.errors import UserError, first_line
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+END_OF_TURN = ("<|eot_id|>", "<|im_end|>", "<|eom_id|>", "<end_of_turn>", "<|end|>", "<|role_end|>")
+"""How chat templates end an answer (LLaMA-3's and Qwen's, which LLaDA's and Dream's follow, and others)."""
+
+
+def end_of_turn_id(tokenizer: PreTrainedTokenizerFast | None) -> int | None:
+    """The id that ends an answer of a chat model; None where the tokenizer knows none."""
+    vocabulary = {} if tokenizer is None else tokenizer.get_added_vocab()
+    return next((vocabulary[token] for token in END_OF_TURN if token in vocabulary), None)
+
+
+def stop_token_ids(
+    folder: Path,
+    config: Mapping[str, Any],
+    tokenizer: PreTrainedTokenizerFast | None,
+    files_tokenizer: PreTrainedTokenizerFast | None = None,
+) -> tuple[int, ...]:
+    """The union of what config.json, generation_config.json and the tokenizer name, config.json's first.
+
+    Args:
+        folder: the model's.
+        config: its config.json; `eos_token_id` is an integer or a list.
+        tokenizer: its EOS counts, and its end-of-turn tokens.
+        files_tokenizer: the one beside the files, where the model is trained on with another: what they name
+            counts as far as it is the same token there.
+
+    Raises:
+        UserError: a file names something that is no id.
+    """
+    named = [
+        *_ids(config.get("eos_token_id"), folder / "config.json"),
+        *_ids(_generation_config(folder).get("eos_token_id"), folder / GENERATION_FILE),
+    ]
+    if tokenizer is not None and files_tokenizer is not None:
+        spelled, read = files_tokenizer.convert_ids_to_tokens(named), tokenizer.convert_ids_to_tokens(named)
+        named = [i for i, ours, theirs in zip(named, read, spelled, strict=True) if ours == theirs]
+    if tokenizer is not None:
+        vocabulary = tokenizer.get_added_vocab()
+        if tokenizer.eos_token_id is not None:
+            named.append(int(tokenizer.eos_token_id))
+        named += [vocabulary[token] for token in END_OF_TURN if token in vocabulary]
+    return tuple(dict.fromkeys(named))
+
+
+def _ids(value: Any, path: Path) -> list[int]:
+    given = value if isinstance(value, list) else [] if value is None else [value]
+    for each in given:
+        if not isinstance(each, int) or isinstance(each, bool) or each < 0:
+            raise UserError(f"{path}: eos_token_id holds {each!r}, which is no token id")
+    return given
+
+
+def _generation_config(folder: Path) -> dict[str, Any]:
+    path = folder / GENERATION_FILE
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {first_line(error)}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no JSON object")
+    return content
