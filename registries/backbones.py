@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from opendllm.registries.errors import UserError
 from opendllm.registries.sequences import AttentionPattern, ModelInputs
+from opendllm.registries.trained_noise import TrainedNoise
 
 if TYPE_CHECKING:
     import torch
@@ -111,6 +112,7 @@ class DiffusionLM(ABC):
         logit_shift: whether the checkpoint's hidden state i-1 predicts token i. The logits given
             out here are aligned all the same.
         supports_kv_cache: whether its readers can keep keys and values.
+        noise: what the checkpoint was trained to undo.
     """
 
     module: nn.Module
@@ -124,6 +126,7 @@ class DiffusionLM(ABC):
     attention: AttentionPattern
     logit_shift: bool
     supports_kv_cache: bool = False
+    noise: TrainedNoise = TrainedNoise()
 
     @property
     def stops(self) -> tuple[int, ...]:

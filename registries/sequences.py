@@ -84,6 +84,8 @@ class ModelInputs:
         positions: [B, L] int64, for the rotary embedding.
         blocks: [B, L] int64, or None to take the model's own pattern.
         clean: [B, L] bool, or None where all of it is clean.
+        time: [B, L] float, how noisy each position is: -ln alpha(t), the time input of Duo and UDLM, which
+            is the same in every schedule; or None where the model isn't told.
     """
 
     tokens: Tensor
@@ -91,6 +93,7 @@ class ModelInputs:
     positions: Tensor
     blocks: Tensor | None = None
     clean: Tensor | None = None
+    time: Tensor | None = None
 
     def with_tokens(self, tokens: Tensor) -> ModelInputs:
         """The same layout with other tokens [B, L]."""
@@ -104,4 +107,5 @@ class ModelInputs:
             self.positions[index],
             None if self.blocks is None else self.blocks[index],
             None if self.clean is None else self.clean[index],
+            None if self.time is None else self.time[index],
         )

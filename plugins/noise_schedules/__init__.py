@@ -1,13 +1,29 @@
 """Noise schedules: names, options and where each is implemented."""
 
+from typing import Literal
+
 from pydantic import Field, model_validator
 
-from opendllm.registries import PluginOptions, Register
+from opendllm.registries import NoiseScheduleOptions, Register
+from opendllm.registries.noise_schedules import Destination
 
 HERE = "opendllm.plugins.noise_schedules"
 
 
-class MappableOptions(PluginOptions):
+class OneDestinationOptions(NoiseScheduleOptions):
+    """Options of a schedule that says how much survives, whatever becomes of the rest."""
+
+    destination: Literal["mask", "uniform"] = Field(
+        "mask", description="What tokens become that don't survive: the mask token, or any token alike."
+    )
+
+    @property
+    def noise_destination(self) -> Destination:
+        """See `NoiseScheduleOptions.noise_destination`."""
+        return self.destination
+
+
+class MappableOptions(OneDestinationOptions):
     """Options of a schedule that runs from 1 to 0."""
 
     eps: float = Field(
@@ -29,13 +45,13 @@ class PolynomialOptions(MappableOptions):
     exponent: float = Field(2.0, gt=0, description="k of alpha = 1 - t^k; 1 is the linear schedule.")
 
 
-class LoglinearOptions(PluginOptions):
+class LoglinearOptions(OneDestinationOptions):
     """Options of MDLM's log-linear schedule."""
 
     eps: float = Field(1e-3, gt=0, lt=1, description="alpha(1), the share of tokens that are never masked.")
 
 
-class GeometricOptions(PluginOptions):
+class GeometricOptions(OneDestinationOptions):
     """Options of the geometric schedule."""
 
     sigma_min: float = Field(1e-3, gt=0, description="-log alpha at time 0.")
@@ -50,7 +66,7 @@ class GeometricOptions(PluginOptions):
         return self
 
 
-class ClippedOptions(PluginOptions):
+class ClippedOptions(OneDestinationOptions):
     """Options of BD3LM's clipped schedule."""
 
     low: float = Field(0.3, ge=0, lt=1, description="Smallest mask probability that is trained on.")

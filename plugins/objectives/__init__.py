@@ -72,15 +72,23 @@ class Bd3lmOptions(ObjectiveOptions):
     """Options of block diffusion."""
 
     trains: ClassVar[AttentionKind] = "block-causal"
-    positions_per_token: ClassVar[int] = 2
     noise_schedules: ClassVar[frozenset[str] | None] = None
+
+    @property
+    def positions_per_token(self) -> int:
+        """A noisy and a clean one."""
+        return 2
 
 
 class ArOptions(ObjectiveOptions):
     """None: next-token prediction."""
 
     trains: ClassVar[AttentionKind] = "causal"
-    scored_share: ClassVar[float] = 1.0
+
+    @property
+    def scored_share(self) -> float:
+        """All of them."""
+        return 1.0
 
 
 def register_all(register: Register) -> None:
