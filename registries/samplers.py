@@ -179,7 +179,7 @@ class Selection:
 
 
 class Sampler(ABC):
-    """Decides what is committed, masked again, overwritten, put in and taken out, and when a block is done."""
+    """Decides what is committed, masked again, overwritten, put in or taken out, and what is done."""
 
     proposes: Literal["masked", "editable"] = "masked"
     """The positions at which it needs proposals or distributions; fewer are faster."""
@@ -199,6 +199,9 @@ class Sampler(ABC):
     decides_first: bool = False
     """Whether it chooses before the model is asked: `select` then sees no proposals and no confidences, the
     model is asked at the chosen positions only, and not at all at steps that commit nothing."""
+    follows_model: bool = True
+    """Whether, at temperature 1, a position that is written alone follows the model's distribution; not so
+    where it is greedy or revises its own draws."""
     growth: int = 0
     """By how many positions a row may grow: the most insertions that it can take."""
     edits_length: bool = False

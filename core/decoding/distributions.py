@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +15,7 @@ from opendllm.registries.errors import UserError
 from opendllm.registries.samplers import PositionChunk
 
 ChunkLogits = Callable[[slice], tuple[Tensor, Tensor | None]]
-"""[n, V] float32 logits of some of the positions, with guidance of the whole canvas and without its prompt."""
+"""Of some of the positions, [n, V] float32: of the whole canvas and, with guidance, without its prompt."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,11 @@ class ChunkedDistributions:
         at: the N positions that were asked for.
         canvas: [R, L] int64.
         uniforms: [N] float64, one draw a position.
-        logits: makes those of a chunk.
+        logits: makes those of some positions.
         filters: temperature, top-p and top-k.
         guidance_scale: 0 where there is no guidance.
-        at_once: positions in a chunk.
+        projected_at_once: positions whose logits are made together.
+        read_at_once: positions in a chunk.
     """
 
     at: TokenPositions
@@ -38,7 +39,8 @@ class ChunkedDistributions:
     logits: ChunkLogits
     filters: Filters
     guidance_scale: float
-    at_once: int
+    projected_at_once: int
+    read_at_once: int
 
     @property
     def temperature(self) -> float:
@@ -56,16 +58,29 @@ class ChunkedDistributions:
 
     def read(self, function: Callable[[PositionChunk], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
         """See `Distributions.read`."""
-        count = len(self.at.rows)
-        parts = []
-        for start in range(0, count, self.at_once):
-            chosen = slice(start, min(start + self.at_once, count))
-            rows, columns = self.at.rows[chosen], self.at.columns[chosen]
-            logits, unconditional = self.logits(chosen)
-            tokens = self.canvas[rows, columns]
-            chunk = PositionChunk(rows, columns, tokens, logits, unconditional, self.uniforms[chosen])
-            parts.append(_checked(function(chunk), len(rows)))
+        parts = [
+            _checked(function(chunk), len(chunk.rows))
+            for start in range(0, len(self.at.rows), self.projected_at_once)
+            for chunk in self._chunks(start)
+        ]
         return tuple(self._spread(torch.cat(values)) for values in zip(*parts, strict=True))
+
+    def _chunks(self, start: int) -> Iterator[PositionChunk]:
+        """Those of the positions from `start` on whose logits are made together."""
+        end = min(start + self.projected_at_once, len(self.at.rows))
+        logits, unconditional = self.logits(slice(start, end))
+        for first in range(start, end, self.read_at_once):
+            chosen = slice(first, min(first + self.read_at_once, end))
+            within = slice(chosen.start - start, chosen.stop - start)
+            rows, columns = self.at.rows[chosen], self.at.columns[chosen]
+            yield PositionChunk(
+                rows=rows,
+                columns=columns,
+                tokens=self.canvas[rows, columns],
+                logits=logits[within],
+                unconditional=None if unconditional is None else unconditional[within],
+                uniforms=self.uniforms[chosen],
+            )
 
     def _spread(self, values: Tensor) -> Tensor:
         """[R, L] with `values` [N] at their positions, and 0 elsewhere."""
@@ -83,13 +98,10 @@ def _checked(values: object, count: int) -> tuple[Tensor, ...]:
     if not isinstance(values, tuple) or not all(
         isinstance(each, Tensor) and each.shape == (count,) for each in values
     ):
-        came = [list(each.shape) if isinstance(each, Tensor) else type(each).__name__ for each in _all(values)]
+        given = values if isinstance(values, tuple) else (values,)
+        came = ", ".join(str(list(e.shape)) if isinstance(e, Tensor) else type(e).__name__ for e in given)
         raise UserError(
             f"what reads the distributions gives a tuple of tensors [{count}], one value a position; it gave "
             f"{came}"
         )
     return values
-
-
-def _all(values: object) -> tuple[object, ...]:
-    return values if isinstance(values, tuple) else (values,)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -84,7 +86,7 @@ class Proposer:
         hidden = self._hidden(state, at, block, idle)
         uniforms = draws.at("token", at.rows, at.columns)
         suppressed = self._suppressed(state, at, last)
-        at_once = max(1, LOGITS_AT_ONCE[hidden[0].device.type] // self._lm.vocab_size)
+        at_once = self._at_once(LOGITS_AT_ONCE, state.tokens)
         parts = []
         for start in range(0, len(at.rows), at_once):
             chosen = slice(start, start + at_once)
@@ -117,7 +119,7 @@ class Proposer:
 
         def logits(chosen: slice) -> tuple[Tensor, Tensor | None]:
             both = [self._project(each[chosen]) for each in hidden]
-            finite = torch.isfinite(sum(each.sum(-1) for each in both))
+            finite = torch.isfinite(torch.stack([each.sum(-1) for each in both])).all(0)
             self._remember(finite, state.number[at.rows[chosen]], at.columns[chosen])
             for found in both:
                 if found.is_cuda:
@@ -134,7 +136,8 @@ class Proposer:
             logits=logits,
             filters=self._filters,
             guidance_scale=self._guidance_scale,
-            at_once=max(1, ELEMENTS_AT_ONCE[state.tokens.device.type] // self._lm.vocab_size),
+            projected_at_once=self._at_once(LOGITS_AT_ONCE, state.tokens),
+            read_at_once=self._at_once(ELEMENTS_AT_ONCE, state.tokens),
         )
 
     def _hidden(
@@ -180,6 +183,10 @@ class Proposer:
         without = self._project(hidden[1])
         return without + (self._guidance_scale + 1) * (logits - without)
 
+    def _at_once(self, logits: Mapping[str, int], like: Tensor) -> int:
+        """How many positions make that many logits on the device of `like`."""
+        return max(1, logits[like.device.type] // self._lm.vocab_size)
+
     def _project(self, hidden: Tensor) -> Tensor:
         """[N, V] float32 of [N, D], if the model keeps its word about them."""
         logits = self._lm.project(hidden)
@@ -187,7 +194,7 @@ class Proposer:
         if logits.shape != expected or not logits.is_floating_point():
             raise UserError(
                 f"{type(self._lm).__name__}.project gave {str(logits.dtype).removeprefix('torch.')} "
-                f"{list(logits.shape)}, and float {list(expected)} was expected: one logit a token of vocab_size"
+                f"{list(logits.shape)}, and float {list(expected)} was expected"
             )
         return logits.float()
 
