@@ -65,19 +65,12 @@ class Distributions(Protocol):
     """The model's distributions at the positions that a sampler asked for, never all of them at once."""
 
     @property
-    def temperature(self) -> float:
-        """The decoder's; 0 means the mode."""
-
-    @property
     def guidance_scale(self) -> float:
         """The decoder's; 0 where there is no guidance."""
 
-    @property
-    def filtered(self) -> bool:
-        """Whether top-p or top-k was asked for."""
-
-    def filter(self, weights: Tensor) -> Tensor:
-        """[n, V] with 0 where top-p and top-k cut tokens off; rows needn't sum to 1."""
+    def weights(self, logits: Tensor) -> Tensor:
+        """[n, V] float32, proportional to the distribution of `logits` [n, V] after temperature, top-p and
+        top-k; one-hot at temperature 0. The logits may be overwritten."""
 
     def read(self, function: Callable[[PositionChunk], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
         """Call `function` for every position once, in chunks.

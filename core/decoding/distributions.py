@@ -42,19 +42,12 @@ class ChunkedDistributions:
     projected_at_once: int
     read_at_once: int
 
-    @property
-    def temperature(self) -> float:
-        """See `Distributions.temperature`."""
-        return self.filters.temperature
-
-    @property
-    def filtered(self) -> bool:
-        """See `Distributions.filtered`."""
-        return self.filters.cut
-
-    def filter(self, weights: Tensor) -> Tensor:
-        """See `Distributions.filter`."""
-        return filter_logits(weights.float().log(), 1.0, self.filters.top_p, self.filters.top_k).weights
+    def weights(self, logits: Tensor) -> Tensor:
+        """See `Distributions.weights`."""
+        filters = self.filters
+        if filters.temperature == 0:
+            return torch.zeros_like(logits).scatter_(1, logits.argmax(-1, keepdim=True), 1.0)
+        return filter_logits(logits, filters.temperature, filters.top_p, filters.top_k).weights
 
     def read(self, function: Callable[[PositionChunk], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
         """See `Distributions.read`."""

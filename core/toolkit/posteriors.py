@@ -177,24 +177,8 @@ def guided_table(conditional: Tensor, unconditional: Tensor, scale: float) -> Te
 
 
 def guided_logits(logits: Tensor, unconditional: Tensor | None, scale: float) -> Tensor:
-    """[n, V] (1 + s) l - s l', with s = `scale`; the `logits` [n, V] themselves without unconditional ones."""
+    """[n, V] (1 + s) l - s l', with s = `scale`; the `logits` themselves where there is no guidance."""
     if unconditional is None:
         return logits
     guided = (1 + scale) * logits - scale * unconditional
     return guided.masked_fill_(logits == -torch.inf, -torch.inf)
-
-
-def model_weights(logits: Tensor, temperature: float) -> Tensor:
-    """[n, V] float32, proportional to softmax(logits / temperature), the largest 1; one-hot at 0.
-
-    Args:
-        logits: [n, V] float32; overwritten.
-        temperature: 0 takes the mode.
-    """
-    if temperature == 0:
-        best = logits.argmax(-1, keepdim=True)
-        return torch.zeros_like(logits).scatter_(1, best, 1.0)
-    logits -= logits.amax(-1, keepdim=True)
-    if temperature != 1:
-        logits /= temperature
-    return logits.exp_()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from opendllm.core.toolkit.posteriors import guided_logits, model_weights, noise_level
+from opendllm.core.toolkit.posteriors import guided_logits, noise_level
 from opendllm.core.toolkit.ranking import best_in_row
 from opendllm.plugins.samplers import AdaptiveGreedyOptions
 from opendllm.plugins.samplers.reverse_process import evenly_from_1
@@ -43,9 +43,9 @@ class AdaptiveGreedy(Sampler):
             logits = guided_logits(chunk.logits, chunk.unconditional, asked.guidance_scale)
             logits[:, mask] = -torch.inf
             best = logits.argmax(-1)
-            weights = model_weights(logits, 1.0)
-            total = weights.sum(-1).double()
-            lead = (1 - weights.gather(1, chunk.tokens[:, None]).squeeze(1)) / total
+            chances = logits.softmax(-1)
+            pair = chances.gather(1, torch.stack([best, chunk.tokens], dim=1)).double()
+            lead = pair[:, 0] - pair[:, 1]
             here = level.at(chunk.rows)
             return best, lead * torch.where(chunk.tokens == mask, here.mask, here.other) / (1 - here.alpha)
 

@@ -14,7 +14,6 @@ from opendllm.core.toolkit.posteriors import (
     Posterior,
     guided_logits,
     guided_table,
-    model_weights,
     no_noise,
     noise_level,
     reverse_posterior,
@@ -35,9 +34,9 @@ def evenly_from_1(number: Tensor, count: Tensor) -> Tensor:
 class ReverseProcess(Sampler):
     """Draws every editable position from the posterior of a less noisy time, step by step.
 
-    Temperature shapes the model's distribution, at 0 to its mode; the process is drawn at any. Top-p and
-    top-k cut what is drawn from, as Duo's code does (s-sahoo/duo @7c9b498f), and guidance mixes the two
-    posteriors, as UDLM's does. The mask is never what is left: at the last step the model is taken at its
+    Temperature, top-p and top-k shape the model's distribution (the latter two as in Duo's code,
+    s-sahoo/duo @7c9b498f), at temperature 0 to its mode; the process is drawn all the same. Guidance mixes
+    the posteriors of two models' distributions, as UDLM's does. The mask is never what is left: at the last step the model is taken at its
     word that the token isn't it.
     """
 
@@ -67,7 +66,7 @@ class ReverseProcess(Sampler):
         self, schedule: NoiseSchedule, index: Tensor, steps: Tensor, vocab_size: int
     ) -> tuple[Tensor, NoiseLevel, NoiseLevel]:
         """[B] each: the time before a step, and the noise before and after it; none is left after a tail."""
-        has_tail = self.tail != "none"
+        has_tail = int(self.tail != "none")
         before, after = self.times(index, steps - has_tail)
         now, earlier = (noise_level(schedule, time, vocab_size) for time in (before, after))
         if has_tail:
@@ -90,7 +89,7 @@ class ReverseProcess(Sampler):
 
         def posterior_of(logits: Tensor, chunk: PositionChunk) -> tuple[Posterior, Tensor, Tensor]:
             """The posterior, and the model's weights [n, V] with their sums [n]."""
-            weights = model_weights(logits, asked.temperature)
+            weights = asked.weights(logits)
             total = weights.sum(-1).double()
             at_token = weights.gather(1, chunk.tokens[:, None]).squeeze(1) / total
             rows, stands_mask = chunk.rows, chunk.tokens == mask
@@ -104,7 +103,7 @@ class ReverseProcess(Sampler):
                 logits[:, mask] = logits[:, mask].masked_fill(at_end | (not self.knows_the_mask), -torch.inf)
             scale = asked.guidance_scale
             best = guided_logits(chunk.logits, chunk.unconditional, scale).argmax(-1) if greedy else None
-            if len(both) == 1 and not asked.filtered:
+            if len(both) == 1:
                 found, weights, _ = posterior_of(chunk.logits, chunk)
                 tokens = found.draw(weights, chunk.tokens, mask, chunk.uniforms)
             else:
@@ -112,8 +111,7 @@ class ReverseProcess(Sampler):
                 for logits in both:
                     found, weights, total = posterior_of(logits, chunk)
                     tables.append(found.table(weights.double() / total[:, None], chunk.tokens, mask))
-                table = tables[0] if len(both) == 1 else guided_table(tables[0], tables[1], scale)
-                tokens = draw_from(asked.filter(table) if asked.filtered else table, chunk.uniforms)
+                tokens = draw_from(guided_table(tables[0], tables[1], scale), chunk.uniforms)
             return (tokens if best is None else torch.where(at_end, best, tokens),)
 
         (tokens,) = asked.read(draw)
