@@ -79,6 +79,49 @@ class ClippedOptions(OneDestinationOptions):
         return self
 
 
+class MixtureOptions(NoiseScheduleOptions):
+    """Options of a schedule that couples masks and uniform noise."""
+
+    @property
+    def noise_destination(self) -> Destination:
+        """See `NoiseScheduleOptions.noise_destination`."""
+        return "mixture"
+
+
+class GiddOptions(MixtureOptions):
+    """Options of GIDD's mixture."""
+
+    p_uniform: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="p_u, the largest share of uniform noise; the rest of the noise is masks.",
+    )
+    eps: float = Field(
+        1e-4, gt=0, lt=0.5, description="Training times lie in [eps, 1 - eps]; GIDD trains with 1e-4."
+    )
+
+    @model_validator(mode="after")
+    def _has_masks(self) -> "GiddOptions":
+        if self.p_uniform == 1:
+            raise ValueError(
+                "p_uniform: 1 leaves no mixture, and GIDD's bound has no value there: for uniform noise use "
+                "objective duo with a noise schedule of `destination: uniform`"
+            )
+        return self
+
+
+class GiddLogSnrOptions(MixtureOptions):
+    """Options of the mixture by log-SNR."""
+
+    shift: float = Field(
+        0.0, description="At log-SNR l, sigmoid(l + shift) of the noise is uniform; -1000 is all masks."
+    )
+    largest_log_snr: float = Field(
+        9.0, gt=0, le=30, description="Training times lie where |log-SNR| is at most this; published with 9."
+    )
+
+
 def register_all(register: Register) -> None:
     """Register every built-in noise schedule."""
     register(
@@ -113,4 +156,16 @@ def register_all(register: Register) -> None:
         options=ClippedOptions,
         target=f"{HERE}.clipped:Clipped",
         summary="linear on an interval of mask probabilities, as in BD3LM; for training only",
+    )
+    register(
+        "gidd",
+        options=GiddOptions,
+        target=f"{HERE}.gidd:Gidd",
+        summary="masks with uniform noise in between, as in GIDD",
+    )
+    register(
+        "gidd-log-snr",
+        options=GiddLogSnrOptions,
+        target=f"{HERE}.gidd_log_snr:GiddLogSnr",
+        summary="masks and uniform noise in shares that the log-SNR decides, as in GIDD's successor",
     )
