@@ -209,6 +209,17 @@ class Sampler(ABC):
         """
         return size if steps is None else steps
 
+    def times(self, index: Tensor, steps: Tensor) -> Tensor | None:
+        """[B] float64: the noise schedule's time before each row's step; None where steps have none.
+
+        A model that was told the time in training is told it, and no other asks.
+
+        Args:
+            index: [B] int64, see `Step`.
+            steps: [B] int64, see `Step`.
+        """
+        return None
+
     def remaining_masks(self, masks: int, steps: int) -> list[int]:
         """How many of a block's `masks` are left after each of its `steps` steps; the last is 0.
 

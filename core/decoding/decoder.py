@@ -14,14 +14,12 @@ from opendllm.core.decoding.early_stop import settled_tails
 from opendllm.core.decoding.length_edits import room_to_grow
 from opendllm.core.decoding.options import DecoderOptions
 from opendllm.core.decoding.plan import IntArray, Plan, PlannedSteps
-from opendllm.core.decoding.proposer import Proposer
+from opendllm.core.decoding.proposer import Proposer, start_of
 from opendllm.core.decoding.selection_checks import checked_selection
 from opendllm.core.decoding.step_cursor import StepCursor
-from opendllm.core.toolkit.draws import stream_id, uniform, uniform_tokens
 from opendllm.core.toolkit.segments import inputs_from_mask
 from opendllm.registries.backbones import DiffusionLM, TokenPositions
 from opendllm.registries.errors import UserError
-from opendllm.registries.noise_schedules import NoiseSchedule
 from opendllm.registries.samplers import Sampler, Selection, SpecialTokens, Step
 
 
@@ -58,8 +56,8 @@ def decode(
 ) -> Decoded:
     """Fill the masks of each row.
 
-    Where the model was trained on uniform noise, the canvas starts from it: each mask gives way to a token
-    drawn from the whole vocabulary. Otherwise it starts from the masks themselves.
+    Where the model was trained on other noise, the canvas starts from that: each mask gives way to what noise
+    alone puts there, for uniform noise to a token drawn from the whole vocabulary.
 
     A row's result depends on its own tokens and seed only, not on its padding or batch-mates. A
     causal checkpoint writes its masks one by one from left to right whatever the sampler, a
@@ -89,8 +87,9 @@ def decode(
     cursor = StepCursor(Plan(blocks.sizes, options.steps, sampler), len(canvas))
     forward = CachedForward(lm, layout, blocks, options)
     proposer = Proposer(lm, forward, sampler, options)
-    if lm.noise.destination == "uniform":
-        canvas = torch.where(editable, _uniform_canvas(seeds, layout.positions, lm.vocab_size), canvas)
+    if proposer.noise_schedule is not None:
+        start = start_of(proposer.noise_schedule, seeds, layout.positions, lm, "canvas")
+        canvas = torch.where(editable, start, canvas)
     whole = WholeCanvas(canvas, real, editable)
     state = DecodeState(
         number=torch.arange(len(canvas), device=canvas.device),
@@ -104,9 +103,6 @@ def decode(
         seeds=seeds,
         room=room,
     )
-    model = _AskedModel(
-        proposer, lm.vocab_size, lm.noise.schedule.build() if lm.noise.schedule is not None else None
-    )
     trace = [whole.snapshot()] if keep_trace else []
     while True:
         kept = cursor.drop_finished() if not options.compile else None
@@ -116,7 +112,7 @@ def decode(
             forward.select_rows(kept, index)
         if not cursor.unfinished.any():
             break
-        state = _take_step(state, cursor, model, sampler, options)
+        state = _take_step(state, cursor, proposer, sampler, options)
         if sampler.edits_length:
             forward.relayout(inputs_from_mask(state.tokens, state.real))
         if keep_trace:
@@ -136,33 +132,19 @@ def decode(
     )
 
 
-@dataclass(frozen=True)
-class _AskedModel:
-    """The model as a step asks it.
-
-    Attributes:
-        proposer: gives proposals and distributions.
-        vocab_size: V.
-        noise_schedule: that it was trained with, if that is known.
-    """
-
-    proposer: Proposer
-    vocab_size: int
-    noise_schedule: NoiseSchedule | None
-
-
 def _take_step(
-    state: DecodeState, cursor: StepCursor, model: _AskedModel, sampler: Sampler, options: DecoderOptions
+    state: DecodeState, cursor: StepCursor, proposer: Proposer, sampler: Sampler, options: DecoderOptions
 ) -> DecodeState:
     """One step of every row; `cursor` goes on to the next."""
-    special = model.proposer.special
+    special = proposer.special
 
     # 1. Where each row is in its plan; what the sampler sees of it before the model is asked.
     planned, unfinished = cursor.current_steps(), cursor.unfinished
     block = torch.from_numpy(planned.block).to(state.tokens.device)
     writable = _in_block(state, block) & torch.from_numpy(unfinished).to(block.device)[:, None]
-    draws, step = _begin_step(state, planned, writable, model, options)
+    draws, step = _begin_step(state, planned, writable, proposer, options)
     last = step.index == step.steps - 1
+    proposer.tell_time(sampler.times(step.index, step.steps), state)
 
     # 2. The positions that the model is asked at: those already chosen, those masked, or all editable ones.
     chosen: Selection | None = None
@@ -184,14 +166,14 @@ def _take_step(
     idle = ~unfinished | (count == 0)
     cursor.count_passes(2 if options.guidance_scale > 0 else 1, ~idle)
     if not sampler.needs_distributions:
-        proposals = model.proposer.propose(state, at, planned.block, idle, draws, last)
+        proposals = proposer.propose(state, at, planned.block, idle, draws, last)
         step = replace(
             step,
             tokens=_spread(proposals.tokens, at, wanted, special.mask),
             confidence=_spread(proposals.confidence, at, wanted, -torch.inf),
         )
     elif len(at.rows):
-        distributions = model.proposer.distributions(state, at, planned.block, idle, draws, last)
+        distributions = proposer.distributions(state, at, planned.block, idle, draws, last)
         step = replace(step, distributions=distributions)
     else:
         chosen = Selection()  # nothing is left to read, nor to decide
@@ -228,7 +210,7 @@ def _begin_step(
     state: DecodeState,
     planned: PlannedSteps,
     writable: Tensor,
-    model: _AskedModel,
+    proposer: Proposer,
     options: DecoderOptions,
 ) -> tuple[StepDraws, Step]:
     """A step's draws, and what the sampler sees of it while there are no proposals.
@@ -237,10 +219,10 @@ def _begin_step(
         state: the rows.
         planned: [R] their steps.
         writable: [R, L] bool, the editable positions of each row's block; none in a finished row.
-        model: that is asked.
+        proposer: asks the model.
         options: the decoder's.
     """
-    device, special = state.tokens.device, model.proposer.special
+    device, special = state.tokens.device, proposer.special
     index = torch.from_numpy(planned.index).to(device)
     draws = StepDraws(state.seeds, torch.from_numpy(planned.number).to(device), state.positions)
     step = Step(
@@ -257,9 +239,9 @@ def _begin_step(
         room=state.room,
         alg_temp=options.alg_temp,
         special=special,
-        vocab_size=model.vocab_size,
+        vocab_size=proposer.vocab_size,
         draws=draws,
-        noise_schedule=model.noise_schedule,
+        noise_schedule=proposer.noise_schedule,
     )
     return draws, step
 
@@ -308,11 +290,6 @@ def _stop_where_settled(
     return replace(state, tokens=tokens), settled
 
 
-def _uniform_canvas(seeds: Tensor, positions: Tensor, vocab_size: int) -> Tensor:
-    """[B, L] int64: the tokens that rows of `seeds` [B] start from at their `positions` [B, L]."""
-    return uniform_tokens(uniform(seeds[:, None], stream_id("canvas"), 0, positions), vocab_size)
-
-
 def _check_written(whole: WholeCanvas, mask_token_id: int, sampler: Sampler) -> None:
     """A sampler that revises may leave masks behind.
 
@@ -343,5 +320,10 @@ def _check_options(lm: DiffusionLM, sampler: Sampler, options: DecoderOptions) -
             raise UserError(
                 f"this sampler needs a bidirectional checkpoint, and this is a {lm.attention.kind} one"
             )
+    if lm.noise.time_conditioning and (options.cache != "none" or options.compile):
+        raise UserError(
+            "cache and compile have no effect with a model that is told the time, which changes all keys: "
+            "leave them out"
+        )
     if options.early_stop and not lm.stops:
         raise UserError("early_stop needs an EOS token, and this checkpoint has none")

@@ -15,9 +15,11 @@ from opendllm.core.decoding.distributions import ChunkedDistributions
 from opendllm.core.decoding.options import DecoderOptions
 from opendllm.core.decoding.plan import IntArray
 from opendllm.core.decoding.proposals import ELEMENTS_AT_ONCE, Filters, Proposals, SuppressedToken, propose
-from opendllm.core.toolkit.draws import stream_id, uniform, uniform_tokens
+from opendllm.core.toolkit.draws import stream_id, uniform
+from opendllm.core.toolkit.posteriors import pure_noise
 from opendllm.registries.backbones import DiffusionLM, TokenPositions
 from opendllm.registries.errors import UserError
+from opendllm.registries.noise_schedules import NoiseSchedule
 from opendllm.registries.samplers import Sampler, SpecialTokens
 
 LOGITS_AT_ONCE = {"cpu": 1 << 23, "cuda": 1 << 28}
@@ -44,12 +46,16 @@ class Proposer:
 
     Attributes:
         special: ids that samplers treat apart.
+        vocab_size: V.
+        noise_schedule: that the model was trained with, if it says so.
     """
 
     def __init__(
         self, lm: DiffusionLM, forward: CachedForward, sampler: Sampler, options: DecoderOptions
     ) -> None:
         self.special = SpecialTokens(lm.mask_token_id, lm.eos_token_id, lm.end_of_turn_token_id, lm.stops)
+        self.vocab_size = lm.vocab_size
+        self.noise_schedule = None if lm.noise.schedule is None else lm.noise.schedule.build()
         self._lm = lm
         self._forward = forward
         self._sampler = sampler
@@ -151,17 +157,36 @@ class Proposer:
         return self._forward.states(canvases, at, block, idle)
 
     def _noise(self, state: DecodeState) -> Tensor | int:
-        """What stands for a prompt that isn't given: masks, or the same uniform tokens at every step."""
-        if self._lm.noise.destination != "uniform":
+        """What stands for a prompt that isn't given: masks, or the same noise at every step."""
+        if self.noise_schedule is None:
             return self.special.mask
-        drawn = uniform(state.seeds[:, None], stream_id("unconditional"), 0, state.positions)
-        return uniform_tokens(drawn, self._lm.vocab_size)
+        return start_of(self.noise_schedule, state.seeds, state.positions, self._lm, "unconditional")
 
     def _remember(self, finite: Tensor, row: Tensor, column: Tensor) -> None:
         """Look at whether all logits were finite: at once, or on a GPU a few steps later."""
         self._unchecked.append((finite, row, column))
         if not finite.is_cuda or len(self._unchecked) == CHECK_EVERY:
             self.raise_if_not_finite()
+
+    def tell_time(self, time: Tensor | None, state: DecodeState) -> None:
+        """Tell the model the time of its next pass, if it was told it in training.
+
+        Args:
+            time: [R] float64, the noise schedule's; None where the sampler has none.
+            state: the rows.
+
+        Raises:
+            UserError: the sampler has none, and the model has to be told.
+        """
+        if not self._lm.noise.time_conditioning:
+            return
+        if time is None or self.noise_schedule is None:
+            raise UserError(
+                f"this model was trained with the time as an input, and sampler "
+                f"{type(self._sampler).__name__} has none to tell it: choose one that has `times`"
+            )
+        told = -self.noise_schedule.alpha(time).log()
+        self._forward.tell_time(told.float()[:, None].expand(state.tokens.shape))
 
     def raise_if_not_finite(self) -> None:
         """Look at all logits since the last look.
@@ -213,3 +238,11 @@ class Proposer:
                 SuppressedToken(token_id, where[at.rows] if isinstance(where, Tensor) else None)
             )
         return suppressed
+
+
+def start_of(
+    schedule: NoiseSchedule, seeds: Tensor, positions: Tensor, lm: DiffusionLM, stream: str
+) -> Tensor:
+    """[R, L] int64: pure noise for rows of `seeds` [R] at their `positions` [R, L], always the same."""
+    draws = uniform(seeds[:, None], stream_id(stream), 0, positions)
+    return pure_noise(schedule, draws, lm.vocab_size, lm.mask_token_id)

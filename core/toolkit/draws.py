@@ -54,11 +54,6 @@ def uniform(*address: Tensor | int) -> Tensor:
     return _shift_right(hash_address(*address), 11).to(torch.float64) * 2.0**-53
 
 
-def uniform_tokens(uniforms: Tensor, vocab_size: int) -> Tensor:
-    """Token ids, int64, all V = `vocab_size` alike, of the shape of `uniforms` (float64 in [0, 1))."""
-    return (uniforms * vocab_size).long()
-
-
 def draw_from(weights: Tensor, uniforms: Tensor) -> Tensor:
     """One index a row by inverse CDF in float64.
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from opendllm.core.toolkit.corrupting import replacements
 from opendllm.core.toolkit.draws import draw_from
 from opendllm.registries.noise_schedules import NoiseSchedule
 
@@ -52,6 +53,19 @@ def no_noise(like: NoiseLevel) -> NoiseLevel:
     """Alpha is 1: the clean text."""
     nothing = torch.zeros_like(like.alpha)
     return NoiseLevel(torch.ones_like(like.alpha), nothing, nothing)
+
+
+def pure_noise(schedule: NoiseSchedule, draws: Tensor, vocab_size: int, mask_token_id: int) -> Tensor:
+    """Token ids, int64, as noise alone has them at the schedule's last time.
+
+    Args:
+        schedule: where noise puts tokens.
+        draws: uniform numbers in [0, 1), float64, one a position.
+        vocab_size: V.
+        mask_token_id: the mask token.
+    """
+    time = torch.full_like(draws, schedule.interval[1])
+    return replacements(schedule.noise_mass(time, vocab_size), draws, vocab_size, mask_token_id)
 
 
 @dataclass(frozen=True)

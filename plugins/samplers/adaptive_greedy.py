@@ -31,6 +31,10 @@ class AdaptiveGreedy(Sampler):
         self._count = options.tokens_per_step
         self._at_start = options.noise_of == "start"
 
+    def times(self, index: Tensor, steps: Tensor) -> Tensor:
+        """Evenly spaced from 1 on."""
+        return evenly_from_1(index, steps)
+
     def select(self, step: Step) -> Selection:
         """Replace the best-scored ones."""
         assert step.noise_schedule is not None

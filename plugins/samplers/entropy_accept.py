@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from opendllm.core.toolkit.draws import draw_from, uniform_tokens
-from opendllm.core.toolkit.posteriors import guided_logits
+from opendllm.core.toolkit.draws import draw_from
+from opendllm.core.toolkit.posteriors import guided_logits, pure_noise
 from opendllm.core.toolkit.ranking import within_entropy_bound
 from opendllm.plugins.samplers import EntropyAcceptOptions
+from opendllm.plugins.samplers.reverse_process import evenly_from_1
 from opendllm.registries.samplers import Overwrite, PositionChunk, Sampler, Selection, Step
 
 
@@ -30,8 +31,13 @@ class EntropyAccept(Sampler):
     def __init__(self, options: EntropyAcceptOptions) -> None:
         self._options = options
 
+    def times(self, index: Tensor, steps: Tensor) -> Tensor:
+        """Evenly spaced from 1 on."""
+        return evenly_from_1(index, steps)
+
     def select(self, step: Step) -> Selection:
         """Accept, renoise, or be done."""
+        assert step.noise_schedule is not None
         assert step.distributions is not None
         options, mask, asked = self._options, step.special.mask, step.distributions
         remaining = (step.steps - step.index).double() / step.steps
@@ -48,7 +54,7 @@ class EntropyAccept(Sampler):
 
         tokens, best, entropy = asked.read(read)
         accept = within_entropy_bound(entropy, step.editable, options.gamma)
-        noise = uniform_tokens(step.draws.uniform("renoise"), step.vocab_size)
+        noise = pure_noise(step.noise_schedule, step.draws.uniform("renoise"), step.vocab_size, mask)
         stable = ((best == step.memory) | ~step.editable).all(-1)
         mean = (entropy * step.editable).sum(-1) / step.editable.sum(-1).clamp(min=1)
         done = (stable & (mean < options.certainty)) | (step.index == step.steps - 1)

@@ -24,7 +24,7 @@ class Gidd(ReverseProcess):
     def __init__(self, options: GiddOptions) -> None:
         pass
 
-    def times(self, index: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
+    def grid(self, index: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
         """Evenly spaced from 1 - 1e-4 to 1e-4."""
         before = steps - index
         return tuple((1 - 2 * MARGIN) * left.double() / steps + MARGIN for left in (before, before - 1))  # type: ignore[return-value]

@@ -22,7 +22,7 @@ class PredictorCorrector(ReverseProcess):
         self.tail = options.tail
         self._options = options
 
-    def times(self, index: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
+    def grid(self, index: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
         """Evenly spaced from 1 to 1e-5."""
         return evenly_from_1(index, steps), evenly_from_1(index + 1, steps)
 

@@ -36,8 +36,8 @@ class ReverseProcess(Sampler):
 
     Temperature, top-p and top-k shape the model's distribution (the latter two as in Duo's code,
     s-sahoo/duo @7c9b498f), at temperature 0 to its mode; the process is drawn all the same. Guidance mixes
-    the posteriors of two models' distributions, as UDLM's does. The mask is never what is left: at the last step the model is taken at its
-    word that the token isn't it.
+    the posteriors of two distributions, as UDLM's does. The mask is never what is left: at the last step
+    the model is asked what the token is, given that it isn't the mask.
     """
 
     proposes = "editable"
@@ -53,8 +53,12 @@ class ReverseProcess(Sampler):
         return (size if steps is None else steps) + (self.tail != "none")
 
     @abstractmethod
-    def times(self, index: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
+    def grid(self, index: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
         """[B] float64: the time before and after step `index` [B] of `steps` [B], the tail left out."""
+
+    def times(self, index: Tensor, steps: Tensor) -> Tensor:
+        """See `Sampler.times`."""
+        return self.grid(index, steps - int(self.tail != "none"))[0]
 
     def posterior(
         self, model_at_token: Tensor, stands_mask: Tensor, now: NoiseLevel, earlier: NoiseLevel, time: Tensor
@@ -67,7 +71,7 @@ class ReverseProcess(Sampler):
     ) -> tuple[Tensor, NoiseLevel, NoiseLevel]:
         """[B] each: the time before a step, and the noise before and after it; none is left after a tail."""
         has_tail = int(self.tail != "none")
-        before, after = self.times(index, steps - has_tail)
+        before, after = self.grid(index, steps - has_tail)
         now, earlier = (noise_level(schedule, time, vocab_size) for time in (before, after))
         if has_tail:
             at_tail, clean = index == steps - 1, no_noise(earlier)

@@ -18,6 +18,6 @@ class UniformAncestral(ReverseProcess):
     def __init__(self, options: UniformAncestralOptions) -> None:
         self.tail = options.tail
 
-    def times(self, index: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
+    def grid(self, index: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
         """Evenly spaced from 1 to 1e-5."""
         return evenly_from_1(index, steps), evenly_from_1(index + 1, steps)

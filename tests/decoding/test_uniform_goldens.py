@@ -7,6 +7,7 @@ the mask, which to uniform noise is a token like any other; ours never do.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -33,7 +34,7 @@ from opendllm.plugins.samplers.adaptive_greedy import AdaptiveGreedy
 from opendllm.plugins.samplers.predictor_corrector import PredictorCorrector
 from opendllm.registries.backbones import TokenPositions
 from opendllm.registries.discovery import installed_plugins
-from opendllm.registries.noise_schedules import NoiseMass, NoiseSchedule
+from opendllm.registries.noise_schedules import NoiseSchedule
 from opendllm.registries.registry import ChosenPlugin
 from opendllm.registries.samplers import SpecialTokens, Step
 from opendllm.registries.trained_noise import TrainedNoise
@@ -42,6 +43,13 @@ from ..golden_vectors import Vectors, golden
 
 VOCABULARIES = ("vocab_12", "vocab_160")
 both = pytest.mark.parametrize("vocabulary", VOCABULARIES)
+
+
+def mixture(entry: dict[str, Any]) -> NoiseSchedule:
+    """GIDD's schedule with an entry's share of uniform noise, or its successor's with its shift."""
+    if "shift" in entry:
+        return chosen("gidd-log-snr", shift=entry["shift"]).build()
+    return chosen("gidd", p_uniform=entry["p_uniform"]).build()
 
 
 def chosen(name: str, **options: Any) -> ChosenPlugin[Any, Any]:
@@ -60,50 +68,6 @@ class DuoCosine(NoiseSchedule):
 
     def alpha_prime(self, t: Tensor) -> Tensor:
         raise NotImplementedError
-
-
-class LogSnr(NoiseSchedule):
-    """GIDD's in log-SNR: l = ln((1 - t) / t), pi = sigmoid(l + shift) uniform, the rest the mask."""
-
-    destination = "mixture"
-    ends = (1.0, 0.0)
-
-    def __init__(self, shift: float) -> None:
-        self._shift = shift
-
-    def alpha(self, t: Tensor) -> Tensor:
-        return 1 - t
-
-    def alpha_prime(self, t: Tensor) -> Tensor:
-        return -torch.ones_like(t)
-
-    def noise_mass(self, t: Tensor, vocab_size: int) -> NoiseMass:
-        uniform = torch.sigmoid(((1 - t) / t).log() + self._shift)
-        return NoiseMass(t * (1 - uniform), t * uniform / (vocab_size - 1))
-
-
-class Gidd(NoiseSchedule):
-    """GIDD's mixture (spec: B = 2 p / (1 - p), c = B sqrt(t (1 - t)))."""
-
-    destination = "mixture"
-    ends = (1.0, 0.0)
-
-    def __init__(self, p_uniform: float) -> None:
-        share = max(p_uniform, torch.exp(torch.tensor(-20.0, dtype=torch.float64)).item())
-        self._scale = 2 * share / (1 - share)
-
-    def _c(self, t: Tensor) -> Tensor:
-        return self._scale * (t * (1 - t)).sqrt()
-
-    def alpha(self, t: Tensor) -> Tensor:
-        return (1 - t) / (1 + self._c(t))
-
-    def alpha_prime(self, t: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    def noise_mass(self, t: Tensor, vocab_size: int) -> NoiseMass:
-        c = self._c(t)
-        return NoiseMass(t / (1 + c), c / (1 + c) / (vocab_size - 1))
 
 
 # --- posteriors --------------------------------------------------------------------------------------
@@ -169,12 +133,14 @@ def test_posteriors(vectors: Vectors, vocabulary: str) -> None:
     close(tables.table(DuoCosine(), z), published["duo_cosine"])
     close(tables.table(masks, found["z_mask"], without_mask=True), published["mdlm_log-linear"])
     for entry in published["gidd"]:
-        schedule = Gidd(entry["p_uniform"])
+        schedule = mixture(entry)
         close(tables.table(schedule, found["z_hybrid"], without_mask=True), entry["table"], 1e-4)
     for entry in published["gidd_log_snr"]:
         s = torch.sigmoid(-torch.tensor(entry["log_snr_s"], dtype=torch.float64))
         close(
-            tables.table(LogSnr(entry["shift"]), entry["z_t"], s=s, without_mask=True), entry["table"], 1e-4
+            tables.table(mixture(entry), entry["z_t"], s=s, without_mask=True),
+            entry["table"],
+            1e-4,
         )
 
 
@@ -236,7 +202,7 @@ def test_adaptive_greedy(vectors: Vectors, vocabulary: str, monkeypatch: pytest.
             options = {"tokens_per_step": entry["tokens_per_step"], "noise_of": noise_of}
             sampler = installed_plugins().samplers.get("adaptive-greedy").build(options)
             assert isinstance(sampler, AdaptiveGreedy)
-            step = asked_step(torch.tensor(entry["z_t"]), logits, mask, LogSnr(entry["shift"]))
+            step = asked_step(torch.tensor(entry["z_t"]), logits, mask, mixture(entry))
             overwrite = sampler.select(step).overwrite
             assert overwrite is not None
             after = torch.where(overwrite.where, overwrite.tokens, step.canvas)
@@ -351,7 +317,7 @@ def test_runs(
     if entry.get("noise") == "cosine":
         schedule = SimpleNamespace(options=schedule.options, build=DuoCosine)
     model.lm.noise = TrainedNoise(schedule)
-    monkeypatch.setattr(decoder, "_uniform_canvas", lambda *_: prior)
+    monkeypatch.setattr(decoder, "start_of", lambda *_: prior)
     drawn = iter(draws)
 
     def draw(self: Posterior, weights: Tensor, tokens: Tensor, mask_token_id: int, _: Tensor) -> Tensor:
@@ -411,7 +377,7 @@ def follow(entry: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PredictorCorrector, "select", remembering)
     monkeypatch.setattr(
         PredictorCorrector,
-        "times",
+        "grid",
         lambda self, index, steps: (times[index], times[(index + 1).clamp(max=len(times) - 1)]),
     )
     monkeypatch.setattr(
@@ -449,7 +415,7 @@ def law(
 
     start = torch.full((size,), 1 / size, dtype=torch.float64)
     chances = start if schedule.destination == "uniform" else one_hot(torch.tensor(mask), size).double()
-    for t, s in zip(grid, grid[1:], strict=False):
+    for t, s in itertools.pairwise(grid):
         chances = chances @ table(t, lambda x, z, t=t, s=s: reverse_posterior(x, z, level(t), level(s)))
     if entry["algorithm"].endswith("ancestral"):
         t = grid[-1]
@@ -467,7 +433,13 @@ def test_the_exact_law_after_the_published_steps(vectors: Vectors) -> None:
         grid = torch.linspace(1, 1e-5, steps + 1, dtype=torch.float64).tolist()
         if algorithm == "gidd":
             ends = ((1 - 2e-4) * torch.linspace(0, 1, steps + 1, dtype=torch.float64) + 1e-4).tolist()
-            found = law(toy, entry, Gidd(entry["p_uniform"]), ends[:steps][::-1], knows_mask=False)
+            found = law(
+                toy,
+                entry,
+                mixture(entry),
+                ends[:steps][::-1],
+                knows_mask=False,
+            )
         elif algorithm == "mdlm_ancestral":
             found = law(toy, entry, chosen("loglinear").build(), grid, knows_mask=False)
         else:
