@@ -10,6 +10,7 @@ from pydantic_core import to_jsonable_python
 
 from opendllm.registries.discovery import EXTENSION_POINTS, Plugins, installed_plugins
 from opendllm.registries.errors import UserError
+from opendllm.registries.options import SamplerOptions
 from opendllm.registries.registry import Registration
 
 AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable.")]
@@ -57,6 +58,8 @@ def show(
         return
     typer.echo(f"{kind}/{name}: {registration.summary}")
     typer.echo(f"from {registration.provenance}, {registration.target}")
+    if issubclass(registration.options, SamplerOptions):
+        typer.echo(f"undoes {' or '.join(sorted(registration.options.destinations))} noise")
     for option in _options(registration):
         default = "required" if option["required"] else f"default {json.dumps(option['default'])}"
         typer.echo(f"\n  {option['name']}: {option['type']}, {default}\n    {option['description']}")

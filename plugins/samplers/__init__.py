@@ -131,6 +131,7 @@ class UniformAncestralOptions(SamplerOptions):
     """Options of the reverse process of uniform noise."""
 
     without_effect: ClassVar[frozenset[str]] = frozenset({"alg_temp"})
+    reads_filtered: ClassVar[bool] = False
     destinations: ClassVar[frozenset[Destination]] = frozenset({"uniform"})
 
     tail: Tail = Field("ancestral", description=TAIL)
@@ -140,6 +141,7 @@ class PredictorCorrectorOptions(SamplerOptions):
     """Options of the psi-sampler."""
 
     without_effect: ClassVar[frozenset[str]] = frozenset({"alg_temp"})
+    reads_filtered: ClassVar[bool] = False
     destinations: ClassVar[frozenset[Destination]] = frozenset({"uniform"})
 
     kappa: float = Field(
@@ -160,6 +162,7 @@ class GiddOptions(SamplerOptions):
     """None: the checkpoint's schedule says how much of the noise is uniform."""
 
     without_effect: ClassVar[frozenset[str]] = frozenset({"alg_temp"})
+    reads_filtered: ClassVar[bool] = False
     destinations: ClassVar[frozenset[Destination]] = frozenset({"mixture"})
 
 
