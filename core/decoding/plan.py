@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opendllm.registries.errors import UserError
+from opendllm.registries.plugin_calls import owner_of
 from opendllm.registries.samplers import Sampler
 
 IntArray = NDArray[np.int64]
@@ -157,7 +158,7 @@ def _plan_block(size: int, steps: int, sampler: Sampler) -> _BlockSteps:
         remaining = sampler.remaining_masks(size, steps)
         if len(remaining) != steps:
             raise UserError(
-                f"sampler {type(sampler).__name__}: remaining_masks gave {len(remaining)} numbers, "
+                f"{owner_of(sampler, 'sampler')}: remaining_masks gave {len(remaining)} numbers, "
                 f"and {steps} were expected, one a step"
             )
         target = np.array(remaining, dtype=np.int64)

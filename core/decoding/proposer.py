@@ -20,6 +20,7 @@ from opendllm.core.toolkit.posteriors import pure_noise
 from opendllm.registries.backbones import DiffusionLM, TokenPositions
 from opendllm.registries.errors import UserError
 from opendllm.registries.noise_schedules import NoiseSchedule
+from opendllm.registries.plugin_calls import owner_of
 from opendllm.registries.samplers import Sampler, SpecialTokens
 
 LOGITS_AT_ONCE = {"cpu": 1 << 23, "cuda": 1 << 28}
@@ -182,8 +183,8 @@ class Proposer:
             return
         if time is None or self.noise_schedule is None:
             raise UserError(
-                f"this model was trained with the time as an input, and sampler "
-                f"{type(self._sampler).__name__} has none to tell it: choose one that has `times`"
+                f"this model was trained with the time as an input, and "
+                f"{owner_of(self._sampler, 'sampler')} has none to tell it: choose one that has `times`"
             )
         told = -self.noise_schedule.alpha(time).log()
         self._forward.tell_time(told.float()[:, None].expand(state.tokens.shape))

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from opendllm.registries.errors import UserError
+from opendllm.registries.plugin_calls import owner_of
 from opendllm.registries.samplers import Sampler, Selection
 
 
@@ -23,11 +24,9 @@ def checked_selection(selection: object, sampler: Sampler, canvas: Tensor) -> Se
     Raises:
         UserError: it isn't; or the sampler does what it hasn't said that it does.
     """
-    name = type(sampler).__name__
+    name = owner_of(sampler, "sampler")
     if not isinstance(selection, Selection):
-        raise UserError(
-            f"sampler {name}: select gave {type(selection).__name__}, and a Selection was expected"
-        )
+        raise UserError(f"{name}: select gave {type(selection).__name__}, and a Selection was expected")
     shape = list(canvas.shape)
     bools: dict[str, object] = {
         "commit": selection.commit,
@@ -53,7 +52,7 @@ def checked_selection(selection: object, sampler: Sampler, canvas: Tensor) -> Se
     }.items():
         if getattr(selection, field) is not None and not declared:
             raise UserError(
-                f"sampler {name}: select gave {field}, which only a sampler with {attribute} = True may do"
+                f"{name}: select gave {field}, which only a sampler with {attribute} = True may do"
             )
     return selection
 
@@ -65,9 +64,7 @@ def _check_tensor(name: str, field: str, values: object, dtype: torch.dtype, sha
         came = f"{_dtype(values.dtype)} {list(values.shape)}"
     else:
         came = type(values).__name__
-    raise UserError(
-        f"sampler {name}: select gave {field} as {came}, and {_dtype(dtype)} {shape} was expected"
-    )
+    raise UserError(f"{name}: select gave {field} as {came}, and {_dtype(dtype)} {shape} was expected")
 
 
 def _dtype(dtype: torch.dtype) -> str:

@@ -58,8 +58,8 @@ def check_destination(registration: Registration[Sampler], destination: Destinat
         if issubclass(other.options, SamplerOptions) and destination in other.options.destinations
     ]
     raise UserError(
-        f"sampler {registration.name!r} undoes {' or '.join(sorted(own))} noise, and this model is trained on "
-        f"{destination} noise: choose one of {', '.join(others) or '(none is installed)'}"
+        f"sampler {registration.name!r} undoes {' or '.join(sorted(own))} noise, and this model's is "
+        f"{destination}: choose one of {', '.join(others) or '(none is installed)'}"
     )
 
 

@@ -165,9 +165,10 @@ class _Resolver:
     def _default_sampler(self) -> PluginChoice | None:
         """The sampler of the backbone's authors; None where the backbone is unknown."""
         name = self.manifest.model.backbone.name
-        if name not in self.plugins.backbones.names():
+        try:
+            options = self.plugins.backbones.get(name).options
+        except PluginError:
             return None
-        options = self.plugins.backbones.get(name).options
         return PluginChoice(name=options.default_sampler) if issubclass(options, BackboneOptions) else None
 
 
