@@ -13,7 +13,7 @@ PluginT = TypeVar("PluginT")
 CONTRACTS = "opendllm.registries."
 """Modules whose classes are contracts: of their methods, those that a plugin implements are watched."""
 Check = Callable[[Any, Sequence[Any], Any], str | None]
-"""From a plugin, a call's arguments in order and its result to what is wrong with that; None where nothing is."""
+"""From a plugin, a call's arguments in order and its result to what is wrong; None where nothing is."""
 ItemCheck = Callable[[Any], str | None]
 """The same for what an iterator of the plugin yields."""
 

@@ -27,6 +27,8 @@ def checked_selection(selection: object, sampler: Sampler, canvas: Tensor) -> Se
     name = owner_of(sampler, "sampler")
     if not isinstance(selection, Selection):
         raise UserError(f"{name}: select gave {type(selection).__name__}, and a Selection was expected")
+    if all(value is None for value in vars(selection).values()):
+        raise UserError(f"{name}: select gave a Selection without any decision: give `commit` at least")
     shape = list(canvas.shape)
     bools: dict[str, object] = {
         "commit": selection.commit,

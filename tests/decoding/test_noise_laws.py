@@ -379,14 +379,14 @@ def test_a_mixture_without_masks_starts_from_uniform_noise(written_model) -> Non
         (
             noise_of("linear", destination="uniform"),
             "p2",
-            "'p2' undoes mask noise.*uniform noise: choose one of.*uniform-ancestral",
+            "'p2' undoes mask noise.*is uniform: choose one of.*uniform-ancestral",
         ),
         (
             noise_of("gidd"),
             "uniform-ancestral",
-            "undoes uniform noise.*mixture noise: choose one of adaptive-greedy, gidd",
+            "undoes uniform noise.*is mixture: choose one of adaptive-greedy, gidd",
         ),
-        (TrainedNoise(), "gidd", "undoes mixture noise.*trained on mask noise: choose one of.*p2"),
+        (TrainedNoise(), "gidd", "undoes mixture noise.*is mask: choose one of.*p2"),
     ],
 )
 def test_a_sampler_of_other_noise_is_refused_in_a_line(noise, sampler, message, written_model) -> None:
@@ -429,5 +429,7 @@ def test_a_sampler_without_times_cannot_serve_a_model_that_is_told_them(written_
     registration = installed_plugins().noise_schedules.get("linear")
     schedule = ChosenPlugin(registration, registration.options.model_validate({}))
     model.lm.noise = TrainedNoise(schedule, time_conditioning=True)
-    with pytest.raises(UserError, match="trained with the time as an input, and sampler P2 has none"):
+    with pytest.raises(
+        UserError, match=r"trained with the time as an input, and samplers/p2 of open-dllm .* has none"
+    ):
         model.sample(torch.tensor([[MASK]]), "p2")

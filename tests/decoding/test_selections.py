@@ -13,7 +13,7 @@ from opendllm.core.testing import SamplerContract
 from opendllm.core.testing.table_lm import TableLM
 from opendllm.core.toolkit.ranking import commit_best
 from opendllm.registries.errors import UserError
-from opendllm.registries.samplers import Sampler, Selection, Step
+from opendllm.registries.samplers import Overwrite, Sampler, Selection, Step
 
 MASK = TableLM().mask_token_id
 CANVAS = torch.tensor([[3, 4, MASK, MASK, MASK], [MASK, 4, 5, MASK, 6]])
@@ -56,7 +56,7 @@ def returning(give, **attributes) -> Sampler:
         (lambda right: right[0], r"commit as bool \[5\], and bool \[2, 5\] was expected"),
         (lambda right: right.long(), r"commit as int64 \[2, 5\], and bool \[2, 5\] was expected"),
         (lambda right: right.float(), r"commit as float32 \[2, 5\]"),
-        (lambda right: None, "commit as NoneType"),
+        (lambda right: None, "a Selection without any decision: give `commit`"),
         (lambda right: right.tolist(), "commit as list"),
     ],
 )
@@ -67,22 +67,62 @@ def test_a_commit_of_another_shape_or_dtype_is_refused(change, came, decides_fir
         run(sampler)
 
 
-@pytest.mark.parametrize(
-    ("field", "declared"), [("remask", "revises"), ("expand", "edits_length"), ("delete", "edits_length")]
-)
+BOOL = {"remask": "revises", "delete": "edits_length"}
+INT64 = {"insert": "edits_length"}
+
+
+@pytest.mark.parametrize(("field", "declared"), [*BOOL.items(), *INT64.items()])
 def test_so_is_every_other_part_also_where_it_was_not_declared(field, declared) -> None:
+    def nothing(step: Step, shape: tuple[int, ...]) -> torch.Tensor:
+        return torch.full(shape, -1) if field in INT64 else torch.zeros(shape).bool()
+
     def none_of(right: Selection, step: Step) -> Selection:
-        return replace(right, **{field: torch.zeros_like(step.masked)})
+        return replace(right, **{field: nothing(step, step.masked.shape)})
 
     run(returning(none_of, **{declared: True}))
     with pytest.raises(UserError, match=f"sampler Odd: select gave {field}, which only .* {declared} = True"):
         run(returning(none_of))
 
     def narrow(right: Selection, step: Step) -> Selection:
-        return replace(right, **{field: torch.zeros_like(step.masked[:, :1])})
+        return replace(right, **{field: nothing(step, (len(step.masked), 1))})
 
-    with pytest.raises(UserError, match=rf"sampler Odd: select gave {field} as bool \[2, 1\]"):
+    with pytest.raises(UserError, match=rf"select gave {field} as \w+ \[2, 1\], and \w+ \[2, 5\] was"):
         run(returning(narrow, **{declared: True}))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"finished": torch.zeros(2).bool()}, "select gave finished, which only .* finishes = True"),
+        (
+            {"overwrite": Overwrite(torch.zeros(2, 5).bool(), torch.zeros(2, 5).long())},
+            "select gave overwrite, which only .* revises = True",
+        ),
+    ],
+)
+def test_what_a_sampler_has_not_said_that_it_does_is_refused(given, message) -> None:
+    with pytest.raises(UserError, match=message):
+        run(returning(lambda right, _: replace(right, **given)))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"finished": torch.zeros(2, 5).bool()}, r"finished as bool \[2, 5\], and bool \[2\] was expected"),
+        ({"memory": torch.zeros(2, 5)}, r"memory as float32 \[2, 5\], and int64 \[2, 5\] was expected"),
+        (
+            {"overwrite": Overwrite(torch.zeros(2, 5).bool(), torch.zeros(2, 5))},
+            r"overwrite.tokens as float32 \[2, 5\], and int64",
+        ),
+        (
+            {"overwrite": Overwrite(torch.zeros(2, 1).bool(), torch.zeros(2, 5).long())},
+            r"overwrite.where as bool \[2, 1\], and bool \[2, 5\]",
+        ),
+    ],
+)
+def test_numbers_and_words_for_rows_have_their_shapes_too(given, message) -> None:
+    with pytest.raises(UserError, match=message):
+        run(returning(lambda right, _: replace(right, **given), revises=True, finishes=True))
 
 
 def test_what_is_no_selection_is_refused() -> None:
