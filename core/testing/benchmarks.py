@@ -69,8 +69,8 @@ class BenchmarkContract(PluginContract):
             if name in benchmark.lower_is_better:
                 better, worse = -better, -worse
             assert better > worse, (
-                f"{name} is {right.metrics[name].value} of the published answers and {wrong.metrics[name].value} "
-                f"of wrong ones: score what is right, or add it to lower_is_better"
+                f"{name} is {right.metrics[name].value} of the published answers and "
+                f"{wrong.metrics[name].value} of wrong ones: score what is right, or say lower_is_better"
             )
 
     def test_intervals_contain_their_values(self) -> None:

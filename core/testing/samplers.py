@@ -119,8 +119,8 @@ class SamplerContract(PluginContract):
                 together = self.run(batch, mask, steps=4, temperature=temperature)
                 found, wanted = together.tokens[0][together.real[0]], alone.tokens[0][alone.real[0]]
                 assert torch.equal(found, wanted), (
-                    f"a row alone is written as {wanted.tolist()} and beside a longer one as {found.tolist()}: "
-                    f"decide by its own positions only, and draw with `step.draws`"
+                    f"a row alone becomes {wanted.tolist()}, beside a longer one {found.tolist()}: decide by "
+                    f"its own positions only, and draw with `step.draws`"
                 )
 
     def test_the_same_seed_writes_the_same_text(self) -> None:
@@ -138,6 +138,7 @@ class SamplerContract(PluginContract):
                 f"five seeds wrote the same {first.tolist()} at temperature 3: draw with `step.draws`"
             )
 
+    @torch.no_grad()
     def test_a_position_alone_follows_the_model(self) -> None:
         """Its exact distribution at temperature 1, on a masked canvas and on one of other noise."""
         sampler = self.sampler()
@@ -162,9 +163,9 @@ class SamplerContract(PluginContract):
             # Seven standard deviations above a chi-square's mean: chance alone never gets there.
             bound = len(pairs) + 7 * (2 * len(pairs)) ** 0.5
             assert statistic < bound, (
-                f"from a canvas of {destination} noise, {DRAWS} rows gave the tokens {counts.tolist()}, and the "
-                f"model's distribution is {[round(each, 1) for each in wanted.tolist()]}: draw from what the "
-                f"model says, or set follows_model = False in a sampler that doesn't mean to"
+                f"from a canvas of {destination} noise, {DRAWS} rows gave the tokens {counts.tolist()}, and "
+                f"the model's distribution is {[round(each, 1) for each in wanted.tolist()]}: draw from what "
+                f"the model says, or set follows_model = False in a sampler that doesn't mean to"
             )
 
     def test_one_that_decides_first_decides_the_same_with_proposals(self) -> None:
@@ -233,8 +234,8 @@ class SamplerContract(PluginContract):
             texts.append([_until(row, stops) for row in decoded.tokens[:, 3:]])
         for whole, stopped in zip(*texts, strict=True):
             assert whole == stopped, (
-                f"a row is {whole} without early_stop and {stopped} with it: change no position of a block that "
-                f"is done, or add early_stop to without_effect"
+                f"a row is {whole} without early_stop and {stopped} with it: change no position of a block "
+                f"that is done, or add early_stop to without_effect"
             )
 
     def test_planned_masks_fall_to_none(self) -> None:

@@ -185,9 +185,9 @@ def guided_table(conditional: Tensor, unconditional: Tensor, scale: float) -> Te
 
     UDLM's guidance, with gamma = 1 + s = 1 + `scale` (arXiv:2412.10193, section 3.3).
     """
-    mixed = (1 + scale) * conditional.double().log() - scale * unconditional.double().log()
-    # A token that neither allows: inf - inf.
-    return mixed.nan_to_num(-torch.inf, torch.inf, -torch.inf).softmax(-1)
+    # What the second table rules out would be infinitely better than all else: a floor keeps it a number.
+    mixed = (1 + scale) * conditional.double().log() - scale * unconditional.double().clamp(min=1e-300).log()
+    return mixed.softmax(-1)
 
 
 def guided_logits(logits: Tensor, unconditional: Tensor | None, scale: float) -> Tensor:

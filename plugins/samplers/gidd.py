@@ -8,15 +8,15 @@ from opendllm.plugins.samplers import GiddOptions
 from opendllm.plugins.samplers.reverse_process import ReverseProcess
 
 MARGIN = 1e-4
-"""What the grid leaves out at both ends."""
+"""What the published grid leaves out at both ends."""
 
 
 class Gidd(ReverseProcess):
-    """From masks, a draw from the posterior at each of N evenly spaced times (GIDD, arXiv:2503.04482).
+    """From masks, N draws from the posterior at evenly spaced times, the last to the clean text.
 
-    The published loop (dvruette/gidd @f67acc96) starts one time late, ends with a pass that changes
-    nothing, and may leave masks; here the first step starts at the last time, there is no empty pass, and
-    the last step fills what is masked.
+    GIDD (arXiv:2503.04482). The published loop (dvruette/gidd @f67acc96) starts one time late, and ends
+    with a pass that changes nothing at time 1e-4, where masks and a little uniform noise are left; here the
+    first step starts at the last time, there is no empty pass, and the last step leaves no noise.
     """
 
     knows_the_mask = False
@@ -25,6 +25,7 @@ class Gidd(ReverseProcess):
         pass
 
     def grid(self, index: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
-        """Evenly spaced from 1 - 1e-4 to 1e-4."""
-        before = steps - index
-        return tuple((1 - 2 * MARGIN) * left.double() / steps + MARGIN for left in (before, before - 1))  # type: ignore[return-value]
+        """Evenly spaced from 1 - 1e-4 to 1e-4, of which the last is 0."""
+        left = steps - index
+        before, after = ((1 - 2 * MARGIN) * each.double() / steps + MARGIN for each in (left, left - 1))
+        return before, after.masked_fill(left <= 1, 0.0)

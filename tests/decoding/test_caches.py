@@ -17,6 +17,8 @@ from opendllm.registries.backbones import Vocabulary, WholeReader
 from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.errors import UserError
 
+from .samplers_by_noise import suited
+
 M = 150
 FAMILIES = ["open-dcoder", "llada", "dream"]
 CACHED = [
@@ -59,11 +61,13 @@ def columns_read(golden_model, monkeypatch) -> Callable[[str], list[int]]:
 @pytest.mark.parametrize("name", CACHED)
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("cache", ["prefix", "dual"])
-def test_a_refresh_at_every_step_changes_nothing(name, family, cache, golden_model) -> None:
+def test_a_refresh_at_every_step_changes_nothing(name, family, cache, golden_model, usable) -> None:
     canvas, mask = batch()
+    model = suited(golden_model(family), name)
     options = {"steps": 9, "block_length": 4, "temperature": 0.8, "guidance_scale": 0.3, "seed": [1, 2, 3]}
-    plain = golden_model(family).sample(canvas, name, mask, **options)
-    refreshed = golden_model(family).sample(canvas, name, mask, **options, cache=cache, cache_refresh=1)
+    options = usable(name, options)
+    plain = model.sample(canvas, name, mask, **options)
+    refreshed = model.sample(canvas, name, mask, **options, cache=cache, cache_refresh=1)
     assert torch.equal(plain.tokens, refreshed.tokens)
     assert torch.equal(plain.forward_passes, refreshed.forward_passes)
 
@@ -72,12 +76,16 @@ def test_a_refresh_at_every_step_changes_nothing(name, family, cache, golden_mod
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("cache", ["prefix", "dual"])
 @pytest.mark.parametrize("refresh", [None, 3])
-def test_a_row_under_a_cache_does_not_depend_on_its_batch(name, family, cache, refresh, golden_model) -> None:
+def test_a_row_under_a_cache_does_not_depend_on_its_batch(
+    name, family, cache, refresh, golden_model, usable
+) -> None:
     canvas, mask = batch()
+    model = suited(golden_model(family), name)
     options = {"steps": 9, "block_length": 4, "temperature": 0.8, "cache": cache, "cache_refresh": refresh}
-    together = golden_model(family).sample(canvas, name, mask, seed=[1, 2, 3], **options)
+    options = usable(name, options)
+    together = model.sample(canvas, name, mask, seed=[1, 2, 3], **options)
     for number, row in enumerate(ROWS):
-        alone = golden_model(family).sample(torch.tensor([row]), name, seed=[number + 1], **options)
+        alone = model.sample(torch.tensor([row]), name, seed=[number + 1], **options)
         assert torch.equal(together.tokens[number][mask[number]], alone.tokens[0])
         assert int(together.forward_passes[number]) == int(alone.forward_passes[0])
 

@@ -134,7 +134,7 @@ def test_two_positions_follow_the_exact_law_of_the_chain(sampler, options, steps
     assert not bool((tokens == MASK).any())
     times = evenly(steps)
     if sampler == "gidd":
-        grid = [(1 - 2e-4) * number / steps + 1e-4 for number in range(steps, -1, -1)]
+        grid = [(1 - 2e-4) * number / steps + 1e-4 for number in range(steps, 0, -1)] + [0.0]
         times = list(itertools.pairwise(grid))
     else:
         options = {"tail": "ancestral"} | options

@@ -367,22 +367,17 @@ def hold_times(entry: dict[str, Any], sampler: str, tail: str, schedule: NoiseSc
 def follow(entry: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the sampler take the published run's own times and shares."""
     times, kappas = torch.tensor(entry["timesteps"], dtype=torch.float64), entry["kappas"]
-    select = PredictorCorrector.select
     current = []
 
-    def remembering(self: PredictorCorrector, step: Step) -> Any:
-        current.append(int(step.index[0]))
-        return select(self, step)
+    def grid(self: PredictorCorrector, index: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
+        current.append(int(index[0]))
+        return times[index], times[(index + 1).clamp(max=len(times) - 1)]
 
-    monkeypatch.setattr(PredictorCorrector, "select", remembering)
-    monkeypatch.setattr(
-        PredictorCorrector,
-        "grid",
-        lambda self, index, steps: (times[index], times[(index + 1).clamp(max=len(times) - 1)]),
-    )
-    monkeypatch.setattr(
-        PredictorCorrector, "kappa", lambda self, time: torch.full_like(time, kappas[current[-1]])
-    )
+    def kappa(self: PredictorCorrector, time: Tensor) -> Tensor:
+        return torch.full_like(time, kappas[current[-1]])
+
+    monkeypatch.setattr(PredictorCorrector, "grid", grid)
+    monkeypatch.setattr(PredictorCorrector, "kappa", kappa)
 
 
 # --- the exact law -----------------------------------------------------------------------------------
