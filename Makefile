@@ -11,13 +11,16 @@ endif
 
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: quickstart test lint format clean
+.PHONY: quickstart test test-fast lint format clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/platform run experiments/quickstart.yaml
 
 test: $(VENV)/.installed-dev lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --durations=15
+
+test-fast: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m "not slow"
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -15,7 +15,7 @@ from dataclasses import replace
 
 import torch
 
-from opendllm.core.networks import attention
+from opendllm.core.networks import attention, segment_kernels
 from opendllm.core.toolkit.noise import AddressedNoise
 from opendllm.core.toolkit.segments import document_positions
 from opendllm.plugins.backbones.presets import LLADA
@@ -57,12 +57,13 @@ def corrupted(lm: DiffusionLM, objective: str, rows: int, length: int) -> Corrup
     return chosen.corrupt(masking, schedule, lm.mask_token_id)
 
 
-TAKES_VARLEN = attention.takes_varlen
+TAKES_VARLEN = segment_kernels.takes_varlen
 
 
 def run(lm: DiffusionLM, corruption: Corruption, kernel: str) -> tuple[torch.Tensor, float, float]:
     """(log-likelihoods, milliseconds, peak GiB) of one forward and backward pass."""
-    attention.takes_varlen = TAKES_VARLEN if kernel == "varlen" else lambda query: False
+    varlen = TAKES_VARLEN if kernel == "varlen" else lambda query: False
+    attention.takes_varlen = varlen  # type: ignore[attr-defined]
     attention.FLEX_FROM_LENGTH = 256 if kernel == "flex" else 1 << 30
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()

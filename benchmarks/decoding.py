@@ -203,7 +203,7 @@ def now(like: Tensor) -> float:
 
 def text_tokens(model: LanguageModel, tokens: Tensor, prompt: int) -> int:
     """How many new tokens stand before EOS."""
-    ended = (tokens[:, prompt:] == model.lm.eos_token_id).long().cumsum(-1) > 0
+    ended = tokens[:, prompt:].eq(model.lm.eos_token_id or -1).long().cumsum(-1) > 0
     return int((~ended).sum())
 
 

@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
@@ -41,7 +42,7 @@ def generate(folder: Path, gigabytes: float, shards: int) -> int:
     network.save_pretrained(folder, max_shard_size=f"{size // shards // 2**20 + 1}MB")
     stated = json.loads((folder / "config.json").read_text()) | {"mask_token_id": 8191, "rope_theta": 1e6}
     (folder / "config.json").write_text(json.dumps(stated))
-    return size
+    return int(size)
 
 
 def anonymous_bytes() -> int:
@@ -52,7 +53,7 @@ def anonymous_bytes() -> int:
     raise RuntimeError("/proc/self/status has no RssAnon: this benchmark needs Linux")
 
 
-def measure(load: Callable[[str], object], folder: str, results: multiprocessing.Queue) -> None:
+def measure(load: Callable[[str], object], folder: str, results: multiprocessing.Queue[Any]) -> None:
     """Load in this process, sampling its memory every 2 ms."""
     before, peak, done = anonymous_bytes(), 0, threading.Event()
 

@@ -180,7 +180,7 @@ def speed(arguments: argparse.Namespace) -> dict[str, Any]:
     """HumanEval+ beside EvalPlus, taking turns; and the infilling programs."""
     _, problems = rows(arguments.problems, "humaneval-plus")
     gold = {row["task_id"]: row["prompt"] + row["canonical_solution"] for row in problems}
-    rounds = []
+    rounds: list[dict[str, Any]] = []
     for _ in range(arguments.repeats):
         with tempfile.TemporaryDirectory() as cache:
             os.environ["XDG_CACHE_HOME"] = cache

@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
@@ -127,7 +128,8 @@ def padded_batches(case: Case) -> Iterator[TokenRows]:
             segments[row, : ends[n] - starts[n]] = 0
         positions = np.broadcast_to(np.arange(longest), batch.shape).copy()
         real = torch.from_numpy(segments) != PADDING_SEGMENT
-        yield TokenRows(*map(torch.from_numpy, (batch, segments, positions)), real, torch.arange(case.rows))
+        parts = [torch.from_numpy(part) for part in (batch, segments, positions)]
+        yield TokenRows(*[*parts, real, torch.arange(case.rows)])
 
 
 def packed_batches(case: Case) -> Iterator[TokenRows]:
@@ -141,12 +143,13 @@ def plain_loop(case: Case, batches: Iterator[TokenRows], mask_rows: bool) -> Ite
     from transformers import LlamaForCausalLM
 
     lm = case.lm()
-    config = lm.module.network.config
+    trained: Any = lm.module.network
+    config = trained.config
     config._attn_implementation = "sdpa"
     network = LlamaForCausalLM(config).to(case.device)
-    network.load_state_dict(lm.module.network.state_dict())
+    network.load_state_dict(trained.state_dict())
     mask_token_id = lm.mask_token_id
-    del lm
+    del lm, trained
     network.train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.01)
     for rows in batches:
@@ -154,7 +157,7 @@ def plain_loop(case: Case, batches: Iterator[TokenRows], mask_rows: bool) -> Ite
         real = rows.maskable
         probability = (1 - MIN_PROBABILITY) * torch.rand(len(real), 1, device=case.device) + MIN_PROBABILITY
         masked = real & (torch.rand(real.shape, device=case.device) < probability)
-        attention_mask = real.long()
+        attention_mask: torch.Tensor | None = real.long()
         if mask_rows:
             visible = visibility(ModelInputs(rows.tokens, rows.segments, rows.positions), None)
             attention_mask = None if visible is None else visible[:, None]

@@ -5,6 +5,7 @@ from opendllm.registries.hookspecs import Register, hookimpl
 from opendllm.registries.options import (
     AttentionKind,
     BackboneOptions,
+    BenchmarkOptions,
     HubIdOrPath,
     ManifestPath,
     NoiseScheduleOptions,
@@ -17,6 +18,7 @@ from opendllm.registries.options import (
 __all__ = [
     "AttentionKind",
     "BackboneOptions",
+    "BenchmarkOptions",
     "HubIdOrPath",
     "ManifestPath",
     "NoiseScheduleOptions",

@@ -16,8 +16,22 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-LossPart: TypeAlias = "Callable[[Tensor, slice], Tensor]"
-"""From the negative log-likelihoods of a run of scored positions, and which these are, to a scalar."""
+
+@dataclass(frozen=True)
+class DistributionLoss:
+    """A loss that hangs on a position's whole distribution, not on its target's likelihood alone.
+
+    Attributes:
+        of: from the logits [n, V] float32 of a run of scored positions, and which these are, to a scalar.
+    """
+
+    of: Callable[[Tensor, slice], Tensor]
+
+
+LikelihoodLoss: TypeAlias = "Callable[[Tensor, slice], Tensor]"
+"""From the negative log-likelihoods [n] of a run of scored positions, and which these are, to a scalar."""
+LossPart: TypeAlias = "LikelihoodLoss | DistributionLoss"
+"""What a module takes the sum of, in runs of scored positions."""
 
 
 @dataclass(frozen=True)

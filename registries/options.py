@@ -91,12 +91,39 @@ class ObjectiveOptions(PluginOptions):
 
     @property
     def positions_per_token(self) -> int:
-        """How many positions the model reads for each token; for planning."""
+        """How many positions a row has for each of its tokens; for planning."""
+        return 1
+
+    @property
+    def copies_per_row(self) -> int:
+        """How many rows the model reads for each row of the data; for planning."""
         return 1
 
     def needs_prompts(self) -> bool:
         """Whether every document must have a prompt: so it is with objectives that learn answers."""
         return False
+
+
+def destination_issue(objective: str, options: ObjectiveOptions, schedule: PluginOptions) -> str | None:
+    """Why an objective can't be trained with a noise schedule's noise; None where it can.
+
+    Args:
+        objective: its name.
+        options: its options.
+        schedule: the noise schedule's options.
+    """
+    found, wanted = noise_destination(schedule), sorted(options.destinations)
+    if found in options.destinations:
+        return None
+    how = {
+        "mask": "a noise schedule with `destination: mask`",
+        "uniform": "a noise schedule with `destination: uniform`",
+        "mixture": "a schedule of mixed noise, such as gidd",
+    }
+    return (
+        f"objective {objective!r} is for {' or '.join(wanted)} noise, and the noise schedule's is {found}: "
+        f"choose {' or '.join(how[each] for each in wanted)}"
+    )
 
 
 class SamplerOptions(PluginOptions):
@@ -146,7 +173,16 @@ class BackboneOptions(PluginOptions):
         return None
 
 
-class ProblemFileOptions(PluginOptions):
+class BenchmarkOptions(PluginOptions):
+    """Options of a benchmark."""
+
+    @property
+    def asks_likelihoods(self) -> bool:
+        """Whether it can say nothing of a model that has no likelihood."""
+        return False
+
+
+class ProblemFileOptions(BenchmarkOptions):
     """Options of a benchmark whose problems are published as a file."""
 
     problems: ManifestPath | None = Field(

@@ -12,7 +12,10 @@ from typing import Any
 from pydantic import ByteSize, TypeAdapter, ValidationError
 
 from opendllm.core.checkpoints.files import PROVENANCE_FILE, model_folder
+from opendllm.core.checkpoints.loading import load_tokenizer
+from opendllm.core.checkpoints.stop_ids import stop_token_ids
 from opendllm.core.foundation.atomic_files import write_json, write_text
+from opendllm.core.networks.transformers_lm import GENERATION_FILE
 from opendllm.core.networks.weight_files import stored_tensors, whole_files
 from opendllm.registries.errors import UserError, first_line
 
@@ -56,7 +59,7 @@ def _write(source: Path, target: Path, max_shard_size: int) -> None:
             for path in source.glob(pattern):
                 shutil.copyfile(path, folder / path.name)
         config = json.loads((folder / "config.json").read_text())
-        write_json(folder / "generation_config.json", _generation_config(config))
+        write_json(folder / GENERATION_FILE, _generation_config(source, config))
         provenance_file = source.parent / PROVENANCE_FILE
         if provenance_file.is_file():
             provenance = json.loads(provenance_file.read_text())
@@ -115,10 +118,12 @@ def push_model(checkpoint: Path, repository: str, private: bool, max_shard_size:
     return str(uploaded)
 
 
-def _generation_config(config: dict[str, Any]) -> dict[str, Any]:
+def _generation_config(source: Path, config: dict[str, Any]) -> dict[str, Any]:
     """The token ids that a decoder needs; everything else is the reader's choice."""
-    names = ("bos_token_id", "eos_token_id", "pad_token_id", "mask_token_id")
-    return {name: config[name] for name in names if config.get(name) is not None}
+    stops = stop_token_ids(source, config, load_tokenizer(source))
+    ids = {name: config.get(name) for name in ("bos_token_id", "pad_token_id", "mask_token_id")}
+    ids["eos_token_id"] = stops[0] if len(stops) == 1 else list(stops) or None
+    return {name: value for name, value in ids.items() if value is not None}
 
 
 def _model_card(name: str, config: dict[str, Any], provenance: dict[str, Any]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +13,10 @@ from opendllm.core.checkpoints.files import model_folder
 from opendllm.core.checkpoints.stop_ids import end_of_turn_id, stop_token_ids
 from opendllm.core.checkpoints.text_codec import TextCodec, codec_of
 from opendllm.core.checkpoints.tokenizer_files import has_tokenizer, ids_without_token, read_tokenizer
+from opendllm.core.foundation.json_objects import read_json_object
 from opendllm.core.foundation.option_errors import option_errors
 from opendllm.core.foundation.ranks import local_rank
+from opendllm.core.networks.noise_section import read_noise
 from opendllm.core.networks.transformers_lm import CONFIG_FILE, OWN_SECTION
 from opendllm.registries.backbones import Backbone, DiffusionLM
 from opendllm.registries.discovery import Plugins
@@ -81,13 +82,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         UserError: it is missing, or isn't a JSON object.
     """
     path = folder / CONFIG_FILE
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
-    if not isinstance(config, dict):
-        raise UserError(f"{path} holds no JSON object")
-    return _Config(config, path)
+    return _Config(read_json_object(path), path)
 
 
 def backbone_of(
@@ -191,7 +186,10 @@ def load_model(
     config = read_config(folder)
     config["mask_token_id"] = _mask_token_id(folder, config, mask_token_id)
     family = _with_stored_options(backbone, folder, config).build()
-    return family.load(folder, config, device, dtype, min_vocab_size)
+    noise = read_noise(_own_section(folder, config), folder / CONFIG_FILE)
+    lm = family.load(folder, config, device, dtype, min_vocab_size)
+    lm.noise = noise
+    return lm
 
 
 def _with_stored_options(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from opendllm.core.foundation.json_objects import read_json_object
 from opendllm.core.networks.transformers_lm import GENERATION_FILE
-from opendllm.registries.errors import UserError, first_line
+from opendllm.registries.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -43,7 +43,10 @@ def stop_token_ids(
     """
     named = [
         *_ids(config.get("eos_token_id"), folder / "config.json"),
-        *_ids(_generation_config(folder).get("eos_token_id"), folder / GENERATION_FILE),
+        *_ids(
+            read_json_object(folder / GENERATION_FILE, optional=True).get("eos_token_id"),
+            folder / GENERATION_FILE,
+        ),
     ]
     if tokenizer is not None and files_tokenizer is not None:
         spelled, read = files_tokenizer.convert_ids_to_tokens(named), tokenizer.convert_ids_to_tokens(named)
@@ -62,16 +65,3 @@ def _ids(value: Any, path: Path) -> list[int]:
         if not isinstance(each, int) or isinstance(each, bool) or each < 0:
             raise UserError(f"{path}: eos_token_id holds {each!r}, which is no token id")
     return given
-
-
-def _generation_config(folder: Path) -> dict[str, Any]:
-    path = folder / GENERATION_FILE
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {first_line(error)}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds no JSON object")
-    return content

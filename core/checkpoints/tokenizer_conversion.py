@@ -8,7 +8,6 @@ where the slow class (SentencePiece itself) goes by score; what is built here is
 from __future__ import annotations
 
 import importlib
-import json
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
+from opendllm.core.foundation.json_objects import read_json_object
 from opendllm.registries.errors import UserError, first_line
 
 CONFIG_FILE = "tokenizer_config.json"
@@ -61,7 +61,7 @@ def convert_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
         UserError: its class is unknown, a file is missing or damaged, ids don't fit together, or the
             built tokenizer doesn't read texts as SentencePiece does.
     """
-    config = _json(folder / CONFIG_FILE)
+    config = read_json_object(folder / CONFIG_FILE, optional=True)
     binary = _binary_vocabulary(folder)
     if (folder / VOCABULARY_FILE).is_file():
         backend = _byte_level(folder, config)
@@ -69,7 +69,7 @@ def convert_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
         assert binary is not None
         backend = _from_binary(binary, config)
     _add_tokens(backend, folder, config)
-    named = {**_json(folder / "special_tokens_map.json"), **config}
+    named = {**read_json_object(folder / "special_tokens_map.json", optional=True), **config}
     special = {name: _content(named[name]) for name in _NAMED if named.get(name) is not None}
     if binary is not None and binary.suffix == ".model" and "add_bos_token" not in config:
         config = {**config, "add_bos_token": "bos_token" in special}  # the default of LLaMA's slow class
@@ -93,7 +93,11 @@ def _byte_level(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
 
     if not (folder / MERGES_FILE).is_file():
         raise UserError(f"{folder} has {VOCABULARY_FILE} and lacks {MERGES_FILE}: is it complete?")
-    named = str(config.get("tokenizer_class") or _json(folder / "config.json").get("model_type") or "")
+    named = str(
+        config.get("tokenizer_class")
+        or read_json_object(folder / "config.json", optional=True).get("model_type")
+        or ""
+    )
     converter = next(
         (c for family, c in _PRE_TOKENIZERS.items() if named.lower().startswith(family.lower())), None
     )
@@ -102,7 +106,7 @@ def _byte_level(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
             f"{folder}: how tokenizer class {named or '(none named)'!r} cuts texts is not known "
             f"({', '.join(_PRE_TOKENIZERS)} are): convert it to tokenizer.json where it comes from"
         )
-    vocabulary = _json(folder / VOCABULARY_FILE)
+    vocabulary = read_json_object(folder / VOCABULARY_FILE, optional=True)
     lines = (folder / MERGES_FILE).read_text(encoding="utf-8").split("\n")
     merges = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
     try:
@@ -197,7 +201,10 @@ def _from_sentencepiece(path: Path, proto: Any, legacy: bool) -> Tokenizer:
 
 def _add_tokens(backend: Tokenizer, folder: Path, config: Mapping[str, Any]) -> None:
     """Those that stand beside the vocabulary, each at the id that the files give it."""
-    added = {str(content): int(number) for content, number in _json(folder / "added_tokens.json").items()}
+    added = {
+        str(content): int(number)
+        for content, number in read_json_object(folder / "added_tokens.json", optional=True).items()
+    }
     flags: dict[str, dict[str, Any]] = {}
     for number, entry in config.get("added_tokens_decoder", {}).items():
         added[entry["content"]] = int(number)
@@ -227,16 +234,3 @@ def _chat_template(folder: Path, config: Mapping[str, Any]) -> str | None:
 
 def _content(token: Any) -> str:
     return str(token["content"]) if isinstance(token, Mapping) else str(token)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    """A JSON object; empty where there is no such file."""
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {first_line(error)}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds no JSON object")
-    return content

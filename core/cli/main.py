@@ -6,6 +6,7 @@ import os
 import sys
 import traceback
 import warnings
+from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
@@ -36,8 +37,17 @@ app = typer.Typer(
 )
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"open-dllm {version('open-dllm')}")
+        raise typer.Exit
+
+
 @app.callback()
 def _platform(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Train, decode, evaluate and compare diffusion language models from one YAML manifest."""

@@ -248,6 +248,8 @@ def _gap(asked: Asked, replica: Replica, request: GenerationRequest) -> Gap:
     gap = request.gap
     if asked.chat and gap.suffix is None and not gap.templated:
         gap = replace(gap, prefix=chat_prompt(replica.tokenizer, gap.prefix), templated=True)
+    if request.oracle_length and request.reference is None:
+        raise UserError("is to be as long as its reference, and has none")
     if request.oracle_length:
         gap = replace(gap, length=len(_reference_tokens(replica, request)))
     return gap

@@ -176,7 +176,11 @@ def takes_varlen(query: Tensor) -> bool:
 
 @cache
 def varlen_kernel() -> VarlenKernel:
-    """flash-attn's where it is installed, else torch's own."""
+    """flash-attn's `flash_attn_varlen_func` where it is installed (extra `gpu`), else torch's `varlen_attn`.
+
+    Both are FlashAttention. flash-attn's takes fewer key heads than query heads as they are; for torch's
+    they are repeated.
+    """
     try:
         from flash_attn import flash_attn_varlen_func
     except ImportError:

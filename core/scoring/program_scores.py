@@ -9,11 +9,13 @@ import os
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from opendllm.core.foundation.atomic_files import write_text
 from opendllm.core.sandbox.limits import Limits
 from opendllm.core.sandbox.sandbox import Case, Sandbox, Trial, Verdict
 from opendllm.core.scoring.pass_at_k import pass_at_k_by_task
@@ -44,6 +46,8 @@ class ProgramTests:
         parts: what a program must pass, in this order.
         metrics: prefix of a metric's name -> the parts that count for it.
         remembers: whether the script's `remember` gives something worth keeping in the user's cache.
+        recall: task ids of which nothing is kept yet -> what to keep of each, as the script's `remember`
+            would give it; None leaves a task to the script.
     """
 
     judge: ModuleType
@@ -52,6 +56,7 @@ class ProgramTests:
     parts: tuple[str, ...] = ("tests",)
     metrics: Mapping[str, frozenset[str]] | None = None
     remembers: bool = False
+    recall: Callable[[Sequence[str]], Mapping[str, str | None]] | None = None
 
 
 def score_programs(
@@ -96,6 +101,8 @@ def score_programs(
             continue
         trials = tuple(Trial(text, tests.parts, JUDGING_SECONDS) for text in texts)
         cases.append(Case(task, script, data, trials, _memory(script, data) if tests.remembers else None))
+    if tests.recall is not None:
+        _keep(cases, tests.recall)
     passed: list[bool] = []
 
     def on_progress(done: int, found: list[Verdict]) -> None:
@@ -146,6 +153,18 @@ def _memory(script: str, data: Any) -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     content = json.dumps([script, data, sys.version])
     return cache / "opendllm" / "judges" / f"{hashlib.sha256(content.encode()).hexdigest()}.json"
+
+
+def _keep(cases: Sequence[Case], recall: Callable[[Sequence[str]], Mapping[str, str | None]]) -> None:
+    """Write down what is known of the problems that nothing is remembered of."""
+    files = {case.name: case.remembered for case in cases if case.remembered and not case.remembered.exists()}
+    if not files:
+        return
+    for task, text in recall(list(files)).items():
+        if text is not None:
+            with suppress(OSError):  # without it, the judge works it out
+                files[task].parent.mkdir(parents=True, exist_ok=True)
+                write_text(files[task], text)
 
 
 def _values(

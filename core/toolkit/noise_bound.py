@@ -1,7 +1,7 @@
 """One bound for every noise: masked, uniform and mixed diffusion in continuous time.
 
-With alpha(t) the chance to survive, b(z, t) the mass that noise puts on z, x the clean token, x_th the model's
-distribution and z the noisy token,
+With alpha(t) the chance to survive, b(z, t) the mass that noise puts on z, x the clean token, z the noisy one
+and x_th the model's distribution,
 
     q(y) = alpha [y = x] + b(y)        p(y) = alpha x_th(y) + b(y)        rho = q(z) / p(z)
     bound(z, t) = (b'(z) - alpha'/alpha b(z)) / q(z)  *  (KL(q || p) + rho - 1 - ln rho)
@@ -10,8 +10,8 @@ whose mean over z ~ q, integrated over t in [0, 1], is at least -ln p(x) where a
 GIDD's (arXiv:2503.04482, theorem 1) and, with uniform noise, Duo's (arXiv:2506.10892) and UDLM's
 (arXiv:2412.10193). Masks leave `-alpha' / (1 - alpha)` times the cross-entropy at masked tokens, MDLM's.
 
-With uniform noise the mask token is a token like any other; everywhere else no clean token is a mask, and x_th
-gives it no mass.
+With uniform noise the mask token is a token like any other; everywhere else no clean token is a mask, and
+x_th gives it no mass.
 """
 
 from __future__ import annotations

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from opendllm.core.scoring.problem_files import ProblemSource
 from opendllm.core.scoring.program_scores import ProgramTests
-from opendllm.plugins.benchmarks import DifferentialOptions, evalplus_judge
+from opendllm.plugins.benchmarks import DifferentialOptions, evalplus_judge, evalplus_package
 from opendllm.plugins.benchmarks.program_benchmark import ProgramBenchmark, Row, without_fences
 from opendllm.plugins.benchmarks.sanitizing import sanitize
-from opendllm.registries.benchmarks import GeneratedText, GenerationRequest
+from opendllm.registries.benchmarks import Answer, GeneratedText, GenerationRequest, Scores
 from opendllm.registries.gaps import Gap
 
 STOP = ("<|endoftext|>", "<|endofmask|>", "</s>", "\nif __name__", "\ndef main(", "\nprint(")
@@ -18,6 +20,7 @@ NOTES = {
     "evalplus": "prompts, stop strings and sanitizer are EvalPlus's, for base models",
     "open-dllm": "prompts and stop strings are Open-dLLM's, the sanitizer is EvalPlus's",
 }
+FROM_PACKAGE = "problems and expected outputs come from the package evalplus"
 
 
 class HumanEvalPlus(ProgramBenchmark[DifferentialOptions]):
@@ -35,6 +38,22 @@ class HumanEvalPlus(ProgramBenchmark[DifferentialOptions]):
     def __init__(self, options: DifferentialOptions) -> None:
         super().__init__(options)
         self.headline = tuple(f"{part}pass@{k}" for part in ("", "base_") for k in options.pass_at)
+        self._from_package = False
+
+    def rows(self) -> Sequence[Row]:
+        """From the file, else through the package evalplus, else from the hub."""
+        self._from_package = False
+        if self.options.problems is None and evalplus_package.is_installed():
+            found = evalplus_package.published_problems(is_mbpp=self.is_mbpp)
+            self._from_package = bool(found)
+            if found:
+                return found
+        return super().rows()
+
+    def score(self, answers: Sequence[Answer]) -> Scores:
+        """pass@k of both, and of the base tests; where problems came from evalplus, that is said."""
+        scores = super().score(answers)
+        return replace(scores, notes=(FROM_PACKAGE, *scores.notes)) if self._from_package else scores
 
     def source(self) -> ProblemSource:
         """HumanEval+'s release."""
@@ -73,6 +92,7 @@ class HumanEvalPlus(ProgramBenchmark[DifferentialOptions]):
             parts=("base", "plus"),
             remembers=True,
             metrics={"": frozenset({"base", "plus"}), "base_": frozenset({"base"})},
+            recall=self._ground_truth if self._from_package else None,
         )
 
     def judge_data(self, task: str) -> dict[str, Any]:
@@ -89,6 +109,14 @@ class HumanEvalPlus(ProgramBenchmark[DifferentialOptions]):
             "min_seconds": self.options.min_time_limit,
             "factor": self.options.gt_time_limit_factor,
         }
+
+    def _ground_truth(self, tasks: Sequence[str]) -> Mapping[str, str | None]:
+        return evalplus_package.ground_truth(
+            tasks,
+            is_mbpp=self.is_mbpp,
+            min_seconds=self.options.min_time_limit,
+            factor=self.options.gt_time_limit_factor,
+        )
 
     def open_dllm_prompt(self, row: Row) -> str:
         """The prompt as published."""

@@ -63,10 +63,8 @@ class Prepared:
         return self._expected[part]
 
     def remembered(self) -> str | None:
-        """The expected outputs of both parts as text, if they are there and not too many."""
-        if len(self._expected) < len(self.inputs) or not _is_small(self._expected):
-            return None
-        return json.dumps({part: encode(found, _no_handle) for part, found in self._expected.items()})
+        """The expected outputs of both parts as text, if they are there; see `written`."""
+        return written(self._expected) if len(self._expected) == len(self.inputs) else None
 
 
 def prepare(data: dict[str, Any]) -> Prepared:
@@ -110,6 +108,16 @@ def _recalled(text: str | None) -> dict[str, tuple[list[Any], list[float]]]:
         return {part: decode(found, _no_object) for part, found in json.loads(text or "{}").items()}
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
         return {}
+
+
+def written(expected: dict[str, tuple[list[Any], list[float]]]) -> str | None:
+    """Part -> outputs and seconds, as the text that `prepare` takes; None where many or no plain values."""
+    if not _is_small(expected):
+        return None
+    try:
+        return json.dumps({part: encode(found, _no_handle) for part, found in expected.items()})
+    except TypeError:
+        return None
 
 
 def _is_small(value: Any) -> bool:

@@ -104,9 +104,8 @@ def read_results(
             size = results["n-samples"][name]["effective"] + len(failed.get(name, ()))
             of_tasks[key][name] = metrics[whole], size
     for name in tasks:
-        for sample in results["samples"].get(name, ()):
-            per_task.setdefault(f"{name}/{sample['doc_id']}", {})
-        for document in failed.get(name, ()):
+        asked = [*(sample["doc_id"] for sample in results["samples"].get(name, ())), *failed.get(name, ())]
+        for document in asked:
             per_task.setdefault(f"{name}/{document}", {})
     return metrics, dict(per_task)
 

@@ -56,8 +56,7 @@ class ProgramBenchmark(Benchmark, Generic[OptionsT]):
 
     def requests(self, context: BenchmarkContext) -> Sequence[GenerationRequest]:
         """Every problem, in its published order."""
-        rows = read_problems(self.name, self.options.problems, self.source(), self.fields)
-        chosen = [row for row in rows if self.is_asked(row)]
+        chosen = [row for row in self.rows() if self.is_asked(row)]
         self.problems = {self.task_id(row): row for row in chosen[: context.limit]}
         self._execution = context.code_execution
         return [
@@ -98,6 +97,10 @@ class ProgramBenchmark(Benchmark, Generic[OptionsT]):
     @abstractmethod
     def judge_data(self, task: str) -> dict[str, Any]:
         """What the judge's script prepares of a task."""
+
+    def rows(self) -> Sequence[Row]:
+        """All problems, in their published order."""
+        return read_problems(self.name, self.options.problems, self.source(), self.fields)
 
     def is_asked(self, row: Row) -> bool:
         """Whether the options choose this problem."""

@@ -54,7 +54,7 @@ class Gidd(NoiseSchedule):
         return NoiseMass((1 + uniform - t * slope) / square, slope / square / (vocab_size - 1))
 
     def _uniform(self, t: Tensor) -> Tensor:
-        """C."""
+        """c = B sqrt(t (1 - t)), which is how much of it there is beside 1 of text and masks."""
         return self._scale * torch.sqrt(t * (1 - t))
 
     def _uniform_prime(self, t: Tensor) -> Tensor:

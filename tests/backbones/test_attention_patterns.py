@@ -30,7 +30,7 @@ def logits(lm: DiffusionLM, tokens: torch.Tensor, mask: torch.Tensor | None = No
 
 @pytest.mark.parametrize("shifted", ["open-dcoder", "dream"])
 @pytest.mark.parametrize("pads", [0, 3])
-def test_causal_logits_depend_on_earlier_tokens_only(shifted, pads) -> None:
+def test_causal_logits_depend_on_earlier_tokens_only(shifted: str, pads: int) -> None:
     lm = build(shifted, attention="causal")
     tokens = torch.randint(1, 19, (1, 8 + pads), generator=torch.Generator().manual_seed(1))
     mask = torch.ones_like(tokens)
@@ -54,7 +54,7 @@ def test_a_causal_checkpoint_that_is_not_shifted_is_refused() -> None:
 
 
 @pytest.mark.parametrize("shifted", ["open-dcoder", "dream"])
-def test_causal_likelihood_is_the_chain_rule(shifted) -> None:
+def test_causal_likelihood_is_the_chain_rule(shifted: str) -> None:
     lm = build(shifted, attention="causal")
     tokens = torch.randint(1, 19, (1, 6), generator=torch.Generator().manual_seed(2))
     scorable = torch.ones_like(tokens, dtype=torch.bool)
@@ -68,7 +68,7 @@ def test_causal_likelihood_is_the_chain_rule(shifted) -> None:
 
 
 @pytest.mark.parametrize("shifted", ["open-dcoder", "dream"])
-def test_a_block_causal_checkpoint_that_is_shifted_is_refused(shifted) -> None:
+def test_a_block_causal_checkpoint_that_is_shifted_is_refused(shifted: str) -> None:
     with pytest.raises(UserError, match=rf"{shifted}.*block-causal"):
         build(shifted, attention="block-causal", block_length=3)
 
@@ -84,7 +84,7 @@ def test_block_causal_sees_its_own_and_earlier_blocks() -> None:
         assert moved.tolist() == [query // 3 >= column // 3 for query in range(9)]
 
 
-def test_bidirectional_sees_everything(family) -> None:
+def test_bidirectional_sees_everything(family: str) -> None:
     lm = build(family)
     tokens = torch.randint(1, 19, (1, 6), generator=torch.Generator().manual_seed(1))
     changed = tokens.clone()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
+from opendllm.core.language_model import LanguageModel
 from opendllm.core.toolkit.segments import document_positions, document_starts
 from opendllm.registries.sequences import ModelInputs
 
@@ -89,7 +92,9 @@ def test_llada_pretraining_loss(vectors: Vectors) -> None:
 
 
 @pytest.mark.parametrize("objective", ["llada", "mdlm", "dream", "open-dcoder"])
-def test_a_batchs_loss_is_the_sum_of_its_rows(objective, golden_model) -> None:
+def test_a_batchs_loss_is_the_sum_of_its_rows(
+    objective: str, golden_model: Callable[[str], LanguageModel]
+) -> None:
     """Sum and count alike: the normaliser is never local."""
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(100, (3, 13), generator=generator)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
+from opendllm.core.language_model import LanguageModel
 from opendllm.core.toolkit.segments import document_positions, inputs_from_mask
 from opendllm.registries.sequences import PADDING_SEGMENT, ModelInputs
 
@@ -39,7 +42,13 @@ def padded(tokens: torch.Tensor, gaps: list[int], filler: int) -> tuple[torch.Te
     ids=["left", "right", "both", "inside", "everywhere"],
 )
 @pytest.mark.parametrize("filler", [0, 1, 150])
-def test_padded_row_equals_the_row_alone(family, golden_model, tokens, gaps, filler) -> None:
+def test_padded_row_equals_the_row_alone(
+    family: str,
+    golden_model: Callable[[str], LanguageModel],
+    tokens: torch.Tensor,
+    gaps: list[int],
+    filler: int,
+) -> None:
     model = golden_model(family)
     row, mask = padded(tokens, gaps, filler)
     logits = model.logits(row, mask)[mask.bool()]
@@ -47,7 +56,9 @@ def test_padded_row_equals_the_row_alone(family, golden_model, tokens, gaps, fil
 
 
 @pytest.mark.parametrize("gaps", [[0, 0], [LENGTH, LENGTH], []])
-def test_padding_does_not_turn_attention_causal(family, golden_model, tokens, gaps) -> None:
+def test_padding_does_not_turn_attention_causal(
+    family: str, golden_model: Callable[[str], LanguageModel], tokens: torch.Tensor, gaps: list[int]
+) -> None:
     model = golden_model(family)
     row, mask = padded(tokens, gaps, 1)
     first, last = mask[0].nonzero()[[0, -1], 0].tolist()
@@ -69,7 +80,9 @@ def documents() -> list[list[int]]:
     return [torch.randint(2, 150, (length,), generator=generator).tolist() for length in (6, 1, 9, 4)]
 
 
-def test_packed_documents_equal_each_alone(family, golden_model, documents) -> None:
+def test_packed_documents_equal_each_alone(
+    family: str, golden_model: Callable[[str], LanguageModel], documents: list[list[int]]
+) -> None:
     model = golden_model(family)
     logits = model.lm.project(model.lm.hidden_states(packed(documents)))[0]
     start = 0
@@ -79,7 +92,9 @@ def test_packed_documents_equal_each_alone(family, golden_model, documents) -> N
         start += len(document)
 
 
-def test_packed_likelihoods_equal_each_alone(family, golden_model, documents) -> None:
+def test_packed_likelihoods_equal_each_alone(
+    family: str, golden_model: Callable[[str], LanguageModel], documents: list[list[int]]
+) -> None:
     lm = golden_model(family).lm
     inputs = packed(documents)
     scored = inputs.segments != PADDING_SEGMENT
@@ -96,7 +111,9 @@ def test_packed_likelihoods_equal_each_alone(family, golden_model, documents) ->
     assert_same(together, torch.cat(alone))
 
 
-def test_restarting_positions_alone_would_leak(family, golden_model, documents) -> None:
+def test_restarting_positions_alone_would_leak(
+    family: str, golden_model: Callable[[str], LanguageModel], documents: list[list[int]]
+) -> None:
     """The control of the two tests above."""
     lm = golden_model(family).lm
     inputs = packed(documents, padding=0)
@@ -105,7 +122,9 @@ def test_restarting_positions_alone_would_leak(family, golden_model, documents) 
     assert difference.abs().max() > 1e-2
 
 
-def test_likelihoods_are_the_logits_log_softmax(family, golden_model, tokens) -> None:
+def test_likelihoods_are_the_logits_log_softmax(
+    family: str, golden_model: Callable[[str], LanguageModel], tokens: torch.Tensor
+) -> None:
     model = golden_model(family)
     scored = torch.zeros_like(tokens, dtype=torch.bool)
     scored[0, [0, 2, 3, 8]] = True
@@ -115,13 +134,17 @@ def test_likelihoods_are_the_logits_log_softmax(family, golden_model, tokens) ->
     assert_same(found, wanted)
 
 
-def test_nothing_scored_gives_no_likelihoods(family, golden_model, tokens) -> None:
+def test_nothing_scored_gives_no_likelihoods(
+    family: str, golden_model: Callable[[str], LanguageModel], tokens: torch.Tensor
+) -> None:
     nothing = torch.zeros_like(tokens, dtype=torch.bool)
     found = golden_model(family).lm.negative_log_likelihood(inputs_from_mask(tokens, None), tokens, nothing)
     assert found.shape == (0,)
 
 
-def test_gradients_of_packed_documents_are_the_sum_of_each_alones(family, golden_model, documents) -> None:
+def test_gradients_of_packed_documents_are_the_sum_of_each_alones(
+    family: str, golden_model: Callable[[str], LanguageModel], documents: list[list[int]]
+) -> None:
     lm = golden_model(family).lm
     inputs = packed(documents)
     lm.negative_log_likelihood(inputs, inputs.tokens, inputs.segments != PADDING_SEGMENT).sum().backward()
@@ -133,7 +156,5 @@ def test_gradients_of_packed_documents_are_the_sum_of_each_alones(family, golden
         lm.negative_log_likelihood(alone, tokens, torch.ones_like(tokens, dtype=torch.bool)).sum().backward()
     largest = max(float(p.grad.abs().max()) for p in lm.module.parameters())
     for name, parameter in lm.module.named_parameters():
-        torch.testing.assert_close(
-            together[name], parameter.grad, atol=1e-5 * largest, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}"
-        )
+        torch.testing.assert_close(together[name], parameter.grad, atol=1e-5 * largest, rtol=1e-4, msg=name)
     lm.module.zero_grad()

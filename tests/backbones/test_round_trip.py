@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from opendllm.core import load
+from opendllm.core.language_model import LanguageModel
 from opendllm.registries.backbones import DiffusionLM, Vocabulary
 from opendllm.registries.discovery import installed_plugins
 
@@ -57,14 +59,16 @@ def assert_same(found: DiffusionLM, wanted: DiffusionLM) -> None:
 
 
 @pytest.mark.parametrize("name", installed_plugins().backbones.names())
-def test_built_model_round_trips(name, tmp_path) -> None:
+def test_built_model_round_trips(name: str, tmp_path: Path) -> None:
     torch.manual_seed(1)
     lm = installed_plugins().backbones.get(name).build().build(Vocabulary(64, 63, 2))
     save(lm, tmp_path / "model")
     assert_same(load(tmp_path / "model", device="cpu").lm, lm)
 
 
-def test_golden_keys_are_written_as_read(family, golden_model, goldens, tmp_path) -> None:
+def test_golden_keys_are_written_as_read(
+    family: str, golden_model: Callable[[str], LanguageModel], goldens: Path, tmp_path: Path
+) -> None:
     save(golden_model(family).lm, tmp_path / "model")
     written = load_file(tmp_path / "model" / "model.safetensors")
     published = load_file(goldens / family / "model.safetensors")
@@ -74,7 +78,9 @@ def test_golden_keys_are_written_as_read(family, golden_model, goldens, tmp_path
         assert torch.equal(written[key], tensor), key
 
 
-def test_golden_config_is_kept(family, golden_model, goldens, tmp_path) -> None:
+def test_golden_config_is_kept(
+    family: str, golden_model: Callable[[str], LanguageModel], goldens: Path, tmp_path: Path
+) -> None:
     written = save(golden_model(family).lm, tmp_path / "model")
     published = json.loads((goldens / family / "config.json").read_text())
     assert published.items() <= written.items()
@@ -83,7 +89,7 @@ def test_golden_config_is_kept(family, golden_model, goldens, tmp_path) -> None:
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("name", ["open-dcoder", "dream", "llada"])
-def test_tied_and_untied_heads_round_trip(name, tied, goldens, tmp_path) -> None:
+def test_tied_and_untied_heads_round_trip(name: str, tied: bool, goldens: Path, tmp_path: Path) -> None:
     key = "weight_tying" if name == "llada" else "tie_word_embeddings"
     config = json.loads((goldens / name / "config.json").read_text()) | {key: tied, "mask_token_id": 150}
     tensors = load_file(goldens / name / "model.safetensors")
@@ -107,7 +113,7 @@ def test_tied_and_untied_heads_round_trip(name, tied, goldens, tmp_path) -> None
 
 @pytest.mark.parametrize("stated", ["torch_dtype", "dtype"])
 def test_weights_keep_their_precision_when_the_given_config_states_another(
-    family, stated, goldens, tmp_path
+    family: str, stated: str, goldens: Path, tmp_path: Path
 ) -> None:
     """Published checkpoints state bfloat16; trained on in float32, they must not be cut when loaded."""
     folder = tmp_path / "given"
@@ -122,7 +128,13 @@ def test_weights_keep_their_precision_when_the_given_config_states_another(
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_saved_dtype_is_loaded(family, golden_model, goldens, tmp_path, dtype) -> None:
+def test_saved_dtype_is_loaded(
+    family: str,
+    golden_model: Callable[[str], LanguageModel],
+    goldens: Path,
+    tmp_path: Path,
+    dtype: torch.dtype,
+) -> None:
     lm = load(goldens / family, device="cpu", mask_token_id=150, dtype=dtype).lm
     save(lm, tmp_path / "model")
     assert_same(load(tmp_path / "model", device="cpu").lm, lm)
@@ -136,7 +148,9 @@ def test_saved_dtype_is_loaded(family, golden_model, goldens, tmp_path, dtype) -
         ("open-dcoder", {"attention": "causal"}),
     ],
 )
-def test_attention_pattern_travels_with_the_checkpoint(name, options, tmp_path) -> None:
+def test_attention_pattern_travels_with_the_checkpoint(
+    name: str, options: dict[str, Any], tmp_path: Path
+) -> None:
     lm = installed_plugins().backbones.get(name).build(options).build(Vocabulary(32, 31, 0))
     save(lm, tmp_path / "model")
     assert_same(load(tmp_path / "model", device="cpu").lm, lm)
@@ -145,12 +159,14 @@ def test_attention_pattern_travels_with_the_checkpoint(name, options, tmp_path) 
 
 @pytest.mark.parametrize("name", ["open-dcoder", "dream"])
 @pytest.mark.parametrize("version", [4, 5])
-def test_rotary_base_as_either_transformers_writes_it(name, version, goldens, tmp_path) -> None:
+def test_rotary_base_as_either_transformers_writes_it(
+    name: str, version: int, goldens: Path, tmp_path: Path
+) -> None:
     config = json.loads((goldens / name / "config.json").read_text()) | {"mask_token_id": 150}
     del config["rope_theta"]
     rope = {4: {"rope_theta": 500.0}, 5: {"rope_parameters": {"rope_theta": 500.0, "rope_type": "default"}}}
     (tmp_path / "config.json").write_text(json.dumps(config | rope[version]))
     (tmp_path / "model.safetensors").write_bytes((goldens / name / "model.safetensors").read_bytes())
-    rotary = load(tmp_path, device="cpu").lm.module.network.model.rotary_emb
+    rotary: Any = load(tmp_path, device="cpu").lm.module.network.model.rotary_emb
     width = 2 * len(rotary.inv_freq)
     assert float(rotary.inv_freq[1]) == pytest.approx(500.0 ** (-2 / width), rel=1e-5)

@@ -49,7 +49,8 @@ def passed(name: str, texts: Texts, **options: Any) -> tuple[int, int]:
     problems = str(Path(str(FOLDER)) / FILES[name])
     benchmark = installed_plugins().benchmarks.get(name).build({"problems": problems, **options})
     context = BenchmarkContext(None, 0, 4096, lambda: iter(()), CodeExecution())
-    asked = list({request.task_id: request for request in benchmark.requests(context)}.values())
+    requests = [r for r in benchmark.requests(context) if isinstance(r, GenerationRequest)]
+    asked = list({request.task_id: request for request in requests}.values())
     answers = [
         GeneratedText(request.task_id, "default", 0, text, form="completion")
         for request, text in zip(asked, texts(asked), strict=True)

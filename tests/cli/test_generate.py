@@ -40,7 +40,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def generate(checkpoint: Path, monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
+def generate(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
     """(arguments, standard input) -> exit code, output, errors."""
 
     def run(*arguments: object, stdin: str | bytes = "") -> tuple[int, str, str]:
@@ -62,7 +64,9 @@ def expected(checkpoint: Path, prompts: list[str]) -> list[str]:
     return load(checkpoint, device="cpu").generate(prompts, max_new_tokens=5, temperature=1)
 
 
-def test_prompts_from_arguments_and_standard_input(generate, checkpoint) -> None:
+def test_prompts_from_arguments_and_standard_input(
+    generate: Callable[..., tuple[int, str, str]], checkpoint: Path
+) -> None:
     texts = expected(checkpoint, ["abc", "a b"])
     code, output, _ = generate("--prompt", "abc", "--prompt", "a b")
     assert (code, output) == (0, "".join(text + "\n" for text in texts))
@@ -70,7 +74,9 @@ def test_prompts_from_arguments_and_standard_input(generate, checkpoint) -> None
     assert (code, output) == (0, texts[0] + "\n")
 
 
-def test_json_lines_in_and_out(generate, checkpoint, tmp_path) -> None:
+def test_json_lines_in_and_out(
+    generate: Callable[..., tuple[int, str, str]], checkpoint: Path, tmp_path: Path
+) -> None:
     lines = [{"prompt": "abc", "task": 7}, {"prompt": "ab", "suffix": "cd"}, {"prompt": "a b"}]
     given = tmp_path / "prompts.jsonl"
     given.write_text("\n\n".join(map(json.dumps, lines)) + "\n")
@@ -91,7 +97,9 @@ def test_json_lines_in_and_out(generate, checkpoint, tmp_path) -> None:
         assert target.read_text() == output
 
 
-def test_an_existing_file_is_never_overwritten(generate, tmp_path) -> None:
+def test_an_existing_file_is_never_overwritten(
+    generate: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
     kept = tmp_path / "kept.jsonl"
     kept.write_text("mine")
     for option in ("--output", "--trace"):
@@ -104,7 +112,9 @@ def test_an_existing_file_is_never_overwritten(generate, tmp_path) -> None:
         assert "is no folder" in errors
 
 
-def test_a_file_that_cannot_be_written_is_refused_before_the_work(generate, tmp_path) -> None:
+def test_a_file_that_cannot_be_written_is_refused_before_the_work(
+    generate: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
     """And whatever is refused leaves no empty file in the way."""
     target = tmp_path / "out.jsonl"
     for arguments in (
@@ -117,7 +127,9 @@ def test_a_file_that_cannot_be_written_is_refused_before_the_work(generate, tmp_
         assert list(tmp_path.iterdir()) == []
 
 
-def test_lines_that_have_come_outlive_an_interruption(tmp_path, capsys) -> None:
+def test_lines_that_have_come_outlive_an_interruption(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "out.jsonl"
 
     def answer_two(lines: Lines) -> None:
@@ -155,7 +167,9 @@ def test_lines_that_have_come_outlive_an_interruption(tmp_path, capsys) -> None:
         ('{"prompt": "a<M>"}', "prompt 0 contains the mask token '<M>'"),
     ],
 )
-def test_lines_that_are_no_prompts_are_named(content, message, generate, tmp_path) -> None:
+def test_lines_that_are_no_prompts_are_named(
+    content: str, message: str, generate: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
     path = tmp_path / "prompts.jsonl"
     path.write_text(content)
     code, _, errors = generate("--input", path)
@@ -164,7 +178,7 @@ def test_lines_that_are_no_prompts_are_named(content, message, generate, tmp_pat
     assert "internal error" not in errors
 
 
-def test_only_a_newline_ends_a_line(generate, tmp_path) -> None:
+def test_only_a_newline_ends_a_line(generate: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
     """JSON strings may hold the other separators that `splitlines` knows; files may begin with a mark."""
     path = tmp_path / "prompts.jsonl"
     content = '\ufeff{"prompt": "a\u2028b"}\r\n{"prompt": "b\u0085"}\n'
@@ -175,7 +189,7 @@ def test_only_a_newline_ends_a_line(generate, tmp_path) -> None:
     assert generate("--input", "-", stdin=content)[1] == output
 
 
-def test_standard_input_that_is_no_text_is_refused(generate) -> None:
+def test_standard_input_that_is_no_text_is_refused(generate: Callable[..., tuple[int, str, str]]) -> None:
     for arguments, message in (
         ([], "standard input is not UTF-8 (byte 1)"),
         (["--input", "-"], "standard input:1 is not UTF-8"),
@@ -185,7 +199,9 @@ def test_standard_input_that_is_no_text_is_refused(generate) -> None:
         assert message in errors
 
 
-def test_a_line_keeps_fields_that_utf8_cannot_spell(generate, tmp_path) -> None:
+def test_a_line_keeps_fields_that_utf8_cannot_spell(
+    generate: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
     path, target = tmp_path / "prompts.jsonl", tmp_path / "out.jsonl"
     path.write_text('{"prompt": "a", "id": "\\ud800"}')
     assert generate("--input", path, "--output", target)[0] == 0
@@ -195,13 +211,17 @@ def test_a_line_keeps_fields_that_utf8_cannot_spell(generate, tmp_path) -> None:
 @pytest.mark.parametrize(
     "name", ["seed", "sampler", "batch_size", "chat", "trace", "gaps", "options", "on_written", "self"]
 )
-def test_what_is_no_option_of_the_decoder_is_refused(name, generate) -> None:
+def test_what_is_no_option_of_the_decoder_is_refused(
+    name: str, generate: Callable[..., tuple[int, str, str]]
+) -> None:
     code, _, errors = generate("--prompt", "a", "-o", f"{name}=1")
     assert code == 2
     assert f"has an option '{name}'" in errors
 
 
-def test_an_option_counts_once_and_a_sampler_has_a_name(generate) -> None:
+def test_an_option_counts_once_and_a_sampler_has_a_name(
+    generate: Callable[..., tuple[int, str, str]],
+) -> None:
     code, _, errors = generate("--prompt", "a", "-o", "steps=3", "-o", "steps=5")
     assert (code, errors) == (2, "error: -o steps is given twice\n")
     code, _, errors = generate("--prompt", "a", "--sampler", "")
@@ -210,12 +230,12 @@ def test_an_option_counts_once_and_a_sampler_has_a_name(generate) -> None:
 
 
 @pytest.mark.parametrize("seed", [2**63, -(2**63) - 1, 10**30])
-def test_a_seed_has_64_bits(seed, generate) -> None:
+def test_a_seed_has_64_bits(seed: int, generate: Callable[..., tuple[int, str, str]]) -> None:
     code, _, errors = generate("--prompt", "a", "--seed", seed)
     assert (code, errors) == (2, f"error: seed {seed} is no signed integer of 64 bits\n")
 
 
-def test_prompts_come_from_one_place(generate, tmp_path) -> None:
+def test_prompts_come_from_one_place(generate: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
     for given in (["--prompt", "a"], ["--suffix", "b"]):
         code, _, errors = generate("--input", tmp_path / "x", *given)
         assert code == 2
@@ -225,7 +245,7 @@ def test_prompts_come_from_one_place(generate, tmp_path) -> None:
     assert "cannot be read" in errors
 
 
-def test_a_trace_holds_every_canvas(generate, tmp_path) -> None:
+def test_a_trace_holds_every_canvas(generate: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
     path = tmp_path / "trace.json"
     code, output, _ = generate("--prompt", "ab", "--suffix", "c", "--trace", path, "-o", "steps=3")
     assert code == 0

@@ -26,6 +26,7 @@ print("LOADED", *sorted({name.partition(".")[0] for name in sys.modules}))
     "arguments",
     [
         ["--help"],
+        ["--version"],
         ["run", "--help"],
         ["generate", "--help"],
         ["score", "--help"],

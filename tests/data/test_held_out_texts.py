@@ -17,12 +17,13 @@ from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.errors import UserError
 
 
-def prepare(folder: Path, *choices: dict[str, Any]) -> list[PreparedData]:
+def prepare(
+    folder: Path, *choices: dict[str, Any], tokenizer: dict[str, Any] | None = None
+) -> list[PreparedData]:
     corpora = [installed_plugins().corpora.get(choice["name"]).build(choice["options"]) for choice in choices]
     content = {"corpus": choices[0]} if len(choices) == 1 else {"mixture": [{"corpus": c} for c in choices]}
-    data = Data.model_validate(
-        {"sequence_length": 64, "tokenizer": {"train": {"vocab_size": 280}}, **content}
-    )
+    tokenizer = tokenizer or {"train": {"vocab_size": 280}}
+    data = Data.model_validate({"sequence_length": 64, "tokenizer": tokenizer, **content})
     assert data.tokenizer is not None
     return prepare_all(data, data.tokenizer, corpora, folder / "data")
 
@@ -107,6 +108,23 @@ def test_another_held_out_part_is_other_training_data(tmp_path: Path) -> None:
     for held_out, expected in (("b.txt", ["text a", "text c"]), ("c.txt", ["text a", "text b"])):
         [prepared] = prepare(tmp_path, text_files(tmp_path, "*.txt", held_out))
         assert trained_on(prepared) == expected
+
+
+def test_what_another_corpus_holds_out_is_part_of_what_was_prepared(tmp_path: Path) -> None:
+    for name in ("a", "b", "held"):
+        (tmp_path / f"{name}.txt").write_text(f"text {name}")
+    train, held_out = lines(tmp_path / "train.jsonl", ["a line"]), lines(tmp_path / "held.jsonl", ["text a"])
+    choices = (
+        text_files(tmp_path, "[ab].txt", "held.txt"),
+        {"name": "jsonl", "options": {"train": str(train), "held_out": str(held_out)}},
+    )
+    first, _ = prepare(tmp_path, *choices)
+    assert trained_on(first) == ["text b"]
+    tokenizer = {"path": str(first.folder / "tokenizer")}
+    for text, expected in (("text a", ["text b"]), ("text b", ["text a"])):
+        lines(held_out, [text])
+        first, _ = prepare(tmp_path, *choices, tokenizer=tokenizer)
+        assert trained_on(first) == expected
 
 
 def test_a_corpus_of_nothing_but_held_out_texts_is_refused(tmp_path: Path) -> None:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
+
+from opendllm.core.language_model import LanguageModel
 
 from .samplers_by_noise import SAMPLERS, suited
 
@@ -36,9 +41,20 @@ def batch(side: str, filler: int) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("name", SAMPLERS)
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
-def test_row_alone_equals_row_in_a_batch(name, family, temperature, golden_model, usable) -> None:
+def test_row_alone_equals_row_in_a_batch(
+    name: str,
+    family: str,
+    temperature: float,
+    golden_model: Callable[[str], LanguageModel],
+    usable: Callable[..., dict[str, Any]],
+) -> None:
     model = suited(golden_model(family), name)
-    options = {"steps": 6, "temperature": temperature, "block_length": 4, "guidance_scale": 0.5}
+    options: dict[str, Any] = {
+        "steps": 6,
+        "temperature": temperature,
+        "block_length": 4,
+        "guidance_scale": 0.5,
+    }
     if temperature:
         options |= {"top_p": 0.95, "top_k": 40}
     options = usable(name, options)
@@ -61,7 +77,9 @@ def test_row_alone_equals_row_in_a_batch(name, family, temperature, golden_model
 
 
 @pytest.mark.parametrize("name", DRAWING)
-def test_seeds_matter_and_repeat(name, golden_model, usable) -> None:
+def test_seeds_matter_and_repeat(
+    name: str, golden_model: Callable[[str], LanguageModel], usable: Callable[..., dict[str, Any]]
+) -> None:
     model = suited(golden_model("dream"), name)
     canvas = torch.tensor([[5, *[M] * 12]] * 3)
     options = usable(name, {"steps": 6, "temperature": 1.0})
@@ -72,16 +90,16 @@ def test_seeds_matter_and_repeat(name, golden_model, usable) -> None:
     assert torch.equal(model.sample(canvas, name, seed=[1, 2, 1], **options).tokens, decoded)
 
 
-def test_one_seed_gives_every_row_its_own(golden_model) -> None:
+def test_one_seed_gives_every_row_its_own(golden_model: Callable[[str], LanguageModel]) -> None:
     canvas = torch.tensor([[5, *[M] * 12]] * 2)
     tokens = golden_model("dream").sample(canvas, seed=3, temperature=1.0).tokens
     assert not torch.equal(tokens[0], tokens[1])
 
 
-def test_order_temperature_is_drawn_row_by_row(golden_model) -> None:
+def test_order_temperature_is_drawn_row_by_row(golden_model: Callable[[str], LanguageModel]) -> None:
     model = golden_model("dream")
     canvas = torch.tensor([[5, *[M] * 12]] * 3)
-    options = {"steps": 4, "alg_temp": 1.0}
+    options: dict[str, Any] = {"steps": 4, "alg_temp": 1.0}
     decoded = model.sample(canvas, "entropy", seed=[1, 2, 1], **options).tokens
     assert torch.equal(decoded[0], decoded[2])
     assert torch.equal(model.sample(canvas[1:2], "entropy", seed=[2], **options).tokens[0], decoded[1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -40,7 +41,9 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.fixture
-def columns_read(golden_model, monkeypatch) -> Callable[[str], list[int]]:
+def columns_read(
+    golden_model: Callable[[str], LanguageModel], monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], list[int]]:
     """(family) -> a list that fills with the number of columns of every forward pass."""
 
     def watch(family: str) -> list[int]:
@@ -48,7 +51,7 @@ def columns_read(golden_model, monkeypatch) -> Callable[[str], list[int]]:
         decoder = golden_model(family).lm.module.network.get_decoder()
         forward = decoder.forward
 
-        def counting(*args, **kwargs):
+        def counting(*args: Any, **kwargs: Any) -> Any:
             counts.append(kwargs["input_ids"].shape[1])
             return forward(*args, **kwargs)
 
@@ -61,10 +64,22 @@ def columns_read(golden_model, monkeypatch) -> Callable[[str], list[int]]:
 @pytest.mark.parametrize("name", CACHED)
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("cache", ["prefix", "dual"])
-def test_a_refresh_at_every_step_changes_nothing(name, family, cache, golden_model, usable) -> None:
+def test_a_refresh_at_every_step_changes_nothing(
+    name: str,
+    family: str,
+    cache: str,
+    golden_model: Callable[[str], LanguageModel],
+    usable: Callable[..., dict[str, Any]],
+) -> None:
     canvas, mask = batch()
     model = suited(golden_model(family), name)
-    options = {"steps": 9, "block_length": 4, "temperature": 0.8, "guidance_scale": 0.3, "seed": [1, 2, 3]}
+    options: dict[str, Any] = {
+        "steps": 9,
+        "block_length": 4,
+        "temperature": 0.8,
+        "guidance_scale": 0.3,
+        "seed": [1, 2, 3],
+    }
     options = usable(name, options)
     plain = model.sample(canvas, name, mask, **options)
     refreshed = model.sample(canvas, name, mask, **options, cache=cache, cache_refresh=1)
@@ -77,11 +92,22 @@ def test_a_refresh_at_every_step_changes_nothing(name, family, cache, golden_mod
 @pytest.mark.parametrize("cache", ["prefix", "dual"])
 @pytest.mark.parametrize("refresh", [None, 3])
 def test_a_row_under_a_cache_does_not_depend_on_its_batch(
-    name, family, cache, refresh, golden_model, usable
+    name: str,
+    family: str,
+    cache: str,
+    refresh: int | None,
+    golden_model: Callable[[str], LanguageModel],
+    usable: Callable[..., dict[str, Any]],
 ) -> None:
     canvas, mask = batch()
     model = suited(golden_model(family), name)
-    options = {"steps": 9, "block_length": 4, "temperature": 0.8, "cache": cache, "cache_refresh": refresh}
+    options: dict[str, Any] = {
+        "steps": 9,
+        "block_length": 4,
+        "temperature": 0.8,
+        "cache": cache,
+        "cache_refresh": refresh,
+    }
     options = usable(name, options)
     together = model.sample(canvas, name, mask, seed=[1, 2, 3], **options)
     for number, row in enumerate(ROWS):
@@ -92,10 +118,18 @@ def test_a_row_under_a_cache_does_not_depend_on_its_batch(
 
 @pytest.mark.parametrize("cache", ["prefix", "dual"])
 @pytest.mark.parametrize("refresh", [None, 2, 3])
-def test_a_row_without_masks_keeps_its_keys_while_others_are_read(cache, refresh, golden_model) -> None:
+def test_a_row_without_masks_keeps_its_keys_while_others_are_read(
+    cache: str, refresh: int | None, golden_model: Callable[[str], LanguageModel]
+) -> None:
     """Alone, it would not be read at a step in which nothing of it is masked; remdm has such steps."""
     rows = [[5, M, 31, 4, M, 7], [28, M, 30, 31, 32, 33], [5, 9, M, M, M, M]]
-    options = {"steps": 12, "eta": 1.0, "temperature": 0.8, "cache": cache, "cache_refresh": refresh}
+    options: dict[str, Any] = {
+        "steps": 12,
+        "eta": 1.0,
+        "temperature": 0.8,
+        "cache": cache,
+        "cache_refresh": refresh,
+    }
     model = golden_model("llada")
     skipped = 0
     for seed in range(12):
@@ -108,12 +142,14 @@ def test_a_row_without_masks_keeps_its_keys_while_others_are_read(cache, refresh
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_caches_read_what_they_promise(family, golden_model, columns_read) -> None:
+def test_caches_read_what_they_promise(
+    family: str, golden_model: Callable[[str], LanguageModel], columns_read: Callable[[str], list[int]]
+) -> None:
     """Four steps a block: one reads the row, three the block (dual) or all from it on (prefix)."""
     counts = columns_read(family)
     canvas = torch.tensor([[5, 9, 31, 4, *[M] * 8, 6, 7]])
     shifted = golden_model(family).lm.logit_shift  # a shifted block is predicted from one column earlier
-    options = {"sampler": "low-confidence", "steps": 8, "block_length": 4}
+    options: dict[str, Any] = {"sampler": "low-confidence", "steps": 8, "block_length": 4}
     golden_model(family).sample(canvas, **options, cache="dual")
     assert counts == [14, *[4 + shifted] * 3] * 2
     counts.clear()
@@ -124,10 +160,10 @@ def test_caches_read_what_they_promise(family, golden_model, columns_read) -> No
     assert counts == [14, 4 + shifted, 14, 4 + shifted] * 2
 
 
-def test_a_cache_is_an_approximation(golden_model) -> None:
+def test_a_cache_is_an_approximation(golden_model: Callable[[str], LanguageModel]) -> None:
     """If it never changed anything, the tests above would show nothing."""
     canvas, mask = batch()
-    options = {"sampler": "low-confidence", "steps": 12, "block_length": 4}
+    options: dict[str, Any] = {"sampler": "low-confidence", "steps": 12, "block_length": 4}
     model = golden_model("llada")
     plain = model.sample(canvas, attention_mask=mask, **options).tokens
     for cache in ("prefix", "dual"):
@@ -159,12 +195,12 @@ def own_pattern(family: str, **options: object) -> LanguageModel:
     ],
 )
 def test_checkpoints_with_own_blocks_decode_exactly_from_kept_keys(
-    sampler, family, pattern, monkeypatch
+    sampler: str, family: str, pattern: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Equal to reading every row whole, which reading the whole row proves it isn't doing."""
     model = own_pattern(family, **pattern)
     canvas, mask = batch()
-    options = {"temperature": 0.7, "seed": [1, 2, 3], "trace": True}
+    options: dict[str, Any] = {"temperature": 0.7, "seed": [1, 2, 3], "trace": True}
     kept = model.sample(canvas, sampler, mask, **options)
     monkeypatch.setattr(model.lm, "supports_kv_cache", False)
     monkeypatch.setattr(model.lm, "reader", lambda inputs, *_: WholeReader(model.lm, inputs))
@@ -197,7 +233,7 @@ def test_a_block_causal_checkpoint_reads_the_settled_block_once_more() -> None:
     assert counts == [8, 4, 8, 4, 4]  # the prompt and the first block; then from the block before on
 
 
-def test_a_cache_is_refused_where_it_can_have_no_effect(golden_model) -> None:
+def test_a_cache_is_refused_where_it_can_have_no_effect(golden_model: Callable[[str], LanguageModel]) -> None:
     canvas = torch.tensor([[4, M]])
     with pytest.raises(UserError, match="cache_refresh has no effect without a cache"):
         golden_model("llada").sample(canvas, cache_refresh=2)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from opendllm.core.language_model import LanguageModel
 from opendllm.registries.errors import UserError
+from opendllm.registries.sequences import ModelInputs
 
 from .samplers_by_noise import ONE_WAY, SAMPLERS, suited
 
@@ -36,7 +40,13 @@ M = 150
     left=st.booleans(),
 )
 def test_no_mask_remains_and_the_prompt_is_never_edited(
-    golden_model, usable, rows, family, sampler, left, **options
+    golden_model: Callable[[str], LanguageModel],
+    usable: Callable[..., dict[str, Any]],
+    rows: list[list[tuple[int, bool]]],
+    family: str,
+    sampler: str,
+    left: int,
+    **options: Any,
 ) -> None:
     longest = max(map(len, rows))
     canvas, mask = torch.full((len(rows), longest), 1), torch.zeros(len(rows), longest, dtype=torch.bool)
@@ -65,9 +75,11 @@ def test_no_mask_remains_and_the_prompt_is_never_edited(
 @pytest.mark.parametrize(
     ("masks", "steps", "block"), [(16, 7, 5), (10, 3, 4), (9, 100, 2), (7, 2, 1), (1, 9, 9)]
 )
-def test_awkward_divisions_strand_no_mask(name, masks, steps, block, golden_model) -> None:
+def test_awkward_divisions_strand_no_mask(
+    name: str, masks: int, steps: int, block: int, golden_model: Callable[[str], LanguageModel]
+) -> None:
     canvas = torch.tensor([[4, 5, *[M] * masks]])
-    options = {"steps": steps, "block_length": block, "temperature": 1.0}
+    options: dict[str, Any] = {"steps": steps, "block_length": block, "temperature": 1.0}
     decoded = golden_model("llada").sample(canvas, name, trace=True, **options)
     assert not (decoded.tokens == M).any()
     blocks = -(-masks // block)
@@ -80,7 +92,7 @@ def test_awkward_divisions_strand_no_mask(name, masks, steps, block, golden_mode
 
 
 @pytest.mark.parametrize("name", ONE_WAY)
-def test_infilling_canvases(name, golden_model) -> None:
+def test_infilling_canvases(name: str, golden_model: Callable[[str], LanguageModel]) -> None:
     """Gaps apart from each other; blocks count the editable positions in order."""
     canvas = torch.tensor([[M, 4, M, M, 5, 6, M, M, M, 7]])
     decoded = golden_model("open-dcoder").sample(canvas, name, trace=True, block_length=3)
@@ -93,7 +105,9 @@ def test_infilling_canvases(name, golden_model) -> None:
 @pytest.mark.parametrize("name", ONE_WAY)
 @pytest.mark.parametrize("favourite", [60.0, 300.0])
 @pytest.mark.parametrize("options", [{}, {"top_k": 1}, {"top_p": 0.5}, {"temperature": 0.05}])
-def test_a_model_that_proposes_the_mask_itself(name, favourite, options, written_model) -> None:
+def test_a_model_that_proposes_the_mask_itself(
+    name: str, favourite: float, options: dict[str, Any], written_model: Callable[..., LanguageModel]
+) -> None:
     """The mask is left out before temperature and filters, which might keep nothing else."""
     model = written_model(torch.tensor([favourite, 1.0, 3.0, 2.0]))
     options = {"temperature": 1.0, "steps": 2, **options}
@@ -104,13 +118,15 @@ def test_a_model_that_proposes_the_mask_itself(name, favourite, options, written
 
 
 @pytest.mark.parametrize("name", ONE_WAY)
-def test_a_canvas_without_masks_costs_nothing(name, golden_model) -> None:
+def test_a_canvas_without_masks_costs_nothing(
+    name: str, golden_model: Callable[[str], LanguageModel]
+) -> None:
     decoded = golden_model("dream").sample(torch.tensor([[4, 5, 6]]), name)
     assert decoded.tokens.tolist() == [[4, 5, 6]]
     assert decoded.forward_passes.tolist() == [0]
 
 
-def test_rows_too_long_are_named(golden_model) -> None:
+def test_rows_too_long_are_named(golden_model: Callable[[str], LanguageModel]) -> None:
     canvas = torch.full((2, 257), 4)
     mask = torch.ones_like(canvas)
     mask[0, 5:] = 0
@@ -121,7 +137,7 @@ def test_rows_too_long_are_named(golden_model) -> None:
     golden_model("dream").sample(canvas, attention_mask=mask)
 
 
-def test_what_is_no_canvas_is_refused(golden_model) -> None:
+def test_what_is_no_canvas_is_refused(golden_model: Callable[[str], LanguageModel]) -> None:
     model = golden_model("dream")
     for canvas in (
         torch.tensor([4, M]),
@@ -138,7 +154,7 @@ def test_what_is_no_canvas_is_refused(golden_model) -> None:
             model.sample(torch.tensor([[4, M]] * 2), attention_mask=torch.ones(shape))
 
 
-def test_empty_rows_are_named(golden_model) -> None:
+def test_empty_rows_are_named(golden_model: Callable[[str], LanguageModel]) -> None:
     mask = torch.tensor([[1, 1], [0, 0]])
     with pytest.raises(UserError, match="row 1 of the canvas has no tokens"):
         golden_model("dream").sample(torch.full((2, 2), M), attention_mask=mask)
@@ -147,10 +163,12 @@ def test_empty_rows_are_named(golden_model) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_logits_that_are_not_finite_are_named(value, written_model) -> None:
+def test_logits_that_are_not_finite_are_named(
+    value: float, written_model: Callable[..., LanguageModel]
+) -> None:
     """By the row of the canvas, though rows without masks take no part."""
 
-    def answer(inputs):
+    def answer(inputs: ModelInputs) -> torch.Tensor:
         logits = torch.zeros(*inputs.tokens.shape, 5)
         logits[inputs.tokens[:, 0] == 3, 2, 4] = value
         return logits

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from opendllm.core import load
+from opendllm.core.checkpoints.text_codec import TextCodec, codec_of
 from opendllm.core.decoding.options import DecoderOptions
 from opendllm.core.decoding.text import SeededGap, write
 from opendllm.core.language_model import LanguageModel
@@ -20,18 +25,16 @@ M = 150
 CANVAS = torch.tensor([[5, 9, 31, *[M] * 6], [7, M, 8, 9, M, 10, 11, 12, 13]])
 
 
-class Letters:
-    """As much of a tokenizer as `write` asks for, for a model without one."""
-
-    def __call__(self, text: str, add_special_tokens: bool) -> dict[str, list[int]]:
-        return {"input_ids": [ord(letter) for letter in text]}
-
-    def decode(self, ids: list[int], **_options: bool) -> str:
-        return "".join(map(chr, ids))
+def letters() -> TextCodec:
+    """Each letter a token, for a model without a tokenizer."""
+    raw = Tokenizer(models.WordLevel({chr(number): number for number in range(128)}, unk_token="?"))
+    raw.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    raw.decoder = decoders.Fuse()
+    return codec_of(PreTrainedTokenizerFast(tokenizer_object=raw))
 
 
 @pytest.fixture
-def traced(goldens, monkeypatch) -> Iterator[Callable[[str], LanguageModel]]:
+def traced(goldens: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], LanguageModel]]:
     """(family) -> a model whose network is traced as for compiling, but run by torch itself.
 
     What a C++ compiler makes of it is torch's affair; a bare machine has none.
@@ -52,7 +55,9 @@ def traced(goldens, monkeypatch) -> Iterator[Callable[[str], LanguageModel]]:
         ("dream", "entropy", {"guidance_scale": 0.5, "temperature": 0.7}),
     ],
 )
-def test_the_same_tokens(family, sampler, options, traced) -> None:
+def test_the_same_tokens(
+    family: str, sampler: str, options: dict[str, Any], traced: Callable[[str], LanguageModel]
+) -> None:
     model = traced(family)
     plain = model.sample(CANVAS, sampler, **options)
     compiled = model.sample(CANVAS, sampler, compile=True, **options)
@@ -60,7 +65,7 @@ def test_the_same_tokens(family, sampler, options, traced) -> None:
     assert torch.equal(plain.forward_passes, compiled.forward_passes)
 
 
-def test_rows_stay_so_that_shapes_do(traced) -> None:
+def test_rows_stay_so_that_shapes_do(traced: Callable[[str], LanguageModel]) -> None:
     """The second row is finished after two steps, and is read until the first one is."""
     model = traced("llada")
     shapes: set[tuple[int, ...]] = set()
@@ -79,38 +84,40 @@ def test_rows_stay_so_that_shapes_do(traced) -> None:
 
 
 @pytest.mark.parametrize("cache", ["none", "prefix", "dual"])
-def test_a_row_without_masks_is_no_hindrance(cache, traced) -> None:
+def test_a_row_without_masks_is_no_hindrance(cache: str, traced: Callable[[str], LanguageModel]) -> None:
     model = traced("llada")
     canvas = torch.tensor([[5, *[M] * 7], [5, 6, 7, 8, 9, 10, 11, 12]])
-    options = {"block_length": 3, "cache": cache}
+    options: dict[str, Any] = {"block_length": 3, "cache": cache}
     plain = model.sample(canvas, "low-confidence", **options)
     compiled = model.sample(canvas, "low-confidence", compile=True, **options)
     assert torch.equal(plain.tokens, compiled.tokens)
     assert compiled.forward_passes.tolist() == [7, 0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cache", ["none", "prefix", "dual"])
-def test_few_shapes_are_compiled(cache, traced) -> None:
+def test_few_shapes_are_compiled(cache: str, traced: Callable[[str], LanguageModel]) -> None:
     """Prompts of ten lengths, the last batch not full: whatever else had a shape of its own would be slow."""
     model = traced("llada")
     lengths = range(3, 22, 2)
     gaps = [SeededGap(Gap("x" * length, "y" * (length % 3), 9), length) for length in lengths]
     sampler = installed_plugins().samplers.get("confidence-threshold").build({"threshold": 0.02})
     options = DecoderOptions(block_length=3, cache=cache, temperature=0.8)
-    plain = dict(write(model.lm, Letters(), gaps, sampler, options, 4))
+    plain = dict(write(model.lm, letters(), gaps, sampler, options, 4))
     shapes: set[tuple[int, ...]] = set()
     embed = model.lm.module.network.get_decoder().embed_tokens
     forward = embed.forward
     embed.forward = lambda tokens: shapes.add(tuple(tokens.shape)) or forward(tokens)
     compiled = options.model_copy(update={"compile": True})
-    found = dict(write(model.lm, Letters(), gaps, sampler, compiled, 4))
+    found = dict(write(model.lm, letters(), gaps, sampler, compiled, 4))
     assert [found[index].tokens for index in range(10)] == [plain[index].tokens for index in range(10)]
     assert [found[n].forward_passes for n in range(10)] == [plain[n].forward_passes for n in range(10)]
     widths = {"none": [128], "prefix": [128], "dual": [32, 128]}[cache]
     assert shapes <= {(rows, width) for rows in (1, 2, 4) for width in widths}
 
 
-def test_more_shapes_than_torch_allows_by_itself_are_compiled(traced) -> None:
+@pytest.mark.slow
+def test_more_shapes_than_torch_allows_by_itself_are_compiled(traced: Callable[[str], LanguageModel]) -> None:
     model = traced("llada")
     torch._dynamo.utils.counters.clear()
     for length in range(3, 15):
@@ -119,7 +126,9 @@ def test_more_shapes_than_torch_allows_by_itself_are_compiled(traced) -> None:
     assert counted["ok"] == counted["total"] == 12
 
 
-def test_without_a_compiler_it_says_so(golden_model, goldens, monkeypatch) -> None:
+def test_without_a_compiler_it_says_so(
+    golden_model: Callable[[str], LanguageModel], goldens: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(UserError, match=r"compile needs a C\+\+ compiler"):

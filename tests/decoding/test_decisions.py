@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from scipy import stats
 
+from opendllm.core.language_model import LanguageModel
 from opendllm.registries.errors import UserError
+from opendllm.registries.sequences import ModelInputs
 
 from .samplers_by_noise import OF_MASKS, ONE_WAY
 
@@ -27,7 +31,9 @@ LOGITS = torch.tensor([0.3, 1.0, 0.2, -0.6, 1.7, 0.9, -1.0])
         {"temperature": 1.0, "top_p": 0.8, "top_k": 2},
     ],
 )
-def test_a_single_mask_follows_the_filtered_distribution(name, options, written_model) -> None:
+def test_a_single_mask_follows_the_filtered_distribution(
+    name: str, options: dict[str, Any], written_model: Callable[..., LanguageModel]
+) -> None:
     draws = 8000
     canvas = torch.zeros(draws, 1, dtype=torch.int64)
     tokens = written_model(LOGITS).sample(canvas, name, seed=1, **options).tokens[:, 0]
@@ -47,12 +53,14 @@ def test_a_single_mask_follows_the_filtered_distribution(name, options, written_
 
 
 @pytest.mark.parametrize("name", ONE_WAY)
-def test_temperature_zero_takes_the_best_token(name, written_model) -> None:
+def test_temperature_zero_takes_the_best_token(
+    name: str, written_model: Callable[..., LanguageModel]
+) -> None:
     canvas = torch.tensor([[1, 0, 0, 2, 0]])
     assert written_model(LOGITS).sample(canvas, name, steps=2).tokens.tolist() == [[1, 4, 4, 2, 4]]
 
 
-def commit_order(model, name: str, masks: int, **options) -> list[int]:
+def commit_order(model: LanguageModel, name: str, masks: int, **options: Any) -> list[int]:
     """Positions in the order in which they were written, one a step."""
     trace = model.sample(torch.zeros(1, masks, dtype=torch.int64), name, trace=True, **options).trace
     return [
@@ -63,12 +71,12 @@ def commit_order(model, name: str, masks: int, **options) -> list[int]:
 
 
 @pytest.mark.parametrize("name", ["entropy", "low-confidence"])
-def test_ties_are_broken_by_position(name, written_model) -> None:
+def test_ties_are_broken_by_position(name: str, written_model: Callable[..., LanguageModel]) -> None:
     options = {"block_length": 4, "steps": 8} if name == "low-confidence" else {"block_length": 1}
     assert commit_order(written_model(LOGITS), name, 8, **options) == list(range(8))
 
 
-def test_p2_ties_mask_the_earliest_positions(written_model) -> None:
+def test_p2_ties_mask_the_earliest_positions(written_model: Callable[..., LanguageModel]) -> None:
     assert commit_order(written_model(LOGITS), "p2", 5, steps=5) == [4, 3, 2, 1, 0]
 
 
@@ -81,12 +89,12 @@ def sharpened(order: list[int]) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", ["low-confidence", "p2"])
-def test_the_surest_are_written_first(name, written_model) -> None:
+def test_the_surest_are_written_first(name: str, written_model: Callable[..., LanguageModel]) -> None:
     order = [3, 0, 4, 2, 1]
     assert commit_order(written_model(sharpened(order)), name, 5, steps=5) == order
 
 
-def test_bfloat16_logits_are_cast_up(written_model) -> None:
+def test_bfloat16_logits_are_cast_up(written_model: Callable[..., LanguageModel]) -> None:
     """Their softmax in bfloat16 would tie at 1, and position would decide."""
     order = [3, 0, 4, 2, 1]
     model = written_model(sharpened(order).bfloat16() + torch.tensor([0.0, 0.0, 3.0, 0.0]).bfloat16())
@@ -95,10 +103,10 @@ def test_bfloat16_logits_are_cast_up(written_model) -> None:
     assert commit_order(model, "low-confidence", 5, steps=5) == order
 
 
-def test_guidance_is_computed_in_float32(written_model) -> None:
+def test_guidance_is_computed_in_float32(written_model: Callable[..., LanguageModel]) -> None:
     """In bfloat16 the guided logits of ids 1 and 2 would tie."""
 
-    def answer(inputs):
+    def answer(inputs: ModelInputs) -> torch.Tensor:
         logits = torch.zeros(*inputs.tokens.shape, 3, dtype=torch.bfloat16)
         has_prompt = (inputs.tokens == 1).any(-1)
         logits[..., 1] = torch.where(has_prompt, 1.0, 0.5)[:, None]
@@ -109,10 +117,12 @@ def test_guidance_is_computed_in_float32(written_model) -> None:
     assert tokens.tolist() == [[1, 2]]
 
 
-def test_guidance_masks_the_prompt_and_neutral_is_zero(written_model, golden_model) -> None:
+def test_guidance_masks_the_prompt_and_neutral_is_zero(
+    written_model: Callable[..., LanguageModel], golden_model: Callable[[str], LanguageModel]
+) -> None:
     seen = []
 
-    def answer(inputs):
+    def answer(inputs: ModelInputs) -> torch.Tensor:
         seen.append(inputs.tokens.tolist())
         return torch.tensor([0.0, 1.0, 2.0, 3.0]).expand(*inputs.tokens.shape, -1)
 
@@ -131,15 +141,19 @@ def test_guidance_masks_the_prompt_and_neutral_is_zero(written_model, golden_mod
 
 
 @pytest.mark.parametrize("name", ["entropy", "low-confidence"])
-def test_steps_that_commit_nothing_are_skipped(name, written_model) -> None:
+def test_steps_that_commit_nothing_are_skipped(
+    name: str, written_model: Callable[..., LanguageModel]
+) -> None:
     model = written_model(LOGITS)
     decoded = model.sample(torch.zeros(1, 4, dtype=torch.int64), name, steps=64)
     assert 2 <= int(decoded.forward_passes) <= 4
-    assert model.lm.passes == int(decoded.forward_passes)
+    assert model.lm.passes == int(decoded.forward_passes)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("options", [{}, {"block_length": 3}, {"grid": "cosine"}])
-def test_ancestral_asks_the_model_only_where_it_commits(options, written_model) -> None:
+def test_ancestral_asks_the_model_only_where_it_commits(
+    options: dict[str, Any], written_model: Callable[..., LanguageModel]
+) -> None:
     """So at temperature 0 and above, a step that commits nothing in any row costs nothing."""
     asked: list[int] = []
     model = written_model(LOGITS)
@@ -152,11 +166,11 @@ def test_ancestral_asks_the_model_only_where_it_commits(options, written_model) 
     assert decoded.forward_passes.tolist() == [
         sum(bool(commit[row].any()) for commit in commits) for row in (0, 1)
     ]
-    assert model.lm.passes == len(asked)
+    assert model.lm.passes == len(asked)  # type: ignore[attr-defined]
     assert not (decoded.tokens == 0).any()
 
 
-def test_ancestral_commits_at_the_posteriors_rate(written_model) -> None:
+def test_ancestral_commits_at_the_posteriors_rate(written_model: Callable[..., LanguageModel]) -> None:
     """At t = 1 with s = t - (1 - eps)/S a mask commits with probability 1 - s/t; at the end all do."""
     canvas = torch.zeros(1, 20_000 // 5, dtype=torch.int64)
     trace = written_model(LOGITS).sample(canvas, "ancestral", trace=True, steps=5, temperature=1.0).trace
@@ -169,7 +183,9 @@ def test_ancestral_commits_at_the_posteriors_rate(written_model) -> None:
     assert left[-1] == 0
 
 
-def test_order_temperature_draws_without_replacement_from_the_softmax(written_model) -> None:
+def test_order_temperature_draws_without_replacement_from_the_softmax(
+    written_model: Callable[..., LanguageModel],
+) -> None:
     table = sharpened([2, 0, 1]) / 4
     model = written_model(table)
     scores = -torch.special.entr(table.softmax(-1)).sum(-1).double()
@@ -185,7 +201,7 @@ def test_order_temperature_draws_without_replacement_from_the_softmax(written_mo
     assert stats.chisquare(counts.numpy(), wanted.numpy()).pvalue > 1e-3
 
 
-def test_random_remasking_is_uniform(written_model) -> None:
+def test_random_remasking_is_uniform(written_model: Callable[..., LanguageModel]) -> None:
     draws = 4000
     trace = (
         written_model(sharpened([0, 1, 2, 3]))
@@ -201,7 +217,9 @@ def test_random_remasking_is_uniform(written_model) -> None:
     assert stats.chisquare((trace[1] != 0).sum(0).numpy()).pvalue > 1e-3
 
 
-def test_low_confidence_ranks_by_the_models_own_probability(written_model) -> None:
+def test_low_confidence_ranks_by_the_models_own_probability(
+    written_model: Callable[..., LanguageModel],
+) -> None:
     """Tempered and filtered, both positions would be certain."""
     table = torch.tensor([[0.0, 0.0, 1.0], [0.0, 0.0, 4.0]])
     options = {"temperature": 0.01, "top_k": 1}
@@ -209,7 +227,9 @@ def test_low_confidence_ranks_by_the_models_own_probability(written_model) -> No
 
 
 @pytest.mark.parametrize("name", OF_MASKS)
-def test_unknown_options_are_refused_with_a_suggestion(name, golden_model) -> None:
+def test_unknown_options_are_refused_with_a_suggestion(
+    name: str, golden_model: Callable[[str], LanguageModel]
+) -> None:
     canvas = torch.tensor([[4, 150]])
     with pytest.raises(UserError, match=r"'temperatur'.*did you mean 'temperature'"):
         golden_model("dream").sample(canvas, name, temperatur=1.0)
@@ -218,7 +238,7 @@ def test_unknown_options_are_refused_with_a_suggestion(name, golden_model) -> No
             golden_model("dream").sample(canvas, name, **wrong)
 
 
-def test_options_and_samplers_that_do_not_exist(golden_model) -> None:
+def test_options_and_samplers_that_do_not_exist(golden_model: Callable[[str], LanguageModel]) -> None:
     canvas = torch.tensor([[4, 150]])
     with pytest.raises(UserError, match=r"did you mean 'entropy'"):
         golden_model("dream").sample(canvas, "entropi")

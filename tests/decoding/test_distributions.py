@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -39,7 +40,7 @@ def exact_joint(lm: TableLM, canvas: torch.Tensor, temperature: float) -> torch.
 
 @pytest.mark.parametrize("sampler", ["ancestral", "low-confidence", "entropy", "p2", "confidence-threshold"])
 @pytest.mark.parametrize("temperature", [0.7, 1.0, 2.0])
-def test_two_tokens_follow_the_joint_distribution(sampler, temperature) -> None:
+def test_two_tokens_follow_the_joint_distribution(sampler: str, temperature: float) -> None:
     """Blocks of one fix the order, so that the model's own joint distribution is known exactly."""
     torch.manual_seed(0)
     lm = TableLM(MASK + 1)
@@ -47,7 +48,7 @@ def test_two_tokens_follow_the_joint_distribution(sampler, temperature) -> None:
     with torch.no_grad():
         wanted = exact_joint(lm, canvas, temperature) * DRAWS
     model = LanguageModel(Checkpoint(lm, None, None), sampler, installed_plugins())
-    options = {"temperature": temperature, "block_length": 1, "seed": 11}
+    options: dict[str, Any] = {"temperature": temperature, "block_length": 1, "seed": 11}
     tokens = model.sample(canvas.repeat(DRAWS, 1), **options).tokens
     counts = torch.bincount(tokens[:, 1] * MASK + tokens[:, 3], minlength=MASK * MASK).view(MASK, MASK)
     rare = wanted < 5
@@ -81,7 +82,7 @@ def tail_of_ours(gap: float) -> float:
 
 
 @pytest.mark.parametrize("gap", [2.0, 8.0, 17.0, 20.0, 25.0])
-def test_improbable_tokens_are_drawn_as_often_as_they_should_be(gap) -> None:
+def test_improbable_tokens_are_drawn_as_often_as_they_should_be(gap: float) -> None:
     exact = 1 / (1 + math.exp(gap))
     assert tail_of_ours(gap) == pytest.approx(exact, rel=1e-4)
 

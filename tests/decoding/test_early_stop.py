@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 
 from opendllm.core.decoding.early_stop import settled_tails
+from opendllm.core.language_model import LanguageModel
 from opendllm.registries.errors import UserError
 
 EOS, M = 1, 0
@@ -21,7 +25,9 @@ def test_tails_are_settled_by_an_eos_that_nothing_masked_precedes() -> None:
         ([EOS, M, M, M, M, 6, M, M, M], []),  # an EOS of the prompt ends nothing
         ([5, M, M, M, M, 6, EOS, M, M], [7, 8]),
     ):
-        found = settled_tails(torch.tensor([tokens]), editable, M, [EOS])
+        found = settled_tails(
+            torch.tensor([tokens]), editable, editable & (torch.tensor([tokens]) == M), [EOS]
+        )
         assert found[0].nonzero()[:, 0].tolist() == tail
 
 
@@ -35,11 +41,11 @@ def eos_table(at: int, length: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", ["entropy", "low-confidence", "confidence-threshold", "ancestral"])
-def test_the_text_is_the_same_and_costs_less(name, written_model) -> None:
+def test_the_text_is_the_same_and_costs_less(name: str, written_model: Callable[..., LanguageModel]) -> None:
     model = written_model(eos_table(4, 16))
     model.lm.eos_token_id = EOS
     canvas = torch.tensor([[3, *[M] * 15], [3, *[M] * 10, 4, 4, 4, 4, 4]])
-    options = {"steps": 15} | ({"threshold": 1.0} if name == "confidence-threshold" else {})
+    options: dict[str, Any] = {"steps": 15} | ({"threshold": 1.0} if name == "confidence-threshold" else {})
     plain = model.sample(canvas, name, **options)
     stopped = model.sample(canvas, name, early_stop=True, **options)
     for row in range(2):
@@ -50,14 +56,16 @@ def test_the_text_is_the_same_and_costs_less(name, written_model) -> None:
         assert bool((stopped.forward_passes < plain.forward_passes).all())
 
 
-def test_a_second_gap_is_still_written(written_model) -> None:
+def test_a_second_gap_is_still_written(written_model: Callable[..., LanguageModel]) -> None:
     model = written_model(eos_table(1, 9))
     model.lm.eos_token_id = EOS
     tokens = model.sample(torch.tensor([[3, M, M, M, 4, M, M, M, 4]]), "entropy", early_stop=True).tokens
     assert tokens.tolist() == [[3, EOS, EOS, EOS, 4, 3, 3, 3, 4]]
 
 
-def test_early_stop_is_refused_where_it_can_settle_nothing(written_model) -> None:
+def test_early_stop_is_refused_where_it_can_settle_nothing(
+    written_model: Callable[..., LanguageModel],
+) -> None:
     canvas = torch.tensor([[3, M]])
     with pytest.raises(UserError, match="early_stop needs an EOS token"):
         written_model(eos_table(1, 2)).sample(canvas, "entropy", early_stop=True)
@@ -66,17 +74,17 @@ def test_early_stop_is_refused_where_it_can_settle_nothing(written_model) -> Non
             written_model(eos_table(1, 2)).sample(canvas, name, early_stop=True)
 
 
-def test_eos_can_be_kept_from_being_written(written_model) -> None:
+def test_eos_can_be_kept_from_being_written(written_model: Callable[..., LanguageModel]) -> None:
     model = written_model(eos_table(2, 6))
     model.lm.eos_token_id = EOS
     canvas = torch.tensor([[3, *[M] * 5]])
     assert EOS in model.sample(canvas, "low-confidence").tokens
     for temperature in (0.0, 2.0):
-        options = {"temperature": temperature, "logits_eos_inf": True}
+        options: dict[str, Any] = {"temperature": temperature, "logits_eos_inf": True}
         assert EOS not in model.sample(canvas.repeat(50, 1), "low-confidence", **options).tokens
 
 
-def test_eos_and_end_of_turn_can_be_committed_last(written_model) -> None:
+def test_eos_and_end_of_turn_can_be_committed_last(written_model: Callable[..., LanguageModel]) -> None:
     table = torch.zeros(6, 5)
     table[:, 3] = 2.0
     table[1], table[3] = torch.tensor([0, 9.0, 0, 0, 0]), torch.tensor([0, 0, 9.0, 0, 0])
@@ -91,7 +99,9 @@ def test_eos_and_end_of_turn_can_be_committed_last(written_model) -> None:
     ]
 
 
-def test_eos_options_need_an_eos(written_model) -> None:
+def test_eos_options_need_an_eos(written_model: Callable[..., LanguageModel]) -> None:
     for option in ("logits_eos_inf", "confidence_eos_eot_inf"):
         with pytest.raises(UserError, match="need an EOS token"):
-            written_model(torch.zeros(3)).sample(torch.tensor([[1, M]]), "low-confidence", **{option: True})
+            written_model(torch.zeros(3)).sample(
+                torch.tensor([[1, M]]), "low-confidence", **dict[str, Any]({option: True})
+            )

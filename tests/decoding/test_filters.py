@@ -45,7 +45,7 @@ def kept_by_hand(
     top_p=st.sampled_from([None, 0.01, 0.3, 0.5, 0.9, 0.95, 1.0]),
     top_k=st.sampled_from([None, 1, 2, 5, 50]),
 )
-def test_reference(logits, temperature, top_p, top_k) -> None:
+def test_reference(logits: list[float], temperature: float, top_p: float | None, top_k: int | None) -> None:
     survivors, certain = kept_by_hand(logits, temperature, top_p, top_k)
     filtered = filter_logits(torch.tensor([logits]), temperature, top_p, top_k)
     survive = filtered.weights[0] > 0
@@ -95,7 +95,9 @@ def test_temperature_comes_before_top_p() -> None:
     top_p=st.sampled_from([0.05, 0.5, 0.9, 0.99]),
     seed=st.integers(0, 99),
 )
-def test_the_nucleus_equals_a_full_sorts(logits, equal, spread, top_p, seed) -> None:
+def test_the_nucleus_equals_a_full_sorts(
+    logits: list[float], equal: int, spread: float, top_p: float, seed: int
+) -> None:
     """Flat, peaked and tied distributions, wherever the histogram's edges fall."""
     noise = torch.randn(500, generator=torch.Generator().manual_seed(seed)) * spread
     row = torch.cat([torch.tensor(logits), torch.full((equal,), logits[0]), noise])
@@ -113,7 +115,9 @@ def test_the_nucleus_equals_a_full_sorts(logits, equal, spread, top_p, seed) -> 
     temperature=st.sampled_from([0.0, 0.5, 1.0]),
     top_k=st.sampled_from([None, 2]),
 )
-def test_confidences_are_those_of_the_softmax(logits, temperature, top_k) -> None:
+def test_confidences_are_those_of_the_softmax(
+    logits: list[float], temperature: float, top_k: int | None
+) -> None:
     filtered = filter_logits(torch.tensor([logits]), temperature, None, top_k)
     p = (filtered.weights / filtered.total[:, None]).double()[0]
     best = p.sort(descending=True).values

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
+
+from opendllm.core.language_model import LanguageModel
 
 from ..golden_vectors import Entry, Vectors, golden, golden_entries
 
@@ -89,6 +92,6 @@ def test_left_padded_sample(vectors: Vectors) -> None:
             assert alone.tokens[0].tolist() == decoded.tokens[row][mask].tolist()
 
 
-def test_default_samplers_are_the_authors(golden_model) -> None:
+def test_default_samplers_are_the_authors(golden_model: Callable[[str], LanguageModel]) -> None:
     published = {"open-dcoder": "p2", "llada": "low-confidence", "dream": "entropy"}
     assert {family: golden_model(family).default_sampler for family in published} == published

@@ -43,7 +43,11 @@ def padded(written_model: Written, table: Tensor) -> LanguageModel:
 @pytest.mark.parametrize("temperature", [0.0, 1e-6, 1.0, 1e6])
 @pytest.mark.parametrize("name", OF_MASKS)
 def test_the_canvas_is_the_one_of_a_vocabulary_without_them(
-    written_model, usable, name, temperature, filters
+    written_model: Callable[..., LanguageModel],
+    usable: Callable[..., dict[str, Any]],
+    name: str,
+    temperature: float,
+    filters: dict[str, Any],
 ) -> None:
     own, more = tables()
     options = usable(name, {"temperature": temperature, "steps": LENGTH, **filters})
@@ -58,7 +62,9 @@ def test_the_canvas_is_the_one_of_a_vocabulary_without_them(
 
 
 @pytest.mark.parametrize("name", OF_MASKS)
-def test_ids_in_the_middle_are_holes_all_the_same(written_model, usable, name) -> None:
+def test_ids_in_the_middle_are_holes_all_the_same(
+    written_model: Callable[..., LanguageModel], usable: Callable[..., dict[str, Any]], name: str
+) -> None:
     own, _ = tables()
     own[:, 4] = 30.0
     model = by_position(written_model, own)
@@ -69,13 +75,15 @@ def test_ids_in_the_middle_are_holes_all_the_same(written_model, usable, name) -
     assert not (model.sample(canvas, name, **options).tokens == 4).any()
 
 
-def test_nothing_is_suppressed_where_no_tokenizer_is_known(written_model) -> None:
+def test_nothing_is_suppressed_where_no_tokenizer_is_known(
+    written_model: Callable[..., LanguageModel],
+) -> None:
     model = written_model(tables()[1])
     assert model.lm.ids_without_token == ()
     assert int(model.sample(torch.zeros(1, LENGTH, dtype=torch.int64), "entropy").tokens.min()) >= TOKENS
 
 
-def test_greedy_likelihood_asks_for_tokens_only(written_model) -> None:
+def test_greedy_likelihood_asks_for_tokens_only(written_model: Callable[..., LanguageModel]) -> None:
     model = padded(written_model, tables()[1])
     best = tables()[0][:, 1:].argmax(-1) + 1
     inputs = inputs_from_mask(best[None], None)
@@ -84,12 +92,19 @@ def test_greedy_likelihood_asks_for_tokens_only(written_model) -> None:
 
 @pytest.mark.parametrize("value", [5e-324, 1e-310, 1e-45, 1e-30, 9.9e-7, 1.1e6, 1e38, 1e308])
 @pytest.mark.parametrize("name", OF_MASKS)
-def test_temperatures_that_nothing_can_be_divided_by_are_refused(written_model, usable, name, value) -> None:
+def test_temperatures_that_nothing_can_be_divided_by_are_refused(
+    written_model: Callable[..., LanguageModel],
+    usable: Callable[..., dict[str, Any]],
+    name: str,
+    value: float,
+) -> None:
     model = padded(written_model, tables()[1])
     for option in usable(name, {"temperature": value, "alg_temp": value}):
         if option in ("temperature", "alg_temp"):
             with pytest.raises(UserError, match=f"{option}.*must be 0, which takes the best") as caught:
-                model.sample(torch.zeros(1, LENGTH, dtype=torch.int64), name, **{option: value})
+                model.sample(
+                    torch.zeros(1, LENGTH, dtype=torch.int64), name, **dict[str, Any]({option: value})
+                )
             assert "\n" not in str(caught.value)
 
 
@@ -97,7 +112,11 @@ def test_temperatures_that_nothing_can_be_divided_by_are_refused(written_model, 
 @pytest.mark.parametrize("value", [1e-6, 1e6])
 @pytest.mark.parametrize("name", OF_MASKS)
 def test_the_extremes_that_are_allowed_work_with_large_logits(
-    written_model, usable, name, value, filters
+    written_model: Callable[..., LanguageModel],
+    usable: Callable[..., dict[str, Any]],
+    name: str,
+    value: float,
+    filters: dict[str, Any],
 ) -> None:
     own, more = tables(scale=1e4)
     canvas = torch.zeros(2, LENGTH, dtype=torch.int64)

@@ -123,7 +123,9 @@ def evenly(steps: int) -> list[tuple[float, float]]:
         ("gidd", {}),
     ],
 )
-def test_two_positions_follow_the_exact_law_of_the_chain(sampler, options, steps, written_model) -> None:
+def test_two_positions_follow_the_exact_law_of_the_chain(
+    sampler: str, options: dict[str, Any], steps: int, written_model: Make
+) -> None:
     noise = (
         noise_of("gidd", p_uniform=0.3) if sampler == "gidd" else noise_of("loglinear", destination="uniform")
     )
@@ -142,15 +144,15 @@ def test_two_positions_follow_the_exact_law_of_the_chain(sampler, options, steps
     assert chi_square(tokens, law) > 1e-3
 
 
-def test_a_wrong_law_is_seen_by_this_measure(written_model) -> None:
+def test_a_wrong_law_is_seen_by_this_measure(written_model: Make) -> None:
     model = tabular(written_model, noise_of("loglinear", destination="uniform"))
     tokens = model.sample(torch.full((DRAWS, 2), MASK), "uniform-ancestral", temperature=1.0, steps=3).tokens
-    schedule = noise_of("loglinear", destination="uniform").schedule.build()  # type: ignore[union-attr]
+    schedule = noise_of("loglinear", destination="uniform").schedule.build()
     wrong = exact_law(schedule, evenly(1), {"tail": "ancestral"}, knows_mask=True)
     assert chi_square(tokens, wrong) < 1e-3
 
 
-def test_guidance_draws_from_the_mixed_posteriors(written_model) -> None:
+def test_guidance_draws_from_the_mixed_posteriors(written_model: Make) -> None:
     """One position after a prompt: the unconditional model sees noise for it, the same at every step."""
     base, shift = torch.tensor([0.3, 1.0, -0.5, 0.2]), torch.tensor([0.0, 0.9, -1.0, 0.5])
 
@@ -179,7 +181,7 @@ def test_guidance_draws_from_the_mixed_posteriors(written_model) -> None:
     assert stats.chisquare(counts[1:].numpy(), (law[1:] / law[1:].sum() * DRAWS).numpy()).pvalue > 1e-3
 
 
-def test_temperature_and_filters_shape_the_models_distribution(written_model) -> None:
+def test_temperature_and_filters_shape_the_models_distribution(written_model: Make) -> None:
     logits = torch.tensor([-9.0, 1.0, 0.0, -2.0])
     for options, allowed in (
         ({"temperature": 0.0}, {1}),
@@ -196,7 +198,9 @@ def test_temperature_and_filters_shape_the_models_distribution(written_model) ->
 @pytest.mark.parametrize(
     "schedule", [{"name": "linear", "destination": "uniform"}, {"name": "cosine", "destination": "uniform"}]
 )
-def test_a_model_that_ignores_noise_is_followed_under_any_schedule(schedule, written_model) -> None:
+def test_a_model_that_ignores_noise_is_followed_under_any_schedule(
+    schedule: dict[str, str], written_model: Make
+) -> None:
     logits = torch.tensor([-50.0, 0.4, 1.1, -0.6])
     options = dict(schedule)
     model = written_model(logits)
@@ -212,7 +216,7 @@ def test_a_model_that_ignores_noise_is_followed_under_any_schedule(schedule, wri
 # --- greedy samplers against their rules, written out ---------------------------------------------------
 
 
-def test_adaptive_greedy_replaces_the_likeliest_noise_first(written_model) -> None:
+def test_adaptive_greedy_replaces_the_likeliest_noise_first(written_model: Make) -> None:
     """One token a step, by (max p - p[z]) pi(z), until none can be bettered."""
     logits = torch.tensor([[-9.0, 3.0, 0.0, 0.0], [-9.0, 0.0, 1.0, 0.0], [-9.0, 0.0, 0.0, 5.0]])
     model = written_model(logits)
@@ -226,7 +230,7 @@ def test_adaptive_greedy_replaces_the_likeliest_noise_first(written_model) -> No
     assert at_once.forward_passes.tolist() == [1]
 
 
-def test_adaptive_greedy_corrects_uniform_noise(written_model) -> None:
+def test_adaptive_greedy_corrects_uniform_noise(written_model: Make) -> None:
     logits = torch.tensor([-9.0, 0.5, 2.0, 0.0])
     model = written_model(logits)
     model.lm.noise = noise_of("loglinear", destination="uniform")
@@ -286,7 +290,7 @@ def hashed_logits(seed: int, sharpness: float) -> Callable[[list[int]], Tensor]:
         {"threshold": 0.5, "editing_threshold": 0.4},
     ],
 )
-def test_token_editing_is_the_published_loop(seed, options, written_model) -> None:
+def test_token_editing_is_the_published_loop(seed: int, options: dict[str, Any], written_model: Make) -> None:
     logits_of = hashed_logits(seed, 5.0)
     model = written_model(lambda inputs: torch.stack([logits_of(row) for row in inputs.tokens.tolist()]))
     rows = [[2, *[MASK] * 6], [1, MASK, MASK, 3, MASK, MASK, MASK]]
@@ -299,7 +303,7 @@ def test_token_editing_is_the_published_loop(seed, options, written_model) -> No
         assert int(decoded.forward_passes[number]) == passes
 
 
-def test_token_editing_stops_early_after_a_block_with_eos(written_model) -> None:
+def test_token_editing_stops_early_after_a_block_with_eos(written_model: Make) -> None:
     logits = torch.tensor([-9.0, 9.0, 0.0, 0.0])
     model = written_model(logits)
     model.lm.eos_token_id = 1
@@ -310,7 +314,7 @@ def test_token_editing_stops_early_after_a_block_with_eos(written_model) -> None
     assert int(short.forward_passes) < int(whole.forward_passes)
 
 
-def test_entropy_accept_keeps_what_is_sure_and_draws_the_rest_anew(written_model) -> None:
+def test_entropy_accept_keeps_what_is_sure_and_draws_the_rest_anew(written_model: Make) -> None:
     """Position 1 is certain; the others are flat, so that all but one are noise again until the last step."""
     flat, sure = torch.tensor([-9.0, 0.1, 0.0, 0.0]), torch.tensor([-9.0, 0.0, 30.0, 0.0])
     model = written_model(torch.stack([flat, sure, *[flat] * 30]))
@@ -326,7 +330,7 @@ def test_entropy_accept_keeps_what_is_sure_and_draws_the_rest_anew(written_model
     assert decoded.forward_passes.tolist() == [6] * 8
 
 
-def test_entropy_accept_ends_when_the_best_tokens_are_stable_and_certain(written_model) -> None:
+def test_entropy_accept_ends_when_the_best_tokens_are_stable_and_certain(written_model: Make) -> None:
     sure = torch.tensor([-9.0, 0.0, 30.0, 0.0])
     model = written_model(sure)
     model.lm.noise = noise_of("loglinear", destination="uniform")
@@ -335,7 +339,7 @@ def test_entropy_accept_ends_when_the_best_tokens_are_stable_and_certain(written
     assert decoded.forward_passes.tolist() == [2, 2]  # the first can't know what the second will want
 
 
-def test_entropy_accept_cools_down(written_model) -> None:
+def test_entropy_accept_cools_down(written_model: Make) -> None:
     """A draw at the first step is hotter than one at the last but one."""
     logits = torch.tensor([-9.0, 1.0, 0.0, 0.0])
     model = written_model(logits)
@@ -353,7 +357,7 @@ def test_entropy_accept_cools_down(written_model) -> None:
 # --- the canvas, and what is refused ---------------------------------------------------------------------
 
 
-def test_a_uniform_canvas_starts_from_all_tokens_alike_and_keeps_the_prompt(written_model) -> None:
+def test_a_uniform_canvas_starts_from_all_tokens_alike_and_keeps_the_prompt(written_model: Make) -> None:
     model = written_model(torch.zeros(SIZE))
     model.lm.noise = noise_of("loglinear", destination="uniform")
     canvas = torch.full((40, 102), MASK)
@@ -366,7 +370,7 @@ def test_a_uniform_canvas_starts_from_all_tokens_alike_and_keeps_the_prompt(writ
     assert torch.equal(first, again)
 
 
-def test_a_mixture_without_masks_starts_from_uniform_noise(written_model) -> None:
+def test_a_mixture_without_masks_starts_from_uniform_noise(written_model: Make) -> None:
     model = written_model(torch.zeros(SIZE))
     model.lm.noise = noise_of("gidd-log-snr", shift=1000.0)
     first = model.sample(torch.full((1, 900), MASK), "gidd", steps=1, trace=True).trace[0]
@@ -389,7 +393,9 @@ def test_a_mixture_without_masks_starts_from_uniform_noise(written_model) -> Non
         (TrainedNoise(), "gidd", "undoes mixture noise.*is mask: choose one of.*p2"),
     ],
 )
-def test_a_sampler_of_other_noise_is_refused_in_a_line(noise, sampler, message, written_model) -> None:
+def test_a_sampler_of_other_noise_is_refused_in_a_line(
+    noise: TrainedNoise, sampler: str, message: str, written_model: Make
+) -> None:
     model = written_model(torch.zeros(SIZE))
     model.lm.noise = noise
     with pytest.raises(UserError, match=message) as caught:
@@ -410,13 +416,13 @@ class Timed:
         return logits
 
 
-def test_a_model_that_was_told_the_time_is_told_it(written_model) -> None:
+def test_a_model_that_was_told_the_time_is_told_it(written_model: Make) -> None:
     answers = Timed()
     model = written_model(answers)
     noise = noise_of("loglinear", destination="uniform")
     model.lm.noise = TrainedNoise(noise.schedule, time_conditioning=True)
     model.sample(torch.full((2, 3), MASK), "uniform-ancestral", steps=4, temperature=1.0)
-    schedule = noise.schedule.build()  # type: ignore[union-attr]
+    schedule = noise.schedule.build()
     times = torch.tensor([1.0, 0.75, 0.5, 0.25, 0.0]).double() * (1 - 1e-5) + 1e-5
     told = torch.stack(answers.told)
     torch.testing.assert_close(told, (-schedule.alpha(times).log()).float()[:, None].expand(5, 2))
@@ -424,7 +430,7 @@ def test_a_model_that_was_told_the_time_is_told_it(written_model) -> None:
         model.sample(torch.full((2, 3), MASK), "uniform-ancestral", cache="dual")
 
 
-def test_a_sampler_without_times_cannot_serve_a_model_that_is_told_them(written_model) -> None:
+def test_a_sampler_without_times_cannot_serve_a_model_that_is_told_them(written_model: Make) -> None:
     model = written_model(Timed())
     registration = installed_plugins().noise_schedules.get("linear")
     schedule = ChosenPlugin(registration, registration.options.model_validate({}))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -39,7 +41,9 @@ SCORES = st.lists(st.tuples(st.floats(0.0, 1.0, width=32), st.booleans()), min_s
 
 @given(pairs=SCORES, threshold=st.sampled_from([0.0, 0.3, 0.9, 1.0]))
 @settings(max_examples=80, deadline=None)
-def test_the_threshold_commits_all_above_it_and_always_the_best(pairs, threshold) -> None:
+def test_the_threshold_commits_all_above_it_and_always_the_best(
+    pairs: list[tuple[float, bool]], threshold: float
+) -> None:
     values, masked = (list(column) for column in zip(*pairs, strict=True))
     positions = [i for i, is_masked in enumerate(masked) if is_masked]
     best = max(positions, key=lambda i: (values[i], -i))
@@ -49,7 +53,9 @@ def test_the_threshold_commits_all_above_it_and_always_the_best(pairs, threshold
 
 @given(pairs=SCORES, factor=st.sampled_from([0.25, 1.0, 2.5]))
 @settings(max_examples=80, deadline=None)
-def test_the_factor_commits_down_to_the_first_that_falls_short(pairs, factor) -> None:
+def test_the_factor_commits_down_to_the_first_that_falls_short(
+    pairs: list[tuple[float, bool]], factor: float
+) -> None:
     values, masked = (list(column) for column in zip(*pairs, strict=True))
     positions = [i for i, is_masked in enumerate(masked) if is_masked]
     ordered = sorted(positions, key=lambda i: (-values[i], i))
@@ -63,7 +69,7 @@ def test_the_factor_commits_down_to_the_first_that_falls_short(pairs, factor) ->
 
 @given(pairs=SCORES, gamma=st.sampled_from([0.0, 0.35, 1.5]))
 @settings(max_examples=80, deadline=None)
-def test_the_entropy_bound_holds_and_is_used_up(pairs, gamma) -> None:
+def test_the_entropy_bound_holds_and_is_used_up(pairs: list[tuple[float, bool]], gamma: float) -> None:
     values, masked = (list(column) for column in zip(*pairs, strict=True))
     positions = [i for i, is_masked in enumerate(masked) if is_masked]
     ordered = sorted(positions, key=lambda i: (values[i], i))
@@ -76,5 +82,5 @@ def test_the_entropy_bound_holds_and_is_used_up(pairs, gamma) -> None:
 
 
 @pytest.mark.parametrize(("sampler", "option"), [("confidence-threshold", {"threshold": 1.0})])
-def test_one_position_a_step_is_the_least(sampler, option) -> None:
+def test_one_position_a_step_is_the_least(sampler: str, option: dict[str, Any]) -> None:
     assert committed(sampler, [0.1, 0.2, 0.15], [True] * 3, **option) == [1]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +21,7 @@ from opendllm.registries.backbones import Vocabulary, WholeReader
 from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.errors import UserError
 from opendllm.registries.gaps import Gap
+from opendllm.registries.sequences import ModelInputs
 
 from .samplers_by_noise import ONE_WAY
 
@@ -38,7 +41,7 @@ def make_model() -> Callable[..., LanguageModel]:
 
     def make(family: str = "llada", **options: str) -> LanguageModel:
         torch.manual_seed(0)
-        registration = installed_plugins().backbones.get(family)
+        registration: Any = installed_plugins().backbones.get(family)
         lm = registration.build(options).build(Vocabulary(MASK + 1, MASK, EOS))
         lm.module.eval()
         checkpoint = Checkpoint(lm, tokenizer, codec_of(tokenizer, [MASK]))
@@ -48,7 +51,9 @@ def make_model() -> Callable[..., LanguageModel]:
 
 
 @pytest.mark.parametrize("text", ["<M>", "ab<M>cd", "a</s>"])
-def test_a_text_that_spells_a_special_token_is_text(text, make_model, monkeypatch) -> None:
+def test_a_text_that_spells_a_special_token_is_text(
+    text: str, make_model: Callable[..., LanguageModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = make_model()
     [written] = model.fill([Gap("ab", text, 3)], {}, trace=True)
     assert written.trace[0].count(MASK) == 3
@@ -58,7 +63,9 @@ def test_a_text_that_spells_a_special_token_is_text(text, make_model, monkeypatc
 
 
 @pytest.mark.parametrize("stop", [0, 3])
-def test_a_text_ends_at_the_first_of_its_checkpoints_stop_ids(stop, make_model, monkeypatch) -> None:
+def test_a_text_ends_at_the_first_of_its_checkpoints_stop_ids(
+    stop: int, make_model: Callable[..., LanguageModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = make_model()
     monkeypatch.setattr(model.lm, "stop_token_ids", (EOS, stop))
     forcing(model, monkeypatch, [8, 1, stop, 2, EOS], 2)
@@ -66,7 +73,7 @@ def test_a_text_ends_at_the_first_of_its_checkpoints_stop_ids(stop, make_model, 
     assert model.generate(["ab"], max_new_tokens=5, early_stop=True, block_length=1) == [" b"]
 
 
-def test_logits_that_are_not_finite_are_named_by_prompt(make_model) -> None:
+def test_logits_that_are_not_finite_are_named_by_prompt(make_model: Callable[..., LanguageModel]) -> None:
     """Not by their row in a batch of prompts that were sorted by length."""
     model = make_model()
     with torch.no_grad():
@@ -75,7 +82,7 @@ def test_logits_that_are_not_finite_are_named_by_prompt(make_model) -> None:
         model.generate(["abcd", "ab", "abh", "a"], max_new_tokens=2, batch_size=2)
 
 
-def test_empty_and_long_prompts_are_refused(make_model) -> None:
+def test_empty_and_long_prompts_are_refused(make_model: Callable[..., LanguageModel]) -> None:
     with pytest.raises(UserError, match="prompt 1 is empty"):
         make_model().generate(["a", ""])
     with pytest.raises(UserError, match=r"prompt 0 has 2049 tokens .*2048"):
@@ -83,10 +90,10 @@ def test_empty_and_long_prompts_are_refused(make_model) -> None:
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 16])
-def test_texts_do_not_depend_on_the_batch(batch_size, make_model) -> None:
+def test_texts_do_not_depend_on_the_batch(batch_size: int, make_model: Callable[..., LanguageModel]) -> None:
     model = make_model()
     prompts = ["abc", "a", "hgfedcba", "dd dd", "b\n"]
-    options = {"max_new_tokens": 9, "temperature": 1.0, "seed": [4, 3, 2, 1, 0]}
+    options: dict[str, Any] = {"max_new_tokens": 9, "temperature": 1.0, "seed": [4, 3, 2, 1, 0]}
     together = model.generate(prompts, batch_size=batch_size, **options)
     alone = [
         model.generate([prompt], **options | {"seed": [seed]})[0]
@@ -98,7 +105,7 @@ def test_texts_do_not_depend_on_the_batch(batch_size, make_model) -> None:
 def forcing(model: LanguageModel, monkeypatch: pytest.MonkeyPatch, written: list[int], start: int) -> None:
     """Let the model propose `written` from position `start` on."""
 
-    def hidden_states(inputs):
+    def hidden_states(inputs: ModelInputs) -> torch.Tensor:
         logits = torch.zeros(*inputs.tokens.shape, MASK + 1)
         for offset, token in enumerate(written):
             logits[:, start + offset, token] = 9
@@ -109,7 +116,9 @@ def forcing(model: LanguageModel, monkeypatch: pytest.MonkeyPatch, written: list
     monkeypatch.setattr(model.lm, "project", lambda hidden: hidden)
 
 
-def test_texts_end_at_eos_and_keep_white_space(make_model, monkeypatch) -> None:
+def test_texts_end_at_eos_and_keep_white_space(
+    make_model: Callable[..., LanguageModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = make_model()
     forcing(model, monkeypatch, [8, 0, 9, 8, EOS, 3], 2)
     assert model.generate(["ab"], max_new_tokens=6) == [" a\n "]
@@ -117,7 +126,9 @@ def test_texts_end_at_eos_and_keep_white_space(make_model, monkeypatch) -> None:
     assert model.sample(torch.tensor([[0, 1, *[MASK] * 6]])).tokens[0].tolist() == [0, 1, 8, 0, 9, 8, EOS, 3]
 
 
-def test_a_text_that_is_eos_at_once_is_empty(make_model, monkeypatch) -> None:
+def test_a_text_that_is_eos_at_once_is_empty(
+    make_model: Callable[..., LanguageModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = make_model()
     forcing(model, monkeypatch, [EOS] * 3, 1)
     assert model.generate(["a"], max_new_tokens=3) == [""]
@@ -125,7 +136,9 @@ def test_a_text_that_is_eos_at_once_is_empty(make_model, monkeypatch) -> None:
 
 @pytest.mark.parametrize("family", ["open-dcoder", "dream"])
 @pytest.mark.parametrize("sampler", ONE_WAY)
-def test_a_causal_checkpoint_writes_from_left_to_right(family, sampler, make_model) -> None:
+def test_a_causal_checkpoint_writes_from_left_to_right(
+    family: str, sampler: str, make_model: Callable[..., LanguageModel]
+) -> None:
     """Whatever the sampler: token i is the mode of p(token i | tokens before it)."""
     model = make_model(family, attention="causal")
     canvas = torch.tensor([[0, 1, *[MASK] * 6]])
@@ -139,7 +152,7 @@ def test_a_causal_checkpoint_writes_from_left_to_right(family, sampler, make_mod
         assert (state[0] == MASK).nonzero()[:, 0].tolist() == list(range(2 + step, 8))
 
 
-def test_score_is_reproducible_and_carries_its_error(make_model) -> None:
+def test_score_is_reproducible_and_carries_its_error(make_model: Callable[..., LanguageModel]) -> None:
     model = make_model()
     (first, error), (second, _) = model.score(["abcde", "hh"], draws=64, seed=1)
     assert first < 0
@@ -152,12 +165,13 @@ def test_score_is_reproducible_and_carries_its_error(make_model) -> None:
 
 
 @pytest.mark.parametrize("attention", ["bidirectional", "causal"])
-def test_a_score_is_that_of_its_text_alone(make_model, attention) -> None:
+def test_a_score_is_that_of_its_text_alone(make_model: Callable[..., LanguageModel], attention: str) -> None:
     """Whatever is scored beside it: the texts go through the model together, more than one batch of them."""
     model = make_model("dream", attention=attention)
     texts = [LETTERS[: 2 + index % 7] * (1 + index) for index in range(11)]
     together = model.score(texts, draws=16, seed=3)
     for index, text in enumerate(texts):
+        assert model.tokenizer is not None
         ids = torch.tensor([model.tokenizer(text)["input_ids"]])
         scorable = torch.ones_like(ids, dtype=torch.bool)
         scorable[:, 0] = False
@@ -167,13 +181,13 @@ def test_a_score_is_that_of_its_text_alone(make_model, attention) -> None:
         assert together[index] == pytest.approx(expected, rel=1e-5, abs=1e-7)
 
 
-def test_a_text_that_cannot_be_scored_is_named(make_model) -> None:
+def test_a_text_that_cannot_be_scored_is_named(make_model: Callable[..., LanguageModel]) -> None:
     with pytest.raises(UserError, match="text 1 has fewer than two tokens"):
         make_model().score(["ab", "a"])
     assert make_model().score([]) == []
 
 
-def test_without_a_tokenizer_text_is_refused(goldens) -> None:
+def test_without_a_tokenizer_text_is_refused(goldens: Path) -> None:
     from opendllm.core import load
 
     model = load(goldens / "dream", device="cpu")

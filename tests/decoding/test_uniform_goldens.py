@@ -7,6 +7,7 @@ the mask, which to uniform noise is a token like any other; ours never do.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -300,7 +301,7 @@ def test_runs(
     mask, size, sampling = found["mask_token_id"], found["vocab_size"], found["sampling"]
     guidance = entry.get("guidance", {})
     guided = guidance.get("gamma", 1.0) != 1.0
-    passes = []
+    passes: list[None] = []
 
     def conditional() -> bool:
         passes.append(None)
@@ -313,7 +314,7 @@ def test_runs(
         torch.tensor(sampling["draws"], dtype=torch.float64),
     )
     model.lm.mask_token_id = mask
-    schedule = chosen("loglinear", destination="uniform")
+    schedule: Any = chosen("loglinear", destination="uniform")
     if entry.get("noise") == "cosine":
         schedule = SimpleNamespace(options=schedule.options, build=DuoCosine)
     model.lm.noise = TrainedNoise(schedule)
@@ -411,7 +412,7 @@ def law(
     start = torch.full((size,), 1 / size, dtype=torch.float64)
     chances = start if schedule.destination == "uniform" else one_hot(torch.tensor(mask), size).double()
     for t, s in itertools.pairwise(grid):
-        chances = chances @ table(t, lambda x, z, t=t, s=s: reverse_posterior(x, z, level(t), level(s)))
+        chances = chances @ table(t, functools.partial(reverse_posterior, now=level(t), earlier=level(s)))
     if entry["algorithm"].endswith("ancestral"):
         t = grid[-1]
         chances = chances @ table(t, lambda x, z: reverse_posterior(x, z, level(t), no_noise(level(t))))
@@ -441,4 +442,4 @@ def test_the_exact_law_after_the_published_steps(vectors: Vectors) -> None:
             uniform = chosen("loglinear", destination="uniform").build()
             found = law(toy, entry, uniform, grid, knows_mask=True)
         wanted = torch.tensor(entry["probabilities"], dtype=torch.float64)
-        torch.testing.assert_close(found, wanted, atol=2e-6, rtol=1e-4, msg=lambda m, e=entry: f"{m} {e}")
+        torch.testing.assert_close(found, wanted, atol=2e-6, rtol=1e-4)

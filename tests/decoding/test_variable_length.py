@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from opendllm.core.checkpoints.loading import Checkpoint
 from opendllm.core.decoding.decoder import decode
@@ -19,6 +21,7 @@ from opendllm.core.testing.table_lm import TableLM
 from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.errors import UserError
 from opendllm.registries.samplers import Overwrite, Sampler, Selection, Step
+from opendllm.registries.sequences import ModelInputs
 
 MASK, EOS, EXPAND = 11, 0, 3  # TableLM's mask and EOS, and any token
 
@@ -72,18 +75,18 @@ def noisy_tables(seed: int) -> Callable[[list[int]], torch.Tensor]:
     seed=st.integers(0, 999),
     left=st.booleans(),
 )
-def test_rows_are_written_as_the_rule_says(rows, budget, seed, left) -> None:
+def test_rows_are_written_as_the_rule_says(rows: list[list[int]], budget: int, seed: int, left: int) -> None:
     tables = noisy_tables(seed)
 
     class Tables(TableLM):
-        def hidden_states(self, inputs):
+        def hidden_states(self, inputs: ModelInputs) -> Tensor:
             found = torch.zeros(*inputs.tokens.shape, 12)
             for number, (tokens, segments) in enumerate(zip(inputs.tokens, inputs.segments, strict=True)):
                 real = segments == 0
                 found[number, real] = tables(tokens[real].tolist())
             return found
 
-        def project(self, hidden):
+        def project(self, hidden: Tensor) -> Tensor:
             return hidden
 
     longest = max(map(len, rows))
@@ -92,7 +95,7 @@ def test_rows_are_written_as_the_rule_says(rows, budget, seed, left) -> None:
         start = longest - len(row) if left else 0
         canvas[number, start : start + len(row)] = torch.tensor(row)
         mask[number, start : start + len(row)] = 1
-    options = {"expand_token_id": EXPAND, "expand_budget": budget}
+    options: dict[str, Any] = {"expand_token_id": EXPAND, "expand_budget": budget}
     lm = LanguageModel(Checkpoint(Tables(), None, None), "dreamon", installed_plugins())
     decoded = lm.sample(canvas, attention_mask=mask, trace=True, **options)
     for number, row in enumerate(rows):
@@ -109,14 +112,14 @@ def fixed_table(favourites: list[int]) -> LanguageModel:
     """Every position of every row wants these tokens, first to last by its column."""
 
     class Fixed(TableLM):
-        def hidden_states(self, inputs):
+        def hidden_states(self, inputs: ModelInputs) -> Tensor:
             logits = torch.zeros(*inputs.tokens.shape, 12)
             logits[:, :, 5] = 1.0
             for column in range(inputs.tokens.shape[1]):
                 logits[:, column, favourites[min(column, len(favourites) - 1)]] = 9.0 - column / 100
             return logits
 
-        def project(self, hidden):
+        def project(self, hidden: Tensor) -> Tensor:
             return hidden
 
     return LanguageModel(Checkpoint(Fixed(), None, None), "dreamon", installed_plugins())
@@ -156,17 +159,17 @@ def test_the_trace_shows_rows_at_their_longest() -> None:
     class GrowsThenShrinks(TableLM):
         longest = 0
 
-        def hidden_states(self, inputs):
+        def hidden_states(self, inputs: ModelInputs) -> Tensor:
             self.longest = max(self.longest, int(((inputs.tokens == MASK) & (inputs.segments == 0)).sum()))
             logits = torch.zeros(*inputs.tokens.shape, 12)
             logits[:, :, EXPAND if self.longest < 6 else EOS] = 9.0
             return logits
 
-        def project(self, hidden):
+        def project(self, hidden: Tensor) -> Tensor:
             return hidden
 
     lm = LanguageModel(Checkpoint(GrowsThenShrinks(), None, None), "dreamon", installed_plugins())
-    options = {"expand_token_id": EXPAND, "expand_budget": 8}
+    options: dict[str, Any] = {"expand_token_id": EXPAND, "expand_budget": 8}
     decoded = lm.sample(torch.tensor([[5, MASK, MASK, 6]]), trace=True, **options)
     assert decoded.tokens[decoded.real].tolist() == [5, 6]
     rows = [[token for token in canvas[0].tolist() if token >= 0] for canvas in decoded.trace]

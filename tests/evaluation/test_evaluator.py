@@ -67,7 +67,6 @@ def ask(
     benchmark: Benchmark,
     path: Path,
     batch_size: int = 4,
-    temperature: float = 0.9,
     replicas: int = 1,
     context: BenchmarkContext = CONTEXT,
     on_progress: OnProgress = lambda *_: None,
@@ -76,7 +75,7 @@ def ask(
     sampler = installed_plugins().samplers.get("low-confidence").build()
     asked = Asked(
         replicas=[Replica(tiny_lm(), TOKENIZER, CODEC, sampler) for _ in range(replicas)],
-        options=DecoderOptions(steps=4, max_new_tokens=6, temperature=temperature),
+        options=DecoderOptions(steps=4, max_new_tokens=6, temperature=0.9),
         chat=False,
         samples_per_task=2,
         batch_size=batch_size,
@@ -174,18 +173,14 @@ def test_a_problem_that_does_not_fit_the_model_fails_and_the_rest_goes_on(tmp_pa
 MASK = str(TOKENIZER.mask_token)
 LIKELY = LikelihoodRequest("fine", " x", context="def f(")
 ODD_REQUESTS: dict[str, tuple[Request, str]] = {
-    "reference": (GenerationRequest("odd", Gap("x = "), MASK), "reference contains the mask token"),
     "reference-surrogate": (GenerationRequest("odd", Gap("x = "), "\ud800"), "is a lone surrogate"),
-    "prompt": (GenerationRequest("odd", Gap(f"x = {MASK}")), "prompt contains the mask token"),
     "no-reference": (
         GenerationRequest("odd", Gap("x = "), oracle_length=True),
-        "its preparation fails (AssertionError",
+        "its reference, and has none",
     ),
     "no-text": (GenerationRequest("odd", Gap(None)), "its preparation fails (AttributeError"),  # type: ignore[arg-type]
     "unprepared": (GenerationRequest("odd", Gap(""), failure="KeyError: 'text'"), "KeyError: 'text'"),
-    "text": (LikelihoodRequest("odd", f"x = {MASK}"), "contains the mask token"),
-    "context": (LikelihoodRequest("odd", " 1", context=f"x {MASK}="), "contains the mask token"),
-    "text-surrogate": (LikelihoodRequest("odd", "x = \ud800"), "its preparation fails ("),
+    "text-surrogate": (LikelihoodRequest("odd", "x = \ud800"), "character 4 is a lone surrogate"),
     "nothing": (LikelihoodRequest("odd", "", context="x = 1"), "has no tokens to score"),
     "unprepared-text": (LikelihoodRequest("odd", "", failure="KeyError: 'text'"), "KeyError: 'text'"),
 }
@@ -211,6 +206,25 @@ def test_an_odd_problem_stops_nobody(tmp_path: Path, odd: Request, reason: str) 
     assert ask(again, tmp_path / "s.jsonl").unasked == evaluation.unasked
     assert [repr(answer) for answer in again.answers] == [repr(answer) for answer in mixed.answers]
     assert (tmp_path / "s.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        GenerationRequest("spelt", Gap("x = "), MASK, oracle_length=True),
+        GenerationRequest("spelt", Gap(f"x = {MASK}", f"{MASK} + 1")),
+        LikelihoodRequest("spelt", f"x = {MASK}"),
+        LikelihoodRequest("spelt", f" {MASK}", context=f"x {MASK}="),
+    ],
+    ids=["reference", "prompt", "text", "context"],
+)
+def test_a_problem_that_spells_the_mask_is_asked_as_text(tmp_path: Path, request_: Request) -> None:
+    asked = Questions([request_])
+    assert not ask(asked, tmp_path / "s.jsonl").unasked
+    assert [answer.failure for answer in asked.answers] == [None] * len(asked.answers)
+    for answer in asked.answers:
+        if isinstance(answer, GeneratedText):
+            assert TOKENIZER.mask_token_id not in (*answer.tokens, *answer.reference_tokens)
 
 
 def test_an_empty_stop_string_cuts_nothing(tmp_path: Path) -> None:

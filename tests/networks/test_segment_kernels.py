@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+import sys
+from collections.abc import Iterator
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +13,7 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounter
 from torch.nn.functional import scaled_dot_product_attention
 
-from opendllm.core.networks import segment_kernels
+from opendllm.core.networks import attention, segment_kernels
 from opendllm.core.networks.attention import AttentionLayout, segment_attention
 from opendllm.core.networks.segment_kernels import attend_in_groups, attend_in_runs, document_runs
 from opendllm.core.toolkit.segments import document_positions, noisy_then_clean, visibility
@@ -25,6 +28,9 @@ PATTERNS = {
 }
 
 
+States = tuple[Tensor, Tensor, Tensor]
+
+
 def layout(rows: list[list[int]], pattern: str, halves: bool = False) -> tuple[ModelInputs, Tensor | None]:
     segments = torch.tensor(rows)
     positions = document_positions(segments)
@@ -37,15 +43,18 @@ def layout(rows: list[list[int]], pattern: str, halves: bool = False) -> tuple[M
     return inputs, blocks
 
 
-def states(inputs: ModelInputs) -> list[Tensor]:
+def states(inputs: ModelInputs) -> States:
     """Query, key and value [B, H, L, K], four heads over two."""
     generator = torch.Generator().manual_seed(0)
     shape = inputs.segments.shape
-    made = [torch.randn(shape[0], heads, shape[1], 8, generator=generator) for heads in (4, 2, 2)]
-    return [tensor.requires_grad_() for tensor in made]
+
+    def made(heads: int) -> Tensor:
+        return torch.randn(shape[0], heads, shape[1], 8, generator=generator).requires_grad_()
+
+    return made(4), made(2), made(2)
 
 
-def under_mask(inputs: ModelInputs, blocks: Tensor | None, qkv: list[Tensor]) -> Tensor:
+def under_mask(inputs: ModelInputs, blocks: Tensor | None, qkv: States) -> Tensor:
     query, key, value = qkv
     mask = visibility(inputs, blocks)
     assert mask is not None
@@ -53,7 +62,7 @@ def under_mask(inputs: ModelInputs, blocks: Tensor | None, qkv: list[Tensor]) ->
     return scaled_dot_product_attention(query, key, value, mask[:, None], scale=0.3).transpose(1, 2)
 
 
-def assert_same_with_gradients(found: Tensor, wanted: Tensor, qkv: list[Tensor], real: Tensor) -> None:
+def assert_same_with_gradients(found: Tensor, wanted: Tensor, qkv: States, real: Tensor) -> None:
     assert found.shape == wanted.shape
     torch.testing.assert_close(found[real], wanted[real], atol=1e-6, rtol=1e-5)
     weight = torch.randn(wanted[real].shape, generator=torch.Generator().manual_seed(1))
@@ -110,15 +119,97 @@ def loop_over_bounds(
     return torch.cat(parts)
 
 
-@pytest.mark.parametrize("pattern", ["bidirectional", "causal"])
-def test_the_bounds_for_a_variable_length_kernel(monkeypatch: pytest.MonkeyPatch, pattern: str) -> None:
-    monkeypatch.setattr(segment_kernels, "varlen_kernel", lambda: loop_over_bounds)
+def assert_runs_equal_the_mask(pattern: str) -> None:
     inputs, blocks = layout(ROWS, pattern)
     qkv = states(inputs)
     runs = document_runs(inputs, blocks)
     assert runs is not None
     real = inputs.segments != PADDING_SEGMENT
     assert_same_with_gradients(attend_in_runs(*qkv, runs, 0.3), under_mask(inputs, blocks, qkv), qkv, real)
+
+
+@pytest.mark.parametrize("pattern", ["bidirectional", "causal"])
+def test_the_bounds_for_a_variable_length_kernel(monkeypatch: pytest.MonkeyPatch, pattern: str) -> None:
+    monkeypatch.setattr(segment_kernels, "varlen_kernel", lambda: loop_over_bounds)
+    assert_runs_equal_the_mask(pattern)
+
+
+@pytest.fixture
+def flash_attn(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, object]]]:
+    """The package, computing on a CPU what it computes on a GPU; gives the calls it was asked."""
+    calls: list[dict[str, object]] = []
+
+    def flash_attn_varlen_func(  # noqa: PLR0913  (the package's)
+        q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor,
+        max_seqlen_q: int, max_seqlen_k: int, dropout_p: float = 0.0, softmax_scale: float | None = None,
+        causal: bool = False,
+    ) -> Tensor:  # fmt: skip
+        assert cu_seqlens_q.dtype == torch.int32
+        assert torch.equal(cu_seqlens_q, cu_seqlens_k)
+        assert max_seqlen_q == max_seqlen_k
+        calls.append({"heads": (q.shape[1], k.shape[1]), "causal": causal, "dropout": dropout_p})
+        return loop_over_bounds(q, k, v, cu_seqlens_q, max_seqlen_q, causal, softmax_scale)
+
+    package = ModuleType("flash_attn")
+    package.flash_attn_varlen_func = flash_attn_varlen_func  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "flash_attn", package)
+    segment_kernels.varlen_kernel.cache_clear()
+    yield calls
+    segment_kernels.varlen_kernel.cache_clear()
+
+
+@pytest.mark.parametrize("pattern", ["bidirectional", "causal"])
+def test_flash_attn_computes_packed_documents_where_it_is_installed(
+    flash_attn: list[dict[str, object]], monkeypatch: pytest.MonkeyPatch, pattern: str
+) -> None:
+    monkeypatch.setattr(attention, "takes_varlen", lambda query: True)
+    inputs, blocks = layout(ROWS, pattern)
+    qkv = states(inputs)
+    found, _ = segment_attention(
+        torch.nn.Identity(), *qkv, None, layout=AttentionLayout(inputs, blocks), scaling=0.3
+    )
+    assert flash_attn == [{"heads": (4, 2), "causal": pattern == "causal", "dropout": 0.0}]
+    real = inputs.segments != PADDING_SEGMENT
+    assert_same_with_gradients(found, under_mask(inputs, blocks, qkv), qkv, real)
+
+
+def test_without_flash_attn_the_kernel_is_torchs_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def varlen_attn(  # noqa: PLR0913  (torch's)
+        query: Tensor, key: Tensor, value: Tensor, cu_seq_q: Tensor, cu_seq_k: Tensor,
+        max_q: int, max_k: int, *, scale: float | None, window_size: tuple[int, int],
+    ) -> Tensor:  # fmt: skip
+        asked.append(window_size)
+        return loop_over_bounds(query, key, value, cu_seq_q, max_q, window_size == (-1, 0), scale)
+
+    monkeypatch.setitem(sys.modules, "flash_attn", None)  # an import of it fails
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_attn)
+    segment_kernels.varlen_kernel.cache_clear()
+    try:
+        assert_runs_equal_the_mask("causal")
+        assert_runs_equal_the_mask("bidirectional")
+    finally:
+        segment_kernels.varlen_kernel.cache_clear()
+    assert asked == [(-1, 0), (-1, -1)]
+
+
+def test_the_kernels_take_half_precision_and_usual_heads_on_a_recent_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def takes(dtype: torch.dtype, size: int = 64, is_cuda: bool = True) -> bool:
+        query: Any = SimpleNamespace(dtype=dtype, shape=(1, 4, 9, size), is_cuda=is_cuda)
+        return segment_kernels.takes_varlen(query)
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    assert takes(torch.bfloat16)
+    assert takes(torch.float16, 256)
+    assert not takes(torch.float32)
+    assert not takes(torch.bfloat16, 12)
+    assert not takes(torch.bfloat16, 264)
+    assert not takes(torch.bfloat16, is_cuda=False)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
+    assert not takes(torch.bfloat16)
 
 
 def test_what_a_variable_length_kernel_cannot_say_is_left_to_others() -> None:
@@ -138,15 +229,16 @@ def test_a_batch_of_padding_alone_gives_zeros() -> None:
 
 def test_a_compiled_model_is_not_compiled_anew_for_documents_of_other_lengths() -> None:
     counts = CompileCounter()
-    attend = torch.compile(
-        lambda query, key, value, layout: (
-            segment_attention(None, query * 2, key, value, None, layout=layout)[0] + 1
-        ),
-        backend=counts,
-    )
+    module = torch.nn.Identity()
+
+    def between(query: Tensor, key: Tensor, value: Tensor, layout: AttentionLayout) -> Tensor:
+        return segment_attention(module, query * 2, key, value, None, layout=layout)[0] + 1
+
+    attend = torch.compile(between, backend=counts)
     frames = set()
     for rows in (ROWS, [row[::-1] for row in ROWS], [[0] * 7 + [1] * 17] * 4):
         inputs, blocks = layout(rows, "bidirectional")
-        attend(*(tensor.detach() for tensor in states(inputs)), AttentionLayout(inputs, blocks))
+        query, key, value = (tensor.detach() for tensor in states(inputs))
+        attend(query, key, value, AttentionLayout(inputs, blocks))
         frames.add(counts.frame_count)
     assert len(frames) == 1

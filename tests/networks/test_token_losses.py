@@ -150,7 +150,7 @@ class LargestTensor(torch.utils._python_dispatch.TorchDispatchMode):
 
     numbers = 0
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         found = func(*args, **(kwargs or {}))
         for tensor in found if isinstance(found, tuple | list) else (found,):
             if isinstance(tensor, Tensor):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -10,8 +12,10 @@ from torch import Tensor
 
 from opendllm.core.toolkit.noise import AddressedNoise
 from opendllm.core.toolkit.segments import inputs_from_mask
+from opendllm.registries.backbones import DiffusionLM
 from opendllm.registries.discovery import installed_plugins
-from opendllm.registries.objectives import Masking
+from opendllm.registries.noise_schedules import NoiseSchedule
+from opendllm.registries.objectives import Masking, Objective
 from opendllm.registries.sequences import TokenRows
 
 VOCABULARY, LENGTH = 3, 3
@@ -31,7 +35,7 @@ NELBOS = [
 
 
 @pytest.fixture
-def nll_of_pattern(random_lm) -> Tensor:
+def nll_of_pattern(random_lm: Callable[..., DiffusionLM]) -> Tensor:
     """[8, L] each token's negative log-likelihood under each mask, 0 where it isn't masked."""
     lm = random_lm(VOCABULARY)
     tokens = TOKENS.expand(len(PATTERNS), -1)
@@ -59,7 +63,9 @@ def rows(count: int) -> TokenRows:
     )
 
 
-def expected_loss(objective, schedule, times: Tensor, probability: Tensor, nll_of_pattern: Tensor) -> float:
+def expected_loss(
+    objective: Objective, schedule: NoiseSchedule, times: Tensor, probability: Tensor, nll_of_pattern: Tensor
+) -> float:
     """The mean over times [T] of the sum over masks of P(mask) x loss."""
     repeated = PATTERNS.repeat(len(times), 1)
     over_rows = probability.repeat_interleave(len(PATTERNS))[:, None].expand(-1, LENGTH)
@@ -74,7 +80,7 @@ def expected_loss(objective, schedule, times: Tensor, probability: Tensor, nll_o
 
 
 @pytest.mark.parametrize("name", ["linear", "cosine"])
-def test_mdlm_by_enumeration(name, nll_of_pattern, exact_nelbo) -> None:
+def test_mdlm_by_enumeration(name: str, nll_of_pattern: Tensor, exact_nelbo: float) -> None:
     schedule = PLUGINS.noise_schedules.get(name).build()
     times = (torch.arange(4000, dtype=torch.float64) + 0.5) / 4000
     found = expected_loss(
@@ -87,7 +93,9 @@ def test_mdlm_by_enumeration(name, nll_of_pattern, exact_nelbo) -> None:
     assert found == pytest.approx(exact_nelbo, rel=1e-5)
 
 
-def test_a_weight_of_another_schedule_does_not_give_the_nelbo(nll_of_pattern, exact_nelbo) -> None:
+def test_a_weight_of_another_schedule_does_not_give_the_nelbo(
+    nll_of_pattern: Tensor, exact_nelbo: float
+) -> None:
     """The control: what pairs is the probability and the weight of one schedule."""
     linear, cosine = (PLUGINS.noise_schedules.get(name).build() for name in ("linear", "cosine"))
     times = (torch.arange(4000, dtype=torch.float64) + 0.5) / 4000
@@ -97,7 +105,7 @@ def test_a_weight_of_another_schedule_does_not_give_the_nelbo(nll_of_pattern, ex
 
 
 @pytest.mark.parametrize("name", ["llada", "dream"])
-def test_reciprocal_weights_by_enumeration(name, nll_of_pattern, exact_nelbo) -> None:
+def test_reciprocal_weights_by_enumeration(name: str, nll_of_pattern: Tensor, exact_nelbo: float) -> None:
     linear = PLUGINS.noise_schedules.get("linear").build()
     times = (torch.arange(4000, dtype=torch.float64) + 0.5) / 4000
     objective = PLUGINS.objectives.get(name).build()
@@ -106,7 +114,9 @@ def test_reciprocal_weights_by_enumeration(name, nll_of_pattern, exact_nelbo) ->
 
 
 @pytest.mark.parametrize(("name", "options", "schedule_name"), NELBOS)
-def test_drawn_masks_give_the_nelbo(name, options, schedule_name, nll_of_pattern, exact_nelbo) -> None:
+def test_drawn_masks_give_the_nelbo(
+    name: str, options: dict[str, Any], schedule_name: str, nll_of_pattern: Tensor, exact_nelbo: float
+) -> None:
     """The masks, times and probabilities that the objective draws itself belong together."""
     count = 1 << 17
     schedule = PLUGINS.noise_schedules.get(schedule_name).build()
@@ -126,7 +136,7 @@ def test_drawn_masks_give_the_nelbo(name, options, schedule_name, nll_of_pattern
 
 
 @pytest.mark.parametrize("name", ["mdlm", "llada", "dream", "open-dcoder"])
-def test_tokens_are_masked_as_often_as_stated(name) -> None:
+def test_tokens_are_masked_as_often_as_stated(name: str) -> None:
     count = 1 << 15
     schedule = PLUGINS.noise_schedules.get("linear").build()
     batch = rows(count)

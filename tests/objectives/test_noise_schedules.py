@@ -24,19 +24,19 @@ def times(schedule: NoiseSchedule, count: int = 2001) -> torch.Tensor:
     return low + (high - low) * (torch.arange(count, dtype=torch.float64) + 0.5) / count
 
 
-def test_alpha_prime_is_the_derivative(schedule) -> None:
+def test_alpha_prime_is_the_derivative(schedule: NoiseSchedule) -> None:
     t = times(schedule).requires_grad_()
     (derivative,) = torch.autograd.grad(schedule.alpha(t).sum(), t)
     torch.testing.assert_close(schedule.alpha_prime(t.detach()), derivative, atol=1e-10, rtol=1e-8)
     assert bool((derivative <= 0).all())
 
 
-def test_ends_are_declared_truly(schedule) -> None:
+def test_ends_are_declared_truly(schedule: NoiseSchedule) -> None:
     ends = schedule.alpha(torch.tensor([0.0, 1.0], dtype=torch.float64)).tolist()
     assert list(schedule.ends) == pytest.approx(ends, abs=1e-12)
 
 
-def test_weight_times_mask_probability_integrates_to_the_fall_of_alpha(schedule) -> None:
+def test_weight_times_mask_probability_integrates_to_the_fall_of_alpha(schedule: NoiseSchedule) -> None:
     t = times(schedule, 200_000)
     low, high = schedule.interval
     integral = float((schedule.elbo_weight(t) * schedule.mask_probability(t)).mean()) * (high - low)
@@ -44,7 +44,7 @@ def test_weight_times_mask_probability_integrates_to_the_fall_of_alpha(schedule)
     assert integral == pytest.approx(float(alpha[0] - alpha[1]), rel=1e-4)
 
 
-def test_time_of_inverts_the_mask_probability(schedule) -> None:
+def test_time_of_inverts_the_mask_probability(schedule: NoiseSchedule) -> None:
     t = times(schedule)
     torch.testing.assert_close(schedule.time_of(schedule.mask_probability(t)), t, atol=1e-9, rtol=0)
     single = schedule.time_of(schedule.mask_probability(t).float())
@@ -54,7 +54,7 @@ def test_time_of_inverts_the_mask_probability(schedule) -> None:
     )
 
 
-def test_weight_is_finite_and_not_negative_up_to_the_end(schedule) -> None:
+def test_weight_is_finite_and_not_negative_up_to_the_end(schedule: NoiseSchedule) -> None:
     t = torch.tensor([1e-3, 0.5, 1.0], dtype=torch.float64).clamp(*schedule.interval)
     weight = schedule.elbo_weight(t)
     assert bool(weight.isfinite().all())

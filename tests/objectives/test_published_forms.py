@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -9,12 +10,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from torch import Tensor
 
 from opendllm.core.toolkit.noise import AddressedNoise
 from opendllm.core.toolkit.segments import document_positions, document_starts
 from opendllm.plugins.objectives.dream import cart_weights
 from opendllm.registries.discovery import installed_plugins
-from opendllm.registries.objectives import Masking
+from opendllm.registries.objectives import Corruption, Masking
 from opendllm.registries.sequences import PADDING_SEGMENT, AttentionPattern, TokenRows
 
 PLUGINS = installed_plugins()
@@ -32,7 +34,7 @@ def packed_rows(count: int, segments: list[int]) -> TokenRows:
     )
 
 
-def draw(name: str, rows: TokenRows, **options: object) -> tuple[Masking, object]:
+def draw(name: str, rows: TokenRows, **options: object) -> tuple[Masking, Corruption]:
     objective = PLUGINS.objectives.get(name).build(options)
     masking = objective.mask(rows, AddressedNoise(2, rows, 64), LINEAR)
     return masking, objective.corrupt(masking, LINEAR, 9)
@@ -60,7 +62,7 @@ def test_open_dcoder_ratio_is_one_a_document_and_clamped() -> None:
 
 
 @pytest.mark.parametrize("form", ["release", "head"])
-def test_open_dcoder_loss_and_its_gradient(form) -> None:
+def test_open_dcoder_loss_and_its_gradient(form: str) -> None:
     """The sureness is held constant: only the cross-entropy passes gradients."""
     rows = packed_rows(4, [0, 0, 0, 0])
     _, corruption = draw("open-dcoder", rows, form=form)
@@ -88,7 +90,7 @@ def test_llada_cuts_some_rows_to_a_random_length() -> None:
 
 
 @pytest.mark.parametrize(("share", "lengths"), [(0.0, {8}), (1.0, set(range(1, 9)))])
-def test_llada_share_of_cut_rows_is_an_option(share, lengths) -> None:
+def test_llada_share_of_cut_rows_is_an_option(share: float, lengths: set[int]) -> None:
     masking, _ = draw("llada", packed_rows(500, [0] * 8), random_length_probability=share)
     assert set((masking.rows.segments != PADDING_SEGMENT).sum(-1).tolist()) == lengths
 
@@ -123,13 +125,13 @@ def test_llada_probability_pairs_with_its_weight() -> None:
 
 
 @pytest.mark.parametrize(("weighting", "weight"), [("1/t", lambda t: 1 / t), ("1-t", lambda t: 1 - t)])
-def test_dream_weights(weighting, weight) -> None:
+def test_dream_weights(weighting: str, weight: Callable[[Tensor], Tensor]) -> None:
     masking, corruption = draw("dream", packed_rows(50, [0] * 6), weighting=weighting)
     torch.testing.assert_close(corruption.weight, weight(masking.mask_probability[masking.masked]))
 
 
 @pytest.mark.parametrize("name", ["mdlm", "dream"])
-def test_times_are_between_a_thousandth_and_one(name) -> None:
+def test_times_are_between_a_thousandth_and_one(name: str) -> None:
     """The reciprocal of a time has no larger weight than 1000."""
     masking, corruption = draw(name, packed_rows(20_000, [0] * 4))
     assert 1e-3 <= float(masking.time.min()) < 1.2e-3
@@ -163,7 +165,7 @@ def cart_by_hand(masked: torch.Tensor, segments: torch.Tensor, p: float) -> torc
     padding=st.integers(0, 3),
     p=st.sampled_from([0.1, 0.3, 0.8]),
 )
-def test_cart_within_documents(row, padding, p) -> None:
+def test_cart_within_documents(row: list[tuple[bool, bool]], padding: int, p: float) -> None:
     starts = torch.tensor([[begins for begins, _ in row]]).long()
     segments = torch.cat([starts.cumsum(-1), torch.full((1, padding), PADDING_SEGMENT)], dim=-1)
     masked = torch.tensor([[hidden for _, hidden in row] + [False] * padding])
@@ -179,6 +181,6 @@ def test_ar_scores_all_but_first_tokens_and_hides_nothing() -> None:
 
 
 @pytest.mark.parametrize("name", PLUGINS.objectives.names())
-def test_unknown_options_are_refused(name) -> None:
+def test_unknown_options_are_refused(name: str) -> None:
     with pytest.raises(ValidationError, match="weigthing"):
         PLUGINS.objectives.get(name).build({"weigthing": 1})

@@ -1,4 +1,4 @@
-"""What holds for every registered objective on packed and padded rows."""
+"""What holds for every registered objective that masks, on packed and padded rows."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from opendllm.core.toolkit.noise import AddressedNoise
 from opendllm.core.toolkit.segments import document_positions
 from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.objectives import Corruption, Objective
+from opendllm.registries.options import ObjectiveOptions
 from opendllm.registries.sequences import PADDING_SEGMENT, TokenRows
 
 PLUGINS = installed_plugins()
@@ -18,7 +19,14 @@ ROWS, LENGTH, MASK = 48, 24, 10_000
 LINEAR = PLUGINS.noise_schedules.get("linear").build()
 
 
-@pytest.fixture(params=PLUGINS.objectives.names())
+MASKING = [
+    each.name
+    for each in PLUGINS.objectives
+    if issubclass(each.options, ObjectiveOptions) and "mask" in each.options.destinations
+]
+
+
+@pytest.fixture(params=MASKING)
 def objective(request: pytest.FixtureRequest) -> Objective:
     return PLUGINS.objectives.get(request.param).build()
 
@@ -54,14 +62,14 @@ def scored_tokens(corruption: Corruption) -> list[tuple[int, float]]:
     return list(zip(corruption.targets[corruption.scored].tolist(), corruption.weight.tolist(), strict=True))
 
 
-def test_only_maskable_tokens_are_scored(objective, rows) -> None:
+def test_only_maskable_tokens_are_scored(objective: Objective, rows: TokenRows) -> None:
     """So neither prompts nor padding are."""
     tokens = {token for token, _ in scored_tokens(corrupted(objective, rows))}
     assert tokens
     assert tokens <= set(rows.tokens[rows.maskable].tolist())
 
 
-def test_prompts_and_padding_are_never_hidden(objective, rows) -> None:
+def test_prompts_and_padding_are_never_hidden(objective: Objective, rows: TokenRows) -> None:
     inputs = corrupted(objective, rows).inputs
     fixed = set(rows.tokens[~rows.maskable].tolist())
     assert fixed <= set(inputs.tokens.flatten().tolist())
@@ -69,12 +77,12 @@ def test_prompts_and_padding_are_never_hidden(objective, rows) -> None:
         assert MASK in inputs.tokens
 
 
-def test_masks_change_nothing_but_masked_tokens(objective, rows) -> None:
+def test_masks_change_nothing_but_masked_tokens(objective: Objective, rows: TokenRows) -> None:
     inputs = corrupted(objective, rows).inputs
     assert set(inputs.tokens.flatten().tolist()) - {MASK} <= set(rows.tokens.flatten().tolist())
 
 
-def test_rows_alone_equal_rows_in_a_batch(objective, rows) -> None:
+def test_rows_alone_equal_rows_in_a_batch(objective: Objective, rows: TokenRows) -> None:
     """So micro-batches, ranks and resumed runs see the same corruption."""
     together = corrupted(objective, rows)
     count, scored = 0.0, []
@@ -86,13 +94,13 @@ def test_rows_alone_equal_rows_in_a_batch(objective, rows) -> None:
     assert count == float(together.count)
 
 
-def test_corruption_is_a_function_of_the_seed(objective, rows) -> None:
+def test_corruption_is_a_function_of_the_seed(objective: Objective, rows: TokenRows) -> None:
     assert scored_tokens(corrupted(objective, rows)) == scored_tokens(corrupted(objective, rows))
     if objective.__class__.__name__ != "Autoregressive":
         assert scored_tokens(corrupted(objective, rows)) != scored_tokens(corrupted(objective, rows, seed=1))
 
 
-def test_weights_and_counts_fit(objective, rows) -> None:
+def test_weights_and_counts_fit(objective: Objective, rows: TokenRows) -> None:
     corruption = corrupted(objective, rows)
     scored = int(corruption.scored.sum())
     assert corruption.weight.shape == (scored,)
@@ -102,7 +110,7 @@ def test_weights_and_counts_fit(objective, rows) -> None:
     assert float(objective.loss_sum(torch.zeros(scored), corruption)) == 0
 
 
-def test_nothing_to_score_is_no_error(objective, rows) -> None:
+def test_nothing_to_score_is_no_error(objective: Objective, rows: TokenRows) -> None:
     bare = replace(rows, maskable=torch.zeros_like(rows.maskable))
     corruption = corrupted(objective, bare)
     assert not corruption.scored.any()
@@ -120,6 +128,6 @@ COUNTS = {
 
 
 @pytest.mark.parametrize("name", COUNTS)
-def test_what_the_loss_is_divided_by(name, rows) -> None:
+def test_what_the_loss_is_divided_by(name: str, rows: TokenRows) -> None:
     corruption = corrupted(PLUGINS.objectives.get(name).build(), rows)
     assert float(corruption.count) == float(COUNTS[name](rows, corruption))

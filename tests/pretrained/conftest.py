@@ -63,7 +63,7 @@ def stock() -> Stock:
 
 def load_as(backbone: str | None, folder: Path, dtype: torch.dtype | None = None, **options: Any) -> Any:
     """The checkpoint as a DiffusionLM; its mask is the last id."""
-    family = backbone_of(installed_plugins(), folder, backbone)
+    family: Any = backbone_of(installed_plugins(), folder, backbone)
     family = replace(family, options=family.registration.options.model_validate(options))
     return load_model(folder, family, torch.device("cpu"), dtype, VOCABULARY - 1)
 

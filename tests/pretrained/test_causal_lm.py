@@ -31,7 +31,9 @@ def shift_option(backbone: str, value: bool) -> dict[str, Any]:
 
 @ALL
 @torch.no_grad()
-def test_a_causal_model_gives_the_stock_logits_one_later(stock, tmp_path, tokens, kind, backbone) -> None:
+def test_a_causal_model_gives_the_stock_logits_one_later(
+    stock: Stock, tmp_path: Path, tokens: torch.Tensor, kind: str, backbone: str
+) -> None:
     expected = build(stock, tmp_path, kind)(tokens).logits
     found = logits(load_as(backbone, tmp_path, attention="causal", **shift_option(backbone, True)), tokens)
     torch.testing.assert_close(found[:, 1:], expected[:, :-1], rtol=0, atol=1e-5)
@@ -40,7 +42,7 @@ def test_a_causal_model_gives_the_stock_logits_one_later(stock, tmp_path, tokens
 
 @ALL
 def test_a_later_token_changes_an_earlier_position_by_default(
-    stock, tmp_path, tokens, kind, backbone
+    stock: Stock, tmp_path: Path, tokens: torch.Tensor, kind: str, backbone: str
 ) -> None:
     build(stock, tmp_path, kind)
     changed = tokens.clone()
@@ -52,7 +54,7 @@ def test_a_later_token_changes_an_earlier_position_by_default(
 
 @pytest.mark.parametrize(("kind", "backbone"), [("llama", "causal-lm"), ("qwen3", "qwen3")])
 def test_without_shift_position_i_is_the_networks_own_position_i(
-    stock, tmp_path, tokens, kind, backbone
+    stock: Stock, tmp_path: Path, tokens: torch.Tensor, kind: str, backbone: str
 ) -> None:
     build(stock, tmp_path, kind)
     shifted = logits(load_as(backbone, tmp_path, logit_shift=True), tokens)
@@ -65,7 +67,9 @@ def test_without_shift_position_i_is_the_networks_own_position_i(
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("kind", ["llama", "qwen2"])
 @torch.no_grad()
-def test_shards_and_shared_embeddings(stock, tmp_path, tokens, kind, tied) -> None:
+def test_shards_and_shared_embeddings(
+    stock: Stock, tmp_path: Path, tokens: torch.Tensor, kind: str, tied: bool
+) -> None:
     model = stock(tmp_path, kind, tie_word_embeddings=tied, saving={"max_shard_size": "40KB"})
     assert len(list(tmp_path.glob("model-*-of-*.safetensors"))) > 2
     lm = load_as("causal-lm", tmp_path, attention="causal")
@@ -74,7 +78,7 @@ def test_shards_and_shared_embeddings(stock, tmp_path, tokens, kind, tied) -> No
     assert (network.get_input_embeddings().weight is network.get_output_embeddings().weight) is tied
 
 
-def test_stored_precision_is_kept_and_can_be_overridden(stock, tmp_path) -> None:
+def test_stored_precision_is_kept_and_can_be_overridden(stock: Stock, tmp_path: Path) -> None:
     model = stock(tmp_path, dtype=torch.bfloat16)
     kept = load_as("causal-lm", tmp_path).module.network.state_dict()
     for name, tensor in model.state_dict().items():
@@ -87,7 +91,9 @@ def test_stored_precision_is_kept_and_can_be_overridden(stock, tmp_path) -> None
 
 @pytest.mark.parametrize("kind", ["qwen2", "qwen3"])
 @torch.no_grad()
-def test_a2d_is_a_bidirectional_qwen_without_shift(stock, tmp_path, tokens, kind) -> None:
+def test_a2d_is_a_bidirectional_qwen_without_shift(
+    stock: Stock, tmp_path: Path, tokens: torch.Tensor, kind: str
+) -> None:
     model = stock(tmp_path, kind)
     edit_config(tmp_path, model_type=f"a2d-{kind}")
     loaded = load(tmp_path, mask_token_id=VOCABULARY - 1, device="cpu")
@@ -105,13 +111,15 @@ def renamed(folder: Path, kind: str) -> Path:
     return folder
 
 
-def test_the_family_is_read_from_config_json(stock, tmp_path) -> None:
+def test_the_family_is_read_from_config_json(stock: Stock, tmp_path: Path) -> None:
     stock(tmp_path, "qwen2")
     assert load(tmp_path, mask_token_id=3, device="cpu").default_sampler == "p2"
 
 
 @pytest.mark.parametrize("model_type", ["llama", "qwen3", "nonesuch", None])
-def test_an_unsettled_family_names_the_candidates(stock, tmp_path, model_type) -> None:
+def test_an_unsettled_family_names_the_candidates(
+    stock: Stock, tmp_path: Path, model_type: str | None
+) -> None:
     stock(tmp_path)
     edit_config(tmp_path, model_type=model_type)
     with pytest.raises(UserError, match="does not settle the family; name one of") as caught:
@@ -120,7 +128,7 @@ def test_an_unsettled_family_names_the_candidates(stock, tmp_path, model_type) -
     assert "causal-lm" in str(caught.value)
 
 
-def test_remote_code_is_never_run(stock, tmp_path) -> None:
+def test_remote_code_is_never_run(stock: Stock, tmp_path: Path) -> None:
     stock(tmp_path)
     edit_config(tmp_path, model_type="own", auto_map={"AutoModelForCausalLM": "modeling.Model"})
     (tmp_path / "modeling.py").write_text("raise SystemExit('ran')\n")
@@ -141,21 +149,23 @@ def test_remote_code_is_never_run(stock, tmp_path) -> None:
         ("mamba", {}, "mamba"),
     ],
 )
-def test_arithmetic_that_is_not_supported_is_refused(stock, tmp_path, kind, sizes, expected) -> None:
+def test_arithmetic_that_is_not_supported_is_refused(
+    stock: Stock, tmp_path: Path, kind: str, sizes: dict[str, Any], expected: str
+) -> None:
     """Never other numbers than the checkpoint's."""
     stock(tmp_path, kind, **sizes)
     with pytest.raises(UserError, match=expected):
         load_as("causal-lm", tmp_path)
 
 
-def test_a_family_whose_keys_differ_names_the_key(stock, tmp_path) -> None:
+def test_a_family_whose_keys_differ_names_the_key(stock: Stock, tmp_path: Path) -> None:
     stock(tmp_path, "qwen2")
     with pytest.raises(UserError, match=r"lacks 'n_layers'|lacks 'd_model'|lacks the key"):
         load_as("llada", tmp_path)
     assert "d_model" not in json.loads((tmp_path / "config.json").read_text())
 
 
-def test_a_tokenizer_without_mask_token_asks_for_it(autoregressive) -> None:
+def test_a_tokenizer_without_mask_token_asks_for_it(autoregressive: Path) -> None:
     with pytest.raises(UserError, match="names a mask token: give mask_token_id"):
         load(autoregressive, backbone="causal-lm", device="cpu")
     lm = load(autoregressive, backbone="causal-lm", mask_token_id=289, device="cpu")

@@ -38,7 +38,7 @@ TEMPLATE = (
 )
 PROMPT = "def f(a):"
 FRAMED = f"<user>{PROMPT}</user><assistant>"
-OPTIONS = {"max_new_tokens": 6, "steps": 6}
+OPTIONS: dict[str, Any] = {"max_new_tokens": 6, "steps": 6}
 
 
 @pytest.fixture

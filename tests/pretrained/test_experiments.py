@@ -18,7 +18,9 @@ from .conftest import Platform, Stock, edit_config, one_line, train_tokenizer
 
 CORPUS = {"name": "text-files", "options": {"train": "corpus/train*.py", "held_out": "corpus/held*.py"}}
 PRETRAINED = {"backbone": {"name": "causal-lm", "options": {"pretrained": "given", "pad_vocabulary_to": 8}}}
-BLOCKS = {"backbone": {"name": "llada", "options": {"attention": "block-causal", "block_length": 8}}}
+BLOCKS: dict[str, Any] = {
+    "backbone": {"name": "llada", "options": {"attention": "block-causal", "block_length": 8}}
+}
 PERPLEXITY = {"benchmark": {"name": "perplexity"}, "likelihood_draws": 1}
 INFILLING = {"benchmark": {"name": "stdlib-infilling", "options": {"fixed_lengths": [4]}}}
 BASE: dict[str, Any] = {

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,6 @@ from .conftest import Platform, Stock, one_line, train_tokenizer
 from .fake_hub import FakeHub, fake_hub
 
 PROMPT = ("generate", "--prompt", "def f", "--device", "cpu", "-o", "max_new_tokens=2", "-o", "steps=1")
-QUICKLY = 10.0
 
 
 @pytest.fixture
@@ -43,6 +41,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+@pytest.mark.slow
 def test_push_uploads_what_export_writes(
     hub: FakeHub, published: Path, tmp_path: Path, platform: Any
 ) -> None:
@@ -67,11 +66,10 @@ def test_a_refused_upload_is_one_line(
     hub: FakeHub, published: Path, tmp_path: Path, platform: Platform, status: int
 ) -> None:
     hub.refusal = status
-    started = time.monotonic()
     result = platform("push", published, "org/name", cwd=tmp_path, **hub.environment(tmp_path / "cache"))
-    assert time.monotonic() - started < QUICKLY
     assert one_line(result).startswith("error: org/name cannot be uploaded: ")
     assert str(status) in one_line(result)
+    assert len(set(hub.requests)) == len(hub.requests), "a refusal is final"
     assert hub.committed == {}
     assert [path.name for path in tmp_path.iterdir() if path.name != "cache"] == []
 
@@ -80,9 +78,7 @@ def test_push_without_a_hub_is_one_line(published: Path, tmp_path: Path, platfor
     nobody = FakeHub()
     environment = nobody.environment(tmp_path / "cache")
     nobody.server_close()
-    started = time.monotonic()
     result = platform("push", published, "org/name", cwd=tmp_path, **environment)
-    assert time.monotonic() - started < QUICKLY
     assert one_line(result).startswith("error: org/name cannot be uploaded: ")
 
 
@@ -99,11 +95,9 @@ def test_download_takes_what_is_needed_and_the_cache_serves_it_offline(
     assert not [request for request in hub.requests if request.endswith((".bin", ".py", ".gguf", ".png"))]
     hub.shutdown()
     hub.server_close()
-    started = time.monotonic()
     for offline in ("0", "1"):
         found = refusal("org/name", tmp_path, {**environment, "HF_HUB_OFFLINE": offline})
         assert found == f"fetched {snapshot}"
-    assert time.monotonic() - started < QUICKLY
     ids = torch.arange(6)[None]
     assert torch.equal(load(snapshot, device="cpu").logits(ids), load(published, device="cpu").logits(ids))
 
@@ -130,9 +124,7 @@ def test_what_cannot_be_downloaded_is_one_line(
         environment["HF_ENDPOINT"] = "http://no-such-host.invalid"
     elif state == "offline":
         environment["HF_HUB_OFFLINE"] = "1"
-    started = time.monotonic()
     line = refusal("org/other", tmp_path, environment)
-    assert time.monotonic() - started < QUICKLY
     assert expected in line
     assert "\n" not in line
     assert state == "unknown" or "fetch it elsewhere and give its folder" in line

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from opendllm.core.evaluation.text_likelihood import TextToScore, score_texts
 from opendllm.core.language_model import LanguageModel
 from opendllm.registries.errors import UserError
 
-from .conftest import VOCABULARY, edit_config, train_tokenizer
+from .conftest import VOCABULARY, Stock, edit_config, train_tokenizer
 
 MASK = VOCABULARY - 1
 
@@ -34,13 +35,13 @@ def with_a_hole(folder: Path) -> None:
     path.write_text(json.dumps(content))
 
 
-def test_rows_beyond_the_tokenizer_are_known(stock, tmp_path) -> None:
+def test_rows_beyond_the_tokenizer_are_known(stock: Stock, tmp_path: Path) -> None:
     stock(tmp_path)
     train_tokenizer(tmp_path)
     assert loaded(tmp_path).lm.ids_without_token == tuple(range(290, 299))  # 299 is the mask
 
 
-def test_added_tokens_are_tokens(stock, tmp_path) -> None:
+def test_added_tokens_are_tokens(stock: Stock, tmp_path: Path) -> None:
     stock(tmp_path)
     tokenizer = train_tokenizer(tmp_path)
     tokenizer.add_tokens(["<a>", "<b>"])
@@ -49,7 +50,7 @@ def test_added_tokens_are_tokens(stock, tmp_path) -> None:
     assert loaded(tmp_path).lm.ids_without_token == tuple(range(292, 299))
 
 
-def test_holes_are_known_and_counted(stock, tmp_path) -> None:
+def test_holes_are_known_and_counted(stock: Stock, tmp_path: Path) -> None:
     stock(tmp_path)
     train_tokenizer(tmp_path)
     with_a_hole(tmp_path)
@@ -58,27 +59,27 @@ def test_holes_are_known_and_counted(stock, tmp_path) -> None:
     assert loaded(tmp_path).lm.ids_without_token == (*range(289, 296), 297, 298)
 
 
-def test_ids_that_the_config_gives_a_meaning_are_kept(stock, tmp_path) -> None:
+def test_ids_that_the_config_gives_a_meaning_are_kept(stock: Stock, tmp_path: Path) -> None:
     stock(tmp_path)
     train_tokenizer(tmp_path)
     edit_config(tmp_path, eos_token_id=295)
     assert 295 not in loaded(tmp_path).lm.ids_without_token
 
 
-def test_without_tokenizer_nothing_is_known(stock, tmp_path) -> None:
+def test_without_tokenizer_nothing_is_known(stock: Stock, tmp_path: Path) -> None:
     stock(tmp_path)
     assert loaded(tmp_path).lm.ids_without_token == ()
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0, 1e3])
-def test_they_are_never_written(stock, tmp_path, temperature) -> None:
+def test_they_are_never_written(stock: Stock, tmp_path: Path, temperature: float) -> None:
     stock(tmp_path, tie_word_embeddings=False)
     train_tokenizer(tmp_path)
     model = loaded(tmp_path)
     with torch.no_grad():  # which the padding of a real checkpoint would need luck for
         model.lm.network.get_output_embeddings().weight[290:] *= 30
     found: list[int] = []
-    options = {"temperature": temperature, "max_new_tokens": 24}
+    options: dict[str, Any] = {"temperature": temperature, "max_new_tokens": 24}
     for sampler in ("p2", "entropy", "low-confidence"):
         gaps = ["def f(a):", "x = "]
         canvas = torch.full((2, 24), MASK)
@@ -88,14 +89,14 @@ def test_they_are_never_written(stock, tmp_path, temperature) -> None:
 
 
 @pytest.fixture
-def too_small(stock, tmp_path) -> LanguageModel:
+def too_small(stock: Stock, tmp_path: Path) -> LanguageModel:
     """A model of 280 ids beside a tokenizer of 290."""
     stock(tmp_path, vocab_size=280)
     train_tokenizer(tmp_path)
     return load(tmp_path, backbone="causal-lm", mask_token_id=1, device="cpu")
 
 
-def test_a_token_that_the_model_does_not_know_is_one_line(too_small) -> None:
+def test_a_token_that_the_model_does_not_know_is_one_line(too_small: LanguageModel) -> None:
     tokenizer = too_small.tokenizer
     assert tokenizer is not None
     known, unknown = "x", tokenizer.decode([285])

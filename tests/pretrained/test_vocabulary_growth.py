@@ -16,12 +16,12 @@ from opendllm.registries.backbones import DiffusionLM
 from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.registry import ChosenPlugin
 
-from .conftest import END, VOCABULARY, load_as, logits, train_tokenizer
+from .conftest import END, VOCABULARY, Stock, load_as, logits, train_tokenizer
 
 
 def grown(folder: Path, least: int, mask: int = 5, **options: Any) -> DiffusionLM:
     registration = installed_plugins().backbones.get("causal-lm")
-    family = ChosenPlugin(registration, registration.options.model_validate(options))
+    family: ChosenPlugin[Any, Any] = ChosenPlugin(registration, registration.options.model_validate(options))
     return load_model(folder, family, torch.device("cpu"), torch.float32, mask, least)
 
 
@@ -35,7 +35,9 @@ def embeddings(lm: DiffusionLM) -> tuple[torch.Tensor, torch.Tensor]:
     ("least", "multiple", "expected"),
     [(301, 1, 301), (301, 64, 320), (0, 64, 320), (0, 1, 300), (280, 1, 300), (280, 100, 300)],
 )
-def test_rows_are_added_at_the_mean_of_the_old(stock, tmp_path, tied, least, multiple, expected) -> None:
+def test_rows_are_added_at_the_mean_of_the_old(
+    stock: Stock, tmp_path: Path, tied: bool, least: int, multiple: int, expected: int
+) -> None:
     model = stock(tmp_path, tie_word_embeddings=tied)
     lm = grown(tmp_path, least, pad_vocabulary_to=multiple)
     assert lm.vocab_size == expected
@@ -50,7 +52,7 @@ def test_rows_are_added_at_the_mean_of_the_old(stock, tmp_path, tied, least, mul
         assert found.requires_grad
 
 
-def test_growth_is_the_same_on_every_rank(stock, tmp_path) -> None:
+def test_growth_is_the_same_on_every_rank(stock: Stock, tmp_path: Path) -> None:
     stock(tmp_path)
     first, second = (embeddings(grown(tmp_path, 310))[0] for _ in range(2))
     assert torch.equal(first, second)
@@ -58,7 +60,9 @@ def test_growth_is_the_same_on_every_rank(stock, tmp_path) -> None:
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "gpt2"])
 @pytest.mark.parametrize("tied", [True, False])
-def test_a_grown_model_comes_back_bit_equal(stock, tmp_path, tokens, kind, tied) -> None:
+def test_a_grown_model_comes_back_bit_equal(
+    stock: Stock, tmp_path: Path, tokens: torch.Tensor, kind: str, tied: bool
+) -> None:
     stock(tmp_path / "given", kind, tie_word_embeddings=tied)
     lm = grown(tmp_path / "given", 301, 300, pad_vocabulary_to=8)
     (tmp_path / "saved").mkdir()
@@ -71,13 +75,13 @@ def test_a_grown_model_comes_back_bit_equal(stock, tmp_path, tokens, kind, tied)
     assert torch.equal(logits(again, with_mask), logits(lm, with_mask))
 
 
-def test_known_ids_keep_their_logits(stock, tmp_path, tokens) -> None:
+def test_known_ids_keep_their_logits(stock: Stock, tmp_path: Path, tokens: torch.Tensor) -> None:
     stock(tmp_path)
     before, after = logits(load_as("causal-lm", tmp_path), tokens), logits(grown(tmp_path, 310), tokens)
     torch.testing.assert_close(after[..., :VOCABULARY], before, rtol=0, atol=1e-5)
 
 
-def test_a_tokenizer_without_mask_token_gets_one(tmp_path) -> None:
+def test_a_tokenizer_without_mask_token_gets_one(tmp_path: Path) -> None:
     before = train_tokenizer(tmp_path)
     tokenizer = load_tokenizer(str(tmp_path))
     assert before.mask_token_id is None
@@ -88,13 +92,13 @@ def test_a_tokenizer_without_mask_token_gets_one(tmp_path) -> None:
     assert tokenizer(text)["input_ids"] == before(text)["input_ids"]
 
 
-def test_a_tokenizers_own_mask_token_is_kept(tmp_path) -> None:
+def test_a_tokenizers_own_mask_token_is_kept(tmp_path: Path) -> None:
     before = train_tokenizer(tmp_path, mask_token=END)
     tokenizer = load_tokenizer(str(tmp_path))
     assert (len(tokenizer), tokenizer.mask_token_id) == (len(before), 0)
 
 
-def test_the_checkpoints_mask_token_becomes_the_tokenizers(tmp_path) -> None:
+def test_the_checkpoints_mask_token_becomes_the_tokenizers(tmp_path: Path) -> None:
     train_tokenizer(tmp_path)
     (tmp_path / "config.json").write_text('{"mask_token_id": 7}')
     tokenizer = load_tokenizer(str(tmp_path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import shutil
 from pathlib import Path
@@ -18,7 +19,7 @@ from opendllm.core.checkpoints.export import export_model
 from opendllm.core.networks import safetensors_folder
 from opendllm.registries.errors import UserError
 
-from .conftest import edit_config, load_as, logits, train_tokenizer
+from .conftest import Stock, edit_config, load_as, logits, train_tokenizer
 
 FILE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -64,7 +65,9 @@ def two_heads(stock: Any, tmp_path: Path) -> Path:
 
 
 @torch.no_grad()
-def test_another_head_is_used_as_transformers_does_and_said(two_heads, tokens, capsys) -> None:
+def test_another_head_is_used_as_transformers_does_and_said(
+    two_heads: Path, tokens: torch.Tensor, capsys: pytest.CaptureFixture[str]
+) -> None:
     lm = load_as("causal-lm", two_heads, attention="causal")
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("warning: ")
@@ -75,7 +78,7 @@ def test_another_head_is_used_as_transformers_does_and_said(two_heads, tokens, c
     torch.testing.assert_close(logits(lm, tokens)[:, 1:], theirs(tokens).logits[:, :-1], rtol=0, atol=1e-5)
 
 
-def test_an_equal_head_stays_tied(stock, tmp_path, capsys) -> None:
+def test_an_equal_head_stays_tied(stock: Stock, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stock(tmp_path, "llama", tie_word_embeddings=True)
     rewrite(tmp_path, lm_head__weight=load_file(tmp_path / FILE)[EMBEDDING].clone())
     capsys.readouterr()
@@ -84,7 +87,7 @@ def test_an_equal_head_stays_tied(stock, tmp_path, capsys) -> None:
     assert capsys.readouterr().err == ""
 
 
-def test_two_heads_in_two_shards_are_compared(two_heads) -> None:
+def test_two_heads_in_two_shards_are_compared(two_heads: Path) -> None:
     tensors = load_file(two_heads / FILE)
     (two_heads / FILE).unlink()
     head = {HEAD: tensors.pop(HEAD)}
@@ -97,7 +100,7 @@ def test_two_heads_in_two_shards_are_compared(two_heads) -> None:
     assert torch.equal(network.get_input_embeddings().weight, tensors[EMBEDDING])
 
 
-def test_lladas_own_word_for_tying(goldens, tmp_path, capsys) -> None:
+def test_lladas_own_word_for_tying(goldens: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = json.loads((goldens / "llada" / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"weight_tying": True}))
     tensors = load_file(goldens / "llada" / FILE)
@@ -111,12 +114,14 @@ def test_lladas_own_word_for_tying(goldens, tmp_path, capsys) -> None:
     assert torch.equal(load_file(tmp_path / "saved" / FILE)["model.transformer.ff_out.weight"], head)
 
 
-def test_an_untied_model_trains_and_comes_back_bit_equal(two_heads, tokens, tmp_path, capsys) -> None:
+def test_an_untied_model_trains_and_comes_back_bit_equal(
+    two_heads: Path, tokens: torch.Tensor, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     lm = load_as("causal-lm", two_heads, dtype=torch.float32)
     head, embedding = (lm.network.get_submodule(name).weight for name in ("lm_head", "model.embed_tokens"))
     before = [head.detach().clone(), embedding.detach().clone()]
     optimizer = torch.optim.SGD(lm.module.parameters(), lr=0.1)
-    logits.__wrapped__(lm, tokens).logsumexp(-1).sum().backward()
+    inspect.unwrap(logits)(lm, tokens).logsumexp(-1).sum().backward()
     optimizer.step()
     assert not torch.equal(head, before[0])
     assert not torch.equal(embedding, before[1])
@@ -135,7 +140,7 @@ def test_an_untied_model_trains_and_comes_back_bit_equal(two_heads, tokens, tmp_
         assert torch.equal(theirs[name], tensor), name
 
 
-def test_one_parameter_under_two_names_is_refused(goldens, tmp_path) -> None:
+def test_one_parameter_under_two_names_is_refused(goldens: Path, tmp_path: Path) -> None:
     """LLaDA's own name for the embedding, and the stock class's."""
     (tmp_path / "config.json").write_text((goldens / "llada" / "config.json").read_text())
     tensors = load_file(goldens / "llada" / FILE)
@@ -170,7 +175,7 @@ def other_shard(folder: Path, key: str) -> Path:
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_a_key_in_two_shards_comes_from_the_one_that_the_index_names(shards, first) -> None:
+def test_a_key_in_two_shards_comes_from_the_one_that_the_index_names(shards: Any, first: bool) -> None:
     here, there = shard_of(shards, UP), other_shard(shards, UP)
     right = load_file(here)[UP]
     if not first:  # the other way around in the order of names
@@ -179,13 +184,13 @@ def test_a_key_in_two_shards_comes_from_the_one_that_the_index_names(shards, fir
     assert torch.equal(load_as("causal-lm", shards).network.state_dict()[UP], right)
 
 
-def test_a_shard_that_the_index_does_not_name_is_ignored(shards, tokens) -> None:
+def test_a_shard_that_the_index_does_not_name_is_ignored(shards: Any, tokens: torch.Tensor) -> None:
     before = logits(load_as("causal-lm", shards), tokens)
     save_file({UP: torch.zeros(1)}, shards / "model-00099-of-00099.safetensors")
     assert torch.equal(logits(load_as("causal-lm", shards), tokens), before)
 
 
-def test_a_key_that_is_not_where_the_index_says_is_refused(shards) -> None:
+def test_a_key_that_is_not_where_the_index_says_is_refused(shards: Any) -> None:
     path = other_shard(shards, UP)
     content = json.loads((shards / INDEX).read_text())
     content["weight_map"][UP] = path.name
@@ -195,7 +200,7 @@ def test_a_key_that_is_not_where_the_index_says_is_refused(shards) -> None:
     assert path.name in message
 
 
-def test_a_key_that_the_index_names_twice_is_refused(shards) -> None:
+def test_a_key_that_the_index_names_twice_is_refused(shards: Any) -> None:
     text = (shards / INDEX).read_text()
     other = other_shard(shards, UP).name
     (shards / INDEX).write_text(text.replace('"weight_map": {', f'"weight_map": {{\n"{UP}": "{other}",', 1))
@@ -204,7 +209,7 @@ def test_a_key_that_the_index_names_twice_is_refused(shards) -> None:
         assert word in message
 
 
-def test_a_key_that_two_shards_hold_and_the_index_leaves_out_is_refused(shards) -> None:
+def test_a_key_that_two_shards_hold_and_the_index_leaves_out_is_refused(shards: Any) -> None:
     here, there = shard_of(shards, UP), other_shard(shards, UP)
     content = json.loads((shards / INDEX).read_text())
     del content["weight_map"][UP]
@@ -215,7 +220,9 @@ def test_a_key_that_two_shards_hold_and_the_index_leaves_out_is_refused(shards) 
         assert word in message
 
 
-def test_a_whole_file_beside_an_index_is_read_and_said(shards, tokens, capsys) -> None:
+def test_a_whole_file_beside_an_index_is_read_and_said(
+    shards: Any, tokens: torch.Tensor, capsys: pytest.CaptureFixture[str]
+) -> None:
     tensors = {key: tensor for path in shards.glob("model-*") for key, tensor in load_file(path).items()}
     tensors[UP] = tensors[UP] + 1
     save_file(tensors, shards / FILE, metadata={"format": "pt"})
@@ -227,7 +234,9 @@ def test_a_whole_file_beside_an_index_is_read_and_said(shards, tokens, capsys) -
     assert torch.equal(theirs[UP], tensors[UP])
 
 
-def test_large_models_are_saved_in_shards(stock, tmp_path, tokens, monkeypatch) -> None:
+def test_large_models_are_saved_in_shards(
+    stock: Stock, tmp_path: Path, tokens: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stock(tmp_path / "given", "llama")
     lm = load_as("causal-lm", tmp_path / "given")
     monkeypatch.setattr(safetensors_folder, "MAX_SHARD_SIZE", 40_000)
@@ -241,7 +250,7 @@ def test_large_models_are_saved_in_shards(stock, tmp_path, tokens, monkeypatch) 
 
 
 @pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "base_model.model."])
-def test_a_wrappers_prefix_is_named(stock, tmp_path, prefix) -> None:
+def test_a_wrappers_prefix_is_named(stock: Stock, tmp_path: Path, prefix: str) -> None:
     stock(tmp_path, "llama")
     tensors = {prefix + key: tensor for key, tensor in load_file(tmp_path / FILE).items()}
     save_file(tensors, tmp_path / FILE)
@@ -258,14 +267,16 @@ def without_head(folder: Path) -> None:
 
 
 @torch.no_grad()
-def test_a_base_models_file_is_read_where_the_head_is_the_embedding(stock, tmp_path, tokens) -> None:
+def test_a_base_models_file_is_read_where_the_head_is_the_embedding(
+    stock: Stock, tmp_path: Path, tokens: torch.Tensor
+) -> None:
     expected = stock(tmp_path, "llama", tie_word_embeddings=True)(tokens).logits
     without_head(tmp_path)
     found = logits(load_as("causal-lm", tmp_path, attention="causal"), tokens)
     torch.testing.assert_close(found[:, 1:], expected[:, :-1], rtol=0, atol=1e-5)
 
 
-def test_a_base_models_file_without_the_head_it_needs_is_refused(stock, tmp_path) -> None:
+def test_a_base_models_file_without_the_head_it_needs_is_refused(stock: Stock, tmp_path: Path) -> None:
     stock(tmp_path, "llama", tie_word_embeddings=False)
     without_head(tmp_path)
     assert "lacks the weights lm_head.weight" in refusal(tmp_path)
@@ -275,7 +286,7 @@ def test_a_base_models_file_without_the_head_it_needs_is_refused(stock, tmp_path
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
-def test_weights_that_are_not_finite_are_refused(stock, tmp_path, bad) -> None:
+def test_weights_that_are_not_finite_are_refused(stock: Stock, tmp_path: Path, bad: float) -> None:
     stock(tmp_path, "llama")
     tensor = load_file(tmp_path / FILE)[UP]
     tensor[3, 4] = bad
@@ -285,14 +296,14 @@ def test_weights_that_are_not_finite_are_refused(stock, tmp_path, bad) -> None:
     assert str(tmp_path / FILE) in message
 
 
-def test_weights_too_large_for_the_wanted_dtype_are_refused(stock, tmp_path) -> None:
+def test_weights_too_large_for_the_wanted_dtype_are_refused(stock: Stock, tmp_path: Path) -> None:
     stock(tmp_path, "llama")
     rewrite(tmp_path, **{UP.replace(".", "__"): load_file(tmp_path / FILE)[UP] + 1e5})
     load_as("causal-lm", tmp_path)
     assert "float16" in refusal(tmp_path, dtype=torch.float16)
 
 
-def test_large_sums_of_finite_weights_are_no_fault(stock, tmp_path) -> None:
+def test_large_sums_of_finite_weights_are_no_fault(stock: Stock, tmp_path: Path) -> None:
     stock(tmp_path, "llama")
     rewrite(tmp_path, **{UP.replace(".", "__"): torch.full((48, 32), 3e38)})
     load_as("causal-lm", tmp_path)
@@ -301,7 +312,7 @@ def test_large_sums_of_finite_weights_are_no_fault(stock, tmp_path) -> None:
 @pytest.mark.parametrize(
     "dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.int8, torch.uint8, torch.int64, torch.bool]
 )
-def test_numbers_that_are_not_plain_are_refused(stock, tmp_path, dtype) -> None:
+def test_numbers_that_are_not_plain_are_refused(stock: Stock, tmp_path: Path, dtype: torch.dtype) -> None:
     stock(tmp_path, "llama")
     rewrite(tmp_path, **{UP.replace(".", "__"): load_file(tmp_path / FILE)[UP].to(dtype)})
     message = refusal(tmp_path)
@@ -320,7 +331,9 @@ def test_numbers_that_are_not_plain_are_refused(stock, tmp_path, dtype) -> None:
         (torch.bfloat16, torch.float16, torch.float32),
     ],
 )
-def test_a_config_without_dtype_keeps_the_files(stock, tmp_path, stated, most, one, expected) -> None:
+def test_a_config_without_dtype_keeps_the_files(
+    stock: Stock, tmp_path: Path, stated: dict[str, Any], most: Any, one: Any, expected: torch.dtype
+) -> None:
     stock(tmp_path, "llama")
     edit_config(tmp_path, **{"torch_dtype": None, "dtype": None} | stated)
     tensors = {key: tensor.to(most) for key, tensor in load_file(tmp_path / FILE).items()}
@@ -330,7 +343,7 @@ def test_a_config_without_dtype_keeps_the_files(stock, tmp_path, stated, most, o
 
 
 @pytest.mark.parametrize("name", ["int8", "float8_e4m3fn", "half precision", "nn"])
-def test_a_dtype_that_no_network_computes_in_is_refused(stock, tmp_path, name) -> None:
+def test_a_dtype_that_no_network_computes_in_is_refused(stock: Stock, tmp_path: Path, name: str) -> None:
     stock(tmp_path, "llama")
     edit_config(tmp_path, dtype=name)
     message = refusal(tmp_path)
@@ -361,7 +374,9 @@ def quantize_to_fp8(folder: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize(("kind", "backbone"), [("llama", "causal-lm"), ("qwen2", "open-dcoder")])
-def test_fp8_weights_are_multiplied_by_their_scales(stock, tmp_path, tokens, kind, backbone) -> None:
+def test_fp8_weights_are_multiplied_by_their_scales(
+    stock: Stock, tmp_path: Path, tokens: torch.Tensor, kind: str, backbone: str
+) -> None:
     stock(tmp_path / "given", kind, hidden_size=128, intermediate_size=256, head_dim=32)
     meant = quantize_to_fp8(tmp_path / "given")
     lm = load_as(backbone, tmp_path / "given", dtype=torch.float32)
@@ -375,7 +390,7 @@ def test_fp8_weights_are_multiplied_by_their_scales(stock, tmp_path, tokens, kin
 
 
 @torch.no_grad()
-def test_torchaos_weights_stay_as_they_are(stock, tmp_path, tokens) -> None:
+def test_torchaos_weights_stay_as_they_are(stock: Stock, tmp_path: Path, tokens: torch.Tensor) -> None:
     stock(tmp_path / "plain", "llama", hidden_size=128, intermediate_size=256, head_dim=32)
     settings = TorchAoConfig(Int8WeightOnlyConfig())
     model = AutoModelForCausalLM.from_pretrained(
@@ -394,7 +409,7 @@ def test_torchaos_weights_stay_as_they_are(stock, tmp_path, tokens) -> None:
         lm.save(tmp_path, lm.module.state_dict())
 
 
-def test_fp8_weights_without_their_config_are_named(stock, tmp_path) -> None:
+def test_fp8_weights_without_their_config_are_named(stock: Stock, tmp_path: Path) -> None:
     stock(tmp_path, "llama", hidden_size=128, intermediate_size=256, head_dim=32)
     quantize_to_fp8(tmp_path)
     edit_config(tmp_path, quantization_config=None)
@@ -415,7 +430,9 @@ def test_fp8_weights_without_their_config_are_named(stock, tmp_path) -> None:
         ("int4", "unnamed"),
     ],
 )
-def test_quantized_weights_are_never_read_as_plain_ones(stock, tmp_path, section, method) -> None:
+def test_quantized_weights_are_never_read_as_plain_ones(
+    stock: Stock, tmp_path: Path, section: dict[str, Any], method: str
+) -> None:
     stock(tmp_path, "llama")
     edit_config(tmp_path, quantization_config=section)
     for given in ({}, {"dtype": torch.float32}):
@@ -424,13 +441,13 @@ def test_quantized_weights_are_never_read_as_plain_ones(stock, tmp_path, section
         assert str(tmp_path) in message
 
 
-def test_a_quantized_file_is_not_quantized_again(stock, tmp_path) -> None:
+def test_a_quantized_file_is_not_quantized_again(stock: Stock, tmp_path: Path) -> None:
     stock(tmp_path, "llama", hidden_size=128, intermediate_size=256, head_dim=32)
     quantize_to_fp8(tmp_path)
     assert "load_in_8bit" in refusal(tmp_path, load_in_8bit=True)
 
 
-def test_a_family_with_its_own_keys_refuses_quantized_weights(goldens, tmp_path) -> None:
+def test_a_family_with_its_own_keys_refuses_quantized_weights(goldens: Path, tmp_path: Path) -> None:
     config = json.loads((goldens / "llada" / "config.json").read_text())
     section = {"quantization_config": {"quant_method": "fp8"}}
     (tmp_path / "config.json").write_text(json.dumps(config | section))

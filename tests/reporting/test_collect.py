@@ -10,24 +10,26 @@ import pytest
 from opendllm.core.reporting.collect import read_study
 from opendllm.registries.errors import UserError
 
+from .conftest import FakeRun
+
 
 def labels(*folders: Path) -> list[str]:
     return [variant.label for variant in read_study(folders).variants]
 
 
-def test_variants_stand_in_the_manifests_order_and_strangers_after_them(run):
+def test_variants_stand_in_the_manifests_order_and_strangers_after_them(run: FakeRun) -> None:
     run.variant("another")
     assert labels(run.folder) == ["zebra", "llada", "another"]
 
 
-def test_results_stand_in_the_order_of_evaluate_under_their_labels(run):
+def test_results_stand_in_the_order_of_evaluate_under_their_labels(run: FakeRun) -> None:
     evaluate = "[{benchmark: {name: stdlib-infilling}, label: zz}, {benchmark: {name: stdlib-infilling}}]"
     run.manifest(f"name: q\nvariants:\n  llada: {{evaluate: {evaluate}}}\n")
     run.result("zebra", "zz", {"m": (1.0, 1.0, 1.0)})
     assert read_study([run.folder]).benchmarks == ("zz", "stdlib-infilling", "perplexity")
 
 
-def test_seeds_of_a_variant_follow_each_other_in_numerical_order(empty_run):
+def test_seeds_of_a_variant_follow_each_other_in_numerical_order(empty_run: FakeRun) -> None:
     for seed in (10, 9):
         for name in ("llada", "zebra"):
             empty_run.variant(f"{name}-seed-{seed}", seed=seed)
@@ -35,7 +37,7 @@ def test_seeds_of_a_variant_follow_each_other_in_numerical_order(empty_run):
     assert labels(empty_run.folder) == ["zebra-seed-9", "zebra-seed-10", "llada-seed-9", "llada-seed-10"]
 
 
-def test_a_resolved_manifest_may_spell_out_every_seed(empty_run):
+def test_a_resolved_manifest_may_spell_out_every_seed(empty_run: FakeRun) -> None:
     names = [f"{name}-seed-{seed}" for seed in (1, 0) for name in ("zebra", "llada")]
     variants = ", ".join(f"{name}: {{seed: {name[-1]}}}" for name in names)
     empty_run.manifest(f"name: q\nvariants: {{{variants}}}\n")
@@ -48,23 +50,23 @@ def test_a_resolved_manifest_may_spell_out_every_seed(empty_run):
     assert study.runs[0].seeds == (0, 1)
 
 
-def test_a_variant_whose_name_ends_with_another_seed_than_its_own_is_no_repetition(run):
+def test_a_variant_whose_name_ends_with_another_seed_than_its_own_is_no_repetition(run: FakeRun) -> None:
     run.variant("llada-seed-1", seed=7)
     assert [variant.group for variant in read_study([run.folder]).variants][2:] == ["llada-seed-1"]
 
 
-def test_a_declared_variant_without_a_folder_is_there_and_empty(run):
+def test_a_declared_variant_without_a_folder_is_there_and_empty(run: FakeRun) -> None:
     run.manifest("name: q\nvariants: {ghost: {}, llada: {}, zebra: {}}\n")
     ghost = read_study([run.folder]).variants[0]
     assert (ghost.label, ghost.training, dict(ghost.benchmarks)) == ("ghost", None, {})
 
 
-def test_folders_that_are_no_variants_are_left_alone(run):
+def test_folders_that_are_no_variants_are_left_alone(run: FakeRun) -> None:
     (run.folder / "cache").mkdir()
     assert labels(run.folder) == ["zebra", "llada"]
 
 
-def test_a_variant_that_shares_a_training_run_shows_its_log(run):
+def test_a_variant_that_shares_a_training_run_shows_its_log(run: FakeRun) -> None:
     run.variant("sampler-only", trained_in="llada")
     run.perplexity("sampler-only", 70.0)
     shared = read_study([run.folder]).variants[2]
@@ -73,7 +75,7 @@ def test_a_variant_that_shares_a_training_run_shows_its_log(run):
     assert shared.training.steps == 3
 
 
-def test_the_held_out_loss_of_step_zero_starts_its_curve_and_not_the_losss(run):
+def test_the_held_out_loss_of_step_zero_starts_its_curve_and_not_the_losss(run: FakeRun) -> None:
     training = read_study([run.folder]).variants[0].training
     assert training is not None
     assert training.held_out_loss == ((0, 6.3), (3, 4.1))
@@ -82,7 +84,7 @@ def test_the_held_out_loss_of_step_zero_starts_its_curve_and_not_the_losss(run):
     assert training.tokens_per_second == pytest.approx(2000.0)
 
 
-def test_steps_that_a_continued_run_logged_again_count_once_and_with_their_later_loss(run):
+def test_steps_that_a_continued_run_logged_again_count_once_and_with_their_later_loss(run: FakeRun) -> None:
     with (run.folder / "zebra/train.jsonl").open("a") as file:
         file.write('{"step": 3, "loss": 1.5, "tokens": 6144, "tokens_per_second": 3000.0, "seconds": 0.5}\n')
     training = read_study([run.folder]).variants[0].training
@@ -91,7 +93,7 @@ def test_steps_that_a_continued_run_logged_again_count_once_and_with_their_later
     assert training.tokens == 3 * 2048
 
 
-def test_an_interrupted_last_line_is_ignored_and_one_in_the_middle_is_counted(run):
+def test_an_interrupted_last_line_is_ignored_and_one_in_the_middle_is_counted(run: FakeRun) -> None:
     log = run.folder / "zebra/train.jsonl"
     whole = log.read_text()
     log.write_text(whole + '{"step": 4, "lo')
@@ -115,7 +117,7 @@ def test_an_interrupted_last_line_is_ignored_and_one_in_the_middle_is_counted(ru
         '{"per_task": 1}',
     ],
 )
-def test_a_broken_result_file_is_one_line_that_names_it(run, content):
+def test_a_broken_result_file_is_one_line_that_names_it(run: FakeRun, content: str) -> None:
     path = run.folder / "llada/results/perplexity.json"
     path.write_text(content)
     with pytest.raises(UserError, match=re.escape(str(path))) as caught:
@@ -123,7 +125,7 @@ def test_a_broken_result_file_is_one_line_that_names_it(run, content):
     assert "\n" not in str(caught.value)
 
 
-def test_a_broken_identity_or_manifest_is_one_line_that_names_it(run):
+def test_a_broken_identity_or_manifest_is_one_line_that_names_it(run: FakeRun) -> None:
     for path in (run.folder / "manifest.resolved.yaml", run.folder / "zebra/variant.json"):
         before = path.read_text()
         path.write_text("{a: [")
@@ -133,7 +135,7 @@ def test_a_broken_identity_or_manifest_is_one_line_that_names_it(run):
         path.write_text(before)
 
 
-def test_a_run_without_any_result_is_refused_in_one_line(empty_run):
+def test_a_run_without_any_result_is_refused_in_one_line(empty_run: FakeRun) -> None:
     empty_run.variant("llada")
     empty_run.training("llada")
     with pytest.raises(UserError, match="no results to report") as caught:
@@ -141,17 +143,19 @@ def test_a_run_without_any_result_is_refused_in_one_line(empty_run):
     assert "\n" not in str(caught.value)
 
 
-def test_a_folder_that_is_not_there_is_refused(tmp_path):
+def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such run folder"):
         read_study([tmp_path / "nowhere"])
 
 
-def test_one_run_given_twice_is_refused(run):
+def test_one_run_given_twice_is_refused(run: FakeRun) -> None:
     with pytest.raises(UserError, match="given 2 times"):
         read_study([run.folder, run.folder / "../quickstart"])
 
 
-def test_of_several_runs_each_label_starts_with_what_tells_the_folders_apart(run, tmp_path):
+def test_of_several_runs_each_label_starts_with_what_tells_the_folders_apart(
+    run: FakeRun, tmp_path: Path
+) -> None:
     other = type(run)(tmp_path / "elsewhere" / "quickstart")
     other.perplexity("llada", 50.0)
     other.variant("shared", trained_in="llada")
@@ -166,13 +170,13 @@ def test_of_several_runs_each_label_starts_with_what_tells_the_folders_apart(run
     assert study.variants[3].trained_in == "elsewhere/quickstart/llada"
 
 
-def test_a_run_without_a_manifest_is_called_like_its_folder(run):
+def test_a_run_without_a_manifest_is_called_like_its_folder(run: FakeRun) -> None:
     (run.folder / "manifest.resolved.yaml").unlink()
     study = read_study([run.folder])
     assert (study.name, labels(run.folder)) == ("quickstart", ["llada", "zebra"])
 
 
-def test_numbers_that_are_not_finite_are_missing(run):
+def test_numbers_that_are_not_finite_are_missing(run: FakeRun) -> None:
     path = run.folder / "llada/results/perplexity.json"
     path.write_text('{"metrics": {"perplexity": {"value": NaN, "low": -Infinity, "high": 1e999}}}')
     estimate = read_study([run.folder]).variants[1].benchmarks["perplexity"].metrics["perplexity"]

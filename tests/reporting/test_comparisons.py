@@ -12,8 +12,10 @@ from opendllm.core.reporting.collect import read_study
 from opendllm.core.reporting.comparisons import compare, mcnemar_exact, paired_interval
 from opendllm.core.reporting.repeats import best, contenders
 
+from .conftest import FakeRun
 
-def test_each_variant_is_compared_with_the_first_on_the_tasks_that_both_answered(run):
+
+def test_each_variant_is_compared_with_the_first_on_the_tasks_that_both_answered(run: FakeRun) -> None:
     run.infilling("zebra", {"a": 0.5, "b": 0.1, "only-zebra": 0.0}, 0.2)
     run.infilling("llada", {"b": 0.3, "a": 0.9, "only-llada": 1.0}, 0.6)
     (comparison,) = compare(read_study([run.folder]))
@@ -23,7 +25,7 @@ def test_each_variant_is_compared_with_the_first_on_the_tasks_that_both_answered
     assert comparison.verdict == "better"
 
 
-def test_truth_values_count_as_zero_and_one(run):
+def test_truth_values_count_as_zero_and_one(run: FakeRun) -> None:
     for name, answers in (("zebra", (False, False)), ("llada", (True, False))):
         per_task = {str(task): {"passed": passed} for task, passed in enumerate(answers)}
         run.result(name, "stdlib-infilling", {"passed": (0.5, 0.0, 1.0)}, per_task=per_task)
@@ -32,7 +34,7 @@ def test_truth_values_count_as_zero_and_one(run):
 
 
 @pytest.mark.parametrize(("lower", "verdict"), [([], "worse"), (["nats"], "better")])
-def test_the_verdict_minds_which_direction_is_better(run, lower, verdict):
+def test_the_verdict_minds_which_direction_is_better(run: FakeRun, lower: list[str], verdict: str) -> None:
     for name, nats in (("zebra", 3.0), ("llada", 2.0)):
         per_task = {str(task): {"nats": nats} for task in range(4)}
         run.result(name, "perplexity", {"nats": (nats, nats, nats)}, per_task=per_task, lower_is_better=lower)
@@ -40,14 +42,14 @@ def test_the_verdict_minds_which_direction_is_better(run, lower, verdict):
     assert comparisons["nats"].verdict == verdict
 
 
-def test_a_difference_whose_interval_holds_zero_is_undecided(run):
+def test_a_difference_whose_interval_holds_zero_is_undecided(run: FakeRun) -> None:
     run.infilling("zebra", {"a": 0.5, "b": 0.5}, 0.5)
     run.infilling("llada", {"a": 0.0, "b": 1.0}, 0.5)
     (comparison,) = compare(read_study([run.folder]))
     assert comparison.verdict == "undecided"
 
 
-def test_the_bootstrap_agrees_with_the_normal_interval_where_that_holds():
+def test_the_bootstrap_agrees_with_the_normal_interval_where_that_holds() -> None:
     generator = random.Random(3)
     differences = [generator.gauss(0.1, 1.0) for _ in range(400)]
     mean, low, high = paired_interval(differences)
@@ -56,12 +58,12 @@ def test_the_bootstrap_agrees_with_the_normal_interval_where_that_holds():
     assert (low, high) == pytest.approx((mean - error, mean + error), abs=0.02)
 
 
-def test_thousands_of_tasks_have_an_interval_too():
+def test_thousands_of_tasks_have_an_interval_too() -> None:
     mean, low, high = paired_interval([0.0, 1.0] * 5000)
     assert (mean, low, high) == pytest.approx((0.5, 0.4902, 0.5098), abs=1e-4)
 
 
-def test_seeds_have_a_mean_and_a_standard_deviation_and_are_paired_as_one(empty_run):
+def test_seeds_have_a_mean_and_a_standard_deviation_and_are_paired_as_one(empty_run: FakeRun) -> None:
     for seed, value in enumerate((10.0, 12.0, 14.0)):
         empty_run.perplexity(f"llada-seed-{seed}", value)
         empty_run.infilling(f"llada-seed-{seed}", {"a": value}, 0.1)
@@ -76,7 +78,7 @@ def test_seeds_have_a_mean_and_a_standard_deviation_and_are_paired_as_one(empty_
     assert (comparison.variant, comparison.difference) == ("llada", 10.0)
 
 
-def test_the_best_is_the_least_where_less_is_better_and_all_of_a_tie(run):
+def test_the_best_is_the_least_where_less_is_better_and_all_of_a_tie(run: FakeRun) -> None:
     study = read_study([run.folder])
     assert best(study, "perplexity", "perplexity") == {"llada"}
     assert best(study, "stdlib-infilling", "token_accuracy_oracle") == {"llada"}
@@ -87,12 +89,12 @@ def test_the_best_is_the_least_where_less_is_better_and_all_of_a_tie(run):
 
 
 @pytest.mark.parametrize("counts", [(0, 0), (1, 0), (3, 9), (9, 3), (5, 5), (12, 1), (700, 900)])
-def test_mcnemars_test_is_the_exact_binomial_one(counts):
+def test_mcnemars_test_is_the_exact_binomial_one(counts: tuple[int, int]) -> None:
     p = mcnemar_exact(*counts)
     assert p == pytest.approx(binomtest(counts[0], sum(counts)).pvalue if sum(counts) else 1.0)
 
 
-def test_mcnemars_test_is_made_where_tasks_are_passed_or_failed(run):
+def test_mcnemars_test_is_made_where_tasks_are_passed_or_failed(run: FakeRun) -> None:
     answers = {"zebra": [1, 0, 0, 0, 0, 0, 0, 1], "llada": [0, 1, 1, 1, 1, 1, 1, 1]}
     for name, passed in answers.items():
         per_task = {str(task): {"pass@1": float(value)} for task, value in enumerate(passed)}

@@ -16,7 +16,7 @@ import pytest
 from opendllm.core.reporting import write_report
 from opendllm.registries.errors import UserError
 
-from .conftest import MANIFEST
+from .conftest import MANIFEST, FakeRun
 
 ATTACK = "</script><script>alert(1)</script>"
 
@@ -63,7 +63,7 @@ def row(markdown: str, start: str, heading: str) -> str:
     return next(line for line in section.splitlines() if line.startswith(f"| {start}"))
 
 
-def test_the_report_lies_in_the_run_folder_and_nothing_else_is_left_there(run):
+def test_the_report_lies_in_the_run_folder_and_nothing_else_is_left_there(run: FakeRun) -> None:
     before = {path.name for path in run.folder.iterdir()}
     report = write_report(run.folder)
     after = {path.name for path in run.folder.iterdir()}
@@ -71,7 +71,7 @@ def test_the_report_lies_in_the_run_folder_and_nothing_else_is_left_there(run):
     assert report.html == run.folder / "report.html"
 
 
-def test_results_json_is_strict_and_holds_summaries_metrics_and_comparisons(run):
+def test_results_json_is_strict_and_holds_summaries_metrics_and_comparisons(run: FakeRun) -> None:
     run.perplexity("zebra", None)
 
     def refuse(constant: str) -> None:
@@ -96,7 +96,7 @@ def test_results_json_is_strict_and_holds_summaries_metrics_and_comparisons(run)
     assert content["provenance"]["plugins"]["llada"] == {"backbones/llada": "open-dllm 0.1.0"}
 
 
-def test_markdown_shows_scores_with_intervals_and_the_best_in_bold(run):
+def test_markdown_shows_scores_with_intervals_and_the_best_in_bold(run: FakeRun) -> None:
     text = write_report(run.folder).text
     assert "**66.00** [59.40, 72.60]" in row(text, "llada", "### perplexity")
     assert "**" not in row(text, "zebra", "### perplexity")
@@ -113,7 +113,7 @@ published:
 """
 
 
-def test_published_figures_stand_beside_the_measured_ones_with_their_source(run):
+def test_published_figures_stand_beside_the_measured_ones_with_their_source(run: FakeRun) -> None:
     run.manifest(MANIFEST + PUBLISHED)
     report = write_report(run.folder)
     shown = row(report.text, "Elsewhere 8B published", "### perplexity")
@@ -128,7 +128,7 @@ def test_published_figures_stand_beside_the_measured_ones_with_their_source(run)
     assert published[0]["metrics"] == {"perplexity": 12.5, "other": 3.0}
 
 
-def test_markdown_shows_the_mean_over_seeds(empty_run):
+def test_markdown_shows_the_mean_over_seeds(empty_run: FakeRun) -> None:
     for seed, value in enumerate((10.0, 12.0, 14.0)):
         empty_run.perplexity(f"llada-seed-{seed}", value)
     empty_run.perplexity("zebra", 20.0)
@@ -136,7 +136,7 @@ def test_markdown_shows_the_mean_over_seeds(empty_run):
     assert "**12.00 ± 2.00** (3 seeds)" in row(text, "llada mean", "### perplexity")
 
 
-def test_missing_pieces_are_dashes(run):
+def test_missing_pieces_are_dashes(run: FakeRun) -> None:
     run.variant("bare")
     (run.folder / "zebra/train.jsonl").unlink()
     text = write_report(run.folder).text
@@ -146,7 +146,9 @@ def test_missing_pieces_are_dashes(run):
     assert "-" in Page(run.folder / "report.html").text
 
 
-def test_a_sample_of_one_task_is_shown_for_every_variant_infilling_at_oracle_length_first(run):
+def test_a_sample_of_one_task_is_shown_for_every_variant_infilling_at_oracle_length_first(
+    run: FakeRun,
+) -> None:
     for name in ("zebra", "llada"):
         path = run.folder / name / "samples/stdlib-infilling.jsonl"
         path.unlink()
@@ -159,7 +161,7 @@ def test_a_sample_of_one_task_is_shown_for_every_variant_infilling_at_oracle_len
     assert page.marked == ["y = x + 1", "zebra & co", "llada & co"]
 
 
-def test_the_page_fetches_nothing(run):
+def test_the_page_fetches_nothing(run: FakeRun) -> None:
     text = write_report(run.folder).html.read_text()
     page = Page(run.folder / "report.html")
     assert not [
@@ -173,13 +175,13 @@ def test_the_page_fetches_nothing(run):
     assert policy.startswith("default-src 'none'")
 
 
-def test_plotly_stands_in_the_page_once(run):
+def test_plotly_stands_in_the_page_once(run: FakeRun) -> None:
     page = Page(write_report(run.folder).html)
     assert len(page.scripts) == 2
     assert sum("plotly.js v" in script for script in page.scripts) == 1
 
 
-def test_text_from_a_run_is_inert_wherever_it_is_shown(run):
+def test_text_from_a_run_is_inert_wherever_it_is_shown(run: FakeRun) -> None:
     run.manifest(f"name: '{ATTACK}'\ndescription: '{ATTACK}'\nevaluate: ['{ATTACK}']\nvariants: {{}}\n")
     hostile = "x<svg onload=alert(1)>"
     run.variant(hostile, backbone=ATTACK, plugins={ATTACK: ATTACK})
@@ -201,13 +203,13 @@ def test_text_from_a_run_is_inert_wherever_it_is_shown(run):
     assert "<svg" not in names
 
 
-def test_a_sample_that_closes_a_script_is_shown_as_it_was_written(run):
+def test_a_sample_that_closes_a_script_is_shown_as_it_was_written(run: FakeRun) -> None:
     (run.folder / "llada/samples/stdlib-infilling.jsonl").unlink()
     run.sample("llada", "stdlib-infilling", text=ATTACK)
     assert ATTACK in Page(write_report(run.folder).html).marked
 
 
-def test_markdown_cannot_be_broken_out_of(run):
+def test_markdown_cannot_be_broken_out_of(run: FakeRun) -> None:
     for name in ("zebra", "llada"):
         (run.folder / name / "samples/stdlib-infilling.jsonl").unlink()
         run.sample(name, "stdlib-infilling", text="```\n# gotcha\x1b[31m\x07")
@@ -218,7 +220,7 @@ def test_markdown_cannot_be_broken_out_of(run):
     assert "a\\|b&lt;b&gt;" in text
 
 
-def test_every_chart_is_a_figure_that_plotly_accepts(run):
+def test_every_chart_is_a_figure_that_plotly_accepts(run: FakeRun) -> None:
     figures = Page(write_report(run.folder).html).figures
     for figure in figures:
         plotly.graph_objects.Figure(figure)
@@ -229,7 +231,7 @@ def test_every_chart_is_a_figure_that_plotly_accepts(run):
     assert names == ["zebra: training", "zebra: held-out", "llada: training", "llada: held-out"]
 
 
-def test_a_shared_training_run_is_drawn_once_under_both_names(run):
+def test_a_shared_training_run_is_drawn_once_under_both_names(run: FakeRun) -> None:
     run.variant("twin", trained_in="llada")
     run.perplexity("twin", 60.0)
     curves = Page(write_report(run.folder).html).figures[-1]
@@ -239,7 +241,7 @@ def test_a_shared_training_run_is_drawn_once_under_both_names(run):
     ]
 
 
-def test_a_long_curve_is_thinned_to_means(run):
+def test_a_long_curve_is_thinned_to_means(run: FakeRun) -> None:
     run.training("llada", steps=2000)
     curves = Page(write_report(run.folder).html).figures[-1]
     losses = curves["data"][2]
@@ -247,7 +249,9 @@ def test_a_long_curve_is_thinned_to_means(run):
     assert (losses["x"][-1], losses["y"][0]) == (2000, pytest.approx(4.5))
 
 
-def test_a_failed_report_leaves_the_earlier_one_as_it_was(run, monkeypatch):
+def test_a_failed_report_leaves_the_earlier_one_as_it_was(
+    run: FakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
     report = write_report(run.folder)
     before = {path: path.read_bytes() for path in (report.results, report.markdown, report.html)}
     run.perplexity("llada", 1.0)
@@ -266,18 +270,18 @@ def test_a_failed_report_leaves_the_earlier_one_as_it_was(run, monkeypatch):
     assert not list(run.folder.glob(".*"))
 
 
-def test_a_report_made_twice_is_the_same(run):
+def test_a_report_made_twice_is_the_same(run: FakeRun) -> None:
     first = write_report(run.folder).html.read_bytes()
     assert write_report(run.folder).html.read_bytes() == first
 
 
-def test_half_a_surrogate_pair_in_a_sample_is_no_error(run):
+def test_half_a_surrogate_pair_in_a_sample_is_no_error(run: FakeRun) -> None:
     for name in ("zebra", "llada"):
         run.sample(name, "perplexity", text="\ud83d")
     assert "?" in Page(write_report(run.folder).html).marked
 
 
-def test_several_runs_are_reported_in_a_folder_of_their_own(run, tmp_path):
+def test_several_runs_are_reported_in_a_folder_of_their_own(run: FakeRun, tmp_path: Path) -> None:
     other = type(run)(tmp_path / "runs" / "second")
     other.perplexity("llada", 50.0)
     with pytest.raises(UserError, match="output"):
@@ -288,12 +292,12 @@ def test_several_runs_are_reported_in_a_folder_of_their_own(run, tmp_path):
     assert not (run.folder / "report.html").exists()
 
 
-def test_a_report_needs_a_run():
+def test_a_report_needs_a_run() -> None:
     with pytest.raises(UserError, match="at least one"):
         write_report()
 
 
-def test_importing_the_package_loads_neither_torch_nor_the_pages_libraries():
+def test_importing_the_package_loads_neither_torch_nor_the_pages_libraries() -> None:
     heavy = "torch numpy plotly jinja2 transformers"
     code = (
         "import sys, opendllm.core.reporting; "
@@ -303,20 +307,20 @@ def test_importing_the_package_loads_neither_torch_nor_the_pages_libraries():
     assert found.stdout.strip() == "[]"
 
 
-def test_settings_that_are_not_finite_are_null_in_results_json(run):
+def test_settings_that_are_not_finite_are_null_in_results_json(run: FakeRun) -> None:
     run.result("llada", "perplexity", {"perplexity": (1.0, 1.0, 1.0)}, settings={"gamma": float("nan")})
     content = json.loads(write_report(run.folder).results.read_text())
     assert content["variants"]["llada"]["benchmarks"]["perplexity"]["settings"] == {"gamma": None}
 
 
-def test_a_benchmark_that_writes_nothing_has_no_forward_passes(run):
+def test_a_benchmark_that_writes_nothing_has_no_forward_passes(run: FakeRun) -> None:
     speed = {"tokens_per_second": None, "forward_passes": 0, "seconds": 2.0}
     run.result("llada", "perplexity", {"perplexity": (1.0, 1.0, 1.0)}, speed=speed)
     text = write_report(run.folder).text
     assert re.search(r"\| llada +\| perplexity +\| +- \| +- \| +2\.00 \|", text)
 
 
-def test_only_the_lines_around_a_samples_answer_are_shown(run):
+def test_only_the_lines_around_a_samples_answer_are_shown(run: FakeRun) -> None:
     lines = [f"line {number}" for number in range(100)]
     for name in ("zebra", "llada"):
         (run.folder / name / "samples/stdlib-infilling.jsonl").unlink()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from scipy import stats
@@ -22,7 +24,7 @@ LARGEST = 1 - 2.0**-53
     ],
     ids=["last part", "first part", "two parts", "negative", "hashed seeds"],
 )
-def test_numbers_are_uniform_and_uncorrelated(address) -> None:
+def test_numbers_are_uniform_and_uncorrelated(address: tuple[Any, ...]) -> None:
     numbers = uniform(*address).flatten()
     assert numbers.dtype == torch.float64
     assert 0 <= float(numbers.min()) < 1e-3
@@ -87,7 +89,7 @@ def test_order_of_parts_matters() -> None:
     "probabilities",
     [[0.1, 0.2, 0.3, 0.4], [0.0, 0.5, 0.0, 0.5, 0.0], [3.0, 1.0, 0.0], [1e-3, 1 - 1e-3]],
 )
-def test_draws_follow_the_distribution(probabilities) -> None:
+def test_draws_follow_the_distribution(probabilities: list[float]) -> None:
     draws = 20_000
     table = torch.tensor(probabilities).expand(draws, -1)
     counts = torch.bincount(draw_from(table, uniform(4, torch.arange(draws))), minlength=len(probabilities))
@@ -106,7 +108,7 @@ def test_the_tail_is_not_cut_off() -> None:
 
 @pytest.mark.parametrize("number", [0.0, 2.0**-53, 0.5, LARGEST])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_impossible_tokens_are_never_drawn(number, dtype) -> None:
+def test_impossible_tokens_are_never_drawn(number: int, dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(0)
     table = torch.rand(500, 31, generator=generator, dtype=dtype) * (
         torch.rand(500, 31, generator=generator) < 0.2

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
+from torch import Tensor
 
 from opendllm.core.toolkit import likelihood as module
 from opendllm.core.toolkit.likelihood import log_likelihood
 from opendllm.core.toolkit.segments import inputs_from_mask
-from opendllm.registries.backbones import Vocabulary
+from opendllm.registries.backbones import DiffusionLM, Vocabulary
 from opendllm.registries.discovery import installed_plugins
+from opendllm.registries.sequences import ModelInputs
 
 TOKENS = torch.tensor([[0, 2, 1, 1, 0]])
 SCORABLE = torch.tensor([[False, True, True, True, True]])
 
 
-def exact_elbo(lm, tokens: torch.Tensor, scorable: torch.Tensor) -> float:
+def exact_elbo(lm: DiffusionLM, tokens: torch.Tensor, scorable: torch.Tensor) -> float:
     """Order-agnostic: k uniform in 1..n, any k tokens hidden, their log-probabilities times n/k."""
     places = scorable[0].nonzero()[:, 0].tolist()
     total = 0.0
@@ -34,7 +37,7 @@ def exact_elbo(lm, tokens: torch.Tensor, scorable: torch.Tensor) -> float:
     return total
 
 
-def test_converges_to_the_exact_elbo(random_lm) -> None:
+def test_converges_to_the_exact_elbo(random_lm: Callable[..., DiffusionLM]) -> None:
     lm = random_lm(3)
     found = log_likelihood(lm, inputs_from_mask(TOKENS, None), SCORABLE, 8192, torch.tensor([3]), 512)
     exact = exact_elbo(lm, TOKENS, SCORABLE)
@@ -44,7 +47,7 @@ def test_converges_to_the_exact_elbo(random_lm) -> None:
     assert abs(exact - 2 * exact / 3) > 4 * error  # a wrong weight would be noticed
 
 
-def test_standard_error_is_calibrated(random_lm) -> None:
+def test_standard_error_is_calibrated(random_lm: Callable[..., DiffusionLM]) -> None:
     lm = random_lm(3)
     runs = 200
     found = log_likelihood(
@@ -63,12 +66,14 @@ def test_standard_error_is_calibrated(random_lm) -> None:
     assert 0.6 < spread < 1.5
 
 
-def test_hidden_counts_are_exactly_stratified(random_lm, monkeypatch) -> None:
+def test_hidden_counts_are_exactly_stratified(
+    random_lm: Callable[..., DiffusionLM], monkeypatch: pytest.MonkeyPatch
+) -> None:
     lm = random_lm(3)
     counts = []
     original = lm.negative_log_likelihood
 
-    def spy(inputs, targets, scored):
+    def spy(inputs: ModelInputs, targets: Tensor, scored: Tensor) -> Tensor:
         counts.extend(scored.sum(-1).tolist())
         return original(inputs, targets, scored)
 
@@ -79,7 +84,9 @@ def test_hidden_counts_are_exactly_stratified(random_lm, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("batch_rows", [1, 5, 64])
-def test_rows_do_not_depend_on_each_other_or_on_the_batch(random_lm, batch_rows) -> None:
+def test_rows_do_not_depend_on_each_other_or_on_the_batch(
+    random_lm: Callable[..., DiffusionLM], batch_rows: int
+) -> None:
     lm = random_lm(4)
     tokens = torch.randint(0, 4, (3, 7), generator=torch.Generator().manual_seed(0))
     scorable = torch.tensor([[0, 1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0, 0], [0] * 7]).bool()
@@ -99,7 +106,7 @@ def test_rows_do_not_depend_on_each_other_or_on_the_batch(random_lm, batch_rows)
     assert float(together.variance[2]) == 0
 
 
-def test_one_token_is_exact(random_lm) -> None:
+def test_one_token_is_exact(random_lm: Callable[..., DiffusionLM]) -> None:
     lm = random_lm(3)
     scorable = torch.tensor([[False, False, True, False, False]])
     found = log_likelihood(lm, inputs_from_mask(TOKENS, None), scorable, 16, torch.tensor([1]))
@@ -124,12 +131,15 @@ def test_a_causal_models_rows_are_read_as_many_at_once_as_asked() -> None:
     assert torch.allclose(found[5].log_likelihood, found[2].log_likelihood, rtol=1e-5)
 
 
-@pytest.fixture
-def indifferent(random_lm, monkeypatch):
-    """(a model that finds every token as likely as e^-1, the list of what it was asked to score)."""
-    lm, asked = random_lm(3), []
+Indifferent = tuple[DiffusionLM, list[list[bool]]]
 
-    def likelihoods(inputs, targets, scored):
+
+@pytest.fixture
+def indifferent(random_lm: Callable[..., DiffusionLM], monkeypatch: pytest.MonkeyPatch) -> Indifferent:
+    """(a model that finds every token as likely as e^-1, the list of what it was asked to score)."""
+    lm, asked = random_lm(3), list[list[bool]]()
+
+    def likelihoods(inputs: ModelInputs, targets: Tensor, scored: Tensor) -> Tensor:
         asked.extend(scored.tolist())
         return torch.ones(int(scored.sum()))
 
@@ -137,7 +147,7 @@ def indifferent(random_lm, monkeypatch):
     return lm, asked
 
 
-def test_mdlms_times_begin_at_a_thousandth(indifferent, monkeypatch) -> None:
+def test_mdlms_times_begin_at_a_thousandth(indifferent: Indifferent, monkeypatch: pytest.MonkeyPatch) -> None:
     """The smallest draw of each stratum hides everything, with the weight of that time."""
     monkeypatch.setattr(module, "uniform", lambda seeds, *_: torch.zeros(SCORABLE.shape, dtype=torch.float64))
     inputs, seeds = inputs_from_mask(TOKENS, None), torch.tensor([0])
@@ -146,7 +156,7 @@ def test_mdlms_times_begin_at_a_thousandth(indifferent, monkeypatch) -> None:
     assert float(found.log_likelihood) == pytest.approx(-sum(4 / time for time in times) / 8)
 
 
-def test_each_draw_hides_other_tokens(indifferent) -> None:
+def test_each_draw_hides_other_tokens(indifferent: Indifferent) -> None:
     """Also within a stratified group, of those that hide as many."""
     (lm, asked), rows, draws = indifferent, 20, 16
     inputs = inputs_from_mask(TOKENS.expand(rows, -1), None)

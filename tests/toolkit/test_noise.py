@@ -25,7 +25,7 @@ def rows(samples: list[int], length: int = 6) -> TokenRows:
 
 
 @pytest.mark.parametrize("kind", STREAMS)
-def test_rows_do_not_depend_on_their_batch(kind) -> None:
+def test_rows_do_not_depend_on_their_batch(kind: str) -> None:
     samples = [3, 900, 4, 0, 12345678901]
     together = getattr(AddressedNoise(7, rows(samples), 8), kind)("time")
     for place, sample in enumerate(samples):
@@ -34,7 +34,7 @@ def test_rows_do_not_depend_on_their_batch(kind) -> None:
 
 
 @pytest.mark.parametrize("kind", STREAMS)
-def test_seed_sample_and_stream_matter(kind) -> None:
+def test_seed_sample_and_stream_matter(kind: str) -> None:
     def first(seed: int, sample: int, stream: str) -> float:
         return float(getattr(AddressedNoise(seed, rows([sample]), 1), kind)(stream)[0, 0])
 
@@ -59,7 +59,7 @@ def test_one_number_a_document() -> None:
 
 
 @pytest.mark.parametrize("batch", [1, 2, 8, 96])
-def test_stratified_numbers_cover_each_global_batch_evenly(batch) -> None:
+def test_stratified_numbers_cover_each_global_batch_evenly(batch: int) -> None:
     for number in range(5):
         samples = list(range(number * batch, (number + 1) * batch))
         drawn = AddressedNoise(3, rows(samples), batch).per_row_stratified("time")[:, 0]

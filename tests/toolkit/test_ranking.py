@@ -16,12 +16,14 @@ SCORES = st.sampled_from([-math.inf, -1.0, 0.0, 0.5, 0.5, 1.0])
 @given(
     rows=st.lists(st.lists(st.tuples(SCORES, st.booleans()), min_size=6, max_size=6), min_size=1, max_size=4)
 )
-def test_ranks(rows) -> None:
+def test_ranks(rows: list[list[tuple[float, bool]]]) -> None:
     scores = torch.tensor([[score for score, _ in row] for row in rows])
     among = torch.tensor([[inside for _, inside in row] for row in rows])
     ranks = rank_in_row(scores, among)
     for number, row in enumerate(rows):
-        order = sorted(range(6), key=lambda place, row=row: (not row[place][1], -row[place][0], place))
+        order = [
+            place for _, _, place in sorted((not inside, -score, n) for n, (score, inside) in enumerate(row))
+        ]
         inside = [place for place in order if row[place][1]]
         assert [int(ranks[number, place]) for place in inside] == list(range(len(inside)))
         assert sorted(ranks[number].tolist()) == list(range(6))

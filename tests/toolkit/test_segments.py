@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 import torch
+from torch import Tensor
 
 from opendllm.core.toolkit.segments import document_positions, document_starts, inputs_from_mask, visibility
 from opendllm.registries.sequences import PADDING_SEGMENT, AttentionPattern, ModelInputs
@@ -18,7 +19,9 @@ SEGMENTS = [
 ]
 
 
-def inputs(segments: list[list[int]], blocks: torch.Tensor | None = None, clean=None) -> ModelInputs:
+def inputs(
+    segments: list[list[int]], blocks: torch.Tensor | None = None, clean: Tensor | None = None
+) -> ModelInputs:
     rows = torch.tensor(segments)
     return ModelInputs(torch.zeros_like(rows), rows, document_positions(rows), blocks, clean)
 
@@ -43,14 +46,16 @@ def by_hand(given: ModelInputs, blocks: torch.Tensor | None) -> torch.Tensor:
     [AttentionPattern(), AttentionPattern("causal"), AttentionPattern("block-causal", 2)],
     ids=lambda pattern: pattern.kind,
 )
-def test_visibility_of_ordinary_rows(pattern) -> None:
+def test_visibility_of_ordinary_rows(pattern: AttentionPattern) -> None:
     given = inputs(SEGMENTS)
     blocks = pattern.blocks(given.positions)
-    assert torch.equal(visibility(given, blocks), by_hand(given, blocks))
+    seen = visibility(given, blocks)
+    assert seen is not None
+    assert torch.equal(seen, by_hand(given, blocks))
 
 
 @pytest.mark.parametrize("with_blocks", [True, False])
-def test_visibility_of_noisy_and_clean_halves(with_blocks) -> None:
+def test_visibility_of_noisy_and_clean_halves(with_blocks: bool) -> None:
     """BD3LM: x_t before x_0, the same positions in both."""
     row = [0, 0, 0, 0, 0, 1, 1, PADDING_SEGMENT]
     segments = torch.tensor([row + row])
@@ -58,7 +63,9 @@ def test_visibility_of_noisy_and_clean_halves(with_blocks) -> None:
     clean = torch.tensor([[False] * 8 + [True] * 8])
     blocks = positions // 2 if with_blocks else None
     given = ModelInputs(torch.zeros_like(segments), segments, positions, blocks, clean)
-    assert torch.equal(visibility(given, blocks), by_hand(given, blocks))
+    seen = visibility(given, blocks)
+    assert seen is not None
+    assert torch.equal(seen, by_hand(given, blocks))
 
 
 def test_halves_spelled_out() -> None:
@@ -83,7 +90,7 @@ def test_no_mask_where_all_see_all() -> None:
 @pytest.mark.parametrize(
     "pattern", [AttentionPattern(), AttentionPattern("causal"), AttentionPattern("block-causal", 3)]
 )
-def test_no_query_is_left_without_a_key_and_padding_is_never_seen(pattern) -> None:
+def test_no_query_is_left_without_a_key_and_padding_is_never_seen(pattern: AttentionPattern) -> None:
     for bits in itertools.product([0, 1], repeat=5):
         given = inputs_from_mask(torch.zeros(1, 5, dtype=torch.int64), torch.tensor([bits]))
         seen = visibility(given, pattern.blocks(given.positions))

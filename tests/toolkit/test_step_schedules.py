@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
@@ -19,7 +21,7 @@ SIZES = [
 
 
 @pytest.mark.parametrize("rule", [remaining_by_time, remaining_evenly, remaining_by_path])
-def test_masks_only_fall_and_end_at_none(rule) -> None:
+def test_masks_only_fall_and_end_at_none(rule: Callable[[int, int], list[int]]) -> None:
     for masks, steps in SIZES:
         remaining = rule(masks, steps)
         assert len(remaining) == steps

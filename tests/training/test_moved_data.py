@@ -80,7 +80,7 @@ def test_the_whole_folder_can_be_moved(commands: Any, finished: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("name", ["a3.py", "held.py"])
-@pytest.mark.parametrize("stages", [(), ("--only", "evaluate")])
+@pytest.mark.parametrize("stages", [(), ("--only", "train"), ("--only", "evaluate")])
 def test_a_changed_text_under_a_finished_run_is_named_and_nothing_is_touched(
     commands: Any, finished: Path, name: str, stages: tuple[str, ...]
 ) -> None:

@@ -51,13 +51,8 @@ class BothHalves(Objective):
 
     def mask(self, rows: TokenRows, noise: Noise, schedule: NoiseSchedule) -> Masking:
         hidden = rows.maskable & (noise.per_token("mask") < 0.5)
-        twice = TokenRows(
-            *(
-                torch.cat([part, part])
-                for part in (rows.tokens, rows.segments, rows.positions, rows.maskable)
-            ),
-            torch.cat([rows.sample_index, rows.sample_index]),
-        )
+        parts = (rows.tokens, rows.segments, rows.positions, rows.maskable, rows.sample_index)
+        twice = TokenRows(*(torch.cat([part, part]) for part in parts))
         half = torch.full(twice.tokens.shape, 0.5, dtype=torch.float64)
         return Masking(torch.cat([hidden, rows.maskable & ~hidden]), half, half, twice)
 
