@@ -15,6 +15,7 @@ from opendllm.core.decoding.distributions import ChunkedDistributions
 from opendllm.core.decoding.options import DecoderOptions
 from opendllm.core.decoding.plan import IntArray
 from opendllm.core.decoding.proposals import ELEMENTS_AT_ONCE, Filters, Proposals, SuppressedToken, propose
+from opendllm.core.toolkit.corrupting import noise_level
 from opendllm.core.toolkit.draws import stream_id, uniform
 from opendllm.core.toolkit.posteriors import pure_noise
 from opendllm.registries.backbones import DiffusionLM, TokenPositions
@@ -22,6 +23,7 @@ from opendllm.registries.errors import UserError
 from opendllm.registries.noise_schedules import NoiseSchedule
 from opendllm.registries.plugin_calls import owner_of
 from opendllm.registries.samplers import Sampler, SpecialTokens
+from opendllm.registries.sequences import TokenIds
 
 LOGITS_AT_ONCE = {"cpu": 1 << 23, "cuda": 1 << 28}
 """How many the LM head makes together: enough for a fast product, few enough to stay in memory."""
@@ -186,7 +188,7 @@ class Proposer:
                 f"this model was trained with the time as an input, and "
                 f"{owner_of(self._sampler, 'sampler')} has none to tell it: choose one that has `times`"
             )
-        told = -self.noise_schedule.alpha(time).log()
+        told = noise_level(self.noise_schedule, time)
         self._forward.tell_time(told.float()[:, None].expand(state.tokens.shape))
 
     def raise_if_not_finite(self) -> None:
@@ -246,4 +248,4 @@ def start_of(
 ) -> Tensor:
     """[R, L] int64: pure noise for rows of `seeds` [R] at their `positions` [R, L], always the same."""
     draws = uniform(seeds[:, None], stream_id(stream), 0, positions)
-    return pure_noise(schedule, draws, lm.vocab_size, lm.mask_token_id)
+    return pure_noise(schedule, draws, TokenIds(lm.vocab_size, lm.mask_token_id))

@@ -21,6 +21,7 @@ from torch import Tensor
 from opendllm.core.toolkit.corrupting import replacements
 from opendllm.core.toolkit.draws import draw_from
 from opendllm.registries.noise_schedules import NoiseSchedule
+from opendllm.registries.sequences import TokenIds
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class NoiseLevel:
         return NoiseLevel(self.alpha[index], self.mask[index], self.other[index])
 
 
-def noise_level(schedule: NoiseSchedule, t: Tensor, vocab_size: int) -> NoiseLevel:
+def level_at(schedule: NoiseSchedule, t: Tensor, vocab_size: int) -> NoiseLevel:
     """Of a schedule at times `t`, of any shape, with V = `vocab_size` tokens."""
     t = t.double()
     mass = schedule.noise_mass(t, vocab_size)
@@ -55,17 +56,16 @@ def no_noise(like: NoiseLevel) -> NoiseLevel:
     return NoiseLevel(torch.ones_like(like.alpha), nothing, nothing)
 
 
-def pure_noise(schedule: NoiseSchedule, draws: Tensor, vocab_size: int, mask_token_id: int) -> Tensor:
+def pure_noise(schedule: NoiseSchedule, draws: Tensor, ids: TokenIds) -> Tensor:
     """Token ids, int64, as noise alone has them at the schedule's last time.
 
     Args:
         schedule: where noise puts tokens.
         draws: uniform numbers in [0, 1), float64, one a position.
-        vocab_size: V.
-        mask_token_id: the mask token.
+        ids: the model's.
     """
     time = torch.full_like(draws, schedule.interval[1])
-    return replacements(schedule.noise_mass(time, vocab_size), draws, vocab_size, mask_token_id)
+    return replacements(schedule.noise_mass(time, ids.size), draws, ids)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from opendllm.core.toolkit.posteriors import guided_logits, noise_level
+from opendllm.core.toolkit.posteriors import guided_logits, level_at
 from opendllm.core.toolkit.ranking import best_in_row
 from opendllm.plugins.samplers import AdaptiveGreedyOptions
 from opendllm.plugins.samplers.reverse_process import evenly_from_1
@@ -41,7 +41,7 @@ class AdaptiveGreedy(Sampler):
         assert step.distributions is not None
         mask, asked = step.special.mask, step.distributions
         time = evenly_from_1(step.index * (not self._at_start), step.steps)
-        level = noise_level(step.noise_schedule, time, step.vocab_size)
+        level = level_at(step.noise_schedule, time, step.vocab_size)
 
         def read(chunk: PositionChunk) -> tuple[Tensor, Tensor]:
             logits = guided_logits(chunk.logits, chunk.unconditional, asked.guidance_scale)

@@ -11,6 +11,7 @@ from opendllm.core.toolkit.ranking import within_entropy_bound
 from opendllm.plugins.samplers import EntropyAcceptOptions
 from opendllm.plugins.samplers.reverse_process import evenly_from_1
 from opendllm.registries.samplers import Overwrite, PositionChunk, Sampler, Selection, Step
+from opendllm.registries.sequences import TokenIds
 
 
 class EntropyAccept(Sampler):
@@ -54,7 +55,9 @@ class EntropyAccept(Sampler):
 
         tokens, best, entropy = asked.read(read)
         accept = within_entropy_bound(entropy, step.editable, options.gamma)
-        noise = pure_noise(step.noise_schedule, step.draws.uniform("renoise"), step.vocab_size, mask)
+        noise = pure_noise(
+            step.noise_schedule, step.draws.uniform("renoise"), TokenIds(step.vocab_size, mask)
+        )
         stable = ((best == step.memory) | ~step.editable).all(-1)
         mean = (entropy * step.editable).sum(-1) / step.editable.sum(-1).clamp(min=1)
         done = (stable & (mean < options.certainty)) | (step.index == step.steps - 1)

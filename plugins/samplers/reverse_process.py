@@ -14,8 +14,8 @@ from opendllm.core.toolkit.posteriors import (
     Posterior,
     guided_logits,
     guided_table,
+    level_at,
     no_noise,
-    noise_level,
     reverse_posterior,
 )
 from opendllm.registries.noise_schedules import NoiseSchedule
@@ -72,7 +72,7 @@ class ReverseProcess(Sampler):
         """[B] each: the time before a step, and the noise before and after it; none is left after a tail."""
         has_tail = int(self.tail != "none")
         before, after = self.grid(index, steps - has_tail)
-        now, earlier = (noise_level(schedule, time, vocab_size) for time in (before, after))
+        now, earlier = (level_at(schedule, time, vocab_size) for time in (before, after))
         if has_tail:
             at_tail, clean = index == steps - 1, no_noise(earlier)
             earlier = NoiseLevel(

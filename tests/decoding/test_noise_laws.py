@@ -12,7 +12,7 @@ from scipy import stats
 from torch import Tensor
 
 from opendllm.core.language_model import LanguageModel
-from opendllm.core.toolkit.posteriors import no_noise, noise_level, reverse_posterior
+from opendllm.core.toolkit.posteriors import level_at, no_noise, reverse_posterior
 from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.errors import UserError
 from opendllm.registries.noise_schedules import NoiseSchedule
@@ -72,7 +72,7 @@ def exact_law(
     states = list(itertools.product(range(SIZE), repeat=2))
 
     def at(time: float) -> Any:
-        return noise_level(schedule, torch.tensor([time], dtype=torch.float64), SIZE)
+        return level_at(schedule, torch.tensor([time], dtype=torch.float64), SIZE)
 
     start = at(schedule.interval[1])
     alone = torch.full((SIZE,), float(start.other), dtype=torch.float64)
@@ -183,12 +183,13 @@ def test_guidance_draws_from_the_mixed_posteriors(written_model: Make) -> None:
 
 def test_temperature_and_filters_shape_the_models_distribution(written_model: Make) -> None:
     logits = torch.tensor([-9.0, 1.0, 0.0, -2.0])
-    for options, allowed in (
+    settings: list[tuple[dict[str, Any], set[int]]] = [
         ({"temperature": 0.0}, {1}),
         ({"temperature": 1.0, "top_k": 2}, {1, 2}),
         ({"temperature": 1.0, "top_p": 0.6}, {1}),
         ({"temperature": 3.0}, {1, 2, 3}),
-    ):
+    ]
+    for options, allowed in settings:
         model = written_model(logits)
         model.lm.noise = noise_of("loglinear", destination="uniform")
         tokens = model.sample(torch.full((400, 3), MASK), "uniform-ancestral", steps=2, **options).tokens
@@ -344,7 +345,12 @@ def test_entropy_accept_cools_down(written_model: Make) -> None:
     logits = torch.tensor([-9.0, 1.0, 0.0, 0.0])
     model = written_model(logits)
     model.lm.noise = noise_of("loglinear", destination="uniform")
-    options = {"gamma": 1e9, "first_temperature": 4.0, "last_temperature": 0.1, "certainty": 0.0}
+    options: dict[str, Any] = {
+        "gamma": 1e9,
+        "first_temperature": 4.0,
+        "last_temperature": 0.1,
+        "certainty": 0.0,
+    }
     trace = model.sample(torch.full((1, 3000), MASK), "entropy-accept", steps=4, trace=True, **options).trace
     shares = [float((canvas == 1).double().mean()) for canvas in trace[1:]]
     temperatures = [0.1 + 3.9 * (4 - index) / 4 for index in range(3)]

@@ -86,6 +86,7 @@ def test_probabilities(index: int, options: dict[str, Any]) -> None:
             assert bool(decided[0, position]) == changes
     found = select(index, 0.0, masked, confidences, **options)
     assert found.remask is not None
+    assert found.commit is not None
     assert found.commit[0].tolist() == masked
     assert found.remask[0].tolist() == [not m for m in masked]
 

@@ -15,6 +15,7 @@ from opendllm.core.testing import SamplerContract
 from opendllm.core.testing.table_lm import TableLM
 from opendllm.core.toolkit.ranking import commit_best
 from opendllm.registries.errors import UserError
+from opendllm.registries.options import SamplerOptions
 from opendllm.registries.samplers import Overwrite, Sampler, Selection, Step
 
 MASK = TableLM().mask_token_id
@@ -64,7 +65,7 @@ def returning(give: Callable[[Selection, Step], Any], **attributes: Any) -> Samp
 )
 @pytest.mark.parametrize("decides_first", [False, True])
 def test_a_commit_of_another_shape_or_dtype_is_refused(
-    change: Callable[[torch.Tensor], Any], came: str, decides_first: bool
+    change: Callable[[Any], Any], came: str, decides_first: bool
 ) -> None:
     sampler = returning(lambda right, _: Selection(change(right.commit)), decides_first=decides_first)
     with pytest.raises(UserError, match=f"^sampler Odd: select gave {came}"):
@@ -81,14 +82,16 @@ def test_so_is_every_other_part_also_where_it_was_not_declared(field: str, decla
         return torch.full(shape, -1) if field in INT64 else torch.zeros(shape).bool()
 
     def none_of(right: Selection, step: Step) -> Selection:
-        return replace(right, **{field: nothing(step, step.masked.shape)})
+        parts: dict[str, Any] = {field: nothing(step, step.masked.shape)}
+        return replace(right, **parts)
 
     run(returning(none_of, **{declared: True}))
     with pytest.raises(UserError, match=f"sampler Odd: select gave {field}, which only .* {declared} = True"):
         run(returning(none_of))
 
     def narrow(right: Selection, step: Step) -> Selection:
-        return replace(right, **{field: nothing(step, (len(step.masked), 1))})
+        parts: dict[str, Any] = {field: nothing(step, (len(step.masked), 1))}
+        return replace(right, **parts)
 
     with pytest.raises(UserError, match=rf"select gave {field} as \w+ \[2, 1\], and \w+ \[2, 5\] was"):
         run(returning(narrow, **{declared: True}))
@@ -147,6 +150,9 @@ def contract_of(build: Callable[[], Sampler]) -> SamplerContract:
     class Contract(SamplerContract):
         def sampler(self) -> Sampler:
             return build()
+
+        def sampler_options(self) -> type[SamplerOptions]:
+            return SamplerOptions
 
     return Contract()
 
@@ -236,3 +242,22 @@ def test_a_decision_that_broadcasts_fails_the_contract() -> None:
     contract = contract_of(lambda: returning(lambda right, _: Selection(right.commit.any(0, keepdim=True))))
     with pytest.raises(UserError, match="sampler Odd: select gave commit as bool"):
         contract.test_a_decision_is_of_the_canvas_shape()
+
+
+class Greedier(Planned):
+    """Writes the lowest of two ids whatever it drew."""
+
+    revises = True
+
+    def select(self, step: Step) -> Selection:
+        chosen = super().select(step).commit
+        assert chosen is not None
+        return Selection(commit=chosen, overwrite=Overwrite(chosen, step.tokens // 2 * 2))
+
+
+def test_a_sampler_that_bends_the_models_distribution_fails_the_contract() -> None:
+    contract_of(Planned).test_a_position_alone_follows_the_model()
+    with pytest.raises(
+        AssertionError, match="from a canvas of mask noise, 2000 rows gave the tokens.*draw from"
+    ):
+        contract_of(Greedier).test_a_position_alone_follows_the_model()

@@ -26,8 +26,8 @@ from opendllm.core.toolkit.posteriors import (
     NoiseLevel,
     Posterior,
     guided_table,
+    level_at,
     no_noise,
-    noise_level,
     reverse_posterior,
 )
 from opendllm.plugins.samplers import adaptive_greedy, reverse_process
@@ -104,8 +104,8 @@ class Tables:
         now, earlier = (
             NoiseLevel(*(each.repeat_interleave(self.positions) for each in vars(level).values()))
             for level in (
-                noise_level(schedule, self.t, self.size),
-                noise_level(schedule, self.s if s is None else s, self.size),
+                level_at(schedule, self.t, self.size),
+                level_at(schedule, self.s if s is None else s, self.size),
             )
         )
         at_token, stands = model.gather(1, tokens[:, None]).squeeze(1), tokens == self.mask
@@ -403,7 +403,7 @@ def law(
         return logits.softmax(-1)
 
     def level(t: float) -> NoiseLevel:
-        return noise_level(schedule, torch.full((size,), t, dtype=torch.float64), size)
+        return level_at(schedule, torch.full((size,), t, dtype=torch.float64), size)
 
     def table(t: float, posterior: Callable[[Tensor, Tensor], Posterior]) -> Tensor:
         x = model(t)

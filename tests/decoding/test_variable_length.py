@@ -270,7 +270,7 @@ def test_a_mask_that_is_put_in_at_last_is_left_out() -> None:
             return replace(super().select(step), finished=None)
 
     sampler = Masking({"overwrite": {1: 7}}, {"insert": {1: MASK}})
-    sampler.block_steps = lambda size, steps: 2  # type: ignore[method-assign]
+    sampler.block_steps = lambda size, steps: 2
     decoded = decode(TableLM(), torch.tensor([[5, MASK]]), None, sampler, DecoderOptions(), torch.tensor([0]))
     assert decoded.tokens[decoded.real].tolist() == [5, 7]
 

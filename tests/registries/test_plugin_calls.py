@@ -6,7 +6,7 @@ import sys
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -136,7 +136,10 @@ def corpus_of(*items: Any) -> type[Corpus]:
     ("wrong", "message"),
     [
         ({"text": "a"}, "documents gave dict, and every one must be a Document"),
-        (Document("a", 3), "documents gave a Document with name str and text int: both must be strings"),
+        (
+            Document("a", cast("str", 3)),
+            "documents gave a Document with name str and text int: both must be strings",
+        ),
         (OSError("gone"), "corpora/x of stranger 0.1 failed in documents: OSError: gone"),
     ],
 )
@@ -233,7 +236,9 @@ class Greedy(Objective):
         ),
     ],
 )
-def test_an_objective_that_hides_prompts_does_not_train_in_silence(build, changes, message) -> None:
+def test_an_objective_that_hides_prompts_does_not_train_in_silence(
+    build: Build, changes: dict[str, Any], message: str | None
+) -> None:
     objective = build("objectives", type("Changed", (Greedy,), changes))
 
     def corrupted() -> None:
