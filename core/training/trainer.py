@@ -22,8 +22,13 @@ from opendllm.core.toolkit.draws import hash_address, stream_id
 from opendllm.core.toolkit.noise import AddressedNoise
 from opendllm.core.training.checkpoints import SavedStep, TakenStep, newest_whole, restore, save_step
 from opendllm.core.training.deepspeed_environment import deepspeed_environment
-from opendllm.core.training.engine import set_learning_rate, started_engine, take_step
-from opendllm.core.training.held_out import held_out_loss
+from opendllm.core.training.engine import (
+    has_finite_weights,
+    set_learning_rate,
+    started_engine,
+    take_step,
+)
+from opendllm.core.training.held_out import SPOT_CHECK, held_out_loss
 from opendllm.core.training.metrics_log import MetricsLog
 from opendllm.core.training.model_changes import prepare_for_training
 from opendllm.core.training.prefetcher import Prefetcher
@@ -45,7 +50,7 @@ OnStep = Callable[[int, float, float], None]
 
 
 class NonFiniteLossError(UserError):
-    """The loss or a gradient is NaN or infinite; nothing of that step is saved."""
+    """The loss, a gradient or a weight is NaN or infinite; nothing of that step is saved or logged."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +147,13 @@ def _take_steps(
 
     with closing(log), stop_requests() as stop:
         if step == 0:
-            log.add(0, held_out_loss=measure())
+            untrained = measure()
+            if not math.isfinite(untrained):
+                raise NonFiniteLossError(
+                    f"the held-out loss is {untrained} before the first step: the model that training starts "
+                    f"from gives no numbers; are its weights whole?"
+                )
+            log.add(0, held_out_loss=untrained)
         while step < settings.steps:
             step += 1
             started = time.perf_counter()
@@ -157,6 +168,7 @@ def _take_steps(
             measured = None
             if last or _due(step, settings.held_out.every) or (saving and settings.checkpoint.keep_best):
                 measured = measure()
+            _check_nothing_is_lost(run, engine, step, measured, saving)
             log.add(
                 step,
                 loss=loss,
@@ -176,6 +188,32 @@ def _take_steps(
                 raise Stopped(f"stopped after step {step} of {settings.steps}, which is saved")
     if stop.made:  # during the last save
         raise Stopped("stopped after the last step, which is saved")
+
+
+def _check_nothing_is_lost(
+    run: TrainingRun, engine: DeepSpeedEngine, step: int, measured: float | None, saving: bool
+) -> None:
+    """After the optimizer's step, and before it is logged or saved. Every rank comes to the same answer.
+
+    The step's own loss was that of the weights before it. Weights may be finite and still too large to
+    give numbers, so those that are saved read a row or two; an average that is measured instead of them
+    would hide it.
+
+    Raises:
+        NonFiniteLossError: the weights are lost.
+    """
+    if measured is not None and not math.isfinite(measured):
+        why = f"the held-out loss after step {step} is {measured}"
+    elif saving and not has_finite_weights(engine):
+        why = f"the weights after step {step} are not finite"
+    elif saving and not math.isfinite(found := held_out_loss(run.lm, run.held_out_rows, SPOT_CHECK)):
+        why = f"the loss of the weights after step {step} is {found}"
+    else:
+        return
+    raise NonFiniteLossError(
+        f"{why}: training stopped and did not save the step; lower train.learning_rate, or set "
+        f"train.gradient_clipping"
+    )
 
 
 def _take_step(
