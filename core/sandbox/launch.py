@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from opendllm.core.sandbox.limits import Limits

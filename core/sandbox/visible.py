@@ -47,7 +47,7 @@ class Layout:
         return kept
 
     def hidden_paths(self) -> list[str]:
-        """This package's folders, which may lie among the libraries; by both names, where links lead there."""
+        """This package's folders, which may lie among the libraries; by both names, if links lead there."""
         parents = {Path(self.own).parent, Path(self.own).resolve().parent}
         return [OWN_CODE, *(str(parent / part) for parent in sorted(parents) for part in _OWN_FOLDERS)]
 

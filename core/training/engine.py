@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from opendllm.core.checkpoints.files import ENGINE_FOLDER
-from opendllm.core.foundation.process_group import summed
 from opendllm.core.foundation.ranks import rank
 from opendllm.core.manifest.schema import Train
 from opendllm.core.training.settings import deepspeed_config
@@ -144,17 +143,6 @@ def take_step(engine: DeepSpeedEngine) -> float:
         return norm
     engine.step()
     return float(engine.get_global_grad_norm())
-
-
-def has_finite_weights(engine: DeepSpeedEngine) -> bool:
-    """Whether every number of every weight is finite, on all ranks. Every rank must call this."""
-    own = torch.zeros((), dtype=torch.int64, device=engine.device)
-    with torch.no_grad():
-        for parameter in engine.module.parameters():
-            # Stage 3 has partitioned it: this rank's share, which may lie in the CPU's memory.
-            share = parameter.ds_tensor if hasattr(parameter, "ds_tensor") else parameter
-            own += (~share.isfinite()).any().to(own)
-    return int(summed(own)) == 0
 
 
 def _parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -14,10 +14,6 @@ from opendllm.registries.backbones import DiffusionLM
 from opendllm.registries.sequences import ModelInputs
 
 
-SPOT_CHECK = HeldOut(rows=1, draws=1)
-"""One forward pass a rank: enough to see whether the weights still give numbers."""
-
-
 @torch.no_grad()
 def held_out_loss(lm: DiffusionLM, rows: Rows, settings: HeldOut) -> float:
     """Nats a token of held-out rows: the ELBO, exact for a causal model; first tokens are given.

@@ -30,6 +30,11 @@ def batch_shape(train: Train, ranks: int) -> tuple[int, int]:
     return micro, accumulation
 
 
+def peak_step(train: Train) -> int:
+    """The first step that is taken at the highest rate."""
+    return max(1, round(train.warmup_ratio * train.steps))
+
+
 def learning_rate(train: Train, step: int) -> float:
     """The rate of optimizer step `step`, counting from 1: a linear rise, then the decay.
 

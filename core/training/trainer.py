@@ -13,28 +13,30 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from opendllm.core.checkpoints.files import steps
 from opendllm.core.data.rows import Rows
 from opendllm.core.foundation.process_group import summed
 from opendllm.core.foundation.ranks import rank, world_size
-from opendllm.core.launching.stopping import Stopped, StopRequest, stop_requests
+from opendllm.core.launching.stopping import EXIT_CODES, Stopped, StopRequest, stop_requests
 from opendllm.core.manifest.schema import Train
 from opendllm.core.toolkit.draws import hash_address, stream_id
 from opendllm.core.toolkit.noise import AddressedNoise
 from opendllm.core.training.checkpoints import SavedStep, TakenStep, newest_whole, restore, save_step
 from opendllm.core.training.deepspeed_environment import deepspeed_environment
-from opendllm.core.training.engine import (
-    has_finite_weights,
-    set_learning_rate,
-    started_engine,
-    take_step,
-)
-from opendllm.core.training.held_out import SPOT_CHECK, held_out_loss
+from opendllm.core.training.engine import set_learning_rate, started_engine, take_step
+from opendllm.core.training.held_out import held_out_loss
 from opendllm.core.training.metrics_log import MetricsLog
 from opendllm.core.training.model_changes import prepare_for_training
 from opendllm.core.training.prefetcher import Prefetcher
 from opendllm.core.training.settings import batch_shape, learning_rate, zero_stage
 from opendllm.core.training.trackers import open_trackers
 from opendllm.core.training.trained_weights import TrainedWeights
+from opendllm.core.training.weight_checks import (
+    NonFiniteLossError,
+    check_nothing_is_lost,
+    check_untrained,
+    warning_where_little_moves,
+)
 from opendllm.registries.backbones import DiffusionLM, LossPart
 from opendllm.registries.errors import UserError
 from opendllm.registries.noise_schedules import NoiseSchedule
@@ -47,10 +49,6 @@ if TYPE_CHECKING:
 
 OnStep = Callable[[int, float, float], None]
 """Told (step, loss, tokens per second) after every step."""
-
-
-class NonFiniteLossError(UserError):
-    """The loss, a gradient or a weight is NaN or infinite; nothing of that step is saved or logged."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +96,7 @@ def train(run: TrainingRun) -> None:
     Raises:
         NonFiniteLossError: the loss is not finite; the last checkpoint is intact.
         UserError: the batch doesn't divide, no checkpoint can be used, or the disk can't be written.
-        Stopped: SIGTERM came; the step that was under way is saved.
+        Stopped: SIGTERM or Ctrl-C came; the step that was under way is saved.
     """
     try:
         with deepspeed_environment():
@@ -145,14 +143,10 @@ def _take_steps(
         with weights.evaluated():
             return held_out_loss(run.lm, run.held_out_rows, settings.held_out)
 
-    with closing(log), stop_requests() as stop:
+    with closing(log), stop_requests(lambda: _what_is_saved(run.folder)) as stop:
         if step == 0:
             untrained = measure()
-            if not math.isfinite(untrained):
-                raise NonFiniteLossError(
-                    f"the held-out loss is {untrained} before the first step: the model that training starts "
-                    f"from gives no numbers; are its weights whole?"
-                )
+            check_untrained(untrained)
             log.add(0, held_out_loss=untrained)
         while step < settings.steps:
             step += 1
@@ -164,11 +158,11 @@ def _take_steps(
             seconds = time.perf_counter() - started
             tokens += step_tokens
             last = step == settings.steps
-            saving = last or stopping or _due(step, settings.checkpoint.every)
+            saving = last or stopping > 0 or _due(step, settings.checkpoint.every)
             measured = None
             if last or _due(step, settings.held_out.every) or (saving and settings.checkpoint.keep_best):
                 measured = measure()
-            _check_nothing_is_lost(run, engine, step, measured, saving)
+            check_nothing_is_lost(engine, run.lm, run.held_out_rows, step, measured, saving)
             log.add(
                 step,
                 loss=loss,
@@ -185,35 +179,9 @@ def _take_steps(
                 taken = TakenStep(step, {**provenance, "tokens": tokens}, measured)
                 save_step(engine, weights, run.tokenizer, run.folder, taken, settings.checkpoint)
             if stopping:
-                raise Stopped(f"stopped after step {step} of {settings.steps}, which is saved")
+                raise Stopped(f"stopped after step {step} of {settings.steps}, which is saved", stopping)
     if stop.made:  # during the last save
-        raise Stopped("stopped after the last step, which is saved")
-
-
-def _check_nothing_is_lost(
-    run: TrainingRun, engine: DeepSpeedEngine, step: int, measured: float | None, saving: bool
-) -> None:
-    """After the optimizer's step, and before it is logged or saved. Every rank comes to the same answer.
-
-    The step's own loss was that of the weights before it. Weights may be finite and still too large to
-    give numbers, so those that are saved read a row or two; an average that is measured instead of them
-    would hide it.
-
-    Raises:
-        NonFiniteLossError: the weights are lost.
-    """
-    if measured is not None and not math.isfinite(measured):
-        why = f"the held-out loss after step {step} is {measured}"
-    elif saving and not has_finite_weights(engine):
-        why = f"the weights after step {step} are not finite"
-    elif saving and not math.isfinite(found := held_out_loss(run.lm, run.held_out_rows, SPOT_CHECK)):
-        why = f"the loss of the weights after step {step} is {found}"
-    else:
-        return
-    raise NonFiniteLossError(
-        f"{why}: training stopped and did not save the step; lower train.learning_rate, or set "
-        f"train.gradient_clipping"
-    )
+        raise Stopped("stopped after the last step, which is saved", stop.exit_code)
 
 
 def _take_step(
@@ -222,8 +190,10 @@ def _take_step(
     step: int,
     batches: Prefetcher[CorruptedStep],
     stop: StopRequest,
-) -> tuple[float, float, int, bool]:
-    """One optimizer step: (loss, gradient norm, real tokens of all ranks, whether any rank should stop)."""
+) -> tuple[float, float, int, int]:
+    """One optimizer step: (loss, gradient norm, real tokens of all ranks, the exit code where any rank was
+    asked to stop, else 0).
+    """
     corrupted = batches.take(step)
     corruptions = corrupted.micro_batches
     # What torch draws itself, for dropout say, is a function of the step too: a resumed run repeats it.
@@ -237,15 +207,22 @@ def _take_step(
             f"the loss of step {step} is {loss}: training stopped before the step; "
             f"lower train.learning_rate, or look at the data"
         )
-    norm = take_step(engine)
+    with warning_where_little_moves(engine, run.settings, step):
+        norm = take_step(engine)
     if not math.isfinite(norm):
         raise NonFiniteLossError(
             f"the gradients of step {step} are not finite: training stopped and did not save the step; "
             f"lower train.learning_rate, or look at the data"
         )
-    own = torch.stack([corrupted.data_tokens, torch.tensor(int(stop.made), device=engine.device)])
-    step_tokens, stopping = summed(own).tolist()
-    return loss, norm, step_tokens, stopping > 0
+    asked = [stop.made and stop.exit_code == code for code in EXIT_CODES]
+    own = torch.cat([corrupted.data_tokens[None], torch.tensor(asked, device=engine.device)])
+    step_tokens, *stopping = summed(own).tolist()
+    return (
+        loss,
+        norm,
+        step_tokens,
+        next((code for code, by in zip(EXIT_CODES, stopping, strict=True) if by), 0),
+    )
 
 
 def _corrupt_step(run: TrainingRun, step: int, micro_batch: int, accumulation: int) -> CorruptedStep:
@@ -294,6 +271,11 @@ def _data_tokens(read: TokenRows, first: int, samples: int) -> Tensor:
     real = (read.segments != PADDING_SEGMENT).sum(-1)
     by_sample = torch.zeros(samples, dtype=torch.int64, device=real.device)
     return by_sample.scatter_reduce(0, read.sample_index - first, real, "amax").sum()
+
+
+def _what_is_saved(folder: Path) -> str:
+    saved = steps(folder)
+    return f"step {saved[-1][0]} is saved in {saved[-1][1]}" if saved else "nothing is saved yet"
 
 
 def _due(step: int, every: int | None) -> bool:

@@ -18,7 +18,7 @@ import pytest
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
-LIBRARIES = sorted({str(Path(package.__file__).parents[1]) for package in (numpy, pydantic)})
+LIBRARIES = sorted({str(Path(str(package.__file__)).parents[1]) for package in (numpy, pydantic)})
 VERSION = f"python{sys.version_info.major}.{sys.version_info.minor}"
 JUDGE = """
 import json, sys

@@ -12,7 +12,9 @@ import torch
 from safetensors.torch import load_file
 
 from opendllm.core.checkpoints.files import steps
-from opendllm.core.training.trainer import NonFiniteLossError, TrainingRun, train
+from opendllm.core.foundation.notices import warn_once
+from opendllm.core.training.trainer import TrainingRun, train
+from opendllm.core.training.weight_checks import NonFiniteLossError
 
 MakeRun = Callable[..., TrainingRun]
 # Finite weights, of which no loss can be computed.
@@ -30,7 +32,7 @@ def log(run: TrainingRun) -> str:
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_a_last_step_that_breaks_the_weights_is_not_saved(make_run: MakeRun, stage: int) -> None:
     run = make_run(steps=1, deepspeed={"zero_optimization": {"stage": stage}}, **WRECKING)
-    with pytest.raises(NonFiniteLossError, match="held-out loss after step 1 is (nan|inf).*did not save"):
+    with pytest.raises(NonFiniteLossError, match=r"held-out loss after step 1 is (nan|inf).*did not save"):
         train(run)
     assert saved_steps(run) == []
     assert "NaN" not in log(run)
@@ -43,7 +45,7 @@ def test_a_step_in_between_that_breaks_the_weights_is_not_saved(make_run: MakeRu
     """The held-out loss isn't measured there, and the weights are finite: 1e30."""
     settings = {"steps": 4, "checkpoint": {"every": 1}, "deepspeed": {"zero_optimization": {"stage": stage}}}
     run = make_run(**settings, **WRECKING)
-    with pytest.raises(NonFiniteLossError, match="loss of the weights after step 1 is (nan|inf)"):
+    with pytest.raises(NonFiniteLossError, match=r"loss of the weights after step 1 is (nan|inf)"):
         train(run)
     assert saved_steps(run) == []
 
@@ -102,3 +104,32 @@ def test_a_model_that_gives_no_numbers_is_not_trained(make_run: MakeRun, tmp_pat
     with pytest.raises(NonFiniteLossError, match="before the first step"):
         train(run)
     assert log(run) == ""
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+@pytest.mark.parametrize(("rate", "warned"), [(1e-6, True), (1e-2, False)])
+def test_a_rate_that_bf16_cannot_follow_is_told_with_the_share_that_moved(
+    make_run: MakeRun, capsys: pytest.CaptureFixture[str], stage: int, rate: float, warned: bool
+) -> None:
+    warn_once.cache_clear()
+    settings: dict[str, Any] = {
+        "precision": "bf16",
+        "master_weights": False,
+        "learning_rate": rate,
+        "steps": 2,
+        "decay": "constant",
+        "deepspeed": {"zero_optimization": {"stage": stage}},
+    }
+    one_step = make_run("one", **settings | {"steps": 1})
+    start = {name: tensor.bfloat16() for name, tensor in one_step.lm.module.state_dict().items()}
+    train(one_step)
+    said = [line for line in capsys.readouterr().err.splitlines() if "master_weights" in line]
+    if not warned:
+        assert said == []
+        return
+    trained = load_file(steps(one_step.folder)[-1][1] / "model" / "model.safetensors")
+    pairs = [(tensor, start[f"network.{name}"]) for name, tensor in trained.items() if "embed" not in name]
+    moved = sum(int((new != old).sum()) for new, old in pairs) / sum(new.numel() for new, _ in pairs)
+    assert len(said) == 1
+    assert f"step 1 at learning rate 1e-06 moved {moved:.1%} of the weights" in said[0]
+    assert moved < 0.5
