@@ -11,6 +11,7 @@ from opendllm.core.checkpoints.files import steps
 from opendllm.core.foundation.ranks import is_first_process
 from opendllm.core.manifest.experiment_manifest import DATA_FOLDER, Experiment, Variant
 from opendllm.core.run.folder import (
+    extend_variants,
     has_results,
     open_run,
     open_variant,
@@ -33,6 +34,7 @@ def run_experiment(
     only_variants: Sequence[str] = (),
     limit: int | None = None,
     on_message: Callable[[str], None] = print,
+    extend: bool = False,
 ) -> Path:
     """Train, evaluate and report; whatever an earlier run has finished is not done again.
 
@@ -42,6 +44,7 @@ def run_experiment(
         only_variants: names of the variants to train and evaluate; all, where empty.
         limit: at most so many problems of each benchmark.
         on_message: told one line at each milestone.
+        extend: whether runs go on with more steps than they were trained for.
 
     Returns:
         The run's folder.
@@ -51,6 +54,9 @@ def run_experiment(
     """
     chosen = _chosen(experiment, only_variants)
     with locked_run(experiment.output):
+        open_run(experiment, extend)
+        if extend:
+            extend_variants(experiment, chosen, on_message)
         return _run(experiment, stages, chosen, limit, on_message)
 
 
@@ -61,7 +67,6 @@ def _run(
     limit: int | None,
     on_message: Callable[[str], None],
 ) -> Path:
-    open_run(experiment)
     for variant in chosen if "train" in stages else ():
         _train(experiment, variant, on_message)
     for variant in chosen if "evaluate" in stages else ():

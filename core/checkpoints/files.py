@@ -74,7 +74,7 @@ def chosen_checkpoint(path: Path, step: int | None, unfinished: bool) -> Path:
         return dict(found)[step]
     if found and not unfinished:
         last, folder = found[-1]
-        wanted = _steps_wanted(folder)
+        wanted = steps_wanted(folder)
         if last < wanted:
             raise UserError(
                 f"{path} is trained to step {last} of {wanted}: finish the run first, or export what is "
@@ -83,7 +83,7 @@ def chosen_checkpoint(path: Path, step: int | None, unfinished: bool) -> Path:
     return path
 
 
-def _steps_wanted(checkpoint: Path) -> int:
+def steps_wanted(checkpoint: Path) -> int:
     """Of the run that wrote it; 0 where it doesn't say."""
     try:
         return int(json.loads((checkpoint / PROVENANCE_FILE).read_text())["manifest"]["train"]["steps"])

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 NOTHING_TO_SAVE = "stopped before training began"
-_INTERRUPTED = 128 + signal.SIGINT
 
 
 class WorkerFailedError(UserError):
@@ -79,8 +78,8 @@ def run_here(launch: Launch, processes: int) -> None:
             rank, failure = error.get_first_failure()
             if request.made and failure.exitcode == -signal.SIGTERM:
                 raise Stopped(NOTHING_TO_SAVE, request.exit_code) from error
-            if request.made and failure.exitcode == _INTERRUPTED:
-                raise Stopped("", _INTERRUPTED) from error
+            if request.insisted:  # whichever way each of them ended
+                raise Stopped("", request.exit_code) from error
             raise _failure(rank, failure) from error
         except SignalException as error:  # the terminal is gone
             raise KeyboardInterrupt from error
@@ -133,13 +132,13 @@ def _signals_to_children() -> Iterator[StopRequest]:
     request = StopRequest()
 
     def hand_on(number: int, frame: FrameType | None) -> None:
-        again = request.made and number == signal.SIGINT
+        request.insisted |= request.made and number == signal.SIGINT
         request.note(number, frame)
         children = psutil.Process().children()
         if not children:
             raise Stopped(NOTHING_TO_SAVE, request.exit_code)
         for child in children:
-            child.send_signal(signal.SIGINT if again else signal.SIGTERM)
+            child.send_signal(signal.SIGINT if request.insisted else signal.SIGTERM)
 
     before = {number: signal.signal(number, hand_on) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

@@ -31,10 +31,17 @@ class Stopped(BaseException):
 
 
 class StopRequest:
-    """Whether this process was asked to stop, and the exit code that says by which signal first."""
+    """Whether this process was asked to stop, and by which signal first.
+
+    Attributes:
+        made: whether it was.
+        insisted: whether Ctrl-C came after that.
+        exit_code: says by which signal.
+    """
 
     def __init__(self) -> None:
         self.made = False
+        self.insisted = False
         self.exit_code = _SIGNALS_FROM + signal.SIGTERM
 
     def note(self, number: int, frame: FrameType | None) -> None:

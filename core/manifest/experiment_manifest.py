@@ -62,6 +62,13 @@ class Variant:
         """Of what decides the trained weights, wherever its files lie: the same for a run that was moved."""
         return digest(without_paths(trained_from(self.manifest.model_dump(mode="json")), self.plugins))
 
+    def with_steps(self, steps: int) -> Variant:
+        """The same variant, trained for another number of steps."""
+        train = self.manifest.train
+        assert train is not None
+        changed = self.manifest.model_copy(update={"train": train.model_copy(update={"steps": steps})})
+        return Variant(self.name, changed, self.plugins)
+
     @property
     def shared_training(self) -> str:
         """The same for those variants of an experiment that can share a training run."""

@@ -83,6 +83,7 @@ class Variant:
         group: the label that it shares with its repetitions under other seeds, else `label` itself.
         trained_in: the label of the variant whose training run it uses, if that is another one.
         training: its own log, or that of `trained_in`.
+        extended: (step, new total) of each time that its training was given more steps.
         benchmarks: by the name of the result file.
         samples: by the same names; the first of each task and setting.
     """
@@ -98,6 +99,7 @@ class Variant:
     sampler: str | None = None
     plugins: Mapping[str, str] = field(default_factory=dict)
     training: TrainingLog | None = None
+    extended: tuple[tuple[int, int], ...] = ()
     benchmarks: Mapping[str, BenchmarkResult] = field(default_factory=dict)
     samples: Mapping[str, tuple[SampleRecord, ...]] = field(default_factory=dict)
 

@@ -154,6 +154,12 @@ def notes(study: Study) -> tuple[str, ...]:
         for variant in study.variants
         if variant.training and variant.training.unreadable_lines
     ]
+    found += [
+        f"{variant.label}: its training was extended from step {start} to {total}, with the learning-rate "
+        f"schedule of {total} steps from there on"
+        for variant in study.variants
+        for start, total in variant.extended
+    ]
     return tuple(dict.fromkeys(found))
 
 

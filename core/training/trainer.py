@@ -115,6 +115,8 @@ def _train(run: TrainingRun) -> None:
     run.lm.module.train()  # a loaded network comes ready to be read
     provenance = {**run.provenance, "parameters": parameters}
     saved = newest_whole(run.folder, provenance)
+    extended = saved.extended_to(settings.steps)
+    provenance |= {"extended": list(extended)} if extended else {}
     convert = saved.of_other_processes and zero_stage(settings) > 0
     with started_engine(run.lm.module, settings, micro_batch, accumulation, convert) as engine:
         if saved.step:
