@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import traceback
@@ -66,6 +67,8 @@ def main() -> None:
     else.
     """
     debug = "--debug" in sys.argv
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files needn't be Unicode, and are printed
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = get_command(app).main(
             args=[argument for argument in sys.argv[1:] if argument != "--debug"] or ["--help"],

@@ -75,6 +75,7 @@ class TrainingRun:
         folder: the variant's; checkpoints and train.jsonl go there.
         provenance: travels with every checkpoint.
         on_step: for a progress bar.
+        pretrained: folder or hub id of the checkpoint that `lm` is; None where its weights were drawn.
     """
 
     settings: Train
@@ -88,6 +89,7 @@ class TrainingRun:
     folder: Path
     provenance: Mapping[str, Any]
     on_step: OnStep
+    pretrained: str | None = None
 
 
 def train(run: TrainingRun) -> None:
@@ -111,7 +113,7 @@ def train(run: TrainingRun) -> None:
 def _train(run: TrainingRun) -> None:
     settings = run.settings
     micro_batch, accumulation = batch_shape(settings, world_size())
-    weights, parameters = prepare_for_training(run.lm, settings, run.seed)
+    weights, parameters = prepare_for_training(run.lm, settings, run.seed, run.pretrained)
     run.lm.module.train()  # a loaded network comes ready to be read
     provenance = {**run.provenance, "parameters": parameters}
     saved = newest_whole(run.folder, provenance)
