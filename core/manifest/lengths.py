@@ -21,11 +21,6 @@ def unwritable(output: Path, variant: str, labels: list[str]) -> Iterator[tuple[
         labels: of what it evaluates, in order.
     """
     whole = output.absolute()
-    try:
-        str(whole if output.is_absolute() else output).encode()
-    except UnicodeEncodeError:
-        yield "output", "holds what is no Unicode, which no manifest can say: choose another folder"
-        return
     longest_name, longest_path = _limits(whole)
     room = longest_path - _LONGEST_WITHIN - _bytes(variant)
     parts = [part for part in output.parts if _bytes(part) > longest_name]

@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from .conftest import END, Platform, load_as, logits, one_line
+from opendllm.core.checkpoints.loading import backbone_of, load_model
+from opendllm.registries.discovery import installed_plugins
+
+from .conftest import END, Platform, logits, one_line
 
 MANIFEST = """
 name: lora
@@ -58,7 +61,8 @@ def test_peft_finds_the_base_and_computes_what_is_evaluated(workspace: Path, pla
         expected = theirs(tokens).logits
         with theirs.disable_adapter():
             base = theirs(tokens).logits
-    ours = logits(load_as("causal-lm", step, attention="causal"), tokens)
+    merged = load_model(step, backbone_of(installed_plugins(), step), torch.device("cpu"))
+    ours = logits(merged, tokens)
     assert torch.allclose(ours[:, 1:], expected[:, :-1], atol=1e-4)
     assert not torch.allclose(base, expected, atol=1e-2), "the control"
 
