@@ -21,13 +21,18 @@ from opendllm.core.decoding.text import SeededGap, Written, encode, write
 from opendllm.core.evaluation.text_likelihood import TextToScore, score_texts
 from opendllm.core.toolkit.draws import hash_address
 from opendllm.core.toolkit.likelihood import Estimator
+from opendllm.core.toolkit.noise_likelihood import position_values
 from opendllm.core.toolkit.segments import document_positions, inputs_from_mask
+from opendllm.registries.backbones import DistributionLoss
 from opendllm.registries.discovery import Plugins, installed_plugins
 from opendllm.registries.errors import UserError
 from opendllm.registries.gaps import Gap
+from opendllm.registries.noise_schedules import NoiseSchedule
 from opendllm.registries.objectives import Masking
+from opendllm.registries.options import ObjectiveOptions, PluginOptions, destination_issue
+from opendllm.registries.registry import ChosenPlugin, Registry
 from opendllm.registries.samplers import Sampler
-from opendllm.registries.sequences import PADDING_SEGMENT, TokenRows
+from opendllm.registries.sequences import PADDING_SEGMENT, TokenIds, TokenRows
 
 BATCH_SIZE = 16
 NO_TOKENIZER = "this checkpoint has no tokenizer: use `sample` and `logits` with token ids"
@@ -147,29 +152,54 @@ class LanguageModel:
         mask_probability: Tensor,
         objective: str = "llada",
         segments: Tensor | None = None,
-        noise_schedule: str = "linear",
+        noise_schedule: str | Mapping[str, Any] = "linear",
         **options: Any,
     ) -> tuple[Tensor, Tensor]:
-        """An objective's (sum, count) under a given mask; their ratio is the published loss.
+        """An objective's (sum, count) under given noise; their ratio is the published loss.
 
         Args:
             tokens: [B, L] int64, clean.
-            masked: [B, L] bool.
-            mask_probability: [B, L] float.
+            masked: [B, L] bool; or int64, the noisy tokens themselves, where noise isn't masks only.
+            mask_probability: [B, L] float, the chance that a token doesn't survive.
             objective: the objective plugin.
             segments: [B, L] document numbers; None for one document a row.
-            noise_schedule: the schedule plugin that `mask_probability` came from.
+            noise_schedule: the schedule plugin that `mask_probability` came from, by name, or with options as
+                a manifest has it: `{"name": "linear", "options": {"destination": "uniform"}}`.
             options: the objective's.
+
+        Raises:
+            UserError: the objective and the schedule don't go together, or the objective needs other noise.
         """
-        schedule = self._plugins.noise_schedules.get(noise_schedule).build()
-        chosen = self._plugins.objectives.get(objective).build(options)
-        rows = _token_rows(tokens, segments)
-        rows = replace(rows, blocks=self.lm.attention.blocks(rows.positions))
+        chosen_schedule = _chosen(self._plugins.noise_schedules, noise_schedule)
+        schedule = chosen_schedule.build()
+        registration = self._plugins.objectives.get(objective)
+        checked = registration.options.model_validate(options)
+        assert isinstance(checked, ObjectiveOptions)
+        issue = destination_issue(objective, checked, chosen_schedule.options)
+        if issue is not None:
+            raise UserError(issue)
+        chosen = registration.build(checked)
+        noisy = None if masked.dtype == torch.bool else masked
+        if chosen.reads_distributions and noisy is None:
+            raise UserError(
+                f"objective {objective} replaces tokens: give the noisy tokens, int64, as `masked`"
+            )
+        given = _token_rows(tokens, segments)
+        ids = TokenIds(self.lm.vocab_size, self.lm.mask_token_id)
+        given = replace(given, blocks=self.lm.attention.blocks(given.positions), ids=ids)
         probability = mask_probability.double().expand(tokens.shape)
-        masking = Masking(masked, probability, schedule.time_of(probability), rows)
+        gone = masked if noisy is None else noisy != tokens
+        masking = Masking(gone, probability, schedule.time_of(probability), given, noisy)
         corruption = chosen.corrupt(masking, schedule, self.lm.mask_token_id)
+        part = chosen.loss_part(corruption, schedule)
+        if isinstance(part, DistributionLoss):
+            rows, columns = corruption.scored.nonzero(as_tuple=True)
+            losses = position_values(
+                self.lm, corruption.inputs, (rows, columns), lambda *run: part.of(*run)[None]
+            )
+            return losses.sum(), corruption.count
         nll = self.lm.negative_log_likelihood(corruption.inputs, corruption.targets, corruption.scored)
-        return chosen.loss_sum(nll, corruption), corruption.count
+        return part(nll, slice(0, len(nll))), corruption.count
 
     def generate(
         self,
@@ -290,6 +320,14 @@ class LanguageModel:
 def _refuse(options: dict[str, Any], name: str, why: str) -> None:
     if name in options:
         raise UserError(f"{name} has no effect here: {why}")
+
+
+def _chosen(
+    registry: Registry[NoiseSchedule], choice: str | Mapping[str, Any]
+) -> ChosenPlugin[NoiseSchedule, PluginOptions]:
+    name, options = (choice, {}) if isinstance(choice, str) else (choice["name"], choice.get("options", {}))
+    registration = registry.get(name)
+    return ChosenPlugin(registration, registration.options.model_validate(options))
 
 
 def _seeds(seed: int | Sequence[int], rows: int) -> list[int]:

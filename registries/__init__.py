@@ -5,8 +5,10 @@ from opendllm.registries.hookspecs import Register, hookimpl
 from opendllm.registries.options import (
     AttentionKind,
     BackboneOptions,
+    BenchmarkOptions,
     HubIdOrPath,
     ManifestPath,
+    NoiseScheduleOptions,
     ObjectiveOptions,
     PluginOptions,
     ProblemFileOptions,
@@ -16,8 +18,10 @@ from opendllm.registries.options import (
 __all__ = [
     "AttentionKind",
     "BackboneOptions",
+    "BenchmarkOptions",
     "HubIdOrPath",
     "ManifestPath",
+    "NoiseScheduleOptions",
     "ObjectiveOptions",
     "PluginError",
     "PluginOptions",

@@ -10,13 +10,28 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from opendllm.registries.errors import UserError
 from opendllm.registries.sequences import AttentionPattern, ModelInputs
+from opendllm.registries.trained_noise import TrainedNoise
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-LossPart: TypeAlias = "Callable[[Tensor, slice], Tensor]"
-"""From the negative log-likelihoods of a run of scored positions, and which these are, to a scalar."""
+
+@dataclass(frozen=True)
+class DistributionLoss:
+    """A loss that hangs on a position's whole distribution, not on its target's likelihood alone.
+
+    Attributes:
+        of: from the logits [n, V] float32 of a run of scored positions, and which these are, to a scalar.
+    """
+
+    of: Callable[[Tensor, slice], Tensor]
+
+
+LikelihoodLoss: TypeAlias = "Callable[[Tensor, slice], Tensor]"
+"""From the negative log-likelihoods [n] of a run of scored positions, and which these are, to a scalar."""
+LossPart: TypeAlias = "LikelihoodLoss | DistributionLoss"
+"""What a module takes the sum of, in runs of scored positions."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +126,7 @@ class DiffusionLM(ABC):
         logit_shift: whether the checkpoint's hidden state i-1 predicts token i. The logits given
             out here are aligned all the same.
         supports_kv_cache: whether its readers can keep keys and values.
+        noise: what the checkpoint was trained to undo.
     """
 
     module: nn.Module
@@ -124,6 +140,7 @@ class DiffusionLM(ABC):
     attention: AttentionPattern
     logit_shift: bool
     supports_kv_cache: bool = False
+    noise: TrainedNoise = TrainedNoise()
 
     @property
     def stops(self) -> tuple[int, ...]:

@@ -6,8 +6,9 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
+from opendllm.registries.backbones import DistributionLoss, LossPart
 from opendllm.registries.noise_schedules import NoiseSchedule
-from opendllm.registries.sequences import ModelInputs, TokenRows
+from opendllm.registries.sequences import ModelInputs, TokenIds, TokenRows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,17 +42,45 @@ class Masking:
         mask_probability: [B, L] float64, the chance with which each maskable token was masked.
         time: [B, L] float64, the schedule's time at which that is the mask probability.
         rows: the rows it belongs to; an objective may have shortened them.
+        noisy: [B, L] int64, what stands in the row once noise has replaced the tokens that are `masked`,
+            by whatever tokens; None where the mask token stands in their place.
     """
 
     masked: Tensor
     mask_probability: Tensor
     time: Tensor
     rows: TokenRows
+    noisy: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class ScoredPositions:
+    """n scored positions, in row-major order.
+
+    Attributes:
+        clean: [n] int64, the clean tokens.
+        noisy: [n] int64, what the model reads there.
+        time: [n] float64, the schedule's time.
+        weight: [n] float, see `Corruption`.
+        ids: the model's.
+    """
+
+    clean: Tensor
+    noisy: Tensor
+    time: Tensor
+    weight: Tensor
+    ids: TokenIds
+
+    def part(self, chosen: slice) -> ScoredPositions:
+        """Some of them."""
+        return ScoredPositions(
+            self.clean[chosen], self.noisy[chosen], self.time[chosen], self.weight[chosen], self.ids
+        )
 
 
 @dataclass(frozen=True)
 class Corruption:
-    """A corrupted batch, ready for the model. L' may differ from the clean rows' L.
+    """A corrupted batch, ready for the model. B' and L' may differ from the clean rows' B and L.
 
     Attributes:
         inputs: what the model reads, [B, L'].
@@ -59,6 +88,8 @@ class Corruption:
         scored: [B, L'] bool, the N positions whose negative log-likelihood the loss needs.
         weight: [N] float, one factor a scored position, in row-major order.
         count: scalar float64, what the loss sum is divided by, once summed over the global batch.
+        time: [N] float64, the schedule's time at each scored position; only for `position_losses`.
+        ids: the model's; only for `position_losses`.
     """
 
     inputs: ModelInputs
@@ -66,6 +97,8 @@ class Corruption:
     scored: Tensor
     weight: Tensor
     count: Tensor
+    time: Tensor | None = None
+    ids: TokenIds | None = None
 
     @classmethod
     def of_masked(
@@ -97,21 +130,69 @@ class Corruption:
             count=count.double(),
         )
 
+    @classmethod
+    def of_replaced(cls, masking: Masking, *, count: Tensor, model_time: Tensor | None = None) -> Corruption:
+        """Tokens give way to others; every maskable token is scored with weight 1, replaced or not.
+
+        Args:
+            masking: with its `noisy` tokens.
+            count: scalar, of any dtype.
+            model_time: [B, L], see `ModelInputs.time`.
+        """
+        rows = masking.rows
+        noisy = rows.tokens if masking.noisy is None else masking.noisy
+        time = masking.time[rows.maskable]
+        return cls(
+            ModelInputs(noisy, rows.segments, rows.positions, time=model_time),
+            targets=rows.tokens,
+            scored=rows.maskable,
+            weight=time * 0 + 1,
+            count=count.double(),
+            time=time,
+            ids=rows.ids,
+        )
+
     def part(self, chosen: slice) -> Corruption:
         """The same with the weights of some scored positions only."""
         return replace(self, weight=self.weight[chosen])
 
+    def positions(self) -> ScoredPositions:
+        """All scored positions, of a corruption that has their `time` and `ids`."""
+        assert self.time is not None
+        assert self.ids is not None
+        clean, noisy = self.targets[self.scored], self.inputs.tokens[self.scored]
+        return ScoredPositions(clean, noisy, self.time, self.weight, self.ids)
+
 
 class Objective(ABC):
-    """Corrupts clean tokens and turns the model's answers into a loss. A pure function of its inputs."""
+    """Corrupts clean tokens and turns the model's answers into a loss. A pure function of its inputs.
+
+    The loss is a sum over scored positions: of `loss_sum`, from their targets' likelihoods alone, or, where
+    `reads_distributions`, of `position_losses`.
+    """
+
+    reads_distributions: bool = False
+    """Whether its loss hangs on each scored position's whole distribution."""
 
     @abstractmethod
     def mask(self, rows: TokenRows, noise: Noise, schedule: NoiseSchedule) -> Masking:
-        """Draw which tokens are hidden."""
+        """Draw which tokens are hidden, or replaced and by what: `rows.ids` says what there is to draw."""
 
     @abstractmethod
     def corrupt(self, masking: Masking, schedule: NoiseSchedule, mask_token_id: int) -> Corruption:
         """Hide them, and weigh what is to be predicted. Draws nothing."""
+
+    def position_losses(self, logits: Tensor, positions: ScoredPositions, schedule: NoiseSchedule) -> Tensor:
+        """[n], weighed: each position's part of the sum that, divided by the global count, is the loss.
+
+        Only asked for where `reads_distributions`, and then a few positions at a time.
+
+        Args:
+            logits: [n, V] float.
+            positions: these n.
+            schedule: the one that they were corrupted with.
+        """
+        raise NotImplementedError(f"{type(self).__name__} reads no distributions")
 
     def loss_sum(self, negative_log_likelihood: Tensor, corruption: Corruption) -> Tensor:
         """The sum that, divided by the global count, is the loss.
@@ -124,3 +205,20 @@ class Objective(ABC):
             corruption: what `corrupt` gave.
         """
         return (corruption.weight * negative_log_likelihood).sum()
+
+    def loss_part(self, corruption: Corruption, schedule: NoiseSchedule, count: float = 1.0) -> LossPart:
+        """What a model's module takes the sum of, over the corruption's scored positions.
+
+        Args:
+            corruption: what `corrupt` gave.
+            schedule: the one that it was corrupted with.
+            count: what the sum is divided by.
+        """
+        if not self.reads_distributions:
+            return lambda nll, chosen: self.loss_sum(nll, corruption.part(chosen)) / count
+        positions = corruption.positions()
+        return DistributionLoss(
+            lambda logits, chosen: (
+                self.position_losses(logits, positions.part(chosen), schedule).sum() / count
+            )
+        )

@@ -8,8 +8,13 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from opendllm.registries.architecture import Architecture
+from opendllm.registries.noise_schedules import Destination
 
 AttentionKind = Literal["bidirectional", "causal", "block-causal"]
+Bound = Literal["masks", "noise", "noise-and-reconstruction", "none"]
+"""What a likelihood is. `masks`: masked diffusion's NELBO (exact for a causal model); `noise`: the bound of
+the checkpoint's own schedule and destination; `noise-and-reconstruction`: that and the cross-entropy of the
+clean text at time 0, as UDLM has it; `none`: nobody knows one."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,20 @@ class PluginOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+class NoiseScheduleOptions(PluginOptions):
+    """Options of a noise schedule."""
+
+    @property
+    def noise_destination(self) -> Destination:
+        """Where the schedule with these options sends tokens that don't survive."""
+        return "mask"
+
+
+def noise_destination(options: PluginOptions) -> Destination:
+    """Of a noise schedule's options; a schedule whose options don't say is one of masks."""
+    return options.noise_destination if isinstance(options, NoiseScheduleOptions) else "mask"
+
+
 class ObjectiveOptions(PluginOptions):
     """Options of an objective."""
 
@@ -52,14 +71,59 @@ class ObjectiveOptions(PluginOptions):
     """The attention pattern that a model must have to be trained with this objective."""
     noise_schedules: ClassVar[frozenset[str] | None] = frozenset({"linear"})
     """The noise schedules it can be trained with; None for any. Most fix their own, linear one."""
-    scored_share: ClassVar[float] = 0.5
-    """The share of the tokens whose logits it needs, on average; for planning."""
-    positions_per_token: ClassVar[int] = 1
-    """How many positions the model reads for each token; for planning."""
+    destinations: ClassVar[frozenset[Destination]] = frozenset({"mask"})
+    """Where the noise that it can be trained with may send tokens."""
+
+    @property
+    def bound(self) -> Bound:
+        """What a likelihood of a model is that is trained with it."""
+        return "masks"
+
+    @property
+    def tells_time(self) -> bool:
+        """Whether its models are told the time: then only backbones that read it can be trained."""
+        return False
+
+    @property
+    def scored_share(self) -> float:
+        """The share of the tokens whose logits it needs, on average; for planning."""
+        return 0.5
+
+    @property
+    def positions_per_token(self) -> int:
+        """How many positions a row has for each of its tokens; for planning."""
+        return 1
+
+    @property
+    def copies_per_row(self) -> int:
+        """How many rows the model reads for each row of the data; for planning."""
+        return 1
 
     def needs_prompts(self) -> bool:
         """Whether every document must have a prompt: so it is with objectives that learn answers."""
         return False
+
+
+def destination_issue(objective: str, options: ObjectiveOptions, schedule: PluginOptions) -> str | None:
+    """Why an objective can't be trained with a noise schedule's noise; None where it can.
+
+    Args:
+        objective: its name.
+        options: its options.
+        schedule: the noise schedule's options.
+    """
+    found, wanted = noise_destination(schedule), sorted(options.destinations)
+    if found in options.destinations:
+        return None
+    how = {
+        "mask": "a noise schedule with `destination: mask`",
+        "uniform": "a noise schedule with `destination: uniform`",
+        "mixture": "a schedule of mixed noise, such as gidd",
+    }
+    return (
+        f"objective {objective!r} is for {' or '.join(wanted)} noise, and the noise schedule's is {found}: "
+        f"choose {' or '.join(how[each] for each in wanted)}"
+    )
 
 
 class SamplerOptions(PluginOptions):
@@ -78,6 +142,8 @@ class BackboneOptions(PluginOptions):
     """The `model_type` values of config.json that belong to this family."""
     default_sampler: ClassVar[str] = "ancestral"
     """The sampler that the family's authors decode with."""
+    reads_time: ClassVar[bool] = False
+    """Whether its models read `ModelInputs.time`."""
 
     pretrained: HubIdOrPath | None = Field(
         None,
@@ -105,7 +171,16 @@ class BackboneOptions(PluginOptions):
         return None
 
 
-class ProblemFileOptions(PluginOptions):
+class BenchmarkOptions(PluginOptions):
+    """Options of a benchmark."""
+
+    @property
+    def asks_likelihoods(self) -> bool:
+        """Whether it can say nothing of a model that has no likelihood."""
+        return False
+
+
+class ProblemFileOptions(BenchmarkOptions):
     """Options of a benchmark whose problems are published as a file."""
 
     problems: ManifestPath | None = Field(

@@ -10,7 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from opendllm.registries.errors import PluginError
-from opendllm.registries.options import BackboneOptions, ObjectiveOptions, PluginOptions, SamplerOptions
+from opendllm.registries.options import (
+    BackboneOptions,
+    ObjectiveOptions,
+    PluginOptions,
+    SamplerOptions,
+)
 
 ContractT = TypeVar("ContractT")
 OptionsT = TypeVar("OptionsT", bound=PluginOptions)

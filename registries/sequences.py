@@ -5,7 +5,7 @@ Shapes: B rows, L positions. Tensors of one object share a device.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from opendllm.registries.options import AttentionKind
@@ -39,6 +39,19 @@ class AttentionPattern:
 
 
 @dataclass(frozen=True)
+class TokenIds:
+    """The ids that a model reads.
+
+    Attributes:
+        size: V; uniform noise draws from all of them.
+        mask_token_id: one of them.
+    """
+
+    size: int
+    mask_token_id: int
+
+
+@dataclass(frozen=True)
 class TokenRows:
     """Clean rows of packed documents.
 
@@ -49,6 +62,7 @@ class TokenRows:
         maskable: [B, L] bool, False on prompts and padding: such tokens are never corrupted.
         sample_index: [B] int64, the row's number in the whole run; it addresses the row's noise.
         blocks: [B, L] int64, the model's own attention blocks; None for a bidirectional model.
+        ids: the model's; what masks tokens only needs none.
     """
 
     tokens: Tensor
@@ -57,6 +71,7 @@ class TokenRows:
     maskable: Tensor
     sample_index: Tensor
     blocks: Tensor | None = None
+    ids: TokenIds | None = field(default=None, kw_only=True)
 
     def to(self, device: torch.device | str) -> TokenRows:
         """The same rows on another device."""
@@ -67,6 +82,7 @@ class TokenRows:
             self.maskable.to(device),
             self.sample_index.to(device),
             None if self.blocks is None else self.blocks.to(device),
+            ids=self.ids,
         )
 
 
@@ -84,6 +100,8 @@ class ModelInputs:
         positions: [B, L] int64, for the rotary embedding.
         blocks: [B, L] int64, or None to take the model's own pattern.
         clean: [B, L] bool, or None where all of it is clean.
+        time: [B, L] float, how noisy each position is: -ln alpha(t), the time input of Duo and UDLM, which
+            is the same in every schedule; or None where the model isn't told.
     """
 
     tokens: Tensor
@@ -91,6 +109,7 @@ class ModelInputs:
     positions: Tensor
     blocks: Tensor | None = None
     clean: Tensor | None = None
+    time: Tensor | None = None
 
     def with_tokens(self, tokens: Tensor) -> ModelInputs:
         """The same layout with other tokens [B, L]."""
@@ -104,4 +123,5 @@ class ModelInputs:
             self.positions[index],
             None if self.blocks is None else self.blocks[index],
             None if self.clean is None else self.clean[index],
+            None if self.time is None else self.time[index],
         )

@@ -106,3 +106,11 @@ def test_make_runs_what_contributing_says(repository: Path) -> None:
         assert asked <= targets
     assert "--durations=15" in makefile
     assert '-m "not slow"' in makefile
+
+
+def test_a_package_is_pinned_once(repository: Path) -> None:
+    lines = (repository / "constraints.txt").read_text().splitlines()
+    pins = [line.partition("==") for line in lines if not line.startswith("#")]
+    names = [re.sub(r"[-_.]+", "-", name).lower() for name, _, _ in pins]
+    assert all(version for _, _, version in pins)
+    assert sorted(set(names)) == sorted(names)

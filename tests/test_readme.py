@@ -24,6 +24,7 @@ def blocks(repository: Path) -> dict[str, list[str]]:
     return found
 
 
+@pytest.mark.slow
 def test_the_third_party_sampler_keeps_the_contract(blocks: dict[str, list[str]], tmp_path: Path) -> None:
     registration, implementation, contract = blocks["python"][1:4]
     (tmp_path / "my_sampler").mkdir()

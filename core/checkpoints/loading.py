@@ -16,6 +16,7 @@ from opendllm.core.checkpoints.tokenizer_files import has_tokenizer, ids_without
 from opendllm.core.foundation.json_objects import read_json_object
 from opendllm.core.foundation.option_errors import option_errors
 from opendllm.core.foundation.ranks import local_rank
+from opendllm.core.networks.noise_section import read_noise
 from opendllm.core.networks.transformers_lm import CONFIG_FILE, OWN_SECTION
 from opendllm.registries.backbones import Backbone, DiffusionLM
 from opendllm.registries.discovery import Plugins
@@ -185,7 +186,10 @@ def load_model(
     config = read_config(folder)
     config["mask_token_id"] = _mask_token_id(folder, config, mask_token_id)
     family = _with_stored_options(backbone, folder, config).build()
-    return family.load(folder, config, device, dtype, min_vocab_size)
+    noise = read_noise(_own_section(folder, config), folder / CONFIG_FILE)
+    lm = family.load(folder, config, device, dtype, min_vocab_size)
+    lm.noise = noise
+    return lm
 
 
 def _with_stored_options(

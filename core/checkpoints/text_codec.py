@@ -222,8 +222,9 @@ def token_facts(
         UserError: BOS is asked for, and the tokenizer has none.
     """
     special = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
-    reserved = {*special, *tokenizer.all_special_ids, *also_reserved}
-    spelled = {token: tokenizer.convert_ids_to_tokens(token) or "" for token in sorted(reserved)}
+    named = {*special, *tokenizer.all_special_ids, *also_reserved}
+    reserved = sorted(token for token in named if token is not None)
+    spelled = {token: tokenizer.convert_ids_to_tokens(token) or "" for token in reserved}
     start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     if add_bos is None:
         return TokenFacts(_written_before(tokenizer), spelled, start)

@@ -21,6 +21,7 @@ from opendllm.core.evaluation.shards import ALONE, Shard, take_shard
 from opendllm.core.foundation.atomic_files import write_json
 from opendllm.core.foundation.sample_records import SampleKey, SampleRecord
 from opendllm.core.sandbox.sandbox import Sandbox
+from opendllm.core.toolkit.likelihood import bound_name
 from opendllm.registries.benchmarks import (
     Answer,
     Benchmark,
@@ -86,8 +87,9 @@ def evaluate(
         None in all processes but the first.
 
     Raises:
-        UserError: chat is asked for where likelihoods know none, no request at all fits the model, answers
-            on file are to other requests, or there is no sandbox as strong as the scoring will want.
+        UserError: chat is asked for where likelihoods know none, the checkpoint has none, no request at all
+            fits the model, answers on file are to other requests, or there is no sandbox as strong as the
+            scoring will want.
     """
     if context.code_execution is not None:
         context = replace(context, code_execution=replace(context.code_execution, on_progress=on_scoring))
@@ -96,6 +98,7 @@ def evaluate(
     requests = benchmark.requests(context)
     if asked.chat:
         _check_chat_has_an_effect(requests)
+    about = _what_likelihoods_are(asked, requests)
     wanted = _keyed(requests, asked.samples_per_task)
     _check_same_requests(wanted, answers)
     pending = [key for key in wanted if key not in answers.records]
@@ -123,7 +126,20 @@ def evaluate(
     if allowed:
         on_scoring(0, None, None)
     scores = benchmark.score([record.answer for record in records]) if allowed else None
+    if scores is not None:
+        scores = replace(scores, notes=(*scores.notes, *about))
     return evaluation_of(scores, records)
+
+
+def _what_likelihoods_are(asked: Asked, requests: Sequence[Request]) -> tuple[str, ...]:
+    """A note that says it, where any are asked for.
+
+    Raises:
+        UserError: the checkpoint has none.
+    """
+    if not any(isinstance(request, LikelihoodRequest) for request in requests):
+        return ()
+    return (f"its likelihood is {bound_name(asked.replicas[0].lm)}",)
 
 
 def check_sandbox(execution: CodeExecution) -> None:

@@ -14,6 +14,7 @@ from opendllm.core.toolkit.draws import hash_address
 from opendllm.core.toolkit.likelihood import Estimator, log_likelihood
 from opendllm.core.toolkit.segments import inputs_from_mask
 from opendllm.registries.backbones import DiffusionLM
+from opendllm.registries.errors import UserError
 from opendllm.registries.sequences import ModelInputs
 
 ROWS_AT_ONCE = 8
@@ -57,8 +58,14 @@ def score_texts(
     A text that has nothing to score counts for nothing.
 
     Raises:
-        UserError: a text has a token that the model doesn't know.
+        UserError: a text has a token that the model doesn't know; the checkpoint has no likelihood, or
+            its greedy decoding isn't one mask after another.
     """
+    if lm.noise.destination != "mask" and any(text.greedy for text in texts):
+        raise UserError(
+            f"whether a model would write a text is found out mask by mask, and this one undoes "
+            f"{lm.noise.destination} noise: leave out what asks for it"
+        )
     windows = [_windows(codec, text, longest) for text in texts]
     for number, of_text in enumerate(windows):
         for window in of_text:

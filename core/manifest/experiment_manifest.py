@@ -36,9 +36,25 @@ _NOT_TRAINED_FROM = (
 """Keys of `train` that only say how the same weights are come by; a run may go on with others."""
 
 
+_ADDED_LATER = frozenset({"add_bos_token", "eos_token"})
+"""Keys that earlier manifests lack: null means what was done before there was one, and the same digest."""
+
+
+def _without_new_defaults(section: dict[str, Any] | None) -> dict[str, Any] | None:
+    if section is None:
+        return None
+    return {key: value for key, value in section.items() if value is not None or key not in _ADDED_LATER}
+
+
 def trained_from(manifest: dict[str, Any]) -> dict[str, Any]:
     """What of a dumped manifest decides the trained weights, but for float rounding."""
     content = {key: manifest.get(key) for key in ("model", "data", "train", "seed")}
+    content["model"] = _without_new_defaults(content["model"])
+    if content["data"] is not None and content["data"].get("tokenizer") is not None:
+        content["data"] = {
+            **content["data"],
+            "tokenizer": _without_new_defaults(content["data"]["tokenizer"]),
+        }
     if content["train"] is not None:
         content["train"] = {k: v for k, v in content["train"].items() if k not in _NOT_TRAINED_FROM}
     return content

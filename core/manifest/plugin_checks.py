@@ -17,13 +17,13 @@ from opendllm.core.manifest.checks import (
     generation_of,
     issues_of,
 )
+from opendllm.core.manifest.noise_checks import noise_issues
 from opendllm.core.manifest.schema import Generate, Manifest, PluginChoice
 from opendllm.core.manifest.sources import KeyPath, Source
 from opendllm.core.manifest.variant_plugins import EvaluationPlugins, TrainingPlugins, VariantPlugins
 from opendllm.registries.corpora import Corpus
 from opendllm.registries.discovery import Plugins
 from opendllm.registries.errors import PluginError, UserError
-from opendllm.registries.noise_schedules import NoiseSchedule
 from opendllm.registries.objectives import Objective
 from opendllm.registries.options import BackboneOptions, ObjectiveOptions, PluginOptions, SamplerOptions
 from opendllm.registries.registry import ChosenPlugin, Registry
@@ -64,10 +64,13 @@ def resolve_plugins(manifest: Manifest, source: Source, plugins: Plugins) -> Var
         for index, entry in enumerate(manifest.evaluate)
     ]
     issues = resolver.issues
+    training = TrainingPlugins(objective, schedule) if objective and schedule else None
     if backbone is not None:
         issues.extend(_data_issues(manifest, source, backbone.options))
         issues.extend(_loading_issues(manifest, source, backbone.options))
-        issues.extend(_attention_issues(manifest, source, backbone.options, objective, schedule))
+        issues.extend(_attention_issues(manifest, source, backbone.options, objective))
+        if training is not None:
+            issues.extend(noise_issues(manifest, source, backbone.options, training, benchmarks))
     if issues:
         raise ManifestError(issues)
     assert backbone is not None  # or there would be an issue; so it is with all that may be None here
@@ -75,7 +78,7 @@ def resolve_plugins(manifest: Manifest, source: Source, plugins: Plugins) -> Var
     return VariantPlugins(
         backbone,
         tuple(filter(None, corpora)),
-        TrainingPlugins(objective, schedule) if objective and schedule else None,
+        training,
         sampler,
         tuple(
             EvaluationPlugins(benchmark, own)
@@ -178,7 +181,6 @@ def _attention_issues(
     source: Source,
     backbone: BackboneOptions,
     objective: ChosenPlugin[Objective, ObjectiveOptions] | None,
-    schedule: ChosenPlugin[NoiseSchedule, PluginOptions] | None,
 ) -> Iterator[Issue]:
     at: KeyPath = ("model", "backbone", "options", "attention")
     if (backbone.attention == "block-causal") != (backbone.block_length is not None):
@@ -193,21 +195,4 @@ def _attention_issues(
             "train.objective",
             f"{objective.name!r} trains {objective.options.trains} models, and the backbone's "
             f"attention is {backbone.attention}: set model.backbone.options.attention",
-        )
-    allowed = objective.options.noise_schedules
-    if allowed is None:
-        return
-    name = manifest.train.noise_schedule.name
-    if name not in allowed:
-        yield Issue(
-            source.location(("train", "noise_schedule", "name")),
-            "train.noise_schedule",
-            f"objective {objective.name!r} brings its own schedule; only "
-            f"{', '.join(sorted(allowed))} goes with it",
-        )
-    elif schedule is not None and schedule.options.model_fields_set:
-        yield Issue(
-            source.location(("train", "noise_schedule", "options")),
-            "train.noise_schedule.options",
-            f"have no effect: objective {objective.name!r} brings its own schedule",
         )

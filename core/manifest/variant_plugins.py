@@ -11,9 +11,16 @@ from opendllm.registries.benchmarks import Benchmark
 from opendllm.registries.corpora import Corpus
 from opendllm.registries.noise_schedules import NoiseSchedule
 from opendllm.registries.objectives import Objective
-from opendllm.registries.options import BackboneOptions, ObjectiveOptions, PluginOptions, SamplerOptions
+from opendllm.registries.options import (
+    BackboneOptions,
+    ObjectiveOptions,
+    PluginOptions,
+    SamplerOptions,
+    noise_destination,
+)
 from opendllm.registries.registry import ChosenPlugin
 from opendllm.registries.samplers import Sampler
+from opendllm.registries.trained_noise import TrainedNoise
 
 
 @dataclass(frozen=True)
@@ -22,6 +29,14 @@ class TrainingPlugins:
 
     objective: ChosenPlugin[Objective, ObjectiveOptions]
     noise_schedule: ChosenPlugin[NoiseSchedule, PluginOptions]
+
+    @property
+    def noise(self) -> TrainedNoise:
+        """What a model is trained to undo with them."""
+        options = self.objective.options
+        masks = noise_destination(self.noise_schedule.options) == "mask"
+        bound = "masks" if masks and options.bound == "noise" else options.bound
+        return TrainedNoise(None if masks else self.noise_schedule, bound, options.tells_time)
 
 
 @dataclass(frozen=True)

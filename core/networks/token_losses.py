@@ -1,4 +1,4 @@
-"""The cross-entropy of an LM head, chunk by chunk: no tensor has tokens times vocabulary numbers."""
+"""The loss of an LM head, chunk by chunk: no tensor has tokens times vocabulary numbers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear
 from torch.utils.checkpoint import checkpoint
 
-from opendllm.registries.backbones import LossPart
+from opendllm.registries.backbones import DistributionLoss, LikelihoodLoss, LossPart
 
 LOGITS_AT_ONCE = {"cpu": 1 << 23, "cuda": 1 << 27}
 """A chunk's logits: on a CPU they should stay near its caches, on a GPU a matrix product wants many rows."""
@@ -69,12 +69,31 @@ def summed_loss(head: nn.Module, hidden: Tensor, targets: Tensor, loss_part: Los
         head: from hidden states to logits.
         hidden: [N, D].
         targets: [N] int64.
-        loss_part: from the negative log-likelihoods of a run of tokens to their share of the loss.
+        loss_part: from the negative log-likelihoods, or the logits, of a run of tokens to their share of the
+            loss.
     """
     if torch.is_grad_enabled() and _scores_itself(head):
         loss: Tensor = head(hidden, targets, loss_part)
         return loss
+    if isinstance(loss_part, DistributionLoss):
+        return _distribution_loss(head, hidden, loss_part)
     return loss_part(token_losses(head, hidden, targets), slice(0, len(targets)))
+
+
+def _distribution_loss(head: nn.Module, hidden: Tensor, loss_part: DistributionLoss) -> Tensor:
+    """As `summed_loss`; where gradients are wanted, each chunk's logits are computed once more."""
+
+    def of_chunk(states: Tensor, start: int) -> Tensor:
+        return loss_part.of(head(states).float(), slice(start, start + len(states)))
+
+    chunks = _chunks(hidden, getattr(head, "out_features", 1 << 17)) or [slice(0, 0)]
+    losses = [
+        checkpoint(of_chunk, hidden[chunk], chunk.start, use_reentrant=False)
+        if torch.is_grad_enabled()
+        else of_chunk(hidden[chunk], chunk.start)
+        for chunk in chunks
+    ]
+    return torch.stack([loss.double() for loss in losses]).sum()
 
 
 def _plain(head: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
@@ -92,7 +111,7 @@ def _chunks(hidden: Tensor, vocabulary: int) -> list[slice]:
 
 
 class _LinearLoss(torch.autograd.Function):
-    """sum loss_part(cross_entropy(linear(hidden, weight, bias))), its gradients worked out on the way."""
+    """sum loss_part(linear(hidden, weight, bias)), its gradients worked out on the way."""
 
     @staticmethod
     def forward(
@@ -105,16 +124,11 @@ class _LinearLoss(torch.autograd.Function):
         d_bias = torch.zeros_like(bias, dtype=torch.float32) if for_bias and bias is not None else None
         losses = [hidden.new_zeros((), dtype=torch.float64)]
         for chunk, logits in _logits_of_chunks(hidden, weight, bias):
-            chosen = logits.gather(1, targets[chunk, None]).squeeze(1)
-            largest = logits.amax(-1)
-            total = logits.sub_(largest[:, None]).exp_().sum(-1)
-            with torch.enable_grad():
-                nll = (total.log() + largest - chosen).requires_grad_()
-                loss = loss_part(nll, chunk)
-            (slope,) = torch.autograd.grad(loss, nll)
+            if isinstance(loss_part, DistributionLoss):
+                loss, d_logits = _distribution_slopes(logits, chunk, loss_part)
+            else:
+                loss, d_logits = _likelihood_slopes(logits, targets[chunk], chunk, loss_part)
             losses.append(loss.detach().double())
-            d_logits = logits.mul_((slope / total)[:, None])
-            d_logits.scatter_add_(1, targets[chunk, None], -slope[:, None])
             if d_bias is not None:
                 d_bias += d_logits.sum(0)
             narrow = d_logits.to(hidden.dtype)
@@ -137,6 +151,30 @@ class _LinearLoss(torch.autograd.Function):
         ]
         del ctx.gradients  # scaled in place: a second backward pass has nothing to start from
         return scaled[0], None, scaled[1], scaled[2], None
+
+
+def _likelihood_slopes(
+    logits: Tensor, targets: Tensor, chunk: slice, loss_part: LikelihoodLoss
+) -> tuple[Tensor, Tensor]:
+    """(loss, its gradient for the logits, which it overwrites) of a chunk's cross-entropies."""
+    chosen = logits.gather(1, targets[:, None]).squeeze(1)
+    largest = logits.amax(-1)
+    total = logits.sub_(largest[:, None]).exp_().sum(-1)
+    with torch.enable_grad():
+        nll = (total.log() + largest - chosen).requires_grad_()
+        loss = loss_part(nll, chunk)
+    (slope,) = torch.autograd.grad(loss, nll)
+    d_logits = logits.mul_((slope / total)[:, None])
+    return loss, d_logits.scatter_add_(1, targets[:, None], -slope[:, None])
+
+
+def _distribution_slopes(logits: Tensor, chunk: slice, loss_part: DistributionLoss) -> tuple[Tensor, Tensor]:
+    """(loss, its gradient for the logits) of a chunk's distributions."""
+    with torch.enable_grad():
+        logits = logits.detach().requires_grad_()
+        loss = loss_part.of(logits, chunk)
+    (slope,) = torch.autograd.grad(loss, logits)
+    return loss, slope
 
 
 def _logits_of_chunks(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Iterator[tuple[slice, Tensor]]:

@@ -24,6 +24,7 @@ from transformers.initialization import no_init_weights
 from opendllm.core.foundation.notices import warn_once
 from opendllm.core.networks.attention import ATTENTION_NAME, AttentionLayout
 from opendllm.core.networks.canvas_reader import TransformersReader, network_states
+from opendllm.core.networks.noise_section import noise_section
 from opendllm.core.networks.placement import Placement, allocate_spread, quantize_to_8bit, run_spread
 from opendllm.core.networks.quantized import SECTIONS, TURNED_BACK, load_quantized, quantization_of
 from opendllm.core.networks.safetensors_folder import differ, load_into, stored_dtype, write_weights
@@ -90,6 +91,7 @@ class ScoringModule(nn.Module):
 
     def network_states(self, inputs: ModelInputs) -> Tensor:
         """[B, L, D] the network's own hidden states, not aligned."""
+        _refuse_time(inputs)
         blocks = self._attention.blocks(inputs.positions) if inputs.blocks is None else inputs.blocks
         output = self.network.get_decoder()(
             input_ids=inputs.tokens,
@@ -167,6 +169,7 @@ class TransformersLM(DiffusionLM):
 
     def reader(self, inputs: ModelInputs, use_kv_cache: bool = False, compiled: bool = False) -> CanvasReader:
         """See `DiffusionLM.reader`."""
+        _refuse_time(inputs)
         return TransformersReader(
             self.module.network,
             self.attention,
@@ -248,6 +251,7 @@ class TransformersLM(DiffusionLM):
             "attention": self.attention.kind,
             "block_length": self.attention.block_length,
             "logit_shift": self.logit_shift,
+            **noise_section(self.noise),
         }
         config = self._config | {
             "mask_token_id": self.mask_token_id,
@@ -261,6 +265,13 @@ class TransformersLM(DiffusionLM):
         if self.stops:
             stops = {"eos_token_id": list(self.stops) if len(self.stops) > 1 else self.stops[0]}
             (folder / GENERATION_FILE).write_text(json.dumps(stops, indent=2) + "\n")
+
+
+def _refuse_time(inputs: ModelInputs) -> None:
+    if inputs.time is not None:
+        raise UserError(
+            "this backbone's network has no input for the time: train and decode it without time_conditioning"
+        )
 
 
 def _allocate(checkpoint: CheckpointFormat, dtype: torch.dtype) -> PreTrainedModel:

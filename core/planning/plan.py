@@ -103,8 +103,11 @@ def _training(
     kept = OPTIMIZER_NUMBERS[train.precision] * (4 if train.master_weights else 2)
     zero, stage = train.deepspeed.zero_optimization, zero_stage(train)
     tokens = train.steps * train.global_batch_size * sequence_length
-    read = objective.positions_per_token
-    flops = architecture.training_flops(tokens * read, sequence_length * read, objective.scored_share / read)
+    length = sequence_length * objective.positions_per_token
+    read = objective.positions_per_token * objective.copies_per_row
+    flops = architecture.training_flops(
+        tokens * read, length, objective.scored_share / objective.positions_per_token
+    )
     micro_tokens = micro_batch * sequence_length
     block = 8 * architecture.hidden_size + 4 * architecture.intermediate_size
     layers = micro_tokens * read * architecture.layers * block * number
@@ -112,7 +115,11 @@ def _training(
         layers = layers // architecture.layers + (
             micro_tokens * read * architecture.layers * architecture.hidden_size * number
         )
-    logits = int(micro_tokens * objective.scored_share) * architecture.vocab_size * (number + 4)
+    logits = (
+        int(micro_tokens * objective.copies_per_row * objective.scored_share)
+        * architecture.vocab_size
+        * (number + 4)
+    )
     peak = (hardware.peak_tflops or PEAK_TFLOPS[train.precision]) * 1e12
     return TrainingPlan(
         tokens=tokens,

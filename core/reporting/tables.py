@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -138,12 +138,7 @@ def plugin_table(study: Study) -> Table:
 
 def notes(study: Study) -> tuple[str, ...]:
     """What is to be known when reading the numbers, each note once."""
-    found = [
-        f"{benchmark}: {note}"
-        for benchmark in study.benchmarks
-        for result in study.results(benchmark)
-        for note in result.notes
-    ]
+    found = [note for benchmark in study.benchmarks for note in _benchmark_notes(study, benchmark)]
     quoted: dict[str, dict[str, None]] = {}
     for figures in study.published:
         if figures.benchmark in study.benchmarks:
@@ -161,6 +156,18 @@ def notes(study: Study) -> tuple[str, ...]:
         for start, total in variant.extended
     ]
     return tuple(dict.fromkeys(found))
+
+
+def _benchmark_notes(study: Study, benchmark: str) -> Iterator[str]:
+    """Each with the variants whose result says it, where not all of them do."""
+    with_result = [variant for variant in study.variants if benchmark in variant.benchmarks]
+    saying: dict[str, list[str]] = {}
+    for variant in with_result:
+        for note in dict.fromkeys(variant.benchmarks[benchmark].notes):
+            saying.setdefault(note, []).append(variant.label)
+    for note, labels in saying.items():
+        of = "" if len(labels) == len(with_result) else f" ({', '.join(labels)})"
+        yield f"{benchmark}{of}: {note}"
 
 
 def _row(*values: str) -> tuple[Cell, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -12,7 +13,9 @@ from torch import nn
 
 from opendllm.core.testing.contract import PluginContract
 from opendllm.core.toolkit.segments import inputs_from_mask
-from opendllm.registries.backbones import Backbone, DiffusionLM, Vocabulary
+from opendllm.registries.backbones import Backbone, DiffusionLM, DistributionLoss, Vocabulary
+from opendllm.registries.errors import UserError
+from opendllm.registries.options import BackboneOptions
 from opendllm.registries.sequences import ModelInputs
 
 Batch: TypeAlias = tuple[ModelInputs, torch.Tensor, torch.Tensor]
@@ -186,6 +189,37 @@ class BackboneContract(PluginContract):
                     parameter.sub_(rate * slopes[name])
         torch.manual_seed(1)
         assert float(lm.module(*batch, loss_part).detach()) < float(loss.detach())
+
+    def test_a_loss_of_distributions_is_that_of_the_logits(self) -> None:
+        """`DistributionLoss`: the logits of each scored position in one part, in row-major order."""
+        lm, (inputs, targets, scored) = self.lm(), training_batch()
+
+        def entropies(logits: torch.Tensor, chosen: slice) -> torch.Tensor:
+            assert logits.shape == (chosen.stop - chosen.start, lm.vocab_size)
+            weight = torch.arange(1, int(scored.sum()) + 1)[chosen]
+            entropy = torch.special.entr(logits.float().softmax(-1)).sum(-1)
+            total: torch.Tensor = (weight * entropy.double()).sum()
+            return total
+
+        found = lm.module(inputs, targets, scored, DistributionLoss(entropies))
+        logits = lm.project(lm.hidden_states(inputs)[scored])
+        assert_same(lm, found, entropies(logits, slice(0, len(logits))))
+
+    def test_a_time_is_read_or_refused(self) -> None:
+        """A model that ignores the time it is told would pass for one that reads it."""
+        lm, (inputs, _, _) = self.lm(), training_batch()
+        options = self.registration().options
+        assert issubclass(options, BackboneOptions)
+        times = [torch.full(inputs.tokens.shape, time) for time in (0.1, 2.0)]
+        if options.reads_time:
+            early, late = (self.logits(lm, replace(inputs, time=time)) for time in times)
+            assert not torch.equal(early, late), "the time changes nothing"
+        else:
+            try:
+                self.logits(lm, replace(inputs, time=times[0]))
+            except UserError:
+                return
+            raise AssertionError("a model that doesn't read the time must refuse it with a UserError")
 
     def test_nothing_scored_is_a_loss_of_zero(self) -> None:
         """A process whose rows have nothing to score goes through the backward pass with the others."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from opendllm.core.testing.contract import PluginContract
+from opendllm.core.testing.contract import PluginContract, example_options
 from opendllm.registries.noise_schedules import NoiseSchedule
+from opendllm.registries.options import noise_destination
 
 
 class NoiseScheduleContract(PluginContract):
@@ -58,6 +59,28 @@ class NoiseScheduleContract(PluginContract):
         torch.testing.assert_close(
             schedule.time_of(schedule.mask_probability(times)), times, rtol=0, atol=1e-6
         )
+
+    def test_noise_takes_what_does_not_survive(self) -> None:
+        """b sums to 1 - alpha over the vocabulary, and is nowhere negative."""
+        schedule, times, size = self.schedule(), self.times(), 12
+        mass = schedule.noise_mass(times, size)
+        total = mass.mask + (size - 1) * mass.other
+        torch.testing.assert_close(total, 1 - schedule.alpha(times), msg="b must sum to 1 - alpha")
+        assert bool(((mass.mask >= 0) & (mass.other >= 0)).all()), "a noise mass is negative"
+
+    def test_the_derivatives_of_noise_are_derivatives(self) -> None:
+        """`noise_mass_prime`, against autograd."""
+        times, schedule = self.times().requires_grad_(), self.schedule()
+        mass, slope = schedule.noise_mass(times, 12), schedule.noise_mass_prime(times, 12)
+        for part, found in ((mass.mask, slope.mask), (mass.other, slope.other)):
+            (gradient,) = torch.autograd.grad(part.sum(), times, retain_graph=True)
+            torch.testing.assert_close(found.detach(), gradient)
+
+    def test_the_destination_is_what_the_options_say(self) -> None:
+        """A manifest is checked by the options alone."""
+        registration = self.registration()
+        options = registration.options.model_validate(example_options(registration, self.options))
+        assert noise_destination(options) == self.schedule().destination
 
     def test_shapes_are_kept(self) -> None:
         """Any shape in, the same shape out."""

@@ -10,11 +10,12 @@ from opendllm.core.testing.contract import PluginContract
 from opendllm.core.testing.table_lm import TableLM
 from opendllm.core.toolkit.noise import AddressedNoise
 from opendllm.core.toolkit.segments import document_positions
+from opendllm.registries.backbones import DistributionLoss
 from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.noise_schedules import NoiseSchedule
 from opendllm.registries.objectives import Corruption, Objective
-from opendllm.registries.options import ObjectiveOptions
-from opendllm.registries.sequences import PADDING_SEGMENT, AttentionPattern, TokenRows
+from opendllm.registries.options import ObjectiveOptions, noise_destination
+from opendllm.registries.sequences import PADDING_SEGMENT, AttentionPattern, TokenIds, TokenRows
 
 MASK_TOKEN_ID = 11
 ROWS, LENGTH = 8, 24
@@ -43,18 +44,31 @@ class ObjectiveContract(PluginContract):
         return objective
 
     def schedule(self) -> NoiseSchedule:
-        """A schedule that goes with it."""
+        """A schedule that goes with it: linear, where it may be."""
         options = self.registration().options
         assert issubclass(options, ObjectiveOptions)
-        name = "linear" if options.noise_schedules is None else sorted(options.noise_schedules)[0]
-        return installed_plugins().noise_schedules.get(name).build()
+        known = installed_plugins().noise_schedules
+        names = known.names() if options.noise_schedules is None else sorted(options.noise_schedules)
+        for name in sorted(names, key=lambda name: name != "linear"):
+            for given in ({}, {"destination": "uniform"}):
+                chosen = known.get(name).options
+                if given and "destination" not in chosen.model_fields:
+                    continue
+                checked = chosen.model_validate(given)
+                if noise_destination(checked) in options.destinations:
+                    return known.get(name).build(checked)
+        raise AssertionError(
+            f"no noise schedule goes with the objective: {sorted(names)} with destination "
+            f"{sorted(options.destinations)}"
+        )
 
     def prepared(self, rows: TokenRows) -> TokenRows:
         """With the attention blocks of a model that it trains."""
         options = self.registration().options
         assert issubclass(options, ObjectiveOptions)
         pattern = AttentionPattern(options.trains, BLOCK_LENGTH if options.trains == "block-causal" else None)
-        return replace(rows, blocks=pattern.blocks(rows.positions))
+        ids = TokenIds(MASK_TOKEN_ID + 1, MASK_TOKEN_ID)
+        return replace(rows, blocks=pattern.blocks(rows.positions), ids=ids)
 
     def corrupt(self, rows: TokenRows) -> Corruption:
         """Mask and corrupt with the noise of seed 5."""
@@ -69,6 +83,16 @@ class ObjectiveContract(PluginContract):
         masking = self.objective().mask(rows, AddressedNoise(5, rows, ROWS), self.schedule())
         assert bool(masking.masked.any())
         assert not bool((masking.masked & ~rows.maskable).any())
+
+    def test_the_model_reads_prompts_and_padding_as_they_are(self) -> None:
+        """Noise that replaces tokens keeps off them too, in each copy of a row that the model reads."""
+        rows = packed_rows()
+        read = self.corrupt(rows).inputs.tokens
+        copies, halves = read.shape[0] // ROWS, read.shape[1] // LENGTH
+        assert read.shape == (copies * ROWS, halves * LENGTH), "a row is read whole, as often as you like"
+        given = (~rows.maskable).repeat_interleave(copies, 0).repeat(1, halves)
+        clean = rows.tokens.repeat_interleave(copies, 0).repeat(1, halves)
+        assert torch.equal(read[given], clean[given]), "a prompt or padding token was changed"
 
     def test_scored_positions_have_their_clean_token_as_target(self) -> None:
         """Targets are never masks, and one weight belongs to each scored position."""
@@ -102,23 +126,40 @@ class ObjectiveContract(PluginContract):
     def test_loss_sums_add_up_over_positions(self) -> None:
         """The trainer takes the loss in parts, so that the logits of a whole batch never exist."""
         corruption = self.corrupt(packed_rows())
-        nll = torch.linspace(0.1, 5, int(corruption.scored.sum()), dtype=torch.float64)
-        thirds = [slice(start, start + len(nll) // 3 + 1) for start in range(0, len(nll), len(nll) // 3 + 1)]
-        parts = [self.objective().loss_sum(nll[chosen], corruption.part(chosen)) for chosen in thirds]
-        whole = self.objective().loss_sum(nll, corruption)
+        answers, number = self.answers(corruption), int(corruption.scored.sum())
+        thirds = [slice(start, start + number // 3 + 1) for start in range(0, number, number // 3 + 1)]
+        parts = [self.loss_of(answers[chosen], corruption, chosen) for chosen in thirds]
+        whole = self.loss_of(answers, corruption, slice(0, number))
         torch.testing.assert_close(torch.stack(parts).sum(), whole)
 
     def test_the_loss_is_finite_and_has_gradients(self) -> None:
         """A scalar that training can go down."""
-        nll = torch.rand(int(self.corrupt(packed_rows()).scored.sum()), requires_grad=True)
-        loss = self.objective().loss_sum(nll, self.corrupt(packed_rows()))
+        corruption = self.corrupt(packed_rows())
+        answers = self.answers(corruption).float().requires_grad_()
+        loss = self.loss_of(answers, corruption, slice(0, len(answers)))
         assert loss.ndim == 0
         loss.backward()
-        assert nll.grad is not None
-        assert bool(torch.isfinite(nll.grad).all())
+        assert answers.grad is not None, "the loss doesn't hang on what the model says"
+        assert bool(torch.isfinite(answers.grad).all())
+
+    def answers(self, corruption: Corruption) -> torch.Tensor:
+        """What a model might say of the scored positions: likelihoods [N], or logits [N, V]; float64."""
+        number = int(corruption.scored.sum())
+        if not self.objective().reads_distributions:
+            return torch.linspace(0.1, 5, number, dtype=torch.float64)
+        generator = torch.Generator().manual_seed(0)
+        return torch.randn(number, MASK_TOKEN_ID + 1, generator=generator, dtype=torch.float64)
+
+    def loss_of(self, answers: torch.Tensor, corruption: Corruption, chosen: slice) -> torch.Tensor:
+        """The share of the loss that some scored positions have."""
+        part = self.objective().loss_part(corruption, self.schedule())
+        return part.of(answers, chosen) if isinstance(part, DistributionLoss) else part(answers, chosen)
 
     def loss_sum(self, corruption: Corruption) -> torch.Tensor:
-        """With the log-likelihoods of a tiny model."""
+        """With the answers of a tiny model."""
         lm = TableLM(MASK_TOKEN_ID + 1)
+        if self.objective().reads_distributions:
+            logits = lm.project(lm.hidden_states(corruption.inputs)[corruption.scored]).double()
+            return self.loss_of(logits, corruption, slice(0, len(logits))).detach()
         nll = lm.negative_log_likelihood(corruption.inputs, corruption.targets, corruption.scored)
         return self.objective().loss_sum(nll.double(), corruption).detach()

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from opendllm.core.toolkit.segments import visibility
-from opendllm.registries.backbones import DiffusionLM, LossPart
+from opendllm.registries.backbones import DiffusionLM, DistributionLoss, LossPart
+from opendllm.registries.errors import UserError
 from opendllm.registries.sequences import AttentionPattern, ModelInputs
 
 WIDTH = 16
@@ -21,13 +22,14 @@ PART = 5
 class TableModule(nn.Module):
     """One uniform mixing layer between an embedding table and an output table."""
 
-    def __init__(self, vocab_size: int, attention: AttentionPattern) -> None:
+    def __init__(self, vocab_size: int, attention: AttentionPattern, reads_time: bool = False) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(0)
         self.tokens = nn.Parameter(torch.randn(vocab_size, WIDTH, generator=generator))
         self.position_embeddings = nn.Parameter(torch.randn(CONTEXT, WIDTH, generator=generator))
         self.output = nn.Parameter(torch.randn(WIDTH, vocab_size, generator=generator))
         self._attention = attention
+        self.time = nn.Parameter(torch.randn(WIDTH, generator=generator)) if reads_time else None
 
     def hidden(self, inputs: ModelInputs) -> Tensor:
         """[B, L, D]: each position mixes what it may see, and knows where it is."""
@@ -40,13 +42,20 @@ class TableModule(nn.Module):
             # Aligned logits of a causal model: position i sees earlier tokens only.
             visible = visible & ~torch.eye(visible.shape[-1], dtype=torch.bool)
         weights = visible.float() / visible.sum(-1, keepdim=True).clamp(min=1)
-        return weights @ embedded + self.position_embeddings[inputs.positions % CONTEXT]
+        hidden = weights @ embedded + self.position_embeddings[inputs.positions % CONTEXT]
+        if inputs.time is None:
+            return hidden
+        if self.time is None:
+            raise UserError("this table model reads no time: build it with reads_time")
+        return hidden + (-inputs.time).exp().float()[..., None] * self.time
 
     def forward(self, inputs: ModelInputs, targets: Tensor, scored: Tensor, loss_part: LossPart) -> Tensor:
         """See `DiffusionLM.module`; the loss is taken in parts of a few positions."""
+        if isinstance(loss_part, DistributionLoss):
+            logits = self.hidden(inputs)[scored] @ self.output
+            return sum((loss_part.of(logits[part], part) for part in _parts(len(logits))), logits.sum() * 0)
         nll = self.likelihoods(inputs, targets, scored)
-        parts = [slice(start, min(start + PART, len(nll))) for start in range(0, len(nll), PART)]
-        return sum((loss_part(nll[part], part) for part in parts), nll.sum() * 0)
+        return sum((loss_part(nll[part], part) for part in _parts(len(nll))), nll.sum() * 0)
 
     def likelihoods(self, inputs: ModelInputs, targets: Tensor, scored: Tensor) -> Tensor:
         """See `DiffusionLM.negative_log_likelihood`."""
@@ -54,12 +63,18 @@ class TableModule(nn.Module):
         return cross_entropy(logits, targets[scored], reduction="none")
 
 
+def _parts(positions: int) -> list[slice]:
+    return [slice(start, min(start + PART, positions)) for start in range(0, positions, PART)]
+
+
 class TableLM(DiffusionLM):
     """A `DiffusionLM` of a few hundred parameters, the same every time."""
 
-    def __init__(self, vocab_size: int = 12, attention: AttentionPattern | None = None) -> None:
+    def __init__(
+        self, vocab_size: int = 12, attention: AttentionPattern | None = None, reads_time: bool = False
+    ) -> None:
         self.attention = attention or AttentionPattern()
-        self.table = TableModule(vocab_size, self.attention)
+        self.table = TableModule(vocab_size, self.attention, reads_time)
         self.module = self.table
         self.vocab_size = vocab_size
         self.mask_token_id = vocab_size - 1

@@ -3,10 +3,13 @@
 `core.toolkit`, which samplers, objectives, schedules, corpora and benchmarks share:
     draws           addressed uniform numbers, and tokens drawn from them by inverse CDF
     noise           the corruption's uniform numbers: of the seed and each row's global index
+    corrupting      tokens given to noise: masked, or replaced by others
+    noise_bound     the one bound of masks, uniform noise and mixtures, at a time
     segments        documents packed in rows: positions, layouts, who sees whom
     ranking         the best positions of each row, ties broken by position
     step_schedules  how many masks are left after each step, by the published rules
-    likelihood      bounds on a text's likelihood, exact for causal models
+    likelihood      bounds on a text's likelihood, exact for causal models; noise_likelihood, those of other
+                    noise than masks
     held_out        which documents are held out where a corpus doesn't say
     stdlib_source   the running Python's standard library as texts
 
@@ -15,7 +18,8 @@
     transformers_lm        the stock class as a `DiffusionLM`; `CheckpointFormat`
     attention              segment-aware attention; segment_kernels, its kernels
     canvas_reader          repeated forward passes over a canvas, with a key-value cache
-    token_losses           the LM head's cross-entropy, chunk by chunk
+    token_losses           the LM head's loss, chunk by chunk
+    noise_section          what config.json says of the noise that a checkpoint undoes
     weight_files           which tensor is in which file; safetensors_folder, reading and writing them
     placement              over devices and in 8 bit; quantized, what others quantized
 

@@ -1,4 +1,4 @@
-"""How likely a model finds a text: the ELBO of a masked-diffusion model, exact for a causal one."""
+"""How likely a model finds a text: the ELBO of its noise, exact for a causal model."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from opendllm.core.toolkit.draws import stream_id, uniform
+from opendllm.core.toolkit.noise_likelihood import bound_schedule, noise_bounds, reconstruction
 from opendllm.core.toolkit.segments import block_starts, noisy_then_clean
 from opendllm.registries.backbones import DiffusionLM
+from opendllm.registries.errors import UserError
 from opendllm.registries.sequences import ModelInputs
 
 Estimator = Literal["llada", "mdlm"]
@@ -53,17 +55,27 @@ def log_likelihood(
     the sum of every block's own ELBO given the clean blocks before it, all from one forward pass a
     draw. k or t are stratified within groups of `STRATA` draws. A causal model's is exact.
 
+    Where the checkpoint was trained with other noise than masks, it is the bound of that noise
+    (`noise_likelihood`), whatever the estimator; UDLM's has the cross-entropy of the clean text beside it.
+
     Args:
-        lm: the model.
+        lm: the model; its `noise` says which bound.
         inputs: B rows of clean tokens.
         scorable: [B, L] bool.
         draws: Monte-Carlo draws a row, rounded up to two whole groups at least.
         seeds: [B] int64, one a row.
         batch_rows: rows in one forward pass; by default as many as make `TOKENS_AT_ONCE`.
-        estimator: LLaDA's or MDLM's.
+        estimator: LLaDA's or MDLM's, of a masked model.
+
+    Raises:
+        UserError: the checkpoint has no bound.
     """
     batch_rows = batch_rows or max(1, TOKENS_AT_ONCE // inputs.tokens.shape[1])
     rows, device = inputs.tokens.shape[0], inputs.tokens.device
+    if lm.noise.bound != "masks":
+        return _of_noise(lm, inputs, scorable, draws, seeds, batch_rows)
+    if lm.noise.time_conditioning:
+        raise UserError("masked diffusion's likelihood is that of models that aren't told the time")
     if lm.attention.kind == "causal":
         parts = torch.arange(rows, device=device).split(batch_rows)
         exact = torch.cat(
@@ -92,7 +104,58 @@ def log_likelihood(
             hidden, weight = torch.cat([hidden, clean_half], 1), torch.cat([weight, clean_half], 1)
             tokens = torch.cat([tokens, tokens], 1)
         estimates[row, draw] = -_weighted_sums(lm, read, tokens, hidden, weight)
-    by_group = estimates.view(rows, groups, STRATA).mean(-1)
+    return _grouped(estimates)
+
+
+def bound_name(lm: DiffusionLM) -> str:
+    """What `log_likelihood` is for this model, in words.
+
+    Raises:
+        UserError: see `log_likelihood`.
+    """
+    if lm.noise.bound == "masks":
+        kinds = {
+            "bidirectional": "the NELBO of masked diffusion",
+            "block-causal": "the NELBO of masked diffusion, block after block",
+            "causal": "exact",
+        }
+        return kinds[lm.attention.kind]
+    bound_schedule(lm)
+    chosen = lm.noise.schedule
+    assert chosen is not None
+    if lm.noise.destination == "uniform":
+        name = "the NELBO of uniform noise"
+    else:
+        options = ", ".join(f"{key} {value}" for key, value in chosen.options.model_dump().items())
+        name = f"the NELBO of {chosen.name}'s noise ({options})"
+    return f"{name} and the clean text's cross-entropy" if "reconstruction" in lm.noise.bound else name
+
+
+def _of_noise(
+    lm: DiffusionLM, inputs: ModelInputs, scorable: Tensor, draws: int, seeds: Tensor, batch_rows: int
+) -> Likelihoods:
+    """As `log_likelihood`, of a checkpoint that undoes other noise than masks."""
+    rows, device = inputs.tokens.shape[0], inputs.tokens.device
+    total = max(2, -(-draws // STRATA)) * STRATA
+    estimates = torch.zeros(rows, total, dtype=torch.float64, device=device)
+    for chunk in torch.arange(rows * total, device=device).split(batch_rows):
+        row, draw = chunk // total, chunk % total
+        start = uniform(seeds[row], stream_id("likelihood-time"), draw // STRATA)
+        within = (draw % STRATA + start) / STRATA
+        address = torch.stack([seeds[row], draw], dim=1)
+        estimates[row, draw] = -noise_bounds(lm, inputs.rows(row), scorable[row], address, within)
+    found = _grouped(estimates)
+    if lm.noise.bound == "noise-and-reconstruction":
+        parts = torch.arange(rows, device=device).split(batch_rows)
+        clean = torch.cat([reconstruction(lm, inputs.rows(part), scorable[part]) for part in parts])
+        return Likelihoods(found.log_likelihood - clean, found.variance)
+    return found
+
+
+def _grouped(estimates: Tensor) -> Likelihoods:
+    """Of [B, draws], whose groups of `STRATA` are independent."""
+    groups = estimates.shape[1] // STRATA
+    by_group = estimates.view(-1, groups, STRATA).mean(-1)
     return Likelihoods(by_group.mean(-1), by_group.var(-1) / groups)
 
 

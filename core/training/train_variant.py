@@ -77,6 +77,7 @@ def train_variant(variant: Variant, folder: Path, data_folder: Path, provenance:
     if manifest.train is None or plugins.training is None:
         save_untrained(lm, prepared.tokenizer, folder, {**provenance, **origin})
         return
+    lm.noise = plugins.training.noise
     join_process_group(device)
     with training_progress(variant.name, last_step) as on_step:
         train(

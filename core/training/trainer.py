@@ -41,7 +41,7 @@ from opendllm.registries.backbones import DiffusionLM, LossPart
 from opendllm.registries.errors import UserError
 from opendllm.registries.noise_schedules import NoiseSchedule
 from opendllm.registries.objectives import Corruption, Objective
-from opendllm.registries.sequences import PADDING_SEGMENT, TokenRows
+from opendllm.registries.sequences import PADDING_SEGMENT, TokenIds, TokenRows
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
@@ -143,7 +143,9 @@ def _take_steps(
     log = MetricsLog(run.folder / "train.jsonl", step, rank() == 0, trackers)
     batches = Prefetcher(lambda step: _corrupt_step(run, step, micro_batch, accumulation), settings.steps)
 
-    def measure() -> float:
+    def measure() -> float | None:
+        if run.lm.noise.bound == "none":
+            return None
         with weights.evaluated():
             return held_out_loss(run.lm, run.held_out_rows, settings.held_out)
 
@@ -151,7 +153,7 @@ def _take_steps(
         if step == 0:
             untrained = measure()
             check_untrained(untrained)
-            log.add(0, held_out_loss=untrained)
+            log.add(0, **_measured(untrained))
         while step < settings.steps:
             step += 1
             started = time.perf_counter()
@@ -175,7 +177,7 @@ def _take_steps(
                 tokens_per_second=step_tokens / seconds,
                 gradient_norm=norm,
                 seconds=seconds,
-                **({} if measured is None else {"held_out_loss": measured}),
+                **_measured(measured),
             )
             run.on_step(step, loss, step_tokens / seconds)
             if saving:
@@ -186,6 +188,11 @@ def _take_steps(
                 raise Stopped(f"stopped after step {step} of {settings.steps}, which is saved", stopping)
     if stop.made:  # during the last save
         raise Stopped("stopped after the last step, which is saved", stop.exit_code)
+
+
+def _measured(held_out_loss: float | None) -> dict[str, float]:
+    """What is logged of it; nothing where the objective's models have no likelihood."""
+    return {} if held_out_loss is None else {"held_out_loss": held_out_loss}
 
 
 def _take_step(
@@ -203,7 +210,8 @@ def _take_step(
     # What torch draws itself, for dropout say, is a function of the step too: a resumed run repeats it.
     torch.manual_seed(int(hash_address(run.seed, stream_id("torch"), step, rank())))
     count = _global_count(corruptions)
-    device_loss = _accumulate(engine, run.objective, corruptions, count)
+    parts = [run.objective.loss_part(corruption, run.schedule, count) for corruption in corruptions]
+    device_loss = _accumulate(engine, corruptions, parts)
     batches.prepare(step + 1)
     loss = float(summed(device_loss))
     if not math.isfinite(loss):
@@ -237,7 +245,8 @@ def _corrupt_step(run: TrainingRun, step: int, micro_batch: int, accumulation: i
     corruptions, tokens = [], []
     for start in range(first, first + micro_batch * accumulation, micro_batch):
         rows = run.train_rows.batch(range(start, start + micro_batch)).to(device)
-        rows = replace(rows, blocks=run.lm.attention.blocks(rows.positions))
+        ids = TokenIds(run.lm.vocab_size, run.lm.mask_token_id)
+        rows = replace(rows, blocks=run.lm.attention.blocks(rows.positions), ids=ids)
         noise = AddressedNoise(run.seed, rows, batch)
         masking = run.objective.mask(rows, noise, run.schedule)
         corruptions.append(run.objective.corrupt(masking, run.schedule, run.lm.mask_token_id))
@@ -252,22 +261,17 @@ def _global_count(corruptions: Sequence[Corruption]) -> float:
 
 
 def _accumulate(
-    engine: DeepSpeedEngine, objective: Objective, corruptions: Sequence[Corruption], count: float
+    engine: DeepSpeedEngine, corruptions: Sequence[Corruption], parts: Sequence[LossPart]
 ) -> Tensor:
     """Forward and backward of every micro-batch; this rank's part of the loss, which may not be there yet."""
     total = torch.zeros((), dtype=torch.float64, device=engine.device)
-    for number, corruption in enumerate(corruptions, start=1):
+    for number, (corruption, part) in enumerate(zip(corruptions, parts, strict=True), start=1):
         engine.set_gradient_accumulation_boundary(number == len(corruptions))
-        part = _loss_part(objective, corruption, count)
         loss = engine(corruption.inputs, corruption.targets, corruption.scored, part)
         # DeepSpeed averages gradients over the ranks; the count is already global.
         engine.backward(loss * world_size(), scale_wrt_gas=False)
         total += loss.detach().double()
     return total
-
-
-def _loss_part(objective: Objective, corruption: Corruption, count: float) -> LossPart:
-    return lambda nll, chosen: objective.loss_sum(nll, corruption.part(chosen)) / count
 
 
 def _data_tokens(read: TokenRows, first: int, samples: int) -> Tensor:

@@ -5,18 +5,23 @@ from typing import Literal
 from pydantic import ConfigDict, Field, PositiveInt
 
 from opendllm.core.scoring.infilling_lengths import STANDARD_LENGTHS, Length
-from opendllm.registries import ManifestPath, PluginOptions, ProblemFileOptions, Register
+from opendllm.registries import BenchmarkOptions, ManifestPath, ProblemFileOptions, Register
 
 HERE = "opendllm.plugins.benchmarks"
 
 
-class PerplexityOptions(PluginOptions):
+class PerplexityOptions(BenchmarkOptions):
     """Options of held-out perplexity."""
+
+    @property
+    def asks_likelihoods(self) -> bool:
+        """It is one."""
+        return True
 
     documents: int = Field(48, ge=1, description="How many held-out documents are scored.")
 
 
-class StdlibInfillingOptions(PluginOptions):
+class StdlibInfillingOptions(BenchmarkOptions):
     """Options of the standard-library infilling benchmark."""
 
     problems: int = Field(48, ge=1, description="How many functions are asked for.")
@@ -87,6 +92,11 @@ class MbppSanitizedOptions(MbppOptions):
 class DifferentialOptions(ProgramOptions):
     """Options of EvalPlus's benchmarks."""
 
+    problems: ManifestPath | None = Field(
+        None,
+        description="File of its problems: JSON lines, as they are or packed by gzip, bzip2, xz or zstd; "
+        "by default through the package evalplus where it is installed, else from the Hugging Face hub.",
+    )
     min_time_limit: float = Field(
         4.0, gt=0, description="Seconds that a call may take at least (1 in EvalPlus 0.3.1, 4 in later ones)."
     )
@@ -143,7 +153,7 @@ class SantacoderFimOptions(ProblemFileOptions):
     )
 
 
-class LmEvalOptions(PluginOptions):
+class LmEvalOptions(BenchmarkOptions):
     """Options of the tasks of lm-evaluation-harness."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"task": "addition", "folder": "tasks"}]})

@@ -1,13 +1,29 @@
 """Noise schedules: names, options and where each is implemented."""
 
+from typing import Literal
+
 from pydantic import Field, model_validator
 
-from opendllm.registries import PluginOptions, Register
+from opendllm.registries import NoiseScheduleOptions, Register
+from opendllm.registries.noise_schedules import Destination
 
 HERE = "opendllm.plugins.noise_schedules"
 
 
-class MappableOptions(PluginOptions):
+class OneDestinationOptions(NoiseScheduleOptions):
+    """Options of a schedule that says how much survives, whatever becomes of the rest."""
+
+    destination: Literal["mask", "uniform"] = Field(
+        "mask", description="What tokens become that don't survive: the mask token, or any token alike."
+    )
+
+    @property
+    def noise_destination(self) -> Destination:
+        """See `NoiseScheduleOptions.noise_destination`."""
+        return self.destination
+
+
+class MappableOptions(OneDestinationOptions):
     """Options of a schedule that runs from 1 to 0."""
 
     eps: float = Field(
@@ -29,13 +45,13 @@ class PolynomialOptions(MappableOptions):
     exponent: float = Field(2.0, gt=0, description="k of alpha = 1 - t^k; 1 is the linear schedule.")
 
 
-class LoglinearOptions(PluginOptions):
+class LoglinearOptions(OneDestinationOptions):
     """Options of MDLM's log-linear schedule."""
 
     eps: float = Field(1e-3, gt=0, lt=1, description="alpha(1), the share of tokens that are never masked.")
 
 
-class GeometricOptions(PluginOptions):
+class GeometricOptions(OneDestinationOptions):
     """Options of the geometric schedule."""
 
     sigma_min: float = Field(1e-3, gt=0, description="-log alpha at time 0.")
@@ -50,7 +66,7 @@ class GeometricOptions(PluginOptions):
         return self
 
 
-class ClippedOptions(PluginOptions):
+class ClippedOptions(OneDestinationOptions):
     """Options of BD3LM's clipped schedule."""
 
     low: float = Field(0.3, ge=0, lt=1, description="Smallest mask probability that is trained on.")
@@ -61,6 +77,49 @@ class ClippedOptions(PluginOptions):
         if self.low >= self.high:
             raise ValueError("low must be below high")
         return self
+
+
+class MixtureOptions(NoiseScheduleOptions):
+    """Options of a schedule that couples masks and uniform noise."""
+
+    @property
+    def noise_destination(self) -> Destination:
+        """See `NoiseScheduleOptions.noise_destination`."""
+        return "mixture"
+
+
+class GiddOptions(MixtureOptions):
+    """Options of GIDD's mixture."""
+
+    p_uniform: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="p_u, the largest share of uniform noise; the rest of the noise is masks.",
+    )
+    eps: float = Field(
+        1e-4, gt=0, lt=0.5, description="Training times lie in [eps, 1 - eps]; GIDD trains with 1e-4."
+    )
+
+    @model_validator(mode="after")
+    def _has_masks(self) -> "GiddOptions":
+        if self.p_uniform == 1:
+            raise ValueError(
+                "p_uniform: 1 leaves no mixture, and GIDD's bound has no value there: for uniform noise use "
+                "objective duo with a noise schedule of `destination: uniform`"
+            )
+        return self
+
+
+class GiddLogSnrOptions(MixtureOptions):
+    """Options of the mixture by log-SNR."""
+
+    shift: float = Field(
+        0.0, description="At log-SNR l, sigmoid(l + shift) of the noise is uniform; -1000 is all masks."
+    )
+    largest_log_snr: float = Field(
+        9.0, gt=0, le=30, description="Training times lie where |log-SNR| is at most this; published with 9."
+    )
 
 
 def register_all(register: Register) -> None:
@@ -97,4 +156,16 @@ def register_all(register: Register) -> None:
         options=ClippedOptions,
         target=f"{HERE}.clipped:Clipped",
         summary="linear on an interval of mask probabilities, as in BD3LM; for training only",
+    )
+    register(
+        "gidd",
+        options=GiddOptions,
+        target=f"{HERE}.gidd:Gidd",
+        summary="masks with uniform noise in between, as in GIDD",
+    )
+    register(
+        "gidd-log-snr",
+        options=GiddLogSnrOptions,
+        target=f"{HERE}.gidd_log_snr:GiddLogSnr",
+        summary="masks and uniform noise in shares that the log-SNR decides, as in GIDD's successor",
     )

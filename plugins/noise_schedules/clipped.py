@@ -16,6 +16,7 @@ class Clipped(NoiseSchedule):
     """
 
     def __init__(self, options: ClippedOptions) -> None:
+        self.destination = options.destination
         self.interval = (options.low, options.high)
 
     @property

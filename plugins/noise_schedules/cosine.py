@@ -34,4 +34,4 @@ class Cosine(NoiseSchedule):
 
 def cosine(options: CosineOptions) -> NoiseSchedule:
     """The schedule, mapped as its options say."""
-    return mapped(Cosine(), options.eps)
+    return mapped(Cosine(), options)

@@ -18,6 +18,7 @@ class Geometric(NoiseSchedule):
     """
 
     def __init__(self, options: GeometricOptions) -> None:
+        self.destination = options.destination
         self._low = math.log(options.sigma_min)
         self._high = math.log(options.sigma_max)
 

@@ -29,4 +29,4 @@ class Linear(NoiseSchedule):
 
 def linear(options: LinearOptions) -> NoiseSchedule:
     """The schedule, mapped as its options say."""
-    return mapped(Linear(), options.eps)
+    return mapped(Linear(), options)

@@ -16,6 +16,7 @@ class Loglinear(NoiseSchedule):
     """
 
     def __init__(self, options: LoglinearOptions) -> None:
+        self.destination = options.destination
         self._eps = options.eps
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from opendllm.plugins.noise_schedules import MappableOptions
 from opendllm.registries.noise_schedules import NoiseSchedule
 
 
@@ -33,6 +34,8 @@ class MappedSchedule(NoiseSchedule):
         return (1 - 2 * self._eps) * self._schedule.alpha_prime(t)
 
 
-def mapped(schedule: NoiseSchedule, eps: float) -> NoiseSchedule:
-    """The schedule itself where eps is 0."""
-    return MappedSchedule(schedule, eps) if eps else schedule
+def mapped(schedule: NoiseSchedule, options: MappableOptions) -> NoiseSchedule:
+    """The schedule as its options say: itself where eps is 0, and with their destination."""
+    found = MappedSchedule(schedule, options.eps) if options.eps else schedule
+    found.destination = options.destination
+    return found

@@ -31,4 +31,4 @@ class Polynomial(NoiseSchedule):
 
 def polynomial(options: PolynomialOptions) -> NoiseSchedule:
     """The schedule, mapped as its options say."""
-    return mapped(Polynomial(options.exponent), options.eps)
+    return mapped(Polynomial(options.exponent), options)

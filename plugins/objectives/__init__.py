@@ -5,6 +5,8 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from opendllm.registries import AttentionKind, ObjectiveOptions, Register
+from opendllm.registries.noise_schedules import Destination
+from opendllm.registries.options import Bound
 
 HERE = "opendllm.plugins.objectives"
 
@@ -72,15 +74,113 @@ class Bd3lmOptions(ObjectiveOptions):
     """Options of block diffusion."""
 
     trains: ClassVar[AttentionKind] = "block-causal"
-    positions_per_token: ClassVar[int] = 2
     noise_schedules: ClassVar[frozenset[str] | None] = None
+
+    @property
+    def positions_per_token(self) -> int:
+        """A noisy and a clean one."""
+        return 2
 
 
 class ArOptions(ObjectiveOptions):
     """None: next-token prediction."""
 
     trains: ClassVar[AttentionKind] = "causal"
-    scored_share: ClassVar[float] = 1.0
+
+    @property
+    def scored_share(self) -> float:
+        """All of them."""
+        return 1.0
+
+
+class DistributionOptions(ObjectiveOptions):
+    """Options of an objective whose loss hangs on whole distributions: every token is scored."""
+
+    time_conditioning: bool = Field(
+        False, description="Whether the model is told the time; only a backbone that reads it can be trained."
+    )
+
+    @property
+    def tells_time(self) -> bool:
+        """See `ObjectiveOptions.tells_time`."""
+        return self.time_conditioning
+
+    @property
+    def bound(self) -> Bound:
+        """Of the noise schedule."""
+        return "noise"
+
+    @property
+    def scored_share(self) -> float:
+        """All of them."""
+        return 1.0
+
+
+class DuoOptions(DistributionOptions):
+    """Options of uniform noise's NELBO."""
+
+    noise_schedules: ClassVar[frozenset[str] | None] = None
+    destinations: ClassVar[frozenset[Destination]] = frozenset({"uniform"})
+
+    times: Literal["antithetic", "independent"] = Field(
+        "antithetic", description="Whether times are spread evenly over the global batch."
+    )
+
+
+class UdlmOptions(DistributionOptions):
+    """Options of UDLM's objective."""
+
+    destinations: ClassVar[frozenset[Destination]] = frozenset({"uniform"})
+
+    zero_recon_loss: bool = Field(
+        False,
+        description="Leave out the cross-entropy of the clean row, which the model otherwise reads too.",
+    )
+
+    @property
+    def bound(self) -> Bound:
+        """Its own has the cross-entropy of the clean row in it."""
+        return "noise" if self.zero_recon_loss else "noise-and-reconstruction"
+
+    @property
+    def copies_per_row(self) -> int:
+        """The noisy and the clean one."""
+        return 1 if self.zero_recon_loss else 2
+
+
+class GiddOptions(DistributionOptions):
+    """Options of GIDD's objective."""
+
+    noise_schedules: ClassVar[frozenset[str] | None] = None
+    destinations: ClassVar[frozenset[Destination]] = frozenset({"mixture"})
+
+    weighting: Literal["dynamic", "clip", "elbo", "log-snr"] = Field(
+        "dynamic",
+        description="`elbo` is the bound; `clip` limits its weight; `dynamic` has a weight for each kind of "
+        "token; `log-snr` is the bound's by log-SNR, limited.",
+    )
+    min_weight: float = Field(0.0, ge=0, description="Smallest weight.")
+    max_weight: float | None = Field(
+        None, gt=0, description="Largest weight; by default 2, and 1000 with `weighting: log-snr`."
+    )
+    times: Literal["antithetic", "independent"] = Field(
+        "antithetic", description="Whether times are spread evenly over the global batch."
+    )
+
+    @model_validator(mode="after")
+    def _has_effect(self) -> "GiddOptions":
+        if self.weighting == "elbo" and self.model_fields_set & {"min_weight", "max_weight"}:
+            raise ValueError("min_weight and max_weight have no effect with weighting elbo")
+        if self.min_weight > self.largest_weight:
+            raise ValueError("min_weight must not be above max_weight")
+        return self
+
+    @property
+    def largest_weight(self) -> float:
+        """`max_weight`, or the published one."""
+        if self.max_weight is not None:
+            return self.max_weight
+        return 1000.0 if self.weighting == "log-snr" else 2.0
 
 
 def register_all(register: Register) -> None:
@@ -115,4 +215,22 @@ def register_all(register: Register) -> None:
         options=ArOptions,
         target=f"{HERE}.ar:Autoregressive",
         summary="next-token prediction, the baseline",
+    )
+    register(
+        "duo",
+        options=DuoOptions,
+        target=f"{HERE}.duo:Duo",
+        summary="the NELBO of uniform noise, as in Duo",
+    )
+    register(
+        "udlm",
+        options=UdlmOptions,
+        target=f"{HERE}.udlm:Udlm",
+        summary="uniform noise's NELBO and the clean row's cross-entropy, as in UDLM",
+    )
+    register(
+        "gidd",
+        options=GiddOptions,
+        target=f"{HERE}.gidd:Gidd",
+        summary="GIDD: masks mixed with uniform noise, weighed as published or as the NELBO",
     )

@@ -124,6 +124,7 @@ if __name__ == "__main__":  # the processes that tokenise import this file too
 """
 
 
+@pytest.mark.slow
 def test_a_run_killed_while_it_prepares_leaves_no_cache_and_no_process(
     tokenizer_file: Path, tmp_path: Path
 ) -> None:

@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from opendllm.core import load
+from opendllm.core.checkpoints.text_codec import TextCodec, codec_of
 from opendllm.core.decoding.options import DecoderOptions
 from opendllm.core.decoding.text import SeededGap, write
 from opendllm.core.language_model import LanguageModel
@@ -22,14 +25,12 @@ M = 150
 CANVAS = torch.tensor([[5, 9, 31, *[M] * 6], [7, M, 8, 9, M, 10, 11, 12, 13]])
 
 
-class Letters:
-    """As much of a tokenizer as `write` asks for, for a model without one."""
-
-    def __call__(self, text: str, add_special_tokens: bool) -> dict[str, list[int]]:
-        return {"input_ids": [ord(letter) for letter in text]}
-
-    def decode(self, ids: list[int], **_options: bool) -> str:
-        return "".join(map(chr, ids))
+def letters() -> TextCodec:
+    """Each letter a token, for a model without a tokenizer."""
+    raw = Tokenizer(models.WordLevel({chr(number): number for number in range(128)}, unk_token="?"))
+    raw.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    raw.decoder = decoders.Fuse()
+    return codec_of(PreTrainedTokenizerFast(tokenizer_object=raw))
 
 
 @pytest.fixture
@@ -93,6 +94,7 @@ def test_a_row_without_masks_is_no_hindrance(cache: str, traced: Callable[[str],
     assert compiled.forward_passes.tolist() == [7, 0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cache", ["none", "prefix", "dual"])
 def test_few_shapes_are_compiled(cache: str, traced: Callable[[str], LanguageModel]) -> None:
     """Prompts of ten lengths, the last batch not full: whatever else had a shape of its own would be slow."""
@@ -101,20 +103,20 @@ def test_few_shapes_are_compiled(cache: str, traced: Callable[[str], LanguageMod
     gaps = [SeededGap(Gap("x" * length, "y" * (length % 3), 9), length) for length in lengths]
     sampler = installed_plugins().samplers.get("confidence-threshold").build({"threshold": 0.02})
     options = DecoderOptions(block_length=3, cache=cache, temperature=0.8)
-    letters: Any = Letters()
-    plain = dict(write(model.lm, letters, gaps, sampler, options, 4))
+    plain = dict(write(model.lm, letters(), gaps, sampler, options, 4))
     shapes: set[tuple[int, ...]] = set()
     embed = model.lm.module.network.get_decoder().embed_tokens
     forward = embed.forward
     embed.forward = lambda tokens: shapes.add(tuple(tokens.shape)) or forward(tokens)
     compiled = options.model_copy(update={"compile": True})
-    found = dict(write(model.lm, letters, gaps, sampler, compiled, 4))
+    found = dict(write(model.lm, letters(), gaps, sampler, compiled, 4))
     assert [found[index].tokens for index in range(10)] == [plain[index].tokens for index in range(10)]
     assert [found[n].forward_passes for n in range(10)] == [plain[n].forward_passes for n in range(10)]
     widths = {"none": [128], "prefix": [128], "dual": [32, 128]}[cache]
     assert shapes <= {(rows, width) for rows in (1, 2, 4) for width in widths}
 
 
+@pytest.mark.slow
 def test_more_shapes_than_torch_allows_by_itself_are_compiled(traced: Callable[[str], LanguageModel]) -> None:
     model = traced("llada")
     torch._dynamo.utils.counters.clear()

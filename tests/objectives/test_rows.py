@@ -1,4 +1,4 @@
-"""What holds for every registered objective on packed and padded rows."""
+"""What holds for every registered objective that masks, on packed and padded rows."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from opendllm.core.toolkit.noise import AddressedNoise
 from opendllm.core.toolkit.segments import document_positions
 from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.objectives import Corruption, Objective
+from opendllm.registries.options import ObjectiveOptions
 from opendllm.registries.sequences import PADDING_SEGMENT, TokenRows
 
 PLUGINS = installed_plugins()
@@ -18,7 +19,14 @@ ROWS, LENGTH, MASK = 48, 24, 10_000
 LINEAR = PLUGINS.noise_schedules.get("linear").build()
 
 
-@pytest.fixture(params=PLUGINS.objectives.names())
+MASKING = [
+    each.name
+    for each in PLUGINS.objectives
+    if issubclass(each.options, ObjectiveOptions) and "mask" in each.options.destinations
+]
+
+
+@pytest.fixture(params=MASKING)
 def objective(request: pytest.FixtureRequest) -> Objective:
     return PLUGINS.objectives.get(request.param).build()
 

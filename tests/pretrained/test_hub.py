@@ -41,6 +41,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+@pytest.mark.slow
 def test_push_uploads_what_export_writes(
     hub: FakeHub, published: Path, tmp_path: Path, platform: Any
 ) -> None:

@@ -190,6 +190,7 @@ def manifest(folder: Path, name: str, fields: str = "") -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_manifest_trains_on_answers(
     folder: Path, platform: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
@@ -200,6 +201,7 @@ def test_a_manifest_trains_on_answers(
     assert [json.loads(line)["step"] for line in lines] == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_answers_cannot_be_learnt_from_texts_without_prompts(
     folder: Path, platform: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
@@ -239,6 +241,7 @@ def test_a_manifest_names_one_corpus_or_a_mixture(folder: Path) -> None:
         read_experiment(path, [], PLUGINS)
 
 
+@pytest.mark.slow
 def test_a_manifest_trains_on_a_mixture(
     folder: Path, platform: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
@@ -258,6 +261,7 @@ def test_a_manifest_trains_on_a_mixture(
     assert len(answers) == 4
 
 
+@pytest.mark.slow
 def test_a_weight_that_would_never_be_read_is_refused_before_anything_is_prepared(
     folder: Path, platform: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
