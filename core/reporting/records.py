@@ -33,6 +33,7 @@ class TrainingLog:
         steps: the last step.
         tokens: how many were read until the last step; the log counts on from step to step.
         tokens_per_second: the mean over the time of training.
+        lost_from: the first step whose loss is no number, as older versions logged it; None where all are.
         unreadable_lines: lines that are no JSON objects, an interrupted last one not counted.
     """
 
@@ -42,6 +43,7 @@ class TrainingLog:
     tokens: int | None
     tokens_per_second: float | None
     unreadable_lines: int = 0
+    lost_from: int | None = None
 
 
 @dataclass(frozen=True)
