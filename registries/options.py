@@ -133,6 +133,8 @@ class SamplerOptions(PluginOptions):
     """Decoder options that this sampler never reads: setting one is an error, not a silent no-op."""
     reads_filtered: ClassVar[bool] = True
     """Whether it reads confidences after the filters; if not, top-p and top-k only matter to a draw."""
+    destinations: ClassVar[frozenset[Destination]] = frozenset({"mask"})
+    """The noise that it undoes: where the tokens went that its models were trained to bring back."""
 
 
 class BackboneOptions(PluginOptions):
@@ -175,9 +177,14 @@ class BenchmarkOptions(PluginOptions):
     """Options of a benchmark."""
 
     @property
-    def asks_likelihoods(self) -> bool:
-        """Whether it can say nothing of a model that has no likelihood."""
+    def only_likelihoods(self) -> bool:
+        """Whether it asks for nothing else: it then decodes nothing, and needs a model with a likelihood."""
         return False
+
+
+def only_asks_likelihoods(options: PluginOptions) -> bool:
+    """Of a benchmark's options; a benchmark whose options don't say may ask for anything."""
+    return isinstance(options, BenchmarkOptions) and options.only_likelihoods
 
 
 class ProblemFileOptions(BenchmarkOptions):

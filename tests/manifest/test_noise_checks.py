@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from opendllm.core.manifest import noise_checks
 from opendllm.core.manifest.experiment_manifest import read_experiment
 from opendllm.plugins.objectives import DuoOptions
 from opendllm.registries.discovery import Plugins, installed_plugins
 from opendllm.registries.errors import UserError
 from opendllm.registries.options import Bound
 from opendllm.registries.registry import Provenance, Registration
+from opendllm.registries.trained_noise import TrainedNoise
 
 from .conftest import Read, Refusal, Write
 
@@ -76,16 +76,20 @@ def test_noise_that_goes_together_is_taken(read: Read, settings_: list[str]) -> 
     assert noise.destination in variant.plugins.training.objective.options.destinations
 
 
+def test_a_sampler_that_nobody_uses_is_not_looked_at(read: Read, refusal: Refusal) -> None:
+    """The backbone's own is for masks; perplexity decodes nothing."""
+    uniform = ["train.objective.name=duo", UNIFORM]
+    assert read("", *uniform)
+    [line] = refusal("  - benchmark: {name: stdlib-infilling}\n", *uniform)
+    assert "sampler 'p2' undoes mask noise, and this model's is uniform" in line
+    [line] = refusal("", *uniform, "generate.sampler={name: p2}")
+    assert "sampler 'p2' undoes mask noise" in line
+
+
 def test_a_masked_models_noise_is_the_default(read: Read) -> None:
     [variant] = read().variants
     assert variant.plugins.training is not None
-    assert (
-        variant.plugins.training.noise
-        == noise_checks.TrainingPlugins(
-            variant.plugins.training.objective, variant.plugins.training.noise_schedule
-        ).noise
-    )
-    assert variant.plugins.training.noise.schedule is None
+    assert variant.plugins.training.noise == TrainedNoise()
 
 
 class Unbounded(DuoOptions):

@@ -71,6 +71,7 @@ def test_masks_are_the_same_masks_through_either_door() -> None:
     draws = AddressedNoise(3, clean, 8)
     masking = noised(clean, t, draws, noise)
     expected = torch.where(draws.per_token("mask") < 0.4, IDS.mask_token_id, CLEAN)
+    assert masking.noisy is not None
     assert torch.equal(masking.noisy, expected)
 
 

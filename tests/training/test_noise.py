@@ -57,13 +57,12 @@ def test_the_bound_falls(make_run: MakeRun, objective: str) -> None:
 @pytest.mark.parametrize("objective", NOISES)
 def test_the_loss_does_not_move_with_micro_batches_and_zero_stages(make_run: MakeRun, objective: str) -> None:
     curves = []
-    for number, settings in enumerate(
-        (
-            {"micro_batch_size": 8},
-            {"micro_batch_size": 2},
-            {"micro_batch_size": 8, "deepspeed": {"zero_optimization": {"stage": 3}}},
-        )
-    ):
+    cases: list[dict[str, Any]] = [
+        {"micro_batch_size": 8},
+        {"micro_batch_size": 2},
+        {"micro_batch_size": 8, "deepspeed": {"zero_optimization": {"stage": 3}}},
+    ]
+    for number, settings in enumerate(cases):
         run = noisy_run(make_run, objective, f"run-{number}", **settings)
         train(run)
         curves.append(logged(run.folder, "loss"))
