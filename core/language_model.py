@@ -44,7 +44,7 @@ BATCH_SIZE = 16
 NO_TOKENIZER = "this checkpoint has no tokenizer: use `sample` and `logits` with token ids"
 
 
-def load(
+def load(  # noqa: PLR0913  (the documented call)
     path: str | Path,
     *,
     backbone: str | None = None,
@@ -190,7 +190,7 @@ class LanguageModel:
             raise UserError(issue)
         chosen = registration.build(checked)
         noisy = None if masked.dtype == torch.bool else masked
-        if chosen.reads_distributions and noisy is None:
+        if "mask" not in checked.destinations and noisy is None:
             raise UserError(
                 f"objective {objective} replaces tokens: give the noisy tokens, int64, as `masked`"
             )

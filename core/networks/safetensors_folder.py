@@ -69,7 +69,11 @@ def differ(folder: Path, first: str, second: str) -> bool:
 
 
 def load_into(
-    module: nn.Module, folder: Path, rename: Mapping[str, str] | None = None, pieces: Pieces | None = None
+    module: nn.Module,
+    folder: Path,
+    rename: Mapping[str, str] | None = None,
+    pieces: Pieces | None = None,
+    other_pieces: Pieces | None = None,
 ) -> None:
     """Copy a checkpoint's tensors into `module`, each cast to its parameter's device and dtype.
 
@@ -77,7 +81,8 @@ def load_into(
         module: with allocated parameters, and buffers that checkpoints hold.
         folder: holds the safetensors.
         rename: from the file's keys to the module's; None where they are the same.
-        pieces: the file's keys that are no whole parameter. Where they overlap, any of them will do.
+        pieces: the file's keys that are no whole parameter.
+        other_pieces: keys that may stand in their place.
 
     Raises:
         UserError: a key is missing or unknown, or is another one's parameter with other values; a shape
@@ -94,7 +99,7 @@ def load_into(
     names = {key: key if rename is None else rename.get(key, key) for key in stored}
     if _is_base_model(names, state):
         names = {key: f"model.{key}" for key in names}
-    parts = dict(pieces or {})
+    parts = {**(pieces or {}), **(other_pieces or {})}
     known = {*state, *(rename or {}), *parts}
     missing = {identity: state[name].numel() for identity, name in names_by_storage.items()}
     loaded_from: dict[tuple[int, str], str] = {}
@@ -134,7 +139,7 @@ def load_into(
                 missing[identity] -= target.numel() if before == key else 0
     lacking = {names_by_storage[identity] for identity, numbers in missing.items() if numbers > 0}
     if lacking:
-        found = _published_names(lacking, rename or {}, parts, stored)
+        found = _published_names(lacking, rename or {}, pieces or {}, stored)
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
         raise UserError(f"{folder} lacks the weights {', '.join(found[:3])}{more}")
 

@@ -340,7 +340,7 @@ def load_lm(
         checkpoint.published_keys.get(name, name): name for name in network.state_dict() if name not in apart
     }
     network.tie_weights()
-    load_into(network, folder, to_ours, {**checkpoint.pieces, **checkpoint.other_pieces})
+    load_into(network, folder, to_ours, checkpoint.pieces, checkpoint.other_pieces)
     if device_map is not None:
         run_spread(network, device_map)
     if placement.in_8bit:
