@@ -187,11 +187,20 @@ def _block_spans(lm: DiffusionLM, layout: ModelInputs, blocks: Blocks, options: 
     elif own is not None:
         # All of a block sees all of it, its fixed tokens too.
         own = own.contiguous()
-        inside = own.gather(1, torch.from_numpy(first).to(own.device))
-        first = torch.searchsorted(own, inside).cpu().numpy()
-        last = torch.searchsorted(own, inside, right=True).cpu().numpy() - 1
+        begins = _start(own, first)
+        # Where logits are shifted, the clean block before predicts a block's first token, and is read alone.
+        first, last = _start(own, sources), _start(own, sources, right=True) - 1
+        before = np.concatenate([np.zeros_like(begins[:, :1]), begins[:, :-1]], axis=1)
+        return BlockSpans(first, last, entry=np.minimum(before, first))
     elif options.cache == "prefix":
         last = np.full_like(last, ends)
     before = np.concatenate([np.zeros_like(first[:, :1]), first[:, :-1]], axis=1)
     first = np.minimum(first, sources)
     return BlockSpans(first, last, entry=np.minimum(before, first))
+
+
+def _start(own: Tensor, columns: IntArray, right: bool = False) -> IntArray:
+    """[R, K] the column at which the block [R, L] of each of the columns begins; or that after its end."""
+    inside = own.gather(1, torch.from_numpy(columns).to(own.device))
+    found: IntArray = torch.searchsorted(own, inside, right=right).cpu().numpy()
+    return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -133,7 +134,7 @@ def _take_step(
     planned, unfinished = cursor.current_steps(), cursor.unfinished
     block = torch.from_numpy(planned.block).to(state.tokens.device)
     writable = _in_block(state, block) & torch.from_numpy(unfinished).to(block.device)[:, None]
-    draws, step = _begin_step(state, planned, writable, special, options)
+    draws, step = _begin_step(state, planned, writable, proposer, options)
     last = step.index == step.steps - 1
 
     # 2. The positions that the model is asked at: those already chosen, those masked, or all editable ones.
@@ -184,7 +185,7 @@ def _begin_step(
     state: DecodeState,
     planned: PlannedSteps,
     writable: Tensor,
-    special: SpecialTokens,
+    proposer: Proposer,
     options: DecoderOptions,
 ) -> tuple[StepDraws, Step]:
     """A step's draws, and what the sampler sees of it while there are no proposals.
@@ -193,10 +194,11 @@ def _begin_step(
         state: the rows.
         planned: [R] their steps.
         writable: [R, L] bool, the editable positions of each row's block; none in a finished row.
-        special: ids that samplers treat apart.
+        proposer: knows the model's special ids and its blocks.
         options: the decoder's.
     """
     device = state.tokens.device
+    special, width = proposer.special, options.block_length or proposer.block_length
     draws = StepDraws(state.seeds, torch.from_numpy(planned.number).to(device), state.positions)
     step = Step(
         masked=writable & (state.tokens == special.mask),
@@ -207,6 +209,9 @@ def _begin_step(
         index=torch.from_numpy(planned.index).to(device),
         steps=torch.from_numpy(planned.steps).to(device),
         target=torch.from_numpy(planned.target).to(device),
+        width=torch.from_numpy(planned.size if width is None else np.full_like(planned.size, width)).to(
+            device
+        ),
         alg_temp=options.alg_temp,
         special=special,
         draws=draws,

@@ -40,12 +40,14 @@ class Proposer:
 
     Attributes:
         special: ids that samplers treat apart.
+        block_length: of the model's own blocks; None where it has none.
     """
 
     def __init__(
         self, lm: DiffusionLM, forward: CachedForward, sampler: Sampler, options: DecoderOptions
     ) -> None:
         self.special = SpecialTokens(lm.mask_token_id, lm.eos_token_id, lm.end_of_turn_token_id, lm.stops)
+        self.block_length = lm.attention.block_length
         self._lm = lm
         self._forward = forward
         self._sampler = sampler

@@ -120,7 +120,7 @@ class SdarOptions(_BlockOptions):
     """Options of SDAR models."""
 
     model_types: ClassVar[frozenset[str]] = frozenset({"sdar"})
-    default_sampler: ClassVar[str] = "confidence-threshold"
+    default_sampler: ClassVar[str] = "block-steps"
     known_ids: ClassVar[Mapping[str, int]] = {"mask_token_id": 151669}
 
     preset: Literal["nano", "1.7b", "4b", "8b"] = Field(
@@ -136,7 +136,7 @@ class FastDllmV2Options(_BlockOptions):
     """Options of Fast-dLLM v2 models."""
 
     model_types: ClassVar[frozenset[str]] = frozenset({"Fast_dLLM_Qwen"})
-    default_sampler: ClassVar[str] = "confidence-threshold"
+    default_sampler: ClassVar[str] = "block-steps"
     known_ids: ClassVar[Mapping[str, int]] = {"mask_token_id": 151665, "eos_token_id": 151645}
 
     preset: Literal["nano", "1.5b", "7b"] = Field("nano", description="Size of a model built from scratch.")
@@ -150,7 +150,7 @@ class SdarMoeOptions(_BlockOptions):
     """Options of sparse SDAR models."""
 
     model_types: ClassVar[frozenset[str]] = frozenset({"sdar_moe"})
-    default_sampler: ClassVar[str] = "confidence-threshold"
+    default_sampler: ClassVar[str] = "block-steps"
     known_ids: ClassVar[Mapping[str, int]] = {"mask_token_id": 151669}
 
     preset: Literal["nano", "30b-a3b"] = Field("nano", description="Size of a model built from scratch.")
@@ -185,7 +185,7 @@ class Llada2Options(_BlockOptions):
     """Options of LLaDA2 models."""
 
     model_types: ClassVar[frozenset[str]] = frozenset({"llada2_moe"})
-    default_sampler: ClassVar[str] = "confidence-threshold"
+    default_sampler: ClassVar[str] = "block-steps"
     known_ids: ClassVar[Mapping[str, int]] = {"mask_token_id": 156895, "eos_token_id": 156892}
 
     preset: Literal["nano", "mini", "flash"] = Field(
