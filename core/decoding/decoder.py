@@ -254,11 +254,14 @@ def _width(real: Tensor) -> int:
 
 def _check_options(lm: DiffusionLM, sampler: Sampler, options: DecoderOptions) -> None:
     if lm.attention.kind != "bidirectional":
-        if options.cache != "none":
+        sub_blocks = lm.attention.block_length is not None and options.block_length is not None
+        if options.cache != "none" and not (sub_blocks and options.cache == "dual"):
             raise UserError(
                 f"cache has no effect with a {lm.attention.kind} checkpoint, whose cache is exact and always "
-                f"on: leave it out"
+                f"on: leave it out (or, with block_length for sub-blocks, take dual)"
             )
+        if sub_blocks and options.cache_refresh is not None:
+            raise UserError("cache_refresh has no effect with a block-causal checkpoint: leave it out")
         if sampler.edits_length:
             raise UserError(
                 f"this sampler needs a bidirectional checkpoint, and this is a {lm.attention.kind} one"
