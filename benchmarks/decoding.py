@@ -32,10 +32,14 @@ from opendllm.core import load
 from opendllm.core.checkpoints.loading import Checkpoint
 from opendllm.core.decoding.decoder import Decoded
 from opendllm.core.language_model import LanguageModel
+from opendllm.core.testing.trained_noise import noise_for
 from opendllm.registries.backbones import Vocabulary
 from opendllm.registries.discovery import installed_plugins
+from opendllm.registries.noise_schedules import Destination
+from opendllm.registries.options import SamplerOptions
 
 VOCABULARY = Vocabulary(size=32000, mask_token_id=31999, eos_token_id=0)
+DRAWN = {"temperature": 1.0}
 HOT = {"temperature": 0.8, "top_p": 0.95}
 
 
@@ -50,6 +54,7 @@ class Setting:
         plain: which of `plain_loops`.
         goal: the ratio to reach, if there is one.
         rows: of the batch.
+        noise: what the model counts as trained on.
     """
 
     name: str
@@ -58,6 +63,7 @@ class Setting:
     plain: str
     goal: float | None = None
     rows: int = 8
+    noise: Destination = "mask"
 
 
 DUAL = {"cache": "dual", "block_length": 32}
@@ -71,6 +77,11 @@ GOALS = [
     Setting("entropy, hot, all filtered", "entropy", HOT, "entropy-everywhere", 8),
     Setting("p2, hot", "p2", HOT, "p2", 8),
     Setting("low-confidence, dual, hot", "low-confidence", {**DUAL, **HOT}, "low-confidence", 40),
+    # A pass of these costs no more than one of p2, whose plain loop they stand beside.
+    Setting("p2, drawn", "p2", DRAWN, "p2"),
+    Setting("uniform-ancestral", "uniform-ancestral", DRAWN, "p2", noise="uniform"),
+    Setting("predictor-corrector", "predictor-corrector", DRAWN, "p2", noise="uniform"),
+    Setting("gidd", "gidd", DRAWN, "p2", noise="mixture"),
 ]
 TRAINED = [
     Setting("low-confidence", "low-confidence", {}, "low-confidence"),
@@ -87,13 +98,16 @@ def everything() -> list[Setting]:
     found = []
     for name in installed_plugins().samplers.names():
         plain = "p2" if name in ("p2", "remdm") else "entropy" if "entropy" in name else "low-confidence"
-        unread = installed_plugins().samplers.get(name).options.without_effect  # type: ignore[attr-defined]
+        sampler = installed_plugins().samplers.get(name).options
+        assert issubclass(sampler, SamplerOptions)
+        unread = sampler.without_effect
+        noise: Destination = "mask" if "mask" in sampler.destinations else sorted(sampler.destinations)[0]
         for cache in ("none", "prefix", "dual") if "cache" not in unread else ("none",):
             for rows in (1, 8):
                 options: dict[str, Any] = {} if cache == "none" else {"cache": cache, "block_length": 32}
                 if name == "dreamon":
                     options |= {"expand_token_id": 1}
-                found.append(Setting(f"{name}, {cache}", name, options, plain, rows=rows))
+                found.append(Setting(f"{name}, {cache}", name, options, plain, rows=rows, noise=noise))
     return found
 
 
@@ -203,7 +217,8 @@ def measure(
     hot = setting.options.get("temperature", 0) > 0
     memory = PeakMemory(device)
     ours, plain, decoded, reference = [], [], None, None
-    own_steps = {} if setting.sampler == "dreamon" else {"steps": steps}
+    own_steps = {} if setting.sampler in ("dreamon", "token-editing") else {"steps": steps}
+    model.lm.noise = noise_for(setting.noise)
     for _ in range(arguments.repeats):
         memory.start()
         start = now(canvas)
@@ -228,6 +243,7 @@ def measure(
         "ratio": statistics.median(p / o for p, o in zip(plain, ours, strict=True)),
         "goal": setting.goal,
         "forward_passes": float(decoded.forward_passes.double().mean()),
+        "ms_per_pass": 1000 * min(ours) / float(decoded.forward_passes.max()),
         "peak_mib": our_peak,
         "plain_peak_mib": plain_peak,
         "agreement": None if reference is None else float((written == reference[:, prompt:]).double().mean()),
@@ -242,6 +258,7 @@ def table_line(line: dict[str, Any]) -> str:
     return (
         f"{line['name']:32}{line['rows']:5}{line['tokens_per_second']:9.1f}{line['seconds']:9.2f}"
         f"{line['plain_seconds']:9.2f}{line['ratio']:9.2f}{goal:>9}{line['forward_passes']:9.1f}"
+        f"{line['ms_per_pass']:9.1f}"
         f"{line['peak_mib']:9.0f}{line['plain_peak_mib']:9.0f}{same:>9}{line['distinct_tokens']:9.3f}"
     )
 
@@ -284,7 +301,19 @@ def main() -> None:
     texts = [Path(path).read_text(encoding="utf-8") for path in arguments.prompts]
     settings = everything() if arguments.all else TRAINED if arguments.checkpoint else GOALS
     lines = []
-    columns = ("tok/s", "s", "plain s", "ratio", "goal", "passes", "MiB", "plain", "same", "distinct")
+    columns = (
+        "tok/s",
+        "s",
+        "plain s",
+        "ratio",
+        "goal",
+        "passes",
+        "ms/pass",
+        "MiB",
+        "plain",
+        "same",
+        "distinct",
+    )
     print(f"{'':32}{'rows':>5}" + "".join(f"{column:>9}" for column in columns))
     for setting in settings:
         if arguments.only and setting.name not in arguments.only:

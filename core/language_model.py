@@ -22,7 +22,7 @@ from opendllm.core.checkpoints.text_codec import TextCodec
 from opendllm.core.decoding.chat import chat_prompt
 from opendllm.core.decoding.decoder import Decoded, decode
 from opendllm.core.decoding.options import DecoderOptions
-from opendllm.core.decoding.settings import sort_options
+from opendllm.core.decoding.settings import check_destination, sort_options
 from opendllm.core.decoding.text import SeededGap, Written, encode, write
 from opendllm.core.evaluation.text_likelihood import TextToScore, score_texts
 from opendllm.core.toolkit.draws import hash_address
@@ -318,6 +318,7 @@ class LanguageModel:
 
     def _sampler(self, name: str | None, flat: Mapping[str, Any]) -> tuple[Sampler, DecoderOptions]:
         registration = self._plugins.samplers.get(self.default_sampler if name is None else name)
+        check_destination(registration, self.lm.noise.destination)
         decoder, own = sort_options(flat, registration)
         return registration.build(own), decoder
 

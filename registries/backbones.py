@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -101,6 +101,10 @@ class WholeReader(CanvasReader):
     def states(self, tokens: Tensor, at: TokenPositions, refresh: RefreshSpan | None = None) -> Tensor:
         """See `CanvasReader.states`."""
         return self._lm.hidden_states(self._inputs.with_tokens(tokens))[at.rows, at.columns]
+
+    def tell_time(self, time: Tensor) -> None:
+        """Read at this `ModelInputs.time` [B, L] from now on."""
+        self._inputs = replace(self._inputs, time=time)
 
     def select_rows(self, rows: Tensor) -> None:
         """See `CanvasReader.select_rows`."""

@@ -6,9 +6,11 @@ class UserError(Exception):
 
     Attributes:
         exit_code: of the command line.
+        plugin: whose plugin raised it, once its message says so.
     """
 
     exit_code: int = 2
+    plugin: str | None = None
 
 
 def first_line(error: BaseException) -> str:

@@ -133,6 +133,8 @@ class SamplerOptions(PluginOptions):
     """Decoder options that this sampler never reads: setting one is an error, not a silent no-op."""
     reads_filtered: ClassVar[bool] = True
     """Whether it reads confidences after the filters; if not, top-p and top-k only matter to a draw."""
+    destinations: ClassVar[frozenset[Destination]] = frozenset({"mask"})
+    """The noise that it undoes: where the tokens went that its models were trained to bring back."""
 
 
 class BackboneOptions(PluginOptions):

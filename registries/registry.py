@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -16,6 +17,7 @@ from opendllm.registries.options import (
     PluginOptions,
     SamplerOptions,
 )
+from opendllm.registries.plugin_calls import Blame, watched
 
 ContractT = TypeVar("ContractT")
 OptionsT = TypeVar("OptionsT", bound=PluginOptions)
@@ -27,7 +29,13 @@ OPTIONS_BASES: Mapping[str, type[PluginOptions]] = {
     "samplers": SamplerOptions,
 }
 """What the options of a kind derive from, where that is more than PluginOptions."""
+OWN_PACKAGE = "open-dllm"
+"""The package that brings the built-in plugins."""
 TARGET_PATTERN = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
+class PluginWarning(UserWarning):
+    """A name means another plugin than somebody may think."""
 
 
 def did_you_mean(name: str, known: list[str]) -> str:
@@ -83,6 +91,16 @@ class Registration(Generic[ContractT]):
         if not TARGET_PATTERN.fullmatch(self.target):
             raise PluginError(f"target {self.target!r} is not of the form 'module:attribute'")
 
+    @property
+    def owner(self) -> str:
+        """Kind, name, package and version, for messages."""
+        return f"{self.kind}/{self.name} of {self.provenance}"
+
+    @property
+    def qualified_name(self) -> str:
+        """`package:name`, which means this plugin whoever else has one of its name."""
+        return f"{self.provenance.package}:{self.name}"
+
     def implementation(self) -> Callable[[PluginOptions], ContractT]:
         """Import the target.
 
@@ -96,8 +114,7 @@ class Registration(Generic[ContractT]):
             )
         except Exception as error:  # a module may raise anything while it is imported
             raise PluginError(
-                f"{self.kind}/{self.name} of {self.provenance} cannot be loaded from {self.target}: "
-                f"{one_line(error)}"
+                f"{self.owner} cannot be loaded from {self.target}: {one_line(error)}"
             ) from error
         return implementation
 
@@ -106,11 +123,14 @@ class Registration(Generic[ContractT]):
 
         Raises:
             pydantic.ValidationError: an option is unknown or out of range.
-            PluginError: the implementation cannot be imported.
+            PluginError: the implementation cannot be imported, or fails.
         """
         if not isinstance(options, PluginOptions):
             options = self.options.model_validate(dict(options or {}))
-        return self.implementation()(options)
+        implementation = self.implementation()
+        with Blame(self.owner, "its making"):
+            plugin = implementation(options)
+        return watched(plugin, self.owner)
 
 
 @dataclass(frozen=True)
@@ -140,31 +160,64 @@ class Registry(Generic[ContractT]):
 
     kind: str
     _by_name: dict[str, list[Registration[ContractT]]] = field(default_factory=dict)
+    _warned: set[str] = field(default_factory=set)
 
     def add(self, registration: Registration[ContractT]) -> None:
         """Take a plugin in. A name that is already taken becomes a conflict, reported when it is used."""
         self._by_name.setdefault(registration.name, []).append(registration)
 
     def get(self, name: str) -> Registration[ContractT]:
-        """The plugin of that name.
+        """The plugin of that name, or of that `package:name`.
+
+        A built-in plugin goes before others of its name, with a warning. Where none is built in, a name
+        that several packages bring has to be given with its package.
 
         Raises:
             PluginError: there is none (the message suggests one), or several packages bring it.
         """
-        found = self._by_name.get(name)
-        if found is None:
-            hint = did_you_mean(name, list(self._by_name))
-            raise PluginError(f"no plugin {self.kind}/{name}: {hint}")
-        if len(found) > 1:
-            packages = " and ".join(str(registration.provenance) for registration in found)
-            raise PluginError(
-                f"{self.kind}/{name} is registered by {packages}: uninstall one, or ask its author to rename"
-            )
-        return found[0]
+        package, colon, bare = name.rpartition(":")
+        found = self._by_name.get(bare if colon else name, [])
+        if colon:
+            named = [registration for registration in found if registration.provenance.package == package]
+            if not named:
+                known = [registration.qualified_name for registration in found] or self.names()
+                raise PluginError(f"no plugin {self.kind}/{name}: {did_you_mean(name, known)}")
+            found = named
+        if not found:
+            raise PluginError(f"no plugin {self.kind}/{name}: {did_you_mean(name, self.names())}")
+        if len(found) == 1:
+            return found[0]
+        choices = " or ".join(registration.qualified_name for registration in found)
+        built_in = [registration for registration in found if registration.provenance.package == OWN_PACKAGE]
+        if len(built_in) == 1:
+            if name not in self._warned:
+                self._warned.add(name)
+                warnings.warn(
+                    f"{self.kind}/{name} is the built-in one; others bring one too: write {choices}",
+                    PluginWarning,
+                    stacklevel=2,
+                )
+            return built_in[0]
+        packages = " and ".join(str(registration.provenance) for registration in found)
+        raise PluginError(f"{self.kind}/{name} is registered by {packages}: write {choices}")
 
     def names(self) -> list[str]:
-        """Every usable name, sorted."""
-        return sorted(name for name, found in self._by_name.items() if len(found) == 1)
+        """Every usable name, sorted: of plugins whose name others have too, `package:name`."""
+        return sorted(
+            name
+            for registrations in self._by_name.values()
+            for registration in registrations
+            for name in [self.name_of(registration)]
+        )
+
+    def name_of(self, registration: Registration[ContractT]) -> str:
+        """What to call a plugin: its name, with its package where the name alone means another or none."""
+        same = self._by_name[registration.name]
+        if len(same) == 1:
+            return registration.name
+        packages = [each.provenance.package for each in same]
+        own = registration.provenance.package == OWN_PACKAGE and packages.count(OWN_PACKAGE) == 1
+        return registration.name if own else registration.qualified_name
 
     def conflicts(self) -> dict[str, list[Provenance]]:
         """Names that several packages registered."""
@@ -175,4 +228,5 @@ class Registry(Generic[ContractT]):
         }
 
     def __iter__(self) -> Iterator[Registration[ContractT]]:
-        return (self.get(name) for name in self.names())
+        everyone = [each for registrations in self._by_name.values() for each in registrations]
+        return iter(sorted(everyone, key=self.name_of))

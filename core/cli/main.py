@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+import warnings
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer.main import get_command
@@ -24,6 +25,7 @@ from opendllm.core.launching.launcher import this_command
 from opendllm.core.launching.stopping import Stopped
 from opendllm.core.launching.worker_errors import launcher_reports, record_error
 from opendllm.registries.errors import UserError
+from opendllm.registries.registry import PluginWarning
 
 # Two threads that spin while they wait lose four fifths of their speed when a core is busy.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -59,9 +61,21 @@ generate_command.add_to(app)
 score_command.add_to(app)
 
 
+def _show_warning(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+    """What is meant for people in their form, everything else in Python's."""
+    if issubclass(category, PluginWarning):
+        print(f"warning: {message}", file=sys.stderr)
+    else:
+        _python_shows(message, category, *where, **more)
+
+
+_python_shows = warnings.showwarning
+
+
 def main() -> None:
     """Run a command. Exit codes: 0 done, 2 a mistake in what was given, 1 anything else."""
     debug = "--debug" in sys.argv
+    warnings.showwarning = _show_warning
     try:
         code = get_command(app).main(
             args=[argument for argument in sys.argv[1:] if argument != "--debug"] or ["--help"],

@@ -10,6 +10,7 @@ from pydantic_core import to_jsonable_python
 
 from opendllm.registries.discovery import EXTENSION_POINTS, Plugins, installed_plugins
 from opendllm.registries.errors import UserError
+from opendllm.registries.options import SamplerOptions
 from opendllm.registries.registry import Registration
 
 AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable.")]
@@ -34,7 +35,13 @@ def list_plugins(
     plugins = installed_plugins()
     problems = _problems(plugins, check)
     if as_json:
-        listing = {kind: [_summary(entry) for entry in plugins.of_kind(kind)] for kind in EXTENSION_POINTS}
+        listing = {
+            kind: [
+                _summary(entry) | {"name": plugins.of_kind(kind).name_of(entry)}
+                for entry in plugins.of_kind(kind)
+            ]
+            for kind in EXTENSION_POINTS
+        }
         typer.echo(json.dumps({**listing, "problems": problems}, indent=2))
     else:
         _print_table(plugins, problems)
@@ -57,6 +64,8 @@ def show(
         return
     typer.echo(f"{kind}/{name}: {registration.summary}")
     typer.echo(f"from {registration.provenance}, {registration.target}")
+    if issubclass(registration.options, SamplerOptions):
+        typer.echo(f"undoes {' or '.join(sorted(registration.options.destinations))} noise")
     for option in _options(registration):
         default = "required" if option["required"] else f"default {json.dumps(option['default'])}"
         typer.echo(f"\n  {option['name']}: {option['type']}, {default}\n    {option['description']}")
@@ -107,7 +116,8 @@ def _problems(plugins: Plugins, check: bool) -> list[str]:
         registry = plugins.of_kind(kind)
         for name, packages in registry.conflicts().items():
             owners = " and ".join(map(str, packages))
-            problems.append(f"{kind}/{name} is registered by {owners}: uninstall one of them to use it")
+            choices = " or ".join(f"{owner.package}:{name}" for owner in packages)
+            problems.append(f"{kind}/{name} is registered by {owners}: write {choices}")
         for registration in registry if check else ():
             try:
                 registration.implementation()
@@ -125,8 +135,9 @@ def _print_table(plugins: Plugins, problems: list[str]) -> None:
         table = Table(title=kind, title_justify="left", title_style="bold", box=None, pad_edge=False)
         for column in ("name", "package", "summary"):
             table.add_column(column, no_wrap=column == "name")
-        for registration in plugins.of_kind(kind):
-            table.add_row(registration.name, str(registration.provenance), registration.summary)
+        registry = plugins.of_kind(kind)
+        for registration in registry:
+            table.add_row(registry.name_of(registration), str(registration.provenance), registration.summary)
         console.print(table)
         console.print()
     for problem in problems:

@@ -17,7 +17,13 @@ from opendllm.core.decoding.compiled_shapes import (
 )
 from opendllm.core.decoding.options import DecoderOptions
 from opendllm.core.decoding.plan import IntArray
-from opendllm.registries.backbones import CanvasReader, DiffusionLM, RefreshSpan, TokenPositions
+from opendllm.registries.backbones import (
+    CanvasReader,
+    DiffusionLM,
+    RefreshSpan,
+    TokenPositions,
+    WholeReader,
+)
 from opendllm.registries.sequences import ModelInputs
 
 
@@ -88,8 +94,12 @@ class CachedForward:
         self._cache = options.cache
         self._refresh = options.cache_refresh
         self._compiled = options.compile
+        self._timed: list[WholeReader] = []
+        if lm.noise.time_conditioning:
+            self._exact = False
+            self._timed = [WholeReader(lm, layout) for _ in range(2 if options.guidance_scale else 1)]
         self._use_kv_cache = self._exact or options.cache != "none"
-        self._readers: list[CanvasReader] = [
+        self._readers: list[CanvasReader] = [*self._timed] or [
             lm.reader(layout, self._use_kv_cache, options.compile)
             for _ in range(2 if options.guidance_scale else 1)
         ]
@@ -113,7 +123,13 @@ class CachedForward:
 
     def relayout(self, inputs: ModelInputs) -> None:
         """Go on with rows whose layout has changed; without a cache only."""
-        self._readers = [self._lm.reader(inputs) for _ in self._readers]
+        self._timed = [WholeReader(self._lm, inputs) for _ in self._timed]
+        self._readers = [*self._timed] or [self._lm.reader(inputs) for _ in self._readers]
+
+    def tell_time(self, time: Tensor) -> None:
+        """Read at this `ModelInputs.time` [B, L] from now on; for a model that is told it."""
+        for reader in self._timed:
+            reader.tell_time(time)
 
     def states(
         self, canvases: list[Tensor], at: TokenPositions, block: IntArray, idle: NDArray[np.bool_]

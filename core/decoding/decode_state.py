@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from opendllm.core.decoding.length_edits import edited
+from opendllm.core.decoding.length_edits import edited, within_room
 from opendllm.core.toolkit.draws import stream_id, uniform
 from opendllm.core.toolkit.segments import inputs_from_mask
 from opendllm.registries.samplers import Selection, Step
@@ -25,6 +25,7 @@ class DecodeState:
         block_of: [R, L] int64, see `Blocks`.
         positions: [R, L] int64, counting from 0 at a row's first real column.
         confidence: [R, L] float32, each committed position's when it was committed.
+        memory: [R, L] int64, what the sampler wants to find at its next step.
         seeds: [R] int64.
         room: [R] int64, by how many positions each may still grow.
     """
@@ -36,6 +37,7 @@ class DecodeState:
     block_of: Tensor
     positions: Tensor
     confidence: Tensor
+    memory: Tensor
     seeds: Tensor
     room: Tensor
 
@@ -49,6 +51,7 @@ class DecodeState:
             block_of=self.block_of[index],
             positions=self.positions[index],
             confidence=self.confidence[index],
+            memory=self.memory[index],
             seeds=self.seeds[index],
             room=self.room[index],
         )
@@ -56,35 +59,43 @@ class DecodeState:
     def after(self, selection: Selection, step: Step, mask_token_id: int) -> DecodeState:
         """With a sampler's decision carried out; at a block's last step, nothing stays masked."""
         at_end = (step.index == step.steps - 1)[:, None]
-        commit = step.masked & (selection.commit | at_end)
-        for edit in (selection.expand, selection.delete):
-            commit = commit if edit is None else commit & ~edit
+        nothing = torch.zeros_like(step.masked)
+        delete = nothing if selection.delete is None else selection.delete & step.editable
+        commit = at_end if selection.commit is None else selection.commit | at_end
+        commit = commit & step.masked & ~delete
         tokens = torch.where(commit, step.tokens, self.tokens)
         confidence = torch.where(commit, step.confidence, self.confidence)
         if selection.remask is not None:
             remask = selection.remask & step.editable & ~at_end
             tokens = torch.where(remask, mask_token_id, tokens)
-        changed = replace(self, tokens=tokens, confidence=confidence)
-        if selection.expand is None and selection.delete is None:
+        if selection.overwrite is not None:
+            where = selection.overwrite.where & step.editable
+            tokens = torch.where(where, selection.overwrite.tokens, tokens)
+            confidence = torch.where(where, step.confidence, confidence)
+        memory = self.memory if selection.memory is None else selection.memory
+        changed = replace(self, tokens=tokens, confidence=confidence, memory=memory)
+        if selection.insert is None and selection.delete is None:
             return changed
-        nothing = torch.zeros_like(step.masked)
-        expand = nothing if selection.expand is None else selection.expand & step.masked
-        delete = nothing if selection.delete is None else selection.delete & step.masked
-        return changed._edited(expand, delete, mask_token_id)
+        insert, inserted = nothing, torch.zeros_like(self.tokens)
+        if selection.insert is not None:
+            inserted = selection.insert
+            wanted = self.real & (inserted >= 0) & ~(at_end & (inserted == mask_token_id))
+            insert = within_room(wanted, self.room)
+        return changed._edited(insert, inserted, delete)
 
-    def _edited(self, expand: Tensor, delete: Tensor, mask_token_id: int) -> DecodeState:
-        tokens = torch.where(expand, mask_token_id, self.tokens)
-        real = edited(self.real, expand, delete, True, False)
-        tokens = edited(tokens, expand, delete, mask_token_id, 0)
+    def _edited(self, insert: Tensor, inserted: Tensor, delete: Tensor) -> DecodeState:
+        real = edited(self.real, insert, delete, True, False)
+        tokens = edited(self.tokens, insert, delete, inserted, 0)
         return replace(
             self,
             tokens=tokens,
             real=real,
-            editable=edited(self.editable, expand, delete, True, False),
-            block_of=edited(self.block_of, expand, delete, 0, -1),
+            editable=edited(self.editable, insert, delete, True, False),
+            block_of=edited(self.block_of, insert, delete, 0, -1),
             positions=inputs_from_mask(tokens, real).positions,
-            confidence=edited(self.confidence, expand, delete, 0.0, 0.0),
-            room=self.room - expand.sum(-1),
+            confidence=edited(self.confidence, insert, delete, 0.0, 0.0),
+            memory=edited(self.memory, insert, delete, -1, -1),
+            room=self.room - insert.sum(-1),
         )
 
 

@@ -15,12 +15,13 @@ from opendllm.core.decoding.early_stop import settled_tails
 from opendllm.core.decoding.length_edits import room_to_grow
 from opendllm.core.decoding.options import DecoderOptions
 from opendllm.core.decoding.plan import IntArray, Plan, PlannedSteps
-from opendllm.core.decoding.proposer import Proposer
+from opendllm.core.decoding.proposer import Proposer, start_of
 from opendllm.core.decoding.selection_checks import checked_selection
 from opendllm.core.decoding.step_cursor import StepCursor
 from opendllm.core.toolkit.segments import inputs_from_mask
 from opendllm.registries.backbones import DiffusionLM, TokenPositions
 from opendllm.registries.errors import UserError
+from opendllm.registries.plugin_calls import owner_of
 from opendllm.registries.samplers import Sampler, Selection, SpecialTokens, Step
 
 
@@ -33,7 +34,7 @@ class Decoded:
             for a sampler that edits lengths.
         forward_passes: [B] int64, how many a row took part in.
         real: [B, L'] bool, False on padding.
-        written: [B, L'] bool, the positions that were masks, or grew from one.
+        written: [B, L'] bool, the positions that were masks, or were put in.
         trace: the canvas [B, L''] before the first and after every step, where asked for; -1 on padding.
             Rows that shrink may have been longer than they are in the end: all have the longest one's L''.
     """
@@ -56,6 +57,9 @@ def decode(
     keep_trace: bool = False,
 ) -> Decoded:
     """Fill the masks of each row.
+
+    Where the model was trained on other noise, the canvas starts from that: each mask gives way to what noise
+    alone puts there, for uniform noise to a token drawn from the whole vocabulary.
 
     A row's result depends on its own tokens and seed only, not on its padding or batch-mates. A
     causal checkpoint writes its masks one by one from left to right whatever the sampler, a
@@ -85,6 +89,9 @@ def decode(
     cursor = StepCursor(Plan(blocks.sizes, options.steps, sampler), len(canvas))
     forward = CachedForward(lm, layout, blocks, options)
     proposer = Proposer(lm, forward, sampler, options)
+    if proposer.noise_schedule is not None:
+        start = start_of(proposer.noise_schedule, seeds, layout.positions, lm, "canvas")
+        canvas = torch.where(editable, start, canvas)
     whole = WholeCanvas(canvas, real, editable)
     state = DecodeState(
         number=torch.arange(len(canvas), device=canvas.device),
@@ -94,6 +101,7 @@ def decode(
         block_of=blocks.of,
         positions=layout.positions,
         confidence=torch.zeros(canvas.shape, device=canvas.device),
+        memory=torch.full_like(canvas, -1),
         seeds=seeds,
         room=room,
     )
@@ -113,6 +121,8 @@ def decode(
             trace.append(whole.with_rows(state).snapshot())
     proposer.raise_if_not_finite()
     whole = whole.with_rows(state)
+    if sampler.revises:
+        _check_written(whole, lm.mask_token_id, sampler)
     used = max(given_length, _width(whole.real))
     longest = max((_width(snapshot >= 0) for snapshot in trace), default=0)
     return Decoded(
@@ -136,48 +146,65 @@ def _take_step(
     writable = _in_block(state, block) & torch.from_numpy(unfinished).to(block.device)[:, None]
     draws, step = _begin_step(state, planned, writable, proposer, options)
     last = step.index == step.steps - 1
+    proposer.tell_time(sampler.times(step.index, step.steps), state)
 
     # 2. The positions that the model is asked at: those already chosen, those masked, or all editable ones.
     chosen: Selection | None = None
     if sampler.decides_first:
         chosen = checked_selection(sampler.select(step), sampler, state.tokens)
-        wanted = step.masked & (chosen.commit | last[:, None])
+        commit = last[:, None] if chosen.commit is None else chosen.commit | last[:, None]
+        wanted = step.masked & commit
         count = wanted.sum(-1).cpu().numpy()
     elif sampler.proposes == "masked":
         wanted, count = step.masked, planned.masks
+    elif sampler.edits_length:
+        wanted = step.editable
+        count = wanted.sum(-1).cpu().numpy()
     else:
         wanted, count = step.editable, planned.size
     at = _positions_of(wanted, int(count[unfinished].sum()))
 
-    # 3. The model's proposals there.
+    # 3. The model's proposals there, or its distributions for a sampler that draws itself.
     idle = ~unfinished | (count == 0)
-    proposals = proposer.propose(state, at, planned.block, idle, draws, last)
     cursor.count_passes(2 if options.guidance_scale > 0 else 1, ~idle)
-    step = replace(
-        step,
-        tokens=_spread(proposals.tokens, at, wanted, special.mask),
-        confidence=_spread(proposals.confidence, at, wanted, -torch.inf),
-    )
+    if not sampler.needs_distributions:
+        proposals = proposer.propose(state, at, planned.block, idle, draws, last)
+        step = replace(
+            step,
+            tokens=_spread(proposals.tokens, at, wanted, special.mask),
+            confidence=_spread(proposals.confidence, at, wanted, -torch.inf),
+        )
+    elif len(at.rows):
+        distributions = proposer.distributions(state, at, planned.block, idle, draws, last)
+        step = replace(step, distributions=distributions)
+    else:
+        chosen = Selection()  # nothing is left to read, nor to decide
 
     # 4. The sampler's decision, carried out.
     selection = chosen or checked_selection(sampler.select(step), sampler, state.tokens)
     state = state.after(selection, step, special.mask)
 
-    # 5. Rows whose text can't change any more.
+    # 5. Blocks that the sampler calls done, and rows whose text can't change any more.
     stopped = None
     if options.early_stop:
-        state, settled = _stop_where_settled(state, special)
+        done = last if selection.finished is None else last | selection.finished
+        unsettled = _unsettled(state, block, done if sampler.revises else None, special.mask)
+        state, settled = _stop_where_settled(state, unsettled, special)
         stopped = settled.cpu().numpy()
+    finished = None if selection.finished is None else selection.finished.cpu().numpy()
 
-    # 6. How many masks each row's block has left, where the plan doesn't say; on to the next step.
+    # 6. How many masks each row's block has left, where that matters and the plan doesn't say; on to the
+    #    next step.
     masks: IntArray | None = None
-    if chosen is not None and chosen.remask is None:
+    if chosen is not None and chosen.remask is None and chosen.overwrite is None:
         masks = planned.masks - count
-    elif not sampler.plans:
+    elif not sampler.plans and (sampler.proposes == "masked" or not sampler.revises):
         # Only the device knows: the step's one wait for it.
         left = _in_block(state, block) & (state.tokens == special.mask)
         masks = left.sum(-1).cpu().numpy()
-    cursor.advance(masks, not sampler.revises, stopped)
+    if masks is not None and not sampler.revises and not sampler.finishes:
+        finished = masks == 0
+    cursor.advance(masks, finished, stopped)
     return state
 
 
@@ -194,27 +221,33 @@ def _begin_step(
         state: the rows.
         planned: [R] their steps.
         writable: [R, L] bool, the editable positions of each row's block; none in a finished row.
-        proposer: knows the model's special ids and its blocks.
+        proposer: asks the model.
         options: the decoder's.
     """
-    device = state.tokens.device
-    special, width = proposer.special, options.block_length or proposer.block_length
+    device, special = state.tokens.device, proposer.special
+    index = torch.from_numpy(planned.index).to(device)
+    width = options.block_length or proposer.block_length
     draws = StepDraws(state.seeds, torch.from_numpy(planned.number).to(device), state.positions)
     step = Step(
+        canvas=state.tokens,
         masked=writable & (state.tokens == special.mask),
         editable=writable,
         tokens=torch.full_like(state.tokens, special.mask),
         confidence=torch.full_like(state.confidence, -torch.inf),
         committed_confidence=state.confidence,
-        index=torch.from_numpy(planned.index).to(device),
+        memory=state.memory.masked_fill((index == 0)[:, None], -1),
+        index=index,
         steps=torch.from_numpy(planned.steps).to(device),
         target=torch.from_numpy(planned.target).to(device),
         width=torch.from_numpy(planned.size if width is None else np.full_like(planned.size, width)).to(
             device
         ),
+        room=state.room,
         alg_temp=options.alg_temp,
         special=special,
+        vocab_size=proposer.vocab_size,
         draws=draws,
+        noise_schedule=proposer.noise_schedule,
     )
     return draws, step
 
@@ -239,12 +272,42 @@ def _spread(values: Tensor, at: TokenPositions, like: Tensor, elsewhere: float) 
     return canvas
 
 
-def _stop_where_settled(state: DecodeState, special: SpecialTokens) -> tuple[DecodeState, Tensor]:
+def _unsettled(state: DecodeState, block: Tensor, done: Tensor | None, mask_token_id: int) -> Tensor:
+    """[R, L] bool, the editable positions that may still change.
+
+    Args:
+        state: the rows.
+        block: [R] int64, the block that each is at.
+        done: [R] bool, whether that is done; None where only masks can change.
+        mask_token_id: what isn't written yet.
+    """
+    if done is None:
+        return state.editable & (state.tokens == mask_token_id)
+    return state.editable & (state.block_of >= (block + done.long())[:, None])
+
+
+def _stop_where_settled(
+    state: DecodeState, unsettled: Tensor, special: SpecialTokens
+) -> tuple[DecodeState, Tensor]:
     """Rows of which only settled tails are left become EOS there; and [R] bool, which they are."""
-    tails = settled_tails(state.tokens, state.editable, special.mask, special.stops)
-    settled = ~(state.editable & (state.tokens == special.mask) & ~tails).any(-1)
+    tails = settled_tails(state.tokens, state.editable, unsettled, special.stops)
+    settled = ~(unsettled & ~tails).any(-1)
     tokens = torch.where(tails & settled[:, None], special.stops[0], state.tokens)
     return replace(state, tokens=tokens), settled
+
+
+def _check_written(whole: WholeCanvas, mask_token_id: int, sampler: Sampler) -> None:
+    """A sampler that revises may leave masks behind.
+
+    Raises:
+        UserError: it did.
+    """
+    left = int((whole.editable & (whole.tokens == mask_token_id)).sum())
+    if left:
+        raise UserError(
+            f"{owner_of(sampler, 'sampler')} left {left} masks: at a block's last step, where index is "
+            f"steps - 1, or where it says that a block is finished, it has to write every editable position"
+        )
 
 
 def _width(real: Tensor) -> int:
@@ -266,5 +329,10 @@ def _check_options(lm: DiffusionLM, sampler: Sampler, options: DecoderOptions) -
             raise UserError(
                 f"this sampler needs a bidirectional checkpoint, and this is a {lm.attention.kind} one"
             )
+    if lm.noise.time_conditioning and (options.cache != "none" or options.compile):
+        raise UserError(
+            "cache and compile have no effect with a model that is told the time, which changes all keys: "
+            "leave them out"
+        )
     if options.early_stop and not lm.stops:
         raise UserError("early_stop needs an EOS token, and this checkpoint has none")

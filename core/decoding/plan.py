@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opendllm.registries.errors import UserError
+from opendllm.registries.plugin_calls import owner_of
 from opendllm.registries.samplers import Sampler
 
 IntArray = NDArray[np.int64]
@@ -76,17 +77,14 @@ def plan_row(sizes: Sequence[int], steps: int | None, sampler: Sampler) -> Plann
 
     Args:
         sizes: how many masks each block has.
-        steps: of the whole row; None for one a mask, and one more for each that the row may grow by.
+        steps: of the whole row; None for what the sampler takes by itself, mostly one a mask.
         sampler: may plan how many masks are left after each.
 
     Raises:
         UserError: the sampler plans another number of steps than it was asked for.
     """
-    # A row that grows uses up a step for every growth, and one for the mask that this adds.
-    block_steps = [
-        size + 2 * sampler.growth if steps is None else _share(steps, len(sizes), block)
-        for block, size in enumerate(sizes)
-    ]
+    shares = [None if steps is None else _share(steps, len(sizes), block) for block in range(len(sizes))]
+    block_steps = [sampler.block_steps(*each) for each in zip(sizes, shares, strict=True)]
     settings = list(zip(sizes, block_steps, strict=True))
     by_setting = {setting: _plan_block(*setting, sampler) for setting in dict.fromkeys(settings)}
     blocks = [by_setting[setting] for setting in settings]
@@ -160,7 +158,7 @@ def _plan_block(size: int, steps: int, sampler: Sampler) -> _BlockSteps:
         remaining = sampler.remaining_masks(size, steps)
         if len(remaining) != steps:
             raise UserError(
-                f"sampler {type(sampler).__name__}: remaining_masks gave {len(remaining)} numbers, "
+                f"{owner_of(sampler, 'sampler')}: remaining_masks gave {len(remaining)} numbers, "
                 f"and {steps} were expected, one a step"
             )
         target = np.array(remaining, dtype=np.int64)

@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 
 from opendllm.registries.errors import UserError
+from opendllm.registries.plugin_calls import owner_of
 from opendllm.registries.samplers import Sampler, Selection
 
 
 def checked_selection(selection: object, sampler: Sampler, canvas: Tensor) -> Selection:
-    """The sampler's decision, if each of its tensors is bool and of the canvas's shape.
+    """The sampler's decision, if each of its tensors has its dtype and shape.
 
-    A tensor of another shape would broadcast over rows or positions, and an integer one would be taken
+    A tensor of another shape would broadcast over rows or positions, and integers for bools would be taken
     bit by bit. Only shapes and dtypes are read, so nothing waits for the device.
 
     Args:
@@ -21,40 +22,52 @@ def checked_selection(selection: object, sampler: Sampler, canvas: Tensor) -> Se
         canvas: [R, L].
 
     Raises:
-        UserError: it isn't; or the sampler masks again, expands or deletes, and hasn't said that it does.
+        UserError: it isn't; or the sampler does what it hasn't said that it does.
     """
-    name = type(sampler).__name__
+    name = owner_of(sampler, "sampler")
     if not isinstance(selection, Selection):
-        raise UserError(
-            f"sampler {name}: select gave {type(selection).__name__}, and a Selection was expected"
-        )
-    _check_tensor(name, "commit", selection.commit, canvas)
-    if selection.remask is not None:
-        _check_tensor(name, "remask", selection.remask, canvas)
-        _check_declared(name, "remask", "revises", sampler.revises)
-    if selection.expand is not None:
-        _check_tensor(name, "expand", selection.expand, canvas)
-        _check_declared(name, "expand", "edits_length", sampler.edits_length)
-    if selection.delete is not None:
-        _check_tensor(name, "delete", selection.delete, canvas)
-        _check_declared(name, "delete", "edits_length", sampler.edits_length)
+        raise UserError(f"{name}: select gave {type(selection).__name__}, and a Selection was expected")
+    if all(value is None for value in vars(selection).values()):
+        raise UserError(f"{name}: select gave a Selection without any decision: give `commit` at least")
+    shape = list(canvas.shape)
+    bools: dict[str, object] = {
+        "commit": selection.commit,
+        "remask": selection.remask,
+        "delete": selection.delete,
+    }
+    numbers: dict[str, object] = {"insert": selection.insert, "memory": selection.memory}
+    if selection.overwrite is not None:
+        bools["overwrite.where"] = selection.overwrite.where
+        numbers["overwrite.tokens"] = selection.overwrite.tokens
+    for dtype, fields in ((torch.bool, bools), (torch.int64, numbers)):
+        for field, values in fields.items():
+            if values is not None:
+                _check_tensor(name, field, values, dtype, shape)
+    if selection.finished is not None:
+        _check_tensor(name, "finished", selection.finished, torch.bool, shape[:1])
+    for field, (attribute, declared) in {
+        "remask": ("revises", sampler.revises),
+        "overwrite": ("revises", sampler.revises),
+        "insert": ("edits_length", sampler.edits_length),
+        "delete": ("edits_length", sampler.edits_length),
+        "finished": ("finishes", sampler.finishes),
+    }.items():
+        if getattr(selection, field) is not None and not declared:
+            raise UserError(
+                f"{name}: select gave {field}, which only a sampler with {attribute} = True may do"
+            )
     return selection
 
 
-def _check_tensor(name: str, field: str, values: object, canvas: Tensor) -> None:
+def _check_tensor(name: str, field: str, values: object, dtype: torch.dtype, shape: list[int]) -> None:
     if isinstance(values, Tensor):
-        if values.dtype == torch.bool and values.shape == canvas.shape:
+        if values.dtype == dtype and list(values.shape) == shape:
             return
-        came = f"{str(values.dtype).removeprefix('torch.')} {list(values.shape)}"
+        came = f"{_dtype(values.dtype)} {list(values.shape)}"
     else:
         came = type(values).__name__
-    raise UserError(
-        f"sampler {name}: select gave {field} as {came}, and bool {list(canvas.shape)} was expected"
-    )
+    raise UserError(f"{name}: select gave {field} as {came}, and {_dtype(dtype)} {shape} was expected")
 
 
-def _check_declared(name: str, field: str, attribute: str, declared: bool) -> None:
-    if not declared:
-        raise UserError(
-            f"sampler {name}: select gave {field}, which only a sampler with {attribute} = True may do"
-        )
+def _dtype(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -7,7 +7,9 @@ from typing import Any
 
 from opendllm.core.decoding.options import DecoderOptions
 from opendllm.core.foundation.option_errors import checked_options
+from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.errors import UserError
+from opendllm.registries.noise_schedules import Destination
 from opendllm.registries.options import SamplerOptions
 from opendllm.registries.registry import Registration, did_you_mean
 from opendllm.registries.samplers import Sampler
@@ -34,6 +36,31 @@ def sort_options(
     assert isinstance(sampler, SamplerOptions)
     check_effect(decoder, registration)
     return decoder, sampler
+
+
+def check_destination(registration: Registration[Sampler], destination: Destination) -> None:
+    """Refuse a sampler of other noise than the model was trained to undo.
+
+    Args:
+        registration: the sampler's.
+        destination: where the model's noise put tokens.
+
+    Raises:
+        UserError: it doesn't undo that.
+    """
+    assert issubclass(registration.options, SamplerOptions)
+    own = registration.options.destinations
+    if destination in own:
+        return
+    others = [
+        other.name
+        for other in installed_plugins().samplers
+        if issubclass(other.options, SamplerOptions) and destination in other.options.destinations
+    ]
+    raise UserError(
+        f"sampler {registration.name!r} undoes {' or '.join(sorted(own))} noise, and this model's is "
+        f"{destination}: choose one of {', '.join(others) or '(none is installed)'}"
+    )
 
 
 def check_effect(decoder: DecoderOptions, registration: Registration[Sampler]) -> None:

@@ -53,21 +53,25 @@ class StepCursor:
         self.forward_passes[self.rows[took_part]] += passes
 
     def advance(
-        self, masks: IntArray | None, leave_full_blocks: bool, stopped: NDArray[np.bool_] | None
+        self,
+        masks: IntArray | None,
+        finished: NDArray[np.bool_] | None,
+        stopped: NDArray[np.bool_] | None,
     ) -> None:
         """Go on to each row's next step.
 
         Args:
-            masks: [R] how many the row's block has left; None where the plan says so.
-            leave_full_blocks: whether a block without masks is done, whatever steps it has left.
+            masks: [R] how many the row's block has left; None where the plan says so, or nobody asks.
+            finished: [R] whether the row's block is done, whatever steps it has left; None where none is.
             stopped: [R] whether the rest of the row can be left out; None where none can.
         """
         following = self._cursor + 1
-        if masks is not None:
+        if masks is not None or finished is not None:
             after_block = self.current_steps().after_block
-            if leave_full_blocks:
-                following = np.where(masks == 0, after_block, following)
-            self._measured = np.where(following < after_block, masks, -1)
+            if finished is not None:
+                following = np.where(finished, after_block, following)
+            if masks is not None:
+                self._measured = np.where(following < after_block, masks, -1)
         if stopped is not None:
             following = np.where(stopped, self._plan.lengths[self.rows], following)
         self._cursor = np.where(self.unfinished, following, self._cursor)

@@ -46,8 +46,10 @@ def manifest_schema(plugins: Plugins) -> dict[str, Any]:
 
 def _choice(plugins: Plugins, kind: str, definitions: dict[str, Any]) -> dict[str, Any]:
     alternatives = []
-    for registration in plugins.of_kind(kind):
-        own = f"options_{kind}_{registration.name}"
+    registry = plugins.of_kind(kind)
+    for registration in registry:
+        name = registry.name_of(registration)
+        own = f"options_{kind}_{name}"
         options = registration.options.model_json_schema(ref_template=f"#/$defs/{own}_{{model}}")
         nested = options.pop("$defs", {})
         definitions.update({f"{own}_{model}": content for model, content in nested.items()})
@@ -59,7 +61,7 @@ def _choice(plugins: Plugins, kind: str, definitions: dict[str, Any]) -> dict[st
                 "description": registration.summary,
                 "required": ["name"],
                 "properties": {
-                    "name": {"const": registration.name, "description": registration.summary},
+                    "name": {"const": name, "description": registration.summary},
                     "options": {"$ref": f"#/$defs/{own}"},
                 },
             }

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
-from opendllm.core.decoding.settings import check_effect
+from opendllm.core.decoding.settings import check_destination, check_effect
 from opendllm.core.manifest.checks import (
     Issue,
     ManifestError,
@@ -24,8 +24,15 @@ from opendllm.core.manifest.variant_plugins import EvaluationPlugins, TrainingPl
 from opendllm.registries.corpora import Corpus
 from opendllm.registries.discovery import Plugins
 from opendllm.registries.errors import PluginError, UserError
+from opendllm.registries.noise_schedules import Destination
 from opendllm.registries.objectives import Objective
-from opendllm.registries.options import BackboneOptions, ObjectiveOptions, PluginOptions, SamplerOptions
+from opendllm.registries.options import (
+    BackboneOptions,
+    ObjectiveOptions,
+    PluginOptions,
+    SamplerOptions,
+    noise_destination,
+)
 from opendllm.registries.registry import ChosenPlugin, Registry
 from opendllm.registries.samplers import Sampler
 
@@ -52,6 +59,10 @@ def resolve_plugins(manifest: Manifest, source: Source, plugins: Plugins) -> Var
         schedule = resolver.plugin(
             plugins.noise_schedules, PluginOptions, manifest.train.noise_schedule, ("train", "noise_schedule")
         )
+    if schedule is not None:
+        resolver.destination = noise_destination(schedule.options)
+    elif manifest.train is None and backbone is not None and backbone.options.pretrained is None:
+        resolver.destination = "mask"  # of a model that nobody has trained
     benchmarks = [
         resolver.plugin(plugins.benchmarks, PluginOptions, entry.benchmark, ("evaluate", index, "benchmark"))
         for index, entry in enumerate(manifest.evaluate)
@@ -90,11 +101,16 @@ def resolve_plugins(manifest: Manifest, source: Source, plugins: Plugins) -> Var
 
 @dataclass
 class _Resolver:
-    """Looks plugins up one by one, and collects what is wrong with them."""
+    """Looks plugins up one by one, and collects what is wrong with them.
+
+    Attributes:
+        destination: of the noise that the evaluated model undoes; None where only its files can tell.
+    """
 
     manifest: Manifest
     source: Source
     plugins: Plugins
+    destination: Destination | None = None
     issues: list[Issue] = field(default_factory=list)
 
     def plugin(
@@ -143,6 +159,8 @@ class _Resolver:
         chosen = self.plugin(self.plugins.samplers, SamplerOptions, choice, (*path, "sampler"))
         if chosen is not None:
             try:
+                if self.destination is not None:
+                    check_destination(chosen.registration, self.destination)
                 check_effect(decoder_options(generate), chosen.registration)
             except UserError as error:
                 self.issues.append(Issue(self.source.location(path), dotted(path), str(error)))
@@ -151,9 +169,10 @@ class _Resolver:
     def _default_sampler(self) -> PluginChoice | None:
         """The sampler of the backbone's authors; None where the backbone is unknown."""
         name = self.manifest.model.backbone.name
-        if name not in self.plugins.backbones.names():
+        try:
+            options = self.plugins.backbones.get(name).options
+        except PluginError:
             return None
-        options = self.plugins.backbones.get(name).options
         return PluginChoice(name=options.default_sampler) if issubclass(options, BackboneOptions) else None
 
 

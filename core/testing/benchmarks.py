@@ -36,19 +36,26 @@ class BenchmarkContract(PluginContract):
     def benchmark(self) -> Benchmark:
         """The plugin."""
         benchmark = self.build()
-        assert isinstance(benchmark, Benchmark)
+        assert isinstance(benchmark, Benchmark), (
+            f"it builds a {type(benchmark).__name__}: derive it from Benchmark"
+        )
         return benchmark
 
     def test_it_asks_the_same_every_time(self) -> None:
         """And no two requests share task and setting."""
         first = self.benchmark().requests(context())
-        assert list(first) == list(self.benchmark().requests(context()))
+        again = self.benchmark().requests(context())
+        assert list(first) == list(again), (
+            f"asked twice, it begins with {first[:1]} and {again[:1]}: draw with `context.seed` only"
+        )
         keys = [(request.task_id, request.setting) for request in first]
-        assert len(set(keys)) == len(keys)
+        repeated = sorted({key for key in keys if keys.count(key) > 1})
+        assert not repeated, f"asked more than once: {repeated[:3]}: give each request its own `setting`"
 
     def test_it_keeps_to_the_limit(self) -> None:
         """`--limit N` means N problems, each in all its settings."""
-        assert len({request.task_id for request in self.benchmark().requests(context(2))}) == 2
+        tasks = {request.task_id for request in self.benchmark().requests(context(2))}
+        assert len(tasks) == 2, f"with a limit of 2 it asks {len(tasks)} problems: keep to `context.limit`"
 
     def test_the_published_answers_score_best(self) -> None:
         """Right answers beat wrong ones in every headline metric: a harness that passes all is none."""
@@ -56,20 +63,27 @@ class BenchmarkContract(PluginContract):
         benchmark = self.benchmark()
         benchmark.requests(context())  # some know only then what they measure
         shown = [name for name in benchmark.headline if name in right.metrics]
-        assert shown
+        assert shown, f"none of the headline {benchmark.headline} is among {sorted(right.metrics)}"
         for name in shown:
             better, worse = right.metrics[name].value, wrong.metrics[name].value
             if name in benchmark.lower_is_better:
                 better, worse = -better, -worse
-            assert better > worse, name
+            assert better > worse, (
+                f"{name} is {right.metrics[name].value} of the published answers and "
+                f"{wrong.metrics[name].value} of wrong ones: score what is right, or say lower_is_better"
+            )
 
     def test_intervals_contain_their_values(self) -> None:
         """And every task is accounted for."""
         scores = self.scores(right=True)
-        for metric in scores.metrics.values():
-            assert metric.low <= metric.value <= metric.high or math.isnan(metric.value)
+        for name, metric in scores.metrics.items():
+            inside = metric.low <= metric.value <= metric.high or math.isnan(metric.value)
+            assert inside, f"{name} {metric.value} lies outside its interval {metric.low} to {metric.high}"
         tasks = {request.task_id for request in self.benchmark().requests(context())}
-        assert set(scores.per_task) == tasks
+        missing = sorted(tasks ^ set(scores.per_task))
+        assert not missing, (
+            f"per_task lacks, or makes up, {missing[:5]}: give every task that was asked a line"
+        )
 
     def scores(self, right: bool) -> Scores:
         """Of right answers, or of empty and unlikely ones."""

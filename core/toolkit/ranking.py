@@ -29,6 +29,25 @@ def best_in_row(scores: Tensor, among: Tensor, count: Tensor) -> Tensor:
     return (rank_in_row(scores, among) < count[:, None]) & among
 
 
+def within_entropy_bound(entropy: Tensor, among: Tensor, gamma: float) -> Tensor:
+    """[B, L] bool: from the lowest entropy on, while the sum less its largest term is at most `gamma`.
+
+    That bounds what writing these positions together, rather than one by one, can cost (EB-Sampler,
+    arXiv:2505.24857, section 4). In ascending order the largest is the last, so what counts is the sum of
+    those before; the first is always among them.
+
+    Args:
+        entropy: [B, L] float, nats.
+        among: [B, L] bool.
+        gamma: the bound, nats.
+    """
+    rank = rank_in_row(-entropy, among)
+    ordered = entropy.masked_fill(~among, 0.0).double().gather(-1, rank.argsort(-1))
+    sum_before = ordered.cumsum(-1).roll(1, -1)
+    sum_before[:, 0] = 0
+    return among & (sum_before.gather(-1, rank) <= gamma)
+
+
 def commit_best(scores: Tensor, step: Step, count: int | None = None) -> Tensor:
     """The masked positions to commit so that `step.target` masks remain, or `count` of them.
 

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import ConfigDict, Field, model_validator
 
 from opendllm.registries import Register, SamplerOptions
+from opendllm.registries.noise_schedules import Destination
 
 HERE = "opendllm.plugins.samplers"
 
@@ -151,6 +152,100 @@ class DreamonOptions(SamplerOptions):
     expand_budget: int = Field(64, ge=0, description="By how many tokens a row may grow.")
 
 
+Tail = Literal["ancestral", "greedy", "none"]
+TAIL = (
+    "What follows the last step: one more draw, to the clean text (ancestral), the model's best tokens, "
+    "whatever top-p (greedy), or nothing (none). The first two take a forward pass more than `steps`."
+)
+
+
+class UniformAncestralOptions(SamplerOptions):
+    """Options of the reverse process of uniform noise."""
+
+    without_effect: ClassVar[frozenset[str]] = frozenset({"alg_temp"})
+    reads_filtered: ClassVar[bool] = False
+    destinations: ClassVar[frozenset[Destination]] = frozenset({"uniform"})
+
+    tail: Tail = Field("ancestral", description=TAIL)
+
+
+class PredictorCorrectorOptions(SamplerOptions):
+    """Options of the psi-sampler."""
+
+    without_effect: ClassVar[frozenset[str]] = frozenset({"alg_temp"})
+    reads_filtered: ClassVar[bool] = False
+    destinations: ClassVar[frozenset[Destination]] = frozenset({"uniform"})
+
+    kappa: float = Field(
+        0.5, ge=0, le=1, description="Share of the ancestral step; the rest goes to the clean text and back."
+    )
+    first_time: float = Field(1.0, ge=0, le=1, description="At later times the step is ancestral.")
+    last_time: float = Field(0.0, ge=0, le=1, description="At earlier times the step is ancestral.")
+    tail: Tail = Field("ancestral", description=TAIL)
+
+    @model_validator(mode="after")
+    def _in_order(self) -> PredictorCorrectorOptions:
+        if self.last_time >= self.first_time:
+            raise ValueError("last_time must be below first_time: time runs from 1 to 0")
+        return self
+
+
+class GiddOptions(SamplerOptions):
+    """None: the checkpoint's schedule says how much of the noise is uniform."""
+
+    without_effect: ClassVar[frozenset[str]] = frozenset({"alg_temp"})
+    reads_filtered: ClassVar[bool] = False
+    destinations: ClassVar[frozenset[Destination]] = frozenset({"mixture"})
+
+
+class AdaptiveGreedyOptions(SamplerOptions):
+    """Options of GIDD's self-correction."""
+
+    without_effect: ClassVar[frozenset[str]] = frozenset({"alg_temp", "temperature", "top_p", "top_k"})
+    destinations: ClassVar[frozenset[Destination]] = frozenset({"mixture", "uniform"})
+
+    tokens_per_step: int = Field(1, ge=1, description="How many tokens are replaced at a step.")
+    noise_of: Literal["step", "start"] = Field(
+        "step",
+        description="Where noise puts tokens at the step's own time, as in GIDD's Hugging Face code, or at "
+        "the first one's, as in its JAX code; a difference with a mixture only.",
+    )
+
+
+class TokenEditingOptions(SamplerOptions):
+    """Options of LLaDA2.1's sampler."""
+
+    without_effect: ClassVar[frozenset[str]] = frozenset({"alg_temp", "steps"})
+    reads_filtered: ClassVar[bool] = False
+
+    threshold: float = Field(0.95, ge=0, le=1, description="A mask commits above it.")
+    editing_threshold: float = Field(0.9, ge=0, le=1, description="A written token is replaced above it.")
+    max_post_steps: int = Field(
+        16, ge=0, description="The most passes over a block without a mask; 0 never looks at it again."
+    )
+    num_to_transfer: int = Field(1, ge=1, description="The least number of masks to commit at a pass.")
+
+
+class EntropyAcceptOptions(SamplerOptions):
+    """Options of the sampler that renoises what it isn't sure of."""
+
+    without_effect: ClassVar[frozenset[str]] = frozenset({"alg_temp", "temperature", "top_p", "top_k"})
+    destinations: ClassVar[frozenset[Destination]] = frozenset({"uniform"})
+
+    gamma: float = Field(0.1, ge=0, description="Bound in nats; 0 accepts one by one.")
+    first_temperature: float = Field(0.8, gt=0, description="Of the draws at the first step.")
+    last_temperature: float = Field(0.4, gt=0, description="What the temperature falls to.")
+    certainty: float = Field(
+        0.005, ge=0, description="Mean entropy in nats below which stable best tokens end a block."
+    )
+
+    @model_validator(mode="after")
+    def _falling(self) -> EntropyAcceptOptions:
+        if self.last_temperature > self.first_temperature:
+            raise ValueError("last_temperature must not be above first_temperature")
+        return self
+
+
 def register_all(register: Register) -> None:
     """Register every built-in sampler."""
     register(
@@ -224,4 +319,40 @@ def register_all(register: Register) -> None:
         options=BlockStepsOptions,
         target=f"{HERE}.block_steps:BlockSteps",
         summary="static, dynamic or sequential commits in a block (SDAR, LLaDA2.0, dInfer, Fast-dLLM v2)",
+    )
+    register(
+        "uniform-ancestral",
+        options=UniformAncestralOptions,
+        target=f"{HERE}.uniform_ancestral:UniformAncestral",
+        summary="uniform noise walked back, every position at every step (Duo, UDLM)",
+    )
+    register(
+        "predictor-corrector",
+        options=PredictorCorrectorOptions,
+        target=f"{HERE}.predictor_corrector:PredictorCorrector",
+        summary="uniform-ancestral, with steps to the clean text and back (Duo's psi)",
+    )
+    register(
+        "gidd",
+        options=GiddOptions,
+        target=f"{HERE}.gidd:Gidd",
+        summary="masks and uniform noise walked back together (GIDD)",
+    )
+    register(
+        "adaptive-greedy",
+        options=AdaptiveGreedyOptions,
+        target=f"{HERE}.adaptive_greedy:AdaptiveGreedy",
+        summary="the likeliest noise gives way to the model's best tokens (GIDD)",
+    )
+    register(
+        "token-editing",
+        options=TokenEditingOptions,
+        target=f"{HERE}.token_editing:TokenEditing",
+        summary="parallel commits, and written tokens of the block are replaced (LLaDA2.1)",
+    )
+    register(
+        "entropy-accept",
+        options=EntropyAcceptOptions,
+        target=f"{HERE}.entropy_accept:EntropyAccept",
+        summary="accept within an entropy bound, renoise the rest (DiffusionGemma)",
     )

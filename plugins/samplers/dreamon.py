@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from opendllm.core.toolkit.ranking import commit_best
@@ -26,6 +27,10 @@ class Dreamon(Sampler):
         self._expand_token_id = options.expand_token_id
         self.growth = options.expand_budget
 
+    def block_steps(self, size: int, steps: int | None) -> int:
+        """One a mask; a row that grows uses up a step for every growth, and one for the mask that it adds."""
+        return size + 2 * self.growth if steps is None else steps
+
     def suppressed_tokens(
         self, special: SpecialTokens, room: Tensor, last: Tensor
     ) -> Mapping[int, Tensor | bool]:
@@ -40,4 +45,8 @@ class Dreamon(Sampler):
         chosen = step.masked & (last | commit_best(step.confidence, step, 1))
         expand = chosen & (step.tokens == self._expand_token_id)
         delete = chosen & (step.tokens == step.special.eos)
-        return Selection(commit=chosen & ~expand & ~delete, expand=expand, delete=delete)
+        return Selection(
+            commit=chosen & ~expand & ~delete,
+            insert=torch.where(expand, step.special.mask, -1),
+            delete=delete,
+        )

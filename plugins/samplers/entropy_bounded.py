@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from opendllm.core.toolkit.ranking import rank_in_row
+from opendllm.core.toolkit.ranking import within_entropy_bound
 from opendllm.plugins.samplers import EntropyBoundedOptions
 from opendllm.registries.samplers import Sampler, Selection, Step
 
@@ -20,11 +20,5 @@ class EntropyBounded(Sampler):
         self._gamma = options.gamma
 
     def select(self, step: Step) -> Selection:
-        """In ascending order the maximum is the last, so what counts is the sum of those before it."""
-        rank = rank_in_row(step.confidence, step.masked)
-        entropy = (-step.confidence).masked_fill(~step.masked, 0.0).double()
-        ordered = entropy.gather(-1, rank.argsort(-1))
-        sum_before = ordered.cumsum(-1).roll(1, -1)
-        sum_before[:, 0] = 0
-        sum_before = sum_before.gather(-1, rank)
-        return Selection(commit=step.masked & (sum_before <= self._gamma))
+        """The rule of `within_entropy_bound`."""
+        return Selection(commit=within_entropy_bound(-step.confidence, step.masked, self._gamma))

@@ -128,22 +128,27 @@ def test_broken_packages_are_problems_that_stop_nobody_else(
     assert ask("validate", repository / "experiments" / "quickstart.yaml").returncode == 0
 
 
-def test_two_packages_of_one_name_are_named_when_it_is_used(
+def test_a_stranger_of_a_built_in_name_disables_nothing_and_is_had_by_its_package(
     ask: Any, tmp_path: Path, repository: Path
 ) -> None:
     install_sampler(tmp_path, "first", "p2")
     quickstart = repository / "experiments" / "quickstart.yaml"
-    [problem] = json.loads(ask("plugins", "--json").stdout)["problems"]
+    listing = json.loads(ask("plugins", "--json").stdout)
+    [problem] = listing["problems"]
     assert "samplers/p2 is registered by" in problem
+    names = {entry["name"]: entry["package"] for entry in listing["samplers"]}
+    assert (names["p2"], names["first:p2"]) == ("open-dllm", "first")
     result = ask("validate", quickstart)
-    assert result.returncode == 2
-    assert "generate.sampler.name: samplers/p2 is registered by" in result.stderr
-    assert "first 1.0" in result.stderr
-    assert "open-dllm" in result.stderr
-    shown = ask("plugins", "show", "samplers/p2")
-    assert shown.returncode == 2
-    assert "first 1.0" in shown.stderr
-    assert ask("plugins", "show", "samplers/entropy").returncode == 0
+    assert result.returncode == 0
+    assert result.stderr.count("warning: samplers/p2 is the built-in one") == 1
+    assert "first:p2 or open-dllm:p2" in result.stderr or "open-dllm:p2 or first:p2" in result.stderr
+    shown = ask("plugins", "show", "samplers/first:p2")
+    assert "from first 1.0" in shown.stdout
+    chosen = ask("validate", quickstart, "--set", "generate.sampler={name: first:p2, options: {must: 1}}")
+    assert chosen.returncode == 0, chosen.stderr
+    missing = ask("plugins", "show", "samplers/second:p2")
+    assert missing.returncode == 2
+    assert "no plugin samplers/second:p2: known: " in missing.stderr
 
 
 @pytest.mark.slow
@@ -169,7 +174,7 @@ def test_every_built_in_can_be_imported(accepted: Any) -> None:
     [
         ("p2", "'p2' is not of the form KIND/NAME"),
         ("sampler/p2", "no extension point 'sampler': did you mean 'samplers'?"),
-        ("samplers/entrpy", "no plugin samplers/entrpy: did you mean 'entropy'?"),
+        ("samplers/entrpy", "no plugin samplers/entrpy: did you mean 'entropy'"),
     ],
 )
 def test_a_plugin_that_is_not_there_is_refused_with_a_hint(refused: Any, plugin: str, expected: str) -> None:

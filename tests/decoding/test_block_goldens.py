@@ -13,10 +13,12 @@ from opendllm.core.language_model import LanguageModel
 from ..golden_vectors import Entry, Vectors, golden_entries
 
 
-def written(model: LanguageModel, prompt: list[int], end: int, **options: Any) -> Decoded:
+def written(
+    model: LanguageModel, prompt: list[int], end: int, sampler: str = "block-steps", **options: Any
+) -> Decoded:
     """The prompt, continued up to `end` positions."""
     canvas = torch.tensor([prompt + [model.lm.mask_token_id] * (end - len(prompt))])
-    return model.sample(canvas, sampler="block-steps", trace=True, **options)
+    return model.sample(canvas, sampler=sampler, trace=True, **options)
 
 
 def canvases(decoded: Decoded) -> list[list[int]]:
@@ -70,7 +72,7 @@ def test_sdar_sample(vectors: Vectors, entry: dict[str, Any]) -> None:
 
 def check_history(history: list[list[int]], decoded: Decoded) -> None:
     """Each canvas of theirs, which may end with its block, is ours, one step after the other."""
-    theirs, ours = distinct(history), canvases(decoded)
+    theirs, ours = distinct(history), distinct(canvases(decoded))
     begin = 0 if theirs[0] == ours[0][: len(theirs[0])] else 1
     for number, canvas in enumerate(theirs):
         assert ours[begin + number][: len(canvas)] == canvas
@@ -80,10 +82,7 @@ def check_history(history: list[list[int]], decoded: Decoded) -> None:
 def test_llada2_sample(vectors: Vectors, entry: dict[str, Any]) -> None:
     with Entry(entry) as sample:
         algorithm = sample.take("algorithm")
-        if algorithm == "llada21_generate":
-            pytest.skip("token editing")
-        sample.take("forward_count")
-        for key in ("top_k", "top_p", "eos_early_stop", "completions", "forwards"):
+        for key in ("top_k", "top_p", "eos_early_stop", "completions", "forward_count", "edit_count"):
             if key in sample:
                 sample.take(key)
         assert sample.take("temperature") == 0
@@ -91,6 +90,9 @@ def test_llada2_sample(vectors: Vectors, entry: dict[str, Any]) -> None:
         eos, mask = sample.take("eos_id"), sample.take("mask_id")
         if algorithm == "dinfer_threshold":
             options: dict[str, Any] = {"rule": "near-best"}
+        elif algorithm == "llada21_generate":
+            names = ("editing_threshold", "max_post_steps", "num_to_transfer")
+            options = {"sampler": "token-editing", **{name: sample.take(name) for name in names}}
         else:
             steps = min(sample.take("steps"), new // sample.take("minimal_topk"))
             options = {"rule": "dynamic", "block_steps": steps}
@@ -111,7 +113,7 @@ def test_llada2_sample(vectors: Vectors, entry: dict[str, Any]) -> None:
 
 @golden_entries("samples", "fast-dllm-v2")
 def test_fast_dllm_v2_sample(vectors: Vectors, entry: dict[str, Any]) -> None:
-    """Rows of one batch are those that each has alone; upstream's batches of other lengths count otherwise."""
+    """Rows of one batch are those that each has alone, which not all of upstream's are."""
     with Entry(entry) as sample:
         function = sample.take("function")
         sample.take("forward_count")

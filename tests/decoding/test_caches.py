@@ -18,6 +18,8 @@ from opendllm.registries.backbones import Vocabulary, WholeReader
 from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.errors import UserError
 
+from .samplers_by_noise import suited
+
 M = 150
 FAMILIES = ["open-dcoder", "llada", "dream"]
 CACHED = [
@@ -63,9 +65,14 @@ def columns_read(
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("cache", ["prefix", "dual"])
 def test_a_refresh_at_every_step_changes_nothing(
-    name: str, family: str, cache: str, golden_model: Callable[[str], LanguageModel]
+    name: str,
+    family: str,
+    cache: str,
+    golden_model: Callable[[str], LanguageModel],
+    usable: Callable[..., dict[str, Any]],
 ) -> None:
     canvas, mask = batch()
+    model = suited(golden_model(family), name)
     options: dict[str, Any] = {
         "steps": 9,
         "block_length": 4,
@@ -73,8 +80,9 @@ def test_a_refresh_at_every_step_changes_nothing(
         "guidance_scale": 0.3,
         "seed": [1, 2, 3],
     }
-    plain = golden_model(family).sample(canvas, name, mask, **options)
-    refreshed = golden_model(family).sample(canvas, name, mask, **options, cache=cache, cache_refresh=1)
+    options = usable(name, options)
+    plain = model.sample(canvas, name, mask, **options)
+    refreshed = model.sample(canvas, name, mask, **options, cache=cache, cache_refresh=1)
     assert torch.equal(plain.tokens, refreshed.tokens)
     assert torch.equal(plain.forward_passes, refreshed.forward_passes)
 
@@ -84,9 +92,15 @@ def test_a_refresh_at_every_step_changes_nothing(
 @pytest.mark.parametrize("cache", ["prefix", "dual"])
 @pytest.mark.parametrize("refresh", [None, 3])
 def test_a_row_under_a_cache_does_not_depend_on_its_batch(
-    name: str, family: str, cache: str, refresh: int | None, golden_model: Callable[[str], LanguageModel]
+    name: str,
+    family: str,
+    cache: str,
+    refresh: int | None,
+    golden_model: Callable[[str], LanguageModel],
+    usable: Callable[..., dict[str, Any]],
 ) -> None:
     canvas, mask = batch()
+    model = suited(golden_model(family), name)
     options: dict[str, Any] = {
         "steps": 9,
         "block_length": 4,
@@ -94,9 +108,10 @@ def test_a_row_under_a_cache_does_not_depend_on_its_batch(
         "cache": cache,
         "cache_refresh": refresh,
     }
-    together = golden_model(family).sample(canvas, name, mask, seed=[1, 2, 3], **options)
+    options = usable(name, options)
+    together = model.sample(canvas, name, mask, seed=[1, 2, 3], **options)
     for number, row in enumerate(ROWS):
-        alone = golden_model(family).sample(torch.tensor([row]), name, seed=[number + 1], **options)
+        alone = model.sample(torch.tensor([row]), name, seed=[number + 1], **options)
         assert torch.equal(together.tokens[number][mask[number]], alone.tokens[0])
         assert int(together.forward_passes[number]) == int(alone.forward_passes[0])
 

@@ -11,17 +11,16 @@ import torch
 from scipy import stats
 
 from opendllm.core.language_model import LanguageModel
-from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.errors import UserError
 from opendllm.registries.sequences import ModelInputs
 
-SAMPLERS = installed_plugins().samplers.names()
-FIXED_LENGTH = [name for name in SAMPLERS if name != "dreamon"]
+from .samplers_by_noise import OF_MASKS, ONE_WAY
+
 LOGITS = torch.tensor([0.3, 1.0, 0.2, -0.6, 1.7, 0.9, -1.0])
 """Of the ids 0 ... 6; 0 is the mask."""
 
 
-@pytest.mark.parametrize("name", FIXED_LENGTH)
+@pytest.mark.parametrize("name", ONE_WAY)
 @pytest.mark.parametrize(
     "options",
     [
@@ -53,7 +52,7 @@ def test_a_single_mask_follows_the_filtered_distribution(
     assert stats.chisquare(counts[possible].numpy(), wanted[possible].numpy()).pvalue > 1e-3
 
 
-@pytest.mark.parametrize("name", FIXED_LENGTH)
+@pytest.mark.parametrize("name", ONE_WAY)
 def test_temperature_zero_takes_the_best_token(
     name: str, written_model: Callable[..., LanguageModel]
 ) -> None:
@@ -227,7 +226,7 @@ def test_low_confidence_ranks_by_the_models_own_probability(
     assert commit_order(written_model(table), "low-confidence", 2, steps=2, **options) == [1, 0]
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", OF_MASKS)
 def test_unknown_options_are_refused_with_a_suggestion(
     name: str, golden_model: Callable[[str], LanguageModel]
 ) -> None:

@@ -25,7 +25,9 @@ def test_tails_are_settled_by_an_eos_that_nothing_masked_precedes() -> None:
         ([EOS, M, M, M, M, 6, M, M, M], []),  # an EOS of the prompt ends nothing
         ([5, M, M, M, M, 6, EOS, M, M], [7, 8]),
     ):
-        found = settled_tails(torch.tensor([tokens]), editable, M, [EOS])
+        found = settled_tails(
+            torch.tensor([tokens]), editable, editable & (torch.tensor([tokens]) == M), [EOS]
+        )
         assert found[0].nonzero()[:, 0].tolist() == tail
 
 

@@ -12,10 +12,10 @@ from torch import Tensor
 from opendllm.core.evaluation.text_likelihood import would_write
 from opendllm.core.language_model import LanguageModel
 from opendllm.core.toolkit.segments import inputs_from_mask
-from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.errors import UserError
 
-SAMPLERS = installed_plugins().samplers.names()
+from .samplers_by_noise import OF_MASKS
+
 TOKENS, PADDING, LENGTH = 9, 5, 6
 Written = Callable[..., LanguageModel]
 
@@ -41,7 +41,7 @@ def padded(written_model: Written, table: Tensor) -> LanguageModel:
 
 @pytest.mark.parametrize("filters", [{}, {"top_p": 0.9}, {"top_k": 3}, {"guidance_scale": 0.5}])
 @pytest.mark.parametrize("temperature", [0.0, 1e-6, 1.0, 1e6])
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", OF_MASKS)
 def test_the_canvas_is_the_one_of_a_vocabulary_without_them(
     written_model: Callable[..., LanguageModel],
     usable: Callable[..., dict[str, Any]],
@@ -61,7 +61,7 @@ def test_the_canvas_is_the_one_of_a_vocabulary_without_them(
     assert int(found.tokens.max()) < TOKENS
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", OF_MASKS)
 def test_ids_in_the_middle_are_holes_all_the_same(
     written_model: Callable[..., LanguageModel], usable: Callable[..., dict[str, Any]], name: str
 ) -> None:
@@ -91,7 +91,7 @@ def test_greedy_likelihood_asks_for_tokens_only(written_model: Callable[..., Lan
 
 
 @pytest.mark.parametrize("value", [5e-324, 1e-310, 1e-45, 1e-30, 9.9e-7, 1.1e6, 1e38, 1e308])
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", OF_MASKS)
 def test_temperatures_that_nothing_can_be_divided_by_are_refused(
     written_model: Callable[..., LanguageModel],
     usable: Callable[..., dict[str, Any]],
@@ -110,7 +110,7 @@ def test_temperatures_that_nothing_can_be_divided_by_are_refused(
 
 @pytest.mark.parametrize("filters", [{}, {"top_p": 0.9}, {"top_k": 2}])
 @pytest.mark.parametrize("value", [1e-6, 1e6])
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", OF_MASKS)
 def test_the_extremes_that_are_allowed_work_with_large_logits(
     written_model: Callable[..., LanguageModel],
     usable: Callable[..., dict[str, Any]],

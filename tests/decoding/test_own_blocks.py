@@ -12,6 +12,8 @@ from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.errors import UserError
 from opendllm.registries.sequences import AttentionPattern
 
+from .samplers_by_noise import ONE_WAY
+
 LM = TableLM(12, AttentionPattern("block-causal", 4))
 MASK = LM.mask_token_id
 
@@ -23,10 +25,7 @@ def run(canvas: torch.Tensor, sampler: str, **options: int) -> Decoded:
     return decode(LM, canvas, None, chosen, decoder, seeds, keep_trace=True)
 
 
-SAMPLERS = [name for name in installed_plugins().samplers.names() if name != "dreamon"]
-
-
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", ONE_WAY)
 def test_a_block_is_finished_before_the_next_is_begun(sampler: str) -> None:
     """Blocks are the checkpoint's: the prompt of 3 leaves one mask in the first of them."""
     canvas = torch.tensor([[1, 2, 3, *[MASK] * 9, 5, 6], [*[MASK] * 14]])

@@ -18,19 +18,25 @@ def committed(sampler: str, values: list[float], masked: list[bool], **options: 
     mask = torch.tensor([masked])
     one = torch.tensor([1])
     step = Step(
+        canvas=torch.zeros_like(mask).long(),
         masked=mask,
         editable=mask,
         tokens=torch.ones_like(mask).long(),
         confidence=confidence.masked_fill(~mask, -torch.inf),
         committed_confidence=torch.zeros_like(confidence),
+        memory=torch.full(mask.shape, -1),
         index=one * 0,
         steps=one * 9,
         target=one * len(values),
+        width=one * len(values),
+        room=one * 0,
         alg_temp=0.0,
         special=SpecialTokens(0),
+        vocab_size=2,
         draws=None,  # type: ignore[arg-type]
     )
     commit = installed_plugins().samplers.get(sampler).build(options).select(step).commit
+    assert commit is not None
     return commit[0].nonzero()[:, 0].tolist()
 
 

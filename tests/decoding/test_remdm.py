@@ -36,16 +36,21 @@ def select(
     sampler = installed_plugins().samplers.get("remdm").build(options)
     mask, one = torch.tensor([masked]), torch.tensor([1])
     step = Step(
+        canvas=torch.where(mask, 0, 1),
         masked=mask,
         editable=torch.ones(1, 4).bool(),
         tokens=torch.ones(1, 4).long(),
         confidence=torch.zeros(1, 4),
         committed_confidence=torch.tensor([committed]),
+        memory=torch.full((1, 4), -1),
         index=one * index,
         steps=one * STEPS,
         target=one * 4,
+        width=one * 4,
+        room=one * 0,
         alg_temp=0.0,
         special=SpecialTokens(0),
+        vocab_size=3,
         draws=Constant(number),
     )
     return sampler.select(step)
@@ -78,9 +83,11 @@ def test_probabilities(index: int, options: dict[str, Any]) -> None:
             found = select(index, number, masked, confidences, **options)
             assert found.remask is not None
             decided = found.commit if masked[position] else found.remask
+            assert decided is not None
             assert bool(decided[0, position]) == changes
     found = select(index, 0.0, masked, confidences, **options)
     assert found.remask is not None
+    assert found.commit is not None
     assert found.commit[0].tolist() == masked
     assert found.remask[0].tolist() == [not m for m in masked]
 

@@ -15,7 +15,8 @@ from opendllm.core.testing import SamplerContract
 from opendllm.core.testing.table_lm import TableLM
 from opendllm.core.toolkit.ranking import commit_best
 from opendllm.registries.errors import UserError
-from opendllm.registries.samplers import Sampler, Selection, Step
+from opendllm.registries.options import SamplerOptions
+from opendllm.registries.samplers import Overwrite, Sampler, Selection, Step
 
 MASK = TableLM().mask_token_id
 CANVAS = torch.tensor([[3, 4, MASK, MASK, MASK], [MASK, 4, 5, MASK, 6]])
@@ -58,35 +59,77 @@ def returning(give: Callable[[Selection, Step], Any], **attributes: Any) -> Samp
         (lambda right: right[0], r"commit as bool \[5\], and bool \[2, 5\] was expected"),
         (lambda right: right.long(), r"commit as int64 \[2, 5\], and bool \[2, 5\] was expected"),
         (lambda right: right.float(), r"commit as float32 \[2, 5\]"),
-        (lambda right: None, "commit as NoneType"),
+        (lambda right: None, "a Selection without any decision: give `commit`"),
         (lambda right: right.tolist(), "commit as list"),
     ],
 )
 @pytest.mark.parametrize("decides_first", [False, True])
 def test_a_commit_of_another_shape_or_dtype_is_refused(
-    change: Callable[[torch.Tensor], Any], came: str, decides_first: bool
+    change: Callable[[Any], Any], came: str, decides_first: bool
 ) -> None:
     sampler = returning(lambda right, _: Selection(change(right.commit)), decides_first=decides_first)
     with pytest.raises(UserError, match=f"^sampler Odd: select gave {came}"):
         run(sampler)
 
 
-@pytest.mark.parametrize(
-    ("field", "declared"), [("remask", "revises"), ("expand", "edits_length"), ("delete", "edits_length")]
-)
+BOOL = {"remask": "revises", "delete": "edits_length"}
+INT64 = {"insert": "edits_length"}
+
+
+@pytest.mark.parametrize(("field", "declared"), [*BOOL.items(), *INT64.items()])
 def test_so_is_every_other_part_also_where_it_was_not_declared(field: str, declared: str) -> None:
+    def nothing(step: Step, shape: tuple[int, ...]) -> torch.Tensor:
+        return torch.full(shape, -1) if field in INT64 else torch.zeros(shape).bool()
+
     def none_of(right: Selection, step: Step) -> Selection:
-        return replace(right, **{field: torch.zeros_like(step.masked)})
+        parts: dict[str, Any] = {field: nothing(step, step.masked.shape)}
+        return replace(right, **parts)
 
     run(returning(none_of, **{declared: True}))
     with pytest.raises(UserError, match=f"sampler Odd: select gave {field}, which only .* {declared} = True"):
         run(returning(none_of))
 
     def narrow(right: Selection, step: Step) -> Selection:
-        return replace(right, **{field: torch.zeros_like(step.masked[:, :1])})
+        parts: dict[str, Any] = {field: nothing(step, (len(step.masked), 1))}
+        return replace(right, **parts)
 
-    with pytest.raises(UserError, match=rf"sampler Odd: select gave {field} as bool \[2, 1\]"):
+    with pytest.raises(UserError, match=rf"select gave {field} as \w+ \[2, 1\], and \w+ \[2, 5\] was"):
         run(returning(narrow, **{declared: True}))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"finished": torch.zeros(2).bool()}, "select gave finished, which only .* finishes = True"),
+        (
+            {"overwrite": Overwrite(torch.zeros(2, 5).bool(), torch.zeros(2, 5).long())},
+            "select gave overwrite, which only .* revises = True",
+        ),
+    ],
+)
+def test_what_a_sampler_has_not_said_that_it_does_is_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        run(returning(lambda right, _: replace(right, **given)))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"finished": torch.zeros(2, 5).bool()}, r"finished as bool \[2, 5\], and bool \[2\] was expected"),
+        ({"memory": torch.zeros(2, 5)}, r"memory as float32 \[2, 5\], and int64 \[2, 5\] was expected"),
+        (
+            {"overwrite": Overwrite(torch.zeros(2, 5).bool(), torch.zeros(2, 5))},
+            r"overwrite.tokens as float32 \[2, 5\], and int64",
+        ),
+        (
+            {"overwrite": Overwrite(torch.zeros(2, 1).bool(), torch.zeros(2, 5).long())},
+            r"overwrite.where as bool \[2, 1\], and bool \[2, 5\]",
+        ),
+    ],
+)
+def test_numbers_and_words_for_rows_have_their_shapes_too(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        run(returning(lambda right, _: replace(right, **given), revises=True, finishes=True))
 
 
 def test_what_is_no_selection_is_refused() -> None:
@@ -107,6 +150,9 @@ def contract_of(build: Callable[[], Sampler]) -> SamplerContract:
     class Contract(SamplerContract):
         def sampler(self) -> Sampler:
             return build()
+
+        def sampler_options(self) -> type[SamplerOptions]:
+            return SamplerOptions
 
     return Contract()
 
@@ -170,7 +216,7 @@ PLANS = (
 )
 
 
-@pytest.mark.parametrize("name", [*PLANS, "test_a_decision_is_bool_and_of_the_canvas_shape"])
+@pytest.mark.parametrize("name", [*PLANS, "test_a_decision_is_of_the_canvas_shape"])
 def test_a_right_sampler_passes_the_contract(name: str) -> None:
     getattr(contract_of(Planned), name)()
 
@@ -195,4 +241,23 @@ def test_a_wrong_plan_fails_the_contract(wrong: type[Sampler], found_by: str) ->
 def test_a_decision_that_broadcasts_fails_the_contract() -> None:
     contract = contract_of(lambda: returning(lambda right, _: Selection(right.commit.any(0, keepdim=True))))
     with pytest.raises(UserError, match="sampler Odd: select gave commit as bool"):
-        contract.test_a_decision_is_bool_and_of_the_canvas_shape()
+        contract.test_a_decision_is_of_the_canvas_shape()
+
+
+class Greedier(Planned):
+    """Writes the lowest of two ids whatever it drew."""
+
+    revises = True
+
+    def select(self, step: Step) -> Selection:
+        chosen = super().select(step).commit
+        assert chosen is not None
+        return Selection(commit=chosen, overwrite=Overwrite(chosen, step.tokens // 2 * 2))
+
+
+def test_a_sampler_that_bends_the_models_distribution_fails_the_contract() -> None:
+    contract_of(Planned).test_a_position_alone_follows_the_model()
+    with pytest.raises(
+        AssertionError, match=r"from a canvas of mask noise, 2000 rows gave the tokens.*draw from"
+    ):
+        contract_of(Greedier).test_a_position_alone_follows_the_model()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,11 +13,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from opendllm.core.checkpoints.loading import Checkpoint
+from opendllm.core.decoding.decoder import decode
 from opendllm.core.decoding.length_edits import edited
+from opendllm.core.decoding.options import DecoderOptions
 from opendllm.core.language_model import LanguageModel
 from opendllm.core.testing.table_lm import TableLM
 from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.errors import UserError
+from opendllm.registries.samplers import Overwrite, Sampler, Selection, Step
 from opendllm.registries.sequences import ModelInputs
 
 MASK, EOS, EXPAND = 11, 0, 3  # TableLM's mask and EOS, and any token
@@ -185,3 +189,92 @@ def test_edits_move_what_stands_right_of_them() -> None:
     assert edited(values, expand, delete, 9, -1).tolist() == [[1, 2, 9, 4, 0, 0]]
     assert edited(values, expand, ~expand & False, 9, -1).tolist() == [[1, 2, 9, 3, 4, 0]]
     assert edited(values, ~delete & False, delete, 9, -1).tolist() == [[1, 2, 4, 0, 0, -1]]
+
+
+class Scripted(Sampler):
+    """Does at each step what a script says: {"insert": ..., "delete": ..., "overwrite": ...} by column."""
+
+    proposes = "editable"
+    revises = True
+    finishes = True
+    edits_length = True
+
+    def __init__(self, *script: dict[str, dict[int, int]], growth: int = 4) -> None:
+        self._script = script
+        self.growth = growth
+        self.seen: list[list[int]] = []
+        self.remembered: list[list[int]] = []
+
+    def block_steps(self, size: int, steps: int | None) -> int:
+        return len(self._script) + 1
+
+    def select(self, step: Step) -> Selection:
+        index = int(step.index[0])
+        self.seen.append(step.canvas[0].tolist())
+        self.remembered.append(step.memory[0].tolist())
+        todo = self._script[index] if index < len(self._script) else {}
+        insert = torch.full_like(step.canvas, -1)
+        delete, where = torch.zeros_like(step.masked), torch.zeros_like(step.masked)
+        tokens = torch.zeros_like(step.canvas)
+        for column, token in todo.get("insert", {}).items():
+            insert[:, column] = token
+        for column in todo.get("delete", {}):
+            delete[:, column] = True
+        for column, token in todo.get("overwrite", {}).items():
+            where[:, column], tokens[:, column] = True, token
+        return Selection(
+            insert=insert,
+            delete=delete,
+            overwrite=Overwrite(where, tokens),
+            memory=torch.arange(step.canvas.shape[1]).expand_as(step.canvas),
+            finished=step.index == len(self._script) - 1,
+        )
+
+
+def scripted(
+    canvas: list[int], *script: dict[str, dict[int, int]], **more: int
+) -> tuple[list[int], Scripted]:
+    sampler = Scripted(*script, **more)
+    seeds = torch.tensor([0])
+    decoded = decode(TableLM(), torch.tensor([canvas]), None, sampler, DecoderOptions(), seeds)
+    return decoded.tokens[decoded.real].tolist(), sampler
+
+
+def test_tokens_are_put_in_after_any_position_and_taken_out_wherever_they_are_editable() -> None:
+    """After a prompt's token too, and after one that goes in the same step; prompts themselves stay."""
+    tokens, sampler = scripted(
+        [5, MASK, MASK, 6],
+        {"overwrite": {1: 7, 2: 8}},
+        {"insert": {0: 1, 1: 2}, "delete": {0: 0, 1: 0, 3: 0}},
+        {"overwrite": {1: 9}},
+    )
+    assert tokens == [5, 9, 2, 8, 6]
+    assert [row[:5] for row in sampler.seen] == [[5, MASK, MASK, 6, 0], [5, 7, 8, 6, 0], [5, 1, 2, 8, 6]]
+    # What is put in has no memory; what moved has kept its own.
+    assert sampler.remembered[0][:4] == [-1] * 4
+    assert sampler.remembered[2][:5] == [0, -1, -1, 2, 3]
+
+
+def test_what_a_row_has_no_room_for_is_not_put_in() -> None:
+    tokens, _ = scripted([5, MASK, 6], {"overwrite": {1: 7}, "insert": {0: 1, 1: 2, 2: 3}}, growth=2)
+    assert tokens == [5, 1, 7, 2, 6]
+
+
+def test_a_mask_that_is_put_in_at_last_is_left_out() -> None:
+    """Nothing stays masked at a block's last step."""
+
+    class Masking(Scripted):
+        finishes = False
+
+        def select(self, step: Step) -> Selection:
+            return replace(super().select(step), finished=None)
+
+    sampler = Masking({"overwrite": {1: 7}}, {"insert": {1: MASK}})
+    sampler.block_steps = lambda size, steps: 2
+    decoded = decode(TableLM(), torch.tensor([[5, MASK]]), None, sampler, DecoderOptions(), torch.tensor([0]))
+    assert decoded.tokens[decoded.real].tolist() == [5, 7]
+
+
+def test_a_sampler_that_leaves_masks_is_named() -> None:
+    with pytest.raises(UserError, match="sampler Scripted left 1 masks: at a block's last step"):
+        scripted([5, MASK, 6], {"overwrite": {}})

@@ -11,7 +11,7 @@ import pytest
 
 from opendllm.registries import PluginError, SamplerOptions
 from opendllm.registries.discovery import EXTENSION_POINTS, discover, installed_plugins
-from opendllm.registries.registry import Provenance, Registration, did_you_mean
+from opendllm.registries.registry import PluginWarning, Provenance, Registration, did_you_mean
 
 
 def registration(target: str) -> Registration[Any]:
@@ -34,14 +34,29 @@ def test_a_name_like_no_other_lists_them_all(package: Any) -> None:
 def test_a_name_of_two_packages_is_an_error_that_names_both_and_only_when_used(package: Any) -> None:
     plugins = discover([package("one", "same", "first"), package("two", "same")])
     assert not plugins.broken
-    assert plugins.samplers.names() == ["first"]
-    assert [entry.name for entry in plugins.samplers] == ["first"]
+    assert plugins.samplers.names() == ["first", "one:same", "two:same"]
+    assert [entry.name for entry in plugins.samplers] == ["first", "same", "same"]
     assert plugins.samplers.get("first").provenance.package == "one"
-    with pytest.raises(PluginError, match=r"samplers/same is registered by one 1\.0 and two 1\.0"):
+    message = r"samplers/same is registered by one 1\.0 and two 1\.0: write one:same or two:same"
+    with pytest.raises(PluginError, match=message):
         plugins.samplers.get("same")
+    for package_name in ("one", "two"):
+        assert plugins.samplers.get(f"{package_name}:same").provenance.package == package_name
+    assert plugins.samplers.get("one:first").name == "first"
+    with pytest.raises(PluginError, match="no plugin samplers/three:same: did you mean"):
+        plugins.samplers.get("three:same")
     assert {name: [str(p) for p in owners] for name, owners in plugins.samplers.conflicts().items()} == {
         "same": ["one 1.0", "two 1.0"]
     }
+
+
+def test_the_built_in_one_goes_before_a_strangers_of_its_name_and_says_so_once(package: Any) -> None:
+    plugins = discover([package("stranger", "p2"), package("open-dllm", "p2")])
+    assert plugins.samplers.names() == ["p2", "stranger:p2"]
+    with pytest.warns(PluginWarning, match="samplers/p2 is the built-in one.*stranger:p2 or open-dllm:p2"):
+        assert plugins.samplers.get("p2").provenance.package == "open-dllm"
+    assert plugins.samplers.get("p2").provenance.package == "open-dllm"  # a second warning would be an error
+    assert plugins.samplers.get("stranger:p2").provenance.package == "stranger"
 
 
 @pytest.mark.parametrize(
