@@ -1,9 +1,9 @@
 """Options models: what a plugin lets its user set, checked before anything heavy is imported."""
 
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -146,6 +146,16 @@ class BackboneOptions(PluginOptions):
     """The sampler that the family's authors decode with."""
     reads_time: ClassVar[bool] = False
     """Whether its models read `ModelInputs.time`."""
+
+    knows_block_length: ClassVar[bool] = False
+    """Whether the family's config.json, or the family itself, says how long a block is."""
+    known_ids: ClassVar[Mapping[str, int]] = {}
+    """`mask_token_id` and `eos_token_id` of its published checkpoints, where their config.json lacks them."""
+
+    @classmethod
+    def claims(cls, config: Mapping[str, Any]) -> bool:
+        """Whether a checkpoint with this config.json belongs to the family."""
+        return config.get("model_type") in cls.model_types
 
     pretrained: HubIdOrPath | None = Field(
         None,

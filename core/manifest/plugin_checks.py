@@ -206,7 +206,8 @@ def _attention_issues(
     objective: ChosenPlugin[Objective, ObjectiveOptions] | None,
 ) -> Iterator[Issue]:
     at: KeyPath = ("model", "backbone", "options", "attention")
-    if (backbone.attention == "block-causal") != (backbone.block_length is not None):
+    blocks, length = backbone.attention == "block-causal", backbone.block_length is not None
+    if (length and not blocks) or (blocks and not (length or backbone.knows_block_length)):
         yield Issue(
             source.location(at), dotted(at), "`attention: block-causal` and `block_length` go together"
         )
