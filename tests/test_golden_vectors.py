@@ -46,8 +46,8 @@ CHANGES: dict[str, dict[str, Callable[[dict[str, Any]], None]]] = {
         "test_left_padded_sample[llada]": lambda e: another_token(e["padded_sample"]["sequences"]),
     },
     "uniform-noise": {
-        "test_duo[log-linear-loglinear-1.0-vocab_12-uniform-noise]": lambda e: scaled(
-            e["vocab_12"]["loss"]["duo_log-linear_float64"][2]
+        "test_duo[cosine-cosine-0.999-vocab_12-uniform-noise]": lambda e: scaled(
+            e["vocab_12"]["loss"]["duo_cosine_float64"][2]
         ),
         "test_udlm[vocab_160-uniform-noise]": lambda e: scaled(
             e["vocab_160"]["loss"]["udlm_float64"]["recon_loss"][1]

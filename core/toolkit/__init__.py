@@ -6,7 +6,7 @@
     corrupting      tokens given to noise: masked, or replaced by others
     block_corruption  noise over blocks beside their clean copy, and complementary masks
     noise_bound     the one bound of masks, uniform noise and mixtures, at a time
-    posteriors      what a token was a little earlier, for any noise
+    posteriors      reverse posteriors of uniform and mixed noise, for samplers
     segments        documents packed in rows: positions, layouts, who sees whom
     ranking         the best positions of each row, ties broken by position
     step_schedules  how many masks are left after each step, by the published rules
