@@ -258,6 +258,6 @@ class Greedier(Planned):
 def test_a_sampler_that_bends_the_models_distribution_fails_the_contract() -> None:
     contract_of(Planned).test_a_position_alone_follows_the_model()
     with pytest.raises(
-        AssertionError, match="from a canvas of mask noise, 2000 rows gave the tokens.*draw from"
+        AssertionError, match=r"from a canvas of mask noise, 2000 rows gave the tokens.*draw from"
     ):
         contract_of(Greedier).test_a_position_alone_follows_the_model()
