@@ -177,9 +177,14 @@ class BenchmarkOptions(PluginOptions):
     """Options of a benchmark."""
 
     @property
-    def asks_likelihoods(self) -> bool:
-        """Whether it can say nothing of a model that has no likelihood."""
+    def only_likelihoods(self) -> bool:
+        """Whether it asks for nothing else: it then decodes nothing, and needs a model with a likelihood."""
         return False
+
+
+def only_asks_likelihoods(options: PluginOptions) -> bool:
+    """Of a benchmark's options; a benchmark whose options don't say may ask for anything."""
+    return isinstance(options, BenchmarkOptions) and options.only_likelihoods
 
 
 class ProblemFileOptions(BenchmarkOptions):

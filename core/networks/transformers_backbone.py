@@ -16,7 +16,8 @@ from opendllm.registries.errors import UserError, first_line
 from opendllm.registries.options import BackboneOptions
 from opendllm.registries.sequences import AttentionPattern
 
-_VOCABULARY_KEYS = ("vocab_size", "embedding_size")
+VOCABULARY_KEYS = ("vocab_size", "embedding_size")
+"""Of config.json: how many rows its embedding has."""
 
 
 class TransformersBackbone(Backbone):
@@ -48,7 +49,7 @@ class TransformersBackbone(Backbone):
         """See `Backbone.build`."""
         if self._preset is None:
             raise UserError("this backbone has no presets: give `pretrained`, a folder or a hub id")
-        sizes = {key: vocabulary.size for key in _VOCABULARY_KEYS if key in self._preset}
+        sizes = {key: vocabulary.size for key in VOCABULARY_KEYS if key in self._preset}
         ids = {"mask_token_id": vocabulary.mask_token_id, "eos_token_id": vocabulary.eos_token_id}
         config = {**self._preset, **sizes, **ids}
         return build_lm(
@@ -79,7 +80,7 @@ class TransformersBackbone(Backbone):
         wanted = max(lm.vocab_size, min_vocab_size)
         wanted += -wanted % self._vocabulary_multiple
         if wanted > lm.vocab_size:
-            sizes = {key: wanted for key in _VOCABULARY_KEYS if key in config}
+            sizes = {key: wanted for key in VOCABULARY_KEYS if key in config}
             lm.grow_vocabulary(wanted, {**config, **sizes})
         lm.check_mask_token(folder)
         return lm

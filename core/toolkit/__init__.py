@@ -5,7 +5,7 @@
     noise           the corruption's uniform numbers: of the seed and each row's global index
     corrupting      tokens given to noise: masked, or replaced by others
     noise_bound     the one bound of masks, uniform noise and mixtures, at a time
-    posteriors      the reverse process of any noise: levels, posteriors as mixtures, their tables and draws
+    posteriors      what a token was a little earlier, for any noise
     segments        documents packed in rows: positions, layouts, who sees whom
     ranking         the best positions of each row, ties broken by position
     step_schedules  how many masks are left after each step, by the published rules

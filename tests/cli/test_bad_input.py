@@ -136,7 +136,7 @@ def lose_a_tensor(path: Path) -> None:
         ),
         (["-o", "alg_temp=1"], "alg_temp has no effect with sampler 'p2'"),
         (["-o", "steps=0"], "steps"),
-        (["--sampler", "entrpy"], "no plugin samplers/entrpy: did you mean 'entropy'"),
+        (["--sampler", "entrpy"], "no plugin samplers/entrpy: did you mean 'entropy' or 'entropy-accept'?"),
     ],
 )
 def test_generate_refuses_an_option_that_is_not_there(

