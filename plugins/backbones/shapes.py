@@ -83,7 +83,6 @@ def llada2_architecture(config: Mapping[str, Any]) -> Architecture:
         active=config["num_experts_per_tok"],
         intermediate_size=config["moe_intermediate_size"],
         shared=config["num_shared_experts"],
-        bias=True,
     )
     return replace(_decoder(config, query_key_norm=True), experts=experts)
 
