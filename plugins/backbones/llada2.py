@@ -17,6 +17,8 @@ from opendllm.registries.errors import UserError
 
 BLOCK_LENGTH = 32
 """Of the published checkpoints, whose config.json doesn't say it."""
+BLOCK_KEY = "block_length"
+"""Of models made here, whose vocabulary may be any."""
 _ONLY: dict[str, Any] = {
     "score_function": "sigmoid",
     "moe_router_enable_expert_bias": True,
@@ -91,6 +93,7 @@ def _format(config: Mapping[str, Any]) -> CheckpointFormat:
             experts = f"{prefix}.mlp.experts"
             pieces |= expert_pieces(experts, experts, config["num_experts"], width)
             stacked |= stacked_pieces(experts, experts, width)
+    published = config["vocab_size"] > max(Llada2Options.known_ids.values())
     return CheckpointFormat(
         "llada2",
         network,
@@ -99,5 +102,6 @@ def _format(config: Mapping[str, Any]) -> CheckpointFormat:
         config["max_position_embeddings"],
         pieces=pieces,
         other_pieces=stacked,
-        block_length=BLOCK_LENGTH if config["vocab_size"] > max(Llada2Options.known_ids.values()) else None,
+        block_length=config.get(BLOCK_KEY, BLOCK_LENGTH if published else None),
+        block_key=BLOCK_KEY if BLOCK_KEY in config else None,
     )

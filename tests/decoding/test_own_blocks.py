@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
@@ -54,5 +56,5 @@ def test_blocks_of_another_length_are_refused() -> None:
 def test_sub_blocks_are_written_from_left_to_right() -> None:
     decoded = run(torch.tensor([[1, *[MASK] * 7]]), "entropy", block_length=2)
     open_masks = [set((canvas[0] == MASK).nonzero()[:, 0].tolist()) for canvas in decoded.trace]
-    for before, after in zip(open_masks, open_masks[1:], strict=False):
+    for before, after in itertools.pairwise(open_masks):
         assert {column // 2 for column in before - after} <= {min(before) // 2}
