@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from opendllm.core.foundation.notices import warn_once
 from opendllm.registries.errors import UserError
 
 if TYPE_CHECKING:
@@ -172,6 +173,11 @@ class TextCodec:
                     f"spells {self.facts.reserved[token]!r}, which this tokenizer can't tell from the token "
                     f"itself"
                 )
+        if self.facts.unknown in ids:
+            warn_once(
+                f"some characters have no token of this tokenizer's and are read as "
+                f"{self.facts.reserved[self.facts.unknown]!r}: likelihoods take them for that"
+            )
         return EncodedText(ids, offsets)
 
     def _encoded(self, text: str, begins: bool, special: bool) -> EncodedText:
@@ -247,13 +253,16 @@ def token_facts(
     named = {*special, *tokenizer.all_special_ids, *turns, *also_reserved}
     reserved = sorted(token for token in named if token is not None)
     spelled = {token: tokenizer.convert_ids_to_tokens(token) or "" for token in reserved}
+    # GPT-2 names one token for everything: where EOS is the unknown token too, it is EOS.
+    meant = {tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.mask_token_id, *turns, *also_reserved}
+    unknown = None if tokenizer.unk_token_id in meant else tokenizer.unk_token_id
     start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     if add_bos is None:
-        return TokenFacts(written_before(tokenizer), spelled, start, tokenizer.unk_token_id)
+        return TokenFacts(written_before(tokenizer), spelled, start, unknown)
     if add_bos and tokenizer.bos_token_id is None:
         raise UserError(NO_BOS)
     bos = (int(tokenizer.bos_token_id),) if add_bos else ()
-    return TokenFacts(bos, spelled, start, tokenizer.unk_token_id)
+    return TokenFacts(bos, spelled, start, unknown)
 
 
 def let_add_bos(tokenizer: PreTrainedTokenizerFast, add_bos_token: bool) -> None:

@@ -145,6 +145,13 @@ def test_a_character_without_a_token_is_read_as_unknown_and_a_spelt_mask_never_a
     assert 1 not in codec.encode("a [MASK] b")
 
 
+def test_an_end_that_is_the_unknown_token_too_is_no_text() -> None:
+    tokenizer = word_tokenizer("[MASK]", "$")
+    tokenizer.eos_token = tokenizer.unk_token = "$"  # of one character: it can't be cut in two
+    with pytest.raises(UserError, match="which this tokenizer can't tell from the token itself"):
+        codec_of(tokenizer).encode("a $ b")
+
+
 def test_byte_level_that_writes_a_space_before_texts_writes_none_in_continuations(llama3_json: Path) -> None:
     backend = Tokenizer.from_file(str(llama3_json))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
