@@ -7,9 +7,11 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Literal
 
+from opendllm.core.checkpoints.files import steps
 from opendllm.core.foundation.ranks import is_first_process
 from opendllm.core.manifest.experiment_manifest import DATA_FOLDER, Experiment, Variant
 from opendllm.core.run.folder import (
+    extend_variants,
     has_results,
     open_run,
     open_variant,
@@ -32,6 +34,7 @@ def run_experiment(
     only_variants: Sequence[str] = (),
     limit: int | None = None,
     on_message: Callable[[str], None] = print,
+    extend: bool = False,
 ) -> Path:
     """Train, evaluate and report; whatever an earlier run has finished is not done again.
 
@@ -41,6 +44,7 @@ def run_experiment(
         only_variants: names of the variants to train and evaluate; all, where empty.
         limit: at most so many problems of each benchmark.
         on_message: told one line at each milestone.
+        extend: whether runs go on with more steps than they were trained for.
 
     Returns:
         The run's folder.
@@ -50,6 +54,9 @@ def run_experiment(
     """
     chosen = _chosen(experiment, only_variants)
     with locked_run(experiment.output):
+        open_run(experiment, extend)
+        if extend:
+            extend_variants(experiment, chosen, on_message)
         return _run(experiment, stages, chosen, limit, on_message)
 
 
@@ -60,22 +67,22 @@ def _run(
     limit: int | None,
     on_message: Callable[[str], None],
 ) -> Path:
-    open_run(experiment)
     for variant in chosen if "train" in stages else ():
-        _train(experiment, variant)
+        _train(experiment, variant, on_message)
     for variant in chosen if "evaluate" in stages else ():
         if variant.manifest.evaluate:
             _evaluate(experiment, variant, limit, on_message)
     if not is_first_process():
         return experiment.output
-    if "train" in stages or "evaluate" in stages:
+    worked = "train" in stages or "evaluate" in stages
+    if worked:
         write_manifest(experiment)
     if "report" in stages:
-        _report(experiment, "evaluate" in stages, on_message)
+        _report(experiment, worked, on_message)
     return experiment.output
 
 
-def _train(experiment: Experiment, variant: Variant) -> None:
+def _train(experiment: Experiment, variant: Variant, on_message: Callable[[str], None]) -> None:
     """Train in the folder of the first variant with the same training digest."""
     from opendllm.core.training.train_variant import train_variant
 
@@ -86,6 +93,9 @@ def _train(experiment: Experiment, variant: Variant) -> None:
     gc.collect()  # the trained model hangs in cycles; the next one needs its memory
     if not has_results(experiment.output / variant.name):
         write_variant(experiment, variant)
+    trained = steps(folder)
+    if is_first_process() and trained and not variant.manifest.evaluate:
+        on_message(f"{variant.name}: trained to step {trained[-1][0]}: {trained[-1][1]}")
 
 
 def _evaluate(
@@ -102,14 +112,16 @@ def _evaluate(
     write_variant(experiment, variant)
 
 
-def _report(experiment: Experiment, evaluated: bool, on_message: Callable[[str], None]) -> None:
-    """Write the report, unless all that was evaluated is still to be scored."""
+def _report(experiment: Experiment, worked: bool, on_message: Callable[[str], None]) -> None:
+    """Write the report; there is none where a run has trained or evaluated and nothing is scored yet."""
     from opendllm.core.reporting.write import write_report
 
     folders = [experiment.output / variant.name for variant in experiment.variants]
-    unscored = any((folder / "samples").is_dir() for folder in folders)
-    if evaluated and unscored and not any(map(has_results, folders)):
-        on_message("report: none yet, since nothing has been scored")
+    if worked and not any(map(has_results, folders)):
+        unscored = any((folder / "samples").is_dir() for folder in folders)
+        asked = any(variant.manifest.evaluate for variant in experiment.variants)
+        why = "has been scored" if unscored else "has been evaluated" if asked else "is to be evaluated"
+        on_message(f"report: none{' yet' if asked else ''}, since nothing {why}")
         return
     write_report(experiment.output)
     on_message(f"report: {experiment.output / 'report.html'}")

@@ -10,7 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from opendllm.core.checkpoints.loading import Checkpoint, backbone_of, load_checkpoint, torch_device
+from opendllm.core.checkpoints.loading import (
+    Checkpoint,
+    backbone_of,
+    load_checkpoint,
+    torch_device,
+    with_block_length,
+)
 from opendllm.core.checkpoints.pretrained import fetch
 from opendllm.core.checkpoints.text_codec import TextCodec
 from opendllm.core.decoding.chat import chat_prompt
@@ -38,11 +44,12 @@ BATCH_SIZE = 16
 NO_TOKENIZER = "this checkpoint has no tokenizer: use `sample` and `logits` with token ids"
 
 
-def load(
+def load(  # noqa: PLR0913  (the documented call)
     path: str | Path,
     *,
     backbone: str | None = None,
     mask_token_id: int | None = None,
+    block_length: int | None = None,
     add_bos_token: bool | None = None,
     device: str = "auto",
     dtype: torch.dtype | None = None,
@@ -54,6 +61,7 @@ def load(
         path: the folder, or a hub id such as `GSAI-ML/LLaDA-8B-Base`.
         backbone: the family's plugin, where config.json doesn't settle it.
         mask_token_id: where neither config.json nor the tokenizer names it.
+        block_length: of a block-causal checkpoint, where config.json has none, or another one.
         add_bos_token: whether texts begin with BOS; None as the tokenizer says.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, ...
         dtype: of the weights; None keeps the file's.
@@ -65,6 +73,8 @@ def load(
     plugins = plugins or installed_plugins()
     folder = fetch(str(path))
     family = backbone_of(plugins, folder, backbone)
+    if block_length is not None:
+        family = with_block_length(family, block_length)
     found = load_checkpoint(folder, family, torch_device(device), dtype, mask_token_id, add_bos_token)
     return LanguageModel(found, family.options.default_sampler, plugins)
 
@@ -180,7 +190,7 @@ class LanguageModel:
             raise UserError(issue)
         chosen = registration.build(checked)
         noisy = None if masked.dtype == torch.bool else masked
-        if chosen.reads_distributions and noisy is None:
+        if "mask" not in checked.destinations and noisy is None:
             raise UserError(
                 f"objective {objective} replaces tokens: give the noisy tokens, int64, as `masked`"
             )

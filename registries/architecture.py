@@ -6,6 +6,25 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
+class ExpertSizes:
+    """Of the layers that have a mixture of experts in the feed-forward's place.
+
+    Attributes:
+        layers: how many such layers.
+        experts: in each of them.
+        active: of them, that a token is sent to.
+        intermediate_size: of an expert.
+        shared: experts beside them that every token is sent to.
+    """
+
+    layers: int
+    experts: int
+    active: int
+    intermediate_size: int
+    shared: int = 0
+
+
+@dataclass(frozen=True)
 class Architecture:
     """What a config.json says about sizes.
 
@@ -20,6 +39,7 @@ class Architecture:
         tied: whether the LM head shares the embedding.
         attention_bias: whether query, key and value projections have biases.
         query_key_norm: whether queries and keys are normalised per head (Qwen3).
+        experts: of the layers that are mixtures; None where there are none.
     """
 
     vocab_size: int
@@ -32,6 +52,7 @@ class Architecture:
     tied: bool
     attention_bias: bool = False
     query_key_norm: bool = False
+    experts: ExpertSizes | None = None
 
     @property
     def embedding_parameters(self) -> int:
@@ -41,6 +62,14 @@ class Architecture:
     @property
     def parameters(self) -> int:
         """Of the whole model."""
+        return self._parameters(None if self.experts is None else self.experts.experts)
+
+    @property
+    def active_parameters(self) -> int:
+        """Those that take part in one token's way through the model, embedding and head among them."""
+        return self._parameters(None if self.experts is None else self.experts.active)
+
+    def _parameters(self, experts_read: int | None) -> int:
         query = self.heads * self.head_size
         key_value = self.key_value_heads * self.head_size
         attention = 2 * self.hidden_size * query + 2 * self.hidden_size * key_value
@@ -51,6 +80,11 @@ class Architecture:
         feed_forward = 3 * self.hidden_size * self.intermediate_size
         norms = 2 * self.hidden_size
         blocks = self.layers * (attention + feed_forward + norms)
+        if self.experts is not None and experts_read is not None:
+            mixture = 3 * self.hidden_size * self.experts.intermediate_size
+            mixture *= experts_read + self.experts.shared
+            mixture += self.experts.experts * self.hidden_size
+            blocks += self.experts.layers * (mixture - feed_forward)
         return self.embedding_parameters + blocks + self.hidden_size
 
     def training_flops(self, tokens: int, length: int, scored_share: float = 1.0) -> float:
@@ -65,6 +99,6 @@ class Architecture:
             scored_share: share of the tokens that reach the LM head.
         """
         head = 2 * self.vocab_size * self.hidden_size * scored_share
-        matrices = 2 * (self.parameters - self.embedding_parameters)
+        matrices = 2 * (self.active_parameters - self.embedding_parameters)
         attention = 4 * length * self.heads * self.head_size * self.layers
         return 3.0 * tokens * (matrices + head + attention)

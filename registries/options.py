@@ -1,9 +1,9 @@
 """Options models: what a plugin lets its user set, checked before anything heavy is imported."""
 
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -147,6 +147,16 @@ class BackboneOptions(PluginOptions):
     reads_time: ClassVar[bool] = False
     """Whether its models read `ModelInputs.time`."""
 
+    knows_block_length: ClassVar[bool] = False
+    """Whether the family's config.json, or the family itself, says how long a block is."""
+    known_ids: ClassVar[Mapping[str, int]] = {}
+    """`mask_token_id` and `eos_token_id` of its published checkpoints, where their config.json lacks them."""
+
+    @classmethod
+    def claims(cls, config: Mapping[str, Any]) -> bool:
+        """Whether a checkpoint with this config.json belongs to the family."""
+        return config.get("model_type") in cls.model_types
+
     pretrained: HubIdOrPath | None = Field(
         None,
         description="Folder or hub id of a checkpoint to start from; without it, random weights.",
@@ -177,9 +187,14 @@ class BenchmarkOptions(PluginOptions):
     """Options of a benchmark."""
 
     @property
-    def asks_likelihoods(self) -> bool:
-        """Whether it can say nothing of a model that has no likelihood."""
+    def only_likelihoods(self) -> bool:
+        """Whether it asks for nothing else: it then decodes nothing, and needs a model with a likelihood."""
         return False
+
+
+def only_asks_likelihoods(options: PluginOptions) -> bool:
+    """Of a benchmark's options; a benchmark whose options don't say may ask for anything."""
+    return isinstance(options, BenchmarkOptions) and options.only_likelihoods
 
 
 class ProblemFileOptions(BenchmarkOptions):

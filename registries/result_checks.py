@@ -11,6 +11,7 @@ from typing import Any
 
 from opendllm.registries.benchmarks import GenerationRequest, LikelihoodRequest
 from opendllm.registries.corpora import Document
+from opendllm.registries.noise_schedules import NoiseMass
 from opendllm.registries.objectives import Corruption, Masking
 from opendllm.registries.plugin_calls import Check, ItemCheck
 
@@ -94,6 +95,19 @@ def _corruption(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
     return complaint
 
 
+def _noise_mass(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
+    if not isinstance(result, NoiseMass):
+        return f"gave {described(result)}, and a NoiseMass was expected"
+    shape = list(given[0].shape)
+    return _shape(result.mask, shape, "mask in the shape of t") or _shape(
+        result.other, shape, "other in the shape of t"
+    )
+
+
+def _losses(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
+    return _shape(result, [len(given[0])], "one loss a position")
+
+
 def _logits(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
     return _shape(result, [*given[0].shape[:-1], plugin.vocab_size], "one logit a token of `vocab_size`")
 
@@ -117,6 +131,9 @@ RESULT_CHECKS: Mapping[tuple[str, str], Check] = {
     ("NoiseSchedule", "alpha_prime"): _like_time,
     ("NoiseSchedule", "elbo_weight"): _like_time,
     ("NoiseSchedule", "mask_probability"): _like_time,
+    ("NoiseSchedule", "noise_mass"): _noise_mass,
+    ("NoiseSchedule", "noise_mass_prime"): _noise_mass,
+    ("Objective", "position_losses"): _losses,
     ("Objective", "mask"): _masking,
     ("Objective", "corrupt"): _corruption,
     ("DiffusionLM", "project"): _logits,

@@ -12,11 +12,12 @@ from opendllm.registries.noise_schedules import NoiseSchedule
 if TYPE_CHECKING:
     from torch import Tensor
 
-Confidence = Literal["probability", "model_probability", "margin", "negative_entropy"]
+Confidence = Literal["probability", "tempered_probability", "model_probability", "margin", "negative_entropy"]
 """How sure the model is of a proposal; larger is surer.
 
 `probability`, `margin` (largest minus second largest probability) and `negative_entropy` (sum of
-p log p, nats) are read after temperature and filters; `model_probability` is the proposed token's in
+p log p, nats) are read after temperature and filters; `tempered_probability` after temperature, before
+filters; `model_probability` is the proposed token's in
 the model's own distribution.
 """
 
@@ -101,6 +102,8 @@ class Step:
         steps: [B] int64, the number of steps in the block.
         target: [B] int64, how many masks should remain after this step, from `remaining_masks`;
             0 at a block's last step, whether the sampler plans or not.
+        width: [B] int64, positions of the active block, those that the prompt fixes and that are beyond the
+            canvas counted.
         room: [B] int64, how many tokens each row has still room for.
         alg_temp: temperature of the order in which positions are committed; 0 takes the best.
         special: ids of the mask, EOS and end of turn.
@@ -122,6 +125,7 @@ class Step:
     index: Tensor
     steps: Tensor
     target: Tensor
+    width: Tensor
     room: Tensor
     alg_temp: float
     special: SpecialTokens

@@ -40,9 +40,15 @@ class Vectors:
 
     @property
     def model(self) -> LanguageModel:
-        """The checkpoint; its mask token is the vectors' where its own config.json names none."""
+        """The checkpoint; its mask token and block length are the vectors' where config.json has none."""
+        config = _read(self.folder / "config.json")
+        has_blocks = bool(config.keys() & {"block_size", "bd_size"})
+        return self.with_blocks(None if has_blocks else self.expected.get("block_length"))
+
+    def with_blocks(self, block_length: int | None) -> LanguageModel:
+        """The checkpoint, reading blocks of another length."""
         named = "mask_token_id" in _read(self.folder / "config.json")
-        return _load(self.folder, None if named else self.expected["mask_token_id"])
+        return _load(self.folder, None if named else self.expected["mask_token_id"], block_length)
 
 
 def golden(*names: str) -> pytest.MarkDecorator:
@@ -112,5 +118,5 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 @functools.cache
-def _load(folder: Path, mask_token_id: int | None) -> LanguageModel:
-    return load(folder, mask_token_id=mask_token_id, device="cpu")
+def _load(folder: Path, mask_token_id: int | None, block_length: int | None) -> LanguageModel:
+    return load(folder, mask_token_id=mask_token_id, block_length=block_length, device="cpu")

@@ -26,6 +26,11 @@ def another_float(content: dict[str, Any], key: str) -> None:
     content[key] += 1e-3
 
 
+def scaled(numbers: list[float]) -> None:
+    """Change the first of them by one part in fifty."""
+    numbers[0] *= 1.02
+
+
 CHANGES: dict[str, dict[str, Callable[[dict[str, Any]], None]]] = {
     "open-dcoder": {
         "test_aligned_logits[open-dcoder]": lambda e: another_token(e["forward"]["aligned_logits_argmax"]),
@@ -39,6 +44,20 @@ CHANGES: dict[str, dict[str, Callable[[dict[str, Any]], None]]] = {
         "test_sample[llada-samples-4-low_confidence]": lambda e: another_token(e["samples"][4]["sequences"]),
         "test_fast_dllm[llada-fast_dllm-7-dual]": lambda e: another_token(e["fast_dllm"][7]["sequences"]),
         "test_left_padded_sample[llada]": lambda e: another_token(e["padded_sample"]["sequences"]),
+    },
+    "uniform-noise": {
+        "test_duo[cosine-cosine-0.999-vocab_12-uniform-noise]": lambda e: scaled(
+            e["vocab_12"]["loss"]["duo_cosine_float64"][2]
+        ),
+        "test_udlm[vocab_160-uniform-noise]": lambda e: scaled(
+            e["vocab_160"]["loss"]["udlm_float64"]["recon_loss"][1]
+        ),
+        "test_gidd[vocab_12-uniform-noise]": lambda e: scaled(
+            e["vocab_12"]["loss"]["gidd"][2]["dynamic"]["loss"][0]
+        ),
+        "test_the_bounds_integral[uniform-noise]": lambda e: scaled(
+            e["toy_bound"]["families"][5]["denoisers"][1]["closed_form_integral"]
+        ),
     },
 }
 """By folder: a change of one number, and the test that has to notice it."""
@@ -55,7 +74,7 @@ def test_every_changed_number_is_noticed_and_nothing_else(
         for change in changes.values():
             change(expected)
         path.write_text(json.dumps(expected))
-    folders = ("tests/backbones", "tests/decoding")
+    folders = ("tests/backbones", "tests/decoding", "tests/objectives")
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-m", "golden", "-p", "no:cacheprovider", *folders],
         cwd=repository,

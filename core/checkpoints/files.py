@@ -53,6 +53,44 @@ def model_folder(path: Path) -> Path:
     raise UserError(f"{path} holds no config.json, so no model: is the folder complete?")
 
 
+def chosen_checkpoint(path: Path, step: int | None, unfinished: bool) -> Path:
+    """What is to be handed to others: `path` itself, or the checkpoint of a run's variant.
+
+    Args:
+        path: see `model_folder`.
+        step: which of a variant's checkpoints; None for the last.
+        unfinished: whether the last one will do where the run isn't finished.
+
+    Raises:
+        UserError: the run isn't finished and that wasn't asked for, or there is no such step.
+    """
+    found = steps(path)
+    if not found and (path / VARIANT_FILE).is_file():
+        found = steps(path.parent / _trained_in(path))
+    if step is not None:
+        if step not in dict(found):
+            there = f"there are {', '.join(str(known) for known, _ in found)}" if found else "it has none"
+            raise UserError(f"{path} has no step {step}; {there}")
+        return dict(found)[step]
+    if found and not unfinished:
+        last, folder = found[-1]
+        wanted = steps_wanted(folder)
+        if last < wanted:
+            raise UserError(
+                f"{path} is trained to step {last} of {wanted}: finish the run first, or export what is "
+                f"there with --unfinished or --step {last}"
+            )
+    return path
+
+
+def steps_wanted(checkpoint: Path) -> int:
+    """Of the run that wrote it; 0 where it doesn't say."""
+    try:
+        return int(json.loads((checkpoint / PROVENANCE_FILE).read_text())["manifest"]["train"]["steps"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+
+
 def _trained_in(variant_folder: Path) -> str:
     try:
         return str(json.loads((variant_folder / VARIANT_FILE).read_text())["trained_in"])

@@ -109,6 +109,20 @@ def backbone_of(
     return ChosenPlugin(registration, options)
 
 
+def with_block_length(
+    backbone: ChosenPlugin[Backbone, BackboneOptions], block_length: int
+) -> ChosenPlugin[Backbone, BackboneOptions]:
+    """The same with blocks of another length.
+
+    Raises:
+        UserError: it is no length.
+    """
+    if block_length < 1:
+        raise UserError(f"block_length is {block_length}: a block has at least one position")
+    options = backbone.options.model_copy(update={"block_length": block_length})
+    return ChosenPlugin(backbone.registration, options)
+
+
 def _family(plugins: Plugins, folder: Path, config: dict[str, Any]) -> Registration[Backbone]:
     """The backbone that a config.json belongs to."""
     own = _own_section(folder, config)
@@ -118,8 +132,7 @@ def _family(plugins: Plugins, folder: Path, config: dict[str, Any]) -> Registrat
     matching = [
         registration
         for registration in plugins.backbones
-        if issubclass(registration.options, BackboneOptions)
-        and model_type in registration.options.model_types
+        if issubclass(registration.options, BackboneOptions) and registration.options.claims(config)
     ]
     if len(matching) == 1:
         return matching[0]
@@ -198,7 +211,10 @@ def load_model(
     """
     folder = model_folder(path)
     config = read_config(folder)
-    config["mask_token_id"] = _mask_token_id(folder, config, mask_token_id)
+    known = _known_ids(backbone.options, config)
+    config["mask_token_id"] = _mask_token_id(folder, config, mask_token_id, known.get("mask_token_id"))
+    if config.get("eos_token_id") is None and "eos_token_id" in known:
+        config["eos_token_id"] = known["eos_token_id"]
     family = _with_stored_options(backbone, folder, config).build()
     noise = read_noise(_own_section(folder, config), folder / CONFIG_FILE)
     lm = family.load(folder, config, device, dtype, min_vocab_size)
@@ -231,7 +247,14 @@ def _own_section(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     return own
 
 
-def _mask_token_id(folder: Path, config: dict[str, Any], given: int | None) -> int:
+def _known_ids(options: BackboneOptions, config: dict[str, Any]) -> dict[str, int]:
+    """The family's ids; a vocabulary that lacks them is none of its published ones."""
+    size = config.get("vocab_size") or 0
+    known = options.known_ids
+    return dict(known) if all(token_id < size for token_id in known.values()) else {}
+
+
+def _mask_token_id(folder: Path, config: dict[str, Any], given: int | None, known: int | None) -> int:
     if given is not None:
         return given
     if config.get("mask_token_id") is not None:
@@ -239,6 +262,8 @@ def _mask_token_id(folder: Path, config: dict[str, Any], given: int | None) -> i
     tokenizer = load_tokenizer(folder)
     if tokenizer is not None and tokenizer.mask_token_id is not None:
         return int(tokenizer.mask_token_id)
+    if known is not None:
+        return known
     raise UserError(
         f"neither {CONFIG_FILE} nor the tokenizer in {folder} names a mask token: give mask_token_id"
     )

@@ -53,6 +53,10 @@ def run(
         bool,
         typer.Option("--allow-code-execution", help="Let benchmarks run generated code, in a sandbox."),
     ] = False,
+    extend: Annotated[
+        bool,
+        typer.Option("--extend", help="Go on from the newest checkpoint to a train.steps that was raised."),
+    ] = False,
     settings: Settings = None,
     launcher: Annotated[
         str | None,
@@ -68,6 +72,8 @@ def run(
     for stage in stages:
         if stage not in STAGES:
             raise UserError(f"--only {only}: no stage {stage!r}; {did_you_mean(stage, list(STAGES))}")
+    if extend and "train" not in stages:
+        raise UserError(f"--extend trains, which --only {only} leaves out")
     with stopping_at_once():
         overrides = [*(settings or []), *(["allow_code_execution=true"] if allow_code_execution else [])]
         experiment = read_experiment(manifest, overrides, installed_plugins())
@@ -82,6 +88,7 @@ def run(
             [stage for stage in STAGES if stage in stages],
             variant or [],
             limit,
+            extend=extend,
         )
     if "report" in stages and is_first_process() and (folder / "report.md").exists():
         from rich.console import Console

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import traceback
@@ -73,9 +74,15 @@ _python_shows = warnings.showwarning
 
 
 def main() -> None:
-    """Run a command. Exit codes: 0 done, 2 a mistake in what was given, 1 anything else."""
+    """Run a command.
+
+    Exit codes: 0 done, 2 a mistake in what was given, 143 or 130 stopped by SIGTERM or Ctrl-C, 1 anything
+    else.
+    """
     debug = "--debug" in sys.argv
     warnings.showwarning = _show_warning
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files needn't be Unicode, and are printed
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = get_command(app).main(
             args=[argument for argument in sys.argv[1:] if argument != "--debug"] or ["--help"],
@@ -85,9 +92,10 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except Stopped as stopped:
-        if is_first_process():
-            print(f"{stopped}; resume with: {this_command()}")
-        sys.exit(0)
+        if is_first_process() and str(stopped):
+            print(f"{stopped}; resume with: {this_command()}", flush=True)
+        # Our own launcher takes every other code for a failure; it exits with the right one itself.
+        sys.exit(0 if launcher_reports() else stopped.exit_code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

@@ -34,22 +34,25 @@ class Blocks:
 def find_blocks(lm: DiffusionLM, layout: ModelInputs, editable: Tensor, block_length: int | None) -> Blocks:
     """A causal checkpoint's blocks are single positions, a block-causal one's its own; else by length.
 
+    A block-causal checkpoint's blocks may be written in sub-blocks. Where its logits are shifted, a block's
+    first token is written before the others: the block before it, which is clean, predicts it.
+
     Args:
         lm: the model.
         layout: of the canvas.
         editable: [B, L] bool.
-        block_length: editable positions in a block, counted in order; None for one block.
+        block_length: editable positions in a block, counted in order, or positions in a sub-block; None for
+            one block, or for the checkpoint's own.
 
     Raises:
-        UserError: a length is given to a checkpoint that has blocks of its own.
+        UserError: a length is given to a causal checkpoint, or doesn't divide the checkpoint's blocks.
     """
     order = editable.cumsum(-1) - 1
     own = lm.attention.blocks(layout.positions)
     if own is None:
         numbers = order // block_length if block_length else torch.zeros_like(order)
-    elif block_length is not None:
-        raise UserError(f"block_length has no effect with a {lm.attention.kind} checkpoint: leave it out")
     else:
+        own = _written_together(lm, layout.positions, own, block_length)
         # A block's first editable position is one that no earlier editable position shares it with.
         earlier = torch.where(editable, own, -1).cummax(-1).values.roll(1, -1)
         earlier[:, 0] = -1
@@ -66,6 +69,23 @@ def find_blocks(lm: DiffusionLM, layout: ModelInputs, editable: Tensor, block_le
     return Blocks(
         of, [[size for size in row if size] for row in sizes], first.cpu().numpy(), last.cpu().numpy()
     )
+
+
+def _written_together(lm: DiffusionLM, positions: Tensor, own: Tensor, block_length: int | None) -> Tensor:
+    """[B, L] int64, ascending: equal where positions are written in the same block."""
+    length = lm.attention.block_length
+    if length is None:
+        if block_length is not None:
+            raise UserError("block_length has no effect with a causal checkpoint: leave it out")
+        return own
+    if block_length is not None:
+        if length % block_length:
+            raise UserError(
+                f"block_length is {block_length}, and this checkpoint's blocks of {length} have no such "
+                f"sub-blocks: give a length that divides theirs"
+            )
+        own = positions // block_length
+    return 2 * own + (positions % length > 0) if lm.logit_shift else own
 
 
 def check_lengths(lm: DiffusionLM, real: Tensor, growth: int) -> Tensor:

@@ -36,15 +36,39 @@ class BlockSpans:
         last: [R, K] int64, the last one.
         entry: [R, K] int64, the first one that the block's first step reads: what has been written since
             is read once more.
+        sub_blocks: where a block-causal checkpoint's blocks are written in sub-blocks, read alone; or None.
     """
 
     first: IntArray
     last: IntArray
     entry: IntArray
+    sub_blocks: SubBlockSpans | None = None
 
     def select_rows(self, rows: IntArray) -> BlockSpans:
         """These rows only."""
-        return BlockSpans(self.first[rows], self.last[rows], self.entry[rows])
+        sub_blocks = None if self.sub_blocks is None else self.sub_blocks.select_rows(rows)
+        return BlockSpans(self.first[rows], self.last[rows], self.entry[rows], sub_blocks)
+
+
+@dataclass(frozen=True)
+class SubBlockSpans:
+    """What is read of a sub-block alone, where its block's keys are kept (Fast-dLLM v2's block cache).
+
+    Attributes:
+        first: [R, K] int64, the sub-block's first column.
+        last: [R, K] int64, its last one.
+        fresh: [R, K] bool, whether its first step reads the whole block, of which no keys are kept yet.
+        never: [R, K] bool, where another block predicts it, which is then read whole.
+    """
+
+    first: IntArray
+    last: IntArray
+    fresh: NDArray[np.bool_]
+    never: NDArray[np.bool_]
+
+    def select_rows(self, rows: IntArray) -> SubBlockSpans:
+        """These rows only."""
+        return SubBlockSpans(self.first[rows], self.last[rows], self.fresh[rows], self.never[rows])
 
 
 class CachedForward:
@@ -121,7 +145,7 @@ class CachedForward:
         """
         if not self._use_kv_cache:
             return [r.states(c, at) for r, c in zip(self._readers, canvases, strict=True)]
-        spans = self._refresh_spans(block, ~idle, at.rows.device)
+        spans = self._refresh_spans(block, ~idle, canvases[0])
         if len(spans) == 1:
             refresh = spans[0]
             return [r.states(c, at, refresh) for r, c in zip(self._readers, canvases, strict=True)]
@@ -140,19 +164,28 @@ class CachedForward:
         return [states for states in found if states is not None]
 
     def _refresh_spans(
-        self, block: IntArray, read: NDArray[np.bool_], device: torch.device
+        self, block: IntArray, read: NDArray[np.bool_], canvas: Tensor
     ) -> list[RefreshSpan | None]:
-        """What to refresh of the rows to `read`, in groups of rows that are read together.
+        """What to refresh of the rows to `read` of `canvas`, in groups of rows that are read together.
 
         None alone is everything.
         """
-        rows = np.arange(len(block))
+        rows, device = np.arange(len(block)), canvas.device
         first, last = self._spans.first[rows, block], self._spans.last[rows, block]
         entering = self._block != block
         self._age = np.where(read, np.where(entering, 0, self._age + 1), self._age)
         self._block = np.where(read, block, self._block)
         if self._exact:
             first = np.where(entering, self._spans.entry[rows, block], first)
+            sub_blocks = self._spans.sub_blocks
+            if sub_blocks is not None:
+                begin, end = sub_blocks.first[rows, block], sub_blocks.last[rows, block]
+                whole = sub_blocks.never[rows, block] | (sub_blocks.fresh[rows, block] & (self._age == 0))
+                if self._lm.logit_shift:  # nothing in the sub-block predicts its first token
+                    opening = torch.from_numpy(begin).to(device)[:, None]
+                    whole |= (canvas.gather(1, opening)[:, 0] == self._lm.mask_token_id).cpu().numpy()
+                first, last = np.where(whole, first, begin), np.where(whole, last, end)
+                entering = whole
             return self._grouped(first, last, entering, read, device)
         whole = self._age == 0 if self._refresh is None else self._age % self._refresh == 0
         if (whole & read).all():
@@ -203,11 +236,40 @@ def _block_spans(lm: DiffusionLM, layout: ModelInputs, blocks: Blocks, options: 
     elif own is not None:
         # All of a block sees all of it, its fixed tokens too.
         own = own.contiguous()
-        inside = own.gather(1, torch.from_numpy(first).to(own.device))
-        first = torch.searchsorted(own, inside).cpu().numpy()
-        last = torch.searchsorted(own, inside, right=True).cpu().numpy() - 1
+        sub_blocks = (
+            _sub_block_spans(layout, own, first, sources, options) if options.cache == "dual" else None
+        )
+        begins = _start(own, first)
+        # Where logits are shifted, the clean block before predicts a block's first token, and is read alone.
+        first, last = _start(own, sources), _start(own, sources, right=True) - 1
+        before = np.concatenate([np.zeros_like(begins[:, :1]), begins[:, :-1]], axis=1)
+        return BlockSpans(first, last, np.minimum(before, first), sub_blocks)
     elif options.cache == "prefix":
         last = np.full_like(last, ends)
     before = np.concatenate([np.zeros_like(first[:, :1]), first[:, :-1]], axis=1)
     first = np.minimum(first, sources)
     return BlockSpans(first, last, entry=np.minimum(before, first))
+
+
+def _start(own: Tensor, columns: IntArray, right: bool = False) -> IntArray:
+    """[R, K] the column at which the block [R, L] of each of the columns begins; or that after its end."""
+    inside = own.gather(1, torch.from_numpy(columns).to(own.device))
+    found: IntArray = torch.searchsorted(own, inside, right=right).cpu().numpy()
+    return found
+
+
+def _sub_block_spans(
+    layout: ModelInputs, own: Tensor, columns: IntArray, sources: IntArray, options: DecoderOptions
+) -> SubBlockSpans:
+    """Of the sub-blocks that the `columns` [R, K] are in, which `sources` [R, K] predict."""
+    assert options.block_length is not None
+    sub_blocks = (layout.positions // options.block_length).contiguous()
+    read = _start(own, sources)
+    fresh = np.ones_like(read, dtype=np.bool_)
+    fresh[:, 1:] = read[:, 1:] != read[:, :-1]
+    return SubBlockSpans(
+        first=_start(sub_blocks, columns),
+        last=_start(sub_blocks, columns, right=True) - 1,
+        fresh=fresh,
+        never=read != _start(own, columns),
+    )

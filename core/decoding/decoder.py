@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -225,6 +226,7 @@ def _begin_step(
     """
     device, special = state.tokens.device, proposer.special
     index = torch.from_numpy(planned.index).to(device)
+    width = options.block_length or proposer.block_length
     draws = StepDraws(state.seeds, torch.from_numpy(planned.number).to(device), state.positions)
     step = Step(
         canvas=state.tokens,
@@ -237,6 +239,9 @@ def _begin_step(
         index=index,
         steps=torch.from_numpy(planned.steps).to(device),
         target=torch.from_numpy(planned.target).to(device),
+        width=torch.from_numpy(planned.size if width is None else np.full_like(planned.size, width)).to(
+            device
+        ),
         room=state.room,
         alg_temp=options.alg_temp,
         special=special,
@@ -312,11 +317,14 @@ def _width(real: Tensor) -> int:
 
 def _check_options(lm: DiffusionLM, sampler: Sampler, options: DecoderOptions) -> None:
     if lm.attention.kind != "bidirectional":
-        if options.cache != "none":
+        sub_blocks = lm.attention.block_length is not None and options.block_length is not None
+        if options.cache != "none" and not (sub_blocks and options.cache == "dual"):
             raise UserError(
                 f"cache has no effect with a {lm.attention.kind} checkpoint, whose cache is exact and always "
-                f"on: leave it out"
+                f"on: leave it out (or, with block_length for sub-blocks, take dual)"
             )
+        if sub_blocks and options.cache_refresh is not None:
+            raise UserError("cache_refresh has no effect with a block-causal checkpoint: leave it out")
         if sampler.edits_length:
             raise UserError(
                 f"this sampler needs a bidirectional checkpoint, and this is a {lm.attention.kind} one"

@@ -151,6 +151,8 @@ def _drawn_from_the_kept(
         values = filtered.probability(tokens).masked_fill(nothing_else, 0.0)
     elif confidence == "model_probability":
         values = filter_logits(logits, 1, None, None).probability(tokens)
+    elif confidence == "tempered_probability":
+        values = filter_logits(logits, filters.temperature, None, None).probability(tokens)
     return tokens, values
 
 
@@ -165,7 +167,7 @@ def _drawn_from_all(
     tokens = _argmax(logits) if drawn_from is None else draw_from(drawn_from.weights, uniforms)
     if confidence is None:
         return tokens, None
-    if filters.cut and confidence != "model_probability":
+    if filters.cut and confidence not in ("model_probability", "tempered_probability"):
         logits[:, mask_token_id] = of_mask
         filtered = filter_logits(logits, 0, filters.top_p, filters.top_k)
         certainty = _certainty(filtered, confidence)

@@ -49,6 +49,7 @@ class Proposer:
 
     Attributes:
         special: ids that samplers treat apart.
+        block_length: of the model's own blocks; None where it has none.
         vocab_size: V.
         noise_schedule: that the model was trained with, if it says so.
     """
@@ -57,6 +58,7 @@ class Proposer:
         self, lm: DiffusionLM, forward: CachedForward, sampler: Sampler, options: DecoderOptions
     ) -> None:
         self.special = SpecialTokens(lm.mask_token_id, lm.eos_token_id, lm.end_of_turn_token_id, lm.stops)
+        self.block_length = lm.attention.block_length
         self.vocab_size = lm.vocab_size
         self.noise_schedule = None if lm.noise.schedule is None else lm.noise.schedule.build()
         self._lm = lm

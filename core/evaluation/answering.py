@@ -198,6 +198,8 @@ def _score_likelihoods(
     for key, scored in zip(keys, found, strict=True):
         seconds, started = time.perf_counter() - started, time.perf_counter()
         task_id, setting, _ = key
+        if math.isnan(scored.log_likelihood):
+            raise UserError(f"the model's likelihood of {task_id} is no number: are its weights whole?")
         yield SampleRecord(
             TextLikelihood(task_id, setting, **asdict(scored)),
             request=fingerprint(requests[key]),

@@ -49,7 +49,7 @@ def evaluate_variant(
     """
     manifest, shard = variant.manifest, this_process()
     # 1. The last checkpoint, once on every device.
-    models, step = _load_checkpoint(variant, folder)
+    models, trained = _load_checkpoint(variant, folder)
     corpora = variant.plugins.built_corpora()
     read = fingerprints(manifest.data, corpora) if manifest.data else {}
     for index, entry in enumerate(manifest.evaluate):
@@ -58,10 +58,10 @@ def evaluate_variant(
         samples = folder / "samples" / f"{label}.jsonl"
         chosen = variant.plugins.evaluations[index].benchmark
         settings = {**_settings(variant, index), "corpora": read}
-        about = _about(variant, label, settings, limit, {**provenance, "step": step})
+        about = _about(variant, label, settings, limit, {**provenance, **trained})
         _check_corpora(samples, read)
         pathless = {**settings, "benchmark": _without_paths(chosen)}
-        answers = AnswerFile(samples, digest({"settings": pathless, "step": step}), shard)
+        answers = AnswerFile(samples, digest({"settings": pathless, "step": trained["step"]}), shard)
         if shard.is_first:
             write_json(about_file(samples), about)
         # 3. The model gives those that are missing; then all are scored.
@@ -77,8 +77,8 @@ def evaluate_variant(
             write_result(folder / "results" / f"{label}.json", benchmark, evaluation, about)
 
 
-def _load_checkpoint(variant: Variant, folder: Path) -> tuple[list[LoadedModel], int]:
-    """The model on each device, and the step it is trained to: 0 of one that is published.
+def _load_checkpoint(variant: Variant, folder: Path) -> tuple[list[LoadedModel], dict[str, Any]]:
+    """The model on each device, and the `step` it is trained to: 0 of one that is published.
 
     Raises:
         UserError: see `load_replicas`; or the training isn't finished.
@@ -91,13 +91,14 @@ def _load_checkpoint(variant: Variant, folder: Path) -> tuple[list[LoadedModel],
         manifest.device,
         manifest.model.add_bos_token,
     )
-    step = _step(folder) if pretrained is None else 0
+    trained = _trained(folder) if pretrained is None else {"step": 0}
+    step = trained["step"]
     wanted = manifest.train.steps if manifest.train else 0
     if step < wanted:
         raise UserError(
             f"{variant.name} is trained to step {step} of {wanted}: run the manifest without --only to finish"
         )
-    return models, step
+    return models, trained
 
 
 def _context(
@@ -197,10 +198,11 @@ def _check_corpora(samples: Path, now: Mapping[str, str]) -> None:
         )
 
 
-def _step(folder: Path) -> int:
-    """Of the checkpoint that is evaluated."""
+def _trained(folder: Path) -> dict[str, Any]:
+    """The step of the checkpoint that is evaluated, and how it was extended to it."""
     provenance = json.loads((model_folder(folder).parent / PROVENANCE_FILE).read_text())
-    return int(provenance["step"])
+    extended = {"extended": provenance["extended"]} if "extended" in provenance else {}
+    return {"step": int(provenance["step"]), **extended}
 
 
 def _held_out(corpora: Sequence[Corpus]) -> Iterator[Document]:

@@ -87,9 +87,9 @@ def evaluate(
         None in all processes but the first.
 
     Raises:
-        UserError: chat is asked for where likelihoods know none, the checkpoint has none, no request at all
-            fits the model, answers on file are to other requests, or there is no sandbox as strong as the
-            scoring will want.
+        UserError: chat is asked for where likelihoods know none, or the checkpoint has no likelihood; no
+            request at all fits the model, answers on file are to other requests, or there is no sandbox as
+            strong as the scoring will want.
     """
     if context.code_execution is not None:
         context = replace(context, code_execution=replace(context.code_execution, on_progress=on_scoring))

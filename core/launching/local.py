@@ -35,7 +35,7 @@ class WorkerFailedError(UserError):
 def run_here(launch: Launch, processes: int) -> None:
     """Run this same command in `processes` processes, and wait for them.
 
-    SIGTERM is handed on to them, so that they save and end well.
+    SIGTERM and Ctrl-C are handed on to them, so that they save and end well.
 
     Args:
         launch: nodes and rendezvous.
@@ -44,7 +44,7 @@ def run_here(launch: Launch, processes: int) -> None:
     Raises:
         WorkerFailedError: one of them failed; the others have ended too.
         UserError: the nodes can't find each other.
-        Stopped: SIGTERM came before there was anything to save.
+        Stopped: this process was asked to stop, and they have.
     """
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -66,19 +66,22 @@ def run_here(launch: Launch, processes: int) -> None:
         rdzv_configs=settings,
         max_restarts=0,
         local_addr=address,
-        # Not SIGTERM: torch's handler kills the processes after half a minute and calls that a failure.
-        signals_to_handle="SIGINT",
+        # Neither SIGTERM nor SIGINT: torch's handler kills the processes after half a minute and calls that
+        # a failure.
+        signals_to_handle="SIGHUP",
     )
     arguments = ["-m", "opendllm.core", *arguments_without_launcher(sys.argv[1:])]
-    with _sigterm_to_children() as request:
+    with _signals_to_children() as request:
         try:
             elastic_launch(config, sys.executable)(*arguments)
         except ChildFailedError as error:
             rank, failure = error.get_first_failure()
             if request.made and failure.exitcode == -signal.SIGTERM:
-                raise Stopped(NOTHING_TO_SAVE) from error
+                raise Stopped(NOTHING_TO_SAVE, request.exit_code) from error
+            if request.insisted:  # whichever way each of them ended
+                raise Stopped("", request.exit_code) from error
             raise _failure(rank, failure) from error
-        except SignalException as error:  # Ctrl-C
+        except SignalException as error:  # the terminal is gone
             raise KeyboardInterrupt from error
         except RendezvousError as error:
             raise UserError(
@@ -87,6 +90,8 @@ def run_here(launch: Launch, processes: int) -> None:
             ) from error
         finally:
             shutil.rmtree(logs, ignore_errors=True)
+    if request.made:
+        raise Stopped("", request.exit_code)
 
 
 def threads_each(processes: int) -> int:
@@ -120,24 +125,27 @@ def _rendezvous(launch: Launch) -> tuple[str, str, dict[str, Any]]:
 
 
 @contextmanager
-def _sigterm_to_children() -> Iterator[StopRequest]:
+def _signals_to_children() -> Iterator[StopRequest]:
+    """Hand on what asks to stop: the children are in sessions of their own, which no terminal reaches."""
     import psutil
 
     request = StopRequest()
 
     def hand_on(number: int, frame: FrameType | None) -> None:
+        request.insisted |= request.made and number == signal.SIGINT
         request.note(number, frame)
         children = psutil.Process().children()
         if not children:
-            raise Stopped(NOTHING_TO_SAVE)
+            raise Stopped(NOTHING_TO_SAVE, request.exit_code)
         for child in children:
-            child.send_signal(signal.SIGTERM)
+            child.send_signal(signal.SIGINT if request.insisted else signal.SIGTERM)
 
-    before = signal.signal(signal.SIGTERM, hand_on)
+    before = {number: signal.signal(number, hand_on) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield request
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _failure(rank: int, failure: ProcessFailure) -> WorkerFailedError:

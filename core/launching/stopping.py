@@ -1,12 +1,21 @@
-"""SIGTERM: a run that is asked to stop finishes its step, saves it, and says how to go on."""
+"""SIGTERM and Ctrl-C: a run that is asked to stop finishes its step, saves it, and says how to go on."""
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+from opendllm.core.foundation.ranks import is_first_process
+from opendllm.core.launching.launcher import this_command
+
+_SIGNALS_FROM = 128
+"""A shell's exit code for a process that a signal ended, before the signal's number."""
+EXIT_CODES = tuple(_SIGNALS_FROM + number for number in (signal.SIGTERM, signal.SIGINT))
+"""Of a run that was asked to stop, and did."""
 
 
 class Stopped(BaseException):
@@ -15,30 +24,61 @@ class Stopped(BaseException):
     No `Exception`: nothing that handles errors may swallow it.
     """
 
+    def __init__(self, message: str, exit_code: int = _SIGNALS_FROM + signal.SIGTERM) -> None:
+        """Say what is kept; empty where another process says so."""
+        super().__init__(message)
+        self.exit_code = exit_code
+
 
 class StopRequest:
-    """Whether this process was asked to stop."""
+    """Whether this process was asked to stop, and by which signal first.
+
+    Attributes:
+        made: whether it was.
+        insisted: whether Ctrl-C came after that.
+        exit_code: says by which signal.
+    """
 
     def __init__(self) -> None:
         self.made = False
+        self.insisted = False
+        self.exit_code = _SIGNALS_FROM + signal.SIGTERM
 
     def note(self, number: int, frame: FrameType | None) -> None:
         """A signal handler."""
+        if not self.made:
+            self.exit_code = _SIGNALS_FROM + number
         self.made = True
 
 
 @contextmanager
-def stop_requests() -> Iterator[StopRequest]:
-    """Within it SIGTERM is only noted."""
+def stop_requests(what_is_saved: Callable[[], str]) -> Iterator[StopRequest]:
+    """Within it SIGTERM and a first Ctrl-C are only noted; Ctrl-C after either ends the process at once.
+
+    Args:
+        what_is_saved: to be said then, in a few words.
+    """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request  # signals reach the main thread only
         return
-    before = signal.signal(signal.SIGTERM, request.note)
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        if request.made:
+            _say(f"stopped at once; {what_is_saved()}; resume with: {this_command()}")
+            os._exit(_SIGNALS_FROM + signal.SIGINT)  # other ranks may never come to a common end
+        request.note(number, frame)
+        _say("stopping after this step, which will be saved; Ctrl-C again ends at once")
+
+    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, request.note)}
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as that of a job in the background
+        before[signal.SIGINT] = signal.signal(signal.SIGINT, interrupt)
     try:
         yield request
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            # A process that stops needs to hear no more of it, and has to say so undisturbed.
+            signal.signal(number, signal.SIG_IGN if request.made else handler)
 
 
 @contextmanager
@@ -52,4 +92,11 @@ def stopping_at_once() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if signal.getsignal(signal.SIGTERM) is stop:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _say(line: str) -> None:
+    """From a signal handler, which may have interrupted a print."""
+    if is_first_process():
+        os.write(2, f"{line}\n".encode())

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from opendllm.core.manifest.checks import Issue, ManifestError, validate
+from opendllm.core.manifest.lengths import unwritable
 from opendllm.core.manifest.paths import with_absolute_paths, without_paths
 from opendllm.core.manifest.plugin_checks import resolve_plugins
 from opendllm.core.manifest.published import read_published
 from opendllm.core.manifest.schema import NAME_PATTERN, ExperimentManifest, Launch, Manifest, PublishedFigures
-from opendllm.core.manifest.sources import Location, Source, merge, override, parse_value, read_yaml
+from opendllm.core.manifest.sources import KeyPath, Location, Source, merge, override, parse_value, read_yaml
 from opendllm.core.manifest.variant_plugins import VariantPlugins
 from opendllm.registries.discovery import Plugins
 from opendllm.registries.errors import UserError
@@ -77,6 +78,13 @@ class Variant:
     def training_digest(self) -> str:
         """Of what decides the trained weights, wherever its files lie: the same for a run that was moved."""
         return digest(without_paths(trained_from(self.manifest.model_dump(mode="json")), self.plugins))
+
+    def with_steps(self, steps: int) -> Variant:
+        """The same variant, trained for another number of steps."""
+        train = self.manifest.train
+        assert train is not None
+        changed = self.manifest.model_copy(update={"train": train.model_copy(update={"steps": steps})})
+        return Variant(self.name, changed, self.plugins)
 
     @property
     def shared_training(self) -> str:
@@ -154,7 +162,7 @@ def read_experiment(path: Path, settings: Sequence[str], plugins: Plugins) -> Ex
     return Experiment(
         first.name,
         first.description,
-        Path(first.output or f"runs/{first.name}"),
+        _output(first),
         tuple(variants),
         read_published(source),
         first.launch,
@@ -176,7 +184,23 @@ def _variant(name: str, merged: Source, seed: int | None, plugins: Plugins) -> V
             raise ManifestError(
                 [Issue(location, f"evaluate.{index}", f"{label!r} is there twice: give each a `label`")]
             )
+    too_long = list(unwritable(_output(manifest), name, labels))
+    if too_long:
+        issues = [Issue(source.location(_key_path(key)), key, why) for key, why in too_long]
+        raise ManifestError(issues)
     return Variant(name, manifest, chosen)
+
+
+def _output(manifest: Manifest) -> Path:
+    written = Path(manifest.output or f"runs/{manifest.name}")
+    try:
+        return written.expanduser()
+    except RuntimeError as error:  # of a user that isn't there
+        raise UserError(f"output: {written} names no folder: {error}") from error
+
+
+def _key_path(key: str) -> KeyPath:
+    return tuple(int(part) if part.isdigit() else part for part in key.split("."))
 
 
 def _with_extended(path: Path, through: tuple[Path, ...]) -> Source:

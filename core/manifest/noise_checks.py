@@ -9,7 +9,12 @@ from opendllm.core.manifest.schema import Manifest, Train
 from opendllm.core.manifest.sources import KeyPath, Source
 from opendllm.core.manifest.variant_plugins import TrainingPlugins
 from opendllm.registries.benchmarks import Benchmark
-from opendllm.registries.options import BackboneOptions, BenchmarkOptions, PluginOptions, destination_issue
+from opendllm.registries.options import (
+    BackboneOptions,
+    PluginOptions,
+    destination_issue,
+    only_asks_likelihoods,
+)
 from opendllm.registries.registry import ChosenPlugin
 
 Benchmarks = Sequence[ChosenPlugin[Benchmark, PluginOptions] | None]
@@ -63,6 +68,5 @@ def _bound(train: Train, training: TrainingPlugins, benchmarks: Benchmarks) -> I
     if train.held_out.every is not None:
         yield ("train", "held_out", "every"), f"{why}: there is no held-out loss"
     for index, benchmark in enumerate(benchmarks):
-        options = None if benchmark is None else benchmark.options
-        if isinstance(options, BenchmarkOptions) and options.asks_likelihoods:
+        if benchmark is not None and only_asks_likelihoods(benchmark.options):
             yield ("evaluate", index, "benchmark"), f"{why}: nothing can be said of its models here"

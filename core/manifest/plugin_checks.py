@@ -32,6 +32,7 @@ from opendllm.registries.options import (
     PluginOptions,
     SamplerOptions,
     noise_destination,
+    only_asks_likelihoods,
 )
 from opendllm.registries.registry import ChosenPlugin, Registry
 from opendllm.registries.samplers import Sampler
@@ -67,6 +68,7 @@ def resolve_plugins(manifest: Manifest, source: Source, plugins: Plugins) -> Var
         resolver.plugin(plugins.benchmarks, PluginOptions, entry.benchmark, ("evaluate", index, "benchmark"))
         for index, entry in enumerate(manifest.evaluate)
     ]
+    resolver.decodes = not all(chosen and only_asks_likelihoods(chosen.options) for chosen in benchmarks)
     sampler = resolver.sampler(manifest.generate, ("generate",))
     samplers = [
         resolver.sampler(generation_of(manifest, index), ("evaluate", index, "generate"))
@@ -105,12 +107,14 @@ class _Resolver:
 
     Attributes:
         destination: of the noise that the evaluated model undoes; None where only its files can tell.
+        decodes: whether some benchmark has texts written: else the backbone's own sampler is never used.
     """
 
     manifest: Manifest
     source: Source
     plugins: Plugins
     destination: Destination | None = None
+    decodes: bool = True
     issues: list[Issue] = field(default_factory=list)
 
     def plugin(
@@ -159,7 +163,7 @@ class _Resolver:
         chosen = self.plugin(self.plugins.samplers, SamplerOptions, choice, (*path, "sampler"))
         if chosen is not None:
             try:
-                if self.destination is not None:
+                if self.destination is not None and (self.decodes or generate.sampler is not None):
                     check_destination(chosen.registration, self.destination)
                 check_effect(decoder_options(generate), chosen.registration)
             except UserError as error:
@@ -202,7 +206,8 @@ def _attention_issues(
     objective: ChosenPlugin[Objective, ObjectiveOptions] | None,
 ) -> Iterator[Issue]:
     at: KeyPath = ("model", "backbone", "options", "attention")
-    if (backbone.attention == "block-causal") != (backbone.block_length is not None):
+    blocks, length = backbone.attention == "block-causal", backbone.block_length is not None
+    if (length and not blocks) or (blocks and not (length or backbone.knows_block_length)):
         yield Issue(
             source.location(at), dotted(at), "`attention: block-causal` and `block_length` go together"
         )

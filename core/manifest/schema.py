@@ -212,7 +212,9 @@ class Train(Section):
         None, ge=1, description="Rows in one forward pass of one rank; by default as many as the step has."
     )
     learning_rate: float = Field(3e-4, gt=0, description="At its peak.")
-    final_learning_rate: float = Field(0.0, ge=0, description="At the last step.")
+    final_learning_rate: float = Field(
+        0.0, ge=0, description="What it falls to: a step after the last one would have it."
+    )
     decay: Literal["cosine", "linear", "constant"] = Field("cosine", description="From peak to final.")
     warmup_ratio: float = Field(0.0, ge=0, le=1, description="Share of the steps in which it rises linearly.")
     weight_decay: float = Field(0.01, ge=0, description="AdamW's, on matrices; biases and norms have none.")

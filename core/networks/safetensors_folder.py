@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from opendllm.core.networks.weight_files import INDEX_FILE, StoredTensor, stored_tensors
+from opendllm.core.networks.weight_pieces import Piece, Pieces
 from opendllm.registries.errors import UserError
 
 MAX_SHARD_SIZE = 5 * 10**9
@@ -67,65 +68,93 @@ def differ(folder: Path, first: str, second: str) -> bool:
     return not torch.equal(one, other.to(one.dtype))
 
 
-def load_into(module: nn.Module, folder: Path, rename: Mapping[str, str] | None = None) -> None:
+def load_into(
+    module: nn.Module,
+    folder: Path,
+    rename: Mapping[str, str] | None = None,
+    pieces: Pieces | None = None,
+    other_pieces: Pieces | None = None,
+) -> None:
     """Copy a checkpoint's tensors into `module`, each cast to its parameter's device and dtype.
 
     Args:
-        module: with allocated parameters.
+        module: with allocated parameters, and buffers that checkpoints hold.
         folder: holds the safetensors.
         rename: from the file's keys to the module's; None where they are the same.
+        pieces: the file's keys that are no whole parameter.
+        other_pieces: keys that may stand in their place.
 
     Raises:
         UserError: a key is missing or unknown, or is another one's parameter with other values; a shape
             differs; a tensor is not of plain numbers, or not finite; a file is damaged.
     """
     # A tied weight appears once in named_parameters and may be in the file under its other name.
-    names_by_storage: dict[int, str] = {id(parameter): name for name, parameter in module.named_parameters()}
-    state = {name: (id(p), p) for name, p in module.named_parameters(remove_duplicate=False)}
+    state = module.state_dict(keep_vars=True)
+    names_by_storage: dict[int, str] = {}
+    for name, parameter in state.items():
+        names_by_storage.setdefault(id(parameter), name)
     stored = {
         key: tensor for key, tensor in stored_tensors(folder).items() if not key.endswith(_COMPUTED_SUFFIX)
     }
     names = {key: key if rename is None else rename.get(key, key) for key in stored}
     if _is_base_model(names, state):
         names = {key: f"model.{key}" for key in names}
-    known = {*state, *(rename or {})}
-    missing = set(names_by_storage.values())
-    loaded_from: dict[int, str] = {}
+    parts = {**(pieces or {}), **(other_pieces or {})}
+    known = {*state, *(rename or {}), *parts}
+    missing = {identity: state[name].numel() for identity, name in names_by_storage.items()}
+    loaded_from: dict[tuple[int, str], str] = {}
     with torch.no_grad():
         for key, tensor in _tensors(stored):
             path, name = stored[key].path, names[key]
-            if name not in state:
+            if name not in state and key not in parts:
                 raise UserError(f"{path} holds {key}, which this model does not have{_why(key, known)}")
             if stored[key].dtype not in _PLAIN_DTYPES:
                 raise UserError(
                     f"{path}: {key} holds {stored[key].dtype} numbers, which mean nothing without the scales "
                     f"that they were quantized with: take the unquantized checkpoint"
                 )
-            identity, parameter = state[name]
-            if parameter.shape != tensor.shape:
-                raise UserError(
-                    f"{path}: {key} has shape {list(tensor.shape)}, "
-                    f"config.json asks for {list(parameter.shape)}"
-                )
-            before = loaded_from.setdefault(identity, key)
-            if before != key and not torch.equal(parameter, tensor.to(parameter)):
-                raise UserError(
-                    f"{before} in {stored[before].path} and {key} in {path} are one parameter of this model, "
-                    f"with different values: delete the one that is not meant"
-                )
-            parameter.copy_(tensor)
-            if not _finite(parameter):
-                raise UserError(
-                    f"{path}: {key} holds numbers that are not finite in "
-                    f"{str(parameter.dtype).removeprefix('torch.')}: the checkpoint is broken, or made for a "
-                    f"wider dtype"
-                )
-            missing.discard(names_by_storage[identity])
-    if missing:
-        inverse = {ours: theirs for theirs, ours in (rename or {}).items()}
-        lacking = sorted(inverse.get(name, name) for name in missing)
-        more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
-        raise UserError(f"{folder} lacks the weights {', '.join(lacking[:3])}{more}")
+            wholes = [Piece(name)] if name in state else [*parts[key]]
+            targets = [piece.of(state[piece.name]) for piece in wholes]
+            rows = [len(target) for target in targets]
+            shape = [sum(rows), *targets[0].shape[1:]] if targets[0].ndim else []
+            if shape != list(tensor.shape):
+                raise UserError(f"{path}: {key} has shape {list(tensor.shape)}, config.json asks for {shape}")
+            split = tensor.split(rows) if len(rows) > 1 else [tensor]
+            for piece, target, values in zip(wholes, targets, split, strict=True):
+                identity = id(state[piece.name])
+                place = (identity, str(piece.index))
+                before = loaded_from.setdefault(place, key)
+                if before != key and not torch.equal(target, values.to(target)):
+                    raise UserError(
+                        f"{before} in {stored[before].path} and {key} in {path} are one parameter of this "
+                        f"model, with different values: delete the one that is not meant"
+                    )
+                target.copy_(values)
+                if not _finite(target):
+                    raise UserError(
+                        f"{path}: {key} holds numbers that are not finite in "
+                        f"{str(target.dtype).removeprefix('torch.')}: the checkpoint is broken, or made for "
+                        f"a wider dtype"
+                    )
+                missing[identity] -= target.numel() if before == key else 0
+    lacking = {names_by_storage[identity] for identity, numbers in missing.items() if numbers > 0}
+    if lacking:
+        found = _published_names(lacking, rename or {}, pieces or {}, stored)
+        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+        raise UserError(f"{folder} lacks the weights {', '.join(found[:3])}{more}")
+
+
+def _published_names(
+    lacking: set[str], rename: Mapping[str, str], pieces: Pieces, stored: Collection[str]
+) -> list[str]:
+    """The keys that a file lacks, of parameters that aren't whole."""
+    of_pieces = {
+        key: {part.name for part in parts} & lacking for key, parts in pieces.items() if key not in stored
+    }
+    in_pieces = {part.name for parts in pieces.values() for part in parts}
+    inverse = {ours: theirs for theirs, ours in rename.items()}
+    whole = [inverse.get(name, name) for name in lacking - in_pieces]
+    return sorted(whole) + [key for key, names in of_pieces.items() if names]
 
 
 def write_weights(folder: Path, weights: Mapping[str, Tensor]) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 
+from opendllm.core.foundation.notices import warn_once
 from opendllm.core.networks.placement import Placement
 from opendllm.core.networks.transformers_lm import CheckpointFormat, build_lm, load_lm
 from opendllm.registries.backbones import Backbone, DiffusionLM, Vocabulary
@@ -16,7 +18,8 @@ from opendllm.registries.errors import UserError, first_line
 from opendllm.registries.options import BackboneOptions
 from opendllm.registries.sequences import AttentionPattern
 
-_VOCABULARY_KEYS = ("vocab_size", "embedding_size")
+VOCABULARY_KEYS = ("vocab_size", "embedding_size")
+"""Of config.json: how many rows its embedding has."""
 
 
 class TransformersBackbone(Backbone):
@@ -44,17 +47,37 @@ class TransformersBackbone(Backbone):
         self._vocabulary_multiple = vocabulary_multiple
         self._attention = AttentionPattern(options.attention, options.block_length)
 
+    def _pattern(self, checkpoint: CheckpointFormat, where: str) -> AttentionPattern:
+        """With the checkpoint's own block length, where no other was asked for.
+
+        Raises:
+            UserError: nobody says how long a block is.
+        """
+        asked, trained = self._attention.block_length, checkpoint.block_length
+        if self._attention.kind != "block-causal":
+            return self._attention
+        if asked is None and trained is None:
+            raise UserError(f"{where}: nothing says how long a block is: give block_length")
+        if asked is not None and trained is not None and asked != trained:
+            warn_once(
+                f"{where}: block_length {asked} is asked for, and the checkpoint was trained with {trained}"
+            )
+        return AttentionPattern("block-causal", trained if asked is None else asked)
+
     def build(self, vocabulary: Vocabulary) -> DiffusionLM:
         """See `Backbone.build`."""
         if self._preset is None:
             raise UserError("this backbone has no presets: give `pretrained`, a folder or a hub id")
-        sizes = {key: vocabulary.size for key in _VOCABULARY_KEYS if key in self._preset}
+        sizes = {key: vocabulary.size for key in VOCABULARY_KEYS if key in self._preset}
         ids = {"mask_token_id": vocabulary.mask_token_id, "eos_token_id": vocabulary.eos_token_id}
         config = {**self._preset, **sizes, **ids}
+        checkpoint = self._describe(config)
+        if self._attention.block_length is not None:  # nothing was trained with the preset's
+            checkpoint = replace(checkpoint, block_length=self._attention.block_length)
         return build_lm(
-            self._describe(config),
+            checkpoint,
             config,
-            self._attention,
+            self._pattern(checkpoint, f"backbone {checkpoint.backbone}"),
             vocabulary.mask_token_id,
             vocabulary.eos_token_id,
         )
@@ -75,11 +98,12 @@ class TransformersBackbone(Backbone):
         except (ValueError, TypeError, StrictDataclassError) as error:
             raise UserError(f"{folder / 'config.json'} cannot be used: {first_line(error)}") from error
         placement = Placement(device, dtype, self._spread, self._in_8bit)
-        lm = load_lm(folder, checkpoint, config, self._attention, placement)
+        pattern = self._pattern(checkpoint, str(folder / "config.json"))
+        lm = load_lm(folder, checkpoint, config, pattern, placement)
         wanted = max(lm.vocab_size, min_vocab_size)
         wanted += -wanted % self._vocabulary_multiple
         if wanted > lm.vocab_size:
-            sizes = {key: wanted for key in _VOCABULARY_KEYS if key in config}
+            sizes = {key: wanted for key in VOCABULARY_KEYS if key in config}
             lm.grow_vocabulary(wanted, {**config, **sizes})
         lm.check_mask_token(folder)
         return lm

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from opendllm.core.networks.placement import Placement, allocate_spread, quantiz
 from opendllm.core.networks.quantized import SECTIONS, TURNED_BACK, load_quantized, quantization_of
 from opendllm.core.networks.safetensors_folder import differ, load_into, stored_dtype, write_weights
 from opendllm.core.networks.token_losses import let_score, summed_loss, token_losses
+from opendllm.core.networks.weight_pieces import Pieces, published_tensors
 from opendllm.registries.backbones import CanvasReader, DiffusionLM, LossPart
 from opendllm.registries.errors import UserError
 from opendllm.registries.sequences import PADDING_SEGMENT, AttentionPattern, ModelInputs
@@ -54,6 +55,10 @@ class CheckpointFormat:
         logit_shift: whether hidden state i-1 predicts token i.
         context_length: the most positions that it was made for.
         tying_key: of config.json, whether the LM head shares the embedding.
+        pieces: published keys that are parts of stock parameters, or several of them in one.
+        other_pieces: further keys that are read in their place, and never written.
+        block_length: that the checkpoint was trained with; None where nobody says.
+        block_key: of config.json, where the family writes its block length down.
     """
 
     backbone: str
@@ -62,6 +67,10 @@ class CheckpointFormat:
     logit_shift: bool
     context_length: int
     tying_key: str = "tie_word_embeddings"
+    pieces: Pieces = field(default_factory=dict)
+    other_pieces: Pieces = field(default_factory=dict)
+    block_length: int | None = None
+    block_key: str | None = None
 
 
 class ScoringModule(nn.Module):
@@ -136,11 +145,6 @@ class TransformersLM(DiffusionLM):
             raise UserError(
                 f"backbone {checkpoint.backbone}: attention cannot be causal where logits are not shifted, "
                 "since each position would read the token that it predicts"
-            )
-        if attention.kind == "block-causal" and checkpoint.logit_shift:
-            raise UserError(
-                f"backbone {checkpoint.backbone}: attention cannot be block-causal where logits are shifted, "
-                "since a block's first token would be predicted from the noisy block before it"
             )
         self.module = ScoringModule(network, attention, checkpoint.logit_shift)
         self.attention = attention
@@ -238,13 +242,11 @@ class TransformersLM(DiffusionLM):
         """
         if getattr(self.network, "is_quantized", False):
             raise UserError("quantized weights are evaluated, not saved: copy their folder")
-        published = {}
-        shared = _shared_keys(self._format.network_config)
-        for key, tensor in weights.items():
-            name = key.removeprefix("network.")
-            if name in shared:
-                continue
-            published[self._format.published_keys.get(name, name)] = tensor
+        ours = {key.removeprefix("network."): tensor for key, tensor in weights.items()}
+        published = dict(published_tensors(self._format.pieces, ours))
+        apart = {part.name for parts in self._format.pieces.values() for part in parts}
+        for name in ours.keys() - apart - _shared_keys(self._format.network_config).keys():
+            published[self._format.published_keys.get(name, name)] = ours[name]
         write_weights(folder, published)
         own = {
             "backbone": self._format.backbone,
@@ -260,6 +262,8 @@ class TransformersLM(DiffusionLM):
         }
         if self.eos_token_id != _first(config.get("eos_token_id")):
             config["eos_token_id"] = self.eos_token_id
+        if self._format.block_key is not None and self.attention.block_length is not None:
+            config[self._format.block_key] = self.attention.block_length
         config.pop("dtype", None)  # transformers 5's word for torch_dtype, which both versions read
         (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
         if self.stops:
@@ -331,12 +335,12 @@ def load_lm(
         else:
             with torch.device("cpu" if placement.in_8bit else placement.device):
                 network = _allocate(checkpoint, dtype)
+    apart = {part.name for parts in checkpoint.pieces.values() for part in parts}
     to_ours = {
-        checkpoint.published_keys.get(name, name): name
-        for name, _ in network.named_parameters(remove_duplicate=False)
+        checkpoint.published_keys.get(name, name): name for name in network.state_dict() if name not in apart
     }
     network.tie_weights()
-    load_into(network, folder, to_ours)
+    load_into(network, folder, to_ours, checkpoint.pieces, checkpoint.other_pieces)
     if device_map is not None:
         run_spread(network, device_map)
     if placement.in_8bit:
@@ -382,7 +386,7 @@ def _untied_where_heads_differ(
 def _check_quantized(folder: Path, method: str, checkpoint: CheckpointFormat, placement: Placement) -> None:
     if placement.in_8bit:
         why = "load_in_8bit is for plain weights: leave it out"
-    elif checkpoint.published_keys:
+    elif checkpoint.published_keys or checkpoint.pieces:
         why = f"which is not read for {checkpoint.backbone}: take the unquantized checkpoint"
     elif placement.dtype is not None and method not in TURNED_BACK:
         why = "and stay so: they can be evaluated in the dtype that they have, not trained or cast"

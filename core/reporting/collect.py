@@ -146,9 +146,18 @@ def _read_variant(folder: Path) -> Variant:
         sampler=as_text(identity.get("sampler")),
         plugins={name: str(version) for name, version in get_object(identity, "plugins", path).items()},
         training=read_training(folder / "train.jsonl"),
+        extended=_extended(identity.get("extended")),
         benchmarks={file.stem: read_result(file) for file in sorted((folder / "results").glob("*.json"))},
         samples={file.stem: read_samples(file) for file in sorted((folder / "samples").glob("*.jsonl"))},
     )
+
+
+def _extended(content: object) -> tuple[tuple[int, int], ...]:
+    pairs = [
+        (as_integer(_get(entry, "from")), as_integer(_get(entry, "to")))
+        for entry in (content if isinstance(content, list) else ())
+    ]
+    return tuple((start, total) for start, total in pairs if start is not None and total is not None)
 
 
 def _group(name: str, seed: int | None) -> str:

@@ -33,6 +33,7 @@ class TrainingLog:
         steps: the last step.
         tokens: how many were read until the last step; the log counts on from step to step.
         tokens_per_second: the mean over the time of training.
+        lost_from: the first step whose loss is no number, as older versions logged it; None where all are.
         unreadable_lines: lines that are no JSON objects, an interrupted last one not counted.
     """
 
@@ -42,6 +43,7 @@ class TrainingLog:
     tokens: int | None
     tokens_per_second: float | None
     unreadable_lines: int = 0
+    lost_from: int | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ class Variant:
         group: the label that it shares with its repetitions under other seeds, else `label` itself.
         trained_in: the label of the variant whose training run it uses, if that is another one.
         training: its own log, or that of `trained_in`.
+        extended: (step, new total) of each time that its training was given more steps.
         benchmarks: by the name of the result file.
         samples: by the same names; the first of each task and setting.
     """
@@ -98,6 +101,7 @@ class Variant:
     sampler: str | None = None
     plugins: Mapping[str, str] = field(default_factory=dict)
     training: TrainingLog | None = None
+    extended: tuple[tuple[int, int], ...] = ()
     benchmarks: Mapping[str, BenchmarkResult] = field(default_factory=dict)
     samples: Mapping[str, tuple[SampleRecord, ...]] = field(default_factory=dict)
 

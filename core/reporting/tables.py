@@ -149,6 +149,18 @@ def notes(study: Study) -> tuple[str, ...]:
         for variant in study.variants
         if variant.training and variant.training.unreadable_lines
     ]
+    found += [
+        f"{variant.label}: its losses are no numbers from step {variant.training.lost_from} on: its weights "
+        f"are lost"
+        for variant in study.variants
+        if variant.training and variant.training.lost_from is not None
+    ]
+    found += [
+        f"{variant.label}: its training was extended from step {start} to {total}, with the learning-rate "
+        f"schedule of {total} steps from there on"
+        for variant in study.variants
+        for start, total in variant.extended
+    ]
     return tuple(dict.fromkeys(found))
 
 
@@ -226,10 +238,13 @@ def _training_row(variant: Variant) -> tuple[Cell, ...]:
         count(training.steps),
         count(training.tokens),
         count(training.tokens_per_second),
-        _from_to(training.loss),
-        _from_to(training.held_out_loss),
+        _from_to(training.loss, training.lost_from),
+        _from_to(training.held_out_loss, training.lost_from),
     )
 
 
-def _from_to(curve: Curve) -> str:
-    return f"{number(curve[0][1])} → {number(curve[-1][1])}" if curve else MISSING
+def _from_to(curve: Curve, lost_from: int | None) -> str:
+    """The first and the last value; no last one where the weights were lost after it."""
+    if not curve:
+        return MISSING
+    return f"{number(curve[0][1])} → {MISSING if lost_from is not None else number(curve[-1][1])}"

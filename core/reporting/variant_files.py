@@ -45,6 +45,7 @@ def read_training(path: Path) -> TrainingLog | None:
         tokens=int(max(tokens)) if tokens else None,
         tokens_per_second=_mean_speed(logged),
         unreadable_lines=unreadable,
+        lost_from=_lost_from(by_step),
     )
 
 
@@ -92,6 +93,15 @@ def read_samples(path: Path) -> tuple[SampleRecord, ...]:
 def _curve(by_step: Mapping[int, Mapping[str, Any]], key: str) -> Curve:
     values = ((step, as_number(by_step[step].get(key))) for step in sorted(by_step))
     return tuple((step, value) for step, value in values if value is not None)
+
+
+def _lost_from(by_step: Mapping[int, Mapping[str, Any]]) -> int | None:
+    lost = [
+        step
+        for step, line in by_step.items()
+        if any(key in line and as_number(line[key]) is None for key in ("loss", "held_out_loss"))
+    ]
+    return min(lost, default=None)
 
 
 def _mean_speed(lines: list[dict[str, Any]]) -> float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from opendllm.core.checkpoints.files import (
     VARIANT_FILE,
     parameter_count,
     steps,
+    steps_wanted,
 )
 from opendllm.core.foundation.atomic_files import write_json, write_text
 from opendllm.core.foundation.ranks import is_first_process
@@ -35,8 +36,12 @@ def training_folders(experiment: Experiment) -> dict[str, str]:
     }
 
 
-def open_run(experiment: Experiment) -> None:
+def open_run(experiment: Experiment, extend: bool = False) -> None:
     """Make the run's folder; a resolved manifest that is there stays until `write_manifest`.
+
+    Args:
+        experiment: what is to be run.
+        extend: whether a run may go on with another number of steps than it was trained for.
 
     Raises:
         UserError: the folder holds variants that were trained from another manifest, or can't be
@@ -49,11 +54,7 @@ def open_run(experiment: Experiment) -> None:
         if known is None or not steps(folder / known.get("trained_in", variant.name)):
             continue  # whatever was meant, nothing was trained
         if known.get("training_digest") != variant.training_digest:
-            raise UserError(
-                f"{folder / variant.name} was trained with another model, data, seed or train section"
-                f"{_differences(folder / known.get('trained_in', variant.name), variant)}: "
-                f"keep it and choose another folder with --set output=DIR, or delete it"
-            )
+            _check_extension(folder, known, variant, extend)
         if known.get("trained_in") != shared[variant.name]:
             raise UserError(
                 f"{folder / variant.name} shares the training run of {known.get('trained_in')!r}, which this "
@@ -67,9 +68,80 @@ def open_run(experiment: Experiment) -> None:
         raise UserError(f"the run folder {folder} cannot be written: {error.strerror}") from error
 
 
-def _differences(trained: Path, variant: Variant) -> str:
+def _check_extension(folder: Path, known: Mapping[str, Any], variant: Variant, extend: bool) -> None:
+    """A variant was trained with another digest: more steps of the same may follow, where that is asked for.
+
+    Raises:
+        UserError: something else differs, the steps are fewer than were taken, or nobody asked.
+    """
+    own = folder / variant.name
+    trained, checkpoint = steps(folder / known.get("trained_in", variant.name))[-1]
+    digest = (_read(checkpoint / PROVENANCE_FILE) or {}).get("training_digest")
+    if digest == variant.training_digest:
+        return  # an extension was begun, and no step of it was saved
+    train, before = variant.manifest.train, steps_wanted(checkpoint)
+    if train is None or not before or digest != variant.with_steps(before).training_digest:
+        raise UserError(
+            f"{own} was trained with another model, data, seed or train section"
+            f"{_differences(checkpoint, variant)}: "
+            f"keep it and choose another folder with --set output=DIR, or delete it"
+        )
+    state = f"{own} is trained to step {trained} of {before}, and train.steps is {train.steps} now"
+    elsewhere = "or choose another folder with --set output=DIR"
+    if train.steps <= trained:
+        raise UserError(
+            f"{state}: steps that were taken are not taken back; set it above {trained}, {elsewhere}"
+        )
+    if not extend:
+        raise UserError(
+            f"{state}: go on from step {trained} with --extend, set it to {before} again, {elsewhere}"
+        )
+
+
+def extend_variants(
+    experiment: Experiment, chosen: Collection[Variant], on_message: Callable[[str], None]
+) -> None:
+    """Let the chosen variants, and those that share their training runs, be those of the new manifest.
+
+    The answers and results of the steps before are kept beside the new ones.
+    """
+    shared = training_folders(experiment)
+    if not is_first_process():
+        return
+    for variant in experiment.variants:
+        if shared[variant.name] not in {shared[other.name] for other in chosen}:
+            continue
+        folder = experiment.output / variant.name
+        known = _read(folder / VARIANT_FILE)
+        there = steps(experiment.output / shared[variant.name])
+        if known is None or not there or known.get("training_digest") == variant.training_digest:
+            continue
+        step = there[-1][0]
+        kept = _set_aside(folder, step)
+        open_variant(experiment, variant)
+        wanted = variant.manifest.train.steps if variant.manifest.train else 0
+        where = f"; what was measured before is in {kept}" if kept else ""
+        on_message(f"{variant.name}: extended from step {step} to {wanted}{where}")
+
+
+def _set_aside(folder: Path, step: int) -> Path | None:
+    """Move a variant's answers and results to a folder of their own; None where there are none."""
+    there = [folder / name for name in ("samples", "results") if (folder / name).is_dir()]
+    if not there:
+        return None
+    target, number = folder / f"before-extension-at-step-{step}", 1
+    while target.exists():
+        number += 1
+        target = folder / f"before-extension-at-step-{step}-{number}"
+    target.mkdir()
+    for path in there:
+        path.rename(target / path.name)
+    return target
+
+
+def _differences(checkpoint: Path, variant: Variant) -> str:
     """What differs between a variant and the manifest that its newest checkpoint was trained from."""
-    about = _read(steps(trained)[-1][1] / PROVENANCE_FILE) or {}
+    about = _read(checkpoint / PROVENANCE_FILE) or {}
     there = dict(_leaves(trained_from(about.get("manifest", {}))))
     here = dict(_leaves(trained_from(variant.manifest.model_dump(mode="json"))))
     keys = sorted(key for key in there.keys() | here.keys() if there.get(key) != here.get(key))
@@ -135,6 +207,7 @@ def write_variant(experiment: Experiment, variant: Variant) -> None:
             "objective": manifest.train.objective.name if manifest.train else None,
             "sampler": variant.plugins.sampler.name,
             "parameters": _parameters(experiment.output / trained_in),
+            "extended": _extended(experiment.output / trained_in),
             "plugins": plugin_versions(variant),
         },
     )
@@ -144,6 +217,14 @@ def _parameters(variant_folder: Path) -> int | None:
     """Of the variant's last checkpoint; None before there is one."""
     found = steps(variant_folder)
     return parameter_count(found[-1][1] / MODEL_FOLDER) if found else None
+
+
+def _extended(variant_folder: Path) -> list[dict[str, int]]:
+    """How its last checkpoint came to be trained further than was first meant."""
+    found = steps(variant_folder)
+    about = _read(found[-1][1] / PROVENANCE_FILE) if found else None
+    extended: list[dict[str, int]] = (about or {}).get("extended", [])
+    return extended
 
 
 def _read(path: Path) -> dict[str, Any] | None:

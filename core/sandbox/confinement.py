@@ -6,24 +6,26 @@ import fcntl
 import os
 import resource
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from opendllm.core.sandbox import linux, seccomp
 from opendllm.core.sandbox.limits import STRANGER, Limits
-from opendllm.core.sandbox.visible import OWN_CODE, PRIVATE_FOLDER
+from opendllm.core.sandbox.visible import PRIVATE_FOLDER
 
 _MAY_READ_ALL = 1 << 2  # CAP_DAC_READ_SEARCH
 _STACK_BYTES = 512 * 2**20
 
 
-def confine(limits: Limits, cpu_seconds: int, in_room: bool, folder: str) -> bool:
+def confine(limits: Limits, cpu_seconds: int, hidden: Sequence[str] | None, folder: str) -> bool:
     """Give up everything that a program doesn't need.
 
     Args:
         limits: of the program.
         cpu_seconds: after which the kernel kills it.
-        in_room: whether this process may make mounts of its own, in a room's namespaces.
+        hidden: in a room, whose namespaces let this process make mounts of its own: what it sees no more;
+            None outside one.
         folder: where the program may write, outside a room.
 
     Returns:
@@ -33,8 +35,8 @@ def confine(limits: Limits, cpu_seconds: int, in_room: bool, folder: str) -> boo
         OSError: a confinement that this machine was found to have failed.
     """
     os.setsid()
-    if in_room:
-        _furnish(limits)
+    if hidden is not None:
+        _furnish(limits, hidden)
         folder = PRIVATE_FOLDER
         with suppress(OSError):  # threads are counted for each user namespace: one's many are no other's
             linux.unshare(linux.NEW_USER)
@@ -48,7 +50,7 @@ def confine(limits: Limits, cpu_seconds: int, in_room: bool, folder: str) -> boo
     os.environ.clear()
     os.environ.update(_environment(folder))
     _limit(limits, cpu_seconds)
-    if in_room or os.geteuid() != STRANGER:
+    if hidden is not None or os.geteuid() != STRANGER:
         linux.drop_privileges()
     linux.hide_memory()
     if seccomp.supported():
@@ -60,15 +62,15 @@ def confine(limits: Limits, cpu_seconds: int, in_room: bool, folder: str) -> boo
     return False
 
 
-def _furnish(limits: Limits) -> None:
+def _furnish(limits: Limits, hidden: Sequence[str]) -> None:
     """A folder to write in, and nothing to see of this package or of other processes."""
     linux.unshare(linux.NEW_MOUNTS | linux.NEW_IPC)
     flags = linux.MOUNT_NO_SUID | linux.MOUNT_NO_DEVICES
     size = f"mode=700,size={limits.file_bytes},nr_inodes=1024"
     linux.mount("tmpfs", PRIVATE_FOLDER, "tmpfs", flags, size)
-    for hidden in (OWN_CODE, "/proc"):
-        if Path(hidden).exists():
-            linux.mount("tmpfs", hidden, "tmpfs", flags | linux.MOUNT_READ_ONLY, "mode=555,size=4k")
+    for path in (*hidden, "/proc"):
+        if Path(path).exists():
+            linux.mount("tmpfs", path, "tmpfs", flags | linux.MOUNT_READ_ONLY, "mode=555,size=4k")
 
 
 def _environment(folder: str) -> dict[str, str]:

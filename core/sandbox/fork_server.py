@@ -8,6 +8,7 @@ every child with it. Standard library only.
 from __future__ import annotations
 
 import gc
+import json
 import os
 import shutil
 import signal
@@ -15,6 +16,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from opendllm.core.sandbox.confinement import confine, settle
 from opendllm.core.sandbox.judge import run_judge
 from opendllm.core.sandbox.limits import Limits
 from opendllm.core.sandbox.namespaces import enter_room
+from opendllm.core.sandbox.visible import Layout
 from opendllm.core.sandbox.wire import Channel, ChannelClosedError
 
 WARM_MODULES = (
@@ -39,9 +42,10 @@ _ROLES = {"judge": run_judge, "candidate": run_candidate}
 class ForkServer:
     """Forks children on demand and kills them on demand."""
 
-    def __init__(self, control: Channel, in_room: bool) -> None:
+    def __init__(self, control: Channel, in_room: bool, hidden: Sequence[str]) -> None:
         self._control = control
         self._in_room = in_room
+        self._hidden = hidden
         self._folders: dict[int, str] = {}
         self._filtered = False
         self._own_namespace = os.pidfd_open(os.getpid()) if in_room else -1
@@ -94,7 +98,7 @@ class ForkServer:
         """Confine this process, say so, and play the role; never returns."""
         try:
             told = settle(descriptors[0], descriptors[1] if len(descriptors) > 1 else -1, told)
-            filtered = confine(limits, cpu_seconds, self._in_room, folder)
+            filtered = confine(limits, cpu_seconds, self._hidden if self._in_room else None, folder)
             os.write(told, b"confined, filtered" if filtered else b"confined")
             os.close(told)
         except BaseException as error:
@@ -146,14 +150,16 @@ def _remove(folder: str) -> None:
 
 
 def main() -> None:
-    """`fork_server LEVEL DESCRIPTOR`."""
-    level, descriptor = sys.argv[1:]
+    """`fork_server LEVEL DESCRIPTOR LAYOUT`."""
+    level, descriptor, written = sys.argv[1:]
+    layout = Layout(**json.loads(written))
+    sys.path += [folder for folder in layout.libraries if folder not in sys.path]
     for name in WARM_MODULES:
         __import__(name)
     control = Channel(socket.socket(fileno=int(descriptor)), takes_descriptors=True)
     if level == "namespaces":
         try:
-            enter_room()
+            enter_room(layout.readable_paths())
         except OSError as error:
             control.send({"error": str(error)})
             os._exit(1)
@@ -163,5 +169,5 @@ def main() -> None:
     control.send({"ready": os.getpid()})
     gc.collect()
     gc.freeze()
-    ForkServer(control, level != "rlimits").serve()
+    ForkServer(control, level != "rlimits", layout.hidden_paths()).serve()
     os._exit(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -9,15 +10,22 @@ import subprocess
 import sys
 import threading
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from opendllm.core.sandbox.limits import Limits
-from opendllm.core.sandbox.visible import DEVICES, OWN_CODE, PRIVATE_FOLDER, readable_paths
+from opendllm.core.sandbox.visible import DEVICES, OWN_CODE, PRIVATE_FOLDER, Layout, layout_here
 from opendllm.core.sandbox.wire import Channel, ChannelClosedError, channel_pair
 from opendllm.registries.benchmarks import IsolationLevel
 
-_START = "from opendllm.core.sandbox.fork_server import main; main()"
+_START = """
+import sys, types
+for name, folders in (("opendllm", []), ("opendllm.core", [sys.argv.pop(1)])):
+    sys.modules[name] = types.ModuleType(name)
+    sys.modules[name].__path__ = folders
+from opendllm.core.sandbox.fork_server import main
+main()
+"""
+"""Finds this package where its argument says, and nowhere else."""
 
 
 class LevelUnavailableError(Exception):
@@ -52,12 +60,13 @@ class ForkServerHandle:
         Raises:
             LevelUnavailableError: the machine doesn't allow this level.
         """
-        command = _command(level)
+        layout = layout_here()
+        command = _command(level, layout)
         self._lock = threading.Lock()
         self._control, theirs = channel_pair()
         with theirs:
             self._process = subprocess.Popen(
-                [*command, level, str(theirs.fileno())],
+                [*command, level, str(theirs.fileno()), json.dumps(asdict(layout))],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -74,12 +83,11 @@ class ForkServerHandle:
             answer = self._control.receive()
         except ChannelClosedError:
             assert self._process.stderr is not None
-            answer = {"error": self._process.stderr.read(2000).decode(errors="replace")}
+            answer = {"error": self._process.stderr.read().decode(errors="replace")}
         if "ready" not in answer:
             self.close()
-            raise LevelUnavailableError(
-                " ".join(str(answer.get("error", "")).split())[-200:] or "it doesn't start"
-            )
+            said = str(answer.get("error", "")).strip().splitlines()
+            raise LevelUnavailableError(said[-1].strip()[:200] if said else "it doesn't start")
 
     def judge(self, limits: Limits, cpu_seconds: int) -> Child:
         """Fork a judge."""
@@ -138,19 +146,17 @@ class ForkServerHandle:
         return answer
 
 
-def _command(level: IsolationLevel) -> list[str]:
-    python = [sys.executable, "-I", "-X", "utf8"]
+def _command(level: IsolationLevel, layout: Layout) -> list[str]:
+    python = [sys.executable, "-I", "-X", "utf8", "-c", _START]
     if level != "bubblewrap":
-        return [*python, "-c", _START]
+        return [*python, layout.own]
     program = shutil.which("bwrap")
     if program is None:
         raise LevelUnavailableError("there is no bwrap command")
-    own = Path(__file__).parents[2]
     room = [program, "--unshare-all", "--unshare-user", "--new-session", "--cap-add", "ALL"]
-    for path in readable_paths():
+    for path in layout.readable_paths():
         room += ["--ro-bind", path, path]
     for device in DEVICES:
         room += ["--dev-bind", device, device]
-    room += ["--ro-bind", str(own), f"{OWN_CODE}/opendllm/core", "--dir", PRIVATE_FOLDER, "--remount-ro", "/"]
-    start = f"import sys; sys.path.insert(0, {OWN_CODE!r}); {_START}"
-    return [*room, "--chdir", "/", "--", *python, "-c", start]
+    room += ["--ro-bind", layout.own, OWN_CODE, "--dir", PRIVATE_FOLDER, "--remount-ro", "/"]
+    return [*room, "--chdir", "/", "--", *python, OWN_CODE]

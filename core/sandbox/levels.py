@@ -54,21 +54,22 @@ def start(at_least: IsolationLevel, limits: Limits) -> tuple[ForkServerHandle, I
     Raises:
         UserError: no level as strong as `at_least` holds.
     """
-    failures = []
+    failures: dict[str, list[str]] = {}  # by reason
     for level in reversed(LEVELS[LEVELS.index(at_least) :]):
         try:
             server = ForkServerHandle(level)
         except LevelUnavailableError as reason:
-            failures.append(f"{level}: {reason}")
+            failures.setdefault(str(reason), []).append(level)
             continue
         try:
             return server, level, _tried(server, level, limits)
         except (LevelUnavailableError, ChannelClosedError, ChannelTimeoutError) as reason:
             server.close()
-            failures.append(f"{level}: {reason}")
+            failures.setdefault(str(reason), []).append(level)
     weaker = LEVELS[: LEVELS.index(at_least)]
     advice = f"; isolation {weaker[-1]} accepts a weaker one" if weaker else ""
-    raise UserError(f"this machine has no sandbox as strong as {at_least} ({'; '.join(failures)}){advice}")
+    reasons = "; ".join(f"{', '.join(failed)}: {reason}" for reason, failed in failures.items())
+    raise UserError(f"this machine has no sandbox as strong as {at_least} ({reasons}){advice}")
 
 
 def _tried(server: ForkServerHandle, level: IsolationLevel, limits: Limits) -> bool:

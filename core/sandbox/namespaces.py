@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from opendllm.core.sandbox import linux
 from opendllm.core.sandbox.limits import STRANGER
-from opendllm.core.sandbox.visible import DEVICES, PRIVATE_FOLDER, readable_paths
+from opendllm.core.sandbox.visible import DEVICES, PRIVATE_FOLDER
 
 _ROOM = (
     linux.NEW_USER
@@ -27,10 +28,13 @@ _NOBODY = 65534
 _BASE = "/tmp"  # noqa: S108 - covered by a mount of ours, in a mount namespace of ours
 
 
-def enter_room() -> None:
+def enter_room(readable: Sequence[str]) -> None:
     """Move this process into a room of its own, as process 1 there.
 
     Two helpers stay behind: one outside, which this process leaves by ending, and one in between.
+
+    Args:
+        readable: folders and files that are seen from within.
 
     Raises:
         OSError: the machine doesn't allow it.
@@ -56,7 +60,7 @@ def enter_room() -> None:
         raise OSError("no user of the outside can be mapped")
     os.close(mapped)
     # Opened while this is still the user that may walk to them; mounted by descriptor.
-    sources = [(path, os.open(path, os.O_PATH)) for path in (*readable_paths(), *DEVICES)]
+    sources = [(path, os.open(path, os.O_PATH)) for path in (*readable, *DEVICES)]
     with suppress(PermissionError):  # an ordinary user can't leave its groups
         os.setgroups([])
     os.setresgid(0, 0, 0)

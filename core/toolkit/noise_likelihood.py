@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -22,6 +21,7 @@ NUMBERS_AT_ONCE = 1 << 23
 """Logits that are there at the same time."""
 LEAST_TIME = 1e-12
 """What lies below it, or as close to 1, is worth no more than its square root."""
+BISECTIONS = 60
 
 
 class Survival(NoiseSchedule):
@@ -75,8 +75,8 @@ def noise_bounds(
 ) -> Tensor:
     """[R] float64 nats: one unbiased draw of each row's bound.
 
-    The time is drawn by the arcsine law, t = sin^2(pi v / 2), and weighed with what that leaves out: so
-    GIDD's tails, t^(-1/2) and (1 - t)^(-1/2), have a finite variance, where published code cuts them off.
+    Times are drawn more often near 0, and weighed for it: see `drawn_times`. Published code cuts GIDD's tail
+    there off.
 
     Args:
         lm: the model; its `noise` says which bound.
@@ -87,8 +87,7 @@ def noise_bounds(
     """
     schedule = bound_schedule(lm)
     ids = TokenIds(lm.vocab_size, lm.mask_token_id)
-    time = torch.sin(math.pi / 2 * drawn).square().clamp(LEAST_TIME, 1 - LEAST_TIME)
-    density = 1 / (math.pi * (time * (1 - time)).sqrt())
+    time, density = drawn_times(drawn)
     columns = torch.arange(scorable.shape[1], device=scorable.device)
     first, second = seeds[:, :1], seeds[:, 1:]
     alpha = schedule.alpha(time)[:, None]
@@ -108,6 +107,24 @@ def noise_bounds(
 
     found = position_values(lm, read, (rows, places), bounds) / density[rows]
     return torch.zeros_like(time).index_add(0, rows, found)
+
+
+def drawn_times(drawn: Tensor) -> tuple[Tensor, Tensor]:
+    """(times, their density): half of them even, half with density t^(-3/4) / 4.
+
+    GIDD's noise replaces a token with a chance of sqrt(t), and is then weighed with 1 / (2t): evenly drawn
+    times have an infinite variance, and t^(-3/4) the least. Uniform noise, of chance t, has a finite one too.
+
+    Args:
+        drawn: [R] float64 in [0, 1), the share of the times below.
+    """
+    low, high = torch.zeros_like(drawn), torch.ones_like(drawn)  # of t^(1/4)
+    for _ in range(BISECTIONS):
+        root = (low + high) / 2
+        below = (root**4 + root) / 2 < drawn
+        low, high = torch.where(below, root, low), torch.where(below, high, root)
+    time = (((low + high) / 2) ** 4).clamp(LEAST_TIME, 1 - LEAST_TIME)
+    return time, 0.5 + time**-0.75 / 8
 
 
 def reconstruction(lm: DiffusionLM, inputs: ModelInputs, scorable: Tensor) -> Tensor:

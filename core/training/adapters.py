@@ -21,7 +21,7 @@ _A, _B, _BASE = ".lora_A.default.weight", ".lora_B.default.weight", ".base_layer
 class Adapters:
     """The adapters of a model whose other weights stay as they are."""
 
-    def __init__(self, lm: DiffusionLM, settings: Lora) -> None:
+    def __init__(self, lm: DiffusionLM, settings: Lora, base: str | None) -> None:
         """Put adapters into `lm`; they start as a change of nothing.
 
         Their random halves come from torch's global generator.
@@ -29,12 +29,15 @@ class Adapters:
         Args:
             lm: changed in place; only the adapters want a gradient afterwards.
             settings: the manifest's section.
+            base: the checkpoint that they are adapters of, for who reads them with peft; None where the
+                weights beside them are drawn here, and only the merged model is of use.
 
         Raises:
-            UserError: peft is not installed, `targets` match no layer, or one that is not linear.
+            UserError: peft is not installed, `targets` match no layer, one that is not linear, or one whose
+                weights are another one's too.
         """
         try:
-            from peft import LoraConfig, inject_adapter_in_model
+            from peft import LoraConfig, TaskType, inject_adapter_in_model
             from peft.tuners.lora import LoraLayer
         except ImportError as error:
             raise UserError(f"train.lora needs peft: {INSTALL}") from error
@@ -44,7 +47,12 @@ class Adapters:
             lora_alpha=settings.alpha,
             lora_dropout=settings.dropout,
             target_modules=targets,
+            base_model_name_or_path=base,
+            task_type=TaskType.CAUSAL_LM,
         )
+        owners: dict[Tensor, list[str]] = {}
+        for name, parameter in lm.network.named_parameters(remove_duplicate=False):
+            owners.setdefault(parameter, []).append(name.rpartition(".")[0])
         layers = [name for name, module in lm.network.named_modules() if isinstance(module, nn.Linear)]
         try:
             with warnings.catch_warnings():
@@ -56,8 +64,18 @@ class Adapters:
                 f"train.lora.targets: {first_line(error)} The linear layers are {shown}"
             ) from error
         for name, module in lm.network.named_modules():
-            if isinstance(module, LoraLayer) and not isinstance(module.get_base_layer(), nn.Linear):
+            if not isinstance(module, LoraLayer):
+                continue
+            layer = module.get_base_layer()
+            if not isinstance(layer, nn.Linear):
                 raise UserError(f"train.lora.targets: {name} is not a linear layer")
+            others = [owner for owner in owners[layer.weight] if owner != name]
+            if others:
+                # Merged, the adapter would change both; loaded by peft, only one.
+                raise UserError(
+                    f"train.lora.targets: {name} has its weights in common with {', '.join(others)}, so no "
+                    f"adapter can be its own: leave it out"
+                )
         self._scaling = settings.alpha / settings.rank
         self._prefix = next(name for name, module in lm.module.named_modules() if module is lm.network)
 

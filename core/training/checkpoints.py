@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
-from opendllm.core.checkpoints.files import CHECKPOINTS_FOLDER, MODEL_FOLDER, PROVENANCE_FILE, steps
+from opendllm.core.checkpoints.files import (
+    CHECKPOINTS_FOLDER,
+    MODEL_FOLDER,
+    PROVENANCE_FILE,
+    steps,
+    steps_wanted,
+)
 from opendllm.core.checkpoints.ledger import Entry, enter, entries, rejection_reason
 from opendllm.core.checkpoints.tokenizer_files import write_tokenizer
 from opendllm.core.data.sources import changed_corpora
@@ -47,12 +53,23 @@ class SavedStep:
         tokens: seen up to it.
         processes: how many wrote it.
         folder: the checkpoint's.
+        planned: how many steps the run was to have; 0 where that isn't known.
+        extended: {from, to} of each time that it was given more.
     """
 
     step: int
     tokens: int
     processes: int
     folder: Path
+    planned: int = 0
+    extended: tuple[Mapping[str, int], ...] = ()
+
+    def extended_to(self, total: int) -> tuple[Mapping[str, int], ...]:
+        """The same, of a run that goes on from here to `total` steps."""
+        return (
+            *self.extended,
+            *([{"from": self.step, "to": total}] if self.planned not in (0, total) else []),
+        )
 
     @property
     def of_other_processes(self) -> bool:
@@ -115,7 +132,7 @@ def save_step(
         wait_for_all()
         if rank() == 0:
             publish(staging, target, lambda digest: _enter(variant_folder, step, digest))
-            _remove_expired(variant_folder, settings)
+            _remove_expired(variant_folder, settings, step.provenance)
     except (OSError, RuntimeError, SafetensorError) as error:
         reason = f"{first_line(error)}; {shutil.disk_usage(variant_folder).free >> 20} MiB are free there"
         shutil.rmtree(staging, ignore_errors=True)
@@ -180,7 +197,10 @@ def newest_whole(variant_folder: Path, provenance: Mapping[str, Any]) -> SavedSt
             f"checkpoint {folder} holds another model: its parameters' names or shapes differ from those of "
             f"the manifest's; bring that model back, or start afresh with --set output=DIR"
         )
-    return SavedStep(step, int(known["tokens"]), int(known["processes"]), folder)
+    extended = tuple(known.get("extended", ()))
+    return SavedStep(
+        step, int(known["tokens"]), int(known["processes"]), folder, steps_wanted(folder), extended
+    )
 
 
 def check_same_data(checkpoint: Path, provenance: Mapping[str, Any]) -> None:
@@ -267,8 +287,11 @@ def _rename_unusable(variant_folder: Path, step: int, why: str, usable_step: int
     )
 
 
-def _remove_expired(variant_folder: Path, settings: Checkpointing) -> None:
+def _remove_expired(variant_folder: Path, settings: Checkpointing, provenance: Mapping[str, Any]) -> None:
+    """But for where an extension began: what was measured before it was measured of that one."""
+    begun = {extension["from"] for extension in provenance.get("extended", ())}
     there = dict(steps(variant_folder))
     losses = {step: entry.held_out_loss for step, entry in entries(variant_folder).items()}
     for step in expired(list(there), losses, settings):
-        remove_folder(there[step])
+        if step not in begun:
+            remove_folder(there[step])

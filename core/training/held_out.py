@@ -15,8 +15,10 @@ from opendllm.registries.sequences import ModelInputs
 
 
 @torch.no_grad()
-def held_out_loss(lm: DiffusionLM, rows: Rows, settings: HeldOut) -> float:
+def held_out_loss(lm: DiffusionLM, rows: Rows, settings: HeldOut) -> float | None:
     """Nats a token of held-out rows: the ELBO, exact for a causal model; first tokens are given.
+
+    None where no row has a token to score.
 
     The rows are shared out over the ranks. Each makes the same number of forward passes, as ZeRO 3
     needs: where the rows don't divide, some ranks read a row again that counts for nothing.
@@ -44,4 +46,4 @@ def held_out_loss(lm: DiffusionLM, rows: Rows, settings: HeldOut) -> float:
     )
     lm.module.train(training)
     sums = summed(torch.stack([found.log_likelihood.sum(), scorable.sum().double()]))
-    return -float(sums[0] / sums[1])
+    return -float(sums[0] / sums[1]) if sums[1] else None

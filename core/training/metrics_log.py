@@ -34,11 +34,11 @@ class MetricsLog:
             write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def add(self, step: int, **values: float) -> None:
-        """One line."""
+        """One line; every number is finite (the trainer sees to it)."""
         if self._write:
             line: dict[str, Any] = {"step": step, **values}
             with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+                file.write(json.dumps(line, allow_nan=False) + "\n")
         for tracker in self._trackers:
             tracker.add(step, values)
 

@@ -16,13 +16,16 @@ from opendllm.registries.backbones import DiffusionLM
 from opendllm.registries.errors import UserError
 
 
-def prepare_for_training(lm: DiffusionLM, train: Train, seed: int) -> tuple[TrainedWeights, str]:
+def prepare_for_training(
+    lm: DiffusionLM, train: Train, seed: int, pretrained: str | None
+) -> tuple[TrainedWeights, str]:
     """Change `lm` in place.
 
     Args:
         lm: with its starting weights.
         train: the manifest's section.
         seed: of the adapters' random halves.
+        pretrained: the checkpoint that the weights are from; None where they were drawn.
 
     Returns:
         What to do with its weights beside training them, and a digest of its parameters' names and
@@ -32,7 +35,7 @@ def prepare_for_training(lm: DiffusionLM, train: Train, seed: int) -> tuple[Trai
         UserError: a pattern matches nothing, a package is missing, or the model can't do what is asked.
     """
     torch.manual_seed(seed)
-    adapters = Adapters(lm, train.lora) if train.lora is not None else None
+    adapters = Adapters(lm, train.lora, pretrained) if train.lora is not None else None
     freeze(lm.module, train.freeze)
     parameters = digest({name: list(parameter.shape) for name, parameter in lm.module.named_parameters()})
     if train.activation_checkpointing:

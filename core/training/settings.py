@@ -30,12 +30,21 @@ def batch_shape(train: Train, ranks: int) -> tuple[int, int]:
     return micro, accumulation
 
 
+def peak_step(train: Train) -> int:
+    """The first step that is taken at the highest rate."""
+    return max(1, round(train.warmup_ratio * train.steps))
+
+
 def learning_rate(train: Train, step: int) -> float:
-    """The rate of optimizer step `step`, counting from 1: a linear rise, then the decay."""
+    """The rate of optimizer step `step`, counting from 1: a linear rise, then the decay.
+
+    As transformers' schedules do, the decay begins with the first step after the rise and would end one
+    step after the last: no step is taken at a final rate of 0, which would change nothing.
+    """
     warmup = round(train.warmup_ratio * train.steps)
     if step <= warmup:
         return train.learning_rate * step / warmup
-    progress = (step - warmup) / max(1, train.steps - warmup)
+    progress = (step - 1 - warmup) / (train.steps - warmup)
     if train.decay == "constant":
         return train.learning_rate
     share = (1 + math.cos(math.pi * progress)) / 2 if train.decay == "cosine" else 1 - progress

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from opendllm.core.checkpoints.files import MODEL_FOLDER, PROVENANCE_FILE, steps
-from opendllm.core.checkpoints.loading import load_model, stop_token_ids_of, torch_device
+from opendllm.core.checkpoints.loading import load_model, read_config, stop_token_ids_of, torch_device
 from opendllm.core.checkpoints.pretrained import fetch
 from opendllm.core.checkpoints.tokenizer_files import id_count
 from opendllm.core.data.prepared import PreparedData, prepare_all, read_prepared
@@ -23,6 +23,7 @@ from opendllm.core.foundation.ranks import is_first_process, rank, started_by_la
 from opendllm.core.manifest.experiment_manifest import Variant, digest
 from opendllm.core.manifest.schema import Data, Manifest, TokenizerChoice
 from opendllm.core.manifest.variant_plugins import VariantPlugins
+from opendllm.core.networks.transformers_backbone import VOCABULARY_KEYS
 from opendllm.core.training.checkpoints import check_same_data, remove_left_overs, save_untrained
 from opendllm.core.training.progress import training_progress
 from opendllm.core.training.settings import batch_shape
@@ -92,6 +93,7 @@ def train_variant(variant: Variant, folder: Path, data_folder: Path, provenance:
                 folder=folder,
                 provenance={**provenance, **origin},
                 on_step=on_step,
+                pretrained=pretrained,
             )
         )
 
@@ -134,6 +136,7 @@ def _starting_model(variant: Variant, prepared: PreparedData, device: torch.devi
     if pretrained is not None:
         folder = fetch(pretrained)
         lm = load_model(folder, backbone, device, torch.float32, tokenizer.mask_token_id, id_count(tokenizer))
+        _check_adapters_suffice(variant, folder, lm)
         lm.eos_token_id = tokenizer.eos_token_id  # which ends the documents that it is trained on
         lm.stop_token_ids = stop_token_ids_of(folder, tokenizer)
         return lm
@@ -142,6 +145,25 @@ def _starting_model(variant: Variant, prepared: PreparedData, device: torch.devi
     lm = family.build(Vocabulary(id_count(tokenizer), tokenizer.mask_token_id, tokenizer.eos_token_id))
     lm.module.to(device)
     return lm
+
+
+def _check_adapters_suffice(variant: Variant, folder: Path, lm: DiffusionLM) -> None:
+    """Rows that the checkpoint lacks would be in no adapter, and nothing would train them.
+
+    Raises:
+        UserError: it was grown, and only adapters are trained.
+    """
+    train = variant.manifest.train
+    if train is None or train.lora is None:
+        return
+    config = read_config(folder)
+    rows = max(int(config.get(key) or 0) for key in VOCABULARY_KEYS)
+    if rows and lm.vocab_size > rows:
+        raise UserError(
+            f"train.lora: {folder} has a vocabulary of {rows}, and is grown to {lm.vocab_size} here: "
+            f"adapters neither train nor carry new rows. Name a token that it has and doesn't use as "
+            f"data.tokenizer.mask_token, or train whole matrices"
+        )
 
 
 def _rows(parts: Sequence[PreparedData], split: Split, data: Data, seed: int) -> Rows:

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from opendllm.core.checkpoints.files import steps
 from opendllm.core.data.rows import Rows
 from opendllm.core.foundation.process_group import summed
 from opendllm.core.foundation.ranks import rank, world_size
-from opendllm.core.launching.stopping import Stopped, StopRequest, stop_requests
+from opendllm.core.launching.stopping import EXIT_CODES, Stopped, StopRequest, stop_requests
 from opendllm.core.manifest.schema import Train
 from opendllm.core.toolkit.draws import hash_address, stream_id
 from opendllm.core.toolkit.noise import AddressedNoise
@@ -30,6 +31,12 @@ from opendllm.core.training.prefetcher import Prefetcher
 from opendllm.core.training.settings import batch_shape, learning_rate, zero_stage
 from opendllm.core.training.trackers import open_trackers
 from opendllm.core.training.trained_weights import TrainedWeights
+from opendllm.core.training.weight_checks import (
+    NonFiniteLossError,
+    check_nothing_is_lost,
+    check_untrained,
+    warning_where_little_moves,
+)
 from opendllm.registries.backbones import DiffusionLM, LossPart
 from opendllm.registries.errors import UserError
 from opendllm.registries.noise_schedules import NoiseSchedule
@@ -42,10 +49,6 @@ if TYPE_CHECKING:
 
 OnStep = Callable[[int, float, float], None]
 """Told (step, loss, tokens per second) after every step."""
-
-
-class NonFiniteLossError(UserError):
-    """The loss or a gradient is NaN or infinite; nothing of that step is saved."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ class TrainingRun:
         folder: the variant's; checkpoints and train.jsonl go there.
         provenance: travels with every checkpoint.
         on_step: for a progress bar.
+        pretrained: folder or hub id of the checkpoint that `lm` is; None where its weights were drawn.
     """
 
     settings: Train
@@ -85,6 +89,7 @@ class TrainingRun:
     folder: Path
     provenance: Mapping[str, Any]
     on_step: OnStep
+    pretrained: str | None = None
 
 
 def train(run: TrainingRun) -> None:
@@ -93,7 +98,7 @@ def train(run: TrainingRun) -> None:
     Raises:
         NonFiniteLossError: the loss is not finite; the last checkpoint is intact.
         UserError: the batch doesn't divide, no checkpoint can be used, or the disk can't be written.
-        Stopped: SIGTERM came; the step that was under way is saved.
+        Stopped: SIGTERM or Ctrl-C came; the step that was under way is saved.
     """
     try:
         with deepspeed_environment():
@@ -108,10 +113,12 @@ def train(run: TrainingRun) -> None:
 def _train(run: TrainingRun) -> None:
     settings = run.settings
     micro_batch, accumulation = batch_shape(settings, world_size())
-    weights, parameters = prepare_for_training(run.lm, settings, run.seed)
+    weights, parameters = prepare_for_training(run.lm, settings, run.seed, run.pretrained)
     run.lm.module.train()  # a loaded network comes ready to be read
     provenance = {**run.provenance, "parameters": parameters}
     saved = newest_whole(run.folder, provenance)
+    extended = saved.extended_to(settings.steps)
+    provenance |= {"extended": list(extended)} if extended else {}
     convert = saved.of_other_processes and zero_stage(settings) > 0
     with started_engine(run.lm.module, settings, micro_batch, accumulation, convert) as engine:
         if saved.step:
@@ -142,9 +149,11 @@ def _take_steps(
         with weights.evaluated():
             return held_out_loss(run.lm, run.held_out_rows, settings.held_out)
 
-    with closing(log), stop_requests() as stop:
+    with closing(log), stop_requests(lambda: _what_is_saved(run.folder)) as stop:
         if step == 0:
-            log.add(0, **_measured(measure()))
+            untrained = measure()
+            check_untrained(untrained)
+            log.add(0, **_measured(untrained))
         while step < settings.steps:
             step += 1
             started = time.perf_counter()
@@ -155,10 +164,11 @@ def _take_steps(
             seconds = time.perf_counter() - started
             tokens += step_tokens
             last = step == settings.steps
-            saving = last or stopping or _due(step, settings.checkpoint.every)
+            saving = last or stopping > 0 or _due(step, settings.checkpoint.every)
             measured = None
             if last or _due(step, settings.held_out.every) or (saving and settings.checkpoint.keep_best):
                 measured = measure()
+            check_nothing_is_lost(engine, run.lm, run.held_out_rows, step, measured, saving)
             log.add(
                 step,
                 loss=loss,
@@ -175,9 +185,9 @@ def _take_steps(
                 taken = TakenStep(step, {**provenance, "tokens": tokens}, measured)
                 save_step(engine, weights, run.tokenizer, run.folder, taken, settings.checkpoint)
             if stopping:
-                raise Stopped(f"stopped after step {step} of {settings.steps}, which is saved")
+                raise Stopped(f"stopped after step {step} of {settings.steps}, which is saved", stopping)
     if stop.made:  # during the last save
-        raise Stopped("stopped after the last step, which is saved")
+        raise Stopped("stopped after the last step, which is saved", stop.exit_code)
 
 
 def _measured(held_out_loss: float | None) -> dict[str, float]:
@@ -191,8 +201,10 @@ def _take_step(
     step: int,
     batches: Prefetcher[CorruptedStep],
     stop: StopRequest,
-) -> tuple[float, float, int, bool]:
-    """One optimizer step: (loss, gradient norm, real tokens of all ranks, whether any rank should stop)."""
+) -> tuple[float, float, int, int]:
+    """One optimizer step: (loss, gradient norm, real tokens of all ranks, the exit code where any rank was
+    asked to stop, else 0).
+    """
     corrupted = batches.take(step)
     corruptions = corrupted.micro_batches
     # What torch draws itself, for dropout say, is a function of the step too: a resumed run repeats it.
@@ -207,15 +219,22 @@ def _take_step(
             f"the loss of step {step} is {loss}: training stopped before the step; "
             f"lower train.learning_rate, or look at the data"
         )
-    norm = take_step(engine)
+    with warning_where_little_moves(engine, run.settings, step):
+        norm = take_step(engine)
     if not math.isfinite(norm):
         raise NonFiniteLossError(
             f"the gradients of step {step} are not finite: training stopped and did not save the step; "
             f"lower train.learning_rate, or look at the data"
         )
-    own = torch.stack([corrupted.data_tokens, torch.tensor(int(stop.made), device=engine.device)])
-    step_tokens, stopping = summed(own).tolist()
-    return loss, norm, step_tokens, stopping > 0
+    asked = [stop.made and stop.exit_code == code for code in EXIT_CODES]
+    own = torch.cat([corrupted.data_tokens[None], torch.tensor(asked, device=engine.device)])
+    step_tokens, *stopping = summed(own).tolist()
+    return (
+        loss,
+        norm,
+        step_tokens,
+        next((code for code, by in zip(EXIT_CODES, stopping, strict=True) if by), 0),
+    )
 
 
 def _corrupt_step(run: TrainingRun, step: int, micro_batch: int, accumulation: int) -> CorruptedStep:
@@ -260,6 +279,11 @@ def _data_tokens(read: TokenRows, first: int, samples: int) -> Tensor:
     real = (read.segments != PADDING_SEGMENT).sum(-1)
     by_sample = torch.zeros(samples, dtype=torch.int64, device=real.device)
     return by_sample.scatter_reduce(0, read.sample_index - first, real, "amax").sum()
+
+
+def _what_is_saved(folder: Path) -> str:
+    saved = steps(folder)
+    return f"step {saved[-1][0]} is saved in {saved[-1][1]}" if saved else "nothing is saved yet"
 
 
 def _due(step: int, every: int | None) -> bool:

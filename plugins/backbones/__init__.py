@@ -1,17 +1,34 @@
 """Backbones: names, options and where each is implemented."""
 
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from opendllm.plugins.backbones.presets import A2D, CAUSAL_LM, DREAM, LLADA, OPEN_DCODER, QWEN3
+from opendllm.plugins.backbones.presets import (
+    A2D,
+    CAUSAL_LM,
+    DREAM,
+    FAST_DLLM_V2,
+    LLADA,
+    LLADA2,
+    LLADA_MOE,
+    OPEN_DCODER,
+    QWEN3,
+    SDAR,
+    SDAR_MOE,
+)
 from opendllm.plugins.backbones.shapes import (
     causal_lm_architecture,
+    llada2_architecture,
     llada_architecture,
+    llada_moe_architecture,
     planned_architecture,
     qwen_architecture,
+    sdar_architecture,
+    sdar_moe_architecture,
 )
-from opendllm.registries import BackboneOptions, Register
+from opendllm.registries import AttentionKind, BackboneOptions, Register
 from opendllm.registries.architecture import Architecture
 
 HERE = "opendllm.plugins.backbones"
@@ -39,6 +56,11 @@ class LladaOptions(BackboneOptions):
     default_sampler: ClassVar[str] = "low-confidence"
 
     preset: Literal["nano", "8b"] = Field("nano", description="Size of a model built from scratch.")
+
+    @classmethod
+    def claims(cls, config: Mapping[str, Any]) -> bool:
+        """LLaDA-MoE calls itself `llada`, too."""
+        return super().claims(config) and "num_experts" not in config
 
     def architecture(self, vocab_size: int | None) -> Architecture | None:
         """See `BackboneOptions.architecture`."""
@@ -84,12 +106,103 @@ class A2dOptions(BackboneOptions):
         return planned_architecture(qwen_architecture, self.pretrained, A2D, self.preset, vocab_size)
 
 
+class _BlockOptions(BackboneOptions):
+    """Of families with block-causal attention."""
+
+    knows_block_length: ClassVar[bool] = True
+
+    attention: AttentionKind = Field(
+        "block-causal", description="Which positions see each other; a property of the checkpoint."
+    )
+
+
+class SdarOptions(_BlockOptions):
+    """Options of SDAR models."""
+
+    model_types: ClassVar[frozenset[str]] = frozenset({"sdar"})
+    default_sampler: ClassVar[str] = "block-steps"
+    known_ids: ClassVar[Mapping[str, int]] = {"mask_token_id": 151669}
+
+    preset: Literal["nano", "1.7b", "4b", "8b"] = Field(
+        "nano", description="Size of a model built from scratch."
+    )
+
+    def architecture(self, vocab_size: int | None) -> Architecture | None:
+        """See `BackboneOptions.architecture`."""
+        return planned_architecture(sdar_architecture, self.pretrained, SDAR, self.preset, vocab_size)
+
+
+class FastDllmV2Options(_BlockOptions):
+    """Options of Fast-dLLM v2 models."""
+
+    model_types: ClassVar[frozenset[str]] = frozenset({"Fast_dLLM_Qwen"})
+    default_sampler: ClassVar[str] = "block-steps"
+    known_ids: ClassVar[Mapping[str, int]] = {"mask_token_id": 151665, "eos_token_id": 151645}
+
+    preset: Literal["nano", "1.5b", "7b"] = Field("nano", description="Size of a model built from scratch.")
+
+    def architecture(self, vocab_size: int | None) -> Architecture | None:
+        """See `BackboneOptions.architecture`."""
+        return planned_architecture(qwen_architecture, self.pretrained, FAST_DLLM_V2, self.preset, vocab_size)
+
+
+class SdarMoeOptions(_BlockOptions):
+    """Options of sparse SDAR models."""
+
+    model_types: ClassVar[frozenset[str]] = frozenset({"sdar_moe"})
+    default_sampler: ClassVar[str] = "block-steps"
+    known_ids: ClassVar[Mapping[str, int]] = {"mask_token_id": 151669}
+
+    preset: Literal["nano", "30b-a3b"] = Field("nano", description="Size of a model built from scratch.")
+
+    def architecture(self, vocab_size: int | None) -> Architecture | None:
+        """See `BackboneOptions.architecture`."""
+        return planned_architecture(sdar_moe_architecture, self.pretrained, SDAR_MOE, self.preset, vocab_size)
+
+
+class LladaMoeOptions(BackboneOptions):
+    """Options of LLaDA-MoE models."""
+
+    model_types: ClassVar[frozenset[str]] = frozenset({"llada_moe", "lladamoe"})
+    default_sampler: ClassVar[str] = "low-confidence"
+    known_ids: ClassVar[Mapping[str, int]] = {"mask_token_id": 156895, "eos_token_id": 156892}
+
+    preset: Literal["nano", "7b-a1b"] = Field("nano", description="Size of a model built from scratch.")
+
+    @classmethod
+    def claims(cls, config: Mapping[str, Any]) -> bool:
+        """Some of its config.json files call it `llada`."""
+        return super().claims(config) or (config.get("model_type") == "llada" and "num_experts" in config)
+
+    def architecture(self, vocab_size: int | None) -> Architecture | None:
+        """See `BackboneOptions.architecture`."""
+        return planned_architecture(
+            llada_moe_architecture, self.pretrained, LLADA_MOE, self.preset, vocab_size
+        )
+
+
+class Llada2Options(_BlockOptions):
+    """Options of LLaDA2 models."""
+
+    model_types: ClassVar[frozenset[str]] = frozenset({"llada2_moe"})
+    default_sampler: ClassVar[str] = "block-steps"
+    known_ids: ClassVar[Mapping[str, int]] = {"mask_token_id": 156895, "eos_token_id": 156892}
+
+    preset: Literal["nano", "mini", "flash"] = Field(
+        "nano", description="Size of a model built from scratch."
+    )
+
+    def architecture(self, vocab_size: int | None) -> Architecture | None:
+        """See `BackboneOptions.architecture`."""
+        return planned_architecture(llada2_architecture, self.pretrained, LLADA2, self.preset, vocab_size)
+
+
 class CausalLmOptions(BackboneOptions):
     """Options of an autoregressive model turned bidirectional."""
 
     default_sampler: ClassVar[str] = "entropy"
 
-    preset: Literal["nano"] = Field("nano", description="Size of a LLaMA built from scratch.")
+    preset: Literal["nano", "llama-3.2-1b"] = Field("nano", description="Size of a LLaMA built from scratch.")
     logit_shift: bool = Field(
         True, description="Whether hidden state i-1 predicts token i, as the autoregressive model learnt it."
     )
@@ -141,4 +254,34 @@ def register_all(register: Register) -> None:
         options=CausalLmOptions,
         target=f"{HERE}.causal_lm:causal_lm",
         summary="any transformers causal LM made bidirectional, for continued pretraining",
+    )
+    register(
+        "sdar",
+        options=SdarOptions,
+        target=f"{HERE}.sdar:sdar",
+        summary="Qwen3-shaped, block-causal, no shift (SDAR, TraDo)",
+    )
+    register(
+        "sdar-moe",
+        options=SdarMoeOptions,
+        target=f"{HERE}.mixtures:sdar_moe",
+        summary="a Qwen3-MoE mixture, block-causal, no shift (SDAR-30B-A3B)",
+    )
+    register(
+        "llada-moe",
+        options=LladaMoeOptions,
+        target=f"{HERE}.mixtures:llada_moe",
+        summary="a mixture with a softmax router, no shift (LLaDA-MoE-7B-A1B)",
+    )
+    register(
+        "llada2",
+        options=Llada2Options,
+        target=f"{HERE}.llada2:llada2",
+        summary="a mixture with grouped sigmoid routing, block-causal, no shift (LLaDA2.0, 2.1)",
+    )
+    register(
+        "fast-dllm-v2",
+        options=FastDllmV2Options,
+        target=f"{HERE}.fast_dllm_v2:fast_dllm_v2",
+        summary="Qwen2-shaped, block-causal, logits shifted by one (Fast-dLLM v2)",
     )

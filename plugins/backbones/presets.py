@@ -99,6 +99,22 @@ CAUSAL_LM: dict[str, dict[str, Any]] = {
         "rope_theta": 10000.0,
         "tie_word_embeddings": True,
     },
+    # meta-llama/Llama-3.2-1B
+    "llama-3.2-1b": {
+        "vocab_size": 128256,
+        "hidden_size": 2048,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 16,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 64,
+        "max_position_embeddings": 131072,
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 500000.0,
+        "tie_word_embeddings": True,
+    },
 }
 
 _LLADA = {
@@ -149,5 +165,216 @@ LLADA: dict[str, dict[str, Any]] = {
         "n_heads": 32,
         "n_kv_heads": 32,
         "max_sequence_length": 4096,
+    },
+}
+
+_SDAR = {**_QWEN3, "architectures": ["SDARForCausalLM"], "model_type": "sdar", "block_size": 4}
+_SDAR_VOCABULARY = {"vocab_size": 151936, "num_key_value_heads": 8, "head_dim": 128}
+SDAR: dict[str, dict[str, Any]] = {
+    "nano": {**_SDAR, **_NANO_QWEN, "head_dim": 32},
+    # JetLM/SDAR-1.7B-Chat
+    "1.7b": {
+        **_SDAR,
+        **_SDAR_VOCABULARY,
+        "hidden_size": 2048,
+        "intermediate_size": 6144,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 16,
+        "max_position_embeddings": 32768,
+    },
+    # JetLM/SDAR-4B-Chat, Gen-Verse/TraDo-4B-Instruct
+    "4b": {
+        **_SDAR,
+        **_SDAR_VOCABULARY,
+        "hidden_size": 2560,
+        "intermediate_size": 9728,
+        "num_hidden_layers": 36,
+        "num_attention_heads": 32,
+        "max_position_embeddings": 32768,
+    },
+    # JetLM/SDAR-8B-Chat, Gen-Verse/TraDo-8B-Instruct
+    "8b": {
+        **_SDAR,
+        **_SDAR_VOCABULARY,
+        "hidden_size": 4096,
+        "intermediate_size": 12288,
+        "num_hidden_layers": 36,
+        "num_attention_heads": 32,
+        "max_position_embeddings": 32768,
+        "tie_word_embeddings": False,
+    },
+}
+
+_FAST_DLLM_V2 = {
+    **_QWEN2,
+    "architectures": ["Fast_dLLM_QwenForCausalLM"],
+    "model_type": "Fast_dLLM_Qwen",
+    "bd_size": 32,
+}
+FAST_DLLM_V2: dict[str, dict[str, Any]] = {
+    "nano": {**_FAST_DLLM_V2, **_NANO_QWEN, "tie_word_embeddings": True},
+    # Efficient-Large-Model/Fast_dLLM_v2_1.5B
+    "1.5b": {
+        **_FAST_DLLM_V2,
+        "vocab_size": 151936,
+        "hidden_size": 1536,
+        "intermediate_size": 8960,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 12,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 32768,
+        "tie_word_embeddings": True,
+    },
+    # Efficient-Large-Model/Fast_dLLM_v2_7B
+    "7b": {
+        **_FAST_DLLM_V2,
+        "vocab_size": 152064,
+        "hidden_size": 3584,
+        "intermediate_size": 18944,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+        "max_position_embeddings": 32768,
+        "tie_word_embeddings": False,
+    },
+}
+
+_SDAR_MOE = {
+    **_SDAR,
+    "architectures": ["SDARMoeForCausalLM"],
+    "model_type": "sdar_moe",
+    "norm_topk_prob": True,
+    "decoder_sparse_step": 1,
+    "mlp_only_layers": [],
+    "tie_word_embeddings": False,
+}
+SDAR_MOE: dict[str, dict[str, Any]] = {
+    "nano": {
+        **_SDAR_MOE,
+        **_NANO_QWEN,
+        "head_dim": 32,
+        "moe_intermediate_size": 88,
+        "num_experts": 8,
+        "num_experts_per_tok": 2,
+    },
+    # JetLM/SDAR-30B-A3B-Chat
+    "30b-a3b": {
+        **_SDAR_MOE,
+        "vocab_size": 151936,
+        "hidden_size": 2048,
+        "intermediate_size": 6144,
+        "moe_intermediate_size": 768,
+        "num_hidden_layers": 48,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 4,
+        "head_dim": 128,
+        "num_experts": 128,
+        "num_experts_per_tok": 8,
+        "max_position_embeddings": 32768,
+    },
+}
+
+_LLADA_MOE = {
+    "architectures": ["LLaDAMoEModelLM"],
+    "model_type": "llada_moe",
+    "hidden_act": "silu",
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "norm_topk_prob": False,
+    "qk_layernorm": True,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 50000.0,
+    "tie_word_embeddings": False,
+}
+LLADA_MOE: dict[str, dict[str, Any]] = {
+    "nano": {
+        **_LLADA_MOE,
+        "vocab_size": 512,
+        "hidden_size": 128,
+        "expert_intermediate_size": 88,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "num_experts": 8,
+        "num_experts_per_tok": 2,
+        "max_position_embeddings": 2048,
+    },
+    # inclusionAI/LLaDA-MoE-7B-A1B-Base
+    "7b-a1b": {
+        **_LLADA_MOE,
+        "vocab_size": 157184,
+        "hidden_size": 2048,
+        "expert_intermediate_size": 1024,
+        "num_hidden_layers": 16,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 16,
+        "num_experts": 64,
+        "num_experts_per_tok": 8,
+        "max_position_embeddings": 8192,
+    },
+}
+
+_LLADA2 = {
+    "architectures": ["LLaDA2MoeModelLM"],
+    "model_type": "llada2_moe",
+    "hidden_act": "silu",
+    "first_k_dense_replace": 1,
+    "norm_topk_prob": True,
+    "num_shared_experts": 1,
+    "partial_rotary_factor": 0.5,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 600000.0,
+    "routed_scaling_factor": 2.5,
+    "score_function": "sigmoid",
+    "moe_router_enable_expert_bias": True,
+    "tie_word_embeddings": False,
+}
+_LLADA2_PUBLISHED = {
+    "vocab_size": 157184,
+    "num_key_value_heads": 4,
+    "head_dim": 128,
+    "num_experts": 256,
+    "num_experts_per_tok": 8,
+    "n_group": 8,
+    "topk_group": 4,
+    "max_position_embeddings": 32768,
+}
+LLADA2: dict[str, dict[str, Any]] = {
+    "nano": {
+        **_LLADA2,
+        "block_length": 32,
+        "vocab_size": 512,
+        "hidden_size": 128,
+        "intermediate_size": 352,
+        "moe_intermediate_size": 48,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 32,
+        "num_experts": 16,
+        "num_experts_per_tok": 4,
+        "n_group": 4,
+        "topk_group": 2,
+        "max_position_embeddings": 2048,
+    },
+    # inclusionAI/LLaDA2.0-mini, LLaDA2.1-mini
+    "mini": {
+        **_LLADA2,
+        **_LLADA2_PUBLISHED,
+        "hidden_size": 2048,
+        "intermediate_size": 5120,
+        "moe_intermediate_size": 512,
+        "num_hidden_layers": 20,
+        "num_attention_heads": 16,
+    },
+    # inclusionAI/LLaDA2.0-flash, LLaDA2.1-flash
+    "flash": {
+        **_LLADA2,
+        **_LLADA2_PUBLISHED,
+        "hidden_size": 4096,
+        "intermediate_size": 9216,
+        "moe_intermediate_size": 1024,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
     },
 }

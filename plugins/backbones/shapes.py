@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from opendllm.registries.architecture import Architecture
+from opendllm.registries.architecture import Architecture, ExpertSizes
 from opendllm.registries.errors import UserError
 
 CONFIG_FILE = "config.json"
@@ -46,6 +47,44 @@ def _decoder(
         attention_bias=attention_bias,
         query_key_norm=query_key_norm,
     )
+
+
+def sdar_architecture(config: Mapping[str, Any]) -> Architecture:
+    """Of an SDAR config.json."""
+    return _decoder(config, query_key_norm=True)
+
+
+def sdar_moe_architecture(config: Mapping[str, Any]) -> Architecture:
+    """Of a sparse SDAR config.json."""
+    layers = range(config["num_hidden_layers"])
+    dense, step = config.get("mlp_only_layers") or [], config.get("decoder_sparse_step", 1)
+    sparse = sum(layer not in dense and (layer + 1) % step == 0 for layer in layers)
+    experts = ExpertSizes(
+        sparse, config["num_experts"], config["num_experts_per_tok"], config["moe_intermediate_size"]
+    )
+    return replace(_decoder(config, query_key_norm=True), experts=experts)
+
+
+def llada_moe_architecture(config: Mapping[str, Any]) -> Architecture:
+    """Of a LLaDA-MoE config.json."""
+    width = config["expert_intermediate_size"]
+    experts = ExpertSizes(
+        config["num_hidden_layers"], config["num_experts"], config["num_experts_per_tok"], width
+    )
+    sizes = {**config, "intermediate_size": config.get("dense_intermediate_size") or width}
+    return replace(_decoder(sizes, query_key_norm=True), experts=experts)
+
+
+def llada2_architecture(config: Mapping[str, Any]) -> Architecture:
+    """Of an LLaDA2 config.json."""
+    experts = ExpertSizes(
+        layers=config["num_hidden_layers"] - config["first_k_dense_replace"],
+        experts=config["num_experts"],
+        active=config["num_experts_per_tok"],
+        intermediate_size=config["moe_intermediate_size"],
+        shared=config["num_shared_experts"],
+    )
+    return replace(_decoder(config, query_key_norm=True), experts=experts)
 
 
 def llada_architecture(config: Mapping[str, Any]) -> Architecture:

@@ -14,7 +14,7 @@ class PerplexityOptions(BenchmarkOptions):
     """Options of held-out perplexity."""
 
     @property
-    def asks_likelihoods(self) -> bool:
+    def only_likelihoods(self) -> bool:
         """It is one."""
         return True
 

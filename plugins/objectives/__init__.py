@@ -11,7 +11,22 @@ from opendllm.registries.options import Bound
 HERE = "opendllm.plugins.objectives"
 
 
-class OpenDcoderOptions(ObjectiveOptions):
+class MaskedOptions(ObjectiveOptions):
+    """Options of every objective of masked tokens."""
+
+    complementary_masks: bool = Field(
+        False,
+        description="Read each row twice, the second time with just the other tokens masked, so that every "
+        "token is learnt.",
+    )
+
+    @property
+    def copies_per_row(self) -> int:
+        """See `ObjectiveOptions.copies_per_row`."""
+        return 2 if self.complementary_masks else 1
+
+
+class OpenDcoderOptions(MaskedOptions):
     """Options of Open-dLLM's objective."""
 
     form: Literal["release", "head"] = Field(
@@ -21,7 +36,7 @@ class OpenDcoderOptions(ObjectiveOptions):
     )
 
 
-class MdlmOptions(ObjectiveOptions):
+class MdlmOptions(MaskedOptions):
     """Options of the MDLM / MD4 objective."""
 
     noise_schedules: ClassVar[frozenset[str] | None] = None
@@ -31,7 +46,7 @@ class MdlmOptions(ObjectiveOptions):
     )
 
 
-class LladaOptions(ObjectiveOptions):
+class LladaOptions(MaskedOptions):
     """Options of LLaDA's objective."""
 
     form: Literal["pretraining", "sft"] = Field(
@@ -53,7 +68,7 @@ class LladaOptions(ObjectiveOptions):
         return self.form == "sft"
 
 
-class DreamOptions(ObjectiveOptions):
+class DreamOptions(MaskedOptions):
     """Options of Dream's objective."""
 
     weighting: Literal["1/t", "1-t", "cart"] = Field(
@@ -70,7 +85,7 @@ class DreamOptions(ObjectiveOptions):
         return self
 
 
-class Bd3lmOptions(ObjectiveOptions):
+class Bd3lmOptions(MaskedOptions):
     """Options of block diffusion."""
 
     trains: ClassVar[AttentionKind] = "block-causal"
@@ -80,6 +95,49 @@ class Bd3lmOptions(ObjectiveOptions):
     def positions_per_token(self) -> int:
         """A noisy and a clean one."""
         return 2
+
+
+class BlockOptions(MaskedOptions):
+    """Options of objectives that train a noisy half beside a clean one."""
+
+    trains: ClassVar[AttentionKind] = "block-causal"
+
+    @property
+    def positions_per_token(self) -> int:
+        """A noisy and a clean one."""
+        return 2
+
+
+class SdarOptions(BlockOptions):
+    """Options of SDAR's objective."""
+
+
+class Llada2Options(BlockOptions):
+    """Options of LLaDA2's objective."""
+
+    noise_range: tuple[float, float] = Field(
+        (0.3, 0.8), description="Least and most share of a document's tokens that are masked."
+    )
+    confidence_beta: float = Field(
+        0.0,
+        ge=0,
+        description="Weight of the entropy where the likeliest token is right (CAP); 0 is none.",
+    )
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> "Llada2Options":
+        low, high = self.noise_range
+        if not 0 < low <= high <= 1:
+            raise ValueError("noise_range is two probabilities above 0, the lower one first")
+        return self
+
+
+class FastDllmV2Options(BlockOptions):
+    """Options of Fast-dLLM v2's objective."""
+
+    complementary_masks: bool = Field(
+        True, description="Read each row twice, the second time with just the other tokens masked."
+    )
 
 
 class ArOptions(ObjectiveOptions):
@@ -233,4 +291,22 @@ def register_all(register: Register) -> None:
         options=GiddOptions,
         target=f"{HERE}.gidd:Gidd",
         summary="GIDD: masks mixed with uniform noise, weighed as published or as the NELBO",
+    )
+    register(
+        "sdar",
+        options=SdarOptions,
+        target=f"{HERE}.sdar:Sdar",
+        summary="SDAR: block diffusion with one time a document, ce / p",
+    )
+    register(
+        "llada2",
+        options=Llada2Options,
+        target=f"{HERE}.llada2:Llada2",
+        summary="LLaDA2: block diffusion, mean ce of masks from a noise range, optionally CAP",
+    )
+    register(
+        "fast-dllm-v2",
+        options=FastDllmV2Options,
+        target=f"{HERE}.fast_dllm_v2:FastDllmV2",
+        summary="Fast-dLLM v2: block diffusion over complementary views, mean ce",
     )

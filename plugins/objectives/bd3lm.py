@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-
-from opendllm.core.toolkit.segments import block_starts, noisy_then_clean
+from opendllm.core.toolkit.block_corruption import blocks_of, noisy_and_clean, with_complement
+from opendllm.core.toolkit.segments import block_starts
 from opendllm.plugins.objectives import Bd3lmOptions
-from opendllm.registries.errors import UserError
 from opendllm.registries.noise_schedules import NoiseSchedule
 from opendllm.registries.objectives import Corruption, Masking, Noise, Objective
-from opendllm.registries.sequences import ModelInputs, TokenRows
+from opendllm.registries.sequences import TokenRows
 
 MIN_TIME = 1e-3
 
@@ -23,11 +20,11 @@ class Bd3lm(Objective):
     """
 
     def __init__(self, options: Bd3lmOptions) -> None:
-        pass
+        self._complementary = options.complementary_masks
 
     def mask(self, rows: TokenRows, noise: Noise, schedule: NoiseSchedule) -> Masking:
         """One time a block, in [1e-3, 1] of the schedule's interval."""
-        drawn = noise.per_token("time").gather(1, block_starts(rows.segments, _blocks(rows)))
+        drawn = noise.per_token("time").gather(1, block_starts(rows.segments, blocks_of(rows, "bd3lm")))
         low, high = schedule.interval
         time = low + (high - low) * ((1 - MIN_TIME) * drawn + MIN_TIME)
         probability = schedule.mask_probability(time)
@@ -35,19 +32,13 @@ class Bd3lm(Objective):
 
     def corrupt(self, masking: Masking, schedule: NoiseSchedule, mask_token_id: int) -> Corruption:
         """The noisy half and the clean half; only the noisy one is scored."""
-        rows, masked = masking.rows, masking.masked
-        noisy = torch.where(masked, mask_token_id, rows.tokens)
-        clean = ModelInputs(rows.tokens, rows.segments, rows.positions)
-        return Corruption(
-            inputs=noisy_then_clean(clean, noisy, _blocks(rows)),
-            targets=torch.cat([rows.tokens, rows.tokens], dim=1),
-            scored=torch.cat([masked, torch.zeros_like(masked)], dim=1),
-            weight=schedule.elbo_weight(masking.time[masked]),
-            count=rows.maskable.sum().double(),
+        if self._complementary:
+            masking = with_complement(masking, schedule)
+        blocks = blocks_of(masking.rows, "bd3lm")
+        return noisy_and_clean(
+            masking,
+            blocks,
+            mask_token_id,
+            weight=schedule.elbo_weight(masking.time),
+            count=masking.rows.maskable.sum(),
         )
-
-
-def _blocks(rows: TokenRows) -> Tensor:
-    if rows.blocks is None:
-        raise UserError("objective bd3lm needs a model with block-causal attention")
-    return rows.blocks

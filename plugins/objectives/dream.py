@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from opendllm.core.toolkit.block_corruption import with_complement
 from opendllm.plugins.objectives import DreamOptions
 from opendllm.registries.noise_schedules import NoiseSchedule
 from opendllm.registries.objectives import Corruption, Masking, Noise, Objective
@@ -17,6 +18,7 @@ class Dream(Objective):
     """sum m w ce / sum m, with w = 1/t, 1 - t or CART (Dream 7B, arXiv:2508.15487)."""
 
     def __init__(self, options: DreamOptions) -> None:
+        self._complementary = options.complementary_masks
         self._weighting = options.weighting
         self._cart_p = options.cart_p
 
@@ -27,6 +29,8 @@ class Dream(Objective):
 
     def corrupt(self, masking: Masking, schedule: NoiseSchedule, mask_token_id: int) -> Corruption:
         """Hide the masked tokens; weigh each as the option says."""
+        if self._complementary:
+            masking = with_complement(masking, schedule)
         if self._weighting == "cart":
             weight = cart_weights(masking.masked, masking.rows.segments, self._cart_p)
         elif self._weighting == "1-t":

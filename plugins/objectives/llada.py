@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from opendllm.core.toolkit.block_corruption import with_complement
 from opendllm.core.toolkit.segments import document_starts
 from opendllm.plugins.objectives import LladaOptions
 from opendllm.registries.noise_schedules import NoiseSchedule
@@ -24,6 +25,7 @@ class Llada(Objective):
     """
 
     def __init__(self, options: LladaOptions) -> None:
+        self._complementary = options.complementary_masks
         self._sft = options.form == "sft"
         self._random_length_probability = 0.0 if self._sft else options.random_length_probability
 
@@ -41,6 +43,8 @@ class Llada(Objective):
 
     def corrupt(self, masking: Masking, schedule: NoiseSchedule, mask_token_id: int) -> Corruption:
         """Hide the masked tokens; weigh each with 1/p."""
+        if self._complementary:
+            masking = with_complement(masking, schedule)
         rows = masking.rows
         weight = 1 / masking.mask_probability
         count = (rows.segments != PADDING_SEGMENT).sum()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from opendllm.core.toolkit.block_corruption import with_complement
 from opendllm.plugins.objectives import MdlmOptions
 from opendllm.registries.noise_schedules import NoiseSchedule
 from opendllm.registries.objectives import Corruption, Masking, Noise, Objective
@@ -14,6 +15,7 @@ class Mdlm(Objective):
     """sum w(t) m ce / maskable tokens (MDLM, arXiv:2406.07524, eq. 10; MD4, arXiv:2406.04329)."""
 
     def __init__(self, options: MdlmOptions) -> None:
+        self._complementary = options.complementary_masks
         self._antithetic = options.times == "antithetic"
 
     def mask(self, rows: TokenRows, noise: Noise, schedule: NoiseSchedule) -> Masking:
@@ -27,5 +29,7 @@ class Mdlm(Objective):
 
     def corrupt(self, masking: Masking, schedule: NoiseSchedule, mask_token_id: int) -> Corruption:
         """Hide the masked tokens; weigh each with the schedule's ELBO weight at its row's time."""
+        if self._complementary:
+            masking = with_complement(masking, schedule)
         weight = schedule.elbo_weight(masking.time)
         return Corruption.of_masked(masking, mask_token_id, weight=weight, count=masking.rows.maskable.sum())

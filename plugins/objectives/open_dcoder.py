@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from opendllm.core.toolkit.block_corruption import with_complement
 from opendllm.core.toolkit.segments import document_starts
 from opendllm.plugins.objectives import OpenDcoderOptions
 from opendllm.registries.noise_schedules import NoiseSchedule
@@ -22,6 +23,7 @@ class OpenDcoder(Objective):
     """
 
     def __init__(self, options: OpenDcoderOptions) -> None:
+        self._complementary = options.complementary_masks
         self._form = options.form
 
     def mask(self, rows: TokenRows, noise: Noise, schedule: NoiseSchedule) -> Masking:
@@ -32,6 +34,8 @@ class OpenDcoder(Objective):
 
     def corrupt(self, masking: Masking, schedule: NoiseSchedule, mask_token_id: int) -> Corruption:
         """Hide the masked tokens; weigh the scored ones with 1/r."""
+        if self._complementary:
+            masking = with_complement(masking, schedule)
         scored = masking.masked & ~document_starts(masking.rows.segments)
         return Corruption.of_masked(
             masking, mask_token_id, weight=1 / masking.mask_probability, count=scored.sum(), scored=scored

@@ -86,6 +86,38 @@ class EntropyBoundedOptions(SamplerOptions):
     )
 
 
+class BlockStepsOptions(SamplerOptions):
+    """Options of block diffusion's samplers."""
+
+    without_effect: ClassVar[frozenset[str]] = frozenset({"alg_temp", "steps"})
+
+    rule: Literal["dynamic", "static", "sequential", "near-best", "entropy-bound"] = Field(
+        "dynamic", description="What is committed at a step; see the sampler."
+    )
+    threshold: float = Field(0.85, ge=0, le=1, description="Of the confidence, for dynamic and near-best.")
+    block_steps: int | None = Field(
+        None, ge=1, description="Denoising steps of a block; by default one a position."
+    )
+    entropy_bound: float = Field(0.35, gt=0, description="Of the sum of entropies, in nats.")
+    confidence: Literal["tempered", "filtered"] = Field(
+        "tempered",
+        description="Whether it is read before top-p and top-k, as SDAR's evaluation does, or after them.",
+    )
+
+    @model_validator(mode="after")
+    def _has_effect(self) -> BlockStepsOptions:
+        read = {
+            "threshold": ("dynamic", "near-best"),
+            "block_steps": ("dynamic", "static", "sequential"),
+            "entropy_bound": ("entropy-bound",),
+            "confidence": ("dynamic", "static", "near-best"),
+        }
+        for name in sorted(self.model_fields_set & read.keys()):
+            if self.rule not in read[name]:
+                raise ValueError(f"{name} has no effect with rule {self.rule}")
+        return self
+
+
 class RemdmOptions(SamplerOptions):
     """Options of the remasking sampler."""
 
@@ -281,6 +313,12 @@ def register_all(register: Register) -> None:
         options=DreamonOptions,
         target=f"{HERE}.dreamon:Dreamon",
         summary="one token a step; masks may expand into two or be deleted (DreamOn)",
+    )
+    register(
+        "block-steps",
+        options=BlockStepsOptions,
+        target=f"{HERE}.block_steps:BlockSteps",
+        summary="static, dynamic or sequential commits in a block (SDAR, LLaDA2.0, dInfer, Fast-dLLM v2)",
     )
     register(
         "uniform-ancestral",

@@ -67,12 +67,6 @@ def test_causal_likelihood_is_the_chain_rule(shifted: str) -> None:
     assert float(found.variance) == 0
 
 
-@pytest.mark.parametrize("shifted", ["open-dcoder", "dream"])
-def test_a_block_causal_checkpoint_that_is_shifted_is_refused(shifted: str) -> None:
-    with pytest.raises(UserError, match=rf"{shifted}.*block-causal"):
-        build(shifted, attention="block-causal", block_length=3)
-
-
 def test_block_causal_sees_its_own_and_earlier_blocks() -> None:
     lm = build("llada", attention="block-causal", block_length=3)
     tokens = torch.randint(1, 19, (1, 9), generator=torch.Generator().manual_seed(1))

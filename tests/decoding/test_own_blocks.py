@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
@@ -47,5 +49,12 @@ def test_later_tokens_do_not_matter_to_a_block() -> None:
 
 
 def test_blocks_of_another_length_are_refused() -> None:
-    with pytest.raises(UserError, match="block_length has no effect with a block-causal checkpoint"):
-        run(torch.tensor([[1, MASK, MASK]]), "entropy", block_length=2)
+    with pytest.raises(UserError, match="block_length is 3, and this checkpoint's blocks of 4 have no such"):
+        run(torch.tensor([[1, MASK, MASK]]), "entropy", block_length=3)
+
+
+def test_sub_blocks_are_written_from_left_to_right() -> None:
+    decoded = run(torch.tensor([[1, *[MASK] * 7]]), "entropy", block_length=2)
+    open_masks = [set((canvas[0] == MASK).nonzero()[:, 0].tolist()) for canvas in decoded.trace]
+    for before, after in itertools.pairwise(open_masks):
+        assert {column // 2 for column in before - after} <= {min(before) // 2}

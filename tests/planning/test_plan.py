@@ -98,6 +98,20 @@ def test_published_pretraining_reads_a_million_million_tokens(planned: Answer) -
     assert training["seconds"] / 3600 == pytest.approx(hours)
 
 
+def test_a_row_that_is_read_twice_costs_twice(planned: Answer) -> None:
+    """UDLM's model reads each clean row too, unless it leaves the reconstruction out."""
+
+    def flops(**options: str) -> float:
+        uniform = "train.noise_schedule={name: linear, options: {destination: uniform}}"
+        chosen = ["train.objective={name: udlm}", uniform, "generate.sampler={name: uniform-ancestral}"]
+        chosen += [f"train.objective.options.{key}={value}" for key, value in options.items()]
+        settings = [part for each in chosen for part in ("--set", each)]
+        [found] = planned(PRETRAINING, *settings).values()
+        return float(found["training"]["flops"])
+
+    assert flops() == pytest.approx(2 * flops(zero_recon_loss="true"))
+
+
 def test_time_falls_with_devices_peak_and_utilisation(planned: Answer) -> None:
     def seconds(*arguments: str) -> float:
         [found] = planned(PRETRAINING, *arguments).values()

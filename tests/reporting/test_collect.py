@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from opendllm.core.reporting.collect import read_study
+from opendllm.core.reporting.tables import notes, training_table
 from opendllm.registries.errors import UserError
 
 from .conftest import FakeRun
@@ -181,3 +182,16 @@ def test_numbers_that_are_not_finite_are_missing(run: FakeRun) -> None:
     path.write_text('{"metrics": {"perplexity": {"value": NaN, "low": -Infinity, "high": 1e999}}}')
     estimate = read_study([run.folder]).variants[1].benchmarks["perplexity"].metrics["perplexity"]
     assert (estimate.value, estimate.low, estimate.high) == (None, None, None)
+
+
+def test_a_loss_that_is_no_number_is_not_replaced_by_an_earlier_one(run: FakeRun) -> None:
+    """As older versions logged it: the report would show the untrained loss as the last."""
+    with (run.folder / "zebra/train.jsonl").open("a") as file:
+        file.write('{"step": 4, "loss": 2.0, "held_out_loss": NaN}\n')
+    study = read_study([run.folder])
+    [zebra] = [variant for variant in study.variants if variant.label == "zebra"]
+    assert zebra.training is not None
+    assert zebra.training.lost_from == 4
+    [row] = [row for row in training_table(study).rows if row[0].value == "zebra"]
+    assert row[-1].value == "6.30 → -"
+    assert "zebra: its losses are no numbers from step 4 on: its weights are lost" in notes(study)

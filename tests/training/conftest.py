@@ -130,7 +130,7 @@ class Commands:
         *arguments: str,
         cwd: Path,
         ranks: int = 1,
-        signal: tuple[int, int] | None = None,
+        signal: tuple[int, ...] | None = None,
         count: Path | None = None,
     ) -> Outcome:
         """See fork_server.py."""
@@ -141,7 +141,7 @@ class Commands:
         *arguments: str,
         cwd: Path,
         ranks: int = 1,
-        signal: tuple[int, int] | None = None,
+        signal: tuple[int, ...] | None = None,
         count: Path | None = None,
     ) -> tuple[list[int], Path]:
         """(process ids, the file that they print into)."""

@@ -1,15 +1,15 @@
 """A process that has imported everything, and forks one for each `platform` command that it is told.
 
 Reads JSON lines from standard input, answers each with one on the descriptor that its argument numbers:
-{"cwd", "arguments", "ranks", "log", "signal": [number, event] or null, "count": file or null}
+{"cwd", "arguments", "ranks", "log", "signal": [number, event, ...] or null, "count": file or null}
     starts `platform ARGUMENTS` in as many processes; answers {"pids": [...]}.
 {"wait": pids}
     answers {"codes": [...]}, negative where a signal killed one.
 
 `signal` makes each process send itself that signal at its event-th call or return of a function, C
-functions among them: the same moment each time, but for a few. A negative event is the moment right after
-a save renames a folder for the -event-th time. `count` makes it write down how many events there were, at
-which saves began and ended, and how many folders they renamed.
+functions among them: the same moment each time, but for a few; with several events several times. A
+negative event is the moment right after a save renames a folder for the -event-th time. `count` makes it
+write down how many events there were, at which saves began and ended, and how many folders they renamed.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def watch(at: tuple[int, int] | None, count: str | None) -> None:
+def watch(at: tuple[int, ...] | None, count: str | None) -> None:
     """Count the main thread's function calls and returns from here on."""
     number = 0
     saves: list[int] = []
@@ -53,7 +53,7 @@ def watch(at: tuple[int, int] | None, count: str | None) -> None:
             saves.append(number)
         renamed = kind == "c_return" and function is os.rename and len(saves) % 2 == 1
         renames += renamed
-        if at is not None and (number == at[1] or (renamed and renames == -at[1])):
+        if at is not None and (number in at[1:] or (renamed and -renames in at[1:])):
             os.kill(os.getpid(), at[0])
 
     def write() -> None:
@@ -71,6 +71,7 @@ def run(request: dict[str, Any], rank: int, port: int) -> None:
     log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for descriptor in (1, 2):
         os.dup2(log, descriptor)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(request["cwd"])
     if request["ranks"] > 1:
         os.environ.update(

@@ -45,10 +45,11 @@ def test_adapters_are_saved_as_peft_does_and_merged(make_run: MakeRun, backbone:
     from peft import PeftModel
 
     start = make_run("start", backbone=backbone, objective=backbone).lm
+    targets = ["q_proj", "down_proj", *(["lm_head"] if backbone == "llada" else [])]  # the other's is tied
     run = make_run(
         backbone=backbone,
         objective=backbone,
-        lora={"rank": 4, "alpha": 8, "targets": ["q_proj", "down_proj"]},
+        lora={"rank": 4, "alpha": 8, "targets": targets},
         steps=5,
         learning_rate=1e-2,
         deepspeed={"zero_optimization": {"stage": stage}},
@@ -65,14 +66,15 @@ def test_adapters_are_saved_as_peft_does_and_merged(make_run: MakeRun, backbone:
         if not torch.equal(tensor, start.module.state_dict()[name])
     }
     assert changed
-    assert all(name.endswith(("q_proj.weight", "down_proj.weight")) for name in changed)
+    assert all(name.endswith(tuple(f"{target}.weight" for target in targets)) for name in changed)
     with torch.no_grad():
-        ours = merged.hidden_states(inputs())
+        ours = merged.project(merged.hidden_states(inputs()))
         adapted = PeftModel.from_pretrained(start.network, str(step / "adapter"))
-        theirs = start.hidden_states(inputs())
+        theirs = start.project(start.hidden_states(inputs()))
         assert torch.allclose(ours, theirs, atol=1e-5)
         with adapted.disable_adapter():
-            assert not torch.allclose(ours, start.hidden_states(inputs()), atol=1e-3), "the control"
+            plain = start.project(start.hidden_states(inputs()))
+            assert not torch.allclose(ours, plain, atol=1e-3), "the control"
 
 
 def test_a_run_with_adapters_goes_on_bit_equal(make_run: MakeRun) -> None:
@@ -108,6 +110,13 @@ def test_a_run_with_adapters_goes_on_bit_equal(make_run: MakeRun) -> None:
 def test_adapters_on_nothing_are_an_error(make_run: MakeRun, targets: Any, named: str) -> None:
     with pytest.raises(UserError, match=rf"train\.lora\.targets: .*{named}"):
         train(make_run(lora={"targets": targets}))
+
+
+def test_an_adapter_on_tied_weights_is_an_error(make_run: MakeRun) -> None:
+    run = make_run(lora={"targets": ["q_proj", "lm_head"]})
+    assert run.lm.network.get_output_embeddings().weight is run.lm.network.get_input_embeddings().weight
+    with pytest.raises(UserError, match=r"lm_head has its weights in common with model\.embed_tokens"):
+        train(run)
 
 
 def test_a_missing_package_says_how_to_get_it(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from opendllm.core.training.trainer import NonFiniteLossError, TrainingRun, train
+from opendllm.core.training.trainer import TrainingRun, train
+from opendllm.core.training.weight_checks import NonFiniteLossError
 from opendllm.registries.errors import UserError
 
 MakeRun = Callable[..., TrainingRun]

@@ -48,17 +48,18 @@ def until(what: Callable[[], bool], process: subprocess.Popen[str]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
 def test_processes_started_here_save_when_asked_and_say_how_to_go_on(
-    commands: Any, workspace: Path, curve: Curve
+    commands: Any, workspace: Path, curve: Curve, sent: int
 ) -> None:
     arguments = ["run", "short.yaml", "--only", "train", "--set", "train.steps=20"]
     launched = start(*PLATFORM, *arguments, "--launcher", "local:2", cwd=workspace)
     run = workspace / "runs" / "short"
     log = run / "default" / "train.jsonl"
     until(lambda: log.is_file() and log.read_text().count("\n") > 2, launched)
-    launched.terminate()
+    launched.send_signal(sent)
     said, errors = launched.communicate()
-    assert launched.returncode == 0, errors
+    assert launched.returncode == 128 + sent, errors
     [(step, command)] = re.findall(r"stopped after step (\d+) of 20, which is saved; resume with: (.*)", said)
     assert shlex.split(command) == ["platform", *arguments, "--launcher", "local:2"]
     about = json.loads((run / "default" / "checkpoints" / f"step-{step}" / "provenance.json").read_text())

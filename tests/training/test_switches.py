@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 
 from opendllm.core.checkpoints.files import steps
 from opendllm.core.training.held_out import held_out_loss
-from opendllm.core.training.trainer import NonFiniteLossError, TrainingRun, train
+from opendllm.core.training.trainer import TrainingRun, train
+from opendllm.core.training.weight_checks import NonFiniteLossError
 from opendllm.registries.errors import UserError
 from opendllm.registries.objectives import Corruption
 

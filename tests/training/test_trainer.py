@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 
 from opendllm.core.checkpoints.files import CHECKPOINTS_FOLDER, steps
 from opendllm.core.checkpoints.loading import backbone_of, load_checkpoint
-from opendllm.core.training.trainer import NonFiniteLossError, TrainingRun, train
+from opendllm.core.training.trainer import TrainingRun, train
+from opendllm.core.training.weight_checks import NonFiniteLossError
 from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.noise_schedules import NoiseSchedule
 from opendllm.registries.objectives import Corruption, Masking, Noise, Objective

@@ -1,0 +1,88 @@
+"""Corruptions that several masked objectives share: two halves a row, and complementary views."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from opendllm.core.toolkit.segments import noisy_then_clean
+from opendllm.registries.errors import UserError
+from opendllm.registries.noise_schedules import NoiseSchedule
+from opendllm.registries.objectives import Corruption, Masking
+from opendllm.registries.sequences import ModelInputs, TokenRows
+
+MIN_PROBABILITY = 1e-3
+"""Of the complement's masks, so that no weight is above its reciprocal."""
+
+
+def blocks_of(rows: TokenRows, objective: str) -> Tensor:
+    """[B, L] the model's blocks.
+
+    Raises:
+        UserError: it has none.
+    """
+    if rows.blocks is None:
+        raise UserError(f"objective {objective} needs a model with block-causal attention")
+    return rows.blocks
+
+
+def noisy_and_clean(
+    masking: Masking,
+    blocks: Tensor,
+    mask_token_id: int,
+    *,
+    weight: Tensor,
+    count: Tensor,
+    scored: Tensor | None = None,
+) -> Corruption:
+    """The noisy row and then the clean one, 2L positions; only the noisy half is scored (BD3LM).
+
+    Args:
+        masking: which tokens are masked.
+        blocks: [B, L] the model's.
+        mask_token_id: what stands in their place.
+        weight: [B, L], of which only scored positions are read.
+        count: scalar, of any dtype.
+        scored: [B, L] bool, the masked tokens that are scored; None for all of them.
+    """
+    rows, masked = masking.rows, masking.masked
+    scored = masked if scored is None else scored
+    noisy = torch.where(masked, mask_token_id, rows.tokens)
+    clean = ModelInputs(rows.tokens, rows.segments, rows.positions)
+    return Corruption(
+        inputs=noisy_then_clean(clean, noisy, blocks),
+        targets=torch.cat([rows.tokens, rows.tokens], dim=1),
+        scored=torch.cat([scored, torch.zeros_like(scored)], dim=1),
+        weight=weight[scored],
+        count=count.double(),
+    )
+
+
+def with_complement(masking: Masking, schedule: NoiseSchedule) -> Masking:
+    """2B rows: the B as they are, then the same with just the other maskable tokens masked.
+
+    Every maskable token is learnt in one of the two views (Fast-dLLM v2, arXiv:2509.26328, section 3.2).
+    """
+    rows = masking.rows
+    other = (1 - masking.mask_probability).clamp(min=MIN_PROBABILITY)
+    doubled = replace(
+        rows,
+        tokens=_twice(rows.tokens),
+        segments=_twice(rows.segments),
+        positions=_twice(rows.positions),
+        maskable=_twice(rows.maskable),
+        sample_index=_twice(rows.sample_index),
+        blocks=None if rows.blocks is None else _twice(rows.blocks),
+    )
+    return Masking(
+        torch.cat([masking.masked, rows.maskable & ~masking.masked]),
+        torch.cat([masking.mask_probability, other]),
+        torch.cat([masking.time, schedule.time_of(other)]),
+        doubled,
+    )
+
+
+def _twice(tensor: Tensor) -> Tensor:
+    return torch.cat([tensor, tensor])

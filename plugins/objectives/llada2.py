@@ -1,0 +1,58 @@
+"""LLaDA2's objective."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from opendllm.core.toolkit.block_corruption import blocks_of, noisy_and_clean, with_complement
+from opendllm.plugins.objectives import Llada2Options
+from opendllm.registries.noise_schedules import NoiseSchedule
+from opendllm.registries.objectives import Corruption, Masking, Noise, Objective, ScoredPositions
+from opendllm.registries.sequences import TokenRows
+
+
+class Llada2(Objective):
+    """Mean cross-entropy of masked tokens, their share drawn from a range (inclusionAI/dFactory @92b68908).
+
+    With `confidence_beta`, confidence-aware parallel training (CAP) adds beta times the entropy wherever the
+    most probable token is the right one. dFactory averages these entropies over those positions and each
+    micro-batch by itself; here both sums are divided by the global batch's number of masked tokens, so that
+    the loss doesn't depend on how rows are batched.
+    """
+
+    def __init__(self, options: Llada2Options) -> None:
+        self._low, self._high = options.noise_range
+        self._beta = options.confidence_beta
+        self._complementary = options.complementary_masks
+        self.reads_distributions = self._beta > 0
+
+    def mask(self, rows: TokenRows, noise: Noise, schedule: NoiseSchedule) -> Masking:
+        """Each token with its document's probability."""
+        probability = noise.per_document("time") * (self._high - self._low) + self._low
+        masked = rows.maskable & (noise.per_token("mask") < probability)
+        return Masking(masked, probability, probability, rows)
+
+    def corrupt(self, masking: Masking, schedule: NoiseSchedule, mask_token_id: int) -> Corruption:
+        """The noisy half and the clean half; masked tokens are scored, with weight 1."""
+        if self._complementary:
+            masking = with_complement(masking, schedule)
+        corruption = noisy_and_clean(
+            masking,
+            blocks_of(masking.rows, "llada2"),
+            mask_token_id,
+            weight=torch.ones_like(masking.mask_probability),
+            count=masking.masked.sum(),
+        )
+        return replace(corruption, time=masking.time[masking.masked], ids=masking.rows.ids)
+
+    def position_losses(self, logits: Tensor, positions: ScoredPositions, schedule: NoiseSchedule) -> Tensor:
+        """Cross-entropy, and beta times the entropy where the argmax is the target."""
+        surprise = cross_entropy(logits, positions.clean, reduction="none")
+        log_probability = logits.log_softmax(-1)
+        entropy = -(log_probability.exp() * log_probability).sum(-1)
+        right = logits.argmax(-1) == positions.clean
+        return surprise + self._beta * torch.where(right, entropy, 0.0)

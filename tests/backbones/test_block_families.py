@@ -1,0 +1,352 @@
+"""Block-diffusion families: what their published code computes, and what their files look like."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from opendllm.core import load
+from opendllm.core.language_model import LanguageModel
+from opendllm.core.toolkit.segments import document_positions
+from opendllm.registries.backbones import DistributionLoss
+from opendllm.registries.discovery import installed_plugins
+from opendllm.registries.errors import UserError
+from opendllm.registries.objectives import Masking
+from opendllm.registries.sequences import ModelInputs, TokenIds, TokenRows
+
+from ..golden_vectors import Entry, Vectors, golden, golden_entries
+
+FAMILIES = ("sdar", "llada2", "fast-dllm-v2")
+PLUGINS = installed_plugins()
+
+
+def forwards(expected: dict[str, Any]) -> list[dict[str, Any]]:
+    first = expected["forward"]
+    return [*(first if isinstance(first, list) else [first])]
+
+
+@golden(*FAMILIES)
+def test_logits_and_every_argmax(vectors: Vectors) -> None:
+    for content in forwards(vectors.expected):
+        with Entry({**content, "attention": None}) as forward:
+            forward.take("attention")
+            model = vectors.with_blocks(forward.take("block_length"))
+            tokens = torch.tensor(forward.take("input_ids"))
+            logits = model.logits(tokens)
+            row = torch.tensor(forward.take("aligned_logits_row0"))
+            torch.testing.assert_close(logits[0], row, atol=1e-4, rtol=0)
+            assert logits.argmax(-1).tolist() == forward.take("aligned_logits_argmax")
+            if "router_row0" in forward:
+                check_routers(model, tokens[:1], forward.take("router_row0"))
+            for other in forward.take("other_block_lengths") if "other_block_lengths" in forward else []:
+                logits = vectors.with_blocks(other["block_length"]).logits(tokens)
+                assert logits.argmax(-1).tolist() == other["aligned_logits_argmax"]
+                few = torch.tensor(other["aligned_logits_row0_first4"])
+                torch.testing.assert_close(logits[0, :, :4], few, atol=1e-4, rtol=0)
+
+
+def check_routers(model: LanguageModel, tokens: Tensor, routers: list[dict[str, Any]]) -> None:
+    """Each token's experts and their weights, in any order."""
+    found: dict[int, tuple[Tensor, Tensor]] = {}
+    handles = []
+    for router in routers:
+        gate = model.lm.network.get_submodule(f"model.layers.{router['layer']}.mlp.gate")
+
+        def keep(_module: Any, _inputs: Any, output: Any, layer: int = router["layer"]) -> None:
+            found[layer] = (output[1], output[2])
+
+        handles.append(gate.register_forward_hook(keep))
+    model.logits(tokens)
+    for handle in handles:
+        handle.remove()
+    for router in routers:
+        weights, experts = found[router["layer"]]
+        for token, wanted in enumerate(router["experts"]):
+            ours = dict(zip(experts[token].tolist(), weights[token].tolist(), strict=True))
+            theirs = dict(zip(wanted, router["weights"][token], strict=True))
+            assert ours == pytest.approx(theirs, abs=1e-4)
+
+
+@golden("llada2")
+def test_llada2_reads_other_blocks(vectors: Vectors) -> None:
+    with Entry(vectors.expected["forward_block4"]) as forward:
+        forward.take("attention")
+        logits = vectors.with_blocks(forward.take("block_length")).logits(
+            torch.tensor(forward.take("input_ids"))
+        )
+        assert logits.argmax(-1).tolist() == forward.take("aligned_logits_argmax")
+        positions = forward.take("aligned_logits_row0_positions")
+        rows = torch.tensor(forward.take("aligned_logits_row0"))
+        torch.testing.assert_close(logits[0, positions], rows, atol=1e-4, rtol=0)
+
+
+@golden("sdar")
+def test_sdar_reads_noisy_and_clean_halves(vectors: Vectors) -> None:
+    with Entry(vectors.expected["training_forward"]) as forward:
+        for key in ("layout", "attention"):
+            forward.take(key)
+        model = vectors.with_blocks(forward.take("block_length"))
+        rows = token_rows(model, torch.tensor(forward.take("x_0")))
+        masked = torch.tensor(forward.take("masked"))
+        corruption = corrupted("sdar", rows, masked, torch.ones(masked.shape))
+        noisy, clean = corruption.inputs.tokens.chunk(2, dim=1)
+        assert noisy.tolist() == forward.take("x_t")
+        assert torch.equal(clean, rows.tokens)
+        with torch.no_grad():
+            logits = model.lm.project(model.lm.hidden_states(corruption.inputs))
+        of_noisy, of_clean = logits.chunk(2, dim=1)
+        assert of_noisy.argmax(-1).tolist() == forward.take("aligned_logits_argmax_x_t")
+        assert of_clean.argmax(-1).tolist() == forward.take("aligned_logits_argmax_x_0")
+        row, last = (torch.tensor(forward.take(f"aligned_logits_row0_x_{n}")) for n in ("t", "0_last"))
+        torch.testing.assert_close(of_noisy[0], row, atol=1e-4, rtol=0)
+        torch.testing.assert_close(of_clean[0, -1], last, atol=1e-4, rtol=0)
+
+
+def token_rows(
+    model: LanguageModel, tokens: Tensor, maskable: Tensor | None = None, segments: Tensor | None = None
+) -> TokenRows:
+    segments = torch.zeros_like(tokens) if segments is None else segments
+    positions = document_positions(segments)
+    return TokenRows(
+        tokens,
+        segments,
+        positions,
+        torch.ones_like(tokens).bool() if maskable is None else maskable,
+        torch.arange(len(tokens)),
+        blocks=model.lm.attention.blocks(positions),
+        ids=TokenIds(model.lm.vocab_size, model.lm.mask_token_id),
+    )
+
+
+def corrupted(name: str, rows: TokenRows, masked: Tensor, probability: Tensor, **options: Any) -> Any:
+    schedule = PLUGINS.noise_schedules.get("linear").build()
+    masking = Masking(masked, probability.double(), probability.double(), rows)
+    assert rows.ids is not None
+    return PLUGINS.objectives.get(name).build(options).corrupt(masking, schedule, rows.ids.mask_token_id)
+
+
+def likelihoods(model: LanguageModel, corruption: Any) -> Tensor:
+    with torch.no_grad():
+        return model.lm.negative_log_likelihood(corruption.inputs, corruption.targets, corruption.scored)
+
+
+@golden("sdar")
+def test_sdar_loss_of_packed_documents(vectors: Vectors) -> None:
+    with Entry(vectors.expected["loss"]["pretrain"]) as loss:
+        for key in ("code", "eps", "gradient_norm", "t"):
+            loss.take(key)
+        model = vectors.with_blocks(loss.take("block_length"))
+        lengths = loss.take("packed_sample_lengths")
+        segments = torch.stack(
+            [torch.arange(len(row)).repeat_interleave(torch.tensor(row)) for row in lengths]
+        )
+        labelled = torch.tensor(loss.take("labels")) >= 0
+        rows = token_rows(model, torch.tensor(loss.take("input_ids")), labelled, segments)
+        real = segments != segments[:, -1:]  # the last is padding, whose positions the packer leaves at 0
+        assert rows.positions[real].tolist() == torch.tensor(loss.take("position_ids"))[real].tolist()
+        masked = torch.tensor(loss.take("masked"))
+        corruption = corrupted("sdar", rows, masked, torch.tensor(loss.take("mask_probability")))
+        assert corruption.inputs.tokens.chunk(2, dim=1)[0].tolist() == loss.take("x_t")
+        nll = likelihoods(model, corruption)
+        wanted = torch.tensor(loss.take("token_negative_log_likelihood"))
+        torch.testing.assert_close(nll, wanted[masked], atol=1e-4, rtol=0)
+        assert int(corruption.count) == loss.take("answer_tokens")
+        ours = float((corruption.weight * nll).sum() / corruption.count)
+        assert ours == pytest.approx(loss.take("loss"), abs=1e-4)
+
+
+@golden_entries("loss", "llada2")
+def test_llada2_loss(vectors: Vectors, entry: dict[str, Any]) -> None:
+    """Each micro-batch's mean; the published trainer averages these equally, ours by their tokens."""
+    with Entry(entry) as loss:
+        for key in ("objective", "seq_len", "noise_range"):
+            loss.take(key)
+        model = vectors.with_blocks(loss.take("block_length"))
+        same, beta = (
+            loss.take("same_token_labels"),
+            loss.take("confidence_beta") if "confidence_beta" in loss else None,
+        )
+        means = []
+        counts = loss.take("micro_batch_labels")
+        extra: list[list[float]] = [
+            loss.take(key) if key in loss else [] for key in ("consistency_loss", "confidence_loss")
+        ]
+        wanted_nll, wanted = loss.take("per_token_nll"), loss.take("loss")
+        for number, examples in enumerate(loss.take("micro_batches")):
+            masked = torch.tensor([example["labels"] for example in examples]) >= 0
+            rows = token_rows(model, torch.tensor([example["input_ids"] for example in examples]))
+            corruption = corrupted("llada2", rows, masked, torch.full(masked.shape, 0.5))
+            noisy = corruption.inputs.tokens.chunk(2, dim=1)[0].tolist()
+            assert noisy == [example["noisy_input_ids"] for example in examples]
+            if same:
+                nll = likelihoods(model, corruption)
+                scored = masked
+            else:  # dFactory's other labels, as for a shifted model, which no published checkpoint is
+                nll = next_token_likelihoods(model, corruption, rows.tokens, masked)
+                scored = masked[:, 1:]
+            torch.testing.assert_close(nll, torch.tensor(wanted_nll[number])[scored], atol=1e-4, rtol=0)
+            assert len(nll) == counts[number]
+            means.append(float(nll.mean()))
+            if beta is None:
+                continue
+            assert means[-1] == pytest.approx(extra[0][number], abs=1e-4)
+            confident = confident_entropy(model, corruption) if beta else 0.0
+            assert confident == pytest.approx(extra[1][number], abs=1e-4)
+            means[-1] += beta * confident
+        assert sum(means) / len(means) == pytest.approx(wanted, abs=1e-4)
+
+
+def next_token_likelihoods(model: LanguageModel, corruption: Any, tokens: Tensor, masked: Tensor) -> Tensor:
+    with torch.no_grad():
+        states = model.lm.hidden_states(corruption.inputs)[:, : tokens.shape[1] - 1]
+        logits = model.lm.project(states[masked[:, 1:]])
+    return torch.nn.functional.cross_entropy(logits, tokens[:, 1:][masked[:, 1:]], reduction="none")
+
+
+def confident_entropy(model: LanguageModel, corruption: Any) -> float:
+    """CAP's mean, from what the objective adds for it: its sum over how many positions are right."""
+    objective = PLUGINS.objectives.get("llada2").build({"confidence_beta": 1.0})
+    schedule = PLUGINS.noise_schedules.get("linear").build()
+    with torch.no_grad():
+        hidden = model.lm.hidden_states(corruption.inputs)[corruption.scored]
+        logits = model.lm.project(hidden)
+    part = objective.loss_part(corruption, schedule)
+    assert isinstance(part, DistributionLoss)
+    total = part.of(logits, slice(0, len(logits)))
+    right = (logits.argmax(-1) == corruption.targets[corruption.scored]).sum()
+    return float((total - likelihoods(model, corruption).sum()) / right)
+
+
+@golden("fast-dllm-v2")
+def test_fast_dllm_v2_loss_of_both_views(vectors: Vectors) -> None:
+    with Entry(vectors.expected["loss"]) as loss:
+        for key in ("t_per_block", "uniforms_per_block", "eps", "views", "nll_fields", "num_items_in_batch"):
+            loss.take(key)
+        loss.take("fast_dllm_v2_divided_by_num_items")
+        model = vectors.with_blocks(loss.take("block_length"))
+        labelled = torch.tensor(loss.take("labels")) >= 0
+        rows = token_rows(model, torch.tensor(loss.take("input_ids")), labelled)
+        masked = torch.tensor(loss.take("masked")) & labelled
+        corruption = corrupted("fast-dllm-v2", rows, masked, torch.full(masked.shape, 0.5))
+        nll = likelihoods(model, corruption)
+        found = [
+            [*place, value]
+            for place, value in zip(corruption.scored.nonzero().tolist(), nll.tolist(), strict=True)
+        ]
+        wanted = torch.tensor(loss.take("nll"))
+        torch.testing.assert_close(torch.tensor(found), wanted, atol=1e-4, rtol=0)
+        with torch.no_grad():
+            logits = model.lm.project(model.lm.hidden_states(corruption.inputs)).chunk(2, dim=1)[0]
+        assert logits.argmax(-1).tolist() == loss.take("aligned_noisy_logits_argmax")
+        assert float(nll.sum() / corruption.count) == pytest.approx(loss.take("fast_dllm_v2"), abs=1e-4)
+        example = torch.tensor(loss.take("attention_example_n4_block2")).bool()
+        assert torch.equal(noisy_clean_visibility(4, 2), example)
+
+
+def noisy_clean_visibility(length: int, block: int) -> Tensor:
+    from opendllm.core.toolkit.segments import noisy_then_clean, visibility
+
+    tokens = torch.zeros(1, length, dtype=torch.int64)
+    positions = torch.arange(length)[None]
+    inputs = noisy_then_clean(ModelInputs(tokens, tokens, positions), tokens, positions // block)
+    seen = visibility(inputs, inputs.blocks)
+    assert seen is not None
+    return seen[0]
+
+
+@golden(*FAMILIES)
+def test_save_and_load_are_bit_equal(vectors: Vectors, tmp_path: Path) -> None:
+    model = vectors.model
+    model.lm.save(tmp_path, model.lm.module.state_dict())
+    before = load_file(vectors.folder / "model.safetensors")
+    after = load_file(tmp_path / "model.safetensors")
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    again = load(tmp_path, device="cpu")
+    assert again.lm.attention == model.lm.attention
+    assert again.lm.logit_shift == model.lm.logit_shift
+    tokens = torch.tensor(forwards(vectors.expected)[0]["input_ids"])
+    assert torch.equal(again.logits(tokens), model.logits(tokens))
+
+
+@pytest.fixture
+def llada2(goldens: Path, tmp_path: Path) -> Path:
+    shutil.copytree(goldens / "llada2", tmp_path / "llada2")
+    return tmp_path / "llada2"
+
+
+def without(folder: Path, key: str) -> None:
+    weights = load_file(folder / "model.safetensors")
+    del weights[key]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "model.layers.1.mlp.experts.7.up_proj.weight",
+        "model.layers.1.mlp.gate.expert_bias",
+        "model.layers.0.attention.query_key_value.weight",
+    ],
+)
+def test_what_is_missing_is_named_as_published(llada2: Path, key: str) -> None:
+    without(llada2, key)
+    with pytest.raises(UserError, match=rf"lacks the weights {key}$"):
+        load(llada2, mask_token_id=150, block_length=8, device="cpu")
+
+
+def test_stacked_experts_of_a_training_checkpoint(llada2: Path) -> None:
+    """dFactory's: [E, out, in], no `.weight`."""
+    tokens = torch.arange(20)[None]
+    wanted = load(llada2, mask_token_id=150, block_length=8, device="cpu").logits(tokens)
+    weights = load_file(llada2 / "model.safetensors")
+    for layer in (1, 2):
+        for name in ("gate_proj", "up_proj", "down_proj"):
+            keys = [f"model.layers.{layer}.mlp.experts.{expert}.{name}.weight" for expert in range(16)]
+            weights[f"model.layers.{layer}.mlp.experts.{name}"] = torch.stack(
+                [weights.pop(key) for key in keys]
+            )
+    save_file(weights, llada2 / "model.safetensors", metadata={"format": "pt"})
+    assert torch.equal(load(llada2, mask_token_id=150, block_length=8, device="cpu").logits(tokens), wanted)
+
+
+def test_a_tiny_checkpoint_has_no_published_ids_or_blocks(llada2: Path) -> None:
+    with pytest.raises(UserError, match="names a mask token: give mask_token_id"):
+        load(llada2, device="cpu")
+    with pytest.raises(UserError, match="how long a block is: give block_length"):
+        load(llada2, mask_token_id=150, device="cpu")
+
+
+def test_another_block_length_is_warned_of(
+    goldens: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shutil.copytree(goldens / "sdar", tmp_path / "sdar")
+    load(folder, block_length=8, device="cpu")
+    load(folder, block_length=8, device="cpu")
+    assert (
+        capsys.readouterr().err.count("block_length 8 is asked for, and the checkpoint was trained with 4")
+        == 1
+    )
+
+
+def test_llada_moe_under_llada_model_type(tmp_path: Path) -> None:
+    built = PLUGINS.backbones.get("llada-moe").build({})
+    from opendllm.registries.backbones import Vocabulary
+
+    lm = built.build(Vocabulary(64, 63, 1))
+    lm.save(tmp_path, lm.module.state_dict())
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["open_dllm"]
+    (tmp_path / "config.json").write_text(json.dumps({**config, "model_type": "llada"}))
+    again = load(tmp_path, device="cpu")
+    tokens = torch.arange(20)[None]
+    with torch.no_grad():
+        wanted = lm.project(lm.hidden_states(ModelInputs(tokens, tokens * 0, tokens)))
+    assert torch.equal(again.logits(tokens), wanted)

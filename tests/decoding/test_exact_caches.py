@@ -1,0 +1,59 @@
+"""The cache of block-causal decoding changes nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from opendllm.core import load
+from opendllm.core.language_model import LanguageModel
+from opendllm.registries.backbones import Vocabulary
+from opendllm.registries.discovery import installed_plugins
+
+
+def a2d(goldens: Path, tmp_path: Path) -> LanguageModel:
+    torch.manual_seed(0)
+    options = {"attention": "block-causal", "block_length": 4}
+    lm = installed_plugins().backbones.get("a2d").build(options).build(Vocabulary(64, 63, 1))
+    lm.save(tmp_path, lm.module.state_dict())
+    return load(tmp_path, device="cpu")
+
+
+def published(name: str, **options: Any) -> Any:
+    return lambda goldens, tmp_path: load(goldens / name, device="cpu", **options)
+
+
+FAMILIES = {
+    "a2d": a2d,
+    "sdar": published("sdar"),
+    "llada2": published("llada2", mask_token_id=150, block_length=8),
+    "fast-dllm-v2": published("fast-dllm-v2", mask_token_id=150),
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("options", [{}, {"guidance_scale": 0.5}, {"temperature": 1.0}])
+def test_the_exact_cache_is_as_no_cache(
+    name: str, options: dict[str, Any], goldens: Path, tmp_path: Path
+) -> None:
+    """Rows of several prompts' lengths, one of them padded, and a suffix."""
+    model = FAMILIES[name](goldens, tmp_path)
+    mask = model.lm.mask_token_id
+    canvas = torch.full((3, 26), mask)
+    for row, length in enumerate((3, 8, 11)):
+        canvas[row, :length] = torch.arange(length) + 5 * row
+    canvas[1, 22:] = 7
+    attention_mask = torch.ones_like(canvas)
+    attention_mask[0, 21:] = 0
+    found = []
+    for cached in (True, False):
+        model.lm.supports_kv_cache = cached
+        decoded = model.sample(
+            canvas, "block-steps", attention_mask, seed=3, trace=True, threshold=0.4, **options
+        )
+        found.append(torch.stack(decoded.trace))
+    model.lm.supports_kv_cache = True
+    assert torch.equal(found[0], found[1])

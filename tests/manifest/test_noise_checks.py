@@ -1,0 +1,136 @@
+"""What does not go together of objectives, noise schedules, backbones and benchmarks: said before torch."""
+
+from __future__ import annotations
+
+import pytest
+
+from opendllm.core.manifest.experiment_manifest import read_experiment
+from opendllm.plugins.objectives import DuoOptions
+from opendllm.registries.discovery import Plugins, installed_plugins
+from opendllm.registries.errors import UserError
+from opendllm.registries.options import Bound
+from opendllm.registries.registry import Provenance, Registration
+from opendllm.registries.trained_noise import TrainedNoise
+
+from .conftest import Read, Refusal, Write
+
+UNIFORM = "train.noise_schedule={name: linear, options: {destination: uniform}}"
+
+
+@pytest.mark.parametrize(
+    ("settings_", "expected"),
+    [
+        (
+            ["train.objective.name=duo"],
+            "train.noise_schedule: objective 'duo' is for uniform noise, and the noise schedule's is "
+            "mask: choose a noise schedule with `destination: uniform`",
+        ),
+        ([UNIFORM], "objective 'mdlm' is for mask noise, and the noise schedule's is uniform"),
+        (
+            ["train.objective.name=gidd", UNIFORM],
+            "objective 'gidd' is for mixture noise, and the noise schedule's is uniform: choose a schedule "
+            "of mixed noise, such as gidd",
+        ),
+        (["train.noise_schedule.name=gidd"], "objective 'mdlm' is for mask noise"),
+        (["train.objective.name=llada", UNIFORM], "objective 'llada' is for mask noise"),
+        (
+            ["train.objective.name=udlm", UNIFORM, "train.noise_schedule.options.eps=0.1"],
+            "have no effect: objective 'udlm' brings its own schedule",
+        ),
+        (
+            ["train.objective.name=duo", UNIFORM, "train.objective.options.time_conditioning=true"],
+            "train.objective.options: objective 'duo' tells the time, which the backbone doesn't read",
+        ),
+        (
+            ["train.noise_schedule.name=gidd", "train.noise_schedule.options.p_uniform=1"],
+            "for uniform noise use objective duo",
+        ),
+        (
+            ["train.objective.name=duo", UNIFORM, "model.backbone.options.attention=causal"],
+            "'duo' trains bidirectional models",
+        ),
+    ],
+)
+def test_noise_that_does_not_go_together_is_refused(
+    refusal: Refusal, settings_: list[str], expected: str
+) -> None:
+    [line] = refusal("", *settings_)
+    assert expected in line
+
+
+@pytest.mark.parametrize(
+    "settings_",
+    [
+        ["train.objective.name=duo", UNIFORM],
+        ["train.objective.name=duo", UNIFORM, "train.noise_schedule.name=cosine"],
+        ["train.objective.name=udlm", UNIFORM],
+        ["train.objective.name=gidd", "train.noise_schedule.name=gidd"],
+        ["train.objective.name=gidd", "train.noise_schedule.name=gidd-log-snr"],
+    ],
+)
+def test_noise_that_goes_together_is_taken(read: Read, settings_: list[str]) -> None:
+    [variant] = read("", *settings_).variants
+    assert variant.plugins.training is not None
+    noise = variant.plugins.training.noise
+    assert noise.schedule is not None
+    assert noise.destination in variant.plugins.training.objective.options.destinations
+
+
+def test_a_sampler_that_nobody_uses_is_not_looked_at(read: Read, refusal: Refusal) -> None:
+    """The backbone's own is for masks; perplexity decodes nothing."""
+    uniform = ["train.objective.name=duo", UNIFORM]
+    assert read("", *uniform)
+    [line] = refusal("  - benchmark: {name: stdlib-infilling}\n", *uniform)
+    assert "sampler 'p2' undoes mask noise, and this model's is uniform" in line
+    [line] = refusal("", *uniform, "generate.sampler={name: p2}")
+    assert "sampler 'p2' undoes mask noise" in line
+
+
+def test_a_masked_models_noise_is_the_default(read: Read) -> None:
+    [variant] = read().variants
+    assert variant.plugins.training is not None
+    assert variant.plugins.training.noise == TrainedNoise()
+
+
+class Unbounded(DuoOptions):
+    """An objective that nobody has a bound for."""
+
+    @property
+    def bound(self) -> Bound:
+        return "none"
+
+
+@pytest.fixture
+def with_unbounded() -> Plugins:
+    installed = installed_plugins()
+    plugins = Plugins(
+        noise_schedules=installed.noise_schedules,
+        samplers=installed.samplers,
+        backbones=installed.backbones,
+        corpora=installed.corpora,
+        benchmarks=installed.benchmarks,
+    )
+    target = "opendllm.plugins.objectives.duo:Duo"
+    plugins.objectives.add(
+        Registration("objectives", "unbounded", Unbounded, target, "has none", Provenance("tests", "0"))
+    )
+    return plugins
+
+
+def test_an_objective_without_a_bound_has_no_perplexity(write: Write, with_unbounded: Plugins) -> None:
+    settings = ["train.objective.name=unbounded", UNIFORM]
+    for more, expected in (
+        ([], "evaluate.0.benchmark: objective 'unbounded' has no likelihood bound"),
+        (
+            ["train.checkpoint.keep_best=1", "evaluate=[]"],
+            "train.checkpoint.keep_best: objective 'unbounded'",
+        ),
+        (["train.held_out.every=5", "evaluate=[]"], "train.held_out.every: objective 'unbounded'"),
+    ):
+        with pytest.raises(UserError) as refused:
+            read_experiment(write(), [*settings, *more], with_unbounded)
+        [line] = str(refused.value).splitlines()
+        assert expected in line
+    [variant] = read_experiment(write(), [*settings, "evaluate=[]"], with_unbounded).variants
+    assert variant.plugins.training is not None
+    assert variant.plugins.training.noise.bound == "none"
