@@ -154,8 +154,9 @@ def test_a_stop_id_beyond_the_model_stops_nobody(
     model = load(autoregressive, device="cpu")
     assert model.lm.eos_token_id == 0
     assert "names the stop id 128001, and its model knows 290 ids" in capsys.readouterr().err
-    options = {"max_new_tokens": 3, "early_stop": True}
-    assert len(model.generate(["a", "a longer one"], **options)) == 2  # the shorter row is filled up
+    assert (
+        len(model.generate(["a", "a longer one"], max_new_tokens=3, early_stop=True)) == 2
+    )  # the shorter row is filled up
 
 
 def test_what_is_no_id_is_refused(autoregressive: Path) -> None:
