@@ -20,7 +20,8 @@ from opendllm.core.evaluation.shards import this_process
 from opendllm.core.foundation.atomic_files import write_json
 from opendllm.core.manifest.checks import decoder_options, generation_of
 from opendllm.core.manifest.experiment_manifest import Variant, digest
-from opendllm.core.manifest.schema import Manifest, PluginChoice
+from opendllm.core.manifest.schema import Manifest
+from opendllm.core.manifest.section import PluginChoice
 from opendllm.registries.benchmarks import Benchmark, BenchmarkContext, CodeExecution
 from opendllm.registries.corpora import Corpus, Document
 from opendllm.registries.errors import UserError

@@ -31,7 +31,7 @@ from opendllm.core.foundation.atomic_files import (
 )
 from opendllm.core.foundation.process_group import from_first, wait_for_all
 from opendllm.core.foundation.ranks import rank, world_size
-from opendllm.core.manifest.schema import Checkpointing
+from opendllm.core.manifest.train_schema import Checkpointing
 from opendllm.core.training.elastic import converted
 from opendllm.core.training.engine import full_weights, restore_engine, save_engine
 from opendllm.core.training.retention import expired
