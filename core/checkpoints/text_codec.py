@@ -173,8 +173,8 @@ class TextCodec:
         try:
             given.encode()
         except UnicodeEncodeError as error:
-            place = error.start - len(given) + len(text)
-            raise UserError(f"is no text: character {place} is a lone surrogate") from error
+            character = error.start - len(given) + len(text)
+            raise UserError(f"is no text: character {character} is a lone surrogate") from error
         self._tokenizer.encode_special_tokens = not special
         encoding = self._tokenizer.encode(given, add_special_tokens=False)
         if not anchored:

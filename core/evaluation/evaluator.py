@@ -210,7 +210,7 @@ def write_result(path: Path, benchmark: Benchmark, evaluation: Evaluation, about
 
 
 class _Progress:
-    """Counts answers, and averages what the benchmark sees in them at a quick_score."""
+    """Counts answers, and averages their `quick_score`, where the benchmark has one."""
 
     def __init__(self, benchmark: Benchmark, on_progress: OnProgress, wanted: int) -> None:
         self._benchmark = benchmark
