@@ -15,7 +15,6 @@ class ExpertSizes:
         active: of them, that a token is sent to.
         intermediate_size: of an expert.
         shared: experts beside them that every token is sent to.
-        bias: whether the router has one number more an expert.
     """
 
     layers: int
@@ -23,7 +22,6 @@ class ExpertSizes:
     active: int
     intermediate_size: int
     shared: int = 0
-    bias: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,7 @@ class Architecture:
         if self.experts is not None and experts_read is not None:
             mixture = 3 * self.hidden_size * self.experts.intermediate_size
             mixture *= experts_read + self.experts.shared
-            mixture += self.experts.experts * (self.hidden_size + self.experts.bias)
+            mixture += self.experts.experts * self.hidden_size
             blocks += self.experts.layers * (mixture - feed_forward)
         return self.embedding_parameters + blocks + self.hidden_size
 

@@ -40,7 +40,11 @@ def plan_experiment(
     plans = {variant.name: plan(variant, hardware) for variant in experiment.variants}
     if as_json:
         content = {
-            name: {"parameters": found.architecture.parameters, **asdict(found)}
+            name: {
+                "parameters": found.architecture.parameters,
+                "active_parameters": found.architecture.active_parameters,
+                **asdict(found),
+            }
             for name, found in plans.items()
         }
         typer.echo(json.dumps(content, indent=2))
@@ -54,6 +58,8 @@ def _lines(found: Plan, hardware: Hardware) -> list[str]:
     lines = [
         f"parameters    {architecture.parameters:,} ({architecture.embedding_parameters:,} in embeddings)"
     ]
+    if architecture.experts is not None:
+        lines.append(f"active        {architecture.active_parameters:,} read for a token")
     training = found.training
     if training is None:
         return [*lines, "training      none: evaluated as it is"]

@@ -4,7 +4,7 @@
     draws           addressed uniform numbers, and tokens drawn from them by inverse CDF
     noise           the corruption's uniform numbers: of the seed and each row's global index
     corrupting      tokens given to noise: masked, or replaced by others
-    block_corruption  noise over blocks beside their clean copy, and complementary masks
+    block_corruption  noisy and clean halves of block diffusion, complementary masks
     noise_bound     the one bound of masks, uniform noise and mixtures, at a time
     posteriors      reverse posteriors of uniform and mixed noise, for samplers
     segments        documents packed in rows: positions, layouts, who sees whom
@@ -22,9 +22,9 @@
     attention              segment-aware attention; segment_kernels, its kernels
     canvas_reader          repeated forward passes over a canvas, with a key-value cache
     token_losses           the LM head's loss, chunk by chunk
-    weight_pieces          fused and stacked weights, from and to the files' own pieces
     noise_section          what config.json says of the noise that a checkpoint undoes
-    weight_files           which tensor is in which file; safetensors_folder, reading and writing them
+    weight_files           which tensor is in which file; safetensors_folder, reading and writing them;
+                           weight_pieces, experts and fused projections
     placement              over devices and in 8 bit; quantized, what others quantized
 
 `core.scoring`, for benchmarks:

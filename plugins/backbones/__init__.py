@@ -202,7 +202,7 @@ class CausalLmOptions(BackboneOptions):
 
     default_sampler: ClassVar[str] = "entropy"
 
-    preset: Literal["nano"] = Field("nano", description="Size of a LLaMA built from scratch.")
+    preset: Literal["nano", "llama-3.2-1b"] = Field("nano", description="Size of a LLaMA built from scratch.")
     logit_shift: bool = Field(
         True, description="Whether hidden state i-1 predicts token i, as the autoregressive model learnt it."
     )

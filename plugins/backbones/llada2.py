@@ -17,6 +17,8 @@ from opendllm.registries.errors import UserError
 
 BLOCK_LENGTH = 32
 """Of the published checkpoints, whose config.json doesn't say it."""
+BLOCK_KEY = "block_length"
+"""Of models made here, whose vocabulary may be any."""
 _ONLY: dict[str, Any] = {
     "score_function": "sigmoid",
     "moe_router_enable_expert_bias": True,
@@ -37,8 +39,7 @@ _LAYER_KEYS = {
 
 def llada2(options: Llada2Options) -> Backbone:
     """inclusionAI/LLaDA2.0-mini, -flash, their -CAP, LLaDA2.1-mini and -flash."""
-    preset = LLADA2[options.preset]  # published config.json files have no word for the block length
-    return TransformersBackbone(options, {**preset, "block_length": BLOCK_LENGTH}, _format)
+    return TransformersBackbone(options, LLADA2[options.preset], _format)
 
 
 def _format(config: Mapping[str, Any]) -> CheckpointFormat:
@@ -101,5 +102,6 @@ def _format(config: Mapping[str, Any]) -> CheckpointFormat:
         config["max_position_embeddings"],
         pieces=pieces,
         other_pieces=stacked,
-        block_length=BLOCK_LENGTH if published else config.get("block_length"),
+        block_length=config.get(BLOCK_KEY, BLOCK_LENGTH if published else None),
+        block_key=BLOCK_KEY if BLOCK_KEY in config else None,
     )

@@ -99,6 +99,22 @@ CAUSAL_LM: dict[str, dict[str, Any]] = {
         "rope_theta": 10000.0,
         "tie_word_embeddings": True,
     },
+    # meta-llama/Llama-3.2-1B
+    "llama-3.2-1b": {
+        "vocab_size": 128256,
+        "hidden_size": 2048,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 16,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 64,
+        "max_position_embeddings": 131072,
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 500000.0,
+        "tie_word_embeddings": True,
+    },
 }
 
 _LLADA = {
@@ -326,6 +342,7 @@ _LLADA2_PUBLISHED = {
 LLADA2: dict[str, dict[str, Any]] = {
     "nano": {
         **_LLADA2,
+        "block_length": 32,
         "vocab_size": 512,
         "hidden_size": 128,
         "intermediate_size": 352,

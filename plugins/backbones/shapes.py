@@ -56,8 +56,8 @@ def sdar_architecture(config: Mapping[str, Any]) -> Architecture:
 
 def sdar_moe_architecture(config: Mapping[str, Any]) -> Architecture:
     """Of a sparse SDAR config.json."""
-    dense, step = config.get("mlp_only_layers") or [], config.get("decoder_sparse_step", 1)
     layers = range(config["num_hidden_layers"])
+    dense, step = config.get("mlp_only_layers") or [], config.get("decoder_sparse_step", 1)
     sparse = sum(layer not in dense and (layer + 1) % step == 0 for layer in layers)
     experts = ExpertSizes(
         sparse, config["num_experts"], config["num_experts_per_tok"], config["moe_intermediate_size"]
@@ -83,7 +83,6 @@ def llada2_architecture(config: Mapping[str, Any]) -> Architecture:
         active=config["num_experts_per_tok"],
         intermediate_size=config["moe_intermediate_size"],
         shared=config["num_shared_experts"],
-        bias=True,
     )
     return replace(_decoder(config, query_key_norm=True), experts=experts)
 

@@ -20,9 +20,8 @@ class BlockSteps(Sampler):
     (B counts the prompt's positions in it, too): `static` the surest, `sequential` the first; `dynamic` all
     whose confidence is above the threshold if those are n_s or more, else the n_s surest. `dynamic` is
     LLaDA2.0's rule as well, and with one step a position, Fast-dLLM v2's. `near-best` is dInfer's: all
-    that reach the
-    threshold, or the best one nearly. `entropy-bound` commits while the entropies' sum, lowest first, is
-    below a bound, and at least one.
+    that reach the threshold, or the best one nearly. `entropy-bound` commits while the entropies' sum,
+    lowest first, is below a bound, and at least one.
     """
 
     def __init__(self, options: BlockStepsOptions) -> None:

@@ -175,7 +175,9 @@ def test_llada2_loss(vectors: Vectors, entry: dict[str, Any]) -> None:
         )
         means = []
         counts = loss.take("micro_batch_labels")
-        extra = [loss.take(key) if key in loss else [] for key in ("consistency_loss", "confidence_loss")]
+        extra: list[list[float]] = [
+            loss.take(key) if key in loss else [] for key in ("consistency_loss", "confidence_loss")
+        ]
         wanted_nll, wanted = loss.take("per_token_nll"), loss.take("loss")
         for number, examples in enumerate(loss.take("micro_batches")):
             masked = torch.tensor([example["labels"] for example in examples]) >= 0

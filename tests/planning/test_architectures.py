@@ -22,6 +22,16 @@ PUBLISHED = {
     ("llada", "8b"): 8_015_581_184,
     ("dream", "7b"): 7_615_616_512,
     ("qwen3", "0.6b"): 596_049_920,
+    ("causal-lm", "llama-3.2-1b"): 1_235_814_400,
+    ("sdar", "1.7b"): 1_720_574_976,
+    ("sdar", "4b"): 4_022_468_096,
+    ("sdar", "8b"): 8_190_735_360,
+    ("fast-dllm-v2", "1.5b"): 1_543_714_304,
+    ("fast-dllm-v2", "7b"): 7_615_616_512,
+    ("sdar-moe", "30b-a3b"): 30_532_122_624,
+    ("llada-moe", "7b-a1b"): 7_356_880_896,
+    ("llada2", "mini"): 16_255_638_528,
+    ("llada2", "flash"): 102_889_697_280,
 }
 
 
@@ -57,6 +67,23 @@ def test_a_preset_has_the_parameters_that_are_planned(name: str, preset: str) ->
     assert architecture is not None
     assert architecture.parameters == counted(backbone, dict(backbone._preset))
     assert architecture.parameters == PUBLISHED.get((name, preset), architecture.parameters)
+
+
+@pytest.mark.parametrize("name", ["sdar-moe", "llada-moe", "llada2"])
+def test_active_parameters_leave_out_the_experts_that_are_not_read(name: str) -> None:
+    backbone = BACKBONES.get(name).build()
+    assert isinstance(backbone, TransformersBackbone)
+    assert backbone._preset is not None
+    config = dict(backbone._preset)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(backbone._describe(config).network_config)
+    active = 0.0
+    for key, parameter in model.named_parameters():
+        share = config["num_experts_per_tok"] / config["num_experts"] if ".mlp.experts." in key else 1
+        active += parameter.numel() * share
+    architecture = options_of(name).architecture(None)
+    assert architecture is not None
+    assert architecture.active_parameters == active < architecture.parameters
 
 
 def test_every_published_total_is_checked() -> None:
