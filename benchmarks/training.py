@@ -38,7 +38,7 @@ from opendllm.core.data.packing import pack
 from opendllm.core.data.rows import PackedRows
 from opendllm.core.data.tokenizers import train_tokenizer
 from opendllm.core.foundation.process_group import join_process_group
-from opendllm.core.manifest.schema import Train
+from opendllm.core.manifest.train_schema import Train
 from opendllm.core.toolkit.segments import visibility
 from opendllm.core.training.deepspeed_environment import deepspeed_environment
 from opendllm.core.training.trainer import TrainingRun, train

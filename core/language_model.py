@@ -44,7 +44,7 @@ BATCH_SIZE = 16
 NO_TOKENIZER = "this checkpoint has no tokenizer: use `sample` and `logits` with token ids"
 
 
-def load(  # noqa: PLR0913  (the documented call)
+def load(
     path: str | Path,
     *,
     backbone: str | None = None,
@@ -53,7 +53,6 @@ def load(  # noqa: PLR0913  (the documented call)
     add_bos_token: bool | None = None,
     device: str = "auto",
     dtype: torch.dtype | None = None,
-    plugins: Plugins | None = None,
 ) -> LanguageModel:
     """Load a model: a Hugging Face folder, a checkpoint, or a variant's folder of a run.
 
@@ -65,12 +64,11 @@ def load(  # noqa: PLR0913  (the documented call)
         add_bos_token: whether texts begin with BOS; None as the tokenizer says.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, ...
         dtype: of the weights; None keeps the file's.
-        plugins: where to find its backbone and samplers; by default what is installed.
 
     Raises:
         UserError: the folder is incomplete, of an unknown family, or its weights don't fit.
     """
-    plugins = plugins or installed_plugins()
+    plugins = installed_plugins()
     folder = fetch(str(path))
     family = backbone_of(plugins, folder, backbone)
     if block_length is not None:

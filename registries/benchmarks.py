@@ -10,6 +10,9 @@ from typing import Any, Literal, Protocol
 from opendllm.registries.corpora import Document, Message
 from opendllm.registries.gaps import Gap
 
+DEFAULT_SETTING = "default"
+"""Of a problem that is asked in one way."""
+
 
 @dataclass(frozen=True)
 class GenerationRequest:
@@ -29,7 +32,7 @@ class GenerationRequest:
     task_id: str
     gap: Gap
     reference: str | None = None
-    setting: str = "default"
+    setting: str = DEFAULT_SETTING
     stop: tuple[str, ...] = ()
     oracle_length: bool = False
     failure: str | None = None
@@ -51,7 +54,7 @@ class LikelihoodRequest:
 
     task_id: str
     text: str
-    setting: str = "default"
+    setting: str = DEFAULT_SETTING
     context: str | None = None
     greedy: bool = False
     templated: bool = False

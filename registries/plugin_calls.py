@@ -91,9 +91,9 @@ def _watched_call(function: Any, name: str, contract: type, owner: str) -> Any:
         with Blame(owner, name):
             result = function(self, *arguments, **named)
         if check is not None and checked not in vars(self):
-            complaint = check(self, _in_order(signature, self, arguments, named), result)
-            if complaint is not None:
-                raise PluginError(f"{owner}: {name} {complaint}")
+            issue = check(self, _in_order(signature, self, arguments, named), result)
+            if issue is not None:
+                raise PluginError(f"{owner}: {name} {issue}")
             object.__setattr__(self, checked, True)
         if isinstance(result, Iterator):
             return _watched_items(result, name, owner, item_check)
@@ -116,9 +116,9 @@ def _watched_items(items: Iterator[Any], name: str, owner: str, check: ItemCheck
                 item = next(items)
             except StopIteration:
                 return
-        complaint = None if check is None else check(item)
-        if complaint is not None:
-            raise PluginError(f"{owner}: {name} {complaint}")
+        issue = None if check is None else check(item)
+        if issue is not None:
+            raise PluginError(f"{owner}: {name} {issue}")
         yield item
 
 

@@ -63,9 +63,9 @@ def _masking(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
         return f"gave {described(result)}, and a Masking was expected"
     maskable = result.rows.maskable
     for name in ("masked", "mask_probability", "time"):
-        complaint = _shape(getattr(result, name), list(maskable.shape), f"{name} [B, L]")
-        if complaint is not None:
-            return complaint
+        issue = _shape(getattr(result, name), list(maskable.shape), f"{name} [B, L]")
+        if issue is not None:
+            return issue
     if not str(result.masked.dtype).endswith("bool"):
         return f"gave masked as {described(result.masked)}, and bool was expected"
     wrong = int((result.masked & ~maskable).sum())
@@ -79,20 +79,20 @@ def _corruption(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
         return f"gave {described(result)}, and a Corruption was expected"
     shape = list(result.inputs.tokens.shape)
     for name in ("targets", "scored"):
-        complaint = _shape(getattr(result, name), shape, f"{name} as large as the inputs")
-        if complaint is not None:
-            return complaint
+        issue = _shape(getattr(result, name), shape, f"{name} as large as the inputs")
+        if issue is not None:
+            return issue
     if not str(result.scored.dtype).endswith("bool"):
         return f"gave scored as {described(result.scored)}, and bool was expected"
-    complaint = _shape(result.weight, [int(result.scored.sum())], "one weight a scored position")
-    if complaint is None:
-        complaint = _shape(result.count, [], "a scalar count")
+    issue = _shape(result.weight, [int(result.scored.sum())], "one weight a scored position")
+    if issue is None:
+        issue = _shape(result.count, [], "a scalar count")
     rows = given[0].rows
-    if complaint is None and list(rows.tokens.shape) == shape:
+    if issue is None and list(rows.tokens.shape) == shape:
         wrong = int(((result.inputs.tokens != rows.tokens) & ~rows.maskable).sum())
         if wrong:
-            complaint = f"changed {wrong} tokens of prompts or padding: {_LEAVE}"
-    return complaint
+            issue = f"changed {wrong} tokens of prompts or padding: {_LEAVE}"
+    return issue
 
 
 def _noise_mass(plugin: Any, given: Sequence[Any], result: Any) -> str | None:

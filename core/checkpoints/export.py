@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections import Counter
@@ -11,10 +10,11 @@ from typing import Any
 
 from pydantic import ByteSize, TypeAdapter, ValidationError
 
-from opendllm.core.checkpoints.files import PROVENANCE_FILE, model_folder
+from opendllm.core.checkpoints.files import PROVENANCE_FILE, model_folder, provenance_of
 from opendllm.core.checkpoints.loading import load_tokenizer
 from opendllm.core.checkpoints.stop_ids import stop_token_ids
 from opendllm.core.foundation.atomic_files import write_json, write_text
+from opendllm.core.foundation.json_objects import read_json_object
 from opendllm.core.networks.transformers_lm import GENERATION_FILE
 from opendllm.core.networks.weight_files import stored_tensors, whole_files
 from opendllm.registries.errors import UserError, first_line
@@ -58,11 +58,10 @@ def _write(source: Path, target: Path, max_shard_size: int) -> None:
         for pattern in (*CONFIG_FILES, *TOKENIZER_FILES):
             for path in source.glob(pattern):
                 shutil.copyfile(path, folder / path.name)
-        config = json.loads((folder / "config.json").read_text())
+        config = read_json_object(folder / "config.json")
         write_json(folder / GENERATION_FILE, _generation_config(source, config))
-        provenance_file = source.parent / PROVENANCE_FILE
-        if provenance_file.is_file():
-            provenance = json.loads(provenance_file.read_text())
+        if (source.parent / PROVENANCE_FILE).is_file():
+            provenance = provenance_of(source.parent)
             write_json(folder / PROVENANCE_FILE, provenance)
             write_text(folder / "README.md", _model_card(target.name, config, provenance))
         folder.rename(target)

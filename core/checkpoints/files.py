@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
+from opendllm.core.foundation.json_objects import read_json_object
 from opendllm.core.networks.weight_files import stored_tensors
 from opendllm.registries.errors import UserError
 
@@ -83,11 +85,20 @@ def chosen_checkpoint(path: Path, step: int | None, unfinished: bool) -> Path:
     return path
 
 
+def provenance_of(checkpoint: Path) -> dict[str, Any]:
+    """What a checkpoint of a run was made with.
+
+    Raises:
+        UserError: it doesn't say, or its file is damaged.
+    """
+    return read_json_object(checkpoint / PROVENANCE_FILE)
+
+
 def steps_wanted(checkpoint: Path) -> int:
     """Of the run that wrote it; 0 where it doesn't say."""
     try:
-        return int(json.loads((checkpoint / PROVENANCE_FILE).read_text())["manifest"]["train"]["steps"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return int(provenance_of(checkpoint)["manifest"]["train"]["steps"])
+    except (UserError, ValueError, KeyError, TypeError):
         return 0
 
 

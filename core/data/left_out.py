@@ -25,7 +25,7 @@ def report_left_out(
         UserError: nothing is left.
     """
     if facts.skipped:
-        _say(
+        _report(
             f"corpus {corpus}: {facts.skipped} {split} records can't be read and are left out, the first: "
             f"{first_skipped}"
         )
@@ -34,7 +34,7 @@ def report_left_out(
         raise UserError(f"corpus {corpus} has no {split} documents{why}")
     if facts.held_out:
         read = facts.documents + facts.held_out
-        _say(
+        _report(
             f"corpus {corpus}: of {read} {split} documents {facts.held_out} are held out as well, by their "
             f"text, and are not trained on"
         )
@@ -43,12 +43,12 @@ def report_left_out(
             f"no {split} prompt leaves room for an answer: raise data.sequence_length ({sequence_length})"
         )
     if facts.shortened or facts.dropped:
-        _say(
+        _report(
             f"of {facts.documents} {split} documents with a prompt {facts.shortened} lost their end, and "
             f"{facts.dropped} are left out for prompts that fill a row: data.sequence_length is "
             f"{sequence_length}"
         )
 
 
-def _say(line: str) -> None:
+def _report(line: str) -> None:
     print(line, file=sys.stderr)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -253,8 +252,4 @@ def _made_once(target: Path) -> Iterator[Path | None]:
             yield None
             return
         with whole_folder(target) as staging:
-            try:
-                yield staging
-            except BaseException:
-                shutil.rmtree(staging, ignore_errors=True)
-                raise
+            yield staging

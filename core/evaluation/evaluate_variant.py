@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from opendllm.core.checkpoints.files import PROVENANCE_FILE, model_folder
+from opendllm.core.checkpoints.files import model_folder, provenance_of
 from opendllm.core.checkpoints.pretrained import fetch
 from opendllm.core.data.sources import changed_corpora, fingerprints, held_out_documents
 from opendllm.core.evaluation.answering import Asked
@@ -18,9 +17,11 @@ from opendllm.core.evaluation.replicas import LoadedModel, load_replicas
 from opendllm.core.evaluation.samples_file import about_file
 from opendllm.core.evaluation.shards import this_process
 from opendllm.core.foundation.atomic_files import write_json
+from opendllm.core.foundation.json_objects import read_json_object
 from opendllm.core.manifest.checks import decoder_options, generation_of
 from opendllm.core.manifest.experiment_manifest import Variant, digest
-from opendllm.core.manifest.schema import Manifest, PluginChoice
+from opendllm.core.manifest.schema import Manifest
+from opendllm.core.manifest.section import PluginChoice
 from opendllm.registries.benchmarks import Benchmark, BenchmarkContext, CodeExecution
 from opendllm.registries.corpora import Corpus, Document
 from opendllm.registries.errors import UserError
@@ -188,8 +189,7 @@ def _check_corpora(samples: Path, now: Mapping[str, str]) -> None:
     """
     if not samples.is_file() or not samples.stat().st_size or not about_file(samples).is_file():
         return
-    known = json.loads(about_file(samples).read_text(encoding="utf-8"))
-    before = known.get("settings", {}).get("corpora")
+    before = read_json_object(about_file(samples)).get("settings", {}).get("corpora")
     changed = changed_corpora(before, now) if isinstance(before, dict) else []
     if changed:
         raise UserError(
@@ -200,7 +200,7 @@ def _check_corpora(samples: Path, now: Mapping[str, str]) -> None:
 
 def _trained(folder: Path) -> dict[str, Any]:
     """The step of the checkpoint that is evaluated, and how it was extended to it."""
-    provenance = json.loads((model_folder(folder).parent / PROVENANCE_FILE).read_text())
+    provenance = provenance_of(model_folder(folder).parent)
     extended = {"extended": provenance["extended"]} if "extended" in provenance else {}
     return {"step": int(provenance["step"]), **extended}
 

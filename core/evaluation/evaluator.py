@@ -106,9 +106,7 @@ def evaluate(
     if pending and shard.is_first and benchmark.executes_code and context.code_execution is not None:
         check_sandbox(context.code_execution)
     unfit = unanswerable(asked, {key: wanted[key] for key in pending}, context.sequence_length)
-    if unfit and len(unfit) == len(wanted):
-        first = next(iter(unfit))
-        raise UserError(f"no problem of the benchmark can be put to the model; {first[0]}: {unfit[first]}")
+    _check_some_fit(unfit, wanted)
     # The longest together, and every process and device as many of them.
     pending.sort(key=lambda key: 0 if key in unfit else _characters(wanted[key]))
     mine = {key: wanted[key] for key in take_shard(pending, shard.rank, shard.of)}
@@ -123,13 +121,11 @@ def evaluate(
     if not shard.is_first:
         return None
     records = [answers.records[key] for key in wanted]
-    allowed = not benchmark.executes_code or context.code_execution is not None
-    if allowed:
-        on_scoring(0, None, None)
-    scores = benchmark.score([record.answer for record in records]) if allowed else None
-    if scores is not None:
-        scores = replace(scores, notes=(*scores.notes, *about))
-    return evaluation_of(scores, records)
+    if benchmark.executes_code and context.code_execution is None:
+        return evaluation_of(None, records)
+    on_scoring(0, None, None)
+    scores = benchmark.score([record.answer for record in records])
+    return evaluation_of(replace(scores, notes=(*scores.notes, *about)), records)
 
 
 def _what_likelihoods_are(asked: Asked, requests: Sequence[Request]) -> tuple[str, ...]:
@@ -211,7 +207,7 @@ def write_result(path: Path, benchmark: Benchmark, evaluation: Evaluation, about
 
 
 class _Progress:
-    """Counts answers, and averages what the benchmark sees in them at a quick_score."""
+    """Counts answers, and averages their `quick_score`, where the benchmark has one."""
 
     def __init__(self, benchmark: Benchmark, on_progress: OnProgress, wanted: int) -> None:
         self._benchmark = benchmark
@@ -247,6 +243,12 @@ def _check_chat_has_an_effect(requests: Sequence[Request]) -> None:
                 f"chat has no effect on the likelihood of a text as it stands ({request.task_id}): set "
                 f"`generate: {{chat: false}}` in the benchmark's `evaluate` entry"
             )
+
+
+def _check_some_fit(unfit: Mapping[SampleKey, str], wanted: Mapping[SampleKey, Request]) -> None:
+    if unfit and len(unfit) == len(wanted):
+        first = next(iter(unfit))
+        raise UserError(f"no problem of the benchmark can be put to the model; {first[0]}: {unfit[first]}")
 
 
 def _keyed(requests: Sequence[Request], samples_per_task: int) -> dict[SampleKey, Request]:

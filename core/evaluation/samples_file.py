@@ -11,12 +11,12 @@ from pathlib import Path
 from opendllm.core.evaluation.sample_sources import sample_lines
 from opendllm.core.foundation.json_lines import JsonLine
 from opendllm.core.foundation.sample_records import (
-    DEFAULT_SETTING,
     TEXT_FIELDS,
     SampleRecord,
     parse_record,
 )
 from opendllm.registries.benchmarks import (
+    DEFAULT_SETTING,
     Answer,
     Benchmark,
     GeneratedText,

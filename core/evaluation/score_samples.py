@@ -89,11 +89,7 @@ def score_samples(
     about = _about(samples, name)
     output = job.output or _default_output(samples, about)
     _check_output(output)
-    chosen = {**about.get("settings", {}).get("benchmark", {}).get("options", {}), **job.options}
-    if job.problems is not None:
-        if not issubclass(registration.options, ProblemFileOptions):
-            raise UserError(f"--problems has no effect with benchmark {name!r}: it reads no file of problems")
-        chosen["problems"] = str(job.problems)
+    chosen = _options(registration, job, about)
     benchmark = _build(registration, chosen)
     if benchmark.executes_code and execution is None:
         raise UserError(
@@ -128,6 +124,20 @@ def score_samples(
     }
     write_result(output, benchmark, evaluation, described)
     return Scored(evaluation.scores, benchmark.headline, found, output)
+
+
+def _options(
+    registration: Registration[Benchmark], job: ScoringJob, about: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The benchmark's options: the run's, where it was one, and over them the job's."""
+    chosen = {**about.get("settings", {}).get("benchmark", {}).get("options", {}), **job.options}
+    if job.problems is None:
+        return chosen
+    if not issubclass(registration.options, ProblemFileOptions):
+        raise UserError(
+            f"--problems has no effect with benchmark {job.benchmark!r}: it reads no file of problems"
+        )
+    return {**chosen, "problems": str(job.problems)}
 
 
 def _build(registration: Registration[Benchmark], options: Mapping[str, Any]) -> Benchmark:

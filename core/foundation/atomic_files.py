@@ -92,9 +92,9 @@ def publish(staging: Path, target: Path, announce: Callable[[str], None] = lambd
 
 def remove_folder(folder: Path) -> None:
     """Delete a folder that `publish` made; cut short, it leaves nothing that looks like one."""
-    staging = folder.with_name(f".{folder.name}.removed")
-    folder.rename(staging)
-    shutil.rmtree(staging)
+    hidden = folder.with_name(f".{folder.name}.removed")
+    folder.rename(hidden)
+    shutil.rmtree(hidden)
 
 
 def checksums_digest(folder: Path) -> str | None:

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from opendllm.core.foundation.json_lines import JsonLine, json_lines
-from opendllm.registries.benchmarks import Answer, AnswerForm, GeneratedText, TextLikelihood
+from opendllm.registries.benchmarks import DEFAULT_SETTING, Answer, AnswerForm, GeneratedText, TextLikelihood
 
 ValueT = TypeVar("ValueT")
 
 SampleKey = tuple[str, str, int]
 """(task id, setting, sample)."""
-DEFAULT_SETTING = "default"
 TEXT_FIELDS: Mapping[str, AnswerForm] = {
     "solution": "solution",
     "completion": "completion",

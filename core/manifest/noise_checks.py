@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from opendllm.core.manifest.checks import Issue, dotted
-from opendllm.core.manifest.schema import Manifest, Train
+from opendllm.core.manifest.schema import Manifest
 from opendllm.core.manifest.sources import KeyPath, Source
+from opendllm.core.manifest.train_schema import Train
 from opendllm.core.manifest.variant_plugins import TrainingPlugins
 from opendllm.registries.benchmarks import Benchmark
 from opendllm.registries.options import (

@@ -18,7 +18,8 @@ from opendllm.core.manifest.checks import (
     issues_of,
 )
 from opendllm.core.manifest.noise_checks import noise_issues
-from opendllm.core.manifest.schema import Generate, Manifest, PluginChoice
+from opendllm.core.manifest.schema import Generate, Manifest
+from opendllm.core.manifest.section import PluginChoice
 from opendllm.core.manifest.sources import KeyPath, Source
 from opendllm.core.manifest.variant_plugins import EvaluationPlugins, TrainingPlugins, VariantPlugins
 from opendllm.registries.corpora import Corpus

@@ -7,7 +7,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from opendllm.core.manifest.checks import Issue, ManifestError, issues_of
-from opendllm.core.manifest.schema import PublishedFigures, Section
+from opendllm.core.manifest.schema import PublishedFigures
+from opendllm.core.manifest.section import Section
 from opendllm.core.manifest.sources import Source, read_yaml
 
 

@@ -122,8 +122,8 @@ def load_into(
             split = tensor.split(rows) if len(rows) > 1 else [tensor]
             for piece, target, values in zip(wholes, targets, split, strict=True):
                 identity = id(state[piece.name])
-                place = (identity, str(piece.index))
-                before = loaded_from.setdefault(place, key)
+                part = (identity, str(piece.index))
+                before = loaded_from.setdefault(part, key)
                 if before != key and not torch.equal(target, values.to(target)):
                     raise UserError(
                         f"{before} in {stored[before].path} and {key} in {path} are one parameter of this "

@@ -12,7 +12,8 @@ from huggingface_hub.errors import StrictDataclassError
 
 from opendllm.core.foundation.notices import warn_once
 from opendllm.core.networks.placement import Placement
-from opendllm.core.networks.transformers_lm import CheckpointFormat, build_lm, load_lm
+from opendllm.core.networks.transformers_lm import CheckpointFormat
+from opendllm.core.networks.transformers_loading import build_lm, load_lm
 from opendllm.registries.backbones import Backbone, DiffusionLM, Vocabulary
 from opendllm.registries.errors import UserError, first_line
 from opendllm.registries.options import BackboneOptions

@@ -15,19 +15,14 @@ import torch
 from torch import Tensor, nn
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
-    AutoModelForCausalLM,
     PretrainedConfig,
     PreTrainedModel,
 )
-from transformers.initialization import no_init_weights
 
-from opendllm.core.foundation.notices import warn_once
-from opendllm.core.networks.attention import ATTENTION_NAME, AttentionLayout
+from opendllm.core.networks.attention import AttentionLayout
 from opendllm.core.networks.canvas_reader import TransformersReader, network_states
 from opendllm.core.networks.noise_section import noise_section
-from opendllm.core.networks.placement import Placement, allocate_spread, quantize_to_8bit, run_spread
-from opendllm.core.networks.quantized import SECTIONS, TURNED_BACK, load_quantized, quantization_of
-from opendllm.core.networks.safetensors_folder import differ, load_into, stored_dtype, write_weights
+from opendllm.core.networks.safetensors_folder import write_weights
 from opendllm.core.networks.token_losses import let_score, summed_loss, token_losses
 from opendllm.core.networks.weight_pieces import Pieces, published_tensors
 from opendllm.registries.backbones import CanvasReader, DiffusionLM, LossPart
@@ -36,8 +31,6 @@ from opendllm.registries.sequences import PADDING_SEGMENT, AttentionPattern, Mod
 
 CONFIG_FILE = "config.json"
 GENERATION_FILE = "generation_config.json"
-WEIGHT_DTYPES = frozenset({torch.float64, torch.float32, torch.float16, torch.bfloat16})
-"""In which a network can be computed."""
 COMPILED_SHAPES = 64
 """For how many shapes a process compiles the networks."""
 OWN_SECTION = "open_dllm"
@@ -245,7 +238,7 @@ class TransformersLM(DiffusionLM):
         ours = {key.removeprefix("network."): tensor for key, tensor in weights.items()}
         published = dict(published_tensors(self._format.pieces, ours))
         apart = {part.name for parts in self._format.pieces.values() for part in parts}
-        for name in ours.keys() - apart - _shared_keys(self._format.network_config).keys():
+        for name in ours.keys() - apart - shared_keys(self._format.network_config).keys():
             published[self._format.published_keys.get(name, name)] = ours[name]
         write_weights(folder, published)
         own = {
@@ -260,7 +253,7 @@ class TransformersLM(DiffusionLM):
             "torch_dtype": str(next(iter(weights.values())).dtype).removeprefix("torch."),
             OWN_SECTION: own,
         }
-        if self.eos_token_id != _first(config.get("eos_token_id")):
+        if self.eos_token_id != first_id(config.get("eos_token_id")):
             config["eos_token_id"] = self.eos_token_id
         if self._format.block_key is not None and self.attention.block_length is not None:
             config[self._format.block_key] = self.attention.block_length
@@ -278,134 +271,13 @@ def _refuse_time(inputs: ModelInputs) -> None:
         )
 
 
-def _allocate(checkpoint: CheckpointFormat, dtype: torch.dtype) -> PreTrainedModel:
-    config = checkpoint.network_config
-    # A padding id would freeze that token's embedding, and families use EOS for it.
-    config.pad_token_id = None
-    try:
-        return AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION_NAME, dtype=dtype)
-    except (LookupError, TypeError, ValueError) as error:
-        raise UserError(f"config.json describes no network: {type(error).__name__} {error}") from error
-
-
-def build_lm(
-    checkpoint: CheckpointFormat,
-    config: Mapping[str, Any],
-    attention: AttentionPattern,
-    mask_token_id: int,
-    eos_token_id: int | None,
-) -> TransformersLM:
-    """A model with random weights in float32."""
-    network = _allocate(checkpoint, torch.float32)
-    return TransformersLM(network, checkpoint, config, attention, mask_token_id, eos_token_id)
-
-
-def load_lm(
-    folder: Path,
-    checkpoint: CheckpointFormat,
-    config: Mapping[str, Any],
-    attention: AttentionPattern,
-    placement: Placement,
-) -> TransformersLM:
-    """The checkpoint in `folder`, each tensor straight on its device.
-
-    Args:
-        folder: with safetensors.
-        checkpoint: how the family writes it.
-        config: its config.json.
-        attention: the pattern.
-        placement: where its weights go.
-
-    Raises:
-        UserError: the weights don't fit (see `load_into`).
-    """
-    config = _untied_where_heads_differ(folder, checkpoint, config)
-    dtype = placement.dtype or _stored_dtype(config, folder)
-    quantization = quantization_of(config)
-    if quantization is not None:
-        _check_quantized(folder, quantization[0], checkpoint, placement)
-        where = "auto" if placement.spread else {"": placement.device}
-        network = load_quantized(folder, checkpoint.network_config, quantization, dtype, where)
-        config = {key: value for key, value in config.items() if key not in SECTIONS}
-        return _evaluated(network, checkpoint, config, attention)
-    device_map = None
-    with no_init_weights():
-        if placement.spread:
-            network, device_map = allocate_spread(lambda: _allocate(checkpoint, dtype), dtype)
-        else:
-            with torch.device("cpu" if placement.in_8bit else placement.device):
-                network = _allocate(checkpoint, dtype)
-    apart = {part.name for parts in checkpoint.pieces.values() for part in parts}
-    to_ours = {
-        checkpoint.published_keys.get(name, name): name for name in network.state_dict() if name not in apart
-    }
-    network.tie_weights()
-    load_into(network, folder, to_ours, checkpoint.pieces, checkpoint.other_pieces)
-    if device_map is not None:
-        run_spread(network, device_map)
-    if placement.in_8bit:
-        quantize_to_8bit(network, placement.device)
-    return _evaluated(network, checkpoint, config, attention)
-
-
-def _evaluated(
-    network: PreTrainedModel,
-    checkpoint: CheckpointFormat,
-    config: Mapping[str, Any],
-    attention: AttentionPattern,
-) -> TransformersLM:
-    network.eval()
-    return TransformersLM(
-        network, checkpoint, config, attention, config["mask_token_id"], _first(config.get("eos_token_id"))
-    )
-
-
-def _shared_keys(config: PretrainedConfig) -> dict[str, str]:
+def shared_keys(config: PretrainedConfig) -> dict[str, str]:
     """Of the stock class: from the names that it ties to the names that they are tied to."""
     if not config.tie_word_embeddings or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         return {}
     return dict(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]._tied_weights_keys or {})
 
 
-def _untied_where_heads_differ(
-    folder: Path, checkpoint: CheckpointFormat, config: Mapping[str, Any]
-) -> Mapping[str, Any]:
-    """config.json as the weights are: a head of its own is used, whatever config.json says, and said."""
-    for ours, tied_to in _shared_keys(checkpoint.network_config).items():
-        head, embedding = (checkpoint.published_keys.get(name, name) for name in (ours, tied_to))
-        if differ(folder, head, embedding):
-            warn_once(
-                f"{folder}: config.json ties {head} to {embedding}, and the weights hold another one: it is "
-                f"used, and saved with {checkpoint.tying_key} false"
-            )
-            checkpoint.network_config.tie_word_embeddings = False
-            return {**config, checkpoint.tying_key: False}
-    return config
-
-
-def _check_quantized(folder: Path, method: str, checkpoint: CheckpointFormat, placement: Placement) -> None:
-    if placement.in_8bit:
-        why = "load_in_8bit is for plain weights: leave it out"
-    elif checkpoint.published_keys or checkpoint.pieces:
-        why = f"which is not read for {checkpoint.backbone}: take the unquantized checkpoint"
-    elif placement.dtype is not None and method not in TURNED_BACK:
-        why = "and stay so: they can be evaluated in the dtype that they have, not trained or cast"
-    else:
-        return
-    raise UserError(f"{folder}: the weights are quantized by {method}, {why}")
-
-
-def _first(token_ids: int | list[int] | None) -> int | None:
+def first_id(token_ids: int | list[int] | None) -> int | None:
     """Some config.json files name several EOS tokens."""
     return token_ids[0] if isinstance(token_ids, list) else token_ids
-
-
-def _stored_dtype(config: Mapping[str, Any], folder: Path) -> torch.dtype:
-    """As config.json says, or the weights themselves where it says nothing."""
-    name = config.get("dtype") or config.get("torch_dtype")
-    if name in (None, "auto"):
-        return stored_dtype(folder)
-    dtype = getattr(torch, str(name).removeprefix("torch."), None)
-    if not isinstance(dtype, torch.dtype) or dtype not in WEIGHT_DTYPES:
-        raise UserError(f"{folder / CONFIG_FILE} asks for the unknown dtype {name!r}")
-    return dtype

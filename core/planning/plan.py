@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from opendllm.core.manifest.experiment_manifest import Variant
-from opendllm.core.manifest.schema import Train
+from opendllm.core.manifest.train_schema import Train
 from opendllm.core.training.settings import batch_shape, zero_stage
 from opendllm.registries.architecture import Architecture
 from opendllm.registries.errors import UserError

@@ -8,7 +8,7 @@ import json
 import os
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,17 +90,12 @@ def score_programs(
     for number, (answer, program) in enumerate(zip(answers, programs, strict=True)):
         if number not in unjudged:
             wanted[answer.task_id][program] = None
-    script = inspect.getsource(tests.judge)
-    cases = []
-    for task, texts in wanted.items():
-        try:
-            data = tests.data_of(task)
-        except Exception as error:  # whatever a field raises that isn't as published
-            verdict = Verdict(frozenset(), f"{task} can't be scored: {preparation_failure(error)}", True)
-            unjudged |= {number: verdict for number, answer in enumerate(answers) if answer.task_id == task}
-            continue
-        trials = tuple(Trial(text, tests.parts, JUDGING_SECONDS) for text in texts)
-        cases.append(Case(task, script, data, trials, _memory(script, data) if tests.remembers else None))
+    cases, unscorable = _cases(wanted, tests)
+    unjudged |= {
+        number: unscorable[answer.task_id]
+        for number, answer in enumerate(answers)
+        if answer.task_id in unscorable
+    }
     if tests.recall is not None:
         _keep(cases, tests.recall)
     passed: list[bool] = []
@@ -146,6 +141,25 @@ def _programs(
         except Exception as error:  # a text that no parser was made for
             unjudged[number] = Verdict(frozenset(), f"no program: {preparation_failure(error)}")
     return programs, unjudged
+
+
+def _cases(
+    wanted: Mapping[str, Collection[str]], tests: ProgramTests
+) -> tuple[list[Case], dict[str, Verdict]]:
+    """What is to be judged of each task's programs; and the verdict on tasks that can't be scored."""
+    script = inspect.getsource(tests.judge)
+    cases: list[Case] = []
+    unscorable: dict[str, Verdict] = {}
+    for task, programs in wanted.items():
+        try:
+            data = tests.data_of(task)
+        except Exception as error:  # whatever a field raises that isn't as published
+            reason = f"{task} can't be scored: {preparation_failure(error)}"
+            unscorable[task] = Verdict(frozenset(), reason, unscorable=True)
+            continue
+        trials = tuple(Trial(program, tests.parts, JUDGING_SECONDS) for program in programs)
+        cases.append(Case(task, script, data, trials, _memory(script, data) if tests.remembers else None))
+    return cases, unscorable
 
 
 def _memory(script: str, data: Any) -> Path:

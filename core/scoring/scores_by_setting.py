@@ -9,12 +9,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from opendllm.core.scoring.infilling_lengths import averaged_setting, fixed_lengths
 from opendllm.core.scoring.statistics import bootstrap_mean
-from opendllm.registries.benchmarks import GeneratedText, Metric, Scores
+from opendllm.registries.benchmarks import DEFAULT_SETTING, GeneratedText, Metric, Scores
 
 TaskValues = Mapping[str, float | bool]
 """Task id -> value."""
 
-DEFAULT_SETTING = "default"
 OUTPUT_SHARES = ("empty", "truncated", "unparsable")
 """The metrics of `output_shares`; of each, less is better."""
 LONGEST_PARSED = 1_000_000

@@ -17,7 +17,8 @@
 
 `core.networks`, for backbones of transformers' stock classes:
     transformers_backbone  a family: its config, its keys, its stock class. Start here
-    transformers_lm        the stock class as a `DiffusionLM`; `CheckpointFormat`
+    transformers_lm        the stock class as a `DiffusionLM`; `CheckpointFormat`; transformers_loading, which
+                           builds and loads it
     attention              segment-aware attention; segment_kernels, its kernels
     canvas_reader          repeated forward passes over a canvas, with a key-value cache
     token_losses           the LM head's loss, chunk by chunk

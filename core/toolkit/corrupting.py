@@ -40,8 +40,8 @@ def replacements(mass: NoiseMass, draws: Tensor, ids: TokenIds) -> Tensor:
     others = ids.size - 1
     total = mass.mask + others * mass.other
     share = torch.where(total > 0, mass.mask / total, 1.0)
-    place = (draws - share) / torch.where(share < 1, 1 - share, 1.0) * others
-    token = place.clamp(0, others - 1).long()
+    scaled = (draws - share) / torch.where(share < 1, 1 - share, 1.0) * others
+    token = scaled.clamp(0, others - 1).long()
     token = token + (token >= ids.mask_token_id)
     return torch.where(draws < share, ids.mask_token_id, token)
 

@@ -32,8 +32,8 @@ class AddressedNoise:
     def per_row_stratified(self, stream: str) -> Tensor:
         """[B, 1] float64: frac(u + n/B) with one u a global batch (MDLM's antithetic sampling)."""
         batch = self.rows.sample_index // self.global_batch_size
-        place = self.rows.sample_index % self.global_batch_size
-        shifted = uniform(self.seed, stream_id(stream), batch) + place.double() / self.global_batch_size
+        number = self.rows.sample_index % self.global_batch_size
+        shifted = uniform(self.seed, stream_id(stream), batch) + number.double() / self.global_batch_size
         return torch.remainder(shifted, 1.0)[:, None]
 
     def per_document(self, stream: str) -> Tensor:

@@ -19,7 +19,7 @@ from opendllm.registries.sequences import ModelInputs, TokenIds
 
 NUMBERS_AT_ONCE = 1 << 23
 """Logits that are there at the same time."""
-LEAST_TIME = 1e-12
+MIN_TIME = 1e-12
 """What lies below it, or as close to 1, is worth no more than its square root."""
 BISECTIONS = 60
 
@@ -98,21 +98,21 @@ def noise_bounds(
     read = inputs.with_tokens(noisy)
     if lm.noise.time_conditioning:
         read = replace(read, time=-alpha.log().expand_as(which))
-    rows, places = scorable.nonzero(as_tuple=True)
-    clean, seen, times = inputs.tokens[rows, places], noisy[rows, places], time[rows]
+    rows, positions = scorable.nonzero(as_tuple=True)
+    clean, seen, times = inputs.tokens[rows, positions], noisy[rows, positions], time[rows]
 
     def bounds(logits: Tensor, chosen: slice) -> Tensor:
         tokens = NoisyTokens(clean[chosen], seen[chosen], lm.mask_token_id)
         return bound(logits, tokens, NoiseAt.of(schedule, times[chosen], ids.size))
 
-    found = position_values(lm, read, (rows, places), bounds) / density[rows]
+    found = position_values(lm, read, (rows, positions), bounds) / density[rows]
     return torch.zeros_like(time).index_add(0, rows, found)
 
 
 def drawn_times(drawn: Tensor) -> tuple[Tensor, Tensor]:
     """(times, their density): half of them even, half with density t^(-3/4) / 4.
 
-    GIDD's noise replaces a token with a chance of sqrt(t), and is then weighed with 1 / (2t): evenly drawn
+    GIDD's noise repositions a token with a chance of sqrt(t), and is then weighed with 1 / (2t): evenly drawn
     times have an infinite variance, and t^(-3/4) the least. Uniform noise, of chance t, has a finite one too.
 
     Args:
@@ -123,7 +123,7 @@ def drawn_times(drawn: Tensor) -> tuple[Tensor, Tensor]:
         root = (low + high) / 2
         below = (root**4 + root) / 2 < drawn
         low, high = torch.where(below, root, low), torch.where(below, high, root)
-    time = (((low + high) / 2) ** 4).clamp(LEAST_TIME, 1 - LEAST_TIME)
+    time = (((low + high) / 2) ** 4).clamp(MIN_TIME, 1 - MIN_TIME)
     return time, 0.5 + time**-0.75 / 8
 
 
@@ -131,13 +131,13 @@ def reconstruction(lm: DiffusionLM, inputs: ModelInputs, scorable: Tensor) -> Te
     """[R] float64 nats: the cross-entropy of clean rows that the model reads as they are, at time 0."""
     if lm.noise.time_conditioning:
         inputs = replace(inputs, time=torch.zeros(inputs.tokens.shape, device=inputs.tokens.device))
-    rows, places = scorable.nonzero(as_tuple=True)
-    clean = inputs.tokens[rows, places]
+    rows, positions = scorable.nonzero(as_tuple=True)
+    clean = inputs.tokens[rows, positions]
 
     def surprise(logits: Tensor, chosen: slice) -> Tensor:
         return cross_entropy(logits, clean[chosen], reduction="none").double()
 
-    found = position_values(lm, inputs, (rows, places), surprise)
+    found = position_values(lm, inputs, (rows, positions), surprise)
     return torch.zeros(len(scorable), dtype=torch.float64, device=scorable.device).index_add(0, rows, found)
 
 

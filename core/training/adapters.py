@@ -9,7 +9,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from opendllm.core.manifest.schema import Lora
+from opendllm.core.manifest.train_schema import Lora
 from opendllm.registries.backbones import DiffusionLM
 from opendllm.registries.errors import UserError, first_line
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from opendllm.core.manifest.schema import WeightAverage
+from opendllm.core.manifest.train_schema import WeightAverage
 
 AVERAGE_FILE = "average.safetensors"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from opendllm.core.checkpoints.files import (
     CHECKPOINTS_FOLDER,
     MODEL_FOLDER,
     PROVENANCE_FILE,
+    provenance_of,
     steps,
     steps_wanted,
 )
@@ -31,7 +31,7 @@ from opendllm.core.foundation.atomic_files import (
 )
 from opendllm.core.foundation.process_group import from_first, wait_for_all
 from opendllm.core.foundation.ranks import rank, world_size
-from opendllm.core.manifest.schema import Checkpointing
+from opendllm.core.manifest.train_schema import Checkpointing
 from opendllm.core.training.elastic import converted
 from opendllm.core.training.engine import full_weights, restore_engine, save_engine
 from opendllm.core.training.retention import expired
@@ -190,7 +190,7 @@ def newest_whole(variant_folder: Path, provenance: Mapping[str, Any]) -> SavedSt
     folder = variant_folder / CHECKPOINTS_FOLDER / f"step-{step}"
     if step == 0:
         return SavedStep(0, 0, world_size(), folder)
-    known = json.loads((folder / PROVENANCE_FILE).read_text())
+    known = provenance_of(folder)
     check_same_data(folder, provenance)
     if known.get("parameters") != provenance.get("parameters"):
         raise UserError(
@@ -213,7 +213,7 @@ def check_same_data(checkpoint: Path, provenance: Mapping[str, Any]) -> None:
     Raises:
         UserError: it was trained on other tokens; the corpora that have changed are named.
     """
-    known = json.loads((checkpoint / PROVENANCE_FILE).read_text())
+    known = provenance_of(checkpoint)
     if known.get("data") == provenance.get("data"):
         return
     if "corpora" in known:

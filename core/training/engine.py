@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from opendllm.core.checkpoints.files import ENGINE_FOLDER
 from opendllm.core.foundation.ranks import rank
-from opendllm.core.manifest.schema import Train
+from opendllm.core.manifest.train_schema import Train
 from opendllm.core.training.settings import deepspeed_config
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import torch
 from opendllm.core.data.rows import Rows
 from opendllm.core.foundation.process_group import summed
 from opendllm.core.foundation.ranks import rank, world_size
-from opendllm.core.manifest.schema import HeldOut
+from opendllm.core.manifest.train_schema import HeldOut
 from opendllm.core.toolkit.likelihood import log_likelihood
 from opendllm.core.toolkit.segments import document_starts
 from opendllm.registries.backbones import DiffusionLM

@@ -7,7 +7,7 @@ import shutil
 import torch
 
 from opendllm.core.manifest.experiment_manifest import digest
-from opendllm.core.manifest.schema import Train
+from opendllm.core.manifest.train_schema import Train
 from opendllm.core.training.adapters import Adapters
 from opendllm.core.training.averaging import MovingAverage
 from opendllm.core.training.freezing import freeze

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from opendllm.core.manifest.schema import Checkpointing
+from opendllm.core.manifest.train_schema import Checkpointing
 
 
 def expired(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from opendllm.core.manifest.schema import Train
+from opendllm.core.manifest.train_schema import Train
 from opendllm.registries.errors import UserError
 
 

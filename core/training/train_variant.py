@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from opendllm.core.checkpoints.files import MODEL_FOLDER, PROVENANCE_FILE, steps
+from opendllm.core.checkpoints.files import MODEL_FOLDER, provenance_of, steps
 from opendllm.core.checkpoints.loading import load_model, read_config, stop_token_ids_of, torch_device
 from opendllm.core.checkpoints.pretrained import fetch
 from opendllm.core.checkpoints.tokenizer_files import id_count
@@ -110,8 +110,7 @@ def _finished(folder: Path, last_step: int) -> Path | None:
 
 def _changed(checkpoint: Path, corpora: Mapping[str, str]) -> bool:
     """Whether they aren't known to be what the checkpoint was trained on."""
-    known = json.loads((checkpoint / PROVENANCE_FILE).read_text())
-    return bool(changed_corpora(known.get("corpora", {}), corpora))
+    return bool(changed_corpora(provenance_of(checkpoint).get("corpora", {}), corpora))
 
 
 def _prepared_by_first(

@@ -18,7 +18,7 @@ from opendllm.core.data.rows import Rows
 from opendllm.core.foundation.process_group import summed
 from opendllm.core.foundation.ranks import rank, world_size
 from opendllm.core.launching.stopping import EXIT_CODES, Stopped, StopRequest, stop_requests
-from opendllm.core.manifest.schema import Train
+from opendllm.core.manifest.train_schema import Train
 from opendllm.core.toolkit.draws import hash_address, stream_id
 from opendllm.core.toolkit.noise import AddressedNoise
 from opendllm.core.training.checkpoints import SavedStep, TakenStep, newest_whole, restore, save_step

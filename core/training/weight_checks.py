@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from opendllm.core.data.rows import Rows
 from opendllm.core.foundation.notices import warn_once
 from opendllm.core.foundation.process_group import summed
-from opendllm.core.manifest.schema import HeldOut, Train
+from opendllm.core.manifest.train_schema import HeldOut, Train
 from opendllm.core.training.held_out import held_out_loss
 from opendllm.core.training.settings import learning_rate, peak_step
 from opendllm.registries.backbones import DiffusionLM

@@ -39,7 +39,7 @@ class Prepared:
         self.entry_point: str = data["entry_point"]
         self.is_mbpp: bool = data["is_mbpp"]
         self.atol: float = data["atol"]
-        self._least_seconds: float = data["min_seconds"]
+        self._min_seconds: float = data["min_seconds"]
         self._factor: float = data["factor"]
         convert = CONVERSIONS.get(data["number"], _as_written) if self.is_mbpp else _as_written
         self.inputs = {part: [convert(given) for given in data[part]] for part in ("base", "plus")}
@@ -56,7 +56,7 @@ class Prepared:
                 arguments = deepcopy(given)
                 started = time.monotonic()
                 output = self._gold(*arguments)
-                limits.append(max(self._least_seconds, self._factor * (time.monotonic() - started)))
+                limits.append(max(self._min_seconds, self._factor * (time.monotonic() - started)))
                 not_none = self.is_mbpp and self.entry_point in COMPARED_AS_NOT_NONE
                 outputs.append(output is not None if not_none else output)
             self._expected[part] = outputs, limits

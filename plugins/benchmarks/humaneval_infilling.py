@@ -6,10 +6,10 @@ from typing import Any
 
 from opendllm.core.scoring.infilling_lengths import at_each_length, setting_of, shown_settings
 from opendllm.core.scoring.problem_files import ProblemSource
-from opendllm.core.scoring.scores_by_setting import DEFAULT_SETTING, lower_is_better, metric_name
+from opendllm.core.scoring.scores_by_setting import lower_is_better, metric_name
 from opendllm.plugins.benchmarks import HumanEvalInfillingOptions
 from opendllm.plugins.benchmarks.program_benchmark import ProgramBenchmark, Row
-from opendllm.registries.benchmarks import GeneratedText, GenerationRequest
+from opendllm.registries.benchmarks import DEFAULT_SETTING, GeneratedText, GenerationRequest
 from opendllm.registries.gaps import Gap
 
 FILES = {

@@ -12,7 +12,13 @@ import numpy as np
 
 from opendllm.core.scoring.problem_files import preparation_failure
 from opendllm.plugins.benchmarks import LmEvalOptions
-from opendllm.registries.benchmarks import ChatTemplate, GenerationRequest, LikelihoodRequest, Request
+from opendllm.registries.benchmarks import (
+    DEFAULT_SETTING,
+    ChatTemplate,
+    GenerationRequest,
+    LikelihoodRequest,
+    Request,
+)
 from opendllm.registries.corpora import Message
 from opendllm.registries.errors import UserError, first_line
 from opendllm.registries.gaps import Gap
@@ -148,7 +154,7 @@ def _requests(task_id: str, task: Task, instance: Instance, chat: bool) -> Itera
     arguments = instance.args
     for repeat in range(instance.repeats or 1):
         repeats = [f"repeat-{repeat}"] if (instance.repeats or 1) > 1 else []
-        setting = "-".join([*parts, *repeats]) or "default"
+        setting = "-".join([*parts, *repeats]) or DEFAULT_SETTING
         if instance.request_type == "generate_until":
             until = arguments[1].get("until") or ()
             yield GenerationRequest(

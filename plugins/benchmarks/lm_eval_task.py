@@ -12,6 +12,7 @@ from opendllm.plugins.benchmarks.lm_eval_loading import load_tasks
 from opendllm.plugins.benchmarks.lm_eval_requests import LmEvalChat, as_lm_eval_seeds, build_requests, quiet
 from opendllm.plugins.benchmarks.lm_eval_scores import mean_metrics, read_results, replaying_model
 from opendllm.registries.benchmarks import (
+    DEFAULT_SETTING,
     Answer,
     Benchmark,
     BenchmarkContext,
@@ -180,5 +181,7 @@ def _in_one_setting(
         for by_task in by_setting.values():
             for task_id, value in by_task.items():
                 values[task_id].append(value)
-        merged[name] = {"default": {task_id: sum(found) / len(found) for task_id, found in values.items()}}
+        merged[name] = {
+            DEFAULT_SETTING: {task_id: sum(found) / len(found) for task_id, found in values.items()}
+        }
     return merged

@@ -11,9 +11,10 @@ from opendllm.core.sandbox import assertion_judge
 from opendllm.core.sandbox.limits import limits_of
 from opendllm.core.scoring.problem_files import ProblemSource, asked_or_failed, read_problems
 from opendllm.core.scoring.program_scores import ProgramTests, score_programs
-from opendllm.core.scoring.scores_by_setting import DEFAULT_SETTING, lower_is_better
+from opendllm.core.scoring.scores_by_setting import lower_is_better
 from opendllm.plugins.benchmarks import ProgramOptions
 from opendllm.registries.benchmarks import (
+    DEFAULT_SETTING,
     Answer,
     Benchmark,
     BenchmarkContext,

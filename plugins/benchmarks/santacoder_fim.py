@@ -9,7 +9,6 @@ from functools import partial
 from opendllm.core.scoring.infilling_lengths import at_each_length, setting_of, shown_settings
 from opendllm.core.scoring.problem_files import ProblemSource, asked_or_failed, read_problems
 from opendllm.core.scoring.scores_by_setting import (
-    DEFAULT_SETTING,
     lower_is_better,
     mean_by_task,
     metric_name,
@@ -19,6 +18,7 @@ from opendllm.core.scoring.scores_by_setting import (
 )
 from opendllm.plugins.benchmarks import SantacoderFimOptions
 from opendllm.registries.benchmarks import (
+    DEFAULT_SETTING,
     Answer,
     Benchmark,
     BenchmarkContext,

@@ -21,13 +21,13 @@ class BadRecords:
         """A split is read from its beginning."""
         self._found[split] = Skipped()
 
-    def add(self, split: Split, place: str, reason: str) -> None:
+    def add(self, split: Split, location: str, reason: str) -> None:
         """One more.
 
         Raises:
             UserError: none is to be skipped.
         """
-        said = f"{place}: {reason}"
+        said = f"{location}: {reason}"
         if not self._skip:
             raise UserError(f"{said}; `on_bad_record: skip` leaves such records out, and counts them")
         before = self._found[split]

@@ -17,7 +17,8 @@ import torch
 from opendllm.core.data.prepared import PreparedData, prepare
 from opendllm.core.data.rows import PackedRows
 from opendllm.core.foundation.process_group import join_process_group
-from opendllm.core.manifest.schema import Data, Train
+from opendllm.core.manifest.schema import Data
+from opendllm.core.manifest.train_schema import Train
 from opendllm.core.training.trainer import TrainingRun
 from opendllm.registries.backbones import Vocabulary
 from opendllm.registries.discovery import installed_plugins

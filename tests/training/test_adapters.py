@@ -15,7 +15,7 @@ from torch import Tensor
 
 from opendllm.core.checkpoints.files import steps
 from opendllm.core.checkpoints.loading import backbone_of, load_model
-from opendllm.core.manifest.schema import Train, WeightAverage
+from opendllm.core.manifest.train_schema import Train, WeightAverage
 from opendllm.core.training.averaging import MovingAverage
 from opendllm.core.training.trainer import TrainingRun, train
 from opendllm.registries.discovery import installed_plugins

@@ -18,7 +18,7 @@ import torch
 from opendllm.core.checkpoints.files import steps
 from opendllm.core.checkpoints.ledger import LEDGER_FILE
 from opendllm.core.foundation.atomic_files import CHECKSUMS_FILE
-from opendllm.core.manifest.schema import Checkpointing
+from opendllm.core.manifest.train_schema import Checkpointing
 from opendllm.core.training.retention import expired
 from opendllm.core.training.trainer import TrainingRun, train
 from opendllm.registries.errors import UserError

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from opendllm.core.checkpoints.files import steps
-from opendllm.core.manifest.schema import Train
+from opendllm.core.manifest.train_schema import Train
 from opendllm.core.training.settings import learning_rate
 from opendllm.core.training.trainer import TrainingRun, train
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from opendllm.core.manifest.schema import Train
+from opendllm.core.manifest.train_schema import Train
 from opendllm.core.training.settings import batch_shape, learning_rate
 from opendllm.registries.errors import UserError
 

@@ -1,0 +1,22 @@
+"""What all sections of a manifest have in common."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Section(BaseModel):
+    """Part of a manifest: immutable, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class PluginChoice(Section):
+    """A plugin by name, with its options."""
+
+    name: str = Field(description="The plugin's name; `platform plugins` lists them.")
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="Its options; `platform plugins show KIND/NAME` explains them."
+    )
