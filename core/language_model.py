@@ -304,7 +304,7 @@ class LanguageModel:
         """
         if self.tokenizer is None:
             raise UserError(NO_TOKENIZER)
-        return Gap(chat_prompt(self.tokenizer, prompt), templated=True)
+        return Gap(chat_prompt(self.tokenizer, self._codec(), prompt), templated=True)
 
     def _check_ids(self, ids: Tensor, what: str) -> None:
         whole_numbers = ids.dtype == torch.int64 and ids.ndim == 2 and len(ids) > 0

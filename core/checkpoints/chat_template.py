@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from jinja2 import TemplateError
 
-from opendllm.core.checkpoints.text_codec import codec_of
 from opendllm.registries.corpora import Message
 from opendllm.registries.errors import UserError, first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+    from opendllm.core.checkpoints.text_codec import TextCodec
+
 
 Ending = Literal["answer follows", "answer begun", "answered"]
 """What comes after a chat: the model's answer, the rest of an answer that its last turn begins, nothing."""
 
 
-def apply_template(tokenizer: PreTrainedTokenizerFast, messages: Sequence[Message], ending: Ending) -> str:
+def apply_template(
+    tokenizer: PreTrainedTokenizerFast, codec: TextCodec, messages: Sequence[Message], ending: Ending
+) -> str:
     """The chat as the text that an instruct model was trained on, for `TextCodec.encode_rendered`.
 
     Args:
         tokenizer: whose template it is.
+        codec: the same that encodes the result: what it reserves stays text in messages and tool calls.
         messages: the chat.
         ending: where the text stops.
 
@@ -34,8 +38,7 @@ def apply_template(tokenizer: PreTrainedTokenizerFast, messages: Sequence[Messag
         raise UserError(
             "this checkpoint has no chat template: leave `chat` out, or take its Instruct sibling"
         )
-    escaped = codec_of(tokenizer).escaped
-    content = [_entry(message, escaped(message.content)) for message in messages]
+    content = [_entry(message, codec) for message in messages]
     try:
         text: str = tokenizer.apply_chat_template(
             content,
@@ -48,6 +51,15 @@ def apply_template(tokenizer: PreTrainedTokenizerFast, messages: Sequence[Messag
     return text
 
 
-def _entry(message: Message, content: str) -> dict[str, Any]:
-    entry: dict[str, Any] = {"role": message.role, "content": content}
-    return {**entry, "tool_calls": list(message.tool_calls)} if message.tool_calls else entry
+def _entry(message: Message, codec: TextCodec) -> dict[str, Any]:
+    entry: dict[str, Any] = {"role": message.role, "content": codec.escaped(message.content)}
+    return {**entry, "tool_calls": _escaped(message.tool_calls, codec)} if message.tool_calls else entry
+
+
+def _escaped(value: Any, codec: TextCodec) -> Any:
+    """The same with every text in it escaped."""
+    if isinstance(value, str):
+        return codec.escaped(value)
+    if isinstance(value, Mapping):
+        return {codec.escaped(str(key)): _escaped(each, codec) for key, each in value.items()}
+    return [_escaped(each, codec) for each in value] if isinstance(value, list | tuple) else value

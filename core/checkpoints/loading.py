@@ -14,6 +14,7 @@ from opendllm.core.checkpoints.stop_ids import end_of_turn_id, stop_token_ids
 from opendllm.core.checkpoints.text_codec import TextCodec, codec_of
 from opendllm.core.checkpoints.tokenizer_files import has_tokenizer, ids_without_token, read_tokenizer
 from opendllm.core.foundation.json_objects import read_json_object
+from opendllm.core.foundation.notices import warn_once
 from opendllm.core.foundation.option_errors import option_errors
 from opendllm.core.foundation.ranks import local_rank
 from opendllm.core.networks.noise_section import read_noise
@@ -168,10 +169,23 @@ def load_checkpoint(
     lm = load_model(path, backbone, device, dtype, mask_token_id)
     folder = model_folder(path)
     lm.end_of_turn_token_id = end_of_turn_id(tokenizer)
-    lm.stop_token_ids = stop_token_ids(folder, read_config(folder), tokenizer)
+    lm.stop_token_ids = _known_first(lm, stop_token_ids(folder, read_config(folder), tokenizer), folder)
+    if lm.eos_token_id is not None and lm.eos_token_id >= lm.vocab_size:
+        lm.eos_token_id = next((token for token in lm.stop_token_ids if token < lm.vocab_size), None)
     lm.ids_without_token = ids_without_token(tokenizer, lm)
     codec = None if tokenizer is None else codec_of(tokenizer, [lm.mask_token_id, *lm.stops], add_bos_token)
     return Checkpoint(lm, tokenizer, codec)
+
+
+def _known_first(lm: DiffusionLM, stops: tuple[int, ...], folder: Path) -> tuple[int, ...]:
+    """The stop ids that the model has rows for before the others, which it can neither write nor be given."""
+    unknown = [token for token in stops if token >= lm.vocab_size]
+    if unknown:
+        warn_once(
+            f"{folder} names the stop id {unknown[0]}, and its model knows {lm.vocab_size} ids: no text ends "
+            f"there"
+        )
+    return tuple(sorted(stops, key=lambda token: token >= lm.vocab_size))
 
 
 def load_model(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from opendllm.core.checkpoints.text_codec import END_OF_TURN
 from opendllm.core.foundation.json_objects import read_json_object
 from opendllm.core.networks.transformers_lm import GENERATION_FILE
 from opendllm.registries.errors import UserError
@@ -13,8 +14,8 @@ from opendllm.registries.errors import UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-END_OF_TURN = ("<|eot_id|>", "<|im_end|>", "<|eom_id|>", "<end_of_turn>", "<|end|>", "<|role_end|>")
-"""How chat templates end an answer (LLaMA-3's and Qwen's, which LLaDA's and Dream's follow, and others)."""
+_MOST_IDS = 1 << 31
+"""Tokenizers count in 32 bits."""
 
 
 def end_of_turn_id(tokenizer: PreTrainedTokenizerFast | None) -> int | None:
@@ -62,6 +63,6 @@ def stop_token_ids(
 def _ids(value: Any, path: Path) -> list[int]:
     given = value if isinstance(value, list) else [] if value is None else [value]
     for each in given:
-        if not isinstance(each, int) or isinstance(each, bool) or each < 0:
+        if not isinstance(each, int) or isinstance(each, bool) or not 0 <= each < _MOST_IDS:
             raise UserError(f"{path}: eos_token_id holds {each!r}, which is no token id")
     return given

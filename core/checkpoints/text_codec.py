@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from opendllm.core.foundation.notices import warn_once
 from opendllm.registries.errors import UserError
 
 if TYPE_CHECKING:
@@ -20,8 +21,11 @@ if TYPE_CHECKING:
 
 _LEFT_CONTEXT = 16
 """Tokens on the left that a continuation is decoded with: more than one character is ever made of."""
-_ANCHOR = "\n"
-"""What a text is put behind where a tokenizer would write a space before it; merges don't cross it."""
+_ANCHORS = ("\n", "=", "x", "1")
+"""What a text is put behind where a tokenizer would write a space before it: the first that it doesn't merge
+with."""
+END_OF_TURN = ("<|eot_id|>", "<|im_end|>", "<|eom_id|>", "<end_of_turn>", "<|end|>", "<|role_end|>")
+"""How chat templates end an answer (LLaMA-3's and Qwen's, which LLaDA's and Dream's follow, and others)."""
 NO_BOS = "add_bos_token is set, and this tokenizer has no BOS token: leave it out"
 _OPEN, _CLOSE = "\ue000", "\ue001"
 _LITERAL = re.compile(f"{_OPEN}([0-9a-f]+){_CLOSE}")
@@ -36,11 +40,14 @@ class TokenFacts:
         reserved: ids that are never text: special tokens, the mask, what ends a text. By id, how they
             are spelled.
         start: the token before a text that stands alone, where nothing else does: BOS, or else EOS.
+        unknown: what a tokenizer writes for characters that it has no token for: reserved where it is
+            spelled, and no mistake where it isn't.
     """
 
     bos: tuple[int, ...]
     reserved: dict[int, str]
     start: int | None = None
+    unknown: int | None = None
 
 
 @dataclass(frozen=True)
@@ -97,14 +104,16 @@ class TextCodec:
         anchored = [
             not first and bool(text) and self._writes_space for text, first in zip(texts, begin, strict=True)
         ]
-        given = [_ANCHOR + text if anchor else text for text, anchor in zip(texts, anchored, strict=True)]
+        anchor, before = next(iter(self._anchors.items()), ("", []))
+        given = [anchor + text if apart else text for text, apart in zip(texts, anchored, strict=True)]
+        for text in texts:
+            _refuse_surrogates(text)
         self._tokenizer.encode_special_tokens = True
         found = []
         for number, encoding in enumerate(self._tokenizer.encode_batch(given, add_special_tokens=False)):
             ids = encoding.ids
             if anchored[number]:
-                cut = len(self._anchor)
-                ids = ids[cut:] if ids[:cut] == self._anchor else []
+                ids = ids[len(before) :] if ids[: len(before)] == before else []
             alone = (anchored[number] and not ids) or not self.facts.reserved.keys().isdisjoint(ids)
             found.append(self._ordinary(texts[number], begin[number]).ids if alone else ids)
         return found
@@ -159,45 +168,62 @@ class TextCodec:
             ids += part.ids
             offsets += [(first + start, last + start) for first, last in part.offsets]
         for token in ids:
-            if token in self.facts.reserved:
+            if token in self.facts.reserved and token != self.facts.unknown:
                 raise UserError(
                     f"spells {self.facts.reserved[token]!r}, which this tokenizer can't tell from the token "
                     f"itself"
                 )
+        if self.facts.unknown in ids:
+            warn_once(
+                f"some characters have no token of this tokenizer's and are read as "
+                f"{self.facts.reserved[self.facts.unknown]!r}: likelihoods take them for that"
+            )
         return EncodedText(ids, offsets)
 
     def _encoded(self, text: str, begins: bool, special: bool) -> EncodedText:
-        """As the tokenizer has it, where the text begins; without the space that it would write, else."""
-        anchored = not begins and bool(text) and self._writes_space
-        given = _ANCHOR + text if anchored else text
-        try:
-            given.encode()
-        except UnicodeEncodeError as error:
-            character = error.start - len(given) + len(text)
-            raise UserError(f"is no text: character {character} is a lone surrogate") from error
+        """As the tokenizer has it, where the text begins; without the space that it would write, else.
+
+        Raises:
+            UserError: it holds half of a surrogate pair, or what stands on its left can't be told apart.
+        """
+        _refuse_surrogates(text)
         self._tokenizer.encode_special_tokens = not special
-        encoding = self._tokenizer.encode(given, add_special_tokens=False)
-        if not anchored:
+        if begins or not text or not self._writes_space:
+            encoding = self._tokenizer.encode(text, add_special_tokens=False)
             return EncodedText(encoding.ids, encoding.offsets)
-        cut = len(self._anchor)
-        if encoding.ids[:cut] != self._anchor:
-            return self._encoded(text, begins=True, special=special)
-        shift = len(_ANCHOR)
-        offsets = [(max(0, first - shift), last - shift) for first, last in encoding.offsets[cut:]]
-        return EncodedText(encoding.ids[cut:], offsets)
+        for anchor, before in self._anchors.items():
+            encoding = self._tokenizer.encode(anchor + text, add_special_tokens=False)
+            cut, shift = len(before), len(anchor)
+            if encoding.ids[:cut] == before:
+                offsets = [(max(0, first - shift), last - shift) for first, last in encoding.offsets[cut:]]
+                return EncodedText(encoding.ids[cut:], offsets)
+        raise UserError("cannot be read without the space that this tokenizer writes before texts")
 
     @cached_property
-    def _anchor(self) -> list[int]:
-        ids: list[int] = self._tokenizer.encode(_ANCHOR, add_special_tokens=False).ids
-        return ids
+    def _anchors(self) -> dict[str, list[int]]:
+        """Those that this tokenizer keeps apart from a text behind them, with their ids."""
+        found = {}
+        for anchor in _ANCHORS:
+            ids: list[int] = self._tokenizer.encode(anchor, add_special_tokens=False).ids
+            behind = self._tokenizer.encode(anchor + "(", add_special_tokens=False).ids
+            if behind[: len(ids)] == ids:
+                found[anchor] = ids
+        return found
 
     @cached_property
     def _writes_space(self) -> bool:
         """Whether a text that begins is read as if a space stood before it."""
-        alone = self._tokenizer.encode("x", add_special_tokens=False).ids
-        behind = self._tokenizer.encode(_ANCHOR + "x", add_special_tokens=False).ids
-        cut = len(self._anchor)
-        return bool(behind[:cut] == self._anchor and behind[cut:] != alone)
+        anchor, before = next(iter(self._anchors.items()), ("", []))
+        alone = self._tokenizer.encode("(", add_special_tokens=False).ids
+        behind = self._tokenizer.encode(anchor + "(", add_special_tokens=False).ids
+        return bool(behind[len(before) :] != alone)
+
+
+def _refuse_surrogates(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"is no text: character {error.start} is a lone surrogate") from error
 
 
 def codec_of(
@@ -222,15 +248,21 @@ def token_facts(
         UserError: BOS is asked for, and the tokenizer has none.
     """
     special = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
-    named = {*special, *tokenizer.all_special_ids, *also_reserved}
+    added = tokenizer.get_added_vocab()
+    turns = {added[token] for token in END_OF_TURN if token in added}  # flagged as special or not
+    named = {*special, *tokenizer.all_special_ids, *turns, *also_reserved}
     reserved = sorted(token for token in named if token is not None)
     spelled = {token: tokenizer.convert_ids_to_tokens(token) or "" for token in reserved}
+    # GPT-2 names one token for everything: where EOS is the unknown token too, it is EOS.
+    meant = {tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.mask_token_id, *turns, *also_reserved}
+    unknown = None if tokenizer.unk_token_id in meant else tokenizer.unk_token_id
     start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     if add_bos is None:
-        return TokenFacts(_written_before(tokenizer), spelled, start)
+        return TokenFacts(written_before(tokenizer), spelled, start, unknown)
     if add_bos and tokenizer.bos_token_id is None:
         raise UserError(NO_BOS)
-    return TokenFacts((int(tokenizer.bos_token_id),) if add_bos else (), spelled, start)
+    bos = (int(tokenizer.bos_token_id),) if add_bos else ()
+    return TokenFacts(bos, spelled, start, unknown)
 
 
 def let_add_bos(tokenizer: PreTrainedTokenizerFast, add_bos_token: bool) -> None:
@@ -245,7 +277,7 @@ def let_add_bos(tokenizer: PreTrainedTokenizerFast, add_bos_token: bool) -> None
     tokenizer.init_kwargs["add_bos_token"] = add_bos_token
 
 
-def _written_before(tokenizer: PreTrainedTokenizerFast) -> tuple[int, ...]:
+def written_before(tokenizer: PreTrainedTokenizerFast) -> tuple[int, ...]:
     """The ids that the post-processor puts before a text."""
     backend = tokenizer.backend_tokenizer
     plain = backend.encode("x", add_special_tokens=False).ids

@@ -6,7 +6,10 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast
 
+from opendllm.core.checkpoints.text_codec import let_add_bos, written_before
+from opendllm.core.checkpoints.tokenizer_conversion import CONFIG_FILE as TOKENIZER_CONFIG_FILE
 from opendllm.core.checkpoints.tokenizer_conversion import convert_tokenizer, convertible
+from opendllm.core.foundation.json_objects import read_json_object
 from opendllm.registries.backbones import DiffusionLM
 from opendllm.registries.errors import UserError, first_line
 
@@ -49,6 +52,8 @@ def write_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
 def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """The tokenizer as tokenizer.json states it, or as the files say that it would be made of.
 
+    Whether texts begin with BOS is what `add_bos_token` in tokenizer_config.json says, where it is there.
+
     Not through AutoTokenizer: beside a config.json of a known model_type it puts that family's own
     pre-tokenizer in the file's place, and the same text gets other ids.
 
@@ -63,4 +68,9 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
         )
     except Exception as error:  # a damaged tokenizer.json fails in as many ways as it has parts
         raise UserError(f"the tokenizer in {folder} cannot be loaded: {first_line(error)}") from error
+    config = read_json_object(folder / TOKENIZER_CONFIG_FILE, optional=True)
+    said = config.get("add_bos_token")  # transformers 5 drops it where there is a tokenizer.json
+    has_bos = tokenizer.bos_token_id is not None
+    if isinstance(said, bool) and has_bos and bool(written_before(tokenizer)) != said:
+        let_add_bos(tokenizer, said)
     return tokenizer

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from opendllm.core.checkpoints.text_codec import let_add_bos, token_facts
+from opendllm.core.checkpoints.text_codec import codec_of, let_add_bos, token_facts
 from opendllm.core.checkpoints.tokenizer_files import TOKENIZER_FILE, read_tokenizer, write_tokenizer
 from opendllm.core.data.encoding import Encoding, Pair, encode_in_order
 from opendllm.core.data.held_out_texts import HeldOutTexts
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 SPLITS: tuple[Split, ...] = ("train", "held-out")
 FACTS_FILE = "data.json"
 TOKENIZER_FOLDER = "tokenizer"
-_FORMAT = 3
+_FORMAT = 4
 """Part of every key: what an older version wrote is not taken for this one's."""
 
 
@@ -190,12 +190,13 @@ class _Preparation:
         write_json(folder / FACTS_FILE, facts)
 
     def _pairs(self, corpus: Corpus, split: Split, facts: SplitFacts) -> Iterator[Pair]:
+        codec = codec_of(self.tokenizer)
         for document in corpus.documents(split):
             if split == "train" and document in self.held_out:
                 facts.held_out += 1
                 continue
             facts.prompted += document.prompt is not None
-            yield render(document, self.tokenizer, self.data.chat)
+            yield render(document, self.tokenizer, codec, self.data.chat)
 
 
 def read_prepared(folder: Path) -> PreparedData:

@@ -11,13 +11,18 @@ from opendllm.registries.errors import UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+    from opendllm.core.checkpoints.text_codec import TextCodec
 
-def render(document: Document, tokenizer: PreTrainedTokenizerFast, chat: bool) -> tuple[str, str]:
+
+def render(
+    document: Document, tokenizer: PreTrainedTokenizerFast, codec: TextCodec, chat: bool
+) -> tuple[str, str]:
     """(prompt, text): the prompt may be empty, an EOS token follows the text.
 
     Args:
         document: as the corpus gives it.
         tokenizer: whose chat template is used.
+        codec: that encodes what comes out.
         chat: put the prompt and its answer into that template.
 
     Raises:
@@ -31,8 +36,8 @@ def render(document: Document, tokenizer: PreTrainedTokenizerFast, chat: bool) -
     if prompt is None:
         raise UserError(f"{document.name}: has no prompt, so it is no chat: leave data.chat out")
     given = prompt if isinstance(prompt, tuple) else (Message("user", prompt),)
-    before = apply_template(tokenizer, given, "answer follows")
-    whole = apply_template(tokenizer, (*given, Message("assistant", document.text)), "answered")
+    before = apply_template(tokenizer, codec, given, "answer follows")
+    whole = apply_template(tokenizer, codec, (*given, Message("assistant", document.text)), "answered")
     if not whole.startswith(before):
         raise UserError(
             f"{document.name}: the chat template writes an answered chat otherwise than one that waits for "

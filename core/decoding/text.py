@@ -180,7 +180,7 @@ def _pad(
 ) -> tuple[Tensor, Tensor]:
     """Rows and attention mask [B, L], B at least `min_rows`, L a `multiple`; further rows are one token."""
     height, length = max(len(rows), min_rows), round_up(max(map(len, rows)), multiple)
-    filler = lm.stops[0] if lm.stops else 0
+    filler = next((stop for stop in lm.stops if stop < lm.vocab_size), 0)
     canvas = torch.full((height, length), filler)
     attention_mask = torch.zeros(height, length, dtype=torch.bool)
     attention_mask[len(rows) :, 0] = True

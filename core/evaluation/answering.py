@@ -249,7 +249,7 @@ def _gap(asked: Asked, replica: Replica, request: GenerationRequest) -> Gap:
     """What is put to the model: in its chat template if wished, and as long as the reference if asked so."""
     gap = request.gap
     if asked.chat and gap.suffix is None and not gap.templated:
-        gap = replace(gap, prefix=chat_prompt(replica.tokenizer, gap.prefix), templated=True)
+        gap = replace(gap, prefix=chat_prompt(replica.tokenizer, replica.codec, gap.prefix), templated=True)
     if request.oracle_length and request.reference is None:
         raise UserError("is to be as long as its reference, and has none")
     if request.oracle_length:

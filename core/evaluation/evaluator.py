@@ -94,7 +94,8 @@ def evaluate(
     if context.code_execution is not None:
         context = replace(context, code_execution=replace(context.code_execution, on_progress=on_scoring))
     if asked.chat:
-        context = replace(context, chat=chat_template_of(asked.replicas[0].tokenizer))
+        replica = asked.replicas[0]
+        context = replace(context, chat=chat_template_of(replica.tokenizer, replica.codec))
     requests = benchmark.requests(context)
     if asked.chat:
         _check_chat_has_an_effect(requests)

@@ -188,7 +188,8 @@ def _windows(codec: TextCodec, text: TextToScore, longest: int) -> list[_Window]
     if len(ids) <= given:
         return [_Window(ids, given, 0)]
     offsets = encoded.offsets[: len(ids) - len(codec.bos)]
-    first = 0 if codec.bos else offsets[0][1]
+    # The space that SentencePiece writes before a text is a token of none of its bytes.
+    first = offsets[0][1] if not codec.bos and codec.decode(ids[:1]) else 0
     return [_Window(ids, given, len(text.text[first : offsets[-1][1]].encode()))]
 
 

@@ -61,7 +61,7 @@ def noisy_and_clean(
 
 
 def with_complement(masking: Masking, schedule: NoiseSchedule) -> Masking:
-    """2B rows: the B as they are, then the same with just the other maskable tokens masked.
+    """2B rows: after each row the same with just the other maskable tokens masked.
 
     Every maskable token is learnt in one of the two views (Fast-dLLM v2, arXiv:2509.26328, section 3.2).
     """
@@ -69,20 +69,21 @@ def with_complement(masking: Masking, schedule: NoiseSchedule) -> Masking:
     other = (1 - masking.mask_probability).clamp(min=MIN_PROBABILITY)
     doubled = replace(
         rows,
-        tokens=_twice(rows.tokens),
-        segments=_twice(rows.segments),
-        positions=_twice(rows.positions),
-        maskable=_twice(rows.maskable),
-        sample_index=_twice(rows.sample_index),
-        blocks=None if rows.blocks is None else _twice(rows.blocks),
+        tokens=_pairs(rows.tokens, rows.tokens),
+        segments=_pairs(rows.segments, rows.segments),
+        positions=_pairs(rows.positions, rows.positions),
+        maskable=_pairs(rows.maskable, rows.maskable),
+        sample_index=_pairs(rows.sample_index, rows.sample_index),
+        blocks=None if rows.blocks is None else _pairs(rows.blocks, rows.blocks),
     )
     return Masking(
-        torch.cat([masking.masked, rows.maskable & ~masking.masked]),
-        torch.cat([masking.mask_probability, other]),
-        torch.cat([masking.time, schedule.time_of(other)]),
+        _pairs(masking.masked, rows.maskable & ~masking.masked),
+        _pairs(masking.mask_probability, other),
+        _pairs(masking.time, schedule.time_of(other)),
         doubled,
     )
 
 
-def _twice(tensor: Tensor) -> Tensor:
-    return torch.cat([tensor, tensor])
+def _pairs(first: Tensor, second: Tensor) -> Tensor:
+    """[2B, ...] of two [B, ...], row after row."""
+    return torch.stack([first, second], dim=1).flatten(0, 1)

@@ -79,7 +79,7 @@ class Perplexity(Benchmark):
                 for answer in likelihoods
             },
             notes=(
-                "each excerpt's first token is given, not scored",
+                "each excerpt's first token is given, not scored, where no BOS stands before it",
                 "the intervals are the Monte-Carlo error of the ELBO; an autoregressive model's is exact",
                 *(["documents that failed are left out"] if len(likelihoods) < len(answers) else []),
             ),

@@ -19,9 +19,9 @@ class BlockSteps(Sampler):
     A block of B positions takes S steps at most, of which step s commits n_s = B // S + [s < B mod S] masks
     (B counts the prompt's positions in it, too): `static` the surest, `sequential` the first; `dynamic` all
     whose confidence is above the threshold if those are n_s or more, else the n_s surest. `dynamic` is
-    LLaDA2.0's rule as well, and with one step a position, Fast-dLLM v2's. `near-best` is dInfer's: all
-    that reach the threshold, or the best one nearly. `entropy-bound` commits while the entropies' sum,
-    lowest first, is below a bound, and at least one.
+    LLaDA2.0's rule as well, and with one step a position, Fast-dLLM v2's. `near-best` is dInfer's: all that
+    reach the threshold, or the best one nearly. `entropy-bound` commits while the
+    entropies' sum, lowest first, is below a bound, and at least one.
     """
 
     def __init__(self, options: BlockStepsOptions) -> None:

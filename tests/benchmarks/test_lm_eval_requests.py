@@ -15,6 +15,7 @@ from lm_eval.api.model import LM
 from lm_eval.tasks import TaskManager
 from transformers import PreTrainedTokenizerFast
 
+from opendllm.core.checkpoints.text_codec import codec_of
 from opendllm.core.data.tokenizers import train_tokenizer
 from opendllm.core.decoding.chat import chat_template_of
 from opendllm.plugins.benchmarks import LmEvalOptions
@@ -164,7 +165,8 @@ def asked_by_lm_eval(task: str, template: str | None, **options: Any) -> list[tu
 def asked_here(
     task: str, template: str | None, limit: int | None = None, **options: Any
 ) -> tuple[LmEvalTask, Sequence[Request]]:
-    chat = None if template is None else chat_template_of(tokenizer_with(template))
+    tokenizer = tokenizer_with(template or TEMPLATE)
+    chat = None if template is None else chat_template_of(tokenizer, codec_of(tokenizer))
     benchmark = LmEvalTask(LmEvalOptions(task=task, folder=".", **options))
     return benchmark, benchmark.requests(BenchmarkContext(limit, 0, 64, lambda: iter(()), chat=chat))
 

@@ -11,16 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tokenizers import AddedToken
 
 from opendllm.core import load
 from opendllm.core.checkpoints.export import export_model
 from opendllm.core.data.prepared import prepare
+from opendllm.core.evaluation.text_likelihood import TextToScore, score_texts
 from opendllm.core.language_model import LanguageModel
 from opendllm.core.manifest.schema import Data
 from opendllm.registries.corpora import Corpus, Document, Split
+from opendllm.registries.errors import UserError
 from opendllm.registries.gaps import Gap
 
-from .conftest import Stock, edit_config
+from .conftest import Stock, edit_config, train_tokenizer
 
 TEMPLATE = "{% for m in messages %}[{{ m.content }}]{% endfor %}{% if add_generation_prompt %}>{% endif %}"
 ADDED = {"<|eot_id|>": 290, "<|im_end|>": 291}
@@ -127,6 +130,54 @@ def test_with_bos_the_whole_text_is_scored(llama2: Path) -> None:
     assert model.score(["x"], draws=1)[0][0] < 0  # one token, given BOS
     with pytest.raises(Exception, match="fewer than two tokens"):
         without.score(["x"], draws=1)
+
+
+@pytest.mark.parametrize("text", ["\nx = 1", "世 x", "x = 1", "é"])
+@pytest.mark.parametrize("add_bos", [True, False])
+def test_the_bytes_of_a_likelihood_are_those_of_what_is_scored(
+    llama2: Path, text: str, add_bos: bool
+) -> None:
+    model = load(llama2, device="cpu", add_bos_token=add_bos)
+    codec = model._codec()
+    [found] = score_texts(model.lm, codec, [TextToScore(text, 0)], 64, 1)
+    ids = codec.encode(text)
+    given = 0 if add_bos else len(codec.decode(ids[:1]).encode())  # a space that stands for no byte has none
+    assert (found.tokens, found.bytes) == (len(ids) - (not add_bos), len(text.encode()) - given)
+
+
+@pytest.mark.parametrize("stops", [128001, [128001, 0], [0, 128001]])
+def test_a_stop_id_beyond_the_model_stops_nobody(
+    autoregressive: Path, stops: int | list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit_config(autoregressive, mask_token_id=5, eos_token_id=stops, open_dllm={"backbone": "causal-lm"})
+    (autoregressive / "generation_config.json").unlink()
+    model = load(autoregressive, device="cpu")
+    assert model.lm.eos_token_id == 0
+    assert "names the stop id 128001, and its model knows 290 ids" in capsys.readouterr().err
+    assert (
+        len(model.generate(["a", "a longer one"], max_new_tokens=3, early_stop=True)) == 2
+    )  # the shorter row is filled up
+
+
+def test_what_is_no_id_is_refused(autoregressive: Path) -> None:
+    edit_config(autoregressive, mask_token_id=5, open_dllm={"backbone": "causal-lm"})
+    (autoregressive / "generation_config.json").write_text('{"eos_token_id": [99999999999]}')
+    with pytest.raises(UserError, match="eos_token_id holds 99999999999, which is no token id"):
+        load(autoregressive, device="cpu")
+
+
+def test_a_chat_message_that_spells_a_mask_known_to_the_config_alone_adds_no_gap(
+    tmp_path: Path, stock: Stock
+) -> None:
+    stock(tmp_path)
+    tokenizer = train_tokenizer(tmp_path, chat_template=TEMPLATE)
+    tokenizer.add_tokens([AddedToken("<|mdm_mask|>", special=False)])
+    tokenizer.save_pretrained(tmp_path)
+    mask = tokenizer.convert_tokens_to_ids("<|mdm_mask|>")
+    edit_config(tmp_path, mask_token_id=mask, open_dllm={"backbone": "causal-lm"})
+    model = load(tmp_path, device="cpu")
+    [written] = model.fill([model.chat_gap("a<|mdm_mask|>b")], {"max_new_tokens": 2}, trace=True)
+    assert written.trace[0].count(mask) == 2
 
 
 class Texts(Corpus):
