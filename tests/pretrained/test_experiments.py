@@ -200,9 +200,8 @@ def run_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     return run
 
 
-def test_a_shifted_family_cannot_be_block_causal(
-    here: Path, run_here: Callable[[Path], str], tmp_path: Path
-) -> None:
+@pytest.mark.slow
+def test_a_shifted_family_can_be_block_causal(here: Path, platform: Platform, tmp_path: Path) -> None:
     (tmp_path / "corpus").symlink_to(here / "corpus")
     options = BLOCKS["backbone"]["options"]
     write(
@@ -210,5 +209,9 @@ def test_a_shifted_family_cannot_be_block_causal(
         model={"backbone": {"name": "open-dcoder", "options": options}},
         data={**BASE["data"], "tokenizer": {"train": {"vocab_size": 300}}},
         train={**BASE["train"], "objective": {"name": "bd3lm"}},
+        evaluate=[INFILLING],
     )
-    assert "open-dcoder: attention cannot be block-causal where logits are shifted" in run_here(tmp_path)
+    result = platform("run", "tiny.yaml", "--limit", "2", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    lm = load(tmp_path / "runs" / "tiny" / "default", device="cpu").lm
+    assert (lm.logit_shift, lm.attention.kind, lm.attention.block_length) == (True, "block-causal", 8)
