@@ -156,7 +156,10 @@ def _grouped(estimates: Tensor) -> Likelihoods:
     """Of [B, draws], whose groups of `STRATA` are independent."""
     groups = estimates.shape[1] // STRATA
     by_group = estimates.view(-1, groups, STRATA).mean(-1)
-    return Likelihoods(by_group.mean(-1), by_group.var(-1) / groups)
+    mean = by_group.mean(-1)
+    # torch's own var() rounds a row by how many rows there are.
+    squares = (by_group - mean[:, None]).square().sum(-1)
+    return Likelihoods(mean, squares / (groups - 1) / groups)
 
 
 def _hide_counted(scorable: Tensor, starts: Tensor, seeds: Tensor, draw: Tensor) -> tuple[Tensor, Tensor]:

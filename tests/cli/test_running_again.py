@@ -66,7 +66,8 @@ def test_running_again_trains_and_asks_nothing_twice(accepted: Any, tiny: Path) 
     ("settings", "expected"),
     [
         (["device=cuda"], "torch sees no GPU here"),
-        (["train.steps=3"], "was trained with another model, data, seed or train section"),
+        (["train.steps=3"], "go on from step 2 with --extend, set it to 2 again, or choose another folder"),
+        (["train.learning_rate=1"], "was trained with another model, data, seed or train section"),
         (["seed=1"], "keep it and choose another folder with --set output=DIR"),
         (["variants.trained=1"], "no key 'variants' that can be set"),
         (["generate.steps=3"], "was made with other settings"),

@@ -83,6 +83,18 @@ def test_hidden_counts_are_exactly_stratified(
     assert [counts.count(number) for number in range(1, 5)] == [16, 16, 16, 16]
 
 
+def test_a_rows_mean_and_variance_are_the_same_alone_to_the_last_bit() -> None:
+    """A killed evaluation makes its last answers again, in other batches."""
+    estimates = torch.rand(40, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    together = module._grouped(estimates)
+    for row in range(len(estimates)):
+        alone = module._grouped(estimates[row : row + 1])
+        assert float(alone.log_likelihood) == float(together.log_likelihood[row])
+        assert float(alone.variance) == float(together.variance[row])
+    groups = estimates.view(40, -1, module.STRATA).mean(-1)
+    torch.testing.assert_close(together.variance, groups.var(-1) / groups.shape[1])
+
+
 @pytest.mark.parametrize("batch_rows", [1, 5, 64])
 def test_rows_do_not_depend_on_each_other_or_on_the_batch(
     random_lm: Callable[..., DiffusionLM], batch_rows: int
