@@ -11,7 +11,7 @@ import importlib
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, ModuleType
 from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
@@ -89,8 +89,6 @@ def _binary_vocabulary(folder: Path) -> Path | None:
 
 
 def _byte_level(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
-    from transformers import convert_slow_tokenizer
-
     if not (folder / MERGES_FILE).is_file():
         raise UserError(f"{folder} has {VOCABULARY_FILE} and lacks {MERGES_FILE}: is it complete?")
     named = str(
@@ -110,12 +108,17 @@ def _byte_level(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
     lines = (folder / MERGES_FILE).read_text(encoding="utf-8").split("\n")
     merges = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
     try:
-        built: Tokenizer = getattr(convert_slow_tokenizer, converter)(None).converted(vocabulary, merges)
+        built: Tokenizer = getattr(_converters(), converter)(None).converted(vocabulary, merges)
     except Exception as error:  # tokenizers' Rust half knows no other kind
         raise UserError(
             f"{folder / VOCABULARY_FILE} and {MERGES_FILE} don't fit together: {first_line(error)}"
         ) from error
     return built
+
+
+def _converters() -> ModuleType:
+    """transformers' module; as an attribute of the package its name may mean the function in it."""
+    return importlib.import_module("transformers.convert_slow_tokenizer")
 
 
 def _from_binary(path: Path, config: Mapping[str, Any]) -> Tokenizer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 from opendllm.core.language_model import LanguageModel
 from opendllm.core.testing.trained_noise import noise_for
@@ -20,6 +21,11 @@ SAMPLERS = installed_plugins().samplers.names()
 OF_MASKS = [name for name in SAMPLERS if "mask" in _options(name).destinations]
 ONE_WAY = [name for name in OF_MASKS if name not in ("dreamon", "token-editing")]
 """Of masks, neither changing a row's length nor going back to a block that is written."""
+
+
+def with_effect(name: str, **options: Any) -> dict[str, Any]:
+    """The options that this sampler reads: another one is refused."""
+    return {key: value for key, value in options.items() if key not in _options(name).without_effect}
 
 
 def suited(model: LanguageModel, name: str) -> LanguageModel:

@@ -15,7 +15,7 @@ from opendllm.core.language_model import LanguageModel
 from opendllm.registries.errors import UserError
 from opendllm.registries.sequences import ModelInputs
 
-from .samplers_by_noise import ONE_WAY, SAMPLERS, suited
+from .samplers_by_noise import ONE_WAY, SAMPLERS, suited, with_effect
 
 FIXED_LENGTH = [name for name in SAMPLERS if name != "dreamon"]
 M = 150
@@ -79,11 +79,11 @@ def test_awkward_divisions_strand_no_mask(
     name: str, masks: int, steps: int, block: int, golden_model: Callable[[str], LanguageModel]
 ) -> None:
     canvas = torch.tensor([[4, 5, *[M] * masks]])
-    options: dict[str, Any] = {"steps": steps, "block_length": block, "temperature": 1.0}
+    options = with_effect(name, steps=steps, block_length=block, temperature=1.0)
     decoded = golden_model("llada").sample(canvas, name, trace=True, **options)
     assert not (decoded.tokens == M).any()
     blocks = -(-masks // block)
-    assert int(decoded.forward_passes) <= max(steps, blocks)
+    assert int(decoded.forward_passes) <= (max(steps, blocks) if "steps" in options else masks)
     for before, after in itertools.pairwise(decoded.trace):
         changed = (before != after)[0].nonzero()[:, 0] - 2
         assert len(set((changed // block).tolist())) <= 1
@@ -110,7 +110,7 @@ def test_a_model_that_proposes_the_mask_itself(
 ) -> None:
     """The mask is left out before temperature and filters, which might keep nothing else."""
     model = written_model(torch.tensor([favourite, 1.0, 3.0, 2.0]))
-    options = {"temperature": 1.0, "steps": 2, **options}
+    options = with_effect(name, **{"temperature": 1.0, "steps": 2, **options})
     tokens = model.sample(torch.tensor([[1, 0, 0, 0, 0]]), name, **options).tokens
     assert bool((tokens > 0).all())
     if "top_k" in options or "top_p" in options or options["temperature"] < 0.1:
