@@ -102,6 +102,8 @@ class ModelInputs:
         clean: [B, L] bool, or None where all of it is clean.
         time: [B, L] float, how noisy each position is: -ln alpha(t), the time input of Duo and UDLM, which
             is the same in every schedule; or None where the model isn't told.
+        predicts_from_clean: whether a noisy block's first token is predicted at the clean token before it, as
+            when it is decoded, and not at the noisy one. Only a shifted model is told anything by it.
     """
 
     tokens: Tensor
@@ -110,6 +112,7 @@ class ModelInputs:
     blocks: Tensor | None = None
     clean: Tensor | None = None
     time: Tensor | None = None
+    predicts_from_clean: bool = False
 
     def with_tokens(self, tokens: Tensor) -> ModelInputs:
         """The same layout with other tokens [B, L]."""
@@ -124,4 +127,5 @@ class ModelInputs:
             None if self.blocks is None else self.blocks[index],
             None if self.clean is None else self.clean[index],
             None if self.time is None else self.time[index],
+            self.predicts_from_clean,
         )

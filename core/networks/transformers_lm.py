@@ -88,7 +88,7 @@ class ScoringModule(nn.Module):
         """([N, D], [N]): what predicts each scored position, and its target; nothing else is projected."""
         hidden = self.network_states(inputs)
         rows, columns = scored.nonzero(as_tuple=True)
-        sources = rows * scored.shape[1] + self.predictors(inputs.segments)[rows, columns]
+        sources = rows * scored.shape[1] + self.predictors_of(inputs)[rows, columns]
         return hidden.flatten(0, 1).index_select(0, sources), targets[rows, columns]
 
     def network_states(self, inputs: ModelInputs) -> Tensor:
@@ -103,6 +103,19 @@ class ScoringModule(nn.Module):
         )
         hidden: Tensor = output.last_hidden_state
         return hidden
+
+    def predictors_of(self, inputs: ModelInputs) -> Tensor:
+        """[B, L] int64: `predictors`; of a noisy half beside its clean one, as `inputs` say.
+
+        The clean copy of the position before a block sees the blocks up to its own, so not what it predicts.
+        """
+        found = self.predictors(inputs.segments)
+        if not (self._logit_shift and inputs.predicts_from_clean) or inputs.clean is None:
+            return found
+        assert inputs.blocks is not None
+        half = found.shape[1] // 2
+        enters_block = inputs.blocks.gather(1, found) != inputs.blocks
+        return torch.where(enters_block & ~inputs.clean, found + half, found)
 
     def predictors(self, segments: Tensor) -> Tensor:
         """[B, L] int64: the position whose hidden state predicts the token at each position.
@@ -157,7 +170,7 @@ class TransformersLM(DiffusionLM):
     def hidden_states(self, inputs: ModelInputs) -> Tensor:
         """See `DiffusionLM.hidden_states`."""
         hidden = self.module.network_states(inputs)
-        predictors = self.module.predictors(inputs.segments)
+        predictors = self.module.predictors_of(inputs)
         return hidden.gather(1, predictors[:, :, None].expand_as(hidden)) if self.logit_shift else hidden
 
     def predictors(self, segments: Tensor) -> Tensor:

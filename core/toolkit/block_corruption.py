@@ -36,6 +36,7 @@ def noisy_and_clean(
     weight: Tensor,
     count: Tensor,
     scored: Tensor | None = None,
+    predicts_from_clean: bool = True,
 ) -> Corruption:
     """The noisy row and then the clean one, 2L positions; only the noisy half is scored (BD3LM).
 
@@ -46,13 +47,14 @@ def noisy_and_clean(
         weight: [B, L], of which only scored positions are read.
         count: scalar, of any dtype.
         scored: [B, L] bool, the masked tokens that are scored; None for all of them.
+        predicts_from_clean: see `ModelInputs`.
     """
     rows, masked = masking.rows, masking.masked
     scored = masked if scored is None else scored
     noisy = torch.where(masked, mask_token_id, rows.tokens)
     clean = ModelInputs(rows.tokens, rows.segments, rows.positions)
     return Corruption(
-        inputs=noisy_then_clean(clean, noisy, blocks),
+        inputs=noisy_then_clean(clean, noisy, blocks, predicts_from_clean),
         targets=torch.cat([rows.tokens, rows.tokens], dim=1),
         scored=torch.cat([scored, torch.zeros_like(scored)], dim=1),
         weight=weight[scored],

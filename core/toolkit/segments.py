@@ -74,13 +74,16 @@ def block_starts(segments: Tensor, blocks: Tensor | None) -> Tensor:
     return torch.where(starts, columns, 0).cummax(-1).values
 
 
-def noisy_then_clean(inputs: ModelInputs, noisy_tokens: Tensor, blocks: Tensor) -> ModelInputs:
+def noisy_then_clean(
+    inputs: ModelInputs, noisy_tokens: Tensor, blocks: Tensor, predicts_from_clean: bool = True
+) -> ModelInputs:
     """The layout in which every block is denoised at once, given the clean blocks before it.
 
     Args:
         inputs: the clean row, L positions.
         noisy_tokens: [B, L], the same with masks.
         blocks: [B, L] block numbers.
+        predicts_from_clean: see `ModelInputs`.
 
     Returns:
         2L positions, the noisy half first (BD3LM, arXiv:2503.09573, section 3.3).
@@ -92,4 +95,5 @@ def noisy_then_clean(inputs: ModelInputs, noisy_tokens: Tensor, blocks: Tensor) 
         positions=torch.cat([inputs.positions, inputs.positions], dim=1),
         blocks=torch.cat([blocks, blocks], dim=1),
         clean=torch.cat([~clean, clean], dim=1),
+        predicts_from_clean=predicts_from_clean,
     )

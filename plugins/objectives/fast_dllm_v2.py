@@ -18,7 +18,8 @@ class FastDllmV2(Objective):
     """Mean cross-entropy over two complementary views (NVlabs/Fast-dLLM @5332e2f, arXiv:2509.26328).
 
     Not weighed by the masks' probability. A document's first token, which nothing predicts in a shifted
-    checkpoint, is not scored.
+    checkpoint, is not scored; a block's first one is learnt at the noisy token before it, as published,
+    though it is decoded, and its likelihood measured, at the clean one.
     """
 
     def __init__(self, options: FastDllmV2Options) -> None:
@@ -44,4 +45,5 @@ class FastDllmV2(Objective):
             weight=torch.ones_like(masking.mask_probability),
             count=scored.sum(),
             scored=scored,
+            predicts_from_clean=False,
         )

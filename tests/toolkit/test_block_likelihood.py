@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,8 @@ import torch
 from opendllm.core.testing.table_lm import TableLM
 from opendllm.core.toolkit.likelihood import log_likelihood
 from opendllm.core.toolkit.noise import AddressedNoise
-from opendllm.core.toolkit.segments import document_positions, inputs_from_mask
+from opendllm.core.toolkit.segments import document_positions, inputs_from_mask, noisy_then_clean
+from opendllm.registries.backbones import DiffusionLM, Vocabulary
 from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.objectives import Masking
 from opendllm.registries.sequences import AttentionPattern, TokenRows
@@ -121,3 +123,52 @@ def test_llada_sft_averages_each_answer_then_the_answers() -> None:
     ones = torch.ones(int(maskable.sum()), dtype=torch.float64)
     # Every answer's mean of ce / p is 1 / 0.5, whatever its length.
     assert float(objective.loss_sum(ones, corruption) / corruption.count) == pytest.approx(2.0)
+
+
+@pytest.fixture
+def shifted_blocks() -> Callable[[int], DiffusionLM]:
+    """Block-causal checkpoints with shifted logits, as Fast-dLLM v2's are."""
+
+    def build(block_length: int) -> DiffusionLM:
+        torch.manual_seed(0)
+        options = {"attention": "block-causal", "block_length": block_length}
+        lm = installed_plugins().backbones.get("open-dcoder").build(options).build(Vocabulary(32, 31, 0))
+        lm.module.eval()
+        return lm
+
+    return build
+
+
+@torch.no_grad()
+def test_a_shifted_model_of_single_token_blocks_is_autoregressive(
+    shifted_blocks: Callable[[int], DiffusionLM],
+) -> None:
+    """Each token is predicted at the clean token before it: not at a mask, which noise would put there."""
+    lm = shifted_blocks(1)
+    inputs = inputs_from_mask(torch.randint(1, 31, (3, 9), generator=torch.Generator().manual_seed(0)), None)
+    scorable = torch.ones_like(inputs.tokens, dtype=torch.bool)
+    scorable[:, 0] = False
+    found = log_likelihood(lm, inputs, scorable, 16, torch.arange(3))
+    log_p = lm.project(lm.hidden_states(inputs)).log_softmax(-1)
+    exact = log_p.gather(2, inputs.tokens[:, :, None])[:, 1:, 0].sum(1)
+    torch.testing.assert_close(found.log_likelihood.float(), exact, atol=1e-4, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_a_shifted_blocks_first_token_is_as_likely_as_it_is_decoded(
+    shifted_blocks: Callable[[int], DiffusionLM],
+) -> None:
+    """Given the clean blocks before it, whatever noise the block before it was trained under."""
+    lm = shifted_blocks(4)
+    tokens = torch.randint(1, 31, (1, 8), generator=torch.Generator().manual_seed(0))
+    inputs = inputs_from_mask(tokens, None)
+    blocks = lm.attention.blocks(inputs.positions)
+    assert blocks is not None
+    noisy = torch.full_like(tokens, lm.mask_token_id)
+    scored = torch.zeros(1, 16, dtype=torch.bool)
+    scored[0, 4] = True
+    read = noisy_then_clean(inputs, noisy, blocks)
+    nll = lm.negative_log_likelihood(read, torch.cat([tokens, tokens], 1), scored)
+    given = inputs_from_mask(torch.cat([tokens[:, :4], noisy[:, 4:]], 1), None)
+    decoded = lm.project(lm.hidden_states(given))[0, 4].log_softmax(-1)[tokens[0, 4]]
+    torch.testing.assert_close(-nll[0], decoded, atol=1e-5, rtol=1e-5)
