@@ -14,7 +14,7 @@ from opendllm.core.language_model import LanguageModel
 from opendllm.registries.errors import UserError
 from opendllm.registries.sequences import ModelInputs
 
-from .samplers_by_noise import OF_MASKS, ONE_WAY
+from .samplers_by_noise import OF_MASKS, ONE_WAY, with_effect
 
 LOGITS = torch.tensor([0.3, 1.0, 0.2, -0.6, 1.7, 0.9, -1.0])
 """Of the ids 0 ... 6; 0 is the mask."""
@@ -57,7 +57,8 @@ def test_temperature_zero_takes_the_best_token(
     name: str, written_model: Callable[..., LanguageModel]
 ) -> None:
     canvas = torch.tensor([[1, 0, 0, 2, 0]])
-    assert written_model(LOGITS).sample(canvas, name, steps=2).tokens.tolist() == [[1, 4, 4, 2, 4]]
+    options = with_effect(name, steps=2)
+    assert written_model(LOGITS).sample(canvas, name, **options).tokens.tolist() == [[1, 4, 4, 2, 4]]
 
 
 def commit_order(model: LanguageModel, name: str, masks: int, **options: Any) -> list[int]:
