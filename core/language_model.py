@@ -29,7 +29,7 @@ from opendllm.core.toolkit.draws import hash_address
 from opendllm.core.toolkit.likelihood import Estimator
 from opendllm.core.toolkit.noise_likelihood import position_values
 from opendllm.core.toolkit.segments import document_positions, inputs_from_mask
-from opendllm.registries.backbones import DistributionLoss
+from opendllm.registries.backbones import DistributionLoss, LossPart
 from opendllm.registries.discovery import Plugins, installed_plugins
 from opendllm.registries.errors import UserError
 from opendllm.registries.gaps import Gap
@@ -199,13 +199,22 @@ class LanguageModel:
         gone = masked if noisy is None else noisy != tokens
         masking = Masking(gone, probability, schedule.time_of(probability), given, noisy)
         corruption = chosen.corrupt(masking, schedule, self.lm.mask_token_id)
-        part = chosen.loss_part(corruption, schedule)
-        if isinstance(part, DistributionLoss):
+        if chosen.reads_distributions:
             rows, columns = corruption.scored.nonzero(as_tuple=True)
-            losses = position_values(
-                self.lm, corruption.inputs, (rows, columns), lambda *run: part.of(*run)[None]
-            )
-            return losses.sum(), corruption.count
+
+            def summed(part: LossPart) -> Tensor:
+                assert isinstance(part, DistributionLoss)
+                return position_values(
+                    self.lm, corruption.inputs, (rows, columns), lambda *run: part.of(*run)[None]
+                ).sum()
+
+            answers = 1.0
+            if chosen.averages_answers:  # a mean of its own: the sum here is divided by the other count
+                counted = summed(chosen.answer_count(corruption)).clamp(min=1)
+                answers = float(counted / corruption.count.clamp(min=1))
+            return summed(chosen.loss_part(corruption, schedule, answers=answers)), corruption.count
+        part = chosen.loss_part(corruption, schedule)
+        assert not isinstance(part, DistributionLoss)
         nll = self.lm.negative_log_likelihood(corruption.inputs, corruption.targets, corruption.scored)
         return part(nll, slice(0, len(nll))), corruption.count
 

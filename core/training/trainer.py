@@ -210,7 +210,8 @@ def _take_step(
     # What torch draws itself, for dropout say, is a function of the step too: a resumed run repeats it.
     torch.manual_seed(int(hash_address(run.seed, stream_id("torch"), step, rank())))
     count = _global_count(corruptions)
-    parts = [run.objective.loss_part(corruption, run.schedule, count) for corruption in corruptions]
+    answers = _answer_count(run, engine, corruptions)
+    parts = [run.objective.loss_part(corruption, run.schedule, count, answers) for corruption in corruptions]
     device_loss = _accumulate(engine, corruptions, parts)
     batches.prepare(step + 1)
     loss = float(summed(device_loss))
@@ -257,6 +258,18 @@ def _corrupt_step(run: TrainingRun, step: int, micro_batch: int, accumulation: i
 def _global_count(corruptions: Sequence[Corruption]) -> float:
     """What the loss sum is divided by: over all micro-batches and ranks, so that neither matters."""
     own = torch.stack([corruption.count for corruption in corruptions]).sum()
+    return max(1.0, float(summed(own)))
+
+
+@torch.no_grad()
+def _answer_count(run: TrainingRun, engine: DeepSpeedEngine, corruptions: Sequence[Corruption]) -> float:
+    """What a mean over answers is divided by, which costs a pass of its own over the step's rows."""
+    if not run.objective.averages_answers:
+        return 1.0
+    own = torch.zeros((), dtype=torch.float64, device=engine.device)
+    for corruption in corruptions:
+        part = run.objective.answer_count(corruption)
+        own += run.lm.module(corruption.inputs, corruption.targets, corruption.scored, part)
     return max(1.0, float(summed(own)))
 
 

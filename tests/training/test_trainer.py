@@ -89,6 +89,27 @@ def test_the_loss_does_not_move_with_micro_batch_and_accumulation(make_run: Make
     assert curves[0] == pytest.approx(curves[1], rel=1e-5)
 
 
+def test_a_mean_over_answers_does_not_move_with_micro_batches_and_zero_stages(make_run: MakeRun) -> None:
+    """CAP's, whose divisor only the model's answers tell; and it is learnt."""
+    curves = {}
+    for name, micro, stage, beta in (
+        ("whole", 8, 1, 2),
+        ("parts", 2, 1, 2),
+        ("stage-3", 4, 3, 2),
+        ("none", 8, 1, 0),
+    ):
+        zero = {"zero_optimization": {"stage": stage}}
+        run = make_run(
+            name, backbone="sdar", steps=6, learning_rate=5e-3, micro_batch_size=micro, deepspeed=zero
+        )
+        objective = installed_plugins().objectives.get("llada2").build({"confidence_beta": beta})
+        train(replace(run, objective=objective))
+        curves[name] = losses(run.folder)
+    assert curves["parts"] == pytest.approx(curves["whole"], rel=1e-4)
+    assert curves["stage-3"] == pytest.approx(curves["whole"], rel=1e-4)
+    assert curves["whole"][-1] > curves["none"][-1] + 0.1
+
+
 def test_every_zero_stage_computes_the_same(make_run: MakeRun) -> None:
     curves = []
     for stage in (0, 1, 2, 3):
