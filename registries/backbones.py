@@ -157,6 +157,19 @@ class DiffusionLM(ABC):
         """The part of `module` that the family's checkpoints hold; adapters go into it."""
         return self.module
 
+    def balance_experts(self, weight: float) -> None:
+        """From now on each forward pass of `module` with gradients adds a load-balancing loss.
+
+        Args:
+            weight: of the mean over the pass's rows.
+
+        Raises:
+            UserError: the network has no experts that a loss could balance.
+        """
+        raise UserError(
+            "train.load_balancing: this backbone has no mixture layers that a softmax routes: leave it out"
+        )
+
     @abstractmethod
     def hidden_states(self, inputs: ModelInputs) -> Tensor:
         """[B, L, D] aligned hidden states: `project` of position i predicts token i."""

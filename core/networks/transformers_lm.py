@@ -21,6 +21,7 @@ from transformers import (
 
 from opendllm.core.networks.attention import AttentionLayout
 from opendllm.core.networks.canvas_reader import TransformersReader, network_states
+from opendllm.core.networks.load_balancing import load_balancing_loss
 from opendllm.core.networks.noise_section import noise_section
 from opendllm.core.networks.safetensors_folder import write_weights
 from opendllm.core.networks.token_losses import let_score, summed_loss, token_losses
@@ -52,6 +53,9 @@ class CheckpointFormat:
         other_pieces: further keys that are read in their place, and never written.
         block_length: that the checkpoint was trained with; None where nobody says.
         block_key: of config.json, where the family writes its block length down.
+        softmax_router: whether it has mixture layers that a softmax routes, so that their load can be
+            balanced by a loss.
+        adapt: changes the stock network in place, before its weights are there.
     """
 
     backbone: str
@@ -64,6 +68,8 @@ class CheckpointFormat:
     other_pieces: Pieces = field(default_factory=dict)
     block_length: int | None = None
     block_key: str | None = None
+    softmax_router: bool = False
+    adapt: Callable[[PreTrainedModel], None] | None = None
 
 
 class ScoringModule(nn.Module):
@@ -77,32 +83,46 @@ class ScoringModule(nn.Module):
         let_score(network.get_output_embeddings())
         self._attention = attention
         self._logit_shift = logit_shift
+        self.balance_weight = 0.0
 
     def forward(self, inputs: ModelInputs, targets: Tensor, scored: Tensor, loss_part: LossPart) -> Tensor:
         """See `DiffusionLM.module`."""
-        hidden, chosen = self.scored_states(inputs, targets, scored)
+        balancing = self.balance_weight > 0 and torch.is_grad_enabled()
+        output = self._network_output(inputs, **({"output_router_logits": True} if balancing else {}))
+        hidden, chosen = self._scored(output.last_hidden_state, inputs, targets, scored)
         loss: Tensor = summed_loss(self.network.get_output_embeddings(), hidden, chosen, loss_part)
-        return loss
+        if not balancing:
+            return loss
+        real, top_k = inputs.segments != PADDING_SEGMENT, self.network.config.num_experts_per_tok
+        return loss + self.balance_weight * load_balancing_loss(output.router_logits, top_k, real)
 
     def scored_states(self, inputs: ModelInputs, targets: Tensor, scored: Tensor) -> tuple[Tensor, Tensor]:
         """([N, D], [N]): what predicts each scored position, and its target; nothing else is projected."""
-        hidden = self.network_states(inputs)
+        return self._scored(self.network_states(inputs), inputs, targets, scored)
+
+    def _scored(
+        self, hidden: Tensor, inputs: ModelInputs, targets: Tensor, scored: Tensor
+    ) -> tuple[Tensor, Tensor]:
         rows, columns = scored.nonzero(as_tuple=True)
         sources = rows * scored.shape[1] + self.predictors_of(inputs)[rows, columns]
         return hidden.flatten(0, 1).index_select(0, sources), targets[rows, columns]
 
     def network_states(self, inputs: ModelInputs) -> Tensor:
         """[B, L, D] the network's own hidden states, not aligned."""
+        hidden: Tensor = self._network_output(inputs).last_hidden_state
+        return hidden
+
+    def _network_output(self, inputs: ModelInputs, **wanted: bool) -> Any:
+        """Of the stock class, as it names things."""
         _refuse_time(inputs)
         blocks = self._attention.blocks(inputs.positions) if inputs.blocks is None else inputs.blocks
-        output = self.network.get_decoder()(
+        return self.network.get_decoder()(
             input_ids=inputs.tokens,
             position_ids=inputs.positions,
             use_cache=False,
             layout=AttentionLayout(inputs, blocks),
+            **wanted,
         )
-        hidden: Tensor = output.last_hidden_state
-        return hidden
 
     def predictors_of(self, inputs: ModelInputs) -> Tensor:
         """[B, L] int64: `predictors`; of a noisy half beside its clean one, as `inputs` say.
@@ -166,6 +186,12 @@ class TransformersLM(DiffusionLM):
     def network(self) -> PreTrainedModel:
         """See `DiffusionLM.network`."""
         return self.module.network
+
+    def balance_experts(self, weight: float) -> None:
+        """See `DiffusionLM.balance_experts`."""
+        if not self._format.softmax_router:
+            super().balance_experts(weight)
+        self.module.balance_weight = weight
 
     def hidden_states(self, inputs: ModelInputs) -> Tensor:
         """See `DiffusionLM.hidden_states`."""

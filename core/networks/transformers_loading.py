@@ -34,9 +34,12 @@ def _allocate(checkpoint: CheckpointFormat, dtype: torch.dtype) -> PreTrainedMod
     # A padding id would freeze that token's embedding, and families use EOS for it.
     config.pad_token_id = None
     try:
-        return AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION_NAME, dtype=dtype)
+        network = AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION_NAME, dtype=dtype)
     except (LookupError, TypeError, ValueError) as error:
         raise UserError(f"config.json describes no network: {type(error).__name__} {error}") from error
+    if checkpoint.adapt is not None:
+        checkpoint.adapt(network)
+    return network
 
 
 def build_lm(
