@@ -11,11 +11,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 from transformers.models.qwen3_moe.modeling_qwen3_moe import load_balancing_loss_func
 
 from opendllm.core import load
 from opendllm.core.networks.load_balancing import load_balancing_loss
+from opendllm.core.networks.safetensors_folder import load_into
+from opendllm.core.networks.transformers_lm import TransformersLM
 from opendllm.registries.backbones import DiffusionLM, Vocabulary
 from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.errors import UserError
@@ -128,6 +132,39 @@ def test_sparse_sdar_keeps_the_published_keys(
     assert torch.equal(again.logits(tokens), load(folder, device="cpu").logits(tokens))
 
 
+class Allocations(TorchDispatchMode):
+    """The numbers of the largest tensor that anything computed while it is on."""
+
+    largest = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        given = {each.untyped_storage().data_ptr() for each in tree_leaves(args) if isinstance(each, Tensor)}
+        for each in tree_leaves(result):
+            if isinstance(each, Tensor) and each.untyped_storage().data_ptr() not in given:
+                self.largest = max(self.largest, each.numel())
+        return result
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("llada-moe", {}), ("llada2", {"mask_token_id": 150, "block_length": 8})]
+)
+def test_experts_load_into_place_without_a_second_copy(name: str, options: Any, goldens: Path) -> None:
+    """One by one into the stacked parameter: nothing of a layer's size, nor of an expert's, is made."""
+    lm = load(goldens / name, device="cpu", **options).lm
+    assert isinstance(lm, TransformersLM)
+    kept = {key: tensor.clone() for key, tensor in lm.network.state_dict().items()}
+    with torch.no_grad():
+        for tensor in lm.network.state_dict().values():
+            tensor.zero_()
+    names = {theirs: ours for ours, theirs in lm._format.published_keys.items()}
+    with Allocations() as allocations:
+        load_into(lm.network, goldens / name, names, lm._format.pieces, lm._format.other_pieces)
+    assert all(torch.equal(tensor, kept[key]) for key, tensor in lm.network.state_dict().items())
+    expert = min(tensor[0].numel() for key, tensor in kept.items() if ".experts." in key)
+    assert allocations.largest < expert
+
+
 @pytest.mark.parametrize("name", MIXTURES)
 def test_experts_that_no_token_chose_are_not_read(name: str) -> None:
     """On a CPU; a number that were read, and multiplied by nothing, would still be no number."""
@@ -147,7 +184,8 @@ def test_experts_that_no_token_chose_are_not_read(name: str) -> None:
     with torch.no_grad():
         wanted = lm.hidden_states(one)
         for number, mlp in sparse.items():
-            unread = [expert for expert in range(len(mlp.experts.down_proj)) if expert not in chosen[number]]
+            experts: int = lm.network.config.num_local_experts
+            unread = [expert for expert in range(experts) if expert not in chosen[number]]
             assert unread
             mlp.experts.gate_up_proj[unread] = torch.nan
             mlp.experts.down_proj[unread] = torch.nan
