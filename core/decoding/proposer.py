@@ -65,7 +65,7 @@ class Proposer:
         self._forward = forward
         self._sampler = sampler
         self._guidance_scale = options.guidance_scale
-        self._filters = Filters(options.temperature, options.top_p, options.top_k)
+        self._filters = Filters(options.temperature, options.top_p, options.top_k, sampler.cuts_top_k_first)
         self._without_token = torch.tensor(lm.ids_without_token, dtype=torch.int64)
         self._unchecked: list[tuple[Tensor, Tensor, Tensor]] = []
 
