@@ -108,6 +108,13 @@ def _losses(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
     return _shape(result, [len(given[0])], "one loss a position")
 
 
+def _answers(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
+    if not isinstance(result, tuple) or len(result) != 2:
+        return f"gave {described(result)}, and a loss and whether it counts were expected"
+    losses, counted = result
+    return _losses(plugin, given, losses) or _shape(counted, [len(given[0])], "whether each one counts")
+
+
 def _logits(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
     return _shape(result, [*given[0].shape[:-1], plugin.vocab_size], "one logit a token of `vocab_size`")
 
@@ -134,6 +141,7 @@ RESULT_CHECKS: Mapping[tuple[str, str], Check] = {
     ("NoiseSchedule", "noise_mass"): _noise_mass,
     ("NoiseSchedule", "noise_mass_prime"): _noise_mass,
     ("Objective", "position_losses"): _losses,
+    ("Objective", "answer_losses"): _answers,
     ("Objective", "mask"): _masking,
     ("Objective", "corrupt"): _corruption,
     ("DiffusionLM", "project"): _logits,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from pydantic import ValidationError
 
+from opendllm.core.checkpoints.family_names import named_alike
 from opendllm.core.checkpoints.files import model_folder
 from opendllm.core.checkpoints.stop_ids import end_of_turn_id, stop_token_ids
 from opendllm.core.checkpoints.text_codec import TextCodec, codec_of
@@ -137,9 +138,11 @@ def _family(plugins: Plugins, folder: Path, config: dict[str, Any]) -> Registrat
     if len(matching) == 1:
         return matching[0]
     if "auto_map" in config:
+        near = named_alike(plugins, config)
+        hint = f"`backbone: {near}` has a similar name; " if near else ""
         raise UserError(
             f"{folder / CONFIG_FILE} asks for code from its own repository (auto_map), which is never run; "
-            f"if a built-in family computes the same, name it: {', '.join(plugins.backbones.names())}"
+            f"{hint}if a built-in family computes the same, name it: {', '.join(plugins.backbones.names())}"
         )
     names = ", ".join(registration.name for registration in matching) or ", ".join(plugins.backbones.names())
     raise UserError(

@@ -72,9 +72,11 @@ def filter_logits(
     if top_k is not None and top_k < logits.shape[-1]:
         keep = below >= below.topk(top_k, dim=-1).values[:, -1:]
     if top_p is not None and top_p < 1:
-        of_all = keep is None or not top_k_first
-        among = weights if of_all else weights * keep
-        nucleus = _nucleus(among, below, total if of_all else among.sum(-1), top_p)
+        among, mass = weights, total
+        if keep is not None and top_k_first:
+            among = weights * keep
+            mass = among.sum(-1)
+        nucleus = _nucleus(among, below, mass, top_p)
         keep = nucleus if keep is None else keep & nucleus
     if keep is not None:
         weights.mul_(keep)
