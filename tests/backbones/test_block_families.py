@@ -59,6 +59,7 @@ def forwards(expected: dict[str, Any]) -> list[dict[str, Any]]:
 
 @golden(*FAMILIES)
 def test_logits_and_every_argmax(vectors: Vectors) -> None:
+    """And routers; LLaDA-MoE's from its modelling file with random weights, see the goldens' README."""
     for content in forwards(vectors.expected):
         with Entry({"attention": None, "block_length": None, **content}) as forward:
             forward.take("attention")  # in words
