@@ -36,7 +36,7 @@ _NOT_TRAINED_FROM = (
 """Keys of `train` that only say how the same weights are come by; a run may go on with others."""
 
 
-_ADDED_LATER = frozenset({"add_bos_token", "eos_token"})
+_ADDED_LATER = frozenset({"add_bos_token", "eos_token", "load_balancing"})
 """Keys that earlier manifests lack: null means what was done before there was one, and the same digest."""
 
 
@@ -56,7 +56,8 @@ def trained_from(manifest: dict[str, Any]) -> dict[str, Any]:
             "tokenizer": _without_new_defaults(content["data"]["tokenizer"]),
         }
     if content["train"] is not None:
-        content["train"] = {k: v for k, v in content["train"].items() if k not in _NOT_TRAINED_FROM}
+        trained = {key: value for key, value in content["train"].items() if key not in _NOT_TRAINED_FROM}
+        content["train"] = _without_new_defaults(trained)
     return content
 
 

@@ -114,7 +114,9 @@ def _train(run: TrainingRun) -> None:
     settings = run.settings
     micro_batch, accumulation = batch_shape(settings, world_size())
     weights, parameters = prepare_for_training(run.lm, settings, run.seed, run.pretrained)
-    if settings.load_balancing:  # a mean over the step's rows, of which each forward pass has as many
+    if (
+        settings.load_balancing is not None
+    ):  # a mean over the step's rows, of which each forward pass has as many
         run.lm.balance_experts(settings.load_balancing / (accumulation * world_size()))
     run.lm.module.train()  # a loaded network comes ready to be read
     provenance = {**run.provenance, "parameters": parameters}
