@@ -99,9 +99,12 @@ def load_ours(folder: str) -> object:
 
 def load_theirs(folder: str) -> object:
     """transformers."""
-    mixture = "num_experts" in json.loads((Path(folder) / "config.json").read_text())
-    network = Qwen3MoeForCausalLM if mixture else Qwen2ForCausalLM
-    return network.from_pretrained(folder, dtype=torch.bfloat16)
+    sizes = json.loads((Path(folder) / "config.json").read_text())
+    if "num_experts" not in sizes:
+        return Qwen2ForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+    del sizes["model_type"]  # by which transformers would know how experts are stored
+    config = Qwen3MoeConfig(**sizes)
+    return Qwen3MoeForCausalLM.from_pretrained(folder, config=config, dtype=torch.bfloat16)
 
 
 def main() -> None:
