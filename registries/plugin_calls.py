@@ -31,8 +31,9 @@ def watched(plugin: PluginT, owner: str) -> PluginT:
     """The same object, whose contract's methods say whose they are when they fail.
 
     A `UserError` keeps its type and gets the owner's name in front; any other error becomes a
-    `PluginFailureError`. The result of a method's first call is checked (see `result_checks`;
-    of the first calls, as long as they show nothing), and everything that an iterator yields. Objects of other contracts that a method returns are watched too.
+    `PluginFailureError`. The result of a method's first call is checked (see `result_checks`; of more calls
+    where the first shows nothing), and everything that an iterator yields. Objects of other contracts that a
+    method returns are watched too.
 
     Args:
         plugin: an instance; one of no contract stays as it is.

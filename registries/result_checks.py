@@ -165,7 +165,11 @@ def _states(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
 def _tensor(value: Any, kind: str, shape: list[int], what: str) -> str | None:
     """What is wrong with a tensor that should be of a shape, and of dtype `bool`, `int64` or any float."""
     dtype = str(getattr(value, "dtype", "")).removeprefix("torch.")
-    if hasattr(value, "shape") and list(value.shape) == shape and (kind in dtype if kind == "float" else kind == dtype):
+    if (
+        hasattr(value, "shape")
+        and list(value.shape) == shape
+        and (kind in dtype if kind == "float" else kind == dtype)
+    ):
         return None
     return f"gave {described(value)}, and {kind} {shape} was expected: {what}"
 
