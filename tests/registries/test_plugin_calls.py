@@ -237,7 +237,8 @@ class Greedy(Objective):
             for each in (tokens, what.rows.segments, what.rows.positions, what.rows.tokens, scored)
         ]
         weight = torch.ones(int(repeated[4].sum()) * self.weights)
-        return Corruption(ModelInputs(*repeated[:3]), repeated[3], repeated[4], weight, count)
+        inputs = ModelInputs(repeated[0], repeated[1], repeated[2])
+        return Corruption(inputs, repeated[3], repeated[4], weight, count)
 
 
 @pytest.mark.parametrize(
