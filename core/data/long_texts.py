@@ -149,7 +149,7 @@ def _splits(pre_tokenizer: dict[str, Any] | None) -> bool:
         return False
     if pre_tokenizer["type"] == "Sequence":
         return any(map(_splits, pre_tokenizer["pretokenizers"]))
-    return pre_tokenizer["type"] != "Metaspace" or pre_tokenizer.get("split", True)
+    return pre_tokenizer["type"] != "Metaspace" or bool(pre_tokenizer.get("split", True))
 
 
 def _inside(place: int, spans: Sequence[tuple[int, int]]) -> bool:

