@@ -95,7 +95,10 @@ class Proposer:
             nothing = torch.zeros(0, device=state.tokens.device)
             return Proposals(nothing.long(), nothing, nothing.bool())
         hidden = self._hidden(state, at, block, idle)
-        uniforms = draws.at("token", at.rows, at.columns)
+        if self._filters.temperature == 0:  # the mode, whatever is drawn
+            uniforms = torch.zeros(len(at.rows), dtype=torch.float64, device=at.rows.device)
+        else:
+            uniforms = draws.at("token", at.rows, at.columns)
         suppressed = self._suppressed(state, at, last)
         at_once = self._at_once(LOGITS_AT_ONCE, state.tokens)
         parts = []
