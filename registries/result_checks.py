@@ -150,7 +150,9 @@ def _answers(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
     if not isinstance(result, tuple) or len(result) != 2:
         return f"gave {described(result)}, and a loss and whether it counts were expected"
     losses, counted = result
-    return _losses(plugin, given, losses) or _shape(counted, [len(given[0])], "whether each one counts")
+    return _losses(plugin, given, losses) or _tensor(
+        counted, "bool", [len(given[0])], "whether each one counts"
+    )
 
 
 def _logits(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
