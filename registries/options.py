@@ -69,8 +69,9 @@ class ObjectiveOptions(PluginOptions):
 
     trains: ClassVar[AttentionKind] = "bidirectional"
     """The attention pattern that a model must have to be trained with this objective."""
-    noise_schedules: ClassVar[frozenset[str] | None] = frozenset({"linear"})
-    """The noise schedules it can be trained with; None for any. Most fix their own, linear one."""
+    noise_schedules: ClassVar[frozenset[str] | None] = None
+    """The noise schedules it can be trained with, by name; None, the default, for any. An objective whose
+    formulas hold for one schedule only names it."""
     destinations: ClassVar[frozenset[Destination]] = frozenset({"mask"})
     """Where the noise that it can be trained with may send tokens."""
 
@@ -78,6 +79,13 @@ class ObjectiveOptions(PluginOptions):
     def bound(self) -> Bound:
         """What a likelihood of a model is that is trained with it."""
         return "masks"
+
+    @property
+    def loss_is_bound(self) -> bool:
+        """Whether a row's loss sum is, on average, that bound of its maskable tokens (all but the first, where
+        nothing stands before it); not so where the loss is weighed otherwise. The contract tests it.
+        """
+        return True
 
     @property
     def tells_time(self) -> bool:

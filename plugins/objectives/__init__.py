@@ -25,6 +25,11 @@ class MaskedOptions(ObjectiveOptions):
         """See `ObjectiveOptions.copies_per_row`."""
         return 2 if self.complementary_masks else 1
 
+    @property
+    def loss_is_bound(self) -> bool:
+        """Each row counts twice where it is read twice."""
+        return not self.complementary_masks
+
 
 class OpenDcoderOptions(MaskedOptions):
     """Options of Open-dLLM's objective."""
@@ -34,6 +39,11 @@ class OpenDcoderOptions(MaskedOptions):
         description="`release` weighs the whole loss with 1/r, as the published 0.5B was trained; "
         "`head` only its path term, as the repository does today.",
     )
+
+    @property
+    def loss_is_bound(self) -> bool:
+        """The path term comes on top."""
+        return False
 
 
 class MdlmOptions(MaskedOptions):
@@ -63,6 +73,11 @@ class LladaOptions(MaskedOptions):
             raise ValueError("random_length_probability has no effect with form sft")
         return self
 
+    @property
+    def loss_is_bound(self) -> bool:
+        """An answer's tokens are divided by its length in SFT."""
+        return self.form == "pretraining" and not self.complementary_masks
+
     def needs_prompts(self) -> bool:
         """See `ObjectiveOptions.needs_prompts`."""
         return self.form == "sft"
@@ -77,6 +92,11 @@ class DreamOptions(MaskedOptions):
     cart_p: float = Field(
         0.1, gt=0, lt=1, description="Of CART's geometric distribution; read with `weighting: cart` only."
     )
+
+    @property
+    def loss_is_bound(self) -> bool:
+        """With `1/t` only."""
+        return self.weighting == "1/t" and not self.complementary_masks
 
     @model_validator(mode="after")
     def _has_effect(self) -> "DreamOptions":
@@ -124,6 +144,11 @@ class Llada2Options(BlockOptions):
         description="Weight of the entropy where the likeliest token is right (CAP); 0 is none.",
     )
 
+    @property
+    def loss_is_bound(self) -> bool:
+        """It is the mean surprise of masks from a range of noise."""
+        return False
+
     @model_validator(mode="after")
     def _is_a_range(self) -> "Llada2Options":
         low, high = self.noise_range
@@ -138,6 +163,11 @@ class FastDllmV2Options(BlockOptions):
     complementary_masks: bool = Field(
         True, description="Read each row twice, the second time with just the other tokens masked."
     )
+
+    @property
+    def loss_is_bound(self) -> bool:
+        """It is the mean surprise of masks."""
+        return False
 
 
 class ArOptions(ObjectiveOptions):
@@ -232,6 +262,11 @@ class GiddOptions(DistributionOptions):
         if self.min_weight > self.largest_weight:
             raise ValueError("min_weight must not be above max_weight")
         return self
+
+    @property
+    def loss_is_bound(self) -> bool:
+        """With `elbo` only."""
+        return self.weighting == "elbo"
 
     @property
     def largest_weight(self) -> float:
