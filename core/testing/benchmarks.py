@@ -88,16 +88,6 @@ class BenchmarkContract(PluginContract):
                 f"`{name}` comes back from JSON as something else: use strings as keys, and lists, no tuples"
             )
 
-    def test_an_answer_hangs_on_its_text_alone(self) -> None:
-        """Scored twice, and in another order, the answers have the same scores."""
-        benchmark = self.benchmark()
-        given = answers(benchmark.requests(context()), right=True)
-        first, again = benchmark.score(given), benchmark.score(list(reversed(given)))
-        assert dict(first.per_task) == dict(again.per_task), (
-            f"per_task of the same answers in another order is {again.per_task}, and {first.per_task} was "
-            f"expected: keep nothing from one score to the next, and pair answers by task_id"
-        )
-
     def test_intervals_contain_their_values(self) -> None:
         """And every task is accounted for."""
         scores = self.scores(right=True)

@@ -96,8 +96,8 @@ def check_close(
     if number:
         first = int(wrong.nonzero()[0])
         raise AssertionError(
-            f"{what}: {float(due[first]):g} was expected and {float(came[first]):g} came, at place {first} of "
-            f"{len(due)} ({number} differ): {mend}"
+            f"{what}: {float(due[first]):g} was expected and {float(came[first]):g} came, at place {first} "
+            f"of {len(due)} ({number} differ): {mend}"
         )
 
 

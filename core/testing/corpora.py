@@ -48,8 +48,9 @@ class CorpusContract(PluginContract):
             f"let `documents` start from the first document each time it is called"
         )
         assert half + rest == wanted, (
-            f"a half-read iterator was expected to go on with {_names(wanted[len(half) :])}, and goes on with "
-            f"{_names(rest)}, once another reading has begun: keep its place in the iterator, not in the corpus"
+            f"a half-read iterator was expected to go on with {_names(wanted[len(half) :])}, and goes on "
+            f"with {_names(rest)}, once another reading has begun: keep its place in the iterator, not in "
+            f"the corpus"
         )
 
     def test_the_held_out_split_is_there(self) -> None:
@@ -58,7 +59,9 @@ class CorpusContract(PluginContract):
             found = self.first("held-out")
         except UserError:
             return
-        assert found, "the held-out split yields nothing: give some documents, or raise a UserError that says why"
+        assert found, (
+            "the held-out split yields nothing: give some documents, or raise a UserError that says why"
+        )
 
     def test_they_can_be_read_in_another_thread(self) -> None:
         """They are read ahead there while others are encoded, whoever asked for them first."""

@@ -61,7 +61,7 @@ def masked_bound(lm: DiffusionLM, rows: TokenRows) -> float:
 def noise_bound(
     lm: DiffusionLM, rows: TokenRows, schedule: NoiseSchedule, tells_time: bool, reconstruction: bool
 ) -> float:
-    """Nats of one row's maskable tokens: the integral over time of `toolkit.noise_bound`, over all noisy rows.
+    """Nats of one row's maskable tokens: `toolkit.noise_bound`, summed over time and all noisy rows.
 
     Args:
         lm: a bidirectional model.

@@ -133,8 +133,8 @@ class NoiseScheduleContract(PluginContract):
         options = registration.options.model_validate(example_options(registration, self.options))
         said, found = noise_destination(options), self.schedule().destination
         assert said == found, (
-            f"the options' noise_destination is {said!r}, and the schedule's destination {found!r}: derive the "
-            f"options from NoiseScheduleOptions and let both say the same"
+            f"the options' noise_destination is {said!r}, and the schedule's destination {found!r}: derive "
+            f"the options from NoiseScheduleOptions and let both say the same"
         )
 
     def test_shapes_are_kept(self) -> None:

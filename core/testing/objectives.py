@@ -252,8 +252,8 @@ class ObjectiveContract(PluginContract):
             exact = noise_bound(lm, rows, self.schedule(), options.tells_time, reconstruction)
         mean, error = self.mean_loss(lm, rows.tokens.expand(BATCHES * BATCH_ROWS, -1))
         assert abs(mean - exact) <= 4 * error + SLACK * exact, (
-            f"a row's loss is {mean:.3f} nats on average, and its bound, by enumeration, {exact:.3f}: let the "
-            f"weights belong to the chances that tokens are drawn with, or give loss_is_bound = False where "
+            f"a row's loss is {mean:.3f} nats on average, and its bound, by enumeration, {exact:.3f}: let "
+            f"the weights belong to the chances that tokens are drawn with, or give loss_is_bound = False where "
             f"it isn't meant to be the bound"
         )
 
@@ -267,13 +267,13 @@ class ObjectiveContract(PluginContract):
         mean, error = self.mean_loss(lm, drawn_texts(BATCHES * BATCH_ROWS))
         least = entropy()
         assert mean >= least - 4 * error - SLACK * least, (
-            f"the law has an entropy of {least:.3f} nats, and the loss of its own model is {mean:.3f}: a bound "
-            f"lies above; score every token that was hidden, with its whole weight"
+            f"the law has an entropy of {least:.3f} nats, and the loss of its own model is {mean:.3f}: a "
+            f"bound lies above; score every token that was hidden, with its whole weight"
         )
         if masks:
             assert mean <= least + 4 * error + SLACK * least, (
-                f"the law has an entropy of {least:.3f} nats, and the loss of its own model is {mean:.3f}: of "
-                f"masks, or a causal model, it is the entropy; show the model what isn't masked"
+                f"the law has an entropy of {least:.3f} nats, and the loss of its own model is {mean:.3f}: "
+                f"of masks, or a causal model, it is the entropy; show the model what isn't masked"
             )
 
     @torch.no_grad()

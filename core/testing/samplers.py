@@ -143,7 +143,9 @@ class SamplerContract(PluginContract):
                 options = DecoderOptions(steps=steps, temperature=0.5)
                 if block_length is not None and not self.sampler().edits_length:
                     options = options.model_copy(update={"block_length": block_length})
-                told = f"the canvas {canvas.tolist()[0]} in {steps} steps, block_length {options.block_length}"
+                told = (
+                    f"the canvas {canvas.tolist()[0]} in {steps} steps, block_length {options.block_length}"
+                )
                 try:
                     decoded = decode(lm, canvas, None, self.sampler(), options, torch.tensor([0]))
                 except Exception as error:
@@ -174,6 +176,16 @@ class SamplerContract(PluginContract):
                     f"a row alone becomes {wanted.tolist()}, beside a longer one {found.tolist()}: decide by "
                     f"its own positions only, and draw with `step.draws`"
                 )
+
+        rows = self.canvas(lm, 3, 12).expand(4, -1)
+        together = self.run(rows, steps=5, temperature=1.0)
+        for row in range(len(rows)):
+            alone = self.run(rows[row : row + 1], seeds=row, steps=5, temperature=1.0)
+            found, wanted = together.tokens[row][together.real[row]], alone.tokens[0][alone.real[0]]
+            assert torch.equal(found, wanted), (
+                f"a row alone becomes {wanted.tolist()}, among three like it {found.tolist()}: decide by its "
+                f"own positions only, and draw with `step.draws`"
+            )
 
     def test_the_same_seed_writes_the_same_text(self) -> None:
         """And at a high temperature another seed writes another one, unless it is greedy."""

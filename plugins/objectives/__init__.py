@@ -9,10 +9,13 @@ from opendllm.registries.noise_schedules import Destination
 from opendllm.registries.options import Bound
 
 HERE = "opendllm.plugins.objectives"
+LINEAR = frozenset({"linear"})
 
 
 class MaskedOptions(ObjectiveOptions):
-    """Options of every objective of masked tokens."""
+    """Options of every objective of masked tokens; the published ones are of linear noise."""
+
+    noise_schedules: ClassVar[frozenset[str] | None] = LINEAR
 
     complementary_masks: bool = Field(
         False,
@@ -131,6 +134,11 @@ class BlockOptions(MaskedOptions):
 class SdarOptions(BlockOptions):
     """Options of SDAR's objective."""
 
+    @property
+    def loss_is_bound(self) -> bool:
+        """A row in which nothing was masked is drawn anew, so that short ones weigh more."""
+        return False
+
 
 class Llada2Options(BlockOptions):
     """Options of LLaDA2's objective."""
@@ -173,6 +181,7 @@ class FastDllmV2Options(BlockOptions):
 class ArOptions(ObjectiveOptions):
     """None: next-token prediction."""
 
+    noise_schedules: ClassVar[frozenset[str] | None] = LINEAR
     trains: ClassVar[AttentionKind] = "causal"
 
     @property
@@ -218,6 +227,7 @@ class DuoOptions(DistributionOptions):
 class UdlmOptions(DistributionOptions):
     """Options of UDLM's objective."""
 
+    noise_schedules: ClassVar[frozenset[str] | None] = LINEAR
     destinations: ClassVar[frozenset[Destination]] = frozenset({"uniform"})
 
     zero_recon_loss: bool = Field(
