@@ -82,8 +82,8 @@ class ObjectiveOptions(PluginOptions):
 
     @property
     def loss_is_bound(self) -> bool:
-        """Whether a row's loss sum is, on average, that bound of its maskable tokens (given a first token that
-        isn't one); not so where the loss is weighed otherwise. The contract tests it.
+        """Whether a row's loss sum is, on average, that bound of its maskable tokens (given a first token
+        that isn't one); not so where the loss is weighed otherwise. The contract tests it.
         """
         return True
 

@@ -55,7 +55,7 @@ def _requests(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
 
 
 def _like_time(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
-    return _shape(result, list(given[0].shape), "the shape of t")
+    return _shape(result, list(given[0].shape), "the shape of t") or _floating(result)
 
 
 def _masking(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
@@ -84,7 +84,8 @@ def _corruption(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
             return issue
     if not str(result.scored.dtype).endswith("bool"):
         return f"gave scored as {described(result.scored)}, and bool was expected"
-    issue = _shape(result.weight, [int(result.scored.sum())], "one weight a scored position")
+    weights = [int(result.scored.sum())]
+    issue = _shape(result.weight, weights, "one weight a scored position") or _floating(result.weight)
     if issue is None:
         issue = _shape(result.count, [], "a scalar count")
     rows = given[0].rows
@@ -105,18 +106,25 @@ def _noise_mass(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
 
 
 def _losses(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
-    return _shape(result, [len(given[0])], "one loss a position")
+    return _shape(result, [len(given[0])], "one loss a position") or _floating(result)
 
 
 def _logits(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
-    return _shape(result, [*given[0].shape[:-1], plugin.vocab_size], "one logit a token of `vocab_size`")
+    shape = [*given[0].shape[:-1], plugin.vocab_size]
+    return _shape(result, shape, "one logit a token of `vocab_size`") or _floating(result)
 
 
 def _states(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
     inputs = given[0]
     if not hasattr(result, "shape") or list(result.shape[:-1]) != list(inputs.tokens.shape):
         return f"gave {described(result)}, and [{', '.join(map(str, inputs.tokens.shape))}, D] was expected"
-    return None
+    return _floating(result)
+
+
+def _floating(value: Any) -> str | None:
+    if "float" in str(value.dtype):
+        return None
+    return f"gave {described(value)}, and floating-point numbers were expected"
 
 
 def _shape(value: Any, shape: list[int], what: str) -> str | None:

@@ -96,7 +96,7 @@ class BackboneContract(PluginContract):
         lm = self.lm()
         found, wanted = (lm.mask_token_id, lm.eos_token_id, lm.vocab_size), (39, 0, 40)
         assert found == wanted, (
-            f"mask, EOS and vocabulary size are {found}, and {wanted} was expected: take what `build` is given"
+            f"mask, EOS and vocabulary size are {found}, and {wanted} was expected: take what build is given"
         )
 
     def test_shapes_are_those_of_the_contract(self) -> None:

@@ -253,8 +253,8 @@ class ObjectiveContract(PluginContract):
         mean, error = self.mean_loss(lm, rows.tokens.expand(BATCHES * BATCH_ROWS, -1))
         assert abs(mean - exact) <= 4 * error + SLACK * exact, (
             f"a row's loss is {mean:.3f} nats on average, and its bound, by enumeration, {exact:.3f}: let "
-            f"the weights belong to the chances that tokens are drawn with, or give loss_is_bound = False where "
-            f"it isn't meant to be the bound"
+            f"the weights belong to the chances that tokens are drawn with, or give loss_is_bound = False "
+            f"where it isn't meant to be the bound"
         )
 
     def test_the_loss_is_a_bound_of_a_known_law(self) -> None:

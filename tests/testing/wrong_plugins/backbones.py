@@ -196,7 +196,7 @@ WRONG = [
         frozenset({"test_padding_does_not_change_the_attention"}),
     ),
     Wrong(backbone_of(SaysShifted), "test_logits_are_aligned", "give it with the shift"),
-    Wrong(backbone_of(OtherMask), "test_it_knows_its_vocabulary", "take what `build` is given"),
+    Wrong(backbone_of(OtherMask), "test_it_knows_its_vocabulary", "take what build is given"),
     Wrong(
         backbone_of(LikelihoodsOfInputs),
         "test_log_likelihoods_are_those_of_the_logits",
