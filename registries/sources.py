@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from opendllm.registries.registry import OWN_PACKAGE, Registration
+from opendllm.registries.registry import OWN_PACKAGE, ChosenPlugin, Registration
 
 DIGITS = 12
 
@@ -23,6 +23,27 @@ def source_digest(registration: Registration[Any]) -> str | None:
     """
     module = registration.target.partition(":")[0]
     return _digest(module, own=registration.provenance.package == OWN_PACKAGE)
+
+
+def source_digests(plugins: Iterable[ChosenPlugin[Any, Any]]) -> dict[str, str]:
+    """By KIND/NAME, of those that have one."""
+    found = {f"{each.registration.kind}/{each.name}": source_digest(each.registration) for each in plugins}
+    return {name: digest for name, digest in found.items() if digest is not None}
+
+
+def changed_sources(before: object, now: Mapping[str, str]) -> list[str]:
+    """The plugins that were other source then, each with both digests.
+
+    Args:
+        before: what `source_digests` gave then; anything else where nobody wrote it down.
+        now: what it gives now.
+    """
+    known = before if isinstance(before, dict) else {}
+    return [
+        f"{name} (source {known[name]} then, {digest} now)"
+        for name, digest in now.items()
+        if known.get(name, digest) != digest
+    ]
 
 
 @functools.cache

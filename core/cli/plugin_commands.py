@@ -23,7 +23,7 @@ def add_to(app: typer.Typer) -> None:
     plugins_app = typer.Typer(invoke_without_command=True, help="What is installed, from which package.")
     plugins_app.callback()(list_plugins)
     plugins_app.command("show")(show)
-    plugins_app.command("test")(plugin_test_command.test)
+    plugins_app.command("test")(plugin_test_command.keep_contract)
     app.add_typer(plugins_app, name="plugins")
 
 

@@ -27,7 +27,7 @@ class TestPlugin({contract}):
 """
 
 
-def test(
+def keep_contract(
     plugin: Annotated[str, typer.Argument(metavar="KIND/NAME", help="As in samplers/p2.")],
     option: Annotated[
         list[str] | None,

@@ -15,6 +15,7 @@ from opendllm.core.evaluation.evaluator import Evaluation, evaluate, unasked_not
 from opendllm.core.evaluation.progress import evaluation_progress
 from opendllm.core.evaluation.replicas import LoadedModel, load_replicas
 from opendllm.core.evaluation.samples_file import about_file
+from opendllm.core.evaluation.set_aside import set_aside_other_sources
 from opendllm.core.evaluation.shards import this_process
 from opendllm.core.foundation.atomic_files import write_json
 from opendllm.core.foundation.json_objects import read_json_object
@@ -25,8 +26,9 @@ from opendllm.core.manifest.section import PluginChoice
 from opendllm.registries.benchmarks import Benchmark, BenchmarkContext, CodeExecution
 from opendllm.registries.corpora import Corpus, Document
 from opendllm.registries.errors import UserError
-from opendllm.registries.options import PluginOptions, path_fields
+from opendllm.registries.options import PluginOptions, only_asks_likelihoods, path_fields
 from opendllm.registries.registry import ChosenPlugin
+from opendllm.registries.sources import source_digests
 
 
 def evaluate_variant(
@@ -60,7 +62,12 @@ def evaluate_variant(
         chosen = variant.plugins.evaluations[index].benchmark
         settings = {**_settings(variant, index), "corpora": read}
         about = _about(variant, label, settings, limit, {**provenance, **trained})
+        about["sources"] = _answer_sources(variant, index)
         _check_corpora(samples, read)
+        if shard.is_first:
+            for message in set_aside_other_sources(folder, label, about["sources"]):
+                on_message(f"{variant.name}: {label}: {message}")
+        shard.wait()
         pathless = {**settings, "benchmark": _without_paths(chosen)}
         answers = AnswerFile(samples, digest({"settings": pathless, "step": trained["step"]}), shard)
         if shard.is_first:
@@ -173,6 +180,15 @@ def _settings(variant: Variant, index: int) -> dict[str, Any]:
         "likelihood_estimator": entry.likelihood_estimator,
         "likelihood_draws": entry.likelihood_draws,
     }
+
+
+def _answer_sources(variant: Variant, index: int) -> dict[str, str]:
+    """Of the plugins that an answer of one trained checkpoint is made by; what scores it isn't among them."""
+    plugins = variant.plugins
+    own = plugins.evaluations[index]
+    decoding = () if only_asks_likelihoods(own.benchmark.options) else (own.sampler,)
+    noise = () if plugins.training is None else (plugins.training.noise_schedule,)
+    return source_digests([plugins.backbone, *noise, *decoding])
 
 
 def _without_paths(benchmark: ChosenPlugin[Benchmark, PluginOptions]) -> dict[str, Any]:
