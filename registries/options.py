@@ -5,9 +5,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from opendllm.registries.architecture import Architecture
+from opendllm.registries.architecture import Sizes
+from opendllm.registries.deprecations import warn_deprecated
 from opendllm.registries.noise_schedules import Destination
 
 AttentionKind = Literal["bidirectional", "causal", "block-causal"]
@@ -48,6 +49,15 @@ class PluginOptions(BaseModel):
     """Base of every plugin's options: immutable, and an unknown option is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _say_what_is_deprecated(self) -> typing.Self:
+        """An option with `Field(..., deprecated="use `other`")` still works, and its user is told once."""
+        for name in sorted(self.model_fields_set):
+            instead = type(self).model_fields[name].deprecated
+            if isinstance(instead, str):
+                warn_deprecated(f"option {name!r} of {type(self).__name__}", instead)
+        return self
 
 
 class NoiseScheduleOptions(PluginOptions):
@@ -182,8 +192,11 @@ class BackboneOptions(PluginOptions):
         None, ge=1, description="Length of a block, in tokens, for block-causal attention."
     )
 
-    def architecture(self, vocab_size: int | None) -> Architecture | None:
+    def architecture(self, vocab_size: int | None) -> Sizes | None:
         """The sizes of the model that these options mean; None where only its files can tell.
+
+        Anything that has `Sizes`' three is enough for `platform plan`; an `Architecture` lets it estimate the
+        activations too. A backbone without it trains all the same.
 
         Args:
             vocab_size: of a tokenizer that is trained for it; None takes the family's own.

@@ -25,6 +25,7 @@ from opendllm.core.foundation.ranks import is_first_process
 from opendllm.core.launching.launcher import this_command
 from opendllm.core.launching.stopping import Stopped
 from opendllm.core.launching.worker_errors import launcher_reports, record_error
+from opendllm.registries.deprecations import DeprecatedWarning
 from opendllm.registries.errors import UserError
 from opendllm.registries.registry import PluginWarning
 
@@ -64,7 +65,7 @@ score_command.add_to(app)
 
 def _show_warning(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
     """What is meant for people in their form, everything else in Python's."""
-    if issubclass(category, PluginWarning):
+    if issubclass(category, (PluginWarning, DeprecatedWarning)):
         print(f"warning: {message}", file=sys.stderr)
     else:
         _python_shows(message, category, *where, **more)

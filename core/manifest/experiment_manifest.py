@@ -14,7 +14,7 @@ from typing import Any
 from opendllm.core.manifest.checks import Issue, ManifestError, validate
 from opendllm.core.manifest.lengths import unwritable
 from opendllm.core.manifest.paths import with_absolute_paths, without_paths
-from opendllm.core.manifest.plugin_checks import resolve_plugins
+from opendllm.core.manifest.plugin_checks import resolve_plugins, unknown_plugins
 from opendllm.core.manifest.published import read_published
 from opendllm.core.manifest.requirements import requirement_issues
 from opendllm.core.manifest.schema import NAME_PATTERN, ExperimentManifest, Launch, Manifest, PublishedFigures
@@ -179,7 +179,10 @@ def _variant(name: str, merged: Source, seed: int | None, plugins: Plugins) -> V
         data["seed"] = seed
         name = f"{name}-seed-{seed}"
     source = with_absolute_paths(Source(data, merged.locations), plugins)
-    manifest = validate(source, Manifest, ExperimentManifest)
+    try:
+        manifest = validate(source, Manifest, ExperimentManifest)
+    except ManifestError as error:
+        raise ManifestError([*error.issues, *unknown_plugins(source, plugins)]) from error
     chosen = resolve_plugins(manifest, source, plugins)
     labels = [entry.label or entry.benchmark.name for entry in manifest.evaluate]
     for index, label in enumerate(labels):
