@@ -33,11 +33,11 @@ LikelihoodLoss: TypeAlias = "Callable[[Tensor, slice], Tensor]"
 LossPart: TypeAlias = "LikelihoodLoss | DistributionLoss"
 """What a module takes the sum of, in runs of scored positions.
 
-A module calls it as often as it likes, each time with the answers of a run of consecutive scored positions and
-the slice of 0..N-1 that these are, N the number of scored positions of the whole batch in row-major order: so
-that the logits of all of them never exist together. The slices cover 0..N-1, each position once, in any order;
-where nothing is scored it isn't called. It gives a scalar that already holds the objective's weights and
-divisor, with a gradient; the module adds them up and divides by nothing. Likelihoods are float32, nats.
+A module calls it as often as it likes, each time with the answers of a run of consecutive scored positions
+and the slice of 0..N-1 that these are, N the number of scored positions of the whole batch in row-major order:
+so that the logits of all of them never exist together. The slices cover 0..N-1, each position once, in any
+order. It gives a scalar that already holds the objective's weights and divisor, with a gradient; the module
+adds them up and divides by nothing. Likelihoods are float32, nats.
 """
 
 
