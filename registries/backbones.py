@@ -97,6 +97,14 @@ class CanvasReader(ABC):
     def select_rows(self, rows: Tensor) -> None:
         """Go on with these rows [R] int64 only."""
 
+    def restart(self, inputs: ModelInputs) -> bool:
+        """Go on with other rows of the same shape, in the memory of those before: CUDA graphs stay valid.
+
+        Returns:
+            Whether it does; another reader is made if not.
+        """
+        return False
+
 
 class WholeReader(CanvasReader):
     """Reads everything every time: what any backbone can do."""
@@ -232,10 +240,10 @@ class Backbone(ABC):
 
         Args:
             folder: with its safetensors.
-            config: what its config.json holds, with a `mask_token_id`. All that `save` wrote comes back, and
-                beside it a section `open_dllm` that the platform adds (backbone's name, attention, block
-                length, noise); a published checkpoint has its authors' keys alone, so none of ours may be
-                relied on.
+            config: what its config.json holds, with a `mask_token_id`: all that `save` wrote. A section
+                `open_dllm` in it says what the family's format has no word for (`backbone`, the plugin's
+                name, by which `load` finds it; `attention`, `block_length` and other options of its name, which
+                are options where none are given; the noise). A published checkpoint has none.
             device: where the weights go.
             dtype: of the weights; None keeps the file's.
             min_vocab_size: a smaller vocabulary is grown to it, new rows at the mean of the old.
