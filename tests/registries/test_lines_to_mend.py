@@ -102,9 +102,9 @@ def test_a_class_that_lacks_a_method(package: Any) -> None:
 @pytest.mark.parametrize(
     ("alpha", "expected"),
     [
-        ("(1 - t).sum()", "alpha gave float32 [], and [3] was expected: the shape of t"),
-        ("(1 - t) > 0", "alpha gave bool [3], and floating-point numbers were expected"),
-        ("[1.0, 0.5, 0.0]", "alpha gave list, and [3] was expected"),
+        ("(1 - t).sum()", "alpha gave float32 [], and float [3] was expected: the shape of t"),
+        ("(1 - t) > 0", "alpha gave bool [3], and float [3] was expected"),
+        ("[1.0, 0.5, 0.0]", "alpha gave list, and float [3] was expected"),
     ],
 )
 def test_a_wrong_shape_or_dtype(package: Any, alpha: str, expected: str) -> None:

@@ -12,7 +12,7 @@ from opendllm.registries.noise_schedules import NoiseSchedule
 from opendllm.registries.objectives import Corruption, Masking, Noise, Objective
 from opendllm.registries.sequences import TokenRows
 
-from .wrong import Wrong
+from .wrong import EVERYWHERE, Wrong
 
 OPTIONS = ObjectiveOptions
 LEAST = 1e-3
@@ -112,9 +112,14 @@ WRONG = [
         MasksPrompts,
         "test_prompts_and_padding_are_never_masked",
         "leave positions alone where `rows.maskable` is False",
-        frozenset({"*"}),
+        EVERYWHERE,
     ),
-    Wrong(ScoresPrompts, "test_prompts_and_padding_are_never_scored", "score only where `rows.maskable`"),
+    Wrong(
+        ScoresPrompts,
+        "test_prompts_and_padding_are_never_scored",
+        "leave positions alone where `rows.maskable` is False",
+        EVERYWHERE,
+    ),
     Wrong(
         DrawsFromTorch,
         "test_the_same_noise_gives_the_same_corruption",

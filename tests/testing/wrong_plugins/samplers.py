@@ -7,7 +7,7 @@ import torch
 from opendllm.registries import SamplerOptions
 from opendllm.registries.samplers import Confidence, Overwrite, Sampler, Selection, Step
 
-from .wrong import Wrong
+from .wrong import EVERYWHERE, Wrong
 
 OPTIONS = SamplerOptions
 
@@ -159,5 +159,5 @@ WRONG = [
     ),
     Wrong(PlansInSecret, "test_it_plans_where_it_gives_remaining_masks", "set it to True"),
     Wrong(BreaksItsPlan, "test_a_plan_is_kept", "masks were planned in"),
-    Wrong(PlansToRise, "test_planned_masks_fall_to_none", "they must not rise", ALL),
+    Wrong(PlansToRise, "test_planned_masks_fall_to_none", "they must not rise", EVERYWHERE),
 ]

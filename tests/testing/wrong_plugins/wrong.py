@@ -10,6 +10,9 @@ from opendllm.core.testing import PluginContract, contract_of
 from opendllm.registries import PluginOptions
 from opendllm.registries.registry import Provenance, Registration
 
+EVERYWHERE = frozenset({"*"})
+"""Of what is refused as soon as it is called, wherever that is."""
+
 
 @dataclass(frozen=True)
 class Wrong:
