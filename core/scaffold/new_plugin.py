@@ -1,7 +1,8 @@
 """A package with one plugin, out of the templates of its kind.
 
-A kind is a folder in `plugin-templates`: `kind.toml`, and files that are rendered by jinja2. Those of `common` are
-written for every kind. In their paths `package` is the new package, and `dot-` a leading dot.
+A kind is a folder in `plugin-templates`: `kind.toml`, and files that are rendered by jinja2. Those of
+`common` are written for every kind. In their paths `package` is the new package, and `dot-` a leading dot.
+The dash in `plugin-templates` tells setuptools that it holds data, not packages.
 """
 
 from __future__ import annotations

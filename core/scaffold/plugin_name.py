@@ -12,6 +12,8 @@ from opendllm.registries.errors import UserError
 from opendllm.registries.registry import NAME_PATTERN, OWN_PACKAGE
 
 MAX_LENGTH = 40
+YAML_WORDS = frozenset({"null", "true", "false"})
+"""What a manifest reads as no text."""
 
 
 @dataclass(frozen=True)
@@ -44,25 +46,25 @@ def plugin_name(name: str, kind: str, extension_point: str, plugins: Plugins) ->
     package = name.replace("-", "_")
     if not NAME_PATTERN.fullmatch(name) or not name[0].isalpha():
         raise UserError(
-            f"{name!r} is no name for a plugin: lower-case letters, digits and single dashes, a letter first, "
-            f"as in my-{kind}"
+            f"{name!r} is no name for a plugin: lower-case letters, digits and single dashes, a letter "
+            f"first, as in my-{kind}"
         )
     if len(name) > MAX_LENGTH:
         raise UserError(f"{name!r} is too long for a plugin's name: at most {MAX_LENGTH} characters")
-    if name == kind or keyword.iskeyword(package):
+    if name == kind or keyword.iskeyword(package) or name in YAML_WORDS:
         raise UserError(f"{name!r} means something already: choose a name of its own, as in my-{kind}")
     registry = plugins.of_kind(extension_point)
     for registration in registry:
         if registration.name == name:
             whose = "built in" if registration.provenance.package == OWN_PACKAGE else "installed"
             raise UserError(
-                f"{extension_point}/{name} is {whose} already ({registration.provenance}): a manifest that says "
-                f"{name} would mean that one; choose another name"
+                f"{extension_point}/{name} is {whose} already ({registration.provenance}): a manifest that "
+                f"says {name} would mean that one; choose another name"
             )
     if _is_taken(name, package):
         raise UserError(
-            f"a package {name} or a module {package} is installed already, and Python would import only one of "
-            f"them: choose another name"
+            f"a package {name} or a module {package} is installed already, and Python would import only one "
+            f"of them: choose another name"
         )
     suffix = "".join(part.capitalize() for part in kind.split("-"))
     words = "".join(part.capitalize() for part in name.split("-"))
