@@ -10,10 +10,12 @@ and never masked. Writes a manifest, so that it can be changed and run again, an
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
-from opendllm.core.checkpoints.loading import backbone_of
+from opendllm.core.checkpoints.files import model_folder
+from opendllm.core.checkpoints.loading import backbone_of, load_tokenizer
 from opendllm.core.checkpoints.pretrained import fetch
 from opendllm.core.experiment import run_experiment
 from opendllm.core.manifest.experiment_manifest import read_experiment
@@ -25,6 +27,17 @@ TEMPLATE = (
     "{% if add_generation_prompt %}assistant: {% endif %}"
 )
 """For tokenizers without a chat template of their own."""
+
+
+def with_template(model: Path) -> Path:
+    """The model's folder, or a copy of it that has a chat template where it has none."""
+    tokenizer = load_tokenizer(model)
+    if tokenizer is not None and tokenizer.chat_template is not None:
+        return model
+    copy = Path("with-chat-template")
+    shutil.copytree(model, copy, dirs_exist_ok=True)
+    (copy / "chat_template.jinja").write_text(TEMPLATE)
+    return copy
 
 
 def write_sums(path: Path) -> Path:
@@ -42,11 +55,12 @@ def write_sums(path: Path) -> Path:
 
 def main(checkpoint: str, chats: str | None = None, steps: int = 20) -> Path:
     """Fine-tune for so many steps; the run's folder, whose `finetuned` is the new checkpoint."""
-    family = backbone_of(installed_plugins(), fetch(checkpoint), None)
+    base = with_template(model_folder(fetch(checkpoint)))
+    family = backbone_of(installed_plugins(), base, None)
     records = Path(chats) if chats is not None else write_sums(Path("sums.jsonl"))
     manifest = {
         "name": "finetune-on-chats",
-        "model": {"backbone": {"name": family.name, "options": {"pretrained": checkpoint}}},
+        "model": {"backbone": {"name": family.name, "options": {"pretrained": str(base.absolute())}}},
         "data": {
             "corpus": {
                 "name": "jsonl",
