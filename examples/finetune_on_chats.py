@@ -2,9 +2,9 @@
 
     python examples/finetune_on_chats.py runs/quickstart/llada my-chats.jsonl
 
-A line of the file is `{"messages": [{"role": "user", "content": ...}, {"role": "assistant", "content": ...}]}`;
-system prompts, several turns and tool calls are read too. Without a file some sums are learnt. Prompts are read
-and never masked. Writes a manifest, so that it can be changed and run again, and runs it.
+A line of the file is a chat, `{"messages": [{"role": "user", "content": ...}, {"role": "assistant", ...}]}`;
+system prompts, several turns and tool calls are read too. Without a file some sums are learnt. Prompts are read and
+never masked. Writes a manifest, so that it can be changed and run again, and runs it.
 """
 
 from __future__ import annotations

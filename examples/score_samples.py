@@ -1,10 +1,12 @@
-"""pass@k of programs that were written elsewhere, each run in the sandbox.
+r"""pass@k of programs that were written elsewhere, each run in the sandbox.
 
     python examples/score_samples.py
 
-The problems are in HumanEval's form, the samples a line each, as any harness can write them. On the command line:
+The problems are in HumanEval's form, the samples a line each, as any harness can write them. The same on the
+command line:
 
-    platform score --benchmark humaneval --problems problems.jsonl --samples samples.jsonl --allow-code-execution
+    platform score --benchmark humaneval --problems problems.jsonl --samples samples.jsonl \
+        --allow-code-execution
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ PROBLEMS = [
         "prompt": 'def last(items):\n    """The last of the items, or None."""\n',
         "entry_point": "last",
         "canonical_solution": "    return items[-1] if items else None\n",
-        "test": "def check(candidate):\n    assert candidate([1, 2]) == 2\n    assert candidate([]) is None\n",
+        "test": "def check(candidate):\n    assert candidate([3]) == 3\n    assert candidate([]) is None\n",
     },
 ]
 SAMPLES = [

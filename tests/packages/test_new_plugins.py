@@ -57,11 +57,11 @@ def test_there_is_a_template_for_every_extension_point() -> None:
 @pytest.mark.parametrize("name", ["x", "a-plugin-with-a-name-of-forty-characters"])
 def test_what_is_written_is_linted_and_formatted(tmp_path: Path, name: str) -> None:
     for kind in kinds():
-        folder = write_plugin(name, kind, tmp_path, Plugins()).rename(tmp_path / f"{name}-{kind}")
-        for check in (["check", "--no-cache"], ["format", "--no-cache", "--check"]):
-            command = [Path(sys.executable).parent / "ruff", *check, "."]
-            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-            assert done.returncode == 0, done.stdout
+        write_plugin(name, kind, tmp_path, Plugins()).rename(tmp_path / kind)
+    for check in (["check", "--no-cache"], ["format", "--no-cache", "--check"]):
+        command = [Path(sys.executable).parent / "ruff", *check, "."]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout
 
 
 def test_it_is_a_folder_and_a_plugin_of_that_name(tmp_path: Path) -> None:
