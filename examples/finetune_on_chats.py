@@ -3,8 +3,8 @@
     python examples/finetune_on_chats.py runs/quickstart/llada my-chats.jsonl
 
 A line of the file is a chat, `{"messages": [{"role": "user", "content": ...}, {"role": "assistant", ...}]}`;
-system prompts, several turns and tool calls are read too. Without a file some sums are learnt. Prompts are read and
-never masked. Writes a manifest, so that it can be changed and run again, and runs it.
+system prompts, several turns and tool calls are read too. Without a file some sums are learnt. Prompts are
+read and never masked. Writes a manifest, so that it can be changed and run again, and runs it.
 """
 
 from __future__ import annotations
@@ -83,4 +83,4 @@ def main(checkpoint: str, chats: str | None = None, steps: int = 20) -> Path:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(sys.argv[1], *sys.argv[2:3])

@@ -87,7 +87,15 @@ def fresh(repository: Path, distributions: Path, tmp_path_factory: pytest.TempPa
         write_plugin(f"my-{kind}", kind, packages, installed_plugins())
     copied(repository / "examples" / "package", packages / "examples")
     [wheel] = distributions.glob("*.whl")
-    command = [scripts / "python", "-m", "pip", "install", "--no-deps", "--no-index", "--no-build-isolation"]
+    command = [
+        str(scripts / "python"),
+        "-m",
+        "pip",
+        "install",
+        "--no-deps",
+        "--no-index",
+        "--no-build-isolation",
+    ]
     done = subprocess.run(
         [*command, "--ignore-installed", "--no-warn-script-location", wheel, *sorted(packages.iterdir())],
         capture_output=True,

@@ -59,7 +59,7 @@ def test_what_is_written_is_linted_and_formatted(tmp_path: Path, name: str) -> N
     for kind in kinds():
         write_plugin(name, kind, tmp_path, Plugins()).rename(tmp_path / kind)
     for check in (["check", "--no-cache"], ["format", "--no-cache", "--check"]):
-        command = [Path(sys.executable).parent / "ruff", *check, "."]
+        command = [str(Path(sys.executable).parent / "ruff"), *check, "."]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout
 

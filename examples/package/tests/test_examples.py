@@ -17,7 +17,7 @@ from opendllm.registries.backbones import Vocabulary
 from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.errors import UserError
 
-from opendllm_examples import Olmo2Architecture
+from opendllm_examples import Olmo2Architecture, Olmo2Options
 
 
 class TestSigmoid(NoiseScheduleContract):
@@ -37,9 +37,9 @@ class TestOlmo2(BackboneContract):
 
 
 def test_olmo2_is_planned_with_as_many_parameters_as_it_has() -> None:
-    registration = installed_plugins().backbones.get("olmo2")
-    module = registration.build().build(Vocabulary(size=300, mask_token_id=1, eos_token_id=0)).module
-    planned = registration.options().architecture(300)
+    backbone = installed_plugins().backbones.get("olmo2").build()
+    module = backbone.build(Vocabulary(size=300, mask_token_id=1, eos_token_id=0)).module
+    planned = Olmo2Options().architecture(300)
     assert isinstance(planned, Olmo2Architecture)
     assert planned.parameters == sum(parameter.numel() for parameter in module.parameters())
 
