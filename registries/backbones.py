@@ -65,12 +65,16 @@ class RefreshSpan:
         first: [R] int64, each row's first column.
         last: [R] int64, each row's last column.
         width: the most columns that one of them has.
+        seen: how many columns, the first ones, hold whatever these columns see; None for all columns.
+        see_alike: whether each of them sees all of that, but for padding.
     """
 
     rows: Tensor | None
     first: Tensor
     last: Tensor
     width: int
+    seen: int | None = None
+    see_alike: bool = False
 
 
 class CanvasReader(ABC):
@@ -89,6 +93,14 @@ class CanvasReader(ABC):
     @abstractmethod
     def select_rows(self, rows: Tensor) -> None:
         """Go on with these rows [R] int64 only."""
+
+    def restart(self, inputs: ModelInputs) -> bool:
+        """Go on with other rows of the same shape, in the memory of those before: CUDA graphs stay valid.
+
+        Returns:
+            Whether it does; another reader is made if not.
+        """
+        return False
 
 
 class WholeReader(CanvasReader):

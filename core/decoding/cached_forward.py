@@ -36,18 +36,22 @@ class BlockSpans:
         last: [R, K] int64, the last one.
         entry: [R, K] int64, the first one that the block's first step reads: what has been written since
             is read once more.
+        own: [R, L] int64, the checkpoint's own block of each column, which sees no later one; None where all
+            see all.
         sub_blocks: where a block-causal checkpoint's blocks are written in sub-blocks, read alone; or None.
     """
 
     first: IntArray
     last: IntArray
     entry: IntArray
+    own: IntArray | None = None
     sub_blocks: SubBlockSpans | None = None
 
     def select_rows(self, rows: IntArray) -> BlockSpans:
         """These rows only."""
         sub_blocks = None if self.sub_blocks is None else self.sub_blocks.select_rows(rows)
-        return BlockSpans(self.first[rows], self.last[rows], self.entry[rows], sub_blocks)
+        own = None if self.own is None else self.own[rows]
+        return BlockSpans(self.first[rows], self.last[rows], self.entry[rows], own, sub_blocks)
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,42 @@ class SubBlockSpans:
         return SubBlockSpans(self.first[rows], self.last[rows], self.fresh[rows], self.never[rows])
 
 
+@dataclass(frozen=True)
+class HostSpan:
+    """A `RefreshSpan` before it is on the device.
+
+    Attributes:
+        rows: [R] int64; None for all of them.
+        first: [R] int64.
+        last: [R] int64.
+        width: the most columns that one of them has.
+        seen: see `RefreshSpan`.
+        see_alike: see `RefreshSpan`.
+    """
+
+    rows: IntArray | None
+    first: IntArray
+    last: IntArray
+    width: int
+    seen: int | None
+    see_alike: bool
+
+    def on(self, device: torch.device) -> RefreshSpan:
+        """For a reader."""
+        rows = None if self.rows is None else _sent(self.rows, device)
+        first, last = _sent(self.first, device), _sent(self.last, device)
+        return RefreshSpan(rows, first, last, self.width, self.seen, self.see_alike)
+
+
+def readers_of(lm: DiffusionLM, layout: ModelInputs, options: DecoderOptions) -> list[CanvasReader]:
+    """One for each canvas: with guidance there are two."""
+    count = 2 if options.guidance_scale else 1
+    if lm.noise.time_conditioning:
+        return [WholeReader(lm, layout) for _ in range(count)]
+    keeps = options.cache != "none" or (lm.attention.kind != "bidirectional" and lm.supports_kv_cache)
+    return [lm.reader(layout, keeps, options.compile is True) for _ in range(count)]
+
+
 class CachedForward:
     """Turns (rows, the blocks they are at) into hidden states, reading as little as the cache allows.
 
@@ -80,7 +120,14 @@ class CachedForward:
     is read once more when it is settled, and what stands right of it never.
     """
 
-    def __init__(self, lm: DiffusionLM, layout: ModelInputs, blocks: Blocks, options: DecoderOptions) -> None:
+    def __init__(
+        self,
+        lm: DiffusionLM,
+        layout: ModelInputs,
+        blocks: Blocks,
+        options: DecoderOptions,
+        readers: list[CanvasReader],
+    ) -> None:
         """Prepare to read.
 
         Args:
@@ -88,21 +135,17 @@ class CachedForward:
             layout: of the canvas.
             blocks: that it is written in.
             options: `cache`, `cache_refresh`, `guidance_scale` and `compile`.
+            readers: of the layout, see `readers_of`.
         """
         self._lm = lm
         self._exact = lm.attention.kind != "bidirectional" and lm.supports_kv_cache
         self._cache = options.cache
         self._refresh = options.cache_refresh
-        self._compiled = options.compile
-        self._timed: list[WholeReader] = []
+        self._compiled = bool(options.compile)
+        self._readers = readers
         if lm.noise.time_conditioning:
             self._exact = False
-            self._timed = [WholeReader(lm, layout) for _ in range(2 if options.guidance_scale else 1)]
         self._use_kv_cache = self._exact or options.cache != "none"
-        self._readers: list[CanvasReader] = [*self._timed] or [
-            lm.reader(layout, self._use_kv_cache, options.compile)
-            for _ in range(2 if options.guidance_scale else 1)
-        ]
         self._spans = _block_spans(lm, layout, blocks, options)
         rows, self._length = layout.tokens.shape
         # The block that each row was last read at, and how many steps it had been at it by then.
@@ -123,13 +166,16 @@ class CachedForward:
 
     def relayout(self, inputs: ModelInputs) -> None:
         """Go on with rows whose layout has changed; without a cache only."""
-        self._timed = [WholeReader(self._lm, inputs) for _ in self._timed]
-        self._readers = [*self._timed] or [self._lm.reader(inputs) for _ in self._readers]
+        self._readers = [
+            WholeReader(self._lm, inputs) if isinstance(reader, WholeReader) else self._lm.reader(inputs)
+            for reader in self._readers
+        ]
 
-    def tell_time(self, time: Tensor) -> None:
-        """Read at this `ModelInputs.time` [B, L] from now on; for a model that is told it."""
-        for reader in self._timed:
-            reader.tell_time(time)
+    def tell_time(self, time: Tensor | None) -> None:
+        """Read at this `ModelInputs.time` [B, L] from now on; None where the model isn't told any."""
+        for reader in self._readers:
+            if time is not None and isinstance(reader, WholeReader):
+                reader.tell_time(time)
 
     def states(
         self, canvases: list[Tensor], at: TokenPositions, block: IntArray, idle: NDArray[np.bool_]
@@ -143,9 +189,10 @@ class CachedForward:
             idle: [B] rows without a position, whose keys in the cache stay as they are: alone, such a row
                 would not be read at this step; on the host.
         """
-        if not self._use_kv_cache:
-            return [r.states(c, at) for r, c in zip(self._readers, canvases, strict=True)]
-        spans = self._refresh_spans(block, ~idle, canvases[0])
+        spans = [
+            None if span is None else span.on(canvases[0].device)
+            for span in self.plan(block, idle, canvases[0])
+        ]
         if len(spans) == 1:
             refresh = spans[0]
             return [r.states(c, at, refresh) for r, c in zip(self._readers, canvases, strict=True)]
@@ -163,20 +210,24 @@ class CachedForward:
                 whole[mine] = states
         return [states for states in found if states is not None]
 
-    def _refresh_spans(
-        self, block: IntArray, read: NDArray[np.bool_], canvas: Tensor
-    ) -> list[RefreshSpan | None]:
-        """What to refresh of the rows to `read` of `canvas`, in groups of rows that are read together.
+    def plan(self, block: IntArray, idle: NDArray[np.bool_], canvas: Tensor) -> list[HostSpan | None]:
+        """What a step refreshes, in groups of rows that are read together; None alone is everything.
 
-        None alone is everything.
+        Args:
+            block: see `states`.
+            idle: see `states`.
+            canvas: [B, L].
         """
+        if not self._use_kv_cache:
+            return [None]
+        read = ~idle
         rows, device = np.arange(len(block)), canvas.device
         first, last = self._spans.first[rows, block], self._spans.last[rows, block]
         entering = self._block != block
         self._age = np.where(read, np.where(entering, 0, self._age + 1), self._age)
         self._block = np.where(read, block, self._block)
         if self._exact:
-            first = np.where(entering, self._spans.entry[rows, block], first)
+            first, seen = np.where(entering, self._spans.entry[rows, block], first), last + 1
             sub_blocks = self._spans.sub_blocks
             if sub_blocks is not None:
                 begin, end = sub_blocks.first[rows, block], sub_blocks.last[rows, block]
@@ -186,23 +237,26 @@ class CachedForward:
                     whole |= (canvas.gather(1, opening)[:, 0] == self._lm.mask_token_id).cpu().numpy()
                 first, last = np.where(whole, first, begin), np.where(whole, last, end)
                 entering = whole
-            return self._grouped(first, last, entering, read, device)
+            return self._grouped(first, last, seen, entering, read)
         whole = self._age == 0 if self._refresh is None else self._age % self._refresh == 0
         if (whole & read).all():
             return [None]
         first, last = np.where(whole, 0, first), np.where(whole, self._length - 1, last)
-        return self._grouped(first, last, whole, read, device)
+        return self._grouped(first, last, None, whole, read)
 
     def _grouped(
         self,
         first: IntArray,
         last: IntArray,
+        seen: IntArray | None,
         apart: NDArray[np.bool_],
         read: NDArray[np.bool_],
-        device: torch.device,
-    ) -> list[RefreshSpan | None]:
-        """Spans of columns of the rows to `read`; those that are `apart` are longer, so on their own."""
-        groups: list[RefreshSpan | None] = []
+    ) -> list[HostSpan | None]:
+        """Spans of columns of the rows to `read`; those that are `apart` are longer, so on their own.
+
+        Of each row, its first so many columns are `seen` [R]; all of them where None.
+        """
+        groups: list[HostSpan | None] = []
         for chosen in (np.flatnonzero(read & apart), np.flatnonzero(read & ~apart)):
             if not len(chosen):
                 continue
@@ -213,15 +267,20 @@ class CachedForward:
                 width = round_up(width, REFRESH_WIDTH_MULTIPLE)
                 some = min(len(first), round_up_to_power_of_two(len(chosen)))
                 chosen = np.pad(chosen, (0, some - len(chosen)), mode="edge")
-            groups.append(
-                RefreshSpan(
-                    None if everyone else torch.from_numpy(chosen).to(device),
-                    torch.from_numpy(first[chosen]).to(device),
-                    torch.from_numpy(last[chosen]).to(device),
-                    width,
-                )
-            )
+            sight = self._sight(chosen, first, last, seen)
+            groups.append(HostSpan(None if everyone else chosen, first[chosen], last[chosen], width, *sight))
         return groups
+
+    def _sight(
+        self, rows: IntArray, first: IntArray, last: IntArray, seen: IntArray | None
+    ) -> tuple[int | None, bool]:
+        """`RefreshSpan.seen` and `see_alike` of these rows; where compiled, one shape serves all blocks."""
+        own = self._spans.own
+        if seen is None or own is None or self._compiled:
+            return None, False
+        in_one_block = own[rows, first[rows]] == own[rows, last[rows]]
+        most = int(seen[rows].max())
+        return most, bool((in_one_block & (seen[rows] == most)).all())
 
 
 def _block_spans(lm: DiffusionLM, layout: ModelInputs, blocks: Blocks, options: DecoderOptions) -> BlockSpans:
@@ -243,12 +302,13 @@ def _block_spans(lm: DiffusionLM, layout: ModelInputs, blocks: Blocks, options: 
         # Where logits are shifted, the clean block before predicts a block's first token, and is read alone.
         first, last = _start(own, sources), _start(own, sources, right=True) - 1
         before = np.concatenate([np.zeros_like(begins[:, :1]), begins[:, :-1]], axis=1)
-        return BlockSpans(first, last, np.minimum(before, first), sub_blocks)
+        return BlockSpans(first, last, np.minimum(before, first), own.cpu().numpy(), sub_blocks)
     elif options.cache == "prefix":
         last = np.full_like(last, ends)
     before = np.concatenate([np.zeros_like(first[:, :1]), first[:, :-1]], axis=1)
     first = np.minimum(first, sources)
-    return BlockSpans(first, last, entry=np.minimum(before, first))
+    host = None if own is None else own.cpu().numpy()
+    return BlockSpans(first, last, np.minimum(before, first), host)
 
 
 def _start(own: Tensor, columns: IntArray, right: bool = False) -> IntArray:
@@ -273,3 +333,8 @@ def _sub_block_spans(
         fresh=fresh,
         never=read != _start(own, columns),
     )
+
+
+def _sent(values: IntArray, device: torch.device) -> Tensor:
+    """The same on the device, which isn't waited for."""
+    return torch.from_numpy(values).to(device, non_blocking=True)
