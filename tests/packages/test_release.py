@@ -41,7 +41,7 @@ def test_sdist_and_wheel_are_what_the_index_takes(distributions: Path) -> None:
     )  # fmt: skip
     assert checked.returncode == 0, checked.stdout
     wheel = subprocess.run(
-        [Path(sys.executable).parent / "check-wheel-contents", files[0]],
+        [sys.executable, "-m", "check_wheel_contents", files[0]],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert wheel.returncode == 0, wheel.stdout
