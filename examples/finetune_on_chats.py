@@ -53,7 +53,7 @@ def write_sums(path: Path) -> Path:
     return path
 
 
-def main(checkpoint: str, chats: str | None = None, steps: int = 20) -> Path:
+def main(checkpoint: str, chats: str | None = None, *, steps: int = 20) -> Path:
     """Fine-tune for so many steps; the run's folder, whose `finetuned` is the new checkpoint."""
     base = with_template(model_folder(fetch(checkpoint)))
     family = backbone_of(installed_plugins(), base, None)
