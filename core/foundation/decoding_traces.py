@@ -64,6 +64,7 @@ class DecodingTrace:
         options: the decoder's and the sampler's own, as they were given.
         task_id: of the benchmark that asked, if one did.
         setting: of that task.
+        digest: of the settings and the checkpoint that it was made with.
     """
 
     prompt: str
@@ -77,6 +78,7 @@ class DecodingTrace:
     options: Mapping[str, Any] = field(default_factory=dict)
     task_id: str | None = None
     setting: str | None = None
+    digest: str | None = None
 
 
 def trace_content(trace: DecodingTrace) -> dict[str, Any]:
@@ -91,6 +93,7 @@ def trace_content(trace: DecodingTrace) -> dict[str, Any]:
         "vocabulary": {str(token): spelt for token, spelt in trace.vocabulary.items()},
         "start": list(trace.row.start),
         "editable": list(trace.row.editable),
+        "digest": trace.digest,
         "steps": [
             {name: list(found) for name, found in vars(step).items() if found} for step in trace.row.steps
         ],
@@ -134,6 +137,7 @@ def _trace(content: Mapping[str, Any]) -> DecodingTrace:
         options=dict(content.get("options", {})),
         task_id=content.get("task_id"),
         setting=content.get("setting"),
+        digest=content.get("digest"),
     )
 
 
