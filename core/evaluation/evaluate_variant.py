@@ -19,6 +19,7 @@ from opendllm.core.evaluation.samples_file import about_file
 from opendllm.core.evaluation.shards import this_process
 from opendllm.core.foundation.atomic_files import write_json
 from opendllm.core.foundation.json_objects import read_json_object
+from opendllm.core.foundation.visible_text import visible
 from opendllm.core.manifest.checks import decoder_options, generation_of
 from opendllm.core.manifest.experiment_manifest import Variant, digest
 from opendllm.core.manifest.schema import Manifest
@@ -75,7 +76,7 @@ def evaluate_variant(
             evaluation = evaluate(asked, benchmark, context, answers, bars.answered, shard, bars.judged)
         # 4. The first process says what the result lacks, and writes it.
         for message in _shortcomings(evaluation, entry.benchmark.name, samples):
-            on_message(f"{variant.name}: {label}: {message}")
+            on_message(visible(f"{variant.name}: {label}: {message}"))
         if evaluation is not None and evaluation.scores is not None:
             write_result(folder / "results" / f"{label}.json", benchmark, evaluation, about)
         # 5. One of the answers once more, step by step, for the report to play.

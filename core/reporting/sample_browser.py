@@ -119,7 +119,7 @@ def trace_groups(study: Study) -> list[dict[str, Any]]:
         for benchmark, trace in variant.traces.items():
             key = (benchmark, trace.task_id or "", trace.setting or "")
             groups.setdefault(key, []).append(
-                {**trace_content(trace), "label": _label(variant, trace.sampler)}
+                {**trace_content(trace), "label": f"{variant.label} · {trace.sampler}"}
             )
     return [
         {"label": " · ".join(part for part in key if part and part != "default"), "traces": traces}

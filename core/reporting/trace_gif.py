@@ -45,7 +45,7 @@ def render_gif(traces: Sequence[DecodingTrace]) -> bytes:
     stride = -(-(steps + 1) // MOST_FRAMES)
     shown = [*range(0, steps, stride), steps]
     images = [_image(traces, laid_out, step, min(lines, MOST_LINES), font) for step in shown]
-    palette = images[-1].quantize(COLOURS, dither=Image.Dither.NONE)
+    palette = _palette(images)
     quantized = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
     file = io.BytesIO()
     quantized[0].save(
@@ -58,6 +58,19 @@ def render_gif(traces: Sequence[DecodingTrace]) -> bytes:
         optimize=True,
     )
     return file.getvalue()
+
+
+def _palette(images: Sequence[Image.Image]) -> Image.Image:
+    """The same for all frames; the colours of rare marks are in it too."""
+    chosen = images[:: max(1, len(images) // 6)]
+    width, height = images[0].size
+    sheet = Image.new("RGB", (width, height * len(chosen) + LINE_HEIGHT), PAGE)
+    for number, image in enumerate(chosen):
+        sheet.paste(image, (0, number * height))
+    for number, colour in enumerate((BAD, GOOD, MASK, INK)):
+        left = number * width // 4
+        sheet.paste(colour, (left, height * len(chosen), left + width // 4, sheet.height))
+    return sheet.quantize(COLOURS, dither=Image.Dither.NONE)
 
 
 def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:

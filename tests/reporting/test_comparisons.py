@@ -10,7 +10,8 @@ from scipy.stats import binomtest
 
 from opendllm.core.reporting.collect import read_study
 from opendllm.core.reporting.comparisons import compare, mcnemar_exact, paired_interval
-from opendllm.core.reporting.repeats import best, contenders
+from opendllm.core.reporting.repeats import contenders
+from opendllm.core.reporting.significance import best
 
 from .conftest import FakeRun
 
