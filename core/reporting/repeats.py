@@ -28,11 +28,12 @@ _T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 
 
 
 def _t_quantile(freedom: int) -> float:
-    """From eleven degrees of freedom on, to 0.5 % (Abramowitz and Stegun 26.7.5)."""
+    """From eleven degrees of freedom on, to a thousandth (Abramowitz and Stegun 26.7.5)."""
     if freedom <= len(_T_QUANTILES):
         return _T_QUANTILES[freedom - 1]
     normal = statistics.NormalDist().inv_cdf(0.975)
-    return normal + (normal**3 + normal) / (4 * freedom)
+    second = (5 * normal**5 + 16 * normal**3 + 3 * normal) / 96
+    return normal + (normal**3 + normal) / (4 * freedom) + second / freedom**2
 
 
 @dataclass(frozen=True)

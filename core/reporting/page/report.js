@@ -12,6 +12,8 @@ async function openWith(id, data, Widget) {
   }
 }
 
-openWith("samples", "samples-data", SampleBrowser);
-openWith("traces", "traces-data", TraceViewer);
-drawChartsInSight();
+// Plotly is long to read: what is quickly there comes first.
+Promise.all([
+  openWith("samples", "samples-data", SampleBrowser),
+  openWith("traces", "traces-data", TraceViewer),
+]).then(drawChartsInSight);

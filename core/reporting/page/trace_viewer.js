@@ -186,7 +186,10 @@ class TraceViewer {
   }
 
   build(root) {
-    const labelled = (text, control) => make("label", {}, make("span", {}, text), control);
+    const labelled = (text, control) => {
+      control.id = `viewer-${text}`;
+      return make("span", {class: "labelled"}, make("label", {for: control.id}, text), control);
+    };
     this.group = make("select", {class: "task"}, ...this.groups.map((group, index) => make("option", {value: index}, plainly(group.label))));
     this.left = make("select", {class: "left"});
     this.right = make("select", {class: "right"});
