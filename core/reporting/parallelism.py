@@ -51,7 +51,7 @@ def families(study: Study, benchmark: str) -> tuple[Family, ...]:
     for variant in study.variants:
         result = variant.benchmarks.get(benchmark)
         if result is not None and result.speed.tokens_a_pass is not None:
-            trained = variant.trained_in or variant.training_digest or variant.label
+            trained = variant.trained_in or variant.label
             sampler = result.settings.get("sampler")
             name = sampler.get("name") if isinstance(sampler, dict) else variant.sampler
             groups.setdefault((trained, str(name)), []).append(variant)
