@@ -53,7 +53,8 @@ def test_settings_of_one_checkpoint_and_sampler_are_a_family(empty_run: FakeRun)
     study = read_study([empty_run.folder])
     assert [(each.name, len(each.variants)) for each in families(study, "code")] == [("p2-steps", 2)]
     [(family, benchmark, metric, settings, aup)] = parallelism_table(study).rows
-    assert [each.value for each in (family, benchmark, metric, settings)] == ["p2-steps", "code", "pass@1", "2"]
+    said = [each.value for each in (family, benchmark, metric, settings)]
+    assert said == ["p2-steps", "code", "pass@1", "2"]
     expected = accuracy_under_parallelism([(1.0, 40.0), (2.0, 36.0)], 40.0)
     assert aup.order == pytest.approx(expected)
 
