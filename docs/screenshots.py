@@ -1,7 +1,7 @@
 """The pictures in README.md, from a run: python docs/screenshots.py runs/quickstart
 
-Makes the run's report anew, has one of its checkpoints write by two samplers, and photographs both pages in
-the system's Chromium. Needs playwright, as tests/browser does.
+Makes the run's report anew and photographs it in the system's Chromium; has one of its checkpoints write by
+two samplers, drawn as a GIF. Needs playwright, as tests/browser does.
 """
 
 from __future__ import annotations
@@ -33,13 +33,12 @@ def main() -> None:
     given.output.mkdir(parents=True, exist_ok=True)
     platform("report", str(given.run))
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        trace = Path(folder) / "trace.html"
+        trace = Path(folder) / "trace.gif"
         platform(
             *("generate", "--checkpoint", str(given.run / given.variant), "--prompt", PROMPT, *OPTIONS),
-            *("--sampler", "low-confidence", "--sampler", "p2"),
-            *("--trace", str(trace), "--gif", str(Path(folder) / "trace.gif")),
+            *("--sampler", "low-confidence", "--sampler", "p2", "--gif", str(trace)),
         )
-        shutil.copy(Path(folder) / "trace.gif", given.output / "trace.gif")
+        shutil.copy(trace, given.output / trace.name)
         program = next(found for name in PROGRAMS if (found := shutil.which(name)))
         browser = playwright.chromium.launch(executable_path=program)
         report = given.run.resolve() / "report.html"
@@ -49,9 +48,6 @@ def main() -> None:
         page.locator("#answers").scroll_into_view_if_needed()
         page.evaluate("document.querySelector('#answers').scrollIntoView()")
         photograph(page, given.output / "samples.png")
-        page = open_page(browser, trace, (1280, 560))
-        page.get_by_role("slider", name="step").fill("14")
-        photograph(page, given.output / "trace.png")
         browser.close()
 
 

@@ -54,10 +54,10 @@ def open_page(browser: Browser, size: str) -> Iterator[Open]:
     width, height = SIZES[size]
     contexts = []
 
-    def open_file(path: Path, dark: bool = False, fragment: str = "") -> Page:
+    def open_file(path: Path, fragment: str = "") -> Page:
         context = browser.new_context(
             viewport={"width": width, "height": height},
-            color_scheme="dark" if dark else "light",
+            color_scheme="light",
             is_mobile=size == "phone",
             has_touch=size == "phone",
         )

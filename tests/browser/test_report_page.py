@@ -123,6 +123,7 @@ def test_what_a_model_wrote_is_text_whatever_it_is(report: Path, open_page: Open
 
 def test_the_page_follows_the_systems_dark_mode(report: Path, open_page: Open) -> None:
     colour = "getComputedStyle(document.body).backgroundColor"
-    light = open_page(report).evaluate(colour)
-    dark = open_page(report, dark=True).evaluate(colour)
-    assert (light, dark) == ("rgb(255, 255, 255)", "rgb(20, 24, 30)")
+    page = open_page(report)
+    assert page.evaluate(colour) == "rgb(255, 255, 255)"
+    page.emulate_media(color_scheme="dark")
+    assert page.evaluate(colour) == "rgb(20, 24, 30)"
