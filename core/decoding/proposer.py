@@ -94,7 +94,10 @@ class Proposer:
             draws: of this step.
             last: [R] bool, rows at the last step of their block.
         """
-        uniforms = draws.at("token", at.rows, at.columns)
+        if self._filters.temperature == 0:  # the mode, whatever is drawn
+            uniforms = torch.zeros(len(at.rows), dtype=torch.float64, device=at.rows.device)
+        else:
+            uniforms = draws.at("token", at.rows, at.columns)
         suppressed = self._suppressed(state, at, last)
         at_once = self._at_once(LOGITS_AT_ONCE, state.tokens)
         parts = []
@@ -182,6 +185,7 @@ class Proposer:
                 f"this model was trained with the time as an input, and "
                 f"{owner_of(self._sampler, 'sampler')} has none to tell it: choose one that has `times`"
             )
+        _check_rows(time, state, self._sampler, "times", floating=True)
         told = noise_level(self.noise_schedule, time)
         return told.float()[:, None].expand(state.tokens.shape)
 
@@ -231,10 +235,29 @@ class Proposer:
                     f"the sampler's token id {token_id} is outside the model's vocabulary of "
                     f"{self._lm.vocab_size}: this checkpoint wasn't made for it"
                 )
+            if where is False:
+                continue
+            if isinstance(where, Tensor):
+                _check_rows(where, state, self._sampler, "suppressed_tokens", floating=False)
             suppressed.append(
                 SuppressedToken(token_id, where[at.rows] if isinstance(where, Tensor) else None)
             )
         return suppressed
+
+
+def _check_rows(values: Tensor, state: DecodeState, sampler: Sampler, call: str, floating: bool) -> None:
+    """Whether a sampler gave one value a row: of another shape it would be spread over positions.
+
+    Raises:
+        UserError: it didn't.
+    """
+    right = values.is_floating_point() if floating else values.dtype == torch.bool
+    if not right or values.shape != state.seeds.shape:
+        raise UserError(
+            f"{owner_of(sampler, 'sampler')}: {call} gave {str(values.dtype).removeprefix('torch.')} "
+            f"{list(values.shape)}, and {'float' if floating else 'bool'} {list(state.seeds.shape)} was "
+            f"expected, one a row"
+        )
 
 
 def _spread(values: Tensor, at: TokenPositions, elsewhere: Tensor) -> Tensor:
