@@ -20,23 +20,26 @@ function framesOf(trace) {
     cells.forEach((cell, column) => {
       if (deleted.has(column)) gone += 1;
       else {
-        kept.push({...cell, change: 0, gone});
+        kept.push(cell.change || cell.gone || gone ? {...cell, change: 0, gone} : cell);
         gone = 0;
       }
     });
-    if (gone && kept.length) kept[kept.length - 1].gone += gone;
+    const change = (column, values) => {
+      kept[column] = {...kept[column], ...values}; // a cell that doesn't change is shared by its canvases
+    };
+    if (gone && kept.length) change(kept.length - 1, {gone: kept[kept.length - 1].gone + gone});
     for (const [column, token, confidence] of step.insert || []) {
       kept.splice(column, 0, {token, step: index + 1, confidence, editable: true, change: 4, gone: 0});
       counts.insert += 1;
     }
     for (const name of ["commit", "edit"]) {
       for (const [column, token, confidence] of step[name] || []) {
-        Object.assign(kept[column], {token, step: index + 1, confidence, change: CHANGES.indexOf(name)});
+        change(column, {token, step: index + 1, confidence, change: CHANGES.indexOf(name)});
         counts[name] += 1;
       }
     }
     for (const column of step.remask || []) {
-      Object.assign(kept[column], {token: trace.mask_token_id, confidence: null, change: 3});
+      change(column, {token: trace.mask_token_id, confidence: null, change: CHANGES.indexOf("remask")});
       counts.remask += 1;
     }
     cells = kept;
