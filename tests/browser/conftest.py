@@ -108,7 +108,13 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 },
             )
             _write_samples(run.folder / name / "samples" / f"{benchmark}.jsonl", name, benchmark)
-        run.trace(name, "code", task_id="task/0", setting="default", sampler=f"sampler-of-{name}")
+        run.trace(
+            name,
+            "code",
+            task_id="task/0",
+            setting="default",
+            sampler=f"sampler-of-{name}-with-a-name-as-long-as-some",
+        )
     return write_report(run.folder).html
 
 

@@ -144,7 +144,14 @@ def test_another_prompt_is_text_and_stands_alone(trace_page: Path, open_page: Op
 
 def test_a_report_plays_its_variants_traces_side_by_side(report: Path, open_page: Open) -> None:
     page = open_page(report, fragment="#steps")
-    expect(page.locator(".pane h4")).to_have_text(["zebra · sampler-of-zebra", "llada · sampler-of-llada"])
-    page.get_by_label("left", exact=True).select_option("dream · sampler-of-dream")
+    expect(page.locator(".pane h4")).to_have_text(
+        [
+            "zebra · sampler-of-zebra-with-a-name-as-long-as-some",
+            "llada · sampler-of-llada-with-a-name-as-long-as-some",
+        ]
+    )
+    page.get_by_label("left", exact=True).select_option(
+        "dream · sampler-of-dream-with-a-name-as-long-as-some"
+    )
     page.locator(".forward").click()
     expect(canvas(page)).to_have_text("def f(x): a c▒")
