@@ -98,14 +98,14 @@ class SampleBrowser {
 
   option(row, index) {
     const answer = isBlank(row.text) ? (row.text === "" ? "nothing" : "white space") : plainly(row.text.trim().slice(0, 120)).replace(/\s+/g, " ");
-    const setting = row.setting === "default" ? "" : ` ${row.setting}`;
+    const setting = row.setting === "default" ? "" : `${row.setting} · `;
     const option = make("div", {
       role: "option", id: `sample-${index}`, "data-index": index, "aria-selected": String(index === this.selected),
       "aria-setsize": this.found.length, "aria-posinset": index + 1, class: row.verdict.replace(" ", "-"),
     },
     make("span", {class: "sign", title: row.verdict}, SIGNS[row.verdict] || "·"),
     make("span", {class: "what"},
-      make("span", {class: "task"}, plainly(`${this.data.variants[row.variant]} · ${row.task}${setting}${row.sample ? ` #${row.sample}` : ""}`)),
+      make("span", {class: "task"}, plainly(`${this.data.variants[row.variant]} · ${setting}${row.task}${row.sample ? ` #${row.sample}` : ""}`)),
       make("span", {class: "answer-line"}, answer)));
     option.style.top = `${index * ROW_HEIGHT}px`;
     return option;
