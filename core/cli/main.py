@@ -17,6 +17,7 @@ from opendllm.core.cli import (
     experiment_commands,
     export_commands,
     generate_command,
+    new_plugin_command,
     plan_command,
     plugin_commands,
     score_command,
@@ -59,6 +60,7 @@ experiment_commands.add_to(app)
 plan_command.add_to(app)
 export_commands.add_to(app)
 plugin_commands.add_to(app)
+new_plugin_command.add_to(app)
 generate_command.add_to(app)
 score_command.add_to(app)
 
