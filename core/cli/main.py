@@ -23,6 +23,7 @@ from opendllm.core.cli import (
     score_command,
 )
 from opendllm.core.foundation.ranks import is_first_process
+from opendllm.core.foundation.visible_text import visible
 from opendllm.core.launching.launcher import this_command
 from opendllm.core.launching.stopping import Stopped
 from opendllm.core.launching.worker_errors import launcher_reports, record_error
@@ -121,7 +122,7 @@ def _report(error: Exception) -> int:
         return 2
     if isinstance(error, UserError):
         for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
+            print(f"error: {visible(line)}", file=sys.stderr)
         return error.exit_code
     print(f"internal error: {type(error).__name__}: {error} (--debug shows where)", file=sys.stderr)
     return 1

@@ -12,6 +12,7 @@ from opendllm.core.data.sources import changed_corpora, fingerprints, held_out_d
 from opendllm.core.evaluation.answering import Asked
 from opendllm.core.evaluation.answers import AnswerFile
 from opendllm.core.evaluation.evaluator import Evaluation, evaluate, unasked_note, write_result
+from opendllm.core.evaluation.kept_traces import TRACES_A_VARIANT, TraceWanted, keep_trace
 from opendllm.core.evaluation.progress import evaluation_progress
 from opendllm.core.evaluation.replicas import LoadedModel, load_replicas
 from opendllm.core.evaluation.samples_file import about_file
@@ -19,6 +20,7 @@ from opendllm.core.evaluation.set_aside import set_aside_other_sources
 from opendllm.core.evaluation.shards import this_process
 from opendllm.core.foundation.atomic_files import write_json
 from opendllm.core.foundation.json_objects import read_json_object
+from opendllm.core.foundation.visible_text import visible
 from opendllm.core.manifest.checks import decoder_options, generation_of
 from opendllm.core.manifest.experiment_manifest import Variant, digest
 from opendllm.core.manifest.schema import Manifest
@@ -51,6 +53,7 @@ def evaluate_variant(
         UserError: there is no checkpoint, or answers on file were made with other settings.
     """
     manifest, shard = variant.manifest, this_process()
+    traces = 0
     # 1. The last checkpoint, once on every device.
     models, trained = _load_checkpoint(variant, folder)
     corpora = variant.plugins.built_corpora()
@@ -80,9 +83,14 @@ def evaluate_variant(
             evaluation = evaluate(asked, benchmark, context, answers, bars.answered, shard, bars.judged)
         # 4. The first process says what the result lacks, and writes it.
         for message in _shortcomings(evaluation, entry.benchmark.name, samples):
-            on_message(f"{variant.name}: {label}: {message}")
+            on_message(visible(f"{variant.name}: {label}: {message}"))
         if evaluation is not None and evaluation.scores is not None:
             write_result(folder / "results" / f"{label}.json", benchmark, evaluation, about)
+        # 5. One of the answers once more, step by step, for the report to play.
+        if evaluation is not None and evaluation.first_text is not None and traces < TRACES_A_VARIANT:
+            traces += 1
+            path = folder / "traces" / f"{label}.json"
+            keep_trace(asked, TraceWanted(path, *evaluation.first_text, answers.digest, settings))
 
 
 def _load_checkpoint(variant: Variant, folder: Path) -> tuple[list[LoadedModel], dict[str, Any]]:

@@ -127,7 +127,7 @@ def extend_variants(
 
 def _set_aside(folder: Path, step: int) -> Path | None:
     """Move a variant's answers and results to a folder of their own; None where there are none."""
-    there = [folder / name for name in ("samples", "results") if (folder / name).is_dir()]
+    there = [folder / name for name in ("samples", "results", "traces") if (folder / name).is_dir()]
     if not there:
         return None
     target, number = folder / f"before-extension-at-step-{step}", 1
