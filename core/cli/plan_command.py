@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from opendllm.core.manifest.experiment_manifest import read_experiment
 from opendllm.core.planning.plan import Hardware, Plan, plan
+from opendllm.registries.architecture import Architecture
 from opendllm.registries.discovery import installed_plugins
 
 
@@ -39,38 +40,49 @@ def plan_experiment(
     hardware = Hardware(devices, peak_tflops, utilisation)
     plans = {variant.name: plan(variant, hardware) for variant in experiment.variants}
     if as_json:
-        content = {
-            name: {
-                "parameters": found.architecture.parameters,
-                "active_parameters": found.architecture.active_parameters,
-                **asdict(found),
-            }
-            for name, found in plans.items()
-        }
+        content = {name: _content(found) for name, found in plans.items()}
         typer.echo(json.dumps(content, indent=2))
         return
     for name, found in plans.items():
         typer.echo(f"{name}\n" + "\n".join(f"  {line}" for line in _lines(found, hardware)))
 
 
+def _content(found: Plan) -> dict[str, Any]:
+    """Machine-readable; `architecture` as far as it is one of ours."""
+    sizes = found.architecture
+    return {
+        "parameters": None if sizes is None else sizes.parameters,
+        "active_parameters": sizes.active_parameters if isinstance(sizes, Architecture) else None,
+        "architecture": asdict(sizes) if isinstance(sizes, Architecture) else None,
+        "training": None if found.training is None else asdict(found.training),
+        **({"unknown": found.unknown} if found.unknown else {}),
+    }
+
+
 def _lines(found: Plan, hardware: Hardware) -> list[str]:
     architecture = found.architecture
+    if architecture is None:
+        return [f"unknown       {found.unknown}"]
     lines = [
         f"parameters    {architecture.parameters:,} ({architecture.embedding_parameters:,} in embeddings)"
     ]
-    if architecture.experts is not None:
+    if isinstance(architecture, Architecture) and architecture.experts is not None:
         lines.append(f"active        {architecture.active_parameters:,} read for a token")
     training = found.training
     if training is None:
         return [*lines, "training      none: evaluated as it is"]
-    memory = training.weights + training.gradients + training.optimizer + training.activations
+    memory = training.weights + training.gradients + training.optimizer + (training.activations or 0)
+    activations = (
+        "activations not known"
+        if training.activations is None
+        else f"activations about {_size(training.activations)}"
+    )
     return [
         *lines,
         f"tokens        {training.tokens:,}",
         f"operations    {training.flops:.3g}",
         f"memory        {_size(memory)} a device: weights {_size(training.weights)}, gradients "
-        f"{_size(training.gradients)}, optimizer {_size(training.optimizer)}, activations about "
-        f"{_size(training.activations)}",
+        f"{_size(training.gradients)}, optimizer {_size(training.optimizer)}, {activations}",
         f"checkpoint    {_size(training.checkpoint)}",
         f"time          {_duration(training.seconds)} on {hardware.devices} devices "
         f"at {hardware.utilisation:.0%} of their peak",
