@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from opendllm.core.checkpoints.files import steps
+from opendllm.core.foundation.heavy_imports import import_model_libraries
 from opendllm.core.foundation.ranks import is_first_process
 from opendllm.core.manifest.experiment_manifest import DATA_FOLDER, Experiment, Variant
 from opendllm.core.run.folder import (
@@ -84,6 +85,7 @@ def _run(
 
 def _train(experiment: Experiment, variant: Variant, on_message: Callable[[str], None]) -> None:
     """Train in the folder of the first variant with the same training digest."""
+    import_model_libraries()
     from opendllm.core.training.train_variant import train_variant
 
     open_variant(experiment, variant)
@@ -105,6 +107,7 @@ def _evaluate(
     on_message: Callable[[str], None],
 ) -> None:
     """Evaluate the variant's last checkpoint."""
+    import_model_libraries()
     from opendllm.core.evaluation.evaluate_variant import evaluate_variant
 
     folder = open_variant(experiment, variant)

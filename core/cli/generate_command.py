@@ -11,9 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from opendllm.core.checkpoints.families import backbone_of, noise_of
+from opendllm.core.checkpoints.pretrained import fetch, is_hub_id
 from opendllm.core.cli.output_files import Lines, new_file
 from opendllm.core.cli.prompts import Prompt, read_prompts
+from opendllm.core.decoding.settings import check_destination, sort_options
 from opendllm.core.manifest.sources import parse_value
+from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.errors import UserError
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -72,6 +76,7 @@ def generate(
 ) -> None:
     """Complete prompts, or fill the gaps between prompts and suffixes."""
     options = parse_options(option or [])
+    _check_names(checkpoint, sampler, options)
     prompts = read_prompts(prompt, suffix, input_file)
     if chat and any(each.gap.suffix is not None for each in prompts):
         raise UserError("--chat has no effect with a suffix: infilling has no chat template")
@@ -107,6 +112,24 @@ def generate(
                 "options": options,
             }
             json.dump({**about, "seed": seed, **_trace(model, prompts, written)}, trace_file)
+
+
+def _check_names(checkpoint: str, sampler: str | None, options: dict[str, Any]) -> None:
+    """Say at once what is wrong with names and options, before anything heavy is imported.
+
+    Raises:
+        UserError: there is no such checkpoint or sampler, or it doesn't take these options.
+    """
+    plugins = installed_plugins()
+    folder = Path(checkpoint).expanduser()
+    if sampler is not None:
+        sort_options(options, plugins.samplers.get(sampler))
+    if not folder.exists() and is_hub_id(checkpoint):
+        return  # whose config.json, which knows the sampler, is to be fetched first
+    path = fetch(checkpoint)
+    chosen = plugins.samplers.get(sampler or backbone_of(plugins, path).options.default_sampler)
+    sort_options(options, chosen)
+    check_destination(chosen, noise_of(path).destination)
 
 
 def _line(prompt: Prompt, written: Written) -> str:

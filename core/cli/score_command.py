@@ -60,6 +60,8 @@ def score(
     """Score samples made anywhere. Exit code 1: scored, but something is wrong with the file."""
     if not allow_code_execution and (isolation is not None or workers is not None):
         raise UserError("--isolation and --workers have no effect without --allow-code-execution")
+    plugins = installed_plugins()
+    plugins.benchmarks.get(benchmark)  # a misspelt one is named before anything heavy is imported
     from opendllm.core.evaluation.progress import evaluation_progress
     from opendllm.core.evaluation.score_samples import ScoringJob, score_samples
 
@@ -67,7 +69,7 @@ def score(
     job = ScoringJob(benchmark, samples, options, problems, output, missing)
     execution = CodeExecution(isolation, workers) if allow_code_execution else None
     with evaluation_progress(benchmark) as bars:
-        scored = score_samples(installed_plugins(), job, execution, bars.judged)
+        scored = score_samples(plugins, job, execution, bars.judged)
     _print_table(scored)
     for note in scored.scores.notes:
         typer.echo(f"note: {note}")

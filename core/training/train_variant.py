@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
+from opendllm.core.checkpoints.families import read_config
 from opendllm.core.checkpoints.files import MODEL_FOLDER, provenance_of, steps
-from opendllm.core.checkpoints.loading import load_model, read_config, stop_token_ids_of, torch_device
+from opendllm.core.checkpoints.loading import load_model, stop_token_ids_of, torch_device
 from opendllm.core.checkpoints.pretrained import fetch
 from opendllm.core.checkpoints.tokenizer_files import id_count
 from opendllm.core.data.prepared import PreparedData, prepare_all, read_prepared
