@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from opendllm.core.cli.generate_command import parse_option
+from opendllm.core.progress.views import Style, shown_progress
 from opendllm.registries.benchmarks import CodeExecution, IsolationLevel
 from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.errors import UserError
@@ -68,8 +70,9 @@ def score(
     options = dict(parse_option(text) for text in option or [])
     job = ScoringJob(benchmark, samples, options, problems, output, missing)
     execution = CodeExecution(isolation, workers) if allow_code_execution else None
-    with evaluation_progress(benchmark) as bars:
-        scored = score_samples(plugins, job, execution, bars.judged)
+    style: Style | None = None if sys.stderr.isatty() else "none"
+    with shown_progress(style) as progress, evaluation_progress(progress, benchmark) as told:
+        scored = score_samples(plugins, job, execution, told.judged)
     _print_table(scored)
     for note in scored.scores.notes:
         typer.echo(f"note: {note}")

@@ -22,6 +22,7 @@ from opendllm.core.manifest.checks import decoder_options, generation_of
 from opendllm.core.manifest.experiment_manifest import Variant, digest
 from opendllm.core.manifest.schema import Manifest
 from opendllm.core.manifest.section import PluginChoice
+from opendllm.core.progress.progress import Progress
 from opendllm.registries.benchmarks import Benchmark, BenchmarkContext, CodeExecution
 from opendllm.registries.corpora import Corpus, Document
 from opendllm.registries.errors import UserError
@@ -34,6 +35,7 @@ def evaluate_variant(
     folder: Path,
     provenance: dict[str, Any],
     limit: int | None,
+    progress: Progress,
     on_message: Callable[[str], None] = print,
 ) -> None:
     """Run every benchmark of a variant on its last checkpoint; answers on file are kept.
@@ -43,6 +45,7 @@ def evaluate_variant(
         folder: the variant's.
         provenance: travels with every result.
         limit: at most so many problems of each benchmark.
+        progress: told what is being done.
         on_message: told one line where a benchmark's samples are left unscored.
 
     Raises:
@@ -50,7 +53,8 @@ def evaluate_variant(
     """
     manifest, shard = variant.manifest, this_process()
     # 1. The last checkpoint, once on every device.
-    models, trained = _load_checkpoint(variant, folder)
+    with progress.activity("loading the model"):
+        models, trained = _load_checkpoint(variant, folder)
     corpora = variant.plugins.built_corpora()
     read = fingerprints(manifest.data, corpora) if manifest.data else {}
     for index, entry in enumerate(manifest.evaluate):
@@ -69,8 +73,8 @@ def evaluate_variant(
         benchmark = chosen.build()
         asked = _asked(variant, index, models)
         context = _context(manifest, index, corpora, limit, models[0].lm.context_length)
-        with evaluation_progress(f"{variant.name}: {label}", shard.is_first) as bars:
-            evaluation = evaluate(asked, benchmark, context, answers, bars.answered, shard, bars.judged)
+        with evaluation_progress(progress, label) as told:
+            evaluation = evaluate(asked, benchmark, context, answers, told.answered, shard, told.judged)
         # 4. The first process says what the result lacks, and writes it.
         for message in _shortcomings(evaluation, entry.benchmark.name, samples):
             on_message(f"{variant.name}: {label}: {message}")

@@ -29,13 +29,22 @@ _DEFERRED: Mapping[str, Sequence[str]] = {
 """Modules that transformers imports functions from, and calls them for some models only."""
 
 
+_WHOLE = "transformers.modeling_utils"
+"""Brings all the rest, torch first."""
+
+
+def imported() -> bool:
+    """Whether they are there already."""
+    return _WHOLE in sys.modules
+
+
 def import_model_libraries() -> None:
     """Import torch and transformers' models: what every command that loads a model begins with.
 
     Whoever imports them otherwise gets the same, later.
     """
     with uncollected(), _deferred(_DEFERRED):
-        importlib.import_module("transformers.modeling_utils")
+        importlib.import_module(_WHOLE)
 
 
 @contextmanager
