@@ -130,7 +130,12 @@ def _evaluate(
     from opendllm.core.evaluation.evaluate_variant import evaluate_variant
 
     folder = open_variant(experiment, variant)
-    evaluate_variant(variant, folder, provenance(variant), limit, told.progress, told.on_message)
+    same_model = [
+        (other, experiment.output / other.name)
+        for other in experiment.variants
+        if other.shared_training == variant.shared_training and other is not variant
+    ]
+    evaluate_variant(variant, folder, provenance(variant), limit, told.progress, told.on_message, same_model)
     write_variant(experiment, variant)
 
 

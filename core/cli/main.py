@@ -22,6 +22,7 @@ from opendllm.core.cli import (
     plan_command,
     plugin_commands,
     score_command,
+    status_command,
 )
 from opendllm.core.foundation.ranks import is_first_process
 from opendllm.core.launching.launcher import this_command
@@ -64,6 +65,7 @@ export_commands.add_to(app)
 plugin_commands.add_to(app)
 generate_command.add_to(app)
 score_command.add_to(app)
+status_command.add_to(app)
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:

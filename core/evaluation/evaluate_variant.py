@@ -26,8 +26,11 @@ from opendllm.core.progress.progress import Progress
 from opendllm.registries.benchmarks import Benchmark, BenchmarkContext, CodeExecution
 from opendllm.registries.corpora import Corpus, Document
 from opendllm.registries.errors import UserError
-from opendllm.registries.options import PluginOptions, path_fields
+from opendllm.registries.options import PluginOptions, only_asks_likelihoods, path_fields
 from opendllm.registries.registry import ChosenPlugin
+
+_OF_WRITING = frozenset({"sampler", "decoder"})
+"""Settings that no likelihood depends on."""
 
 
 def evaluate_variant(
@@ -37,6 +40,7 @@ def evaluate_variant(
     limit: int | None,
     progress: Progress,
     on_message: Callable[[str], None] = print,
+    same_model: Sequence[tuple[Variant, Path]] = (),
 ) -> None:
     """Run every benchmark of a variant on its last checkpoint; answers on file are kept.
 
@@ -47,6 +51,8 @@ def evaluate_variant(
         limit: at most so many problems of each benchmark.
         progress: told what is being done.
         on_message: told one line where a benchmark's samples are left unscored.
+        same_model: other variants, and their folders, that share its training run. What doesn't depend on
+            how text is written, a perplexity say, is taken over from them.
 
     Raises:
         UserError: there is no checkpoint, or answers on file were made with other settings.
@@ -65,8 +71,9 @@ def evaluate_variant(
         settings = {**_settings(variant, index), "corpora": read}
         about = _about(variant, label, settings, limit, {**provenance, **trained})
         _check_corpora(samples, read)
-        pathless = {**settings, "benchmark": _without_paths(chosen)}
-        answers = AnswerFile(samples, digest({"settings": pathless, "step": trained["step"]}), shard)
+        own = _answers_digest(variant, index, read, trained["step"])
+        others = _same_likelihoods(variant, index, read, trained["step"], same_model)
+        answers = AnswerFile(samples, own, shard, others)
         if shard.is_first:
             write_json(about_file(samples), about)
         # 3. The model gives those that are missing; then all are scored.
@@ -177,6 +184,35 @@ def _settings(variant: Variant, index: int) -> dict[str, Any]:
         "likelihood_estimator": entry.likelihood_estimator,
         "likelihood_draws": entry.likelihood_draws,
     }
+
+
+def _answers_digest(variant: Variant, index: int, corpora: Mapping[str, str], step: int) -> str:
+    """Of what an entry's answers are made with."""
+    chosen = variant.plugins.evaluations[index].benchmark
+    settings = {**_settings(variant, index), "corpora": corpora, "benchmark": _without_paths(chosen)}
+    return digest({"settings": settings, "step": step})
+
+
+def _same_likelihoods(
+    variant: Variant,
+    index: int,
+    corpora: Mapping[str, str],
+    step: int,
+    same_model: Sequence[tuple[Variant, Path]],
+) -> Iterator[tuple[Path, str]]:
+    """(file, digest) of other variants' answers to an entry, where no text is written and so all agree."""
+    if not only_asks_likelihoods(variant.plugins.evaluations[index].benchmark.options):
+        return
+    asked = _settings(variant, index)
+    for other, folder in same_model:
+        for number, entry in enumerate(other.manifest.evaluate):
+            theirs = _settings(other, number)
+            if all(theirs[key] == asked[key] for key in asked if key not in _OF_WRITING):
+                label = entry.label or entry.benchmark.name
+                yield (
+                    folder / "samples" / f"{label}.jsonl",
+                    _answers_digest(other, number, corpora, step),
+                )
 
 
 def _without_paths(benchmark: ChosenPlugin[Benchmark, PluginOptions]) -> dict[str, Any]:

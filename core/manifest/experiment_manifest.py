@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from opendllm.core.manifest.checks import Issue, ManifestError, validate
+from opendllm.core.manifest.grids import without_grids
 from opendllm.core.manifest.lengths import unwritable
 from opendllm.core.manifest.paths import with_absolute_paths, without_paths
 from opendllm.core.manifest.plugin_checks import resolve_plugins
@@ -151,11 +154,17 @@ def read_experiment(path: Path, settings: Sequence[str], plugins: Plugins) -> Ex
         merged = merge(source, patch)
         for key, value in overrides:
             merged = override(merged, key, value)
-        for seed in seeds:
+        try:
+            points = list(without_grids(name, merged, by_itself=not source.data.get("variants")))
+        except ManifestError as error:
+            issues.extend(error.issues)
+            continue
+        for (point, keys), seed in itertools.product(points, seeds):
             try:
-                variants.append(_variant(name, merged, seed, plugins))
+                variants.append(_variant(point, keys, seed, plugins))
             except ManifestError as error:
                 issues.extend(error.issues)
+    issues.extend(_same_names(variants, source))
     if issues:
         raise ManifestError(issues)
     first = variants[0].manifest
@@ -167,6 +176,14 @@ def read_experiment(path: Path, settings: Sequence[str], plugins: Plugins) -> Ex
         read_published(source),
         first.launch,
     )
+
+
+def _same_names(variants: Sequence[Variant], source: Source) -> Iterator[Issue]:
+    """A grid may make a variant of a name that is there already."""
+    for name, count in Counter(variant.name for variant in variants).items():
+        if count > 1:
+            why = f"there are {count} of this name, with what grids and seeds make: rename one"
+            yield Issue(source.location(("variants", name)), f"variants.{name}", why)
 
 
 def _variant(name: str, merged: Source, seed: int | None, plugins: Plugins) -> Variant:

@@ -36,7 +36,7 @@ class BarView:
 
     def show(self, event: Event, moment: Moment, now: float) -> None:
         """See `View`."""
-        if event == "closed":
+        if event in ("finished", "cut off"):
             self._progress.stop()
             return
         key = (moment.variant, moment.activity)

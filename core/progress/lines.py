@@ -91,7 +91,8 @@ def details(moment: Moment, now: float) -> list[str]:
     """What is known of how far it is."""
     if not moment.started:
         return []
-    said = [f"{moment.done:,}" if moment.total is None else f"{moment.done:,} of {moment.total:,}"]
+    count = f"{moment.done:,}" if moment.total is None else f"{moment.done:,} of {moment.total:,}"
+    said = [f"{count} {moment.unit}".rstrip()]
     said += [figure(name, value) for name, value in moment.figures.items()]
     left = moment.seconds_left(now)
     if left is not None and moment.total is not None and moment.done < moment.total:

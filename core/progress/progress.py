@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
-Event = Literal["begun", "went on", "ended", "closed"]
+Event = Literal["begun", "went on", "ended", "finished", "cut off"]
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
@@ -27,6 +27,7 @@ class Moment:
         figures: what else is known by now, as in {"loss": 3.2}.
         since: when the activity began, in seconds of `Progress`'s clock.
         first: what was done already when it was first heard of.
+        unit: of `done`, as in "documents"; empty where the activity says it.
     """
 
     activity: str
@@ -38,6 +39,7 @@ class Moment:
     figures: Mapping[str, float] = field(default_factory=dict)
     since: float = 0.0
     first: int | None = None
+    unit: str = ""
 
     @property
     def started(self) -> bool:
@@ -58,7 +60,7 @@ class View(Protocol):
         """Told of each; which of them it shows is its own affair.
 
         Args:
-            event: what happened to the activity; "closed" comes once, when everything is over.
+            event: what happened to the activity; one of the last two comes once, when everything is over.
             moment: how far it is now.
             now: in seconds of `Progress`'s clock.
         """
@@ -105,10 +107,10 @@ class Progress:
         self._place = (name, number, of)
 
     @contextmanager
-    def activity(self, name: str, total: int | None = None) -> Iterator[Task]:
+    def activity(self, name: str, total: int | None = None, unit: str = "") -> Iterator[Task]:
         """Something is being done while the block runs; within another activity it takes its place."""
         clean = printable(name)
-        task = Task(self, Moment(clean, *self._place, total=total, since=self._clock()))
+        task = Task(self, Moment(clean, *self._place, total=total, since=self._clock(), unit=unit))
         self._under_way.append(task)
         self.tell("begun", task.moment)
         try:
@@ -125,9 +127,9 @@ class Progress:
         for view in self._views:
             view.show(event, moment, now)
 
-    def close(self) -> None:
-        """Nothing follows."""
-        self.tell("closed", Moment("", *self._place))
+    def close(self, finished: bool) -> None:
+        """Nothing follows: everything is done, or it was cut off."""
+        self.tell("finished" if finished else "cut off", Moment("", *self._place, since=self._clock()))
 
 
 def printable(text: str) -> str:

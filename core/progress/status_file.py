@@ -24,21 +24,33 @@ class StatusFile:
         """Name the run's folder; nothing is written before it is there."""
         self._path = folder / PROGRESS_FILE
         self._written = -math.inf
+        self._last = Moment("")
 
     def show(self, event: Event, moment: Moment, now: float) -> None:
         """See `View`."""
+        if event in ("ended", "cut off"):  # an activity that is cut off ends first, and is what is remembered
+            self._written = -math.inf
         if event == "ended":
-            self._written = -math.inf  # what goes on is said at once
             return
-        if (event == "went on" and now - self._written < SECONDS_BETWEEN) or not self._path.parent.is_dir():
+        if event == "went on" and now - self._written < SECONDS_BETWEEN:
             return
+        if event == "cut off" and not self._last.activity:
+            return  # before anything was done: another run may be at work in the folder
+        if event != "cut off":
+            self._last = moment
         self._written = now
+        self._write(event, as_json(self._last, now))
+
+    def _write(self, event: Event, said: dict[str, object]) -> None:
+        if not self._path.parent.is_dir():
+            return
         content = {
             "process": os.getpid(),
             "host": socket.gethostname(),
             "updated": time.time(),
-            "closed": event == "closed",
-            **as_json(moment, now),
+            "closed": event in ("finished", "cut off"),
+            "finished": event == "finished",
+            **said,
         }
         staging = self._path.with_name(f".{self._path.name}.{os.getpid()}.partial")
         try:  # not synced to disk: after a crash of the machine nobody asks how far it was

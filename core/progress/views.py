@@ -30,8 +30,10 @@ def shown_progress(style: Style | None, folder: Path | None = None) -> Iterator[
     progress = Progress([*_shown(style), *([] if folder is None else [StatusFile(folder)])])
     try:
         yield progress
-    finally:
-        progress.close()
+    except BaseException:
+        progress.close(finished=False)
+        raise
+    progress.close(finished=True)
 
 
 def _shown(style: Style | None) -> list[View]:

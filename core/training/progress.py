@@ -21,7 +21,7 @@ def training_progress(progress: Progress, steps: int) -> Iterator[OnStep]:
         What to call after every step.
     """
     busy = _Utilisation()
-    with progress.activity("training", steps) as task:
+    with progress.activity("training", steps, "steps") as task:
 
         def on_step(step: int, loss: float, tokens_per_second: float) -> None:
             task.update(

@@ -129,7 +129,7 @@ def _prepared_by_first(
     """The first process prepares, the others read what it made: a corpus may look different from there."""
     parts: list[PreparedData] = []
     if rank() == 0:
-        with progress.activity("preparing data") as task:
+        with progress.activity("preparing data", unit="documents") as task:
             assert manifest.data is not None
             bos = manifest.model.add_bos_token
 
