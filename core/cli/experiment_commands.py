@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
+from opendllm.core.cli.run_report import print_report
 from opendllm.core.experiment import STAGES, run_experiment
-from opendllm.core.foundation.ranks import is_first_process
 from opendllm.core.launching.launcher import (
     Launcher,
     check_launcher,
@@ -100,11 +100,8 @@ def run(
                 extend=extend,
                 progress=shown,
             )
-    if "report" in stages and is_first_process() and (folder / "report.md").exists():
-        from rich.console import Console
-        from rich.markdown import Markdown
-
-        Console().print(Markdown((folder / "report.md").read_text(encoding="utf-8")))
+    if "report" in stages:
+        print_report(folder)
 
 
 def _launch(launcher: Launcher, experiment: Experiment) -> None:

@@ -16,6 +16,8 @@ import typer
 from typer.main import get_command
 
 from opendllm.core.cli import (
+    doctor_command,
+    evaluate_command,
     experiment_commands,
     export_commands,
     generate_command,
@@ -65,6 +67,8 @@ export_commands.add_to(app)
 plugin_commands.add_to(app)
 generate_command.add_to(app)
 score_command.add_to(app)
+evaluate_command.add_to(app)
+doctor_command.add_to(app)
 status_command.add_to(app)
 
 

@@ -7,7 +7,7 @@ import itertools
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -144,7 +144,26 @@ def read_experiment(path: Path, settings: Sequence[str], plugins: Plugins) -> Ex
     Raises:
         UserError: with one line for each thing that is wrong.
     """
-    source = _with_extended(path, ())
+    return _experiment(_with_extended(path, ()), settings, plugins)
+
+
+def experiment_of(manifest: Mapping[str, Any], said_by: str, variant: str, plugins: Plugins) -> Experiment:
+    """An experiment of one variant, from what a command was told instead of a file.
+
+    Args:
+        manifest: what a file would say; its paths are relative to the working folder.
+        said_by: the command, for messages.
+        variant: its name.
+        plugins: what is installed.
+
+    Raises:
+        UserError: with one line for each thing that is wrong.
+    """
+    content = {**manifest, "variants": {variant: {}}}
+    return _experiment(Source(content, {(): Location(said_by, is_setting=True)}), (), plugins)
+
+
+def _experiment(source: Source, settings: Sequence[str], plugins: Plugins) -> Experiment:
     overrides = [_parse_setting(setting) for setting in settings]
     patches = _variant_patches(source)
     seeds = _seeds(source, overrides)

@@ -28,16 +28,15 @@ class StatusFile:
 
     def show(self, event: Event, moment: Moment, now: float) -> None:
         """See `View`."""
-        if event in ("ended", "cut off"):  # an activity that is cut off ends first, and is what is remembered
-            self._written = -math.inf
-        if event == "ended":
-            return
-        if event == "went on" and now - self._written < SECONDS_BETWEEN:
-            return
         if event == "cut off" and not self._last.activity:
             return  # before anything was done: another run may be at work in the folder
         if event != "cut off":
-            self._last = moment
+            self._last = moment  # an activity that is cut off ends first, and is what is remembered
+        if event == "ended":
+            self._written = -math.inf  # what goes on is said at once
+            return
+        if event == "went on" and now - self._written < SECONDS_BETWEEN:
+            return
         self._written = now
         self._write(event, as_json(self._last, now))
 
