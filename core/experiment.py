@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from opendllm.core.checkpoints.files import steps
+from opendllm.core.contamination import check_contamination
 from opendllm.core.foundation.heavy_imports import import_model_libraries, imported
 from opendllm.core.foundation.ranks import is_first_process
 from opendllm.core.manifest.experiment_manifest import DATA_FOLDER, Experiment, Variant
@@ -81,6 +82,8 @@ def _run(
     limit: int | None,
     told: _Told,
 ) -> Path:
+    if "train" in stages:
+        check_contamination(experiment, chosen, told.progress, told.on_message)
     for number, variant in enumerate(chosen if "train" in stages else (), start=1):
         told.progress.variant(variant.name, number, len(chosen))
         _train(experiment, variant, told)

@@ -53,6 +53,8 @@ def trained_from(manifest: dict[str, Any]) -> dict[str, Any]:
     """What of a dumped manifest decides the trained weights, but for float rounding."""
     content = {key: manifest.get(key) for key in ("model", "data", "train", "seed")}
     content["model"] = _without_new_defaults(content["model"])
+    if content["data"] is not None:  # what is only looked at decides nothing
+        content["data"] = {key: value for key, value in content["data"].items() if key != "contamination"}
     if content["data"] is not None and content["data"].get("tokenizer") is not None:
         content["data"] = {
             **content["data"],

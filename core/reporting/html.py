@@ -11,6 +11,7 @@ from plotly.offline import get_plotlyjs
 
 from opendllm.core.reporting import figures, tables
 from opendllm.core.reporting.comparisons import Comparison
+from opendllm.core.reporting.contamination import contaminations
 from opendllm.core.reporting.records import Study
 from opendllm.core.reporting.samples import SideBySide
 
@@ -42,6 +43,7 @@ def render_html(study: Study, comparisons: Sequence[Comparison], samples: Sequen
         speed_table=tables.speed_table(study),
         comparison_table=tables.comparison_table(comparisons),
         plugin_table=tables.plugin_table(study),
+        contaminations=contaminations(study),
         notes=tables.notes(study),
         samples=samples,
         training_charts=[training_chart] if training_chart else [],

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from opendllm.core.reporting import tables
 from opendllm.core.reporting.comparisons import Comparison
+from opendllm.core.reporting.contamination import contaminations
 from opendllm.core.reporting.formatting import MISSING
 from opendllm.core.reporting.records import Study
 from opendllm.core.reporting.samples import SideBySide
@@ -37,6 +38,9 @@ def render_markdown(study: Study, comparisons: Sequence[Comparison], samples: Se
     parts += ["## Speed", _table(tables.speed_table(study))]
     for sample in samples:
         parts += _sample(sample)
+    for overlap in contaminations(study):
+        parts += ["## Overlap with the benchmarks", _escape(overlap.about)]
+        parts += [_table(table) for table in (overlap.counts, overlap.worst) if table.rows]
     notes = tables.notes(study)
     if notes:
         parts += ["## Notes", "\n".join(f"- {_escape(note)}" for note in notes)]
