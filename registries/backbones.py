@@ -90,6 +90,14 @@ class CanvasReader(ABC):
     def select_rows(self, rows: Tensor) -> None:
         """Go on with these rows [R] int64 only."""
 
+    def restart(self, inputs: ModelInputs) -> bool:
+        """Go on with other rows of the same shape, in the memory of those before: CUDA graphs stay valid.
+
+        Returns:
+            Whether it does; another reader is made if not.
+        """
+        return False
+
 
 class WholeReader(CanvasReader):
     """Reads everything every time: what any backbone can do."""

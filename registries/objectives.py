@@ -82,6 +82,8 @@ class ScoredPositions:
 class Corruption:
     """A corrupted batch, ready for the model. B' and L' may differ from the clean rows' B and L.
 
+    A row that is read several times has its copies one after the other, or halves of its length side by side.
+
     Attributes:
         inputs: what the model reads, [B, L'].
         targets: [B, L'] int64, the clean token at each position.

@@ -13,7 +13,10 @@ PluginT = TypeVar("PluginT")
 CONTRACTS = "opendllm.registries."
 """Modules whose classes are contracts: of their methods, those that a plugin implements are watched."""
 Check = Callable[[Any, Sequence[Any], Any], str | None]
-"""From a plugin, a call's arguments in order and its result to what is wrong; None where nothing is."""
+"""From a plugin, a call's arguments in order and its result to what is wrong; None where nothing is, and
+`LOOK_AGAIN` where this call could not have shown it."""
+LOOK_AGAIN = ""
+"""The next call is looked at too."""
 ItemCheck = Callable[[Any], str | None]
 """The same for what an iterator of the plugin yields."""
 
@@ -28,8 +31,9 @@ def watched(plugin: PluginT, owner: str) -> PluginT:
     """The same object, whose contract's methods say whose they are when they fail.
 
     A `UserError` keeps its type and gets the owner's name in front; any other error becomes a
-    `PluginFailureError`. The result of a method's first call is checked (see `result_checks`), and
-    everything that an iterator yields. Objects of other contracts that a method returns are watched too.
+    `PluginFailureError`. The result of a method's first call is checked (see `result_checks`; of more calls
+    where the first shows nothing), and everything that an iterator yields. Objects of other contracts that a
+    method returns are watched too.
 
     Args:
         plugin: an instance; one of no contract stays as it is.
@@ -92,9 +96,10 @@ def _watched_call(function: Any, name: str, contract: type, owner: str) -> Any:
             result = function(self, *arguments, **named)
         if check is not None and checked not in vars(self):
             issue = check(self, _in_order(signature, self, arguments, named), result)
-            if issue is not None:
+            if issue:
                 raise PluginError(f"{owner}: {name} {issue}")
-            object.__setattr__(self, checked, True)
+            if issue != LOOK_AGAIN:
+                object.__setattr__(self, checked, True)
         if isinstance(result, Iterator):
             return _watched_items(result, name, owner, item_check)
         return watched(result, owner)

@@ -101,6 +101,11 @@ class Registration(Generic[ContractT]):
         """`package:name`, which means this plugin whoever else has one of its name."""
         return f"{self.provenance.package}:{self.name}"
 
+    @property
+    def written_name(self) -> str:
+        """What files call it: its name where it is built in, `package:name` of anybody else's."""
+        return self.name if self.provenance.package == OWN_PACKAGE else self.qualified_name
+
     def implementation(self) -> Callable[[PluginOptions], ContractT]:
         """Import the target.
 
@@ -144,6 +149,11 @@ class ChosenPlugin(Generic[ContractT, OptionsT]):
     def name(self) -> str:
         """The plugin's."""
         return self.registration.name
+
+    @property
+    def written_name(self) -> str:
+        """See `Registration.written_name`."""
+        return self.registration.written_name
 
     def build(self) -> ContractT:
         """The plugin itself.

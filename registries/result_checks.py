@@ -13,7 +13,7 @@ from opendllm.registries.benchmarks import GenerationRequest, LikelihoodRequest
 from opendllm.registries.corpora import Document
 from opendllm.registries.noise_schedules import NoiseMass
 from opendllm.registries.objectives import Corruption, Masking
-from opendllm.registries.plugin_calls import Check, ItemCheck
+from opendllm.registries.plugin_calls import LOOK_AGAIN, Check, ItemCheck
 
 _LEAVE = "leave positions alone where `rows.maskable` is False"
 
@@ -55,61 +55,104 @@ def _requests(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
 
 
 def _like_time(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
-    return _shape(result, list(given[0].shape), "the shape of t")
+    return _tensor(result, "float", list(given[0].shape), "the shape of t")
 
 
 def _masking(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
     if not isinstance(result, Masking):
         return f"gave {described(result)}, and a Masking was expected"
-    maskable = result.rows.maskable
-    for name in ("masked", "mask_probability", "time"):
-        issue = _shape(getattr(result, name), list(maskable.shape), f"{name} [B, L]")
+    rows = result.rows
+    shape = list(rows.maskable.shape)
+    for name, kind in (("masked", "bool"), ("mask_probability", "float"), ("time", "float")):
+        issue = _tensor(getattr(result, name), kind, shape, f"{name} [B, L]")
         if issue is not None:
             return issue
-    if not str(result.masked.dtype).endswith("bool"):
-        return f"gave masked as {described(result.masked)}, and bool was expected"
+    maskable = rows.maskable
+    if list(given[0].maskable.shape) == shape:
+        maskable = maskable & given[0].maskable
     wrong = int((result.masked & ~maskable).sum())
     if wrong:
         return f"masked {wrong} tokens of prompts or padding: {_LEAVE}"
-    return None
+    if result.noisy is not None:
+        issue = _tensor(result.noisy, "int64", shape, "noisy [B, L]")
+        if issue is not None:
+            return issue
+        wrong = int(((result.noisy != rows.tokens) & ~maskable).sum())
+        if wrong:
+            return f"replaced {wrong} tokens of prompts or padding: {_LEAVE}"
+    return _unless_all(maskable)
 
 
 def _corruption(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
     if not isinstance(result, Corruption):
         return f"gave {described(result)}, and a Corruption was expected"
-    shape = list(result.inputs.tokens.shape)
-    for name in ("targets", "scored"):
-        issue = _shape(getattr(result, name), shape, f"{name} as large as the inputs")
-        if issue is not None:
-            return issue
-    if not str(result.scored.dtype).endswith("bool"):
-        return f"gave scored as {described(result.scored)}, and bool was expected"
-    issue = _shape(result.weight, [int(result.scored.sum())], "one weight a scored position")
+    read, scored = result.inputs.tokens, result.scored
+    shape = list(read.shape)
+    issue = (
+        _tensor(read, "int64", shape, "tokens to read")
+        or _tensor(result.targets, "int64", shape, "targets as large as the inputs")
+        or _tensor(scored, "bool", shape, "scored as large as the inputs")
+    )
     if issue is None:
-        issue = _shape(result.count, [], "a scalar count")
-    rows = given[0].rows
-    if issue is None and list(rows.tokens.shape) == shape:
-        wrong = int(((result.inputs.tokens != rows.tokens) & ~rows.maskable).sum())
-        if wrong:
-            issue = f"changed {wrong} tokens of prompts or padding: {_LEAVE}"
-    return issue
+        count = [int(scored.sum())]
+        issue = _tensor(result.weight, "float", count, "one weight a scored position") or _tensor(
+            result.count, "float", [], "a scalar count"
+        )
+        if issue is None and result.time is not None:
+            issue = _tensor(result.time, "float", count, "one time a scored position")
+    if issue is None and plugin.reads_distributions and (result.time is None or result.ids is None):
+        issue = "gave no `time` or no `ids`, which an objective that reads distributions needs"
+    return issue or _prompts_kept(given[0].rows, result)
+
+
+def _prompts_kept(rows: Any, result: Corruption) -> str | None:
+    """Whether prompts and padding are read as they are, and not scored; in each copy and half of a row."""
+    read = result.inputs.tokens
+    (count, length), (rows_read, columns) = rows.tokens.shape, read.shape
+    if rows_read % count or columns % length:
+        return None
+    copies, halves = rows_read // count, columns // length
+    clean, maskable = (
+        each.repeat_interleave(copies, 0).repeat(1, halves) for each in (rows.tokens, rows.maskable)
+    )
+    wrong = int(((read != clean) & ~maskable).sum())
+    if wrong:
+        return f"changed {wrong} tokens of prompts or padding: {_LEAVE}"
+    wrong = int((result.scored & ~maskable).sum())
+    if wrong:
+        return f"scored {wrong} tokens of prompts or padding: {_LEAVE}"
+    return _unless_all(maskable)
+
+
+def _unless_all(maskable: Any) -> str | None:
+    """A batch without prompts and padding shows nothing of what becomes of them."""
+    return LOOK_AGAIN if bool(maskable.all()) else None
 
 
 def _noise_mass(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
     if not isinstance(result, NoiseMass):
         return f"gave {described(result)}, and a NoiseMass was expected"
     shape = list(given[0].shape)
-    return _shape(result.mask, shape, "mask in the shape of t") or _shape(
-        result.other, shape, "other in the shape of t"
+    return _tensor(result.mask, "float", shape, "mask in the shape of t") or _tensor(
+        result.other, "float", shape, "other in the shape of t"
     )
 
 
 def _losses(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
-    return _shape(result, [len(given[0])], "one loss a position")
+    return _tensor(result, "float", [len(given[0])], "one loss a position")
+
+
+def _sum(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
+    return _tensor(result, "float", [], "a sum")
 
 
 def _logits(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
-    return _shape(result, [*given[0].shape[:-1], plugin.vocab_size], "one logit a token of `vocab_size`")
+    shape = [*given[0].shape[:-1], plugin.vocab_size]
+    return _tensor(result, "float", shape, "one logit a token of `vocab_size`")
+
+
+def _likelihoods(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
+    return _tensor(result, "float", [int(given[2].sum())], "one likelihood a scored position")
 
 
 def _states(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
@@ -119,10 +162,16 @@ def _states(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
     return None
 
 
-def _shape(value: Any, shape: list[int], what: str) -> str | None:
-    if hasattr(value, "shape") and list(value.shape) == shape:
+def _tensor(value: Any, kind: str, shape: list[int], what: str) -> str | None:
+    """What is wrong with a tensor that should be of a shape, and of dtype `bool`, `int64` or any float."""
+    dtype = str(getattr(value, "dtype", "")).removeprefix("torch.")
+    if (
+        hasattr(value, "shape")
+        and list(value.shape) == shape
+        and (kind in dtype if kind == "float" else kind == dtype)
+    ):
         return None
-    return f"gave {described(value)}, and {shape} was expected: {what}"
+    return f"gave {described(value)}, and {kind} {shape} was expected: {what}"
 
 
 RESULT_CHECKS: Mapping[tuple[str, str], Check] = {
@@ -134,10 +183,12 @@ RESULT_CHECKS: Mapping[tuple[str, str], Check] = {
     ("NoiseSchedule", "noise_mass"): _noise_mass,
     ("NoiseSchedule", "noise_mass_prime"): _noise_mass,
     ("Objective", "position_losses"): _losses,
+    ("Objective", "loss_sum"): _sum,
     ("Objective", "mask"): _masking,
     ("Objective", "corrupt"): _corruption,
     ("DiffusionLM", "project"): _logits,
     ("DiffusionLM", "hidden_states"): _states,
+    ("DiffusionLM", "negative_log_likelihood"): _likelihoods,
 }
 """By contract and method; of the first call of each plugin."""
 ITEM_CHECKS: Mapping[tuple[str, str], ItemCheck] = {("Corpus", "documents"): _document}

@@ -71,6 +71,37 @@ class SubBlockSpans:
         return SubBlockSpans(self.first[rows], self.last[rows], self.fresh[rows], self.never[rows])
 
 
+@dataclass(frozen=True)
+class HostSpan:
+    """A `RefreshSpan` before it is on the device.
+
+    Attributes:
+        rows: [R] int64; None for all of them.
+        first: [R] int64.
+        last: [R] int64.
+        width: the most columns that one of them has.
+    """
+
+    rows: IntArray | None
+    first: IntArray
+    last: IntArray
+    width: int
+
+    def on(self, device: torch.device) -> RefreshSpan:
+        """For a reader."""
+        rows = None if self.rows is None else _sent(self.rows, device)
+        return RefreshSpan(rows, _sent(self.first, device), _sent(self.last, device), self.width)
+
+
+def readers_of(lm: DiffusionLM, layout: ModelInputs, options: DecoderOptions) -> list[CanvasReader]:
+    """One for each canvas: with guidance there are two."""
+    count = 2 if options.guidance_scale else 1
+    if lm.noise.time_conditioning:
+        return [WholeReader(lm, layout) for _ in range(count)]
+    keeps = options.cache != "none" or (lm.attention.kind != "bidirectional" and lm.supports_kv_cache)
+    return [lm.reader(layout, keeps, options.compile is True) for _ in range(count)]
+
+
 class CachedForward:
     """Turns (rows, the blocks they are at) into hidden states, reading as little as the cache allows.
 
@@ -80,7 +111,14 @@ class CachedForward:
     is read once more when it is settled, and what stands right of it never.
     """
 
-    def __init__(self, lm: DiffusionLM, layout: ModelInputs, blocks: Blocks, options: DecoderOptions) -> None:
+    def __init__(
+        self,
+        lm: DiffusionLM,
+        layout: ModelInputs,
+        blocks: Blocks,
+        options: DecoderOptions,
+        readers: list[CanvasReader],
+    ) -> None:
         """Prepare to read.
 
         Args:
@@ -88,21 +126,17 @@ class CachedForward:
             layout: of the canvas.
             blocks: that it is written in.
             options: `cache`, `cache_refresh`, `guidance_scale` and `compile`.
+            readers: of the layout, see `readers_of`.
         """
         self._lm = lm
         self._exact = lm.attention.kind != "bidirectional" and lm.supports_kv_cache
         self._cache = options.cache
         self._refresh = options.cache_refresh
-        self._compiled = options.compile
-        self._timed: list[WholeReader] = []
+        self._compiled = bool(options.compile)
+        self._readers = readers
         if lm.noise.time_conditioning:
             self._exact = False
-            self._timed = [WholeReader(lm, layout) for _ in range(2 if options.guidance_scale else 1)]
         self._use_kv_cache = self._exact or options.cache != "none"
-        self._readers: list[CanvasReader] = [*self._timed] or [
-            lm.reader(layout, self._use_kv_cache, options.compile)
-            for _ in range(2 if options.guidance_scale else 1)
-        ]
         self._spans = _block_spans(lm, layout, blocks, options)
         rows, self._length = layout.tokens.shape
         # The block that each row was last read at, and how many steps it had been at it by then.
@@ -123,13 +157,16 @@ class CachedForward:
 
     def relayout(self, inputs: ModelInputs) -> None:
         """Go on with rows whose layout has changed; without a cache only."""
-        self._timed = [WholeReader(self._lm, inputs) for _ in self._timed]
-        self._readers = [*self._timed] or [self._lm.reader(inputs) for _ in self._readers]
+        self._readers = [
+            WholeReader(self._lm, inputs) if isinstance(reader, WholeReader) else self._lm.reader(inputs)
+            for reader in self._readers
+        ]
 
-    def tell_time(self, time: Tensor) -> None:
-        """Read at this `ModelInputs.time` [B, L] from now on; for a model that is told it."""
-        for reader in self._timed:
-            reader.tell_time(time)
+    def tell_time(self, time: Tensor | None) -> None:
+        """Read at this `ModelInputs.time` [B, L] from now on; None where the model isn't told any."""
+        for reader in self._readers:
+            if time is not None and isinstance(reader, WholeReader):
+                reader.tell_time(time)
 
     def states(
         self, canvases: list[Tensor], at: TokenPositions, block: IntArray, idle: NDArray[np.bool_]
@@ -143,9 +180,10 @@ class CachedForward:
             idle: [B] rows without a position, whose keys in the cache stay as they are: alone, such a row
                 would not be read at this step; on the host.
         """
-        if not self._use_kv_cache:
-            return [r.states(c, at) for r, c in zip(self._readers, canvases, strict=True)]
-        spans = self._refresh_spans(block, ~idle, canvases[0])
+        spans = [
+            None if span is None else span.on(canvases[0].device)
+            for span in self.plan(block, idle, canvases[0])
+        ]
         if len(spans) == 1:
             refresh = spans[0]
             return [r.states(c, at, refresh) for r, c in zip(self._readers, canvases, strict=True)]
@@ -163,13 +201,17 @@ class CachedForward:
                 whole[mine] = states
         return [states for states in found if states is not None]
 
-    def _refresh_spans(
-        self, block: IntArray, read: NDArray[np.bool_], canvas: Tensor
-    ) -> list[RefreshSpan | None]:
-        """What to refresh of the rows to `read` of `canvas`, in groups of rows that are read together.
+    def plan(self, block: IntArray, idle: NDArray[np.bool_], canvas: Tensor) -> list[HostSpan | None]:
+        """What a step refreshes, in groups of rows that are read together; None alone is everything.
 
-        None alone is everything.
+        Args:
+            block: see `states`.
+            idle: see `states`.
+            canvas: [B, L].
         """
+        if not self._use_kv_cache:
+            return [None]
+        read = ~idle
         rows, device = np.arange(len(block)), canvas.device
         first, last = self._spans.first[rows, block], self._spans.last[rows, block]
         entering = self._block != block
@@ -186,12 +228,12 @@ class CachedForward:
                     whole |= (canvas.gather(1, opening)[:, 0] == self._lm.mask_token_id).cpu().numpy()
                 first, last = np.where(whole, first, begin), np.where(whole, last, end)
                 entering = whole
-            return self._grouped(first, last, entering, read, device)
+            return self._grouped(first, last, entering, read)
         whole = self._age == 0 if self._refresh is None else self._age % self._refresh == 0
         if (whole & read).all():
             return [None]
         first, last = np.where(whole, 0, first), np.where(whole, self._length - 1, last)
-        return self._grouped(first, last, whole, read, device)
+        return self._grouped(first, last, whole, read)
 
     def _grouped(
         self,
@@ -199,10 +241,9 @@ class CachedForward:
         last: IntArray,
         apart: NDArray[np.bool_],
         read: NDArray[np.bool_],
-        device: torch.device,
-    ) -> list[RefreshSpan | None]:
+    ) -> list[HostSpan | None]:
         """Spans of columns of the rows to `read`; those that are `apart` are longer, so on their own."""
-        groups: list[RefreshSpan | None] = []
+        groups: list[HostSpan | None] = []
         for chosen in (np.flatnonzero(read & apart), np.flatnonzero(read & ~apart)):
             if not len(chosen):
                 continue
@@ -213,14 +254,7 @@ class CachedForward:
                 width = round_up(width, REFRESH_WIDTH_MULTIPLE)
                 some = min(len(first), round_up_to_power_of_two(len(chosen)))
                 chosen = np.pad(chosen, (0, some - len(chosen)), mode="edge")
-            groups.append(
-                RefreshSpan(
-                    None if everyone else torch.from_numpy(chosen).to(device),
-                    torch.from_numpy(first[chosen]).to(device),
-                    torch.from_numpy(last[chosen]).to(device),
-                    width,
-                )
-            )
+            groups.append(HostSpan(None if everyone else chosen, first[chosen], last[chosen], width))
         return groups
 
 
@@ -273,3 +307,8 @@ def _sub_block_spans(
         fresh=fresh,
         never=read != _start(own, columns),
     )
+
+
+def _sent(values: IntArray, device: torch.device) -> Tensor:
+    """The same on the device, which isn't waited for."""
+    return torch.from_numpy(values).to(device, non_blocking=True)

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from opendllm.core.decoding.blocks import check_lengths, find_blocks
-from opendllm.core.decoding.cached_forward import CachedForward
-from opendllm.core.decoding.decode_state import DecodeState, StepDraws, WholeCanvas
-from opendllm.core.decoding.early_stop import settled_tails
+from opendllm.core.decoding.cached_forward import CachedForward, readers_of
+from opendllm.core.decoding.decode_state import DecodeState, WholeCanvas
+from opendllm.core.decoding.fixed_step import fixed_step
 from opendllm.core.decoding.length_edits import room_to_grow
 from opendllm.core.decoding.options import DecoderOptions
-from opendllm.core.decoding.plan import IntArray, Plan, PlannedSteps
+from opendllm.core.decoding.plan import IntArray, Plan
 from opendllm.core.decoding.proposer import Proposer, start_of
 from opendllm.core.decoding.selection_checks import checked_selection
 from opendllm.core.decoding.step_cursor import StepCursor
+from opendllm.core.decoding.step_parts import (
+    StepPlan,
+    begin_step,
+    carry_out,
+    counts_masks,
+    masks_left,
+)
 from opendllm.core.toolkit.segments import inputs_from_mask
 from opendllm.registries.backbones import DiffusionLM, TokenPositions
 from opendllm.registries.errors import UserError
 from opendllm.registries.plugin_calls import owner_of
-from opendllm.registries.samplers import Sampler, Selection, SpecialTokens, Step
+from opendllm.registries.samplers import Sampler, Selection
 
 
 @dataclass(frozen=True)
@@ -87,8 +93,7 @@ def decode(
     editable = (canvas == lm.mask_token_id) & real
     blocks = find_blocks(lm, layout, editable, options.block_length)
     cursor = StepCursor(Plan(blocks.sizes, options.steps, sampler), len(canvas))
-    forward = CachedForward(lm, layout, blocks, options)
-    proposer = Proposer(lm, forward, sampler, options)
+    proposer = Proposer(lm, sampler, options)
     if proposer.noise_schedule is not None:
         start = start_of(proposer.noise_schedule, seeds, layout.positions, lm, "canvas")
         canvas = torch.where(editable, start, canvas)
@@ -106,6 +111,12 @@ def decode(
         room=room,
     )
     trace = [whole.snapshot()] if keep_trace else []
+    fixed = None
+    if options.compile and not sampler.edits_length:
+        fixed = fixed_step(lm, state, layout, sampler, options)
+        state = fixed.state
+    readers = readers_of(lm, layout, options) if fixed is None else fixed.readers
+    forward = CachedForward(lm, layout, blocks, options, readers)
     while True:
         kept = cursor.drop_finished() if not options.compile else None
         if kept is not None:
@@ -114,12 +125,15 @@ def decode(
             forward.select_rows(kept, index)
         if not cursor.unfinished.any():
             break
-        state = _take_step(state, cursor, proposer, sampler, options)
+        if fixed is not None:
+            fixed.take(cursor, forward)
+        else:
+            state = _take_step(state, cursor, proposer, forward, sampler, options)
         if sampler.edits_length:
             forward.relayout(inputs_from_mask(state.tokens, state.real))
         if keep_trace:
             trace.append(whole.with_rows(state).snapshot())
-    proposer.raise_if_not_finite()
+    (proposer if fixed is None else fixed).raise_if_not_finite()
     whole = whole.with_rows(state)
     if sampler.revises:
         _check_written(whole, lm.mask_token_id, sampler)
@@ -135,24 +149,28 @@ def decode(
 
 
 def _take_step(
-    state: DecodeState, cursor: StepCursor, proposer: Proposer, sampler: Sampler, options: DecoderOptions
+    state: DecodeState,
+    cursor: StepCursor,
+    proposer: Proposer,
+    forward: CachedForward,
+    sampler: Sampler,
+    options: DecoderOptions,
 ) -> DecodeState:
     """One step of every row; `cursor` goes on to the next."""
-    special = proposer.special
+    special, device = proposer.special, state.tokens.device
 
     # 1. Where each row is in its plan; what the sampler sees of it before the model is asked.
     planned, unfinished = cursor.current_steps(), cursor.unfinished
-    block = torch.from_numpy(planned.block).to(state.tokens.device)
-    writable = _in_block(state, block) & torch.from_numpy(unfinished).to(block.device)[:, None]
-    draws, step = _begin_step(state, planned, writable, proposer, options)
-    last = step.index == step.steps - 1
-    proposer.tell_time(sampler.times(step.index, step.steps), state)
+    packed = StepPlan.packed(planned, unfinished, options.block_length or proposer.block_length)
+    plan = StepPlan.unpacked(torch.from_numpy(packed).to(device, non_blocking=True))
+    draws, step = begin_step(state, plan, proposer, options)
+    forward.tell_time(proposer.told_time(sampler.times(step.index, step.steps), state))
 
     # 2. The positions that the model is asked at: those already chosen, those masked, or all editable ones.
     chosen: Selection | None = None
     if sampler.decides_first:
         chosen = checked_selection(sampler.select(step), sampler, state.tokens)
-        commit = last[:, None] if chosen.commit is None else chosen.commit | last[:, None]
+        commit = plan.last[:, None] if chosen.commit is None else chosen.commit | plan.last[:, None]
         wanted = step.masked & commit
         count = wanted.sum(-1).cpu().numpy()
     elif sampler.proposes == "masked":
@@ -167,94 +185,30 @@ def _take_step(
     # 3. The model's proposals there, or its distributions for a sampler that draws itself.
     idle = ~unfinished | (count == 0)
     cursor.count_passes(2 if options.guidance_scale > 0 else 1, ~idle)
-    if not sampler.needs_distributions:
-        proposals = proposer.propose(state, at, planned.block, idle, draws, last)
-        step = replace(
-            step,
-            tokens=_spread(proposals.tokens, at, wanted, special.mask),
-            confidence=_spread(proposals.confidence, at, wanted, -torch.inf),
-        )
-    elif len(at.rows):
-        distributions = proposer.distributions(state, at, planned.block, idle, draws, last)
-        step = replace(step, distributions=distributions)
-    else:
+    if len(at.rows):
+        hidden = forward.states(proposer.canvases(state), at, planned.block, idle)
+        step = proposer.answer(step, hidden, state, at, draws)
+    elif sampler.needs_distributions:
         chosen = Selection()  # nothing is left to read, nor to decide
 
     # 4. The sampler's decision, carried out.
     selection = chosen or checked_selection(sampler.select(step), sampler, state.tokens)
-    state = state.after(selection, step, special.mask)
+    outcome = carry_out(state, plan, step, selection, sampler, options, special)
 
-    # 5. Blocks that the sampler calls done, and rows whose text can't change any more.
-    stopped = None
-    if options.early_stop:
-        done = last if selection.finished is None else last | selection.finished
-        unsettled = _unsettled(state, block, done if sampler.revises else None, special.mask)
-        state, settled = _stop_where_settled(state, unsettled, special)
-        stopped = settled.cpu().numpy()
-    finished = None if selection.finished is None else selection.finished.cpu().numpy()
-
-    # 6. How many masks each row's block has left, where that matters and the plan doesn't say; on to the
+    # 5. How many masks each row's block has left, where that matters and the plan doesn't say; on to the
     #    next step.
+    stopped = None if outcome.stopped is None else outcome.stopped.cpu().numpy()
+    finished = None if outcome.finished is None else outcome.finished.cpu().numpy()
     masks: IntArray | None = None
     if chosen is not None and chosen.remask is None and chosen.overwrite is None:
         masks = planned.masks - count
-    elif not sampler.plans and (sampler.proposes == "masked" or not sampler.revises):
+    elif counts_masks(sampler):
         # Only the device knows: the step's one wait for it.
-        left = _in_block(state, block) & (state.tokens == special.mask)
-        masks = left.sum(-1).cpu().numpy()
+        masks = masks_left(outcome.state, plan, special.mask).cpu().numpy()
     if masks is not None and not sampler.revises and not sampler.finishes:
         finished = masks == 0
     cursor.advance(masks, finished, stopped)
-    return state
-
-
-def _begin_step(
-    state: DecodeState,
-    planned: PlannedSteps,
-    writable: Tensor,
-    proposer: Proposer,
-    options: DecoderOptions,
-) -> tuple[StepDraws, Step]:
-    """A step's draws, and what the sampler sees of it while there are no proposals.
-
-    Args:
-        state: the rows.
-        planned: [R] their steps.
-        writable: [R, L] bool, the editable positions of each row's block; none in a finished row.
-        proposer: asks the model.
-        options: the decoder's.
-    """
-    device, special = state.tokens.device, proposer.special
-    index = torch.from_numpy(planned.index).to(device)
-    width = options.block_length or proposer.block_length
-    draws = StepDraws(state.seeds, torch.from_numpy(planned.number).to(device), state.positions)
-    step = Step(
-        canvas=state.tokens,
-        masked=writable & (state.tokens == special.mask),
-        editable=writable,
-        tokens=torch.full_like(state.tokens, special.mask),
-        confidence=torch.full_like(state.confidence, -torch.inf),
-        committed_confidence=state.confidence,
-        memory=state.memory.masked_fill((index == 0)[:, None], -1),
-        index=index,
-        steps=torch.from_numpy(planned.steps).to(device),
-        target=torch.from_numpy(planned.target).to(device),
-        width=torch.from_numpy(planned.size if width is None else np.full_like(planned.size, width)).to(
-            device
-        ),
-        room=state.room,
-        alg_temp=options.alg_temp,
-        special=special,
-        vocab_size=proposer.vocab_size,
-        draws=draws,
-        noise_schedule=proposer.noise_schedule,
-    )
-    return draws, step
-
-
-def _in_block(state: DecodeState, block: Tensor) -> Tensor:
-    """[R, L] bool, the editable positions of the block [R] int64 that each row is at."""
-    return state.editable & (state.block_of == block[:, None])
+    return outcome.state
 
 
 def _positions_of(wanted: Tensor, count: int) -> TokenPositions:
@@ -263,37 +217,6 @@ def _positions_of(wanted: Tensor, count: int) -> TokenPositions:
         found = wanted.nonzero_static(size=count)  # doesn't wait for the GPU to count them
         return TokenPositions(found[:, 0], found[:, 1])
     return TokenPositions(*wanted.nonzero(as_tuple=True))
-
-
-def _spread(values: Tensor, at: TokenPositions, like: Tensor, elsewhere: float) -> Tensor:
-    """[R, L] with `values` [N] at their positions."""
-    canvas = torch.full(like.shape, elsewhere, dtype=values.dtype, device=values.device)
-    canvas[at.rows, at.columns] = values
-    return canvas
-
-
-def _unsettled(state: DecodeState, block: Tensor, done: Tensor | None, mask_token_id: int) -> Tensor:
-    """[R, L] bool, the editable positions that may still change.
-
-    Args:
-        state: the rows.
-        block: [R] int64, the block that each is at.
-        done: [R] bool, whether that is done; None where only masks can change.
-        mask_token_id: what isn't written yet.
-    """
-    if done is None:
-        return state.editable & (state.tokens == mask_token_id)
-    return state.editable & (state.block_of >= (block + done.long())[:, None])
-
-
-def _stop_where_settled(
-    state: DecodeState, unsettled: Tensor, special: SpecialTokens
-) -> tuple[DecodeState, Tensor]:
-    """Rows of which only settled tails are left become EOS there; and [R] bool, which they are."""
-    tails = settled_tails(state.tokens, state.editable, unsettled, special.stops)
-    settled = ~(unsettled & ~tails).any(-1)
-    tokens = torch.where(tails & settled[:, None], special.stops[0], state.tokens)
-    return replace(state, tokens=tokens), settled
 
 
 def _check_written(whole: WholeCanvas, mask_token_id: int, sampler: Sampler) -> None:
@@ -334,5 +257,7 @@ def _check_options(lm: DiffusionLM, sampler: Sampler, options: DecoderOptions) -
             "cache and compile have no effect with a model that is told the time, which changes all keys: "
             "leave them out"
         )
+    if options.compile == "graphs" and not next(lm.module.parameters()).is_cuda:
+        raise UserError("compile: graphs needs a GPU: leave it out")
     if options.early_stop and not lm.stops:
         raise UserError("early_stop needs an EOS token, and this checkpoint has none")

@@ -48,9 +48,10 @@ class DecoderOptions(BaseModel):
         description="Stop a row once an EOS is settled: nothing left of it in its gap is masked. What is "
         "right of it in the gap becomes EOS; the text is the same.",
     )
-    compile: bool = Field(
+    compile: bool | Literal["graphs"] = Field(
         False,
-        description="Read with torch.compile (CUDA graphs on a GPU), in few shapes.",
+        description="In few shapes, replay whole steps as CUDA graphs: graphs as they are, true with kernels "
+        "fused by torch.compile, which takes longer to start and less a step (on a CPU, no graphs).",
     )
 
     @field_validator("temperature", "alg_temp")

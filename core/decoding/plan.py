@@ -84,7 +84,7 @@ def plan_row(sizes: Sequence[int], steps: int | None, sampler: Sampler) -> Plann
         UserError: the sampler plans another number of steps than it was asked for.
     """
     shares = [None if steps is None else _share(steps, len(sizes), block) for block in range(len(sizes))]
-    block_steps = [sampler.block_steps(*each) for each in zip(sizes, shares, strict=True)]
+    block_steps = [_block_steps(sampler, *each) for each in zip(sizes, shares, strict=True)]
     settings = list(zip(sizes, block_steps, strict=True))
     by_setting = {setting: _plan_block(*setting, sampler) for setting in dict.fromkeys(settings)}
     blocks = [by_setting[setting] for setting in settings]
@@ -161,12 +161,28 @@ def _plan_block(size: int, steps: int, sampler: Sampler) -> _BlockSteps:
                 f"{owner_of(sampler, 'sampler')}: remaining_masks gave {len(remaining)} numbers, "
                 f"and {steps} were expected, one a step"
             )
+        for left in remaining:
+            if type(left) is not int or not 0 <= left <= size:
+                raise UserError(
+                    f"{owner_of(sampler, 'sampler')}: remaining_masks gave {left!r} of {size} masks: give "
+                    f"whole numbers from 0 to {size}"
+                )
         target = np.array(remaining, dtype=np.int64)
     target[-1] = 0
     masks = np.concatenate([[size], target[:-1]])
     if sampler.plans:
         index = np.flatnonzero((masks > 0) & (sampler.revises | (target != masks)))
     return _BlockSteps(index, target[index], masks[index])
+
+
+def _block_steps(sampler: Sampler, size: int, steps: int | None) -> int:
+    found = sampler.block_steps(size, steps)
+    if type(found) is not int or found < 1:
+        raise UserError(
+            f"{owner_of(sampler, 'sampler')}: block_steps gave {found!r} for a block of {size}: give a whole "
+            f"number, at least 1"
+        )
+    return found
 
 
 def _share(steps: int, blocks: int, block: int) -> int:

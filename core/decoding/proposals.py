@@ -141,11 +141,12 @@ def _drawn_from_the_kept(
     values = _certainty(filtered, confidence)
     nothing_else = filtered.weights[:, mask_token_id] >= filtered.total
     filtered.weights[:, mask_token_id] = 0
-    if bool(nothing_else.any()):
-        others = filtered.below[nothing_else].index_fill_(
-            1, torch.tensor([mask_token_id], device=logits.device), -torch.inf
-        )
-        filtered.weights[nothing_else, others.argmax(-1)] = 1
+    if logits.is_cuda or bool(nothing_else.any()):  # a GPU is not waited for
+        others = filtered.below.clone()
+        others[:, mask_token_id] = -torch.inf
+        best = others.argmax(-1, keepdim=True)
+        kept = filtered.weights.gather(1, best)
+        filtered.weights.scatter_(1, best, torch.where(nothing_else[:, None], 1.0, kept))
     tokens = draw_from(filtered.weights, uniforms)
     if confidence == "probability":
         values = filtered.probability(tokens).masked_fill(nothing_else, 0.0)

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from opendllm.core.decoding.cached_forward import CachedForward
 from opendllm.core.decoding.decode_state import DecodeState, StepDraws
 from opendllm.core.decoding.distributions import ChunkedDistributions
 from opendllm.core.decoding.options import DecoderOptions
-from opendllm.core.decoding.plan import IntArray
 from opendllm.core.decoding.proposals import ELEMENTS_AT_ONCE, Filters, Proposals, SuppressedToken, propose
 from opendllm.core.toolkit.corrupting import noise_level
 from opendllm.core.toolkit.draws import stream_id, uniform
@@ -22,7 +19,7 @@ from opendllm.registries.backbones import DiffusionLM, TokenPositions
 from opendllm.registries.errors import UserError
 from opendllm.registries.noise_schedules import NoiseSchedule
 from opendllm.registries.plugin_calls import owner_of
-from opendllm.registries.samplers import Sampler, SpecialTokens
+from opendllm.registries.samplers import Sampler, SpecialTokens, Step
 from opendllm.registries.sequences import TokenIds
 
 LOGITS_AT_ONCE = {"cpu": 1 << 23, "cuda": 1 << 28}
@@ -54,47 +51,49 @@ class Proposer:
         noise_schedule: that the model was trained with, if it says so.
     """
 
-    def __init__(
-        self, lm: DiffusionLM, forward: CachedForward, sampler: Sampler, options: DecoderOptions
-    ) -> None:
+    def __init__(self, lm: DiffusionLM, sampler: Sampler, options: DecoderOptions) -> None:
         self.special = SpecialTokens(lm.mask_token_id, lm.eos_token_id, lm.end_of_turn_token_id, lm.stops)
         self.block_length = lm.attention.block_length
         self.vocab_size = lm.vocab_size
         self.noise_schedule = None if lm.noise.schedule is None else lm.noise.schedule.build()
         self._lm = lm
-        self._forward = forward
         self._sampler = sampler
         self._guidance_scale = options.guidance_scale
         self._filters = Filters(options.temperature, options.top_p, options.top_k)
         self._without_token = torch.tensor(lm.ids_without_token, dtype=torch.int64)
         self._unchecked: list[tuple[Tensor, Tensor, Tensor]] = []
 
-    def propose(
-        self,
-        state: DecodeState,
-        at: TokenPositions,
-        block: IntArray,
-        idle: NDArray[np.bool_],
-        draws: StepDraws,
-        last: Tensor,
-    ) -> Proposals:
-        """One proposal at each of the N positions `at`.
-
-        Args:
-            state: the rows, as they are now.
-            at: in row-major order.
-            block: [R] which block each row is at; on the host.
-            idle: [R] rows without a position; on the host.
-            draws: of this step.
-            last: [R] bool, rows at the last step of their block.
+    def answer(
+        self, step: Step, hidden: list[Tensor], state: DecodeState, at: TokenPositions, draws: StepDraws
+    ) -> Step:
+        """The step with the model's proposals `at` some positions, or its distributions there; see `propose`.
 
         Raises:
             NotFiniteError: a logit is not finite.
         """
-        if not len(at.rows):
-            nothing = torch.zeros(0, device=state.tokens.device)
-            return Proposals(nothing.long(), nothing, nothing.bool())
-        hidden = self._hidden(state, at, block, idle)
+        last = step.index == step.steps - 1
+        if self._sampler.needs_distributions:
+            return replace(step, distributions=self.distributions(hidden, state, at, draws, last))
+        proposed = self.propose(hidden, state, at, draws, last)
+        self.remember(proposed.finite, state.number[at.rows], at.columns)
+        return replace(
+            step,
+            tokens=_spread(proposed.tokens, at, step.tokens),
+            confidence=_spread(proposed.confidence, at, step.confidence),
+        )
+
+    def propose(
+        self, hidden: list[Tensor], state: DecodeState, at: TokenPositions, draws: StepDraws, last: Tensor
+    ) -> Proposals:
+        """One proposal at each of the N positions `at`, of which there is one at least.
+
+        Args:
+            hidden: [N, D] there, of each of the `canvases`.
+            state: the rows, as they are now.
+            at: in row-major order.
+            draws: of this step.
+            last: [R] bool, rows at the last step of their block.
+        """
         uniforms = draws.at("token", at.rows, at.columns)
         suppressed = self._suppressed(state, at, last)
         at_once = self._at_once(LOGITS_AT_ONCE, state.tokens)
@@ -111,27 +110,18 @@ class Proposer:
                     [token.among(chosen) for token in suppressed],
                 )
             )
-        proposed = Proposals.joined(parts)
-        self._remember(proposed.finite, state.number[at.rows], at.columns)
-        return proposed
+        return Proposals.joined(parts)
 
     def distributions(
-        self,
-        state: DecodeState,
-        at: TokenPositions,
-        block: IntArray,
-        idle: NDArray[np.bool_],
-        draws: StepDraws,
-        last: Tensor,
+        self, hidden: list[Tensor], state: DecodeState, at: TokenPositions, draws: StepDraws, last: Tensor
     ) -> ChunkedDistributions:
         """The distributions at the N positions `at`, not made before they are read; see `propose`."""
-        hidden = self._hidden(state, at, block, idle)
         suppressed = self._suppressed(state, at, last)
 
         def logits(chosen: slice) -> tuple[Tensor, Tensor | None]:
             both = [self._project(each[chosen]) for each in hidden]
             finite = torch.isfinite(torch.stack([each.sum(-1) for each in both])).all(0)
-            self._remember(finite, state.number[at.rows[chosen]], at.columns[chosen])
+            self.remember(finite, state.number[at.rows[chosen]], at.columns[chosen])
             for found in both:
                 if found.is_cuda:
                     found.masked_fill_(~finite[:, None], 0.0)  # named later; here they only must not crash
@@ -151,15 +141,13 @@ class Proposer:
             read_at_once=self._at_once(ELEMENTS_AT_ONCE, state.tokens),
         )
 
-    def _hidden(
-        self, state: DecodeState, at: TokenPositions, block: IntArray, idle: NDArray[np.bool_]
-    ) -> list[Tensor]:
-        """[N, D] at the positions, of the canvas and, for guidance, of the one without its prompt."""
+    def canvases(self, state: DecodeState) -> list[Tensor]:
+        """[R, L] int64 each: what the model reads; for guidance, the same without its prompt, too."""
         canvases = [state.tokens]
         if self._guidance_scale > 0:
             fixed = state.real & ~state.editable
             canvases.append(torch.where(fixed, self._noise(state), state.tokens))
-        return self._forward.states(canvases, at, block, idle)
+        return canvases
 
     def _noise(self, state: DecodeState) -> Tensor | int:
         """What stands for a prompt that isn't given: masks, or the same noise at every step."""
@@ -167,14 +155,18 @@ class Proposer:
             return self.special.mask
         return start_of(self.noise_schedule, state.seeds, state.positions, self._lm, "unconditional")
 
-    def _remember(self, finite: Tensor, row: Tensor, column: Tensor) -> None:
-        """Look at whether all logits were finite: at once, or on a GPU a few steps later."""
+    def remember(self, finite: Tensor, row: Tensor, column: Tensor) -> None:
+        """Look at whether all logits were finite: at once, or on a GPU a few steps later.
+
+        Raises:
+            NotFiniteError: one was not.
+        """
         self._unchecked.append((finite, row, column))
         if not finite.is_cuda or len(self._unchecked) == CHECK_EVERY:
             self.raise_if_not_finite()
 
-    def tell_time(self, time: Tensor | None, state: DecodeState) -> None:
-        """Tell the model the time of its next pass, if it was told it in training.
+    def told_time(self, time: Tensor | None, state: DecodeState) -> Tensor | None:
+        """[R, L] what the model is told of its next pass's time; None if it wasn't in training.
 
         Args:
             time: [R] float64, the noise schedule's; None where the sampler has none.
@@ -184,14 +176,15 @@ class Proposer:
             UserError: the sampler has none, and the model has to be told.
         """
         if not self._lm.noise.time_conditioning:
-            return
+            return None
         if time is None or self.noise_schedule is None:
             raise UserError(
                 f"this model was trained with the time as an input, and "
                 f"{owner_of(self._sampler, 'sampler')} has none to tell it: choose one that has `times`"
             )
+        _check_rows(time, state, self._sampler, "times", floating=True)
         told = noise_level(self.noise_schedule, time)
-        self._forward.tell_time(told.float()[:, None].expand(state.tokens.shape))
+        return told.float()[:, None].expand(state.tokens.shape)
 
     def raise_if_not_finite(self) -> None:
         """Look at all logits since the last look.
@@ -239,10 +232,34 @@ class Proposer:
                     f"the sampler's token id {token_id} is outside the model's vocabulary of "
                     f"{self._lm.vocab_size}: this checkpoint wasn't made for it"
                 )
+            if where is False:
+                continue
+            if isinstance(where, Tensor):
+                _check_rows(where, state, self._sampler, "suppressed_tokens", floating=False)
             suppressed.append(
                 SuppressedToken(token_id, where[at.rows] if isinstance(where, Tensor) else None)
             )
         return suppressed
+
+
+def _check_rows(values: Tensor, state: DecodeState, sampler: Sampler, call: str, floating: bool) -> None:
+    """Whether a sampler gave one value a row: of another shape it would be spread over positions.
+
+    Raises:
+        UserError: it didn't.
+    """
+    right = values.is_floating_point() if floating else values.dtype == torch.bool
+    if not right or values.shape != state.seeds.shape:
+        raise UserError(
+            f"{owner_of(sampler, 'sampler')}: {call} gave {str(values.dtype).removeprefix('torch.')} "
+            f"{list(values.shape)}, and {'float' if floating else 'bool'} {list(state.seeds.shape)} was "
+            f"expected, one a row"
+        )
+
+
+def _spread(values: Tensor, at: TokenPositions, elsewhere: Tensor) -> Tensor:
+    """[R, L] with `values` [N] at their positions."""
+    return elsewhere.index_put((at.rows, at.columns), values)
 
 
 def start_of(

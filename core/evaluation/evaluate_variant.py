@@ -173,7 +173,7 @@ def _settings(variant: Variant, index: int) -> dict[str, Any]:
     """Everything that an answer depends on, and nothing else."""
     entry = variant.manifest.evaluate[index]
     generate = generation_of(variant.manifest, index)
-    sampler = generate.sampler or PluginChoice(name=variant.plugins.evaluations[index].sampler.name)
+    sampler = generate.sampler or PluginChoice(name=variant.plugins.evaluations[index].sampler.written_name)
     return {
         "training_digest": variant.training_digest,
         "benchmark": entry.benchmark.model_dump(mode="json"),
@@ -218,7 +218,8 @@ def _same_likelihoods(
 def _without_paths(benchmark: ChosenPlugin[Benchmark, PluginOptions]) -> dict[str, Any]:
     """Where its problems lie is in no answer's digest; what they ask, an answer itself says."""
     paths = {name for name, _ in path_fields(type(benchmark.options))}
-    return {"name": benchmark.name, "options": benchmark.options.model_dump(mode="json", exclude=paths)}
+    options = benchmark.options.model_dump(mode="json", exclude=paths)
+    return {"name": benchmark.written_name, "options": options}
 
 
 def _check_corpora(samples: Path, now: Mapping[str, str]) -> None:

@@ -61,9 +61,16 @@ def _time(training: TrainingPlugins, backbone: BackboneOptions) -> Iterator[tupl
 
 def _bound(train: Train, training: TrainingPlugins, benchmarks: Benchmarks) -> Iterator[tuple[KeyPath, str]]:
     """An objective without a bound leaves nothing to measure."""
-    if training.objective.options.bound != "none":
+    noise = training.noise
+    if noise.bound == "masks" and noise.time_conditioning:
+        why = (
+            f"objective {training.objective.name!r} tells the time, and masked diffusion's likelihood is "
+            f"that of models that aren't told it"
+        )
+    elif noise.bound == "none":
+        why = f"objective {training.objective.name!r} has no likelihood bound"
+    else:
         return
-    why = f"objective {training.objective.name!r} has no likelihood bound"
     if train.checkpoint.keep_best:
         yield ("train", "checkpoint", "keep_best"), f"{why}: there is no best checkpoint by held-out loss"
     if train.held_out.every is not None:

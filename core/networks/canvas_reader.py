@@ -47,7 +47,6 @@ class CanvasCache(Cache):
             size = (self._rows, key_states.shape[1], self._length + 1, key_states.shape[3])
             for store, states in ((self.keys, key_states), (self.values, value_states)):
                 store.append(states.new_zeros(size))
-                torch._dynamo.mark_static_address(store[-1])
         found = []
         for kept, new in ((self.keys[layer_idx], key_states), (self.values[layer_idx], value_states)):
             if self.columns is None:
@@ -77,7 +76,7 @@ class TransformersReader(CanvasReader):
         self,
         network: PreTrainedModel,
         pattern: AttentionPattern,
-        predictors: Tensor,
+        predictors: Callable[[Tensor], Tensor],
         inputs: ModelInputs,
         use_kv_cache: bool,
         compiled: Callable[..., Tensor] | None,
@@ -87,31 +86,30 @@ class TransformersReader(CanvasReader):
         Args:
             network: any causal LM whose attention is `segment_attention`.
             pattern: the checkpoint's.
-            predictors: [B, L] int64, see `DiffusionLM.predictors`.
+            predictors: see `DiffusionLM.predictors`.
             inputs: the rows; only their layout is read.
             use_kv_cache: whether to keep keys and values.
             compiled: `network_states`, compiled; None to run it as it is.
         """
         self._network = network
         self._pattern = pattern
-        self._predictors = predictors
-        self._positions = inputs.positions
+        self._predictors_of = predictors
+        self._predictors = predictors(inputs.segments).contiguous()
+        self._positions = inputs.positions.contiguous()
         real = inputs.segments != PADDING_SEGMENT
         self._real = None if bool(real.all()) else real
         self._blocks = pattern.blocks(inputs.positions)
         self._cache = CanvasCache(*inputs.tokens.shape) if use_kv_cache else None
-        self._read = network_states if compiled is None else _one_graph_at_a_time(compiled)
+        self._read = network_states if compiled is None else compiled
         self._whole = self._visible(self._blocks)
 
     def states(self, tokens: Tensor, at: TokenPositions, refresh: RefreshSpan | None = None) -> Tensor:
         """See `CanvasReader.states`."""
         sources = self._predictors[at.rows, at.columns]
-        # A CUDA graph may write into tensors that were there before it, not into its own.
-        read = network_states if self._cache is not None and not self._cache.keys else self._read
         if refresh is None:
             if self._cache is not None:
                 self._cache.rows, self._cache.columns = None, None
-            hidden = read(self._network, tokens, self._positions, self._whole, self._cache)
+            hidden = self._read(self._network, tokens, self._positions, self._whole, self._cache)
             return hidden[at.rows, sources]
         assert self._cache is not None
         length = tokens.shape[1]
@@ -122,7 +120,7 @@ class TransformersReader(CanvasReader):
         self._cache.rows = refresh.rows
         self._cache.columns = torch.where(inside, columns, length)
         blocks = None if self._blocks is None else self._blocks[rows].gather(1, read_columns)
-        hidden = read(
+        hidden = self._read(
             self._network,
             tokens[rows].gather(1, read_columns),
             self._positions[rows].gather(1, read_columns),
@@ -136,6 +134,23 @@ class TransformersReader(CanvasReader):
             number[refresh.rows] = torch.arange(len(refresh.rows), device=tokens.device)
             within = number[at.rows]
         return hidden[within, sources - refresh.first[within]]
+
+    def restart(self, inputs: ModelInputs) -> bool:
+        """See `CanvasReader.restart`."""
+        real = inputs.segments != PADDING_SEGMENT
+        if self._real is not None:
+            self._real.copy_(real)
+        elif not bool(real.all()):
+            return False
+        self._predictors.copy_(self._predictors_of(inputs.segments))
+        self._positions.copy_(inputs.positions)
+        blocks = self._pattern.blocks(inputs.positions)
+        if self._blocks is not None and blocks is not None:
+            self._blocks.copy_(blocks)
+        whole = self._visible(self._blocks)
+        if self._whole is not None and whole is not None:
+            self._whole.copy_(whole)
+        return True
 
     def select_rows(self, rows: Tensor) -> None:
         """See `CanvasReader.select_rows`."""
@@ -158,16 +173,6 @@ class TransformersReader(CanvasReader):
             return real
         earlier = self._blocks[rows][:, None, :] <= blocks[:, :, None]
         return earlier if real is None else earlier & real
-
-
-def _one_graph_at_a_time(compiled: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """What a CUDA graph gives out is overwritten by its next run: each is told where it begins."""
-
-    def read(*arguments: Any) -> Tensor:
-        torch.compiler.cudagraph_mark_step_begin()
-        return compiled(*arguments).clone()
-
-    return read
 
 
 def network_states(

@@ -27,7 +27,7 @@ def noise_section(noise: TrainedNoise) -> dict[str, Any]:
     if noise == TrainedNoise():
         return {}
     chosen = noise.schedule
-    schedule = chosen and {"name": chosen.name, "options": chosen.options.model_dump(mode="json")}
+    schedule = chosen and {"name": chosen.written_name, "options": chosen.options.model_dump(mode="json")}
     return {
         NOISE_KEY: {
             "destination": noise.destination,

@@ -180,7 +180,7 @@ class TransformersLM(DiffusionLM):
         return TransformersReader(
             self.module.network,
             self.attention,
-            self.predictors(inputs.segments),
+            self.predictors,
             inputs,
             use_kv_cache,
             self._compiled if compiled else None,
@@ -188,14 +188,14 @@ class TransformersLM(DiffusionLM):
 
     @cached_property
     def _compiled(self) -> Callable[..., Tensor]:
-        """`network_states`, for this network; CUDA graphs replay it without the cost of its launches."""
+        """`network_states`, for this network."""
         on_gpu = next(self.module.parameters()).is_cuda
         if not on_gpu and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
             raise UserError("compile needs a C++ compiler on a CPU, and none is installed: leave it out")
         # Beyond the limit, 8 by default, a further shape (or model) would be run uncompiled from then on.
         limits = torch._dynamo.config
         limits.recompile_limit = max(limits.recompile_limit, COMPILED_SHAPES)
-        return torch.compile(network_states, dynamic=False, mode="reduce-overhead" if on_gpu else None)
+        return torch.compile(network_states, dynamic=False)
 
     def project(self, hidden: Tensor) -> Tensor:
         """See `DiffusionLM.project`."""

@@ -205,7 +205,7 @@ def write_variant(experiment: Experiment, variant: Variant) -> None:
             "trained_in": trained_in,
             "backbone": manifest.model.backbone.name,
             "objective": manifest.train.objective.name if manifest.train else None,
-            "sampler": variant.plugins.sampler.name,
+            "sampler": variant.plugins.sampler.written_name,
             "parameters": _parameters(experiment.output / trained_in),
             "extended": _extended(experiment.output / trained_in),
             "plugins": plugin_versions(variant),

@@ -9,6 +9,9 @@ from opendllm.registries.noise_schedules import NoiseMass, NoiseSchedule
 from opendllm.registries.objectives import Masking, Noise
 from opendllm.registries.sequences import TokenIds, TokenRows
 
+LEAST_ALPHA = 1e-12
+"""No model is told of less: most schedules end at 0, whose logarithm no network can read."""
+
 
 def noised(rows: TokenRows, time: Tensor, noise: Noise, schedule: NoiseSchedule) -> Masking:
     """Each maskable token survives with probability alpha(t), or gives way as the schedule says.
@@ -47,5 +50,5 @@ def replacements(mass: NoiseMass, draws: Tensor, ids: TokenIds) -> Tensor:
 
 
 def noise_level(schedule: NoiseSchedule, time: Tensor) -> Tensor:
-    """-ln alpha(t), what a model that is told the time reads: `ModelInputs.time`."""
-    return -schedule.alpha(time).log()
+    """-ln alpha(t), what a model that is told the time reads: `ModelInputs.time`; finite where alpha is 0."""
+    return -schedule.alpha(time).clamp(min=LEAST_ALPHA).log()

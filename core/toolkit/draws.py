@@ -43,9 +43,12 @@ def hash_on(state: Tensor, *address: Tensor | int) -> Tensor:
     """The hash of a longer address, from that of its beginning."""
     for part in address:
         part = torch.as_tensor(part, dtype=torch.int64)
-        state = (
-            _mix(state.to(part.device) + _GOLDEN + part) if part.ndim else _mix(state + _GOLDEN + int(part))
-        )
+        if not part.ndim:
+            state = _mix(state + _GOLDEN + int(part))
+            continue
+        if state.device != part.device:  # a number: filled in there, since a copy would wait for a GPU
+            state = torch.full((), int(state), dtype=torch.int64, device=part.device)
+        state = _mix(state + _GOLDEN + part)
     return state
 
 

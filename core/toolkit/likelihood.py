@@ -127,7 +127,7 @@ def bound_name(lm: DiffusionLM) -> str:
         name = "the NELBO of uniform noise"
     else:
         options = ", ".join(f"{key} {value}" for key, value in chosen.options.model_dump().items())
-        name = f"the NELBO of {chosen.name}'s noise ({options})"
+        name = f"the NELBO of {chosen.written_name}'s noise ({options})"
     return f"{name} and the clean text's cross-entropy" if "reconstruction" in lm.noise.bound else name
 
 

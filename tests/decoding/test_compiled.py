@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,14 @@ from transformers import PreTrainedTokenizerFast
 from opendllm.core import load
 from opendllm.core.checkpoints.text_codec import TextCodec, codec_of
 from opendllm.core.decoding.options import DecoderOptions
+from opendllm.core.decoding.proposer import NotFiniteError
 from opendllm.core.decoding.text import SeededGap, write
 from opendllm.core.language_model import LanguageModel
 from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.errors import UserError
 from opendllm.registries.gaps import Gap
+
+from .samplers_by_noise import OF_MASKS, OF_OTHER_NOISE, suited, with_effect
 
 M = 150
 CANVAS = torch.tensor([[5, 9, 31, *[M] * 6], [7, M, 8, 9, M, 10, 11, 12, 13]])
@@ -44,6 +49,80 @@ def traced(goldens: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
     torch._dynamo.reset()
     yield lambda family: load(goldens / family, mask_token_id=M, device="cpu")
     torch._dynamo.reset()
+
+
+@pytest.fixture
+def fixed(goldens: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], LanguageModel]:
+    """(family) -> a model that takes steps of fixed shapes, without any compiling."""
+    monkeypatch.setattr(torch, "compile", lambda function, **_options: function)
+    monkeypatch.setenv("PATH", os.environ["PATH"])
+    monkeypatch.setattr(shutil, "which", lambda _name: "a compiler")
+    return lambda family: load(goldens / family, mask_token_id=M, device="cpu")
+
+
+@pytest.mark.parametrize("name", [name for name in OF_MASKS if name != "dreamon"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"temperature": 0.9, "early_stop": True},
+        {"temperature": 0.7, "top_p": 0.8, "cache": "dual", "block_length": 3},
+        {"guidance_scale": 0.5, "steps": 3, "cache": "prefix"},
+    ],
+    ids=["early-stop", "dual", "guided"],
+)
+def test_steps_of_fixed_shapes_are_the_same_steps(
+    name: str, options: dict[str, Any], fixed: Callable[[str], LanguageModel]
+) -> None:
+    """Again with other rows in the memory of the first ones, padded elsewhere."""
+    model = fixed("llada")
+    options = with_effect(name, **options)
+    for seed, padding in ((1, 2), (2, 0), (3, 4)):
+        canvas = CANVAS.roll(seed, 0).clone()
+        attention_mask = torch.ones_like(canvas)
+        attention_mask[0, :padding] = 0
+        plain = model.sample(canvas, name, attention_mask=attention_mask, seed=seed, **options)
+        same = model.sample(canvas, name, attention_mask=attention_mask, seed=seed, compile=True, **options)
+        assert torch.equal(plain.tokens, same.tokens)
+        assert torch.equal(plain.forward_passes, same.forward_passes)
+    # One for rows that are padded, one for others: the third canvas came into the first one's memory.
+    assert len(vars(model.lm)["_fixed_steps"]) == 2
+
+
+@pytest.mark.parametrize("name", OF_OTHER_NOISE)
+def test_so_are_those_of_uniform_noise(name: str, fixed: Callable[[str], LanguageModel]) -> None:
+    model = suited(fixed("llada"), name)
+    options = with_effect(name, temperature=0.9, steps=4)
+    plain = model.sample(CANVAS, name, seed=1, **options)
+    same = model.sample(CANVAS, name, seed=1, compile=True, **options)
+    assert torch.equal(plain.tokens, same.tokens)
+    assert torch.equal(plain.forward_passes, same.forward_passes)
+
+
+@pytest.mark.parametrize(("family", "sampler"), [("sdar", "block-steps"), ("fast-dllm-v2", "block-steps")])
+def test_so_are_those_in_blocks_whose_keys_are_kept(
+    family: str, sampler: str, goldens: Path, fixed: Callable[[str], LanguageModel]
+) -> None:
+    model = load(goldens / family, mask_token_id=M, device="cpu")
+    canvas = torch.full((2, 40), model.lm.mask_token_id)
+    canvas[:, :7] = torch.arange(7)
+    canvas[1, :13] = torch.arange(13)
+    plain = model.sample(canvas, sampler, threshold=0.02)
+    same = model.sample(canvas, sampler, threshold=0.02, compile=True)
+    assert torch.equal(plain.tokens, same.tokens)
+    assert torch.equal(plain.forward_passes, same.forward_passes)
+
+
+def test_a_logit_that_is_not_finite_is_named(fixed: Callable[[str], LanguageModel]) -> None:
+    model = fixed("llada")
+    with torch.no_grad():
+        model.lm.module.network.get_input_embeddings().weight[31] = torch.nan
+    with pytest.raises(NotFiniteError, match="row 0, position 3"):
+        model.sample(CANVAS, "low-confidence", compile=True)
+
+
+def test_graphs_need_a_gpu(golden_model: Callable[[str], LanguageModel]) -> None:
+    with pytest.raises(UserError, match="compile: graphs needs a GPU"):
+        golden_model("llada").sample(CANVAS, compile="graphs")
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,12 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from opendllm.core.decoding.decoder import decode
+from opendllm.core.decoding.options import DecoderOptions
 from opendllm.core.language_model import LanguageModel
 from opendllm.core.toolkit.posteriors import level_at, no_noise, reverse_posterior
+from opendllm.plugins.samplers import UniformAncestralOptions
+from opendllm.plugins.samplers.uniform_ancestral import UniformAncestral
 from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.errors import UserError
 from opendllm.registries.noise_schedules import NoiseSchedule
@@ -436,6 +440,18 @@ def test_a_model_that_was_told_the_time_is_told_it(written_model: Make) -> None:
         model.sample(torch.full((2, 3), MASK), "uniform-ancestral", cache="dual")
 
 
+def test_a_model_is_told_a_number_where_nothing_survives(written_model: Make) -> None:
+    """Linear noise ends at alpha 0, of which -ln is infinite: the first step's time."""
+    answers = Timed()
+    model = written_model(answers)
+    noise = noise_of("linear", destination="uniform")
+    model.lm.noise = TrainedNoise(noise.schedule, time_conditioning=True)
+    model.sample(torch.full((1, 3), MASK), "uniform-ancestral", steps=4, temperature=1.0)
+    told = torch.cat(answers.told)
+    assert bool(torch.isfinite(told).all())
+    assert float(told[0]) > float(told[1]) > float(told[-1])
+
+
 def test_a_sampler_without_times_cannot_serve_a_model_that_is_told_them(written_model: Make) -> None:
     model = written_model(Timed())
     registration = installed_plugins().noise_schedules.get("linear")
@@ -445,3 +461,15 @@ def test_a_sampler_without_times_cannot_serve_a_model_that_is_told_them(written_
         UserError, match=r"trained with the time as an input, and samplers/p2 of open-dllm .* has none"
     ):
         model.sample(torch.tensor([[MASK]]), "p2")
+
+
+def test_times_are_one_a_row(written_model: Make) -> None:
+    class Odd(UniformAncestral):
+        def times(self, index: Tensor, steps: Tensor) -> Tensor:
+            return super().times(index, steps)[:, None]
+
+    model = written_model(Timed())
+    model.lm.noise = TrainedNoise(noise_of("linear", destination="uniform").schedule, time_conditioning=True)
+    sampler = Odd(UniformAncestralOptions())
+    with pytest.raises(UserError, match=r"sampler Odd: times gave float64 \[1, 1\], and float \[1\]"):
+        decode(model.lm, torch.tensor([[MASK]]), None, sampler, DecoderOptions(), torch.tensor([0]))

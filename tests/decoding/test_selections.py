@@ -35,8 +35,9 @@ class Planned(Sampler):
         return Selection(commit=commit_best(step.confidence, step))
 
 
-def run(sampler: Sampler, **options: float) -> None:
-    decode(TableLM(), CANVAS, None, sampler, DecoderOptions.model_validate(options), torch.tensor([0, 1]))
+def run(sampler: Sampler, **options: float) -> torch.Tensor:
+    decoder = DecoderOptions.model_validate(options)
+    return decode(TableLM(), CANVAS, None, sampler, decoder, torch.tensor([0, 1])).tokens
 
 
 def returning(give: Callable[[Selection, Step], Any], **attributes: Any) -> Sampler:
@@ -144,6 +145,52 @@ def test_a_plan_of_another_length_is_refused() -> None:
 
     with pytest.raises(UserError, match="sampler Short: remaining_masks gave 3 numbers, and 4 were expected"):
         run(Short(), steps=4)
+
+
+@pytest.mark.parametrize("wrong", [1.5, 9, -1])
+def test_a_plan_of_no_whole_numbers_within_the_block_is_refused(wrong: Any) -> None:
+    """Cut to whole numbers, they would be another plan."""
+
+    class Odd(Planned):
+        def remaining_masks(self, masks: int, steps: int) -> list[int]:
+            return [wrong, *super().remaining_masks(masks, steps)[1:]]
+
+    with pytest.raises(UserError, match=rf"sampler Odd: remaining_masks gave {wrong} of \d masks: give"):
+        run(Odd(), steps=4)
+
+
+@pytest.mark.parametrize("wrong", [0, 2.0, None])
+def test_so_are_steps_that_are_no_number_of_them(wrong: Any) -> None:
+    class Odd(Planned):
+        def block_steps(self, size: int, steps: int | None) -> Any:
+            return wrong
+
+    with pytest.raises(UserError, match=f"sampler Odd: block_steps gave {wrong} for a block of"):
+        run(Odd(), steps=4)
+
+
+@pytest.mark.parametrize("where", [torch.tensor([1, 0]), torch.ones(2, 5, dtype=torch.bool)])
+def test_what_is_suppressed_is_so_by_row(where: torch.Tensor) -> None:
+    """Whole numbers would be taken for the numbers of positions."""
+
+    class Odd(Planned):
+        def suppressed_tokens(self, special: Any, room: torch.Tensor, last: torch.Tensor) -> Any:
+            return {3: where}
+
+    with pytest.raises(UserError, match=r"sampler Odd: suppressed_tokens gave .* and bool \[2\] was"):
+        run(Odd(), steps=4)
+
+
+def test_a_token_that_is_suppressed_nowhere_is_written() -> None:
+    class Nowhere(Planned):
+        word: bool | None = None
+
+        def suppressed_tokens(self, special: Any, room: torch.Tensor, last: torch.Tensor) -> Any:
+            return {} if self.word is None else dict.fromkeys(range(special.mask), self.word)
+
+    free, nowhere = Nowhere(), Nowhere()
+    nowhere.word = False
+    assert torch.equal(run(nowhere, steps=4), run(free, steps=4))
 
 
 def contract_of(build: Callable[[], Sampler]) -> SamplerContract:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pytest
 
 from opendllm.core.manifest.experiment_manifest import read_experiment
-from opendllm.plugins.objectives import DuoOptions
+from opendllm.plugins.backbones import OpenDcoderOptions
+from opendllm.plugins.objectives import DuoOptions, MdlmOptions
 from opendllm.registries.discovery import Plugins, installed_plugins
 from opendllm.registries.errors import UserError
 from opendllm.registries.options import Bound
-from opendllm.registries.registry import Provenance, Registration
+from opendllm.registries.registry import Provenance, Registration, Registry
 from opendllm.registries.trained_noise import TrainedNoise
 
 from .conftest import Read, Refusal, Write
@@ -134,3 +137,38 @@ def test_an_objective_without_a_bound_has_no_perplexity(write: Write, with_unbou
     [variant] = read_experiment(write(), [*settings, "evaluate=[]"], with_unbounded).variants
     assert variant.plugins.training is not None
     assert variant.plugins.training.noise.bound == "none"
+
+
+class TimedMasksOptions(MdlmOptions):
+    """Masked diffusion that tells the time."""
+
+    @property
+    def tells_time(self) -> bool:
+        return True
+
+
+class TimedBackboneOptions(OpenDcoderOptions):
+    """A backbone that reads it."""
+
+    reads_time: ClassVar[bool] = True
+
+
+def test_masks_with_a_time_have_no_perplexity_either(write: Write, with_unbounded: Plugins) -> None:
+    """The estimators of masked diffusion don't tell it: better said now than after the training."""
+    tests = Provenance("tests", "0")
+    built_in = installed_plugins()
+    with_unbounded.objectives.add(
+        Registration(
+            "objectives", "timed", TimedMasksOptions, "opendllm.plugins.objectives.mdlm:Mdlm", "told", tests
+        )
+    )
+    with_unbounded.backbones = Registry("backbones")
+    family = built_in.backbones.get("open-dcoder")
+    with_unbounded.backbones.add(
+        Registration("backbones", "open-dcoder", TimedBackboneOptions, family.target, "reads time", tests)
+    )
+    with pytest.raises(UserError) as refused:
+        read_experiment(write(), ["train.objective.name=timed"], with_unbounded)
+    [line] = str(refused.value).splitlines()
+    assert "evaluate.0.benchmark: objective 'timed' tells the time, and masked diffusion's likelihood" in line
+    assert read_experiment(write(), ["train.objective.name=timed", "evaluate=[]"], with_unbounded)

@@ -5,16 +5,19 @@ from __future__ import annotations
 import sys
 import types
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 import torch
+from torch import Tensor
 
 from opendllm.core.decoding.decoder import decode
 from opendllm.core.decoding.options import DecoderOptions
 from opendllm.core.testing.table_lm import TableLM
 from opendllm.core.toolkit.noise import AddressedNoise
+from opendllm.core.toolkit.segments import inputs_from_mask
 from opendllm.registries.benchmarks import Benchmark, BenchmarkContext, GenerationRequest
 from opendllm.registries.corpora import Corpus, Document
 from opendllm.registries.errors import PluginError, UserError
@@ -22,7 +25,7 @@ from opendllm.registries.gaps import Gap
 from opendllm.registries.noise_schedules import NoiseSchedule
 from opendllm.registries.objectives import Corruption, Masking, Objective
 from opendllm.registries.options import ObjectiveOptions, PluginOptions, SamplerOptions
-from opendllm.registries.plugin_calls import PluginFailureError
+from opendllm.registries.plugin_calls import PluginFailureError, watched
 from opendllm.registries.registry import Provenance, Registration
 from opendllm.registries.samplers import Sampler, Selection, Step
 from opendllm.registries.sequences import ModelInputs, TokenRows
@@ -192,7 +195,7 @@ def test_a_schedule_keeps_the_shape_of_its_times(build: Build) -> None:
             return -torch.ones_like(t)
 
     with pytest.raises(
-        PluginError, match=r"x of stranger 0.1: alpha gave float32 \[\], and \[2, 3\] was expected"
+        PluginError, match=r"x of stranger 0.1: alpha gave float32 \[\], and float \[2, 3\] was expected"
     ):
         build("noise_schedules", Flat).alpha(torch.zeros(2, 3))
 
@@ -209,19 +212,33 @@ class Greedy(Objective):
 
     everything = False
     behind = False
+    scores = False
+    frees = False
+    times = 1
+    replaces: torch.dtype | None = None
     weights = 1
 
     def mask(self, given: TokenRows, noise: Any, schedule: Any) -> Masking:
         masked = torch.ones_like(given.maskable) if self.everything else given.maskable
         chance = torch.ones(given.tokens.shape, dtype=torch.float64)
-        return Masking(masked, chance, chance, given)
+        if self.frees:
+            given = replace(given, maskable=torch.ones_like(given.maskable))
+            masked = given.maskable
+        noisy = None if self.replaces is None else torch.zeros(given.tokens.shape, dtype=self.replaces)
+        return Masking(masked, chance, chance, given, noisy)
 
     def corrupt(self, what: Masking, schedule: Any, mask_token_id: int) -> Corruption:
         hidden = torch.ones_like(what.masked) if self.behind else what.masked
         tokens = what.rows.tokens.masked_fill(hidden, mask_token_id)
-        weight = torch.ones(int(what.masked.sum()) * self.weights)
-        inputs = ModelInputs(tokens, what.rows.segments, what.rows.positions)
-        return Corruption(inputs, what.rows.tokens, what.masked, weight, what.masked.sum().double())
+        scored = torch.ones_like(what.masked) if self.scores else what.masked
+        count = what.masked.sum().double()
+        repeated = [
+            each.repeat_interleave(self.times, 0)
+            for each in (tokens, what.rows.segments, what.rows.positions, what.rows.tokens, scored)
+        ]
+        weight = torch.ones(int(repeated[4].sum()) * self.weights)
+        inputs = ModelInputs(repeated[0], repeated[1], repeated[2])
+        return Corruption(inputs, repeated[3], repeated[4], weight, count)
 
 
 @pytest.mark.parametrize(
@@ -229,10 +246,17 @@ class Greedy(Objective):
     [
         ({}, None),
         ({"everything": True}, "mask masked 3 tokens of prompts or padding: leave positions alone where"),
+        ({"everything": True, "frees": True}, "mask masked 3 tokens of prompts or padding"),
+        ({"replaces": torch.int64}, "mask replaced 2 tokens of prompts or padding"),
+        ({"replaces": torch.float32}, r"mask gave float32 \[2, 4\], and int64 \[2, 4\] was expected: noisy"),
         ({"behind": True}, "corrupt changed 3 tokens of prompts or padding"),
+        ({"behind": True, "times": 2}, "corrupt changed 6 tokens of prompts or padding"),
+        ({"times": 2}, None),
+        ({"scores": True}, "corrupt scored 3 tokens of prompts or padding"),
+        ({"reads_distributions": True}, "corrupt gave no `time` or no `ids`"),
         (
             {"weights": 2},
-            r"corrupt gave float32 \[10\], and \[5\] was expected: one weight a scored position",
+            r"corrupt gave float32 \[10\], and float \[5\] was expected: one weight a scored position",
         ),
     ],
 )
@@ -250,6 +274,40 @@ def test_an_objective_that_hides_prompts_does_not_train_in_silence(
         return
     with pytest.raises(PluginError, match=f"^objectives/x of stranger 0.1: {message}"):
         corrupted()
+
+
+def test_an_objective_is_looked_at_until_a_batch_has_a_prompt_or_padding(build: Build) -> None:
+    """Packed rows may have none for long; a batch without them shows nothing."""
+    objective = build("objectives", type("Changed", (Greedy,), {"everything": True}))
+    full = replace(rows(), maskable=torch.ones(2, 4, dtype=torch.bool))
+    for _ in range(2):
+        objective.mask(full, AddressedNoise(0, full, 2), None)
+    with pytest.raises(PluginError, match="mask masked 3 tokens of prompts or padding"):
+        objective.mask(rows(), AddressedNoise(0, rows(), 2), None)
+
+
+def test_a_loss_is_one_number(build: Build) -> None:
+    class Whole(Greedy):
+        def loss_sum(self, negative_log_likelihood: Tensor, corruption: Corruption) -> Tensor:
+            return negative_log_likelihood
+
+    objective = build("objectives", Whole)
+    corruption = objective.corrupt(objective.mask(rows(), None, None), None, 9)
+    with pytest.raises(PluginError, match=r"loss_sum gave float32 \[5\], and float \[\] was expected"):
+        objective.loss_sum(torch.ones(5), corruption)
+
+
+def test_a_models_likelihoods_are_one_a_scored_position(build: Build) -> None:
+    """[N, 1] times weights [N] would broadcast."""
+
+    class Tall(TableLM):
+        def negative_log_likelihood(self, inputs: ModelInputs, targets: Tensor, scored: Tensor) -> Tensor:
+            return super().negative_log_likelihood(inputs, targets, scored)[:, None]
+
+    given = inputs_from_mask(rows().tokens, None)
+    lm = watched(Tall(), "backbones/x of stranger 0.1")
+    with pytest.raises(PluginError, match=r"gave float32 \[5, 1\], and float \[5\] was expected"):
+        lm.negative_log_likelihood(given, given.tokens, rows().maskable)
 
 
 def test_the_command_line_says_whose_it_is_and_shows_more_with_debug(
