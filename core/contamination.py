@@ -1,4 +1,4 @@
-"""Whether a run trains on what it is evaluated on: looked at once, before training, where `data` asks for it."""
+"""Whether a run trains on what it is evaluated on: looked at once, where `data` asks for it."""
 
 from __future__ import annotations
 

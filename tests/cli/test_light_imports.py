@@ -37,6 +37,9 @@ print("LOADED", *sorted({name.partition(".")[0] for name in sys.modules}))
         ["plugins", "--json"],
         ["plugins", "show", "samplers/p2"],
         ["schema"],
+        ["plan", "experiments/quickstart.yaml"],
+        ["evaluate", "--help"],
+        ["doctor", "--help"],
     ],
     ids=" ".join,
 )
@@ -57,6 +60,9 @@ REFUSALS = {
     "generate --checkpoint {model} --prompt x -o steps=0": "steps: ",
     "generate --checkpoint {model}x --prompt x": "does not exist",
     "generate --checkpoint some/model --prompt x --sampler remdm -o eta=x": "eta: ",
+    "evaluate {model} --benchmark perplexty": "did you mean 'perplexity'",
+    "evaluate {model} --benchmark perplexity -o docs=3": "did you mean 'documents'",
+    "status {model}": "it is no run",
     "score --benchmark humanevl --samples x.jsonl": "did you mean 'humaneval'",
 }
 """Mistakes, and what is said of them."""
