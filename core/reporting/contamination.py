@@ -63,7 +63,7 @@ def _shown(label: str, content: Mapping[str, Any], path: Path) -> Contamination:
     words, documents = (as_integer(content.get(key)) or 0 for key in ("words", "documents"))
     about = (
         f"{of}tasks that share {words} words in a row with any of the {documents:,} documents that were "
-        f"trained on; held-out texts that the corpus repeats are among them."
+        f"trained on."
     )
     for name, why in unread.items():
         about += f" {name} was not compared: {why}."
