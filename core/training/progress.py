@@ -12,6 +12,9 @@ import torch
 from opendllm.core.progress.progress import Progress
 from opendllm.core.training.trainer import OnStep
 
+SECONDS_BETWEEN = 1.0
+"""Of looking how busy the device is."""
+
 
 @contextmanager
 def training_progress(progress: Progress, steps: int) -> Iterator[OnStep]:
@@ -40,14 +43,20 @@ class _Utilisation:
     def __init__(self) -> None:
         self._cores = len(os.sched_getaffinity(0))
         self._last = time.perf_counter(), time.process_time()
+        self._share: float | None = None
 
     def since_last(self) -> float | None:
-        if torch.cuda.is_available():
-            try:
-                return torch.cuda.utilization() / 100
-            except (ModuleNotFoundError, RuntimeError):  # without nvidia-ml-py, which is nobody's requirement
-                return None
+        """Looked at once a second; None where nobody knows."""
         now = time.perf_counter(), time.process_time()
         passed, used = (b - a for a, b in zip(self._last, now, strict=True))
-        self._last = now
-        return min(1.0, used / passed / self._cores) if passed else None
+        if passed >= SECONDS_BETWEEN:
+            self._last = now
+            self._share = _gpu() if torch.cuda.is_available() else min(1.0, used / passed / self._cores)
+        return self._share
+
+
+def _gpu() -> float | None:
+    try:
+        return torch.cuda.utilization() / 100
+    except (ModuleNotFoundError, RuntimeError):  # without nvidia-ml-py, which is nobody's requirement
+        return None
