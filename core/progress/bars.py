@@ -33,6 +33,7 @@ class BarView:
         )
         self._bars: dict[tuple[str, str], TaskID] = {}
         self._losses: dict[tuple[str, str], deque[float]] = {}
+        self._shown: dict[tuple[str, str], Moment] = {}
 
     def show(self, event: Event, moment: Moment, now: float) -> None:
         """See `View`."""
@@ -48,12 +49,14 @@ class BarView:
             self._losses[key] = deque(maxlen=POINTS * 8)
         bar = self._bars[key]
         if moment.started:
-            if "loss" in moment.figures:
+            if "loss" in moment.figures and event == "went on" and moment is not self._shown.get(key):
                 self._losses[key].append(moment.figures["loss"])
+            self._shown[key] = moment
             said = ", ".join([*filter(None, [sparkline(self._losses[key])]), *details(moment, now)])
             self._progress.update(bar, completed=moment.done, total=moment.total, said=Text(said).plain)
         if event == "ended":
             del self._bars[key], self._losses[key]
+            self._shown.pop(key, None)
             if not moment.started:
                 self._progress.remove_task(bar)
             else:

@@ -133,8 +133,11 @@ def _prepared_by_first(
             assert manifest.data is not None
             bos = manifest.model.add_bos_token
 
+            counted: dict[str, tuple[int, int]] = {}
+
             def on_batch(split: str, documents: int, tokens: int) -> None:
-                task.update(documents, tokens=tokens)
+                counted[split] = documents, tokens
+                task.update(sum(d for d, _ in counted.values()), tokens=sum(t for _, t in counted.values()))
 
             parts = prepare_all(manifest.data, tokenizer, corpora, folder, on_batch, bos)
     names = text_from_first("\n".join(part.folder.name for part in parts)).splitlines()
