@@ -65,12 +65,16 @@ class RefreshSpan:
         first: [R] int64, each row's first column.
         last: [R] int64, each row's last column.
         width: the most columns that one of them has.
+        seen: how many columns, the first ones, hold whatever these columns see; None for all columns.
+        see_alike: whether each of them sees all of that, but for padding.
     """
 
     rows: Tensor | None
     first: Tensor
     last: Tensor
     width: int
+    seen: int | None = None
+    see_alike: bool = False
 
 
 class CanvasReader(ABC):

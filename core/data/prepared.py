@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 SPLITS: tuple[Split, ...] = ("train", "held-out")
 FACTS_FILE = "data.json"
 TOKENIZER_FOLDER = "tokenizer"
-_FORMAT = 4
+_FORMAT = 5
 """Part of every key: what an older version wrote is not taken for this one's."""
 
 
@@ -182,7 +182,7 @@ class _Preparation:
         facts = {}
         for split in SPLITS:
             with SplitWriter(folder, split, self.data.sequence_length, self.data.packed) as writer:
-                pairs = self._pairs(corpus, split, writer.facts)
+                pairs = self._pairs(name, corpus, split, writer.facts)
                 for batch in encode_in_order(pairs, encoding):
                     writer.add(batch)
                     self.on_batch(split, writer.facts.documents, writer.facts.tokens)
@@ -192,14 +192,15 @@ class _Preparation:
             facts[split] = writer.facts.as_json()
         write_json(folder / FACTS_FILE, facts)
 
-    def _pairs(self, corpus: Corpus, split: Split, facts: SplitFacts) -> Iterator[Pair]:
+    def _pairs(self, name: str, corpus: Corpus, split: Split, facts: SplitFacts) -> Iterator[Pair]:
         codec = codec_of(self.tokenizer)
         for document in corpus.documents(split):
             if split == "train" and document in self.held_out:
                 facts.held_out += 1
                 continue
             facts.prompted += document.prompt is not None
-            yield render(document, self.tokenizer, codec, self.data.chat)
+            where = f"corpus {name}: {document.name}"
+            yield Pair(*render(document, self.tokenizer, codec, self.data.chat), where)
 
 
 def read_prepared(folder: Path) -> PreparedData:

@@ -94,7 +94,10 @@ class Proposer:
             draws: of this step.
             last: [R] bool, rows at the last step of their block.
         """
-        uniforms = draws.at("token", at.rows, at.columns)
+        if self._filters.temperature == 0:  # the mode, whatever is drawn
+            uniforms = torch.zeros(len(at.rows), dtype=torch.float64, device=at.rows.device)
+        else:
+            uniforms = draws.at("token", at.rows, at.columns)
         suppressed = self._suppressed(state, at, last)
         at_once = self._at_once(LOGITS_AT_ONCE, state.tokens)
         parts = []
