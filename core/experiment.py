@@ -20,6 +20,7 @@ from opendllm.core.run.folder import (
     has_results,
     open_run,
     open_variant,
+    retrained_sources,
     training_folders,
     write_manifest,
     write_variant,
@@ -112,6 +113,9 @@ def _train(experiment: Experiment, variant: Variant, told: _Told) -> None:
     open_variant(experiment, variant)
     folder = experiment.output / training_folders(experiment)[variant.name]
     folder.mkdir(exist_ok=True)
+    if is_first_process():
+        for change in retrained_sources(folder, variant):
+            told.on_message(f"{variant.name}: its checkpoint was trained with another {change}")
     train_variant(variant, folder, experiment.output / DATA_FOLDER, provenance(variant), told.progress)
     gc.collect()  # the trained model hangs in cycles; the next one needs its memory
     if not has_results(experiment.output / variant.name):

@@ -31,7 +31,14 @@ class DistributionLoss:
 LikelihoodLoss: TypeAlias = "Callable[[Tensor, slice], Tensor]"
 """From the negative log-likelihoods [n] of a run of scored positions, and which these are, to a scalar."""
 LossPart: TypeAlias = "LikelihoodLoss | DistributionLoss"
-"""What a module takes the sum of, in runs of scored positions."""
+"""What a module takes the sum of, in runs of scored positions.
+
+A module calls it as often as it likes, each time with the answers of a run of consecutive scored positions
+and the slice of 0..N-1 that these are, N the number of the whole batch's scored positions, row by row: so
+that the logits of all of them never exist together. The slices cover 0..N-1, each position once, in any
+order. It gives a scalar that already holds the objective's weights and divisor, with a gradient; the module
+adds them up and divides by nothing. Likelihoods are float32, nats.
+"""
 
 
 @dataclass(frozen=True)
@@ -237,7 +244,10 @@ class Backbone(ABC):
 
         Args:
             folder: with its safetensors.
-            config: what its config.json holds, with a `mask_token_id`.
+            config: what its config.json holds, with a `mask_token_id`: all that `save` wrote. A section
+                `open_dllm` in it says what the family's format has no word for (`backbone`, the plugin's
+                name, by which it is found; `attention`, `block_length` and others of its options, which hold
+                where the options don't say otherwise; the noise). A published checkpoint has none.
             device: where the weights go.
             dtype: of the weights; None keeps the file's.
             min_vocab_size: a smaller vocabulary is grown to it, new rows at the mean of the old.

@@ -24,7 +24,12 @@ class Noise(Protocol):
         """[B, 1]: one number a row."""
 
     def per_row_stratified(self, stream: str) -> Tensor:
-        """[B, 1]: one number a row, spread evenly over each global batch (MDLM's antithetic times)."""
+        """[B, 1]: one number a row, spread evenly over each global batch (MDLM's antithetic times).
+
+        Of a global batch of G rows, row n has frac(u + n / G), u one number of the batch: each is uniform by
+        itself, and their mean has less variance. Rows of one batch are therefore not independent of each
+        other, whatever process or micro-batch they are in; use it for times, and nothing else.
+        """
 
     def per_document(self, stream: str) -> Tensor:
         """[B, L]: one number a document, repeated over its tokens."""

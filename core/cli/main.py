@@ -21,15 +21,18 @@ from opendllm.core.cli import (
     experiment_commands,
     export_commands,
     generate_command,
+    new_plugin_command,
     plan_command,
     plugin_commands,
     score_command,
     status_command,
 )
 from opendllm.core.foundation.ranks import is_first_process
+from opendllm.core.foundation.visible_text import visible
 from opendllm.core.launching.launcher import this_command
 from opendllm.core.launching.stopping import Stopped
 from opendllm.core.launching.worker_errors import launcher_reports, record_error
+from opendllm.registries.deprecations import DeprecatedWarning
 from opendllm.registries.errors import UserError
 from opendllm.registries.registry import PluginWarning
 
@@ -65,6 +68,7 @@ experiment_commands.add_to(app)
 plan_command.add_to(app)
 export_commands.add_to(app)
 plugin_commands.add_to(app)
+new_plugin_command.add_to(app)
 generate_command.add_to(app)
 score_command.add_to(app)
 evaluate_command.add_to(app)
@@ -74,7 +78,7 @@ status_command.add_to(app)
 
 def _show_warning(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
     """What is meant for people in their form, everything else in Python's."""
-    if issubclass(category, PluginWarning):
+    if issubclass(category, (PluginWarning, DeprecatedWarning)):
         print(f"warning: {message}", file=sys.stderr)
     else:
         _python_shows(message, category, *where, **more)
@@ -128,7 +132,7 @@ def _report(error: Exception) -> int:
         return 2
     if isinstance(error, UserError):
         for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
+            print(f"error: {visible(line)}", file=sys.stderr)
         return error.exit_code
     print(f"internal error: {type(error).__name__}: {error} (--debug shows where)", file=sys.stderr)
     return 1

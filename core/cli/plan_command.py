@@ -6,13 +6,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from opendllm.core.manifest.experiment_manifest import read_experiment
 from opendllm.core.planning.devices import ASSUMED, Gpu, gpus_here, this_machine
 from opendllm.core.planning.plan import Hardware, Plan, missing, plan
+from opendllm.registries.architecture import Architecture
 from opendllm.registries.discovery import installed_plugins
 
 
@@ -44,16 +45,9 @@ def plan_experiment(
     plans = {variant.name: plan(variant, hardware) for variant in experiment.variants}
     absent = {variant.name: missing(variant) for variant in experiment.variants}
     if as_json:
+        about = {"device": _device(hardware, here), "this_machine": this_machine(gpus)}
         content = {
-            name: {
-                "parameters": found.architecture.parameters,
-                "active_parameters": found.architecture.active_parameters,
-                **asdict(found),
-                "device": _device(hardware, here),
-                "this_machine": this_machine(gpus),
-                "missing": absent[name],
-            }
-            for name, found in plans.items()
+            name: {**_content(found), **about, "missing": absent[name]} for name, found in plans.items()
         }
         typer.echo(json.dumps(content, indent=2))
         return
@@ -61,6 +55,18 @@ def plan_experiment(
     for name, found in plans.items():
         lines = [*_lines(found, hardware, gpus), *(f"missing       {what}" for what in absent[name])]
         typer.echo(f"{name}\n" + "\n".join(f"  {line}" for line in lines))
+
+
+def _content(found: Plan) -> dict[str, Any]:
+    """Machine-readable; `architecture` as far as it is one of ours."""
+    sizes = found.architecture
+    return {
+        "parameters": None if sizes is None else sizes.parameters,
+        "active_parameters": sizes.active_parameters if isinstance(sizes, Architecture) else None,
+        "architecture": asdict(sizes) if isinstance(sizes, Architecture) else None,
+        "training": None if found.training is None else asdict(found.training),
+        **({"unknown": found.unknown} if found.unknown else {}),
+    }
 
 
 def _device(hardware: Hardware, here: Gpu | None) -> str:
@@ -74,22 +80,29 @@ def _device(hardware: Hardware, here: Gpu | None) -> str:
 
 def _lines(found: Plan, hardware: Hardware, gpus: Sequence[Gpu] = ()) -> list[str]:
     architecture = found.architecture
+    if architecture is None:
+        return [f"unknown       {found.unknown}"]
     lines = [
         f"parameters    {architecture.parameters:,} ({architecture.embedding_parameters:,} in embeddings)"
     ]
-    if architecture.experts is not None:
+    if isinstance(architecture, Architecture) and architecture.experts is not None:
         lines.append(f"active        {architecture.active_parameters:,} read for a token")
     training = found.training
     if training is None:
         return [*lines, "training      none: evaluated as it is"]
-    memory = training.weights + training.gradients + training.optimizer + training.activations
+    memory = training.weights + training.gradients + training.optimizer + (training.activations or 0)
+    activations = (
+        "activations not known"
+        if training.activations is None
+        else f"activations about {_size(training.activations)}"
+    )
     return [
         *lines,
         f"tokens        {training.tokens:,}",
         f"operations    {training.flops:.3g}",
         f"memory        {_size(memory)} a device: weights {_size(training.weights)}, gradients "
-        f"{_size(training.gradients)}, optimizer {_size(training.optimizer)}, activations about "
-        f"{_size(training.activations)}{_too_much(memory, gpus)}",
+        f"{_size(training.gradients)}, optimizer {_size(training.optimizer)}, {activations}"
+        f"{_too_much(memory, gpus)}",
         f"checkpoint    {_size(training.checkpoint)}",
         f"time          {_duration(training.seconds)} on {hardware.devices} devices "
         f"at {hardware.utilisation:.0%} of their peak",

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 import typer
 from pydantic_core import to_jsonable_python
 
+from opendllm.core.cli import plugin_test_command
+from opendllm.core.cli.plugin_names import named_plugin
 from opendllm.registries.discovery import EXTENSION_POINTS, Plugins, installed_plugins
 from opendllm.registries.errors import UserError
 from opendllm.registries.options import SamplerOptions
@@ -21,6 +23,7 @@ def add_to(app: typer.Typer) -> None:
     plugins_app = typer.Typer(invoke_without_command=True, help="What is installed, from which package.")
     plugins_app.callback()(list_plugins)
     plugins_app.command("show")(show)
+    plugins_app.command("test")(plugin_test_command.keep_contract)
     app.add_typer(plugins_app, name="plugins")
 
 
@@ -50,19 +53,18 @@ def list_plugins(
 
 
 def show(
-    plugin: Annotated[str, typer.Argument(metavar="KIND/NAME", help="As in samplers/p2.")],
+    plugin: Annotated[
+        str, typer.Argument(metavar="KIND/NAME", help="As in samplers/p2, or p2 where only one has it.")
+    ],
     as_json: AsJson = False,
 ) -> None:
     """Show a plugin's options, with types, defaults and meaning."""
-    kind, slash, name = plugin.partition("/")
-    if not slash:
-        raise UserError(f"{plugin!r} is not of the form KIND/NAME, as in samplers/p2")
-    registration = installed_plugins().of_kind(kind).get(name)
+    registration = named_plugin(plugin)
     details = {**_summary(registration), "target": registration.target, "options": _options(registration)}
     if as_json:
         typer.echo(json.dumps(details, indent=2))
         return
-    typer.echo(f"{kind}/{name}: {registration.summary}")
+    typer.echo(f"{registration.kind}/{registration.name}: {registration.summary}")
     typer.echo(f"from {registration.provenance}, {registration.target}")
     if issubclass(registration.options, SamplerOptions):
         typer.echo(f"undoes {' or '.join(sorted(registration.options.destinations))} noise")
@@ -117,7 +119,12 @@ def _problems(plugins: Plugins, check: bool) -> list[str]:
         for name, packages in registry.conflicts().items():
             owners = " and ".join(map(str, packages))
             choices = " or ".join(f"{owner.package}:{name}" for owner in packages)
-            problems.append(f"{kind}/{name} is registered by {owners}: write {choices}")
+            hooks = "".join(
+                f"; the name alone means the built-in one: rename the other in register_{kind} (at "
+                f"{each.registered_at})"
+                for each in registry.shadowing(name)
+            )
+            problems.append(f"{kind}/{name} is registered by {owners}: write {choices}{hooks}")
         for registration in registry if check else ():
             try:
                 registration.implementation()

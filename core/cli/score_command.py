@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from opendllm.core.cli.generate_command import parse_option
+from opendllm.core.foundation.visible_text import visible
 from opendllm.core.progress.views import Style, shown_progress
 from opendllm.registries.benchmarks import CodeExecution, IsolationLevel
 from opendllm.registries.discovery import installed_plugins
@@ -75,10 +76,10 @@ def score(
         scored = score_samples(plugins, job, execution, told.judged)
     _print_table(scored)
     for note in scored.scores.notes:
-        typer.echo(f"note: {note}")
+        typer.echo(f"note: {visible(note)}")
     typer.echo(f"scores: {scored.output}")
     for issue in scored.samples.issues:
-        typer.echo(f"error: {issue}", err=True)
+        typer.echo(f"error: {visible(issue)}", err=True)
     if scored.samples.issues:
         raise typer.Exit(1)
 

@@ -23,6 +23,7 @@ class AnswerFile:
 
     Attributes:
         path: the file.
+        digest: of the settings that the answers are made with.
         records: the answers on file.
     """
 
@@ -45,7 +46,7 @@ class AnswerFile:
             UserError: it holds answers that were made with other settings.
         """
         self.path = path
-        self._digest = settings_digest
+        self.digest = settings_digest
         self._shard = shard
         self.records: dict[SampleKey, SampleRecord] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -61,7 +62,7 @@ class AnswerFile:
 
     def add(self, record: SampleRecord) -> None:
         """Append one answer."""
-        record = replace(record, digest=self._digest)
+        record = replace(record, digest=self.digest)
         with self._own.open("a", encoding="utf-8") as file:
             file.write(record_line(record))
         self.records[record.key] = record
@@ -84,7 +85,7 @@ class AnswerFile:
                 found.setdefault(key, record)
         for other, digest in others:
             for key, record in _records(other, digest).items():
-                found.setdefault(key, replace(record, digest=self._digest))
+                found.setdefault(key, replace(record, digest=self.digest))
         wished = [key for key in order if key in found]
         self.records = {key: found[key] for key in [*wished, *found]}
         text = "".join(map(record_line, self.records.values()))
@@ -101,7 +102,7 @@ class AnswerFile:
                 continue
             if isinstance(record, str) or not line.content.keys() >= _FIELDS:
                 raise UserError(f"{path}:{line.number} is no answer of an evaluation: move the file away")
-            if record.digest != self._digest:
+            if record.digest != self.digest:
                 raise UserError(
                     f"{path}:{line.number} was made with other settings or another model: "
                     f"keep it by choosing another `output`, or delete the file"

@@ -12,12 +12,15 @@ from opendllm.core.data.sources import changed_corpora, fingerprints, held_out_d
 from opendllm.core.evaluation.answering import Asked
 from opendllm.core.evaluation.answers import AnswerFile
 from opendllm.core.evaluation.evaluator import Evaluation, evaluate, unasked_note, write_result
+from opendllm.core.evaluation.kept_traces import TRACES_A_VARIANT, TraceWanted, keep_trace
 from opendllm.core.evaluation.progress import evaluation_progress
 from opendllm.core.evaluation.replicas import LoadedModel, load_replicas
 from opendllm.core.evaluation.samples_file import about_file
+from opendllm.core.evaluation.set_aside import set_aside_other_sources
 from opendllm.core.evaluation.shards import this_process
 from opendllm.core.foundation.atomic_files import write_json
 from opendllm.core.foundation.json_objects import read_json_object
+from opendllm.core.foundation.visible_text import visible
 from opendllm.core.manifest.checks import decoder_options, generation_of
 from opendllm.core.manifest.experiment_manifest import Variant, digest
 from opendllm.core.manifest.schema import Manifest
@@ -28,6 +31,7 @@ from opendllm.registries.corpora import Corpus, Document
 from opendllm.registries.errors import UserError
 from opendllm.registries.options import PluginOptions, only_asks_likelihoods, path_fields
 from opendllm.registries.registry import ChosenPlugin
+from opendllm.registries.sources import source_digests
 
 _OF_WRITING = frozenset({"sampler", "decoder"})
 """Settings that no likelihood depends on."""
@@ -58,6 +62,7 @@ def evaluate_variant(
         UserError: there is no checkpoint, or answers on file were made with other settings.
     """
     manifest, shard = variant.manifest, this_process()
+    traces = 0
     # 1. The last checkpoint, once on every device.
     with progress.activity("loading the model"):
         models, trained = _load_checkpoint(variant, folder)
@@ -70,7 +75,12 @@ def evaluate_variant(
         chosen = variant.plugins.evaluations[index].benchmark
         settings = {**_settings(variant, index), "corpora": read}
         about = _about(variant, label, settings, limit, {**provenance, **trained})
+        about["sources"] = _answer_sources(variant, index)
         _check_corpora(samples, read)
+        if shard.is_first:
+            for message in set_aside_other_sources(folder, label, about["sources"]):
+                on_message(f"{variant.name}: {label}: {message}")
+        shard.wait()
         own = _answers_digest(variant, index, read, trained["step"])
         others = _same_likelihoods(variant, index, read, trained["step"], same_model)
         answers = AnswerFile(samples, own, shard, others)
@@ -84,9 +94,14 @@ def evaluate_variant(
             evaluation = evaluate(asked, benchmark, context, answers, told.answered, shard, told.judged)
         # 4. The first process says what the result lacks, and writes it.
         for message in _shortcomings(evaluation, entry.benchmark.name, samples):
-            on_message(f"{variant.name}: {label}: {message}")
+            on_message(visible(f"{variant.name}: {label}: {message}"))
         if evaluation is not None and evaluation.scores is not None:
             write_result(folder / "results" / f"{label}.json", benchmark, evaluation, about)
+        # 5. One of the answers once more, step by step, for the report to play.
+        if evaluation is not None and evaluation.first_text is not None and traces < TRACES_A_VARIANT:
+            traces += 1
+            path = folder / "traces" / f"{label}.json"
+            keep_trace(asked, TraceWanted(path, *evaluation.first_text, answers.digest, settings))
 
 
 def _load_checkpoint(variant: Variant, folder: Path) -> tuple[list[LoadedModel], dict[str, Any]]:
@@ -209,10 +224,19 @@ def _same_likelihoods(
             theirs = _settings(other, number)
             if all(theirs[key] == asked[key] for key in asked if key not in _OF_WRITING):
                 label = entry.label or entry.benchmark.name
-                yield (
-                    folder / "samples" / f"{label}.jsonl",
-                    _answers_digest(other, number, corpora, step),
-                )
+                samples = folder / "samples" / f"{label}.jsonl"
+                about = read_json_object(about_file(samples), optional=True)
+                if about.get("sources") == _answer_sources(variant, index):  # made by the same code
+                    yield samples, _answers_digest(other, number, corpora, step)
+
+
+def _answer_sources(variant: Variant, index: int) -> dict[str, str]:
+    """Of the plugins that an answer of one trained checkpoint is made by; what scores it isn't among them."""
+    plugins = variant.plugins
+    own = plugins.evaluations[index]
+    decoding = () if only_asks_likelihoods(own.benchmark.options) else (own.sampler,)
+    noise = () if plugins.training is None else (plugins.training.noise_schedule,)
+    return source_digests([plugins.backbone, *noise, *decoding])
 
 
 def _without_paths(benchmark: ChosenPlugin[Benchmark, PluginOptions]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,9 @@ from opendllm.core.manifest.checks import Issue, ManifestError, validate
 from opendllm.core.manifest.grids import without_grids
 from opendllm.core.manifest.lengths import unwritable
 from opendllm.core.manifest.paths import with_absolute_paths, without_paths
-from opendllm.core.manifest.plugin_checks import resolve_plugins
+from opendllm.core.manifest.plugin_checks import resolve_plugins, unknown_plugins
 from opendllm.core.manifest.published import read_published
+from opendllm.core.manifest.requirements import requirement_issues
 from opendllm.core.manifest.schema import NAME_PATTERN, ExperimentManifest, Launch, Manifest, PublishedFigures
 from opendllm.core.manifest.sources import KeyPath, Location, Source, merge, override, parse_value, read_yaml
 from opendllm.core.manifest.variant_plugins import VariantPlugins
@@ -28,7 +29,7 @@ from opendllm.registries.registry import did_you_mean
 
 DATA_FOLDER = "data"
 """Where a run keeps its prepared data, beside its variants' folders."""
-_OWN_KEYS = ("extends", "variants", "seeds", "published")
+_OWN_KEYS = ("extends", "require", "variants", "seeds", "published")
 WHOLE_EXPERIMENT_KEYS = (*_OWN_KEYS, "name", "description", "output", "launch")
 """What no variant can change."""
 
@@ -107,6 +108,7 @@ class Experiment:
     variants: tuple[Variant, ...]
     published: tuple[PublishedFigures, ...] = ()
     launch: Launch | None = None
+    require: Mapping[str, str] = field(default_factory=dict)
 
     def resolved(self) -> dict[str, Any]:
         """The experiment as one self-contained manifest, every variant spelled out."""
@@ -121,6 +123,7 @@ class Experiment:
             "name": self.name,
             "description": self.description,
             "output": str(self.output),
+            **({"require": dict(self.require)} if self.require else {}),
             **({"published": published} if published else {}),
             "launch": None if self.launch is None else self.launch.model_dump(mode="json"),
             "variants": variants,
@@ -170,7 +173,7 @@ def _experiment(source: Source, settings: Sequence[str], plugins: Plugins) -> Ex
     patches = _variant_patches(source)
     seeds = _seeds(source, overrides)
     variants = []
-    issues: list[Issue] = []
+    issues = list(requirement_issues(source, plugins))
     for name, patch in patches.items():
         merged = merge(source, patch)
         for key, value in overrides:
@@ -196,6 +199,7 @@ def _experiment(source: Source, settings: Sequence[str], plugins: Plugins) -> Ex
         tuple(variants),
         read_published(source),
         first.launch,
+        source.data.get("require") or {},
     )
 
 
@@ -213,7 +217,10 @@ def _variant(name: str, merged: Source, seed: int | None, plugins: Plugins) -> V
         data["seed"] = seed
         name = f"{name}-seed-{seed}"
     source = with_absolute_paths(Source(data, merged.locations), plugins)
-    manifest = validate(source, Manifest, ExperimentManifest)
+    try:
+        manifest = validate(source, Manifest, ExperimentManifest)
+    except ManifestError as error:
+        raise ManifestError([*error.issues, *unknown_plugins(source, plugins)]) from error
     chosen = resolve_plugins(manifest, source, plugins)
     labels = [entry.label or entry.benchmark.name for entry in manifest.evaluate]
     for index, label in enumerate(labels):
@@ -319,7 +326,7 @@ def _parse_setting(setting: str) -> tuple[str, Any]:
     if not equals or not all(key.split(".")):
         raise UserError(f"--set {setting!r}: write it as a.b=value")
     top = key.split(".")[0]
-    fixed = ("extends", "variants", "published")
+    fixed = ("extends", "require", "variants", "published")
     settable = [name for name in ExperimentManifest.model_fields if name not in fixed]
     if top not in settable:
         hint = did_you_mean(top, settable)

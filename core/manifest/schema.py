@@ -225,6 +225,11 @@ class ExperimentManifest(Manifest):
         (),
         description="Figures for the report to quote, or a YAML file with a list of them under `figures`.",
     )
+    require: dict[str, str] = Field(
+        default_factory=dict,
+        description="What has to be installed: a package of plugins, or KIND/NAME, -> its versions, as in "
+        "`my-sampler: '>=0.2'`.",
+    )
     seeds: tuple[int, ...] | None = Field(
         None,
         description="Repeats every variant, trained and sampled with each of these seeds; benchmarks ask the "

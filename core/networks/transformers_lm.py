@@ -40,8 +40,10 @@ class CheckpointFormat:
 
     Attributes:
         backbone: the plugin's name, for error messages and config.json.
-        network_config: the transformers config of the stock class with the same arithmetic.
-        published_keys: from the stock class's parameter names to the family's own.
+        network_config: the transformers config of the stock class with the same arithmetic; the class is
+            the one that transformers' causal LM mapping has for it. It's made bidirectional here.
+        published_keys: from the stock class's parameter names to the family's own; those that have the same
+            name may be left out, and an empty mapping keeps all of them.
         logit_shift: whether hidden state i-1 predicts token i.
         context_length: the most positions that it was made for.
         tying_key: of config.json, whether the LM head shares the embedding.

@@ -105,10 +105,11 @@ def _evaluated(
     config: Mapping[str, Any],
     attention: AttentionPattern,
 ) -> TransformersLM:
-    network.eval()
-    return TransformersLM(
+    lm = TransformersLM(
         network, checkpoint, config, attention, config["mask_token_id"], first_id(config.get("eos_token_id"))
     )
+    lm.module.eval()
+    return lm
 
 
 def _untied_where_heads_differ(

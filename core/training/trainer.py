@@ -15,6 +15,7 @@ from torch import Tensor
 
 from opendllm.core.checkpoints.files import steps
 from opendllm.core.data.rows import Rows
+from opendllm.core.foundation.peak_memory import peak_memory_bytes, restart_peak_memory
 from opendllm.core.foundation.process_group import summed
 from opendllm.core.foundation.ranks import rank, world_size
 from opendllm.core.launching.stopping import EXIT_CODES, Stopped, StopRequest, stop_requests
@@ -148,6 +149,7 @@ def _take_steps(
         settings.trackers if rank() == 0 else (), run.folder, run.provenance.get("manifest", {}), step
     )
     log = MetricsLog(run.folder / "train.jsonl", step, rank() == 0, trackers)
+    restart_peak_memory()
     batches = Prefetcher(lambda step: _corrupt_step(run, step, micro_batch, accumulation), settings.steps)
 
     def measure() -> float | None:
@@ -186,6 +188,8 @@ def _take_steps(
                 tokens_per_second=step_tokens / seconds,
                 gradient_norm=norm,
                 seconds=seconds,
+                processes=world_size(),
+                peak_memory_bytes=peak_memory_bytes(),
                 **_measured(measured),
             )
             run.on_step(step, loss, step_tokens / seconds)

@@ -45,6 +45,8 @@ def test_the_loss_falls_and_every_line_says_what_it_must(make_run: MakeRun) -> N
     assert lines[-1]["held_out_loss"] < lines[0]["held_out_loss"]
     for line in lines[1:]:
         assert {"step", "loss", "learning_rate", "tokens", "tokens_per_second"} <= set(line)
+        assert line["processes"] == 1
+        assert line["peak_memory_bytes"] > 50_000_000
     assert [line["step"] for line in lines] == list(range(31))
 
 
