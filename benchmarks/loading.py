@@ -90,7 +90,8 @@ def measure(load: Callable[[str], object], folder: str, results: multiprocessing
 
 def load_ours(folder: str) -> object:
     """opendllm."""
-    from opendllm.core.checkpoints.loading import backbone_of, load_model
+    from opendllm.core.checkpoints.families import backbone_of
+    from opendllm.core.checkpoints.loading import load_model
     from opendllm.registries.discovery import installed_plugins
 
     path = Path(folder)

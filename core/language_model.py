@@ -10,13 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from opendllm.core.checkpoints.loading import (
-    Checkpoint,
-    backbone_of,
-    load_checkpoint,
-    torch_device,
-    with_block_length,
-)
+from opendllm.core.checkpoints.families import backbone_of, with_block_length
+from opendllm.core.checkpoints.loading import Checkpoint, load_checkpoint, torch_device
 from opendllm.core.checkpoints.pretrained import fetch
 from opendllm.core.checkpoints.text_codec import TextCodec
 from opendllm.core.decoding.chat import chat_prompt

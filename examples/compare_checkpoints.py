@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from opendllm.core.checkpoints.loading import backbone_of
+from opendllm.core.checkpoints.families import backbone_of
 from opendllm.core.checkpoints.pretrained import fetch
 from opendllm.core.experiment import run_experiment
 from opendllm.core.manifest.experiment_manifest import read_experiment

@@ -14,8 +14,9 @@ import shutil
 import sys
 from pathlib import Path
 
+from opendllm.core.checkpoints.families import backbone_of
 from opendllm.core.checkpoints.files import model_folder
-from opendllm.core.checkpoints.loading import backbone_of, load_tokenizer
+from opendllm.core.checkpoints.loading import load_tokenizer
 from opendllm.core.checkpoints.pretrained import fetch
 from opendllm.core.experiment import run_experiment
 from opendllm.core.manifest.experiment_manifest import read_experiment

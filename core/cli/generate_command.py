@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from opendllm.core.checkpoints.families import backbone_of, noise_of
+from opendllm.core.checkpoints.pretrained import fetch, is_hub_id
 from opendllm.core.cli.output_files import Lines, new_file
 from opendllm.core.cli.prompts import Prompt, read_prompts
 from opendllm.core.cli.trace_files import (
@@ -22,7 +24,9 @@ from opendllm.core.cli.trace_files import (
     write_json_trace,
     write_page,
 )
+from opendllm.core.decoding.settings import check_destination, sort_options
 from opendllm.core.manifest.sources import parse_value
+from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.errors import UserError
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -96,6 +100,7 @@ def generate(
 ) -> None:
     """Complete prompts, or fill the gaps between prompts and suffixes."""
     options = parse_options(option or [])
+    _check_names(checkpoint, decodings(sampler or [], options))
     prompts = read_prompts(prompt, suffix, input_file)
     if chat and any(each.gap.suffix is not None for each in prompts):
         raise UserError("--chat has no effect with a suffix: infilling has no chat template")
@@ -143,6 +148,27 @@ def generate(
             write_json_trace(trace_file, about, model, prompts, done[0])
         if gif_file is not None:
             write_gif(gif_file, model, prompts, done)
+
+
+def _check_names(checkpoint: str, wanted: Sequence[Decoding]) -> None:
+    """Say at once what is wrong with names and options, before anything heavy is imported.
+
+    Raises:
+        UserError: there is no such checkpoint or sampler, or it doesn't take these options.
+    """
+    plugins = installed_plugins()
+    folder = Path(checkpoint).expanduser()
+    for each in wanted:
+        if each.sampler is not None:
+            sort_options(each.options, plugins.samplers.get(each.sampler))
+    if not folder.exists() and is_hub_id(checkpoint):
+        return  # whose config.json, which knows the sampler, is to be fetched first
+    path = fetch(checkpoint)
+    default = backbone_of(plugins, path).options.default_sampler
+    for each in wanted:
+        chosen = plugins.samplers.get(each.sampler or default)
+        sort_options(each.options, chosen)
+        check_destination(chosen, noise_of(path).destination)
 
 
 def _line(prompt: Prompt, written: Written) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import io
 import os
 import sys
@@ -14,6 +16,8 @@ import typer
 from typer.main import get_command
 
 from opendllm.core.cli import (
+    doctor_command,
+    evaluate_command,
     experiment_commands,
     export_commands,
     generate_command,
@@ -21,6 +25,7 @@ from opendllm.core.cli import (
     plan_command,
     plugin_commands,
     score_command,
+    status_command,
 )
 from opendllm.core.foundation.ranks import is_first_process
 from opendllm.core.foundation.visible_text import visible
@@ -33,6 +38,8 @@ from opendllm.registries.registry import PluginWarning
 
 # Two threads that spin while they wait lose four fifths of their speed when a core is busy.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# A process that ends needn't look for garbage among all that it imported, which takes a second.
+atexit.register(gc.freeze)
 
 app = typer.Typer(
     add_completion=False,
@@ -64,6 +71,9 @@ plugin_commands.add_to(app)
 new_plugin_command.add_to(app)
 generate_command.add_to(app)
 score_command.add_to(app)
+evaluate_command.add_to(app)
+doctor_command.add_to(app)
+status_command.add_to(app)
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:

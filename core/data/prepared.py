@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,6 @@ from opendllm.core.data.encoding import Encoding, Pair, encode_in_order
 from opendllm.core.data.held_out_texts import HeldOutTexts
 from opendllm.core.data.left_out import report_left_out
 from opendllm.core.data.packing import Packing
-from opendllm.core.data.progress import OnBatch
 from opendllm.core.data.rendering import render
 from opendllm.core.data.token_files import SplitFacts, SplitWriter, read_split
 from opendllm.core.data.tokenizers import make_tokenizer
@@ -37,6 +36,10 @@ FACTS_FILE = "data.json"
 TOKENIZER_FOLDER = "tokenizer"
 _FORMAT = 5
 """Part of every key: what an older version wrote is not taken for this one's."""
+
+
+OnBatch = Callable[[str, int, int], None]
+"""Told (split, documents, tokens) after every batch, counted from the split's beginning."""
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,20 @@ class AnswerFile:
         records: the answers on file.
     """
 
-    def __init__(self, path: Path, settings_digest: str, shard: Shard = ALONE) -> None:
+    def __init__(
+        self,
+        path: Path,
+        settings_digest: str,
+        shard: Shard = ALONE,
+        others: Iterable[tuple[Path, str]] = (),
+    ) -> None:
         """Open the file and read what an earlier evaluation left; all processes do so together.
+
+        Args:
+            path: of the file.
+            settings_digest: of the model and of how it is asked.
+            shard: this process's part.
+            others: files of answers that would be given here too, with their digests: they are taken over.
 
         Raises:
             UserError: it holds answers that were made with other settings.
@@ -39,7 +51,7 @@ class AnswerFile:
         self.records: dict[SampleKey, SampleRecord] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
         if self._shard.is_first:
-            self._merge(())
+            self._merge((), others)
         else:
             self._read(path)  # answers made with other settings are refused by all, none left waiting
         self._shard.wait()
@@ -65,12 +77,15 @@ class AnswerFile:
         if self._shard.is_first:
             self._merge(order)
 
-    def _merge(self, order: Iterable[SampleKey]) -> None:
+    def _merge(self, order: Iterable[SampleKey], others: Iterable[tuple[Path, str]] = ()) -> None:
         parts = sorted(self.path.parent.glob(f"{self.path.name}.part-*"))
         found = self._read(self.path)
         for part in parts:
             for key, record in self._read(part).items():
                 found.setdefault(key, record)
+        for other, digest in others:
+            for key, record in _records(other, digest).items():
+                found.setdefault(key, replace(record, digest=self.digest))
         wished = [key for key in order if key in found]
         self.records = {key: found[key] for key in [*wished, *found]}
         text = "".join(map(record_line, self.records.values()))
@@ -94,6 +109,13 @@ class AnswerFile:
                 )
             records.setdefault(record.key, record)
         return records
+
+
+def _records(path: Path, digest: str) -> dict[SampleKey, SampleRecord]:
+    """The answers in another file that have this digest."""
+    lines = read_records(path) if path.is_file() else ()
+    found = [record for line, record in lines if line.issue is None and isinstance(record, SampleRecord)]
+    return {record.key: record for record in found if record.digest == digest}
 
 
 def _part(path: Path, rank: int) -> Path:

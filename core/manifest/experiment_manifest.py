@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from opendllm.core.manifest.checks import Issue, ManifestError, validate
+from opendllm.core.manifest.grids import without_grids
 from opendllm.core.manifest.lengths import unwritable
 from opendllm.core.manifest.paths import with_absolute_paths, without_paths
 from opendllm.core.manifest.plugin_checks import resolve_plugins, unknown_plugins
@@ -51,6 +54,8 @@ def trained_from(manifest: dict[str, Any]) -> dict[str, Any]:
     """What of a dumped manifest decides the trained weights, but for float rounding."""
     content = {key: manifest.get(key) for key in ("model", "data", "train", "seed")}
     content["model"] = _without_new_defaults(content["model"])
+    if content["data"] is not None:  # what is only looked at decides nothing
+        content["data"] = {key: value for key, value in content["data"].items() if key != "contamination"}
     if content["data"] is not None and content["data"].get("tokenizer") is not None:
         content["data"] = {
             **content["data"],
@@ -145,7 +150,26 @@ def read_experiment(path: Path, settings: Sequence[str], plugins: Plugins) -> Ex
     Raises:
         UserError: with one line for each thing that is wrong.
     """
-    source = _with_extended(path, ())
+    return _experiment(_with_extended(path, ()), settings, plugins)
+
+
+def experiment_of(manifest: Mapping[str, Any], said_by: str, variant: str, plugins: Plugins) -> Experiment:
+    """An experiment of one variant, from what a command was told instead of a file.
+
+    Args:
+        manifest: what a file would say; its paths are relative to the working folder.
+        said_by: the command, for messages.
+        variant: its name.
+        plugins: what is installed.
+
+    Raises:
+        UserError: with one line for each thing that is wrong.
+    """
+    content = {**manifest, "variants": {variant: {}}}
+    return _experiment(Source(content, {(): Location(said_by, is_setting=True)}), (), plugins)
+
+
+def _experiment(source: Source, settings: Sequence[str], plugins: Plugins) -> Experiment:
     overrides = [_parse_setting(setting) for setting in settings]
     patches = _variant_patches(source)
     seeds = _seeds(source, overrides)
@@ -155,11 +179,17 @@ def read_experiment(path: Path, settings: Sequence[str], plugins: Plugins) -> Ex
         merged = merge(source, patch)
         for key, value in overrides:
             merged = override(merged, key, value)
-        for seed in seeds:
+        try:
+            points = list(without_grids(name, merged, by_itself=not source.data.get("variants")))
+        except ManifestError as error:
+            issues.extend(error.issues)
+            continue
+        for (point, keys), seed in itertools.product(points, seeds):
             try:
-                variants.append(_variant(name, merged, seed, plugins))
+                variants.append(_variant(point, keys, seed, plugins))
             except ManifestError as error:
                 issues.extend(error.issues)
+    issues.extend(_same_names(variants, source))
     if issues:
         raise ManifestError(issues)
     first = variants[0].manifest
@@ -172,6 +202,14 @@ def read_experiment(path: Path, settings: Sequence[str], plugins: Plugins) -> Ex
         first.launch,
         source.data.get("require") or {},
     )
+
+
+def _same_names(variants: Sequence[Variant], source: Source) -> Iterator[Issue]:
+    """A grid may make a variant of a name that is there already."""
+    for name, count in Counter(variant.name for variant in variants).items():
+        if count > 1:
+            why = f"there are {count} of this name, with what grids and seeds make: rename one"
+            yield Issue(source.location(("variants", name)), f"variants.{name}", why)
 
 
 def _variant(name: str, merged: Source, seed: int | None, plugins: Plugins) -> Variant:

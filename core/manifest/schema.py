@@ -83,6 +83,14 @@ class Data(Section):
         False, description="Put prompts and what answers them into the tokenizer's chat template."
     )
 
+    contamination: int | None = Field(
+        None,
+        ge=3,
+        le=200,
+        description="Compare training documents with all benchmarks' problems, by runs of so many words "
+        "(13 is usual); changes nothing that is trained.",
+    )
+
     @model_validator(mode="after")
     def _corpus_or_mixture(self) -> Data:
         if (self.corpus is None) == (not self.mixture):

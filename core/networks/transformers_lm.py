@@ -22,7 +22,7 @@ from transformers import (
 from opendllm.core.networks.attention import AttentionLayout
 from opendllm.core.networks.canvas_reader import TransformersReader, network_states
 from opendllm.core.networks.load_balancing import load_balancing_loss
-from opendllm.core.networks.noise_section import noise_section
+from opendllm.core.networks.noise_section import CONFIG_FILE, OWN_SECTION, noise_section
 from opendllm.core.networks.safetensors_folder import write_weights
 from opendllm.core.networks.token_losses import let_score, summed_loss, token_losses
 from opendllm.core.networks.weight_pieces import Pieces, published_tensors
@@ -30,12 +30,9 @@ from opendllm.registries.backbones import CanvasReader, DiffusionLM, LossPart
 from opendllm.registries.errors import UserError
 from opendllm.registries.sequences import PADDING_SEGMENT, AttentionPattern, ModelInputs
 
-CONFIG_FILE = "config.json"
 GENERATION_FILE = "generation_config.json"
 COMPILED_SHAPES = 64
 """For how many shapes a process compiles the networks."""
-OWN_SECTION = "open_dllm"
-"""The part of config.json that says what the family's own format has no word for."""
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ from transformers.initialization import no_init_weights
 
 from opendllm.core.foundation.notices import warn_once
 from opendllm.core.networks.attention import ATTENTION_NAME
+from opendllm.core.networks.noise_section import CONFIG_FILE
 from opendllm.core.networks.placement import Placement, allocate_spread, quantize_to_8bit, run_spread
 from opendllm.core.networks.quantized import SECTIONS, TURNED_BACK, load_quantized, quantization_of
 from opendllm.core.networks.safetensors_folder import differ, load_into, stored_dtype
 from opendllm.core.networks.transformers_lm import (
-    CONFIG_FILE,
     CheckpointFormat,
     TransformersLM,
     first_id,

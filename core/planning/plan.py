@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
+from pathlib import Path
 
+from opendllm.core.foundation.hub import in_hub_cache
 from opendllm.core.manifest.experiment_manifest import Variant
 from opendllm.core.manifest.train_schema import Train
+from opendllm.core.planning.devices import ASSUMED, PEAK_TFLOPS
 from opendllm.core.training.settings import batch_shape, zero_stage
 from opendllm.registries.architecture import Architecture, Sizes
 from opendllm.registries.backbones import Backbone
@@ -14,8 +18,6 @@ from opendllm.registries.registry import ChosenPlugin
 
 OPTIMIZER_NUMBERS = {"fp32": 2, "bf16": 3}
 """Two moments a parameter and, beside bf16 weights, those that ZeRO steps on."""
-PEAK_TFLOPS = {"bf16": 989.0, "fp32": 67.0}
-"""Dense peak of an H100 or H200 (NVIDIA's data sheet), by training precision."""
 
 
 @dataclass(frozen=True)
@@ -24,13 +26,15 @@ class Hardware:
 
     Attributes:
         devices: how many, all training together.
-        peak_tflops: of one device, in 10^12 operations a second; None for `PEAK_TFLOPS`.
+        peak_tflops: of one device, in 10^12 operations a second; None for that of `model`.
         utilisation: share of the peak that is reached.
+        model: one of `PEAK_TFLOPS`.
     """
 
     devices: int
     peak_tflops: float | None
     utilisation: float
+    model: str = ASSUMED
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,23 @@ def plan(variant: Variant, hardware: Hardware) -> Plan:
     return Plan(architecture, _training(manifest.train, objective, length, architecture, hardware))
 
 
+def missing(variant: Variant) -> list[str]:
+    """What a variant needs that isn't on this machine, each with what to do."""
+    found = []
+    train, backbone = variant.manifest.train, variant.plugins.backbone.options
+    packages: list[str] = list(train.trackers) if train else []
+    packages += ["peft"] if train and train.lora else []
+    packages += ["torchao", "accelerate"] if getattr(backbone, "load_in_8bit", False) else []
+    packages += ["accelerate"] if getattr(backbone, "device_map", None) else []
+    for package in dict.fromkeys(packages):
+        if importlib.util.find_spec(package) is None:
+            found.append(f"the package {package}: pip install {package}")
+    pretrained = backbone.pretrained
+    if pretrained and not Path(pretrained).expanduser().exists() and not in_hub_cache(pretrained):
+        found.append(f"{pretrained}: is downloaded from the hub when the run begins")
+    return found
+
+
 def _unknown(backbone: ChosenPlugin[Backbone, BackboneOptions]) -> str:
     """Why a backbone's sizes aren't known, and which of its own options would say them."""
     own = type(backbone.options).model_fields
@@ -125,7 +146,7 @@ def _training(
     flops = architecture.training_flops(
         tokens * read, length, objective.scored_share / objective.positions_per_token
     )
-    peak = (hardware.peak_tflops or PEAK_TFLOPS[train.precision]) * 1e12
+    peak = (hardware.peak_tflops or PEAK_TFLOPS[hardware.model][train.precision]) * 1e12
     return TrainingPlan(
         tokens=tokens,
         flops=flops,

@@ -8,6 +8,7 @@ from typing import Any
 
 from opendllm.core.reporting import cost_tables, figures, score_tables, tables, tradeoff_figures
 from opendllm.core.reporting.comparisons import Comparison
+from opendllm.core.reporting.contamination import contaminations
 from opendllm.core.reporting.differences import variants_only_in
 from opendllm.core.reporting.pages import packed_data, packed_plotly, render_page, scripts, styles
 from opendllm.core.reporting.parallelism import AUP_SOURCE
@@ -57,6 +58,7 @@ def render_html(study: Study, comparisons: Sequence[Comparison]) -> str:
         difference_table=tables.difference_table(study),
         variants_only_in=variants_only_in(study),
         contamination_table=tables.contamination_table(study),
+        contaminations=contaminations(study),
         notes=tables.notes(study),
         **charts,
         sample_count=len(samples["rows"]),

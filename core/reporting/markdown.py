@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from opendllm.core.foundation.visible_text import visible
 from opendllm.core.reporting import cost_tables, score_tables, tables
 from opendllm.core.reporting.comparisons import Comparison
+from opendllm.core.reporting.contamination import contaminations
 from opendllm.core.reporting.differences import variants_only_in
 from opendllm.core.reporting.formatting import MISSING
 from opendllm.core.reporting.parallelism import AUP_SOURCE
@@ -45,6 +46,9 @@ def render_markdown(study: Study, comparisons: Sequence[Comparison], samples: Se
     parts += _parallelism(study)
     for sample in samples:
         parts += _sample(sample)
+    for overlap in contaminations(study):
+        parts += ["## Overlap with the benchmarks", _escape(overlap.about)]
+        parts += [_table(table) for table in (overlap.counts, overlap.worst) if table.rows]
     notes = tables.notes(study)
     if notes:
         parts += ["## Notes", "\n".join(f"- {_escape(note)}" for note in notes)]

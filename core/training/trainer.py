@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass, replace
+from contextlib import ExitStack, closing, nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from opendllm.core.foundation.process_group import summed
 from opendllm.core.foundation.ranks import rank, world_size
 from opendllm.core.launching.stopping import EXIT_CODES, Stopped, StopRequest, stop_requests
 from opendllm.core.manifest.train_schema import Train
+from opendllm.core.progress.progress import Progress
 from opendllm.core.toolkit.draws import hash_address, stream_id
 from opendllm.core.toolkit.noise import AddressedNoise
 from opendllm.core.training.checkpoints import SavedStep, TakenStep, newest_whole, restore, save_step
@@ -75,8 +76,9 @@ class TrainingRun:
         held_out_rows: what the held-out loss is measured on.
         folder: the variant's; checkpoints and train.jsonl go there.
         provenance: travels with every checkpoint.
-        on_step: for a progress bar.
+        on_step: told how far it is.
         pretrained: folder or hub id of the checkpoint that `lm` is; None where its weights were drawn.
+        progress: told what else is being done.
     """
 
     settings: Train
@@ -91,6 +93,7 @@ class TrainingRun:
     provenance: Mapping[str, Any]
     on_step: OnStep
     pretrained: str | None = None
+    progress: Progress = field(default_factory=Progress)
 
 
 def train(run: TrainingRun) -> None:
@@ -125,9 +128,13 @@ def _train(run: TrainingRun) -> None:
     extended = saved.extended_to(settings.steps)
     provenance |= {"extended": list(extended)} if extended else {}
     convert = saved.of_other_processes and zero_stage(settings) > 0
-    with started_engine(run.lm.module, settings, micro_batch, accumulation, convert) as engine:
+    with ExitStack() as started:
+        with run.progress.activity("starting DeepSpeed"):
+            own = started_engine(run.lm.module, settings, micro_batch, accumulation, convert)
+            engine = started.enter_context(own)
         if saved.step:
-            restore(engine, weights, saved, convert)
+            with run.progress.activity(f"reading step {saved.step}"):
+                restore(engine, weights, saved, convert)
         _take_steps(run, engine, weights, saved, provenance)
 
 
@@ -152,7 +159,7 @@ def _take_steps(
     def measure() -> float | None:
         if run.lm.noise.bound == "none":
             return None
-        with weights.evaluated():
+        with run.progress.activity("measuring the held-out loss"), weights.evaluated():
             return held_out_loss(run.lm, run.held_out_rows, settings.held_out)
 
     with closing(log), stop_requests(lambda: _what_is_saved(run.folder)) as stop:
@@ -165,7 +172,9 @@ def _take_steps(
             started = time.perf_counter()
             rate = learning_rate(settings, step)
             set_learning_rate(engine, rate)
-            loss, norm, step_tokens, stopping = _take_step(run, engine, step, batches, stop)
+            compiling = settings.compile and step == saved.step + 1
+            with run.progress.activity("compiling") if compiling else nullcontext():
+                loss, norm, step_tokens, stopping = _take_step(run, engine, step, batches, stop)
             weights.update(step)
             seconds = time.perf_counter() - started
             tokens += step_tokens
@@ -191,7 +200,8 @@ def _take_steps(
             if saving:
                 log.sync()
                 taken = TakenStep(step, {**provenance, "tokens": tokens}, measured)
-                save_step(engine, weights, run.tokenizer, run.folder, taken, settings.checkpoint)
+                with run.progress.activity(f"saving step {step}"):
+                    save_step(engine, weights, run.tokenizer, run.folder, taken, settings.checkpoint)
             if stopping:
                 raise Stopped(f"stopped after step {step} of {settings.steps}, which is saved", stopping)
     if stop.made:  # during the last save

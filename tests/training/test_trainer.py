@@ -13,8 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from opendllm.core.checkpoints.families import backbone_of
 from opendllm.core.checkpoints.files import CHECKPOINTS_FOLDER, steps
-from opendllm.core.checkpoints.loading import backbone_of, load_checkpoint
+from opendllm.core.checkpoints.loading import load_checkpoint
 from opendllm.core.training.trainer import TrainingRun, train
 from opendllm.core.training.weight_checks import NonFiniteLossError
 from opendllm.registries.discovery import installed_plugins
