@@ -57,7 +57,6 @@ def render_html(study: Study, comparisons: Sequence[Comparison]) -> str:
         settings_table=tables.settings_table(study),
         difference_table=tables.difference_table(study),
         variants_only_in=variants_only_in(study),
-        contamination_table=tables.contamination_table(study),
         contaminations=contaminations(study),
         notes=tables.notes(study),
         **charts,

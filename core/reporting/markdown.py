@@ -39,7 +39,6 @@ def render_markdown(study: Study, comparisons: Sequence[Comparison], samples: Se
     for scores in score_tables.score_tables(study):
         parts += [f"### {_escape(scores.benchmark)}", _table(scores.table)]
     parts += ["## Paired differences", *_differences(comparisons)]
-    parts += _contamination(study)
     parts += ["## Training", _table(tables.training_table(study))]
     parts += ["## Speed", _table(cost_tables.speed_table(study))]
     parts += ["### Time, memory, device-hours", _table(cost_tables.cost_table(study))]
@@ -85,11 +84,6 @@ def _manifests(study: Study) -> list[str]:
 def _parallelism(study: Study) -> list[str]:
     table = cost_tables.parallelism_table(study)
     return ["### Accuracy under parallelism (AUP)", f"{AUP_SOURCE}.", _table(table)] if table.rows else []
-
-
-def _contamination(study: Study) -> list[str]:
-    table = tables.contamination_table(study)
-    return ["### Contamination", _table(table)] if table.rows else []
 
 
 def _differences(comparisons: Sequence[Comparison]) -> list[str]:

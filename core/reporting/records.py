@@ -93,7 +93,6 @@ class BenchmarkResult:
         headline: the metrics to show first.
         per_task: by task id, the numbers that variants are paired by; truth values are 0 and 1.
         verdicts: (task id, setting, sample) -> "passed", or why not, where answers are judged one by one.
-        contamination: how much of the benchmark the training data holds, where that was looked for.
     """
 
     benchmark: str
@@ -106,7 +105,6 @@ class BenchmarkResult:
     provenance: Mapping[str, Any]
     speed: Speed
     verdicts: Mapping[SampleKey, str] = field(default_factory=dict)
-    contamination: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -124,18 +124,6 @@ def difference_table(study: Study) -> Table:
     return Table(header, tuple(rows), names=len(header))
 
 
-def contamination_table(study: Study) -> Table:
-    """How much of each benchmark the training data holds, where a variant's results say it."""
-    header = ("variant", "benchmark", "what", "value")
-    rows = [
-        row(variant.label, name, key, value)
-        for variant in study.variants
-        for name, result in variant.benchmarks.items()
-        for key, value in (leaves(result.contamination) if result.contamination else ())
-    ]
-    return Table(header, tuple(rows), names=4)
-
-
 def damage(study: Study) -> tuple[str, ...]:
     """Every file that couldn't be read, or not wholly."""
     found = [reason for run in study.runs for reason in run.damage.values()]

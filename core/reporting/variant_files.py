@@ -84,7 +84,6 @@ def read_result(path: Path) -> BenchmarkResult:
             peak_memory_bytes=as_integer(speed.get("peak_memory_bytes")),
         ),
         verdicts=_verdicts(content.get("verdicts")),
-        contamination=get_object(content, "contamination", path),
     )
 
 
