@@ -57,7 +57,7 @@ class GraphCalls:
         try:
             with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
                 function()
-        except RuntimeError as error:
+        except Exception as error:  # whatever it was, called as it is the function says so again
             torch.cuda.synchronize()
             warn_once(
                 f"decoding: a step's {key[0]} is not replayed as a CUDA graph: {str(error).splitlines()[0]}"

@@ -172,7 +172,8 @@ def _dense_attention(
     elif groups > 1:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     output = scaled_dot_product_attention(query, key, value, mask, dropout_p=dropout, scale=scaling)
-    return output.view(rows, heads, queries, size).transpose(1, 2).contiguous()
+    # A GPU's kernels give it in another order of strides, which no view goes through.
+    return output.reshape(rows, heads, queries, size).transpose(1, 2).contiguous()
 
 
 @cache
