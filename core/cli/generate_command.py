@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from opendllm.core.cli.described_options import described_options, option_lines
 from opendllm.core.cli.output_files import Lines, new_file
 from opendllm.core.cli.prompts import Prompt, read_prompts
+from opendllm.core.decoding.options import DecoderOptions
 from opendllm.core.manifest.sources import parse_value
 from opendllm.registries.errors import UserError
 
@@ -24,8 +26,10 @@ if TYPE_CHECKING:
 
 
 def add_to(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(generate)
+    """Add the command; its help ends with the decoder's options, which stand in -o."""
+    lines = "\n".join(f"  {line}" for line in option_lines(described_options(DecoderOptions)))
+    epilog = f"\b\nOf the decoder, as in -o steps=32 (a sampler's own: platform plugins show samplers/NAME):\n{lines}"
+    app.command(epilog=epilog)(generate)
 
 
 def generate(
