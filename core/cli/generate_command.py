@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def add_to(app: typer.Typer) -> None:
     """Add the command; its help ends with the decoder's options, which stand in -o."""
     lines = "\n".join(f"  {line}" for line in option_lines(described_options(DecoderOptions)))
-    epilog = f"\b\nOf the decoder, as in -o steps=32 (a sampler's own: platform plugins show samplers/NAME):\n{lines}"
+    epilog = f"\b\nOf the decoder, as in -o steps=32:\n{lines}"
     app.command(epilog=epilog)(generate)
 
 
