@@ -11,7 +11,7 @@ endif
 
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: quickstart test test-fast lint format clean
+.PHONY: quickstart test test-fast lint format lock dist clean docs
 
 quickstart: $(VENV)/.installed
 	$(BIN)/platform run experiments/quickstart.yaml
@@ -27,9 +27,20 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(VENV)/.installed-dev
+	$(BIN)/python -m mkdocs build --strict
+
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# What is installed here, and so what the tests ran with.
+lock: $(VENV)/.installed-dev
+	$(BIN)/python -m pip freeze --all --exclude-editable --exclude pip > requirements.lock
+
+dist: $(VENV)/.installed-dev
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/python -m twine check --strict dist/*
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -16,7 +16,10 @@ __all__ = ["LanguageModel", "load"]
 def __getattr__(name: str) -> Any:
     # torch is imported when a model is first asked for, not by `import opendllm.core`.
     if name in __all__:
-        from opendllm.core import language_model
+        from opendllm.core.foundation.heavy_imports import import_model_libraries, uncollected
 
+        with uncollected():
+            import_model_libraries()
+            from opendllm.core import language_model
         return getattr(language_model, name)
     raise AttributeError(name)

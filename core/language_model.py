@@ -10,13 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from opendllm.core.checkpoints.loading import (
-    Checkpoint,
-    backbone_of,
-    load_checkpoint,
-    torch_device,
-    with_block_length,
-)
+from opendllm.core.checkpoints.families import backbone_of, with_block_length
+from opendllm.core.checkpoints.loading import Checkpoint, load_checkpoint, torch_device
 from opendllm.core.checkpoints.pretrained import fetch
 from opendllm.core.checkpoints.text_codec import TextCodec
 from opendllm.core.decoding.chat import chat_prompt
@@ -29,7 +24,8 @@ from opendllm.core.toolkit.draws import hash_address
 from opendllm.core.toolkit.likelihood import Estimator
 from opendllm.core.toolkit.noise_likelihood import position_values
 from opendllm.core.toolkit.segments import document_positions, inputs_from_mask
-from opendllm.registries.backbones import DistributionLoss
+from opendllm.registries.backbones import DistributionLoss, LossPart
+from opendllm.registries.deprecations import warn_deprecated
 from opendllm.registries.discovery import Plugins, installed_plugins
 from opendllm.registries.errors import UserError
 from opendllm.registries.gaps import Gap
@@ -93,11 +89,23 @@ class LanguageModel:
         self.default_sampler = default_sampler
         self._plugins = plugins
 
+    def __repr__(self) -> str:
+        lm = self.lm
+        parameters = sum(parameter.numel() for parameter in lm.module.parameters())
+        tokenizer = "no tokenizer" if self.tokenizer is None else type(self.tokenizer).__name__
+        return (
+            f"LanguageModel({type(lm).__name__}, {parameters:,} parameters, {lm.attention.kind} attention, "
+            f"vocab_size={lm.vocab_size}, {tokenizer}, default_sampler={self.default_sampler!r})"
+        )
+
     @torch.no_grad()
     def logits(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Aligned logits [B, L, V] of `input_ids` [B, L]: position i predicts token i.
 
         A shifted model's first real position repeats its own hidden state's logits.
+
+        Raises:
+            UserError: `input_ids` is no int64 tensor [B, L] of the model's token ids.
         """
         self._check_ids(input_ids, "input_ids")
         return self.lm.project(self.lm.hidden_states(inputs_from_mask(input_ids, attention_mask)))
@@ -199,13 +207,22 @@ class LanguageModel:
         gone = masked if noisy is None else noisy != tokens
         masking = Masking(gone, probability, schedule.time_of(probability), given, noisy)
         corruption = chosen.corrupt(masking, schedule, self.lm.mask_token_id)
-        part = chosen.loss_part(corruption, schedule)
-        if isinstance(part, DistributionLoss):
+        if chosen.reads_distributions:
             rows, columns = corruption.scored.nonzero(as_tuple=True)
-            losses = position_values(
-                self.lm, corruption.inputs, (rows, columns), lambda *run: part.of(*run)[None]
-            )
-            return losses.sum(), corruption.count
+
+            def summed(part: LossPart) -> Tensor:
+                assert isinstance(part, DistributionLoss)
+                return position_values(
+                    self.lm, corruption.inputs, (rows, columns), lambda *run: part.of(*run)[None]
+                ).sum()
+
+            answers = 1.0
+            if chosen.averages_answers:  # a mean of its own: the sum here is divided by the other count
+                counted = summed(chosen.answer_count(corruption)).clamp(min=1)
+                answers = float(counted / corruption.count.clamp(min=1))
+            return summed(chosen.loss_part(corruption, schedule, answers=answers)), corruption.count
+        part = chosen.loss_part(corruption, schedule)
+        assert not isinstance(part, DistributionLoss)
         nll = self.lm.negative_log_likelihood(corruption.inputs, corruption.targets, corruption.scored)
         return part(nll, slice(0, len(nll))), corruption.count
 
@@ -241,22 +258,35 @@ class LanguageModel:
     def infill(
         self,
         gaps: Sequence[tuple[str, str]],
-        middle_tokens: int,
+        max_new_tokens: int | None = None,
         *,
         sampler: str | None = None,
         seed: int | Sequence[int] = 0,
         batch_size: int = BATCH_SIZE,
         **options: Any,
     ) -> list[str]:
-        """Write `middle_tokens` tokens between each prefix and suffix; the texts end at EOS.
+        """Write `max_new_tokens` tokens between each prefix and suffix; the texts end at EOS.
+
+        Args:
+            gaps: (prefix, suffix) of each.
+            max_new_tokens: how much is written into each; by default as much as `generate` writes.
+            sampler: by default the family's own.
+            seed: an integer, or one a gap.
+            batch_size: rows decoded together; changes no result.
+            options: the decoder's and the sampler's own, flat. `middle_tokens`, the deprecated name of
+                `max_new_tokens`, is taken too.
 
         Raises:
-            UserError: see `sample` and `write`.
+            UserError: see `sample` and `write`; or the model is a causal one, which reads no suffix.
         """
-        _refuse(options, "max_new_tokens", "middle_tokens says how much is written")
-        if middle_tokens < 1:
-            raise UserError(f"middle_tokens is {middle_tokens}: write at least one token")
-        asked = [Gap(prefix, suffix, middle_tokens) for prefix, suffix in gaps]
+        if "middle_tokens" in options:
+            if max_new_tokens is not None:
+                raise UserError("middle_tokens is max_new_tokens: give it once, as max_new_tokens")
+            warn_deprecated("middle_tokens", "write infill(gaps, max_new_tokens=...)")
+            max_new_tokens = options.pop("middle_tokens")
+        if max_new_tokens is not None and max_new_tokens < 1:
+            raise UserError(f"max_new_tokens is {max_new_tokens}: write at least one token")
+        asked = [Gap(prefix, suffix, max_new_tokens) for prefix, suffix in gaps]
         written = self.fill(asked, options, sampler=sampler, seed=seed, batch_size=batch_size)
         return [each.text for each in written]
 
@@ -287,6 +317,11 @@ class LanguageModel:
         """
         if batch_size < 1:
             raise UserError(f"batch_size is {batch_size}: decode at least one row at a time")
+        if self.lm.attention.kind == "causal" and any(gap.suffix for gap in gaps):
+            raise UserError(
+                "a causal checkpoint writes from left to right and reads no suffix: leave it out, or take a "
+                "bidirectional or block-causal checkpoint"
+            )
         chosen, decoder = self._sampler(sampler, options)
         codec = self._codec()
         seeded = [SeededGap(*each) for each in zip(gaps, _seeds(seed, len(gaps)), strict=True)]
@@ -307,6 +342,11 @@ class LanguageModel:
         return Gap(chat_prompt(self.tokenizer, self._codec(), prompt), templated=True)
 
     def _check_ids(self, ids: Tensor, what: str) -> None:
+        if not isinstance(ids, Tensor):
+            raise UserError(
+                f"{what} is a torch tensor, int64 [B, L], and a {type(ids).__name__} was given: write "
+                f"torch.tensor([[1, 2]]) for one row of two tokens"
+            )
         whole_numbers = ids.dtype == torch.int64 and ids.ndim == 2 and len(ids) > 0
         if not whole_numbers or bool(((ids < 0) | (ids >= self.lm.vocab_size)).any()):
             raise UserError(

@@ -1,6 +1,6 @@
 """What the documentation takes from the code: mkdocs calls the hooks at the end.
 
-`reference/*.md` are made whole. In the other pages a line of its own, `<!-- plugins: samplers -->`, becomes the
+`reference/*.md` are made whole. In other pages a line of its own, `<!-- plugins: samplers -->`, becomes the
 built-in plugins of that kind and their options, and `<!-- contract: opendllm.registries.samplers:Sampler -->`
 what a class says of its attributes and methods.
 """
@@ -10,18 +10,21 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import itertools
 import re
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import typer.main
+
 from opendllm.core.cli.described_options import DescribedOption, described_options, type_text
 from opendllm.core.cli.main import app
 from opendllm.core.decoding.options import DecoderOptions
+from opendllm.core.manifest.experiment_manifest import WHOLE_EXPERIMENT_KEYS
 from opendllm.core.manifest.schema import PLUGIN_KEYS, ExperimentManifest
 from opendllm.registries import hookspecs
-from opendllm.registries.discovery import EXTENSION_POINTS, installed_plugins
+from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.options import BackboneOptions
 from opendllm.registries.registry import OWN_PACKAGE
 
@@ -40,11 +43,11 @@ def manifest_page() -> str:
     lines = [
         "# Manifest reference",
         "",
-        "Made from the models that check manifests. `platform schema` prints the same as JSON Schema, with the",
-        "options of all installed plugins; an editor completes manifests by it.",
+        "Made from the models that check manifests. `platform schema` prints the same as JSON Schema, with",
+        "the options of all installed plugins; an editor completes manifests by it.",
         "",
-        "A plugin choice is `{name: ..., options: {...}}`. Inside `variants` every key may be patched but",
-        "`name`, `extends`, `variants`, `seeds`, `output` and `launch`; null removes what it names.",
+        "A plugin choice is `{name: ..., options: {...}}`. A variant patches any key but",
+        f"{', '.join(f'`{key}`' for key in sorted(WHOLE_EXPERIMENT_KEYS))}; null removes what it names.",
     ]
     waiting: list[tuple[str, Mapping[str, Any]]] = [("", schema)]
     while waiting:
@@ -114,7 +117,7 @@ def commands_page() -> str:
         "",
         "Made from the commands themselves; `platform COMMAND --help` says the same.",
         "",
-        "Exit codes: 0 done, 2 a mistake in what was given, 143 or 130 stopped by SIGTERM or Ctrl-C, 1 anything",
+        "Exit codes: 0 done, 2 a mistake in what was given, 143 or 130 stopped by SIGTERM or Ctrl-C, 1 all",
         "else. `opendllm` is another name of `platform`.",
     ]
     for name, command in _commands("platform", typer.main.get_command(app)):
@@ -133,12 +136,22 @@ def _commands(name: str, command: Any) -> Iterator[tuple[str, Any]]:
         yield from _commands(f"{name} {sub}", each)
 
 
+def _type_name(parameter: Any) -> str:
+    annotation = parameter.type_descriptor.annotation
+    choices = getattr(annotation, "__args__", ())
+    if choices and all(isinstance(each, str) for each in choices):
+        return "|".join(choices)
+    return {"Path": "PATH", "int": "INTEGER", "str": "TEXT"}.get(
+        getattr(annotation, "__name__", ""), "VALUE"
+    )
+
+
 def _parameter_row(parameter: Any) -> str:
     is_argument = parameter.param_type_name == "argument"
     names = [parameter.metavar or parameter.name.upper()] if is_argument else parameter.opts
     spelling = ", ".join(f"`{each}`" for each in [*names, *parameter.secondary_opts])
     switch = getattr(parameter, "is_flag", False)
-    takes = "" if switch or is_argument else f"`{parameter.metavar or parameter.type_descriptor.name}`"
+    takes = "" if switch or is_argument else f"`{parameter.metavar or _type_name(parameter)}`"
     default = "required" if parameter.required else ""
     if not switch and not parameter.required and parameter.default not in (None, (), []):
         default = f"`{parameter.default}`"
@@ -151,8 +164,8 @@ def decoder_page() -> str:
         "# Decoder options",
         "",
         "They stand under `generate` in a manifest, behind `-o` of `platform generate`, and as keywords of",
-        "`lm.generate`, and hold for every sampler; `platform plugins show decoder` lists them. A sampler that",
-        "never reads one refuses it. What only one sampler has is on the page of the",
+        "`lm.generate`, and hold for every sampler; `platform plugins show decoder` lists them. A sampler",
+        "that never reads one refuses it. What only one sampler has is on the page of the",
         "[samplers](../extension-points/samplers.md).",
         "",
         *_option_table(described_options(DecoderOptions)),
@@ -167,11 +180,15 @@ def plugins_section(kind: str) -> str:
     if kind == "backbones":
         common = set(BackboneOptions.model_fields)
         lines += ["### Options of every backbone", "", *_option_table(described_options(BackboneOptions)), ""]
-    for registration in EXTENSION_POINTS and installed_plugins().of_kind(kind):
+    for registration in installed_plugins().of_kind(kind):
         if registration.provenance.package != OWN_PACKAGE:
             continue
         options = [each for each in described_options(registration.options) if each.name not in common]
-        lines += [f"### `{registration.name}`", "", f"{registration.summary[:1].upper()}{registration.summary[1:]}."]
+        lines += [
+            f"### `{registration.name}`",
+            "",
+            f"{registration.summary[:1].upper()}{registration.summary[1:]}.",
+        ]
         lines += ["", *_traits(kind, registration.options)]
         lines += ["", *(_option_table(options) if options else ["No options of its own."]), ""]
     return "\n".join(lines)
@@ -180,7 +197,9 @@ def plugins_section(kind: str) -> str:
 def _traits(kind: str, options: Any) -> list[str]:
     if kind == "samplers":
         refused = ", ".join(f"`{name}`" for name in sorted(options.without_effect)) or "none"
-        return [f"Noise: {', '.join(sorted(options.destinations))}. Refuses of the decoder's options: {refused}."]
+        return [
+            f"Noise: {', '.join(sorted(options.destinations))}. Refuses of the decoder's options: {refused}."
+        ]
     if kind == "objectives":
         schedules = options.noise_schedules
         named = "any" if schedules is None else ", ".join(f"`{name}`" for name in sorted(schedules))
@@ -210,7 +229,9 @@ def contract_section(target: str) -> str:
     thing = getattr(importlib.import_module(module), name)
     about = inspect.getdoc(thing) or ""
     if not inspect.isclass(thing):
-        return "\n".join(["```python", _signature(ast.parse(inspect.getsource(thing)).body[0]), "```", "", about])
+        return "\n".join(
+            ["```python", _signature(ast.parse(inspect.getsource(thing)).body[0]), "```", "", about]
+        )
     [tree] = ast.parse(textwrap.dedent(inspect.getsource(thing))).body
     assert isinstance(tree, ast.ClassDef)
     lines = [f"### `{name}`", "", f"`{module}.{name}`", "", *_docstring(about)]
@@ -228,7 +249,7 @@ def contract_section(target: str) -> str:
 def _attributes(body: list[ast.stmt]) -> list[str]:
     """A table of the assignments that have a docstring below them."""
     rows = []
-    for node, after in zip(body, body[1:], strict=False):
+    for node, after in itertools.pairwise(body):
         if not (isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)):
             continue
         if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):

@@ -3,6 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
+
+
+class Sizes(Protocol):
+    """What planning has to know of a model."""
+
+    @property
+    def parameters(self) -> int:
+        """Of the whole model."""
+
+    @property
+    def embedding_parameters(self) -> int:
+        """Of the embedding and, where it has its own, the LM head."""
+
+    def training_flops(self, tokens: int, length: int, scored_share: float = 1.0) -> float:
+        """Floating-point operations of forward and backward passes; see `Architecture.training_flops`."""
 
 
 @dataclass(frozen=True)

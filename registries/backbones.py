@@ -31,7 +31,14 @@ class DistributionLoss:
 LikelihoodLoss: TypeAlias = "Callable[[Tensor, slice], Tensor]"
 """From the negative log-likelihoods [n] of a run of scored positions, and which these are, to a scalar."""
 LossPart: TypeAlias = "LikelihoodLoss | DistributionLoss"
-"""What a module takes the sum of, in runs of scored positions."""
+"""What a module takes the sum of, in runs of scored positions.
+
+A module calls it as often as it likes, each time with the answers of a run of consecutive scored positions
+and the slice of 0..N-1 that these are, N the number of the whole batch's scored positions, row by row: so
+that the logits of all of them never exist together. The slices cover 0..N-1, each position once, in any
+order. It gives a scalar that already holds the objective's weights and divisor, with a gradient; the module
+adds them up and divides by nothing. Likelihoods are float32, nats.
+"""
 
 
 @dataclass(frozen=True)
@@ -65,12 +72,16 @@ class RefreshSpan:
         first: [R] int64, each row's first column.
         last: [R] int64, each row's last column.
         width: the most columns that one of them has.
+        seen: how many columns, the first ones, hold whatever these columns see; None for all columns.
+        see_alike: whether each of them sees all of that, but for padding.
     """
 
     rows: Tensor | None
     first: Tensor
     last: Tensor
     width: int
+    seen: int | None = None
+    see_alike: bool = False
 
 
 class CanvasReader(ABC):
@@ -165,6 +176,19 @@ class DiffusionLM(ABC):
         """The part of `module` that the family's checkpoints hold; adapters go into it."""
         return self.module
 
+    def balance_experts(self, weight: float) -> None:
+        """From now on each forward pass of `module` with gradients adds a load-balancing loss.
+
+        Args:
+            weight: of the mean over the pass's rows.
+
+        Raises:
+            UserError: the network has no experts that a loss could balance.
+        """
+        raise UserError(
+            "train.load_balancing: this backbone has no mixture layers that a softmax routes: leave it out"
+        )
+
     @abstractmethod
     def hidden_states(self, inputs: ModelInputs) -> Tensor:
         """[B, L, D] aligned hidden states: `project` of position i predicts token i."""
@@ -233,7 +257,10 @@ class Backbone(ABC):
 
         Args:
             folder: with its safetensors.
-            config: what its config.json holds, with a `mask_token_id`.
+            config: what its config.json holds, with a `mask_token_id`: all that `save` wrote. A section
+                `open_dllm` in it says what the family's format has no word for (`backbone`, the plugin's
+                name, by which it is found; `attention`, `block_length` and others of its options, which hold
+                where the options don't say otherwise; the noise). A published checkpoint has none.
             device: where the weights go.
             dtype: of the weights; None keeps the file's.
             min_vocab_size: a smaller vocabulary is grown to it, new rows at the mean of the old.

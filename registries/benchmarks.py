@@ -138,11 +138,14 @@ class Scores:
         metrics: by name.
         per_task: by task id, for pairing variants: `{"passed": true}`, `{"nats": 3.2}`, ...
         notes: how the numbers are to be read (what was given, what was scored).
+        verdicts: (task id, setting, sample) -> "passed", or why that answer isn't right, where each answer is
+            judged by itself.
     """
 
     metrics: Mapping[str, Metric]
     per_task: Mapping[str, Mapping[str, Any]]
     notes: tuple[str, ...] = ()
+    verdicts: Mapping[tuple[str, str, int], str] = field(default_factory=dict)
 
 
 IsolationLevel = Literal["rlimits", "namespaces", "bubblewrap"]

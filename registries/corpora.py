@@ -56,7 +56,12 @@ class Skipped:
 
 
 class Corpus(ABC):
-    """Yields documents, always the same ones in the same order."""
+    """Yields documents, always the same ones in the same order.
+
+    `documents` is called in one thread and its iterator may be read in another, which reads ahead, one thread
+    at a time; several iterators may be open at once, each at its own place. So files and connections are
+    opened in `documents`, and nothing that belongs to a thread or to a place is kept in the object.
+    """
 
     @abstractmethod
     def documents(self, split: Split) -> Iterator[Document]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import sys
 import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ from opendllm.registries.objectives import Objective
 from opendllm.registries.options import PluginOptions
 from opendllm.registries.registry import Provenance, Registration, Registry, did_you_mean, one_line
 from opendllm.registries.samplers import Sampler
+from opendllm.registries.source_lines import where_raised
+from opendllm.registries.version import check_interface
 
 EXTENSION_POINTS = ("noise_schedules", "objectives", "samplers", "backbones", "corpora", "benchmarks")
 
@@ -86,9 +89,8 @@ def discover(entry_points: Iterable[EntryPoint]) -> Plugins:
             for registration in _registrations(manager, entry_point, provenance):
                 plugins.of_kind(registration.kind).add(registration)
         except (Exception, SystemExit) as error:  # whatever a stranger raises must stop nobody else
-            plugins.broken.append(
-                BrokenPlugin(provenance, entry_point.name, one_line(error), traceback.format_exc())
-            )
+            told = one_line(error) + where_raised(error)
+            plugins.broken.append(BrokenPlugin(provenance, entry_point.name, told, traceback.format_exc()))
     return plugins
 
 
@@ -109,6 +111,7 @@ def _registrations(
 ) -> list[Registration[Any]]:
     """Everything that one entry point's hooks register; nothing is taken in if one of them fails."""
     module = entry_point.load()
+    check_interface(module)
     plugin_name = f"{provenance.package}:{entry_point.name}"
     manager.register(module, plugin_name)
     collected: list[Registration[Any]] = []
@@ -121,11 +124,16 @@ def _registrations(
         def register(
             name: str, *, options: type[PluginOptions], target: str, summary: str, kind: str = kind
         ) -> None:
-            collected.append(Registration(kind, name, options, target, summary, provenance))
+            caller = sys._getframe(1)
+            place = f"{caller.f_code.co_filename}:{caller.f_lineno}"
+            collected.append(Registration(kind, name, options, target, summary, provenance, place))
 
-        manager.subset_hook_caller(
-            hook.name, [other for other in manager.get_plugins() if other is not module]
-        )(register=register)
+        try:
+            manager.subset_hook_caller(
+                hook.name, [other for other in manager.get_plugins() if other is not module]
+            )(register=register)
+        except (Exception, SystemExit) as error:
+            raise PluginError(f"{hook.name}: {one_line(error)}{where_raised(error)}") from error
     if not collected:
         raise PluginError("it registers nothing: are its hooks marked with @hookimpl?")
     return collected

@@ -24,7 +24,12 @@ class Noise(Protocol):
         """[B, 1]: one number a row."""
 
     def per_row_stratified(self, stream: str) -> Tensor:
-        """[B, 1]: one number a row, spread evenly over each global batch (MDLM's antithetic times)."""
+        """[B, 1]: one number a row, spread evenly over each global batch (MDLM's antithetic times).
+
+        Of a global batch of G rows, row n has frac(u + n / G), u one number of the batch: each is uniform by
+        itself, and their mean has less variance. Rows of one batch are therefore not independent of each
+        other, whatever process or micro-batch they are in; use it for times, and nothing else.
+        """
 
     def per_document(self, stream: str) -> Tensor:
         """[B, L]: one number a document, repeated over its tokens."""
@@ -175,6 +180,9 @@ class Objective(ABC):
 
     reads_distributions: bool = False
     """Whether its loss hangs on each scored position's whole distribution."""
+    averages_answers: bool = False
+    """Whether its loss holds a mean over positions that only the model's answers tell; with
+    `reads_distributions` only. A trainer reads each batch once more, to count them beforehand."""
 
     @abstractmethod
     def mask(self, rows: TokenRows, noise: Noise, schedule: NoiseSchedule) -> Masking:
@@ -196,6 +204,17 @@ class Objective(ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} reads no distributions")
 
+    def answer_losses(self, logits: Tensor, positions: ScoredPositions) -> tuple[Tensor, Tensor]:
+        """([n], [n] bool): a second loss, and at which positions; its mean over these is added to the loss.
+
+        Only asked for where `averages_answers`. The mean is over the global batch, too.
+
+        Args:
+            logits: [n, V] float.
+            positions: these n.
+        """
+        raise NotImplementedError(f"{type(self).__name__} averages no answers")
+
     def loss_sum(self, negative_log_likelihood: Tensor, corruption: Corruption) -> Tensor:
         """The sum that, divided by the global count, is the loss.
 
@@ -208,19 +227,34 @@ class Objective(ABC):
         """
         return (corruption.weight * negative_log_likelihood).sum()
 
-    def loss_part(self, corruption: Corruption, schedule: NoiseSchedule, count: float = 1.0) -> LossPart:
+    def loss_part(
+        self, corruption: Corruption, schedule: NoiseSchedule, count: float = 1.0, answers: float = 1.0
+    ) -> LossPart:
         """What a model's module takes the sum of, over the corruption's scored positions.
 
         Args:
             corruption: what `corrupt` gave.
             schedule: the one that it was corrupted with.
             count: what the sum is divided by.
+            answers: what the sum of `answer_losses` is divided by, see `answer_count`.
         """
         if not self.reads_distributions:
             return lambda nll, chosen: self.loss_sum(nll, corruption.part(chosen)) / count
         positions = corruption.positions()
+
+        def of(logits: Tensor, chosen: slice) -> Tensor:
+            here = positions.part(chosen)
+            loss = self.position_losses(logits, here, schedule).sum() / count
+            if not self.averages_answers:
+                return loss
+            losses, counted = self.answer_losses(logits, here)
+            return loss + losses.where(counted, 0).sum() / answers
+
+        return DistributionLoss(of)
+
+    def answer_count(self, corruption: Corruption) -> DistributionLoss:
+        """How many positions `answer_losses` counts, as something that a module takes the sum of."""
+        positions = corruption.positions()
         return DistributionLoss(
-            lambda logits, chosen: (
-                self.position_losses(logits, positions.part(chosen), schedule).sum() / count
-            )
+            lambda logits, chosen: self.answer_losses(logits, positions.part(chosen))[1].sum()
         )

@@ -5,9 +5,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from opendllm.registries.architecture import Architecture
+from opendllm.registries.architecture import Sizes
+from opendllm.registries.deprecations import warn_deprecated
 from opendllm.registries.noise_schedules import Destination
 
 AttentionKind = Literal["bidirectional", "causal", "block-causal"]
@@ -49,6 +50,15 @@ class PluginOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    @model_validator(mode="after")
+    def _say_what_is_deprecated(self) -> typing.Self:
+        """An option with `Field(..., deprecated="use `other`")` still works, and its user is told once."""
+        for name in sorted(self.model_fields_set):
+            instead = type(self).model_fields[name].deprecated
+            if isinstance(instead, str):
+                warn_deprecated(f"option {name!r} of {type(self).__name__}", instead)
+        return self
+
 
 class NoiseScheduleOptions(PluginOptions):
     """Options of a noise schedule."""
@@ -69,8 +79,9 @@ class ObjectiveOptions(PluginOptions):
 
     trains: ClassVar[AttentionKind] = "bidirectional"
     """The attention pattern that a model must have to be trained with this objective."""
-    noise_schedules: ClassVar[frozenset[str] | None] = frozenset({"linear"})
-    """The noise schedules it can be trained with; None for any. Most fix their own, linear one."""
+    noise_schedules: ClassVar[frozenset[str] | None] = None
+    """The noise schedules it can be trained with, by name; None, the default, for any. An objective whose
+    formulas hold for one schedule only names it."""
     destinations: ClassVar[frozenset[Destination]] = frozenset({"mask"})
     """Where the noise that it can be trained with may send tokens."""
 
@@ -78,6 +89,13 @@ class ObjectiveOptions(PluginOptions):
     def bound(self) -> Bound:
         """What a likelihood of a model is that is trained with it."""
         return "masks"
+
+    @property
+    def loss_is_bound(self) -> bool:
+        """Whether a row's loss sum is, on average, that bound of its maskable tokens (given a first token
+        that isn't one); not so where the loss is weighed otherwise. The contract tests it.
+        """
+        return True
 
     @property
     def tells_time(self) -> bool:
@@ -174,8 +192,11 @@ class BackboneOptions(PluginOptions):
         None, ge=1, description="Length of a block, in tokens, for block-causal attention."
     )
 
-    def architecture(self, vocab_size: int | None) -> Architecture | None:
+    def architecture(self, vocab_size: int | None) -> Sizes | None:
         """The sizes of the model that these options mean; None where only its files can tell.
+
+        Anything that has `Sizes`' three is enough for `platform plan`; an `Architecture` lets it estimate the
+        activations too. A backbone without it trains all the same.
 
         Args:
             vocab_size: of a tokenizer that is trained for it; None takes the family's own.

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from opendllm.registries.errors import PluginError, UserError
+from opendllm.registries.source_lines import where_defined, where_raised
 
 PluginT = TypeVar("PluginT")
 CONTRACTS = "opendllm.registries."
@@ -97,7 +98,7 @@ def _watched_call(function: Any, name: str, contract: type, owner: str) -> Any:
         if check is not None and checked not in vars(self):
             issue = check(self, _in_order(signature, self, arguments, named), result)
             if issue:
-                raise PluginError(f"{owner}: {name} {issue}")
+                raise PluginError(f"{owner}: {name} {issue}{where_defined(function)}")
             if issue != LOOK_AGAIN:
                 object.__setattr__(self, checked, True)
         if isinstance(result, Iterator):
@@ -145,8 +146,8 @@ class Blame:
         elif isinstance(error, Exception):
             message = " ".join(str(error).split())
             failure = PluginFailureError(
-                f"{self._owner} failed in {self._call}: {type(error).__name__}: {message} "
-                f"(platform --debug shows where)"
+                f"{self._owner} failed in {self._call}: {type(error).__name__}: {message}"
+                f"{where_raised(error)}; platform --debug shows all of it"
             )
             failure.plugin = self._owner
             raise failure from error

@@ -18,6 +18,8 @@ from opendllm.registries.options import (
     SamplerOptions,
 )
 from opendllm.registries.plugin_calls import Blame, watched
+from opendllm.registries.source_lines import where_defined, where_raised
+from opendllm.registries.typed_options import untyped_options
 
 ContractT = TypeVar("ContractT")
 OptionsT = TypeVar("OptionsT", bound=PluginOptions)
@@ -79,6 +81,8 @@ class Registration(Generic[ContractT]):
     target: str
     summary: str
     provenance: Provenance
+    registered_at: str = field(default="", compare=False)
+    """FILE:LINE of the hook's call, for messages."""
 
     def __post_init__(self) -> None:
         if not NAME_PATTERN.fullmatch(self.name):
@@ -88,6 +92,12 @@ class Registration(Generic[ContractT]):
             raise PluginError(f"options of {self.name!r} must be a subclass of {base.__name__}")
         if self.options.model_config.get("extra") != "forbid":
             raise PluginError(f"options of {self.name!r} must refuse unknown keys: extra='forbid'")
+        untyped = untyped_options(self.options)
+        if untyped:
+            raise PluginError(
+                f"options of {self.name!r} take anything as {untyped[0]!r}: annotate it with its type"
+                f"{where_defined(self.options)}"
+            )
         if not TARGET_PATTERN.fullmatch(self.target):
             raise PluginError(f"target {self.target!r} is not of the form 'module:attribute'")
 
@@ -119,8 +129,19 @@ class Registration(Generic[ContractT]):
             )
         except Exception as error:  # a module may raise anything while it is imported
             raise PluginError(
-                f"{self.owner} cannot be loaded from {self.target}: {one_line(error)}"
+                f"{self.owner} cannot be loaded from {self.target}: {one_line(error)}{where_raised(error)}"
             ) from error
+        lacking = sorted(getattr(implementation, "__abstractmethods__", ()))
+        if lacking:
+            raise PluginError(
+                f"{self.owner} is not finished: {self.target} lacks {', '.join(lacking)}: define what its "
+                f"contract asks for{where_defined(implementation)}"
+            )
+        if not callable(implementation):
+            raise PluginError(
+                f"{self.owner} cannot be built: {self.target} is a {type(implementation).__name__}, and a "
+                f"class or function of its options was expected"
+            )
         return implementation
 
     def build(self, options: Mapping[str, Any] | PluginOptions | None = None) -> ContractT:
@@ -236,6 +257,12 @@ class Registry(Generic[ContractT]):
             for name, found in self._by_name.items()
             if len(found) > 1
         }
+
+    def shadowing(self, name: str) -> list[Registration[ContractT]]:
+        """Those of a built-in plugin's name that aren't built in."""
+        found = self._by_name.get(name, [])
+        strangers = [each for each in found if each.provenance.package != OWN_PACKAGE]
+        return strangers if len(strangers) < len(found) else []
 
     def __iter__(self) -> Iterator[Registration[ContractT]]:
         everyone = [each for registrations in self._by_name.values() for each in registrations]

@@ -146,6 +146,15 @@ def _sum(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
     return _tensor(result, "float", [], "a sum")
 
 
+def _answers(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
+    if not isinstance(result, tuple) or len(result) != 2:
+        return f"gave {described(result)}, and a loss and whether it counts were expected"
+    losses, counted = result
+    return _losses(plugin, given, losses) or _tensor(
+        counted, "bool", [len(given[0])], "whether each one counts"
+    )
+
+
 def _logits(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
     shape = [*given[0].shape[:-1], plugin.vocab_size]
     return _tensor(result, "float", shape, "one logit a token of `vocab_size`")
@@ -183,6 +192,7 @@ RESULT_CHECKS: Mapping[tuple[str, str], Check] = {
     ("NoiseSchedule", "noise_mass"): _noise_mass,
     ("NoiseSchedule", "noise_mass_prime"): _noise_mass,
     ("Objective", "position_losses"): _losses,
+    ("Objective", "answer_losses"): _answers,
     ("Objective", "loss_sum"): _sum,
     ("Objective", "mask"): _masking,
     ("Objective", "corrupt"): _corruption,

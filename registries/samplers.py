@@ -182,6 +182,8 @@ class Sampler(ABC):
     """The positions at which it needs proposals or distributions; fewer are faster."""
     confidence: Confidence | None = None
     """What `Step.confidence` holds; None where it isn't read."""
+    cuts_top_k_first: bool = False
+    """Whether top-p is of what top-k keeps; by default of the whole distribution."""
     needs_distributions: bool = False
     """Whether one proposal and one number a position aren't enough: it then reads `Step.distributions`, and
     draws its tokens itself."""

@@ -1,4 +1,4 @@
-"""Who imports whom, and what the wheel holds."""
+"""Who imports whom."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import tomllib
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -108,30 +107,3 @@ def test_a_new_plugin_folder_is_independent_at_once(repository: Path) -> None:
     [contract] = [c for c in contracts(repository) if c["name"] == "plugins do not know each other"]
     expected = {f"opendllm.plugins.{part}" for part in parts(repository / "plugins") - {"builtin"}}
     assert set(contract["modules"]) == expected
-
-
-def test_the_wheel_holds_every_file_of_the_tree(repository: Path, tmp_path: Path) -> None:
-    source = tmp_path / "source"
-    for root in ROOTS:
-        shutil.copytree(repository / root, source / root, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "setup.py", "LICENSE"):
-        shutil.copy(repository / name, source)
-    (source / "README.md").write_text("the long description\n")
-    expected = {
-        f"opendllm/{path.relative_to(source).as_posix()}"
-        for root in ROOTS
-        for path in (source / root).rglob("*")
-        if path.is_file()
-    }
-    subprocess.run(
-        [sys.executable, "setup.py", "--quiet", "bdist_wheel", "--dist-dir", tmp_path / "dist"],
-        cwd=source,
-        check=True,
-        capture_output=True,
-    )
-    [wheel] = (tmp_path / "dist").glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        held = {name for name in archive.namelist() if name.startswith("opendllm/")}
-    assert held == expected
-    assert {"opendllm/core/py.typed", "opendllm/plugins/py.typed", "opendllm/registries/py.typed"} <= held
-    assert [name for name in held if name.endswith((".j2", ".css"))]

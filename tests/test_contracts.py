@@ -11,7 +11,7 @@ import pytest
 from pyarrow import parquet
 
 from opendllm.core.networks.token_losses import LOGITS_AT_ONCE
-from opendllm.core.testing import CONTRACTS
+from opendllm.core.testing import CONTRACT_CLASSES, contract_of
 from opendllm.registries.discovery import EXTENSION_POINTS, installed_plugins
 
 ADDITION = """
@@ -72,8 +72,8 @@ def _losses_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 for _kind in EXTENSION_POINTS:
     for _registration in installed_plugins().of_kind(_kind):
         _name = f"Test_{_kind}_{_registration.name.replace('-', '_')}"
-        globals()[_name] = type(_name, (CONTRACTS[_kind],), {"plugin": _registration.name})
+        globals()[_name] = type(_name, (contract_of(_kind),), {"plugin": _registration.name})
 
 
 def test_every_extension_point_has_a_contract() -> None:
-    assert set(CONTRACTS) == set(EXTENSION_POINTS)
+    assert set(CONTRACT_CLASSES) == set(EXTENSION_POINTS)

@@ -45,6 +45,49 @@ CHANGES: dict[str, dict[str, Callable[[dict[str, Any]], None]]] = {
         "test_fast_dllm[llada-fast_dllm-7-dual]": lambda e: another_token(e["fast_dllm"][7]["sequences"]),
         "test_left_padded_sample[llada]": lambda e: another_token(e["padded_sample"]["sequences"]),
     },
+    "sdar": {
+        "test_logits_and_every_argmax[sdar]": lambda e: another_token(
+            e["forward"][0]["aligned_logits_argmax"]
+        ),
+        "test_filters_of_block_diffusion[sdar]": lambda e: scaled(
+            e["filters"]["cases"][3]["confidence_evaluation"]
+        ),
+        "test_sdar_sample[sdar-samples-15-low_confidence_dynamic]": lambda e: another_token(
+            e["samples"][15]["sequences"]
+        ),
+        "test_prompts_are_kept_where_sdar_overwrites_them[sdar-quirks-0-low_confidence_static]": (
+            lambda e: another_token(e["quirks"][0]["prompts"])
+        ),
+        "test_sdar_rollout[sdar-rollouts-6]": lambda e: another_token(e["rollouts"][6]["step_map"]),
+        "test_dllm_rls_fine_tuning_loss[sft_trace-sdar]": lambda e: another_float(
+            e["loss"]["sft_trace"], "loss"
+        ),
+    },
+    "llada2": {
+        "test_llada2_sample[llada2-samples-10-llada21_generate]": lambda e: another_token(
+            e["samples"][10]["edit_count"]
+        ),
+        "test_llada2_sample[llada2-samples-22-llada20_generate]": lambda e: another_token(
+            e["samples"][22]["forward_count"]
+        ),
+        "test_llada2_loss[llada2-loss-5]": lambda e: scaled(e["loss"][5]["confidence_loss"]),
+    },
+    "fast-dllm-v2": {
+        "test_fast_dllm_v2_sample[fast-dllm-v2-samples-1]": lambda e: another_token(
+            e["samples"][1]["forward_count"]
+        ),
+        "test_fast_dllm_v2_first_token_likelihoods[fast-dllm-v2]": lambda e: another_float(
+            e["first_token_log_likelihood"][1], "log_likelihood"
+        ),
+        "test_fast_dllm_v2_loss_of_both_views[fast-dllm-v2]": lambda e: another_float(
+            e["loss"], "fast_dllm_v2_divided_by_num_items"
+        ),
+    },
+    "llada-moe": {
+        "test_logits_and_every_argmax[llada-moe]": lambda e: scaled(
+            e["forward"]["router_row0"][1]["weights"][0]
+        ),
+    },
     "uniform-noise": {
         "test_duo[cosine-cosine-0.999-vocab_12-uniform-noise]": lambda e: scaled(
             e["vocab_12"]["loss"]["duo_cosine_float64"][2]

@@ -59,7 +59,7 @@ def test_the_workflow_runs_the_gate_on_every_supported_python(
     assert pythons == stated == ["3.11", "3.12", "3.13"]
     assert project["project"]["requires-python"] == f">={pythons[0]}"
     assert {"python-version": "${{ matrix.python }}"} in [step.get("with") for step in job["steps"]]
-    assert commands(job) == ["bash .ci/run"]
+    assert commands(job) == ["bash .ci/run", "make lock"]
 
 
 def test_the_lowest_versions_are_those_of_pyproject(

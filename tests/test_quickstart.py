@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from opendllm.core import load
+from opendllm.core.foundation.decoding_traces import read_trace
 
 pytestmark = pytest.mark.slow
 RECIPES = {
@@ -94,8 +95,20 @@ def test_the_report_lays_every_variant_beside_the_others(run_folder: Path) -> No
         assert [row.split("|")[1].strip() for row in table[2:]] == VARIANTS, heading
 
 
+def test_every_variant_keeps_how_one_of_its_answers_came_to_be(run_folder: Path) -> None:
+    for variant in VARIANTS:
+        trace = read_trace(run_folder / variant / "traces" / "stdlib-infilling.json")
+        lines = (run_folder / variant / "samples" / "stdlib-infilling.jsonl").read_text().splitlines()
+        answers = {(each["task_id"], each["setting"]): each for each in map(json.loads, lines)}
+        answer = answers[trace.task_id, trace.setting]
+        assert (trace.text, trace.forward_passes) == (answer["text"], answer["forward_passes"])
+        assert trace.sampler == RECIPES[variant][2]
+        assert sum(len(step.commit) for step in trace.row.steps) >= len(trace.row.editable) == 8
+
+
 def test_running_again_changes_no_result_and_no_checkpoint(run_folder: Path, repository: Path) -> None:
-    files = [*run_folder.glob("*/samples/*.jsonl"), *run_folder.glob("*/checkpoints/*/checksums.json")]
+    kept = ("samples/*.jsonl", "traces/*.json", "checkpoints/*/checksums.json")
+    files = [path for pattern in kept for path in run_folder.glob(f"*/{pattern}")]
     before = {path: path.read_bytes() for path in files}
     scores = {path: json.loads(path.read_text()) for path in run_folder.glob("*/results/*.json")}
     again = platform(

@@ -88,7 +88,7 @@ def test_the_settings_of_a_long_run_are_valid(
 
 def test_the_error_it_shows_is_the_error_one_gets(tmp_path: Path, repository: Path) -> None:
     text = (repository / "experiments" / "quickstart.yaml").read_text()
-    (tmp_path / "x.yaml").write_text(text.replace("  steps: 200", "  stepz: 200"))
+    (tmp_path / "x.yaml").write_text(text.replace("  steps: 100", "  stepz: 100"))
     done = subprocess.run(
         [sys.executable, "-m", "opendllm.core", "validate", "x.yaml"],
         cwd=tmp_path, capture_output=True, text=True, check=False,

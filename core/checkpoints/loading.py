@@ -9,21 +9,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from pydantic import ValidationError
 
+from opendllm.core.checkpoints.families import own_section, read_config
 from opendllm.core.checkpoints.files import model_folder
 from opendllm.core.checkpoints.stop_ids import end_of_turn_id, stop_token_ids
 from opendllm.core.checkpoints.text_codec import TextCodec, codec_of
 from opendllm.core.checkpoints.tokenizer_files import has_tokenizer, ids_without_token, read_tokenizer
-from opendllm.core.foundation.json_objects import read_json_object
 from opendllm.core.foundation.notices import warn_once
 from opendllm.core.foundation.option_errors import option_errors
 from opendllm.core.foundation.ranks import local_rank
-from opendllm.core.networks.noise_section import read_noise
-from opendllm.core.networks.transformers_lm import CONFIG_FILE, OWN_SECTION
+from opendllm.core.networks.noise_section import CONFIG_FILE, OWN_SECTION, read_noise
 from opendllm.registries.backbones import Backbone, DiffusionLM
-from opendllm.registries.discovery import Plugins
 from opendllm.registries.errors import UserError
 from opendllm.registries.options import BackboneOptions
-from opendllm.registries.registry import ChosenPlugin, Registration
+from opendllm.registries.registry import ChosenPlugin
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -63,88 +61,6 @@ class Checkpoint:
     lm: DiffusionLM
     tokenizer: PreTrainedTokenizerFast | None
     codec: TextCodec | None
-
-
-class _Config(dict[str, Any]):
-    """A config.json; asking for a key that it lacks is the user's error, not ours."""
-
-    def __init__(self, content: dict[str, Any], path: Path) -> None:
-        super().__init__(content)
-        self._path = path
-
-    def __missing__(self, key: str) -> Any:
-        raise UserError(f"{self._path} lacks {key!r}")
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """config.json of a model folder; looking up a key that it lacks raises UserError.
-
-    Raises:
-        UserError: it is missing, or isn't a JSON object.
-    """
-    path = folder / CONFIG_FILE
-    return _Config(read_json_object(path), path)
-
-
-def backbone_of(
-    plugins: Plugins, path: Path, name: str | None = None
-) -> ChosenPlugin[Backbone, BackboneOptions]:
-    """The backbone that a checkpoint belongs to, with no options given.
-
-    Args:
-        plugins: what is installed.
-        path: see `model_folder`.
-        name: the backbone's, where config.json doesn't settle it.
-
-    Raises:
-        UserError: config.json can't be read; or none, or several, lay claim to it.
-    """
-    if name is not None:
-        registration = plugins.backbones.get(name)
-    else:
-        folder = model_folder(path)
-        registration = _family(plugins, folder, read_config(folder))
-    options = registration.options.model_construct()  # checked once config.json's own are among them
-    assert isinstance(options, BackboneOptions)
-    return ChosenPlugin(registration, options)
-
-
-def with_block_length(
-    backbone: ChosenPlugin[Backbone, BackboneOptions], block_length: int
-) -> ChosenPlugin[Backbone, BackboneOptions]:
-    """The same with blocks of another length.
-
-    Raises:
-        UserError: it is no length.
-    """
-    if block_length < 1:
-        raise UserError(f"block_length is {block_length}: a block has at least one position")
-    options = backbone.options.model_copy(update={"block_length": block_length})
-    return ChosenPlugin(backbone.registration, options)
-
-
-def _family(plugins: Plugins, folder: Path, config: dict[str, Any]) -> Registration[Backbone]:
-    """The backbone that a config.json belongs to."""
-    own = _own_section(folder, config)
-    if "backbone" in own:
-        return plugins.backbones.get(own["backbone"])
-    model_type = config.get("model_type")
-    matching = [
-        registration
-        for registration in plugins.backbones
-        if issubclass(registration.options, BackboneOptions) and registration.options.claims(config)
-    ]
-    if len(matching) == 1:
-        return matching[0]
-    if "auto_map" in config:
-        raise UserError(
-            f"{folder / CONFIG_FILE} asks for code from its own repository (auto_map), which is never run; "
-            f"if a built-in family computes the same, name it: {', '.join(plugins.backbones.names())}"
-        )
-    names = ", ".join(registration.name for registration in matching) or ", ".join(plugins.backbones.names())
-    raise UserError(
-        f"{folder / CONFIG_FILE}: model_type {model_type!r} does not settle the family; name one of {names}"
-    )
 
 
 def load_checkpoint(
@@ -216,7 +132,7 @@ def load_model(
     if config.get("eos_token_id") is None and "eos_token_id" in known:
         config["eos_token_id"] = known["eos_token_id"]
     family = _with_stored_options(backbone, folder, config).build()
-    noise = read_noise(_own_section(folder, config), folder / CONFIG_FILE)
+    noise = read_noise(own_section(folder, config), folder / CONFIG_FILE)
     lm = family.load(folder, config, device, dtype, min_vocab_size)
     lm.noise = noise
     return lm
@@ -227,7 +143,7 @@ def _with_stored_options(
 ) -> ChosenPlugin[Backbone, BackboneOptions]:
     """What config.json says of the options that weren't given."""
     options = backbone.options
-    own = _own_section(folder, config)
+    own = own_section(folder, config)
     known = type(options).model_fields
     stored = {key: value for key, value in own.items() if key in known and value is not None}
     given = {key: getattr(options, key) for key in options.model_fields_set}
@@ -238,13 +154,6 @@ def _with_stored_options(
         at = ".".join(map(str, (OWN_SECTION, *first.path)))
         raise UserError(f"{folder / CONFIG_FILE}: {at}: {first.message}") from error
     return ChosenPlugin(backbone.registration, merged)
-
-
-def _own_section(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
-    own = config.get(OWN_SECTION, {})
-    if not isinstance(own, dict):
-        raise UserError(f"{folder / CONFIG_FILE}: {OWN_SECTION} must be a JSON object")
-    return own
 
 
 def _known_ids(options: BackboneOptions, config: dict[str, Any]) -> dict[str, int]:

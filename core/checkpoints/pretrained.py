@@ -12,6 +12,11 @@ _WANTED_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja
 """Never pickled weights, never code."""
 
 
+def is_hub_id(name: str) -> bool:
+    """Whether it can be a hub id: a mistyped path below a folder that is here sends nobody to the network."""
+    return bool(_HUB_ID.fullmatch(name)) and not Path(name).parent.exists()
+
+
 def fetch(path_or_hub_id: str) -> Path:
     """The folder of a checkpoint.
 
@@ -25,8 +30,7 @@ def fetch(path_or_hub_id: str) -> Path:
     folder = Path(path_or_hub_id).expanduser()
     if folder.exists():
         return folder
-    # A mistyped path below a folder that is here must not send anybody to the network.
-    if not _HUB_ID.fullmatch(path_or_hub_id) or Path(path_or_hub_id).parent.exists():
+    if not is_hub_id(path_or_hub_id):
         raise UserError(
             f"{path_or_hub_id} does not exist: give a run's variant, a checkpoint, a model folder, or a hub "
             f"id such as GSAI-ML/LLaDA-8B-Base"

@@ -110,7 +110,7 @@ class TextCodec:
             _refuse_surrogates(text)
         self._tokenizer.encode_special_tokens = True
         found = []
-        for number, encoding in enumerate(self._tokenizer.encode_batch(given, add_special_tokens=False)):
+        for number, encoding in enumerate(self._tokenizer.encode_batch_fast(given, add_special_tokens=False)):
             ids = encoding.ids
             if anchored[number]:
                 ids = ids[len(before) :] if ids[: len(before)] == before else []

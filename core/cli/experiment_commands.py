@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
+from opendllm.core.cli.run_report import print_report
 from opendllm.core.experiment import STAGES, run_experiment
-from opendllm.core.foundation.ranks import is_first_process
 from opendllm.core.launching.launcher import (
     Launcher,
     check_launcher,
@@ -21,6 +21,7 @@ from opendllm.core.launching.stopping import stopping_at_once
 from opendllm.core.manifest.experiment_manifest import Experiment, read_experiment
 from opendllm.core.manifest.json_schema import manifest_schema
 from opendllm.core.manifest.schema import Launch
+from opendllm.core.progress.views import Style, shown_progress
 from opendllm.core.training.settings import batch_shape
 from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.errors import UserError
@@ -66,6 +67,13 @@ def run(
             "slurm[:N] submits a job.",
         ),
     ] = None,
+    progress: Annotated[
+        Style | None,
+        typer.Option(
+            help="How far it is, on standard error: bars, lines, JSON lines or nothing. By default bars on a "
+            "terminal, lines elsewhere."
+        ),
+    ] = None,
 ) -> None:
     """Run an experiment: train, evaluate and report. Continues a run that is there."""
     stages = list(STAGES) if only is None else only.split(",")
@@ -83,18 +91,17 @@ def run(
         if chosen_launcher is not None and chosen_launcher.kind != "torchrun":
             _launch(chosen_launcher, experiment)
             return
-        folder = run_experiment(
-            experiment,
-            [stage for stage in STAGES if stage in stages],
-            variant or [],
-            limit,
-            extend=extend,
-        )
-    if "report" in stages and is_first_process() and (folder / "report.md").exists():
-        from rich.console import Console
-        from rich.markdown import Markdown
-
-        Console().print(Markdown((folder / "report.md").read_text(encoding="utf-8")))
+        with shown_progress(progress, experiment.output) as shown:
+            folder = run_experiment(
+                experiment,
+                [stage for stage in STAGES if stage in stages],
+                variant or [],
+                limit,
+                extend=extend,
+                progress=shown,
+            )
+    if "report" in stages:
+        print_report(folder)
 
 
 def _launch(launcher: Launcher, experiment: Experiment) -> None:

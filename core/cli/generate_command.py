@@ -11,18 +11,30 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from opendllm.core.checkpoints.families import backbone_of, noise_of
+from opendllm.core.checkpoints.pretrained import fetch, is_hub_id
 from opendllm.core.cli.described_options import described_options, option_lines
 from opendllm.core.cli.output_files import Lines, new_file
 from opendllm.core.cli.prompts import Prompt, read_prompts
+from opendllm.core.cli.trace_files import (
+    Decoding,
+    check_traces,
+    decodings,
+    is_page,
+    write_gif,
+    write_json_trace,
+    write_page,
+)
 from opendllm.core.decoding.options import DecoderOptions
+from opendllm.core.decoding.settings import check_destination, sort_options
 from opendllm.core.manifest.sources import parse_value
+from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.errors import UserError
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 if TYPE_CHECKING:
     from opendllm.core.decoding.text import Written
-    from opendllm.core.language_model import LanguageModel
 
 
 def add_to(app: typer.Typer) -> None:
@@ -52,11 +64,21 @@ def generate(
     output: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write JSON lines here instead of printing.")
     ] = None,
-    sampler: Annotated[str | None, typer.Option(help="By default the one of the model's authors.")] = None,
+    sampler: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="By default the one of the model's authors; given twice, with --trace FILE.html or --gif, "
+            "both are shown side by side.",
+        ),
+    ] = None,
     option: Annotated[
         list[str] | None,
         typer.Option(
-            "--option", "-o", metavar="KEY=VALUE", help="Of the decoder or the sampler, as in -o steps=32."
+            "--option",
+            "-o",
+            metavar="KEY=VALUE",
+            help="Of the decoder or the sampler, as in -o steps=32; of one of two samplers, -o p2.eta=0.5.",
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of every random draw.")] = 0,
@@ -71,15 +93,24 @@ def generate(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a prompt.")] = False,
     trace: Annotated[
-        Path | None, typer.Option(metavar="FILE.json", help="Record the canvas at every step.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Record the canvas at every step: FILE.html plays it, FILE.json holds ids."
+        ),
+    ] = None,
+    gif: Annotated[
+        Path | None, typer.Option(metavar="FILE.gif", help="Draw the same as an animation.")
     ] = None,
 ) -> None:
     """Complete prompts, or fill the gaps between prompts and suffixes."""
     options = parse_options(option or [])
+    _check_names(checkpoint, decodings(sampler or [], options))
     prompts = read_prompts(prompt, suffix, input_file)
     if chat and any(each.gap.suffix is not None for each in prompts):
         raise UserError("--chat has no effect with a suffix: infilling has no chat template")
-    with new_file(output) as output_file, new_file(trace) as trace_file:
+    samplers = sampler or []
+    check_traces(samplers, len(prompts), trace, gif)
+    with new_file(output) as output_file, new_file(trace) as trace_file, new_file(gif) as gif_file:
         from opendllm.core import load
         from opendllm.core.cli.progress import progress_bar
 
@@ -88,29 +119,60 @@ def generate(
         if chat:
             gaps = [replace(model.chat_gap(gap.prefix), length=gap.length) for gap in gaps]
         json_lines = as_json or input_file is not None or output is not None
-        lines = Lines(output, output_file, len(prompts), printed_early=json_lines)
+        wanted = decodings(samplers, options)
+        total = len(prompts) * len(wanted)
+        lines = Lines(output, output_file, total, printed_early=json_lines)
+        done: list[Decoding] = []
+        with lines.kept(), progress_bar("generating", total, shown=total > 1) as show:
+            for number, decoding in enumerate(wanted):
 
-        def on_written(index: int, each: Written) -> None:
-            lines.add(index, _line(prompts[index], each) if json_lines else each.text)
-            show(len(lines))
+                def on_written(index: int, each: Written, first: int = number * len(prompts)) -> None:
+                    text = _line(prompts[index], each) if json_lines else each.text
+                    lines.add(first + index, text)
+                    show(len(lines))
 
-        with lines.kept(), progress_bar("generating", len(prompts), shown=len(prompts) > 1) as show:
-            written = model.fill(
-                gaps,
-                options,
-                sampler=sampler,
-                seed=seed,
-                batch_size=batch_size,
-                trace=trace is not None,
-                on_written=on_written,
-            )
-        if trace_file is not None:
-            about = {
+                written = model.fill(
+                    gaps,
+                    decoding.options,
+                    sampler=decoding.sampler,
+                    seed=seed,
+                    batch_size=batch_size,
+                    trace=trace is not None or gif is not None,
+                    on_written=on_written,
+                )
+                done.append(replace(decoding, written=written))
+        if trace_file is not None and is_page(trace):
+            write_page(trace_file, checkpoint, model, prompts, done)
+        elif trace_file is not None:
+            about: dict[str, Any] = {
                 "checkpoint": checkpoint,
-                "sampler": sampler or model.default_sampler,
-                "options": options,
+                "sampler": done[0].sampler or model.default_sampler,
             }
-            json.dump({**about, "seed": seed, **_trace(model, prompts, written)}, trace_file)
+            about |= {"options": options, "seed": seed}
+            write_json_trace(trace_file, about, model, prompts, done[0])
+        if gif_file is not None:
+            write_gif(gif_file, model, prompts, done)
+
+
+def _check_names(checkpoint: str, wanted: Sequence[Decoding]) -> None:
+    """Say at once what is wrong with names and options, before anything heavy is imported.
+
+    Raises:
+        UserError: there is no such checkpoint or sampler, or it doesn't take these options.
+    """
+    plugins = installed_plugins()
+    folder = Path(checkpoint).expanduser()
+    for each in wanted:
+        if each.sampler is not None:
+            sort_options(each.options, plugins.samplers.get(each.sampler))
+    if not folder.exists() and is_hub_id(checkpoint):
+        return  # whose config.json, which knows the sampler, is to be fetched first
+    path = fetch(checkpoint)
+    default = backbone_of(plugins, path).options.default_sampler
+    for each in wanted:
+        chosen = plugins.samplers.get(each.sampler or default)
+        sort_options(each.options, chosen)
+        check_destination(chosen, noise_of(path).destination)
 
 
 def _line(prompt: Prompt, written: Written) -> str:
@@ -120,25 +182,6 @@ def _line(prompt: Prompt, written: Written) -> str:
     line = json.dumps(said | found, ensure_ascii=False)
     # A field of the prompt's line may hold half a surrogate pair, which only an escape can spell.
     return json.dumps(said | found) if _SURROGATE.search(line) else line
-
-
-def _trace(model: LanguageModel, prompts: list[Prompt], written: list[Written]) -> dict[str, Any]:
-    """Every canvas as token ids, and how each id that occurs is spelt."""
-    assert model.tokenizer is not None
-    used = sorted({token for each in written for canvas in each.trace for token in canvas})
-    return {
-        "mask_token_id": model.lm.mask_token_id,
-        "vocabulary": {token: model.tokenizer.decode([token]) for token in used},
-        "rows": [
-            {
-                "prompt": given.gap.prefix,
-                "suffix": given.gap.suffix,
-                "text": each.text,
-                "canvases": each.trace,
-            }
-            for given, each in zip(prompts, written, strict=True)
-        ],
-    }
 
 
 def parse_options(given: Sequence[str]) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import io
 import os
 import sys
@@ -14,22 +16,30 @@ import typer
 from typer.main import get_command
 
 from opendllm.core.cli import (
+    doctor_command,
+    evaluate_command,
     experiment_commands,
     export_commands,
     generate_command,
+    new_plugin_command,
     plan_command,
     plugin_commands,
     score_command,
+    status_command,
 )
 from opendllm.core.foundation.ranks import is_first_process
+from opendllm.core.foundation.visible_text import visible
 from opendllm.core.launching.launcher import this_command
 from opendllm.core.launching.stopping import Stopped
 from opendllm.core.launching.worker_errors import launcher_reports, record_error
+from opendllm.registries.deprecations import DeprecatedWarning
 from opendllm.registries.errors import UserError
 from opendllm.registries.registry import PluginWarning
 
 # Two threads that spin while they wait lose four fifths of their speed when a core is busy.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# A process that ends needn't look for garbage among all that it imported, which takes a second.
+atexit.register(gc.freeze)
 
 app = typer.Typer(
     add_completion=False,
@@ -58,13 +68,17 @@ experiment_commands.add_to(app)
 plan_command.add_to(app)
 export_commands.add_to(app)
 plugin_commands.add_to(app)
+new_plugin_command.add_to(app)
 generate_command.add_to(app)
 score_command.add_to(app)
+evaluate_command.add_to(app)
+doctor_command.add_to(app)
+status_command.add_to(app)
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
     """What is meant for people in their form, everything else in Python's."""
-    if issubclass(category, PluginWarning):
+    if issubclass(category, (PluginWarning, DeprecatedWarning)):
         print(f"warning: {message}", file=sys.stderr)
     else:
         _python_shows(message, category, *where, **more)
@@ -118,7 +132,7 @@ def _report(error: Exception) -> int:
         return 2
     if isinstance(error, UserError):
         for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
+            print(f"error: {visible(line)}", file=sys.stderr)
         return error.exit_code
     print(f"internal error: {type(error).__name__}: {error} (--debug shows where)", file=sys.stderr)
     return 1

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TextIO
 
 from opendllm.core.foundation.atomic_files import write_text
+from opendllm.core.foundation.visible_text import visible
 from opendllm.registries.errors import UserError
 
 
@@ -85,6 +86,7 @@ class Lines:
     def _put_in_order(self) -> None:
         text = "".join(self._found[index] + "\n" for index in sorted(self._found))
         if self._path is None:
-            sys.stdout.write(text)
+            # What a model wrote must not steer the terminal; a pipe gets it as it is.
+            sys.stdout.write(visible(text) if sys.stdout.isatty() else text)
         elif list(self._found) != sorted(self._found):
             write_text(self._path, text)

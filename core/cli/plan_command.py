@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from opendllm.core.manifest.experiment_manifest import read_experiment
-from opendllm.core.planning.plan import Hardware, Plan, plan
+from opendllm.core.planning.devices import ASSUMED, Gpu, gpus_here, this_machine
+from opendllm.core.planning.plan import Hardware, Plan, missing, plan
+from opendllm.registries.architecture import Architecture
 from opendllm.registries.discovery import installed_plugins
 
 
@@ -24,7 +27,7 @@ def plan_experiment(
     devices: Annotated[int, typer.Option(min=1, help="How many train together.")] = 1,
     peak_tflops: Annotated[
         float | None,
-        typer.Option(min=0.001, help="Of one device; by default an H100's in the manifest's precision."),
+        typer.Option(min=0.001, help="Of one device; by default that of this machine's GPU, or an H100's."),
     ] = None,
     utilisation: Annotated[
         float, typer.Option(min=0.001, max=1, help="Share of the peak that is reached.")
@@ -36,45 +39,79 @@ def plan_experiment(
 ) -> None:
     """Print parameters, tokens, operations, memory a device, checkpoint size and time of each variant."""
     experiment = read_experiment(manifest, settings or [], installed_plugins())
-    hardware = Hardware(devices, peak_tflops, utilisation)
+    gpus = gpus_here()
+    here = next((gpu for gpu in gpus if gpu.model), None)
+    hardware = Hardware(devices, peak_tflops, utilisation, (here and here.model) or ASSUMED)
     plans = {variant.name: plan(variant, hardware) for variant in experiment.variants}
+    absent = {variant.name: missing(variant) for variant in experiment.variants}
     if as_json:
+        about = {"device": _device(hardware, here), "this_machine": this_machine(gpus)}
         content = {
-            name: {
-                "parameters": found.architecture.parameters,
-                "active_parameters": found.architecture.active_parameters,
-                **asdict(found),
-            }
-            for name, found in plans.items()
+            name: {**_content(found), **about, "missing": absent[name]} for name, found in plans.items()
         }
         typer.echo(json.dumps(content, indent=2))
         return
+    typer.echo(f"device: {_device(hardware, here)}; this machine: {this_machine(gpus)}")
     for name, found in plans.items():
-        typer.echo(f"{name}\n" + "\n".join(f"  {line}" for line in _lines(found, hardware)))
+        lines = [*_lines(found, hardware, gpus), *(f"missing       {what}" for what in absent[name])]
+        typer.echo(f"{name}\n" + "\n".join(f"  {line}" for line in lines))
 
 
-def _lines(found: Plan, hardware: Hardware) -> list[str]:
+def _content(found: Plan) -> dict[str, Any]:
+    """Machine-readable; `architecture` as far as it is one of ours."""
+    sizes = found.architecture
+    return {
+        "parameters": None if sizes is None else sizes.parameters,
+        "active_parameters": sizes.active_parameters if isinstance(sizes, Architecture) else None,
+        "architecture": asdict(sizes) if isinstance(sizes, Architecture) else None,
+        "training": None if found.training is None else asdict(found.training),
+        **({"unknown": found.unknown} if found.unknown else {}),
+    }
+
+
+def _device(hardware: Hardware, here: Gpu | None) -> str:
+    """Which one the time is of, and why that one."""
+    if hardware.peak_tflops is not None:
+        return f"one of {hardware.peak_tflops:g} * 10^12 operations a second, as --peak-tflops says"
+    if here is not None:
+        return f"{hardware.model}, as in this machine"
+    return f"{hardware.model}, assumed: --peak-tflops says what another one reaches"
+
+
+def _lines(found: Plan, hardware: Hardware, gpus: Sequence[Gpu] = ()) -> list[str]:
     architecture = found.architecture
+    if architecture is None:
+        return [f"unknown       {found.unknown}"]
     lines = [
         f"parameters    {architecture.parameters:,} ({architecture.embedding_parameters:,} in embeddings)"
     ]
-    if architecture.experts is not None:
+    if isinstance(architecture, Architecture) and architecture.experts is not None:
         lines.append(f"active        {architecture.active_parameters:,} read for a token")
     training = found.training
     if training is None:
         return [*lines, "training      none: evaluated as it is"]
-    memory = training.weights + training.gradients + training.optimizer + training.activations
+    memory = training.weights + training.gradients + training.optimizer + (training.activations or 0)
+    activations = (
+        "activations not known"
+        if training.activations is None
+        else f"activations about {_size(training.activations)}"
+    )
     return [
         *lines,
         f"tokens        {training.tokens:,}",
         f"operations    {training.flops:.3g}",
         f"memory        {_size(memory)} a device: weights {_size(training.weights)}, gradients "
-        f"{_size(training.gradients)}, optimizer {_size(training.optimizer)}, activations about "
-        f"{_size(training.activations)}",
+        f"{_size(training.gradients)}, optimizer {_size(training.optimizer)}, {activations}"
+        f"{_too_much(memory, gpus)}",
         f"checkpoint    {_size(training.checkpoint)}",
         f"time          {_duration(training.seconds)} on {hardware.devices} devices "
         f"at {hardware.utilisation:.0%} of their peak",
     ]
+
+
+def _too_much(memory: int, gpus: Sequence[Gpu]) -> str:
+    least = min((gpu.memory for gpu in gpus), default=memory)
+    return f"; more than the {_size(least)} of this machine's GPU" if memory > least else ""
 
 
 def _size(size: int) -> str:

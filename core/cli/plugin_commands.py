@@ -7,7 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
+from opendllm.core.cli import plugin_test_command
 from opendllm.core.cli.described_options import DescribedOption, described_options, option_lines
+from opendllm.core.cli.plugin_names import named_plugin
 from opendllm.core.decoding.options import DecoderOptions
 from opendllm.registries.discovery import EXTENSION_POINTS, Plugins, installed_plugins
 from opendllm.registries.errors import UserError
@@ -22,6 +24,7 @@ def add_to(app: typer.Typer) -> None:
     plugins_app = typer.Typer(invoke_without_command=True, help="What is installed, from which package.")
     plugins_app.callback()(list_plugins)
     plugins_app.command("show")(show)
+    plugins_app.command("test")(plugin_test_command.keep_contract)
     app.add_typer(plugins_app, name="plugins")
 
 
@@ -51,23 +54,25 @@ def list_plugins(
 
 
 def show(
-    plugin: Annotated[str, typer.Argument(metavar="KIND/NAME", help="As in samplers/p2; or decoder.")],
+    plugin: Annotated[
+        str,
+        typer.Argument(
+            metavar="KIND/NAME", help="As in samplers/p2, or p2 where only one has it; or decoder."
+        ),
+    ],
     as_json: AsJson = False,
 ) -> None:
     """Show a plugin's options, or the decoder's, with types, defaults and meaning."""
     if plugin == "decoder":
         _show_decoder(as_json)
         return
-    kind, slash, name = plugin.partition("/")
-    if not slash:
-        raise UserError(f"{plugin!r} is not of the form KIND/NAME, as in samplers/p2")
-    registration = installed_plugins().of_kind(kind).get(name)
+    registration = named_plugin(plugin)
     details = {**_summary(registration), "target": registration.target}
     options = described_options(registration.options)
     if as_json:
         typer.echo(json.dumps({**details, "options": [each.as_json() for each in options]}, indent=2))
         return
-    typer.echo(f"{kind}/{name}: {registration.summary}")
+    typer.echo(f"{registration.kind}/{registration.name}: {registration.summary}")
     typer.echo(f"from {registration.provenance}, {registration.target}")
     if issubclass(registration.options, SamplerOptions):
         typer.echo(f"undoes {' or '.join(sorted(registration.options.destinations))} noise")
@@ -108,7 +113,12 @@ def _problems(plugins: Plugins, check: bool) -> list[str]:
         for name, packages in registry.conflicts().items():
             owners = " and ".join(map(str, packages))
             choices = " or ".join(f"{owner.package}:{name}" for owner in packages)
-            problems.append(f"{kind}/{name} is registered by {owners}: write {choices}")
+            hooks = "".join(
+                f"; the name alone means the built-in one: rename the other in register_{kind} (at "
+                f"{each.registered_at})"
+                for each in registry.shadowing(name)
+            )
+            problems.append(f"{kind}/{name} is registered by {owners}: write {choices}{hooks}")
         for registration in registry if check else ():
             try:
                 registration.implementation()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from opendllm.core.cli.generate_command import parse_option
+from opendllm.core.foundation.visible_text import visible
+from opendllm.core.progress.views import Style, shown_progress
 from opendllm.registries.benchmarks import CodeExecution, IsolationLevel
 from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.errors import UserError
@@ -60,20 +63,23 @@ def score(
     """Score samples made anywhere. Exit code 1: scored, but something is wrong with the file."""
     if not allow_code_execution and (isolation is not None or workers is not None):
         raise UserError("--isolation and --workers have no effect without --allow-code-execution")
+    plugins = installed_plugins()
+    plugins.benchmarks.get(benchmark)  # a misspelt one is named before anything heavy is imported
     from opendllm.core.evaluation.progress import evaluation_progress
     from opendllm.core.evaluation.score_samples import ScoringJob, score_samples
 
     options = dict(parse_option(text) for text in option or [])
     job = ScoringJob(benchmark, samples, options, problems, output, missing)
     execution = CodeExecution(isolation, workers) if allow_code_execution else None
-    with evaluation_progress(benchmark) as bars:
-        scored = score_samples(installed_plugins(), job, execution, bars.judged)
+    style: Style | None = None if sys.stderr.isatty() else "none"
+    with shown_progress(style) as progress, evaluation_progress(progress, benchmark) as told:
+        scored = score_samples(plugins, job, execution, told.judged)
     _print_table(scored)
     for note in scored.scores.notes:
-        typer.echo(f"note: {note}")
+        typer.echo(f"note: {visible(note)}")
     typer.echo(f"scores: {scored.output}")
     for issue in scored.samples.issues:
-        typer.echo(f"error: {issue}", err=True)
+        typer.echo(f"error: {visible(issue)}", err=True)
     if scored.samples.issues:
         raise typer.Exit(1)
 

@@ -14,13 +14,15 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from opendllm.core.checkpoints.text_codec import TextCodec, TokenFacts
-from opendllm.core.data.long_texts import parts
+from opendllm.core.data import long_texts
+from opendllm.core.data.long_texts import TextCutter
 from opendllm.registries.errors import UserError
 
 CHARACTERS_AT_ONCE = 1 << 20
@@ -29,8 +31,13 @@ BATCHES_BEFORE_PROCESSES = 8
 """What is smaller is done before other processes would have started."""
 MAX_PROCESSES = 16
 
-Pair = tuple[str, str]
-"""(prompt, text); the prompt may be empty."""
+
+class Pair(NamedTuple):
+    """A document's prompt, which may be empty, its text, and its name for errors."""
+
+    prompt: str
+    text: str
+    name: str
 
 
 @dataclass(frozen=True)
@@ -42,12 +49,14 @@ class Part:
         text: what is learnt.
         begins: whether the document begins with it.
         ends: whether it ends with it.
+        name: the document's.
     """
 
     prompt: str
     text: str
     begins: bool
     ends: bool
+    name: str
 
 
 @dataclass(frozen=True)
@@ -108,8 +117,12 @@ class Encoder:
         self._codec = TextCodec(Tokenizer.from_file(str(encoding.tokenizer_file)), encoding.facts)
 
     def encode(self, batch: list[Part]) -> EncodedParts:
-        """Prompt and text apart, as they are when the model answers; BOS is given as a prompt is."""
-        prompts, texts = self._templated(batch) if self._encoding.templated else self._plain(batch)
+        """Prompt and text apart, as they are when the model answers; BOS is given as a prompt is.
+
+        Raises:
+            UserError: a document spells a token that can't be told apart; it is named.
+        """
+        prompts, texts = self._split(batch)
         closing = [[self._encoding.eos_token_id] if part.ends else [] for part in batch]
         whole = list(zip(prompts, texts, closing, strict=True))
         lengths = [sum(map(len, part)) for part in whole]
@@ -120,6 +133,18 @@ class Encoder:
             np.array([len(prompt) for prompt in prompts], dtype=np.int64),
             np.array([part.ends for part in batch], dtype=np.bool_),
         )
+
+    def _split(self, batch: list[Part]) -> tuple[list[list[int]], list[list[int]]]:
+        encode = self._templated if self._encoding.templated else self._plain
+        try:
+            return encode(batch)
+        except UserError:
+            for part in batch:
+                try:
+                    encode([part])
+                except UserError as error:
+                    raise UserError(f"{part.name}: {error}") from error
+            raise
 
     def _plain(self, batch: list[Part]) -> tuple[list[list[int]], list[list[int]]]:
         strings = [string for part in batch for string in (part.prompt, part.text)]
@@ -143,7 +168,7 @@ def encode_in_order(pairs: Iterator[Pair], encoding: Encoding) -> Iterator[Encod
     Raises:
         UserError: a process was killed.
     """
-    return _documents(_encoded(_batches(pairs), encoding))
+    return _documents(_encoded(_batches(pairs, encoding), encoding))
 
 
 def _encoded(batches: Iterator[list[Part]], encoding: Encoding) -> Iterator[EncodedParts]:
@@ -200,10 +225,10 @@ def _in_processes(batches: Iterator[list[Part]], encoding: Encoding) -> Iterator
         pool.shutdown(cancel_futures=True)
 
 
-def _batches(pairs: Iterator[Pair]) -> Iterator[list[Part]]:
+def _batches(pairs: Iterator[Pair], encoding: Encoding) -> Iterator[list[Part]]:
     batch: list[Part] = []
     characters = 0
-    for part in _parts(pairs):
+    for part in _parts(pairs, encoding):
         batch.append(part)
         characters += len(part.prompt) + len(part.text)
         if characters >= CHARACTERS_AT_ONCE or len(batch) == DOCUMENTS_AT_ONCE:
@@ -213,15 +238,21 @@ def _batches(pairs: Iterator[Pair]) -> Iterator[list[Part]]:
         yield batch
 
 
-def _parts(pairs: Iterator[Pair]) -> Iterator[Part]:
-    for prompt, text in pairs:
+def _parts(pairs: Iterator[Pair], encoding: Encoding) -> Iterator[Part]:
+    cutter: TextCutter | None = None
+    for prompt, text, name in pairs:
+        if len(text) <= long_texts.MAX_CHARACTERS:
+            yield Part(prompt, text, True, True, name)
+            continue
+        if cutter is None:
+            cutter = TextCutter(Tokenizer.from_file(str(encoding.tokenizer_file)), encoding.templated)
         before, begins = "", True
-        for part in parts(text):
+        for part in cutter.parts(text):
             if before:
-                yield Part(prompt, before, begins, False)
+                yield Part(prompt, before, begins, False, name)
                 prompt, begins = "", False
             before = part
-        yield Part(prompt, before, begins, True)
+        yield Part(prompt, before, begins, True, name)
 
 
 _encoder: Encoder | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,6 @@ from opendllm.core.data.encoding import Encoding, Pair, encode_in_order
 from opendllm.core.data.held_out_texts import HeldOutTexts
 from opendllm.core.data.left_out import report_left_out
 from opendllm.core.data.packing import Packing
-from opendllm.core.data.progress import OnBatch
 from opendllm.core.data.rendering import render
 from opendllm.core.data.token_files import SplitFacts, SplitWriter, read_split
 from opendllm.core.data.tokenizers import make_tokenizer
@@ -35,8 +34,12 @@ if TYPE_CHECKING:
 SPLITS: tuple[Split, ...] = ("train", "held-out")
 FACTS_FILE = "data.json"
 TOKENIZER_FOLDER = "tokenizer"
-_FORMAT = 4
+_FORMAT = 5
 """Part of every key: what an older version wrote is not taken for this one's."""
+
+
+OnBatch = Callable[[str, int, int], None]
+"""Told (split, documents, tokens) after every batch, counted from the split's beginning."""
 
 
 @dataclass(frozen=True)
@@ -179,7 +182,7 @@ class _Preparation:
         facts = {}
         for split in SPLITS:
             with SplitWriter(folder, split, self.data.sequence_length, self.data.packed) as writer:
-                pairs = self._pairs(corpus, split, writer.facts)
+                pairs = self._pairs(name, corpus, split, writer.facts)
                 for batch in encode_in_order(pairs, encoding):
                     writer.add(batch)
                     self.on_batch(split, writer.facts.documents, writer.facts.tokens)
@@ -189,14 +192,15 @@ class _Preparation:
             facts[split] = writer.facts.as_json()
         write_json(folder / FACTS_FILE, facts)
 
-    def _pairs(self, corpus: Corpus, split: Split, facts: SplitFacts) -> Iterator[Pair]:
+    def _pairs(self, name: str, corpus: Corpus, split: Split, facts: SplitFacts) -> Iterator[Pair]:
         codec = codec_of(self.tokenizer)
         for document in corpus.documents(split):
             if split == "train" and document in self.held_out:
                 facts.held_out += 1
                 continue
             facts.prompted += document.prompt is not None
-            yield render(document, self.tokenizer, codec, self.data.chat)
+            where = f"corpus {name}: {document.name}"
+            yield Pair(*render(document, self.tokenizer, codec, self.data.chat), where)
 
 
 def read_prepared(folder: Path) -> PreparedData:

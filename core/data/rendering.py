@@ -36,8 +36,11 @@ def render(
     if prompt is None:
         raise UserError(f"{document.name}: has no prompt, so it is no chat: leave data.chat out")
     given = prompt if isinstance(prompt, tuple) else (Message("user", prompt),)
-    before = apply_template(tokenizer, codec, given, "answer follows")
-    whole = apply_template(tokenizer, codec, (*given, Message("assistant", document.text)), "answered")
+    try:
+        before = apply_template(tokenizer, codec, given, "answer follows")
+        whole = apply_template(tokenizer, codec, (*given, Message("assistant", document.text)), "answered")
+    except UserError as error:
+        raise UserError(f"{document.name}: {error}") from error
     if not whole.startswith(before):
         raise UserError(
             f"{document.name}: the chat template writes an answered chat otherwise than one that waits for "

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from opendllm.core.checkpoints.loading import read_config
+from opendllm.core.checkpoints.families import read_config
 from opendllm.core.checkpoints.pretrained import fetch
 from opendllm.core.checkpoints.tokenizer_files import read_tokenizer
 from opendllm.core.data.long_texts import parts
 from opendllm.core.manifest.schema import MASK_TOKEN, TokenizerChoice
-from opendllm.core.networks.transformers_lm import CONFIG_FILE
+from opendllm.core.networks.noise_section import CONFIG_FILE
 from opendllm.registries.errors import UserError
 
 if TYPE_CHECKING:

@@ -36,18 +36,22 @@ class BlockSpans:
         last: [R, K] int64, the last one.
         entry: [R, K] int64, the first one that the block's first step reads: what has been written since
             is read once more.
+        own: [R, L] int64, the checkpoint's own block of each column, which sees no later one; None where all
+            see all.
         sub_blocks: where a block-causal checkpoint's blocks are written in sub-blocks, read alone; or None.
     """
 
     first: IntArray
     last: IntArray
     entry: IntArray
+    own: IntArray | None = None
     sub_blocks: SubBlockSpans | None = None
 
     def select_rows(self, rows: IntArray) -> BlockSpans:
         """These rows only."""
         sub_blocks = None if self.sub_blocks is None else self.sub_blocks.select_rows(rows)
-        return BlockSpans(self.first[rows], self.last[rows], self.entry[rows], sub_blocks)
+        own = None if self.own is None else self.own[rows]
+        return BlockSpans(self.first[rows], self.last[rows], self.entry[rows], own, sub_blocks)
 
 
 @dataclass(frozen=True)
@@ -80,17 +84,22 @@ class HostSpan:
         first: [R] int64.
         last: [R] int64.
         width: the most columns that one of them has.
+        seen: see `RefreshSpan`.
+        see_alike: see `RefreshSpan`.
     """
 
     rows: IntArray | None
     first: IntArray
     last: IntArray
     width: int
+    seen: int | None
+    see_alike: bool
 
     def on(self, device: torch.device) -> RefreshSpan:
         """For a reader."""
         rows = None if self.rows is None else _sent(self.rows, device)
-        return RefreshSpan(rows, _sent(self.first, device), _sent(self.last, device), self.width)
+        first, last = _sent(self.first, device), _sent(self.last, device)
+        return RefreshSpan(rows, first, last, self.width, self.seen, self.see_alike)
 
 
 def readers_of(lm: DiffusionLM, layout: ModelInputs, options: DecoderOptions) -> list[CanvasReader]:
@@ -218,7 +227,7 @@ class CachedForward:
         self._age = np.where(read, np.where(entering, 0, self._age + 1), self._age)
         self._block = np.where(read, block, self._block)
         if self._exact:
-            first = np.where(entering, self._spans.entry[rows, block], first)
+            first, seen = np.where(entering, self._spans.entry[rows, block], first), last + 1
             sub_blocks = self._spans.sub_blocks
             if sub_blocks is not None:
                 begin, end = sub_blocks.first[rows, block], sub_blocks.last[rows, block]
@@ -228,21 +237,25 @@ class CachedForward:
                     whole |= (canvas.gather(1, opening)[:, 0] == self._lm.mask_token_id).cpu().numpy()
                 first, last = np.where(whole, first, begin), np.where(whole, last, end)
                 entering = whole
-            return self._grouped(first, last, entering, read)
+            return self._grouped(first, last, seen, entering, read)
         whole = self._age == 0 if self._refresh is None else self._age % self._refresh == 0
         if (whole & read).all():
             return [None]
         first, last = np.where(whole, 0, first), np.where(whole, self._length - 1, last)
-        return self._grouped(first, last, whole, read)
+        return self._grouped(first, last, None, whole, read)
 
     def _grouped(
         self,
         first: IntArray,
         last: IntArray,
+        seen: IntArray | None,
         apart: NDArray[np.bool_],
         read: NDArray[np.bool_],
     ) -> list[HostSpan | None]:
-        """Spans of columns of the rows to `read`; those that are `apart` are longer, so on their own."""
+        """Spans of columns of the rows to `read`; those that are `apart` are longer, so on their own.
+
+        Of each row, its first so many columns are `seen` [R]; all of them where None.
+        """
         groups: list[HostSpan | None] = []
         for chosen in (np.flatnonzero(read & apart), np.flatnonzero(read & ~apart)):
             if not len(chosen):
@@ -254,8 +267,20 @@ class CachedForward:
                 width = round_up(width, REFRESH_WIDTH_MULTIPLE)
                 some = min(len(first), round_up_to_power_of_two(len(chosen)))
                 chosen = np.pad(chosen, (0, some - len(chosen)), mode="edge")
-            groups.append(HostSpan(None if everyone else chosen, first[chosen], last[chosen], width))
+            sight = self._sight(chosen, first, last, seen)
+            groups.append(HostSpan(None if everyone else chosen, first[chosen], last[chosen], width, *sight))
         return groups
+
+    def _sight(
+        self, rows: IntArray, first: IntArray, last: IntArray, seen: IntArray | None
+    ) -> tuple[int | None, bool]:
+        """`RefreshSpan.seen` and `see_alike` of these rows; where compiled, one shape serves all blocks."""
+        own = self._spans.own
+        if seen is None or own is None or self._compiled:
+            return None, False
+        in_one_block = own[rows, first[rows]] == own[rows, last[rows]]
+        most = int(seen[rows].max())
+        return most, bool((in_one_block & (seen[rows] == most)).all())
 
 
 def _block_spans(lm: DiffusionLM, layout: ModelInputs, blocks: Blocks, options: DecoderOptions) -> BlockSpans:
@@ -277,12 +302,13 @@ def _block_spans(lm: DiffusionLM, layout: ModelInputs, blocks: Blocks, options: 
         # Where logits are shifted, the clean block before predicts a block's first token, and is read alone.
         first, last = _start(own, sources), _start(own, sources, right=True) - 1
         before = np.concatenate([np.zeros_like(begins[:, :1]), begins[:, :-1]], axis=1)
-        return BlockSpans(first, last, np.minimum(before, first), sub_blocks)
+        return BlockSpans(first, last, np.minimum(before, first), own.cpu().numpy(), sub_blocks)
     elif options.cache == "prefix":
         last = np.full_like(last, ends)
     before = np.concatenate([np.zeros_like(first[:, :1]), first[:, :-1]], axis=1)
     first = np.minimum(first, sources)
-    return BlockSpans(first, last, entry=np.minimum(before, first))
+    host = None if own is None else own.cpu().numpy()
+    return BlockSpans(first, last, np.minimum(before, first), host)
 
 
 def _start(own: Tensor, columns: IntArray, right: bool = False) -> IntArray:

@@ -28,6 +28,8 @@ class DecodeState:
         memory: [R, L] int64, what the sampler wants to find at its next step.
         seeds: [R] int64.
         room: [R] int64, by how many positions each may still grow.
+        origin: [R, L] int64, a number of its own for each position of a row, which it keeps where others are
+            put in or taken out left of it; -1 on padding.
     """
 
     number: Tensor
@@ -40,6 +42,7 @@ class DecodeState:
     memory: Tensor
     seeds: Tensor
     room: Tensor
+    origin: Tensor
 
     def select_rows(self, index: Tensor) -> DecodeState:
         """Only the rows in `index` [R'] int64."""
@@ -54,6 +57,7 @@ class DecodeState:
             memory=self.memory[index],
             seeds=self.seeds[index],
             room=self.room[index],
+            origin=self.origin[index],
         )
 
     def after(self, selection: Selection, step: Step, mask_token_id: int) -> DecodeState:
@@ -86,6 +90,7 @@ class DecodeState:
     def _edited(self, insert: Tensor, inserted: Tensor, delete: Tensor) -> DecodeState:
         real = edited(self.real, insert, delete, True, False)
         tokens = edited(self.tokens, insert, delete, inserted, 0)
+        fresh = self.origin.amax(-1, keepdim=True) + insert.long().cumsum(-1)
         return replace(
             self,
             tokens=tokens,
@@ -96,6 +101,7 @@ class DecodeState:
             confidence=edited(self.confidence, insert, delete, 0.0, 0.0),
             memory=edited(self.memory, insert, delete, -1, -1),
             room=self.room - insert.sum(-1),
+            origin=edited(self.origin, insert, delete, fresh, -1),
         )
 
 
@@ -107,11 +113,15 @@ class WholeCanvas:
         tokens: [B, L] int64.
         real: [B, L] bool, False on padding.
         editable: [B, L] bool.
+        confidence: [B, L] float32, see `DecodeState`.
+        origin: [B, L] int64, see `DecodeState`.
     """
 
     tokens: Tensor
     real: Tensor
     editable: Tensor
+    confidence: Tensor
+    origin: Tensor
 
     def with_rows(self, state: DecodeState) -> WholeCanvas:
         """This canvas, with some of its rows as `state` has them."""
@@ -120,11 +130,32 @@ class WholeCanvas:
             tokens=self.tokens.index_put(rows, state.tokens),
             real=self.real.index_put(rows, state.real),
             editable=self.editable.index_put(rows, state.editable),
+            confidence=self.confidence.index_put(rows, state.confidence),
+            origin=self.origin.index_put(rows, state.origin),
         )
 
-    def snapshot(self) -> Tensor:
-        """[B, L] int64, the tokens; -1 on padding."""
-        return torch.where(self.real, self.tokens, -1)
+    def snapshot(self) -> Snapshot:
+        """As it stands."""
+        return Snapshot(torch.where(self.real, self.tokens, -1), self.confidence, self.origin)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The canvas between two steps.
+
+    Attributes:
+        tokens: [B, L] int64; -1 on padding.
+        confidence: [B, L] float32, each committed position's when it was committed.
+        origin: [B, L] int64, a number for each position that goes with it where rows grow and shrink.
+    """
+
+    tokens: Tensor
+    confidence: Tensor
+    origin: Tensor
+
+    def first_columns(self, width: int) -> Snapshot:
+        """Only the columns up to `width`."""
+        return Snapshot(self.tokens[:, :width], self.confidence[:, :width], self.origin[:, :width])
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from opendllm.core.decoding.blocks import check_lengths, find_blocks
 from opendllm.core.decoding.cached_forward import CachedForward, readers_of
-from opendllm.core.decoding.decode_state import DecodeState, WholeCanvas
+from opendllm.core.decoding.decode_state import DecodeState, Snapshot, WholeCanvas
 from opendllm.core.decoding.fixed_step import fixed_step
 from opendllm.core.decoding.length_edits import room_to_grow
 from opendllm.core.decoding.options import DecoderOptions
@@ -41,15 +41,24 @@ class Decoded:
         forward_passes: [B] int64, how many a row took part in.
         real: [B, L'] bool, False on padding.
         written: [B, L'] bool, the positions that were masks, or were put in.
-        trace: the canvas [B, L''] before the first and after every step, where asked for; -1 on padding.
-            Rows that shrink may have been longer than they are in the end: all have the longest one's L''.
+        snapshots: what `trace` is made of, with all that is known of each position.
+        origin: [B, L'] int64, which position of the snapshots each is in the end.
     """
 
     tokens: Tensor
     forward_passes: Tensor
     real: Tensor
     written: Tensor
-    trace: list[Tensor] = field(repr=False)
+    snapshots: list[Snapshot] = field(repr=False)
+    origin: Tensor = field(repr=False)
+
+    @property
+    def trace(self) -> list[Tensor]:
+        """The canvas [B, L''] before the first and after every step, where asked for; -1 on padding.
+
+        Rows that shrink may have been longer than they are in the end: all have the longest one's L''.
+        """
+        return [snapshot.tokens for snapshot in self.snapshots]
 
 
 @torch.no_grad()
@@ -97,7 +106,9 @@ def decode(
     if proposer.noise_schedule is not None:
         start = start_of(proposer.noise_schedule, seeds, layout.positions, lm, "canvas")
         canvas = torch.where(editable, start, canvas)
-    whole = WholeCanvas(canvas, real, editable)
+    confidence = torch.zeros(canvas.shape, device=canvas.device)
+    origin = torch.where(real, torch.arange(canvas.shape[1], device=canvas.device), -1)
+    whole = WholeCanvas(canvas, real, editable, confidence, origin)
     state = DecodeState(
         number=torch.arange(len(canvas), device=canvas.device),
         tokens=canvas,
@@ -105,10 +116,11 @@ def decode(
         editable=editable,
         block_of=blocks.of,
         positions=layout.positions,
-        confidence=torch.zeros(canvas.shape, device=canvas.device),
+        confidence=confidence,
         memory=torch.full_like(canvas, -1),
         seeds=seeds,
         room=room,
+        origin=origin,
     )
     trace = [whole.snapshot()] if keep_trace else []
     fixed = None
@@ -138,13 +150,14 @@ def decode(
     if sampler.revises:
         _check_written(whole, lm.mask_token_id, sampler)
     used = max(given_length, _width(whole.real))
-    longest = max((_width(snapshot >= 0) for snapshot in trace), default=0)
+    longest = max((_width(snapshot.tokens >= 0) for snapshot in trace), default=0)
     return Decoded(
         whole.tokens[:, :used],
         torch.from_numpy(cursor.forward_passes),
         whole.real[:, :used],
         whole.editable[:, :used],
-        [snapshot[:, : max(given_length, longest)] for snapshot in trace],
+        [snapshot.first_columns(max(given_length, longest)) for snapshot in trace],
+        whole.origin[:, :used],
     )
 
 

@@ -47,7 +47,8 @@ class ChunkedDistributions:
         filters = self.filters
         if filters.temperature == 0:
             return torch.zeros_like(logits).scatter_(1, logits.argmax(-1, keepdim=True), 1.0)
-        return filter_logits(logits, filters.temperature, filters.top_p, filters.top_k).weights
+        cut = (filters.top_p, filters.top_k, filters.top_k_first)
+        return filter_logits(logits, filters.temperature, *cut).weights
 
     def read(self, function: Callable[[PositionChunk], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
         """See `Distributions.read`."""

@@ -48,14 +48,19 @@ class FilteredLogits:
 
 
 def filter_logits(
-    logits: Tensor, temperature: float, top_p: float | None, top_k: int | None
+    logits: Tensor,
+    temperature: float,
+    top_p: float | None,
+    top_k: int | None,
+    top_k_first: bool = False,
 ) -> FilteredLogits:
     """What temperature, top-p and top-k leave of the distributions of `logits` [N, V] float32.
 
     The order is the published one (Dream's and Open-dLLM's `sample_tokens`): temperature, top-p,
-    top-k. Top-p keeps the most probable tokens until their sum first exceeds it, always the best one;
-    of equal ones the first. Top-k keeps all that are as probable as the k-th. At temperature 0 the
-    filters still apply, since confidences are read after them.
+    top-k; with `top_k_first` top-p is of what top-k kept, as SDAR and LLaDA2 do. Top-p keeps the most
+    probable tokens until their sum first exceeds it, always the best one; of equal ones the first. Top-k
+    keeps all that are as probable as the k-th. At temperature 0 the filters still apply, since confidences
+    are read after them.
     """
     largest = logits.amax(-1)
     below = logits - largest[:, None]
@@ -64,11 +69,15 @@ def filter_logits(
     weights = below.exp()
     total = weights.sum(-1)
     keep = None
-    if top_p is not None and top_p < 1:
-        keep = _nucleus(weights, below, total, top_p)
     if top_k is not None and top_k < logits.shape[-1]:
-        among_best = below >= below.topk(top_k, dim=-1).values[:, -1:]
-        keep = among_best if keep is None else keep & among_best
+        keep = below >= below.topk(top_k, dim=-1).values[:, -1:]
+    if top_p is not None and top_p < 1:
+        among, mass = weights, total
+        if keep is not None and top_k_first:
+            among = weights * keep
+            mass = among.sum(-1)
+        nucleus = _nucleus(among, below, mass, top_p)
+        keep = nucleus if keep is None else keep & nucleus
     if keep is not None:
         weights.mul_(keep)
         total = weights.sum(-1)

@@ -24,11 +24,13 @@ class Filters:
         temperature: of the draw; 0 takes the mode.
         top_p: see `filter_logits`.
         top_k: see `filter_logits`.
+        top_k_first: see `filter_logits`.
     """
 
     temperature: float
     top_p: float | None
     top_k: int | None
+    top_k_first: bool = False
 
     @property
     def cut(self) -> bool:
@@ -137,7 +139,7 @@ def _drawn_from_the_kept(
     logits: Tensor, uniforms: Tensor, mask_token_id: int, filters: Filters, confidence: Confidence | None
 ) -> tuple[Tensor, Tensor | None]:
     """([N] tokens, [N] confidences) where top-p or top-k narrow the draw."""
-    filtered = filter_logits(logits, filters.temperature, filters.top_p, filters.top_k)
+    filtered = filter_logits(logits, filters.temperature, filters.top_p, filters.top_k, filters.top_k_first)
     values = _certainty(filtered, confidence)
     nothing_else = filtered.weights[:, mask_token_id] >= filtered.total
     filtered.weights[:, mask_token_id] = 0
@@ -170,7 +172,7 @@ def _drawn_from_all(
         return tokens, None
     if filters.cut and confidence not in ("model_probability", "tempered_probability"):
         logits[:, mask_token_id] = of_mask
-        filtered = filter_logits(logits, 0, filters.top_p, filters.top_k)
+        filtered = filter_logits(logits, 0, filters.top_p, filters.top_k, filters.top_k_first)
         certainty = _certainty(filtered, confidence)
         return tokens, filtered.probability(tokens) if certainty is None else certainty
     own = 1.0 if confidence == "model_probability" or temperature == 0 else temperature

@@ -59,7 +59,7 @@ class Proposer:
         self._lm = lm
         self._sampler = sampler
         self._guidance_scale = options.guidance_scale
-        self._filters = Filters(options.temperature, options.top_p, options.top_k)
+        self._filters = Filters(options.temperature, options.top_p, options.top_k, sampler.cuts_top_k_first)
         self._without_token = torch.tensor(lm.ids_without_token, dtype=torch.int64)
         self._unchecked: list[tuple[Tensor, Tensor, Tensor]] = []
 
@@ -94,7 +94,10 @@ class Proposer:
             draws: of this step.
             last: [R] bool, rows at the last step of their block.
         """
-        uniforms = draws.at("token", at.rows, at.columns)
+        if self._filters.temperature == 0:  # the mode, whatever is drawn
+            uniforms = torch.zeros(len(at.rows), dtype=torch.float64, device=at.rows.device)
+        else:
+            uniforms = draws.at("token", at.rows, at.columns)
         suppressed = self._suppressed(state, at, last)
         at_once = self._at_once(LOGITS_AT_ONCE, state.tokens)
         parts = []

@@ -14,6 +14,8 @@ from opendllm.core.decoding.compiled_shapes import ROW_LENGTH_MULTIPLE, round_up
 from opendllm.core.decoding.decoder import decode
 from opendllm.core.decoding.options import DecoderOptions
 from opendllm.core.decoding.proposer import NotFiniteError
+from opendllm.core.decoding.tracing import CanvasLists, row_trace
+from opendllm.core.foundation.decoding_traces import RowTrace
 from opendllm.registries.backbones import DiffusionLM
 from opendllm.registries.errors import UserError
 from opendllm.registries.gaps import Gap
@@ -47,6 +49,7 @@ class Written:
         forward_passes: that the row took part in.
         seconds: its share of its batch's wall time.
         trace: the row's ids before the first and after every step, where asked for.
+        row_trace: the same as what each step changed.
     """
 
     text: str
@@ -55,6 +58,7 @@ class Written:
     forward_passes: int
     seconds: float
     trace: tuple[tuple[int, ...], ...] = ()
+    row_trace: RowTrace | None = None
 
 
 def encode(codec: TextCodec, text: str, what: str, begins: bool = True) -> list[int]:
@@ -128,11 +132,13 @@ def write(
             ) from error
         tokens, is_written = decoded.tokens.tolist(), decoded.written.tolist()
         seconds = (time.perf_counter() - started) / len(chosen)
-        trace = [snapshot.tolist() for snapshot in decoded.trace]
+        canvases = [CanvasLists.of(snapshot) for snapshot in decoded.snapshots]
         for row, index in enumerate(chosen):
             written = [token for token, new in zip(tokens[row], is_written[row], strict=True) if new]
             end = next((at for at, token in enumerate(written) if token in lm.stops), len(written))
             kept = written[:end]
+            traced = [canvas.row(row) for canvas in canvases]
+            editable = decoded.origin[row][decoded.written[row]].tolist() if traced else []
             yield (
                 index,
                 Written(
@@ -141,7 +147,8 @@ def write(
                     len(kept),
                     int(decoded.forward_passes[row]),
                     seconds,
-                    tuple(tuple(token for token in snapshot[row] if token >= 0) for snapshot in trace),
+                    tuple(tuple(canvas.tokens) for canvas in traced),
+                    row_trace(traced, frozenset(editable), lm.mask_token_id) if traced else None,
                 ),
             )
 

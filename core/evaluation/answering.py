@@ -105,7 +105,7 @@ def _why_unanswerable(asked: Asked, request: Request, sequence_length: int) -> s
         if isinstance(request, LikelihoodRequest):
             text = TextToScore(request.text, 0, request.context, templated=request.templated)
             return why_unscorable(replica.codec, text, sequence_length)
-        gap = _gap(asked, replica, request)
+        gap = gap_of(asked, replica, request)
         _reference_tokens(replica, request)
         return why_unfit(replica.lm, replica.codec, gap, asked.options)
     except UserError as error:
@@ -212,7 +212,7 @@ def _write_answers(
 ) -> Iterator[SampleRecord]:
     keys = list(requests)
     gaps = [
-        SeededGap(_gap(asked, replica, request), answer_seed(asked.seed, key))
+        SeededGap(gap_of(asked, replica, request), answer_seed(asked.seed, key))
         for key, request in requests.items()
     ]
     for index, written in write(
@@ -245,7 +245,7 @@ def _reference_tokens(replica: Replica, request: GenerationRequest) -> tuple[int
     return tuple(encode(replica.codec, request.reference, "reference", begins=False))
 
 
-def _gap(asked: Asked, replica: Replica, request: GenerationRequest) -> Gap:
+def gap_of(asked: Asked, replica: Replica, request: GenerationRequest) -> Gap:
     """What is put to the model: in its chat template if wished, and as long as the reference if asked so."""
     gap = request.gap
     if asked.chat and gap.suffix is None and not gap.templated:

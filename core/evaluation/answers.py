@@ -23,22 +23,35 @@ class AnswerFile:
 
     Attributes:
         path: the file.
+        digest: of the settings that the answers are made with.
         records: the answers on file.
     """
 
-    def __init__(self, path: Path, settings_digest: str, shard: Shard = ALONE) -> None:
+    def __init__(
+        self,
+        path: Path,
+        settings_digest: str,
+        shard: Shard = ALONE,
+        others: Iterable[tuple[Path, str]] = (),
+    ) -> None:
         """Open the file and read what an earlier evaluation left; all processes do so together.
+
+        Args:
+            path: of the file.
+            settings_digest: of the model and of how it is asked.
+            shard: this process's part.
+            others: files of answers that would be given here too, with their digests: they are taken over.
 
         Raises:
             UserError: it holds answers that were made with other settings.
         """
         self.path = path
-        self._digest = settings_digest
+        self.digest = settings_digest
         self._shard = shard
         self.records: dict[SampleKey, SampleRecord] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
         if self._shard.is_first:
-            self._merge(())
+            self._merge((), others)
         else:
             self._read(path)  # answers made with other settings are refused by all, none left waiting
         self._shard.wait()
@@ -49,7 +62,7 @@ class AnswerFile:
 
     def add(self, record: SampleRecord) -> None:
         """Append one answer."""
-        record = replace(record, digest=self._digest)
+        record = replace(record, digest=self.digest)
         with self._own.open("a", encoding="utf-8") as file:
             file.write(record_line(record))
         self.records[record.key] = record
@@ -64,12 +77,15 @@ class AnswerFile:
         if self._shard.is_first:
             self._merge(order)
 
-    def _merge(self, order: Iterable[SampleKey]) -> None:
+    def _merge(self, order: Iterable[SampleKey], others: Iterable[tuple[Path, str]] = ()) -> None:
         parts = sorted(self.path.parent.glob(f"{self.path.name}.part-*"))
         found = self._read(self.path)
         for part in parts:
             for key, record in self._read(part).items():
                 found.setdefault(key, record)
+        for other, digest in others:
+            for key, record in _records(other, digest).items():
+                found.setdefault(key, replace(record, digest=self.digest))
         wished = [key for key in order if key in found]
         self.records = {key: found[key] for key in [*wished, *found]}
         text = "".join(map(record_line, self.records.values()))
@@ -86,13 +102,20 @@ class AnswerFile:
                 continue
             if isinstance(record, str) or not line.content.keys() >= _FIELDS:
                 raise UserError(f"{path}:{line.number} is no answer of an evaluation: move the file away")
-            if record.digest != self._digest:
+            if record.digest != self.digest:
                 raise UserError(
                     f"{path}:{line.number} was made with other settings or another model: "
                     f"keep it by choosing another `output`, or delete the file"
                 )
             records.setdefault(record.key, record)
         return records
+
+
+def _records(path: Path, digest: str) -> dict[SampleKey, SampleRecord]:
+    """The answers in another file that have this digest."""
+    lines = read_records(path) if path.is_file() else ()
+    found = [record for line, record in lines if line.issue is None and isinstance(record, SampleRecord)]
+    return {record.key: record for record in found if record.digest == digest}
 
 
 def _part(path: Path, rank: int) -> Path:

@@ -12,21 +12,29 @@ from opendllm.core.data.sources import changed_corpora, fingerprints, held_out_d
 from opendllm.core.evaluation.answering import Asked
 from opendllm.core.evaluation.answers import AnswerFile
 from opendllm.core.evaluation.evaluator import Evaluation, evaluate, unasked_note, write_result
+from opendllm.core.evaluation.kept_traces import TRACES_A_VARIANT, TraceWanted, keep_trace
 from opendllm.core.evaluation.progress import evaluation_progress
 from opendllm.core.evaluation.replicas import LoadedModel, load_replicas
 from opendllm.core.evaluation.samples_file import about_file
+from opendllm.core.evaluation.set_aside import set_aside_other_sources
 from opendllm.core.evaluation.shards import this_process
 from opendllm.core.foundation.atomic_files import write_json
 from opendllm.core.foundation.json_objects import read_json_object
+from opendllm.core.foundation.visible_text import visible
 from opendllm.core.manifest.checks import decoder_options, generation_of
 from opendllm.core.manifest.experiment_manifest import Variant, digest
 from opendllm.core.manifest.schema import Manifest
 from opendllm.core.manifest.section import PluginChoice
+from opendllm.core.progress.progress import Progress
 from opendllm.registries.benchmarks import Benchmark, BenchmarkContext, CodeExecution
 from opendllm.registries.corpora import Corpus, Document
 from opendllm.registries.errors import UserError
-from opendllm.registries.options import PluginOptions, path_fields
+from opendllm.registries.options import PluginOptions, only_asks_likelihoods, path_fields
 from opendllm.registries.registry import ChosenPlugin
+from opendllm.registries.sources import source_digests
+
+_OF_WRITING = frozenset({"sampler", "decoder"})
+"""Settings that no likelihood depends on."""
 
 
 def evaluate_variant(
@@ -34,7 +42,9 @@ def evaluate_variant(
     folder: Path,
     provenance: dict[str, Any],
     limit: int | None,
+    progress: Progress,
     on_message: Callable[[str], None] = print,
+    same_model: Sequence[tuple[Variant, Path]] = (),
 ) -> None:
     """Run every benchmark of a variant on its last checkpoint; answers on file are kept.
 
@@ -43,14 +53,19 @@ def evaluate_variant(
         folder: the variant's.
         provenance: travels with every result.
         limit: at most so many problems of each benchmark.
+        progress: told what is being done.
         on_message: told one line where a benchmark's samples are left unscored.
+        same_model: other variants, and their folders, that share its training run. What doesn't depend on
+            how text is written, a perplexity say, is taken over from them.
 
     Raises:
         UserError: there is no checkpoint, or answers on file were made with other settings.
     """
     manifest, shard = variant.manifest, this_process()
+    traces = 0
     # 1. The last checkpoint, once on every device.
-    models, trained = _load_checkpoint(variant, folder)
+    with progress.activity("loading the model"):
+        models, trained = _load_checkpoint(variant, folder)
     corpora = variant.plugins.built_corpora()
     read = fingerprints(manifest.data, corpora) if manifest.data else {}
     for index, entry in enumerate(manifest.evaluate):
@@ -60,22 +75,33 @@ def evaluate_variant(
         chosen = variant.plugins.evaluations[index].benchmark
         settings = {**_settings(variant, index), "corpora": read}
         about = _about(variant, label, settings, limit, {**provenance, **trained})
+        about["sources"] = _answer_sources(variant, index)
         _check_corpora(samples, read)
-        pathless = {**settings, "benchmark": _without_paths(chosen)}
-        answers = AnswerFile(samples, digest({"settings": pathless, "step": trained["step"]}), shard)
+        if shard.is_first:
+            for message in set_aside_other_sources(folder, label, about["sources"]):
+                on_message(f"{variant.name}: {label}: {message}")
+        shard.wait()
+        own = _answers_digest(variant, index, read, trained["step"])
+        others = _same_likelihoods(variant, index, read, trained["step"], same_model)
+        answers = AnswerFile(samples, own, shard, others)
         if shard.is_first:
             write_json(about_file(samples), about)
         # 3. The model gives those that are missing; then all are scored.
         benchmark = chosen.build()
         asked = _asked(variant, index, models)
         context = _context(manifest, index, corpora, limit, models[0].lm.context_length)
-        with evaluation_progress(f"{variant.name}: {label}", shard.is_first) as bars:
-            evaluation = evaluate(asked, benchmark, context, answers, bars.answered, shard, bars.judged)
+        with evaluation_progress(progress, label) as told:
+            evaluation = evaluate(asked, benchmark, context, answers, told.answered, shard, told.judged)
         # 4. The first process says what the result lacks, and writes it.
         for message in _shortcomings(evaluation, entry.benchmark.name, samples):
-            on_message(f"{variant.name}: {label}: {message}")
+            on_message(visible(f"{variant.name}: {label}: {message}"))
         if evaluation is not None and evaluation.scores is not None:
             write_result(folder / "results" / f"{label}.json", benchmark, evaluation, about)
+        # 5. One of the answers once more, step by step, for the report to play.
+        if evaluation is not None and evaluation.first_text is not None and traces < TRACES_A_VARIANT:
+            traces += 1
+            path = folder / "traces" / f"{label}.json"
+            keep_trace(asked, TraceWanted(path, *evaluation.first_text, answers.digest, settings))
 
 
 def _load_checkpoint(variant: Variant, folder: Path) -> tuple[list[LoadedModel], dict[str, Any]]:
@@ -173,6 +199,44 @@ def _settings(variant: Variant, index: int) -> dict[str, Any]:
         "likelihood_estimator": entry.likelihood_estimator,
         "likelihood_draws": entry.likelihood_draws,
     }
+
+
+def _answers_digest(variant: Variant, index: int, corpora: Mapping[str, str], step: int) -> str:
+    """Of what an entry's answers are made with."""
+    chosen = variant.plugins.evaluations[index].benchmark
+    settings = {**_settings(variant, index), "corpora": corpora, "benchmark": _without_paths(chosen)}
+    return digest({"settings": settings, "step": step})
+
+
+def _same_likelihoods(
+    variant: Variant,
+    index: int,
+    corpora: Mapping[str, str],
+    step: int,
+    same_model: Sequence[tuple[Variant, Path]],
+) -> Iterator[tuple[Path, str]]:
+    """(file, digest) of other variants' answers to an entry, where no text is written and so all agree."""
+    if not only_asks_likelihoods(variant.plugins.evaluations[index].benchmark.options):
+        return
+    asked = _settings(variant, index)
+    for other, folder in same_model:
+        for number, entry in enumerate(other.manifest.evaluate):
+            theirs = _settings(other, number)
+            if all(theirs[key] == asked[key] for key in asked if key not in _OF_WRITING):
+                label = entry.label or entry.benchmark.name
+                samples = folder / "samples" / f"{label}.jsonl"
+                about = read_json_object(about_file(samples), optional=True)
+                if about.get("sources") == _answer_sources(variant, index):  # made by the same code
+                    yield samples, _answers_digest(other, number, corpora, step)
+
+
+def _answer_sources(variant: Variant, index: int) -> dict[str, str]:
+    """Of the plugins that an answer of one trained checkpoint is made by; what scores it isn't among them."""
+    plugins = variant.plugins
+    own = plugins.evaluations[index]
+    decoding = () if only_asks_likelihoods(own.benchmark.options) else (own.sampler,)
+    noise = () if plugins.training is None else (plugins.training.noise_schedule,)
+    return source_digests([plugins.backbone, *noise, *decoding])
 
 
 def _without_paths(benchmark: ChosenPlugin[Benchmark, PluginOptions]) -> dict[str, Any]:

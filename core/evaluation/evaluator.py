@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from opendllm.core.evaluation.answering import (
 from opendllm.core.evaluation.answers import AnswerFile
 from opendllm.core.evaluation.shards import ALONE, Shard, take_shard
 from opendllm.core.foundation.atomic_files import write_json
+from opendllm.core.foundation.json_objects import read_json_object
+from opendllm.core.foundation.peak_memory import peak_memory_bytes, restart_peak_memory
 from opendllm.core.foundation.sample_records import SampleKey, SampleRecord
 from opendllm.core.sandbox.sandbox import Sandbox
 from opendllm.core.toolkit.likelihood import bound_name
@@ -43,7 +46,11 @@ class Evaluation:
     Attributes:
         scores: None where scoring would run generated code, which isn't allowed.
         tasks: how many there are answers to.
+        texts: how many answers are texts that the model wrote.
+        tokens: that these are made of.
         unasked: task id -> why it couldn't be put to the model, so that its answers count as wrong.
+        peak_memory_bytes: while answers were given; None where all were on file.
+        first_text: a request for a text, with its answer's key; None where there is none.
     """
 
     scores: Scores | None
@@ -52,6 +59,10 @@ class Evaluation:
     seconds: float
     tasks: int
     unasked: Mapping[str, str]
+    texts: int
+    tokens: int
+    peak_memory_bytes: int | None = None
+    first_text: tuple[SampleKey, GenerationRequest] | None = None
 
 
 OnProgress = Callable[[int, int, float | None], None]
@@ -114,18 +125,46 @@ def evaluate(
     progress.start(record for key, record in answers.records.items() if key in wanted)
     failed = (failed_answer(key, mine[key], unfit[key]) for key in mine if key in unfit)
     fitting = {key: request for key, request in mine.items() if key not in unfit}
+    restart_peak_memory()
     for record in itertools.chain(failed, answer_all(asked, fitting, context.sequence_length)):
         answers.add(record)
         progress.add(record)
+    peak_memory = peak_memory_bytes() if pending else None
     answers.gather(wanted)
     if not shard.is_first:
         return None
     records = [answers.records[key] for key in wanted]
-    if benchmark.executes_code and context.code_execution is None:
-        return evaluation_of(None, records)
-    on_scoring(0, None, None)
-    scores = benchmark.score([record.answer for record in records])
-    return evaluation_of(replace(scores, notes=(*scores.notes, *about)), records)
+    scores: Scores | None = None
+    if not benchmark.executes_code or context.code_execution is not None:
+        on_scoring(0, None, None)
+        scores = benchmark.score([record.answer for record in records])
+        scores = replace(scores, notes=(*scores.notes, *about))
+    return replace(
+        evaluation_of(scores, records),
+        peak_memory_bytes=peak_memory,
+        first_text=_first_text(wanted, answers, asked.options.max_new_tokens),
+    )
+
+
+def _first_text(
+    wanted: Mapping[SampleKey, Request], answers: AnswerFile, max_new_tokens: int
+) -> tuple[SampleKey, GenerationRequest] | None:
+    """Of the first task that asks for texts, the setting that lets the model write most."""
+    texts = {
+        key: request
+        for key, request in wanted.items()
+        if isinstance(request, GenerationRequest) and answers.records[key].failure is None
+    }
+    first = next(iter(texts), None)
+    if first is None:
+        return None
+
+    def length(key: SampleKey) -> int:
+        request = texts[key]
+        return 0 if request.oracle_length else request.gap.length or max_new_tokens
+
+    key = max((key for key in texts if key[0] == first[0]), key=length)
+    return key, texts[key]
 
 
 def _what_likelihoods_are(asked: Asked, requests: Sequence[Request]) -> tuple[str, ...]:
@@ -168,6 +207,8 @@ def evaluation_of(scores: Scores | None, records: Sequence[SampleRecord]) -> Eva
         seconds,
         tasks,
         unasked,
+        sum(record.forward_passes is not None for record in records),
+        written,
     )
 
 
@@ -187,6 +228,9 @@ def write_result(path: Path, benchmark: Benchmark, evaluation: Evaluation, about
     path.parent.mkdir(parents=True, exist_ok=True)
     scores = evaluation.scores
     assert scores is not None
+    memory = evaluation.peak_memory_bytes
+    if memory is None:
+        memory = _peak_memory_on_file(path)
     write_json(
         path,
         {
@@ -195,15 +239,27 @@ def write_result(path: Path, benchmark: Benchmark, evaluation: Evaluation, about
             "headline": [name for name in benchmark.headline if name in scores.metrics],
             "lower_is_better": sorted(benchmark.lower_is_better),
             "per_task": {task: dict(values) for task, values in scores.per_task.items()},
+            "verdicts": [[*key, reason] for key, reason in scores.verdicts.items()],
             "notes": list(scores.notes),
             "unasked": dict(evaluation.unasked),
             "speed": {
                 "tokens_per_second": evaluation.tokens_per_second,
                 "forward_passes": evaluation.forward_passes,
                 "seconds": evaluation.seconds,
+                "texts": evaluation.texts,
+                "tokens": evaluation.tokens,
+                "peak_memory_bytes": memory,
             },
         },
     )
+
+
+def _peak_memory_on_file(result: Path) -> int | None:
+    """Of when the answers were given, as an earlier result says it."""
+    with suppress(UserError):
+        speed = read_json_object(result, optional=True).get("speed")
+        return speed.get("peak_memory_bytes") if isinstance(speed, dict) else None
+    return None
 
 
 class _Progress:

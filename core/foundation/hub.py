@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from opendllm.registries.errors import first_line
 
 ANSWER_SECONDS = 10
 """How long the hub may take to say anything: its libraries would try for half a minute."""
+
+
+def hub_cache() -> Path:
+    """Where huggingface_hub keeps what it has downloaded, without importing it."""
+    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
+    return Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub").expanduser()
+
+
+def in_hub_cache(model: str) -> bool:
+    """Whether some version of a hub's model was downloaded before."""
+    snapshots = hub_cache() / f"models--{model.replace('/', '--')}" / "snapshots"
+    return snapshots.is_dir() and any(snapshots.iterdir())
 
 
 @contextmanager

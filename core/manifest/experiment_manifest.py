@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from opendllm.core.manifest.checks import Issue, ManifestError, validate
+from opendllm.core.manifest.grids import without_grids
 from opendllm.core.manifest.lengths import unwritable
 from opendllm.core.manifest.paths import with_absolute_paths, without_paths
-from opendllm.core.manifest.plugin_checks import resolve_plugins
+from opendllm.core.manifest.plugin_checks import resolve_plugins, unknown_plugins
 from opendllm.core.manifest.published import read_published
+from opendllm.core.manifest.requirements import requirement_issues
 from opendllm.core.manifest.schema import NAME_PATTERN, ExperimentManifest, Launch, Manifest, PublishedFigures
 from opendllm.core.manifest.sources import KeyPath, Location, Source, merge, override, parse_value, read_yaml
 from opendllm.core.manifest.variant_plugins import VariantPlugins
@@ -25,7 +29,7 @@ from opendllm.registries.registry import did_you_mean
 
 DATA_FOLDER = "data"
 """Where a run keeps its prepared data, beside its variants' folders."""
-_OWN_KEYS = ("extends", "variants", "seeds", "published")
+_OWN_KEYS = ("extends", "require", "variants", "seeds", "published")
 WHOLE_EXPERIMENT_KEYS = (*_OWN_KEYS, "name", "description", "output", "launch")
 """What no variant can change."""
 
@@ -36,7 +40,7 @@ _NOT_TRAINED_FROM = (
 """Keys of `train` that only say how the same weights are come by; a run may go on with others."""
 
 
-_ADDED_LATER = frozenset({"add_bos_token", "eos_token"})
+_ADDED_LATER = frozenset({"add_bos_token", "eos_token", "load_balancing"})
 """Keys that earlier manifests lack: null means what was done before there was one, and the same digest."""
 
 
@@ -50,13 +54,16 @@ def trained_from(manifest: dict[str, Any]) -> dict[str, Any]:
     """What of a dumped manifest decides the trained weights, but for float rounding."""
     content = {key: manifest.get(key) for key in ("model", "data", "train", "seed")}
     content["model"] = _without_new_defaults(content["model"])
+    if content["data"] is not None:  # what is only looked at decides nothing
+        content["data"] = {key: value for key, value in content["data"].items() if key != "contamination"}
     if content["data"] is not None and content["data"].get("tokenizer") is not None:
         content["data"] = {
             **content["data"],
             "tokenizer": _without_new_defaults(content["data"]["tokenizer"]),
         }
     if content["train"] is not None:
-        content["train"] = {k: v for k, v in content["train"].items() if k not in _NOT_TRAINED_FROM}
+        trained = {key: value for key, value in content["train"].items() if key not in _NOT_TRAINED_FROM}
+        content["train"] = _without_new_defaults(trained)
     return content
 
 
@@ -102,6 +109,7 @@ class Experiment:
     variants: tuple[Variant, ...]
     published: tuple[PublishedFigures, ...] = ()
     launch: Launch | None = None
+    require: Mapping[str, str] = field(default_factory=dict)
 
     def resolved(self) -> dict[str, Any]:
         """The experiment as one self-contained manifest, every variant spelled out."""
@@ -116,6 +124,7 @@ class Experiment:
             "name": self.name,
             "description": self.description,
             "output": str(self.output),
+            **({"require": dict(self.require)} if self.require else {}),
             **({"published": published} if published else {}),
             "launch": None if self.launch is None else self.launch.model_dump(mode="json"),
             "variants": variants,
@@ -141,21 +150,46 @@ def read_experiment(path: Path, settings: Sequence[str], plugins: Plugins) -> Ex
     Raises:
         UserError: with one line for each thing that is wrong.
     """
-    source = _with_extended(path, ())
+    return _experiment(_with_extended(path, ()), settings, plugins)
+
+
+def experiment_of(manifest: Mapping[str, Any], said_by: str, variant: str, plugins: Plugins) -> Experiment:
+    """An experiment of one variant, from what a command was told instead of a file.
+
+    Args:
+        manifest: what a file would say; its paths are relative to the working folder.
+        said_by: the command, for messages.
+        variant: its name.
+        plugins: what is installed.
+
+    Raises:
+        UserError: with one line for each thing that is wrong.
+    """
+    content = {**manifest, "variants": {variant: {}}}
+    return _experiment(Source(content, {(): Location(said_by, is_setting=True)}), (), plugins)
+
+
+def _experiment(source: Source, settings: Sequence[str], plugins: Plugins) -> Experiment:
     overrides = [_parse_setting(setting) for setting in settings]
     patches = _variant_patches(source)
     seeds = _seeds(source, overrides)
     variants = []
-    issues: list[Issue] = []
+    issues = list(requirement_issues(source, plugins))
     for name, patch in patches.items():
         merged = merge(source, patch)
         for key, value in overrides:
             merged = override(merged, key, value)
-        for seed in seeds:
+        try:
+            points = list(without_grids(name, merged, by_itself=not source.data.get("variants")))
+        except ManifestError as error:
+            issues.extend(error.issues)
+            continue
+        for (point, keys), seed in itertools.product(points, seeds):
             try:
-                variants.append(_variant(name, merged, seed, plugins))
+                variants.append(_variant(point, keys, seed, plugins))
             except ManifestError as error:
                 issues.extend(error.issues)
+    issues.extend(_same_names(variants, source))
     if issues:
         raise ManifestError(issues)
     first = variants[0].manifest
@@ -166,7 +200,16 @@ def read_experiment(path: Path, settings: Sequence[str], plugins: Plugins) -> Ex
         tuple(variants),
         read_published(source),
         first.launch,
+        source.data.get("require") or {},
     )
+
+
+def _same_names(variants: Sequence[Variant], source: Source) -> Iterator[Issue]:
+    """A grid may make a variant of a name that is there already."""
+    for name, count in Counter(variant.name for variant in variants).items():
+        if count > 1:
+            why = f"there are {count} of this name, with what grids and seeds make: rename one"
+            yield Issue(source.location(("variants", name)), f"variants.{name}", why)
 
 
 def _variant(name: str, merged: Source, seed: int | None, plugins: Plugins) -> Variant:
@@ -175,7 +218,10 @@ def _variant(name: str, merged: Source, seed: int | None, plugins: Plugins) -> V
         data["seed"] = seed
         name = f"{name}-seed-{seed}"
     source = with_absolute_paths(Source(data, merged.locations), plugins)
-    manifest = validate(source, Manifest, ExperimentManifest)
+    try:
+        manifest = validate(source, Manifest, ExperimentManifest)
+    except ManifestError as error:
+        raise ManifestError([*error.issues, *unknown_plugins(source, plugins)]) from error
     chosen = resolve_plugins(manifest, source, plugins)
     labels = [entry.label or entry.benchmark.name for entry in manifest.evaluate]
     for index, label in enumerate(labels):
@@ -281,7 +327,7 @@ def _parse_setting(setting: str) -> tuple[str, Any]:
     if not equals or not all(key.split(".")):
         raise UserError(f"--set {setting!r}: write it as a.b=value")
     top = key.split(".")[0]
-    fixed = ("extends", "variants", "published")
+    fixed = ("extends", "require", "variants", "published")
     settable = [name for name in ExperimentManifest.model_fields if name not in fixed]
     if top not in settable:
         hint = did_you_mean(top, settable)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from opendllm.core.manifest.experiment_manifest import WHOLE_EXPERIMENT_KEYS
+from opendllm.core.manifest.grids import GRID
 from opendllm.core.manifest.schema import PLUGIN_KEYS, ExperimentManifest
 from opendllm.registries.discovery import Plugins
 
@@ -24,6 +25,7 @@ def manifest_schema(plugins: Plugins) -> dict[str, Any]:
         for name, content in definition.get("properties", {}).items():
             if name in PLUGIN_KEYS and _refers_to_choice(content):
                 definition["properties"][name] = {"$ref": f"#/$defs/choice_{PLUGIN_KEYS[name]}"}
+    _allow_grids(definitions)
     definitions.update({f"{name}_patch": _patch(content) for name, content in definitions.items()})
     schema.update(_patch({key: schema[key] for key in ("type", "properties", "additionalProperties")}))
     properties = schema["properties"]
@@ -67,6 +69,27 @@ def _choice(plugins: Plugins, kind: str, definitions: dict[str, Any]) -> dict[st
             }
         )
     return {"anyOf": alternatives}
+
+
+def _allow_grids(definitions: dict[str, Any]) -> None:
+    """The options of the decoder and of samplers may be grids of values."""
+    for name, definition in definitions.items():
+        if name == "Generate" or name.startswith("options_samplers_"):
+            for key, content in definition.get("properties", {}).items():
+                if key not in ("sampler", "chat"):
+                    definition["properties"][key] = _value_or_grid(content)
+
+
+def _value_or_grid(content: dict[str, Any]) -> dict[str, Any]:
+    about: dict[str, Any] = {k: content[k] for k in ("title", "description", "default") if k in content}
+    value = {key: given for key, given in content.items() if key not in about}
+    grid = {
+        "type": "object",
+        "additionalProperties": False,
+        "required": [GRID],
+        "properties": {GRID: {"type": "array", "minItems": 1, "uniqueItems": True, "items": value}},
+    }
+    return {**about, "anyOf": [*value.get("anyOf", [value]), grid]}
 
 
 def _refers_to_choice(content: dict[str, Any]) -> bool:

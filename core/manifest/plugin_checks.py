@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -18,7 +18,7 @@ from opendllm.core.manifest.checks import (
     issues_of,
 )
 from opendllm.core.manifest.noise_checks import noise_issues
-from opendllm.core.manifest.schema import Generate, Manifest
+from opendllm.core.manifest.schema import PLUGIN_KEYS, Generate, Manifest
 from opendllm.core.manifest.section import PluginChoice
 from opendllm.core.manifest.sources import KeyPath, Source
 from opendllm.core.manifest.variant_plugins import EvaluationPlugins, TrainingPlugins, VariantPlugins
@@ -100,6 +100,26 @@ def resolve_plugins(manifest: Manifest, source: Source, plugins: Plugins) -> Var
             if benchmark and own
         ),
     )
+
+
+def unknown_plugins(source: Source, plugins: Plugins) -> Iterator[Issue]:
+    """The names of plugins that aren't installed, of a manifest whose structure is wrong elsewhere."""
+    for path, name in _chosen_names(source.data, ()):
+        try:
+            plugins.of_kind(PLUGIN_KEYS[str(path[-2])]).get(name)
+        except PluginError as error:
+            yield Issue(source.location(path), dotted(path), str(error))
+
+
+def _chosen_names(node: Any, path: KeyPath) -> Iterator[tuple[KeyPath, str]]:
+    """Where a plugin is chosen, by which name."""
+    children = enumerate(node) if isinstance(node, list) else node.items() if isinstance(node, dict) else ()
+    for key, child in children:
+        at = (*path, key)
+        if key in PLUGIN_KEYS and isinstance(child, dict) and isinstance(child.get("name"), str):
+            yield (*at, "name"), child["name"]
+        elif key not in PLUGIN_KEYS:
+            yield from _chosen_names(child, at)
 
 
 @dataclass

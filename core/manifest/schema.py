@@ -83,6 +83,14 @@ class Data(Section):
         False, description="Put prompts and what answers them into the tokenizer's chat template."
     )
 
+    contamination: int | None = Field(
+        None,
+        ge=3,
+        le=200,
+        description="Compare training documents with all benchmarks' problems, by runs of so many words "
+        "(13 is usual); changes nothing that is trained.",
+    )
+
     @model_validator(mode="after")
     def _corpus_or_mixture(self) -> Data:
         if (self.corpus is None) == (not self.mixture):
@@ -216,6 +224,11 @@ class ExperimentManifest(Manifest):
     published: str | tuple[PublishedFigures, ...] = Field(
         (),
         description="Figures for the report to quote, or a YAML file with a list of them under `figures`.",
+    )
+    require: dict[str, str] = Field(
+        default_factory=dict,
+        description="What has to be installed: a package of plugins, or KIND/NAME, -> its versions, as in "
+        "`my-sampler: '>=0.2'`.",
     )
     seeds: tuple[int, ...] | None = Field(
         None,

@@ -132,6 +132,9 @@ class Train(Section):
     freeze: tuple[str, ...] = Field(
         (), description="Regular expressions; parameters whose name holds a match are not trained."
     )
+    load_balancing: float | None = Field(
+        None, gt=0, description="Weight of a loss that spreads tokens over a mixture's experts."
+    )
     lora: Lora | None = Field(None, description="Train adapters only.")
     ema: WeightAverage | None = Field(None, description="Average the weights over the steps.")
     deepspeed: DeepSpeed = DeepSpeed()

@@ -160,12 +160,19 @@ def _dense_attention(
     query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None, scaling: float | None, dropout: float
 ) -> Tensor:
     """With a mask of who sees whom."""
-    if query.shape[1] != key.shape[1]:
-        groups = query.shape[1] // key.shape[1]
-        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    rows, heads, queries, size = query.shape
+    groups = heads // key.shape[1]
     mask = None if visible is None else visible[:, None].to(query.device)
+    if groups > 1 and queries < key.shape[2]:
+        # A few queries beside kept keys: the heads that share keys read them as queries of one head,
+        # where repeating them would copy what there is most of.
+        query = query.reshape(rows, heads // groups, groups * queries, size)
+        if mask is not None and mask.shape[2] > 1:
+            mask = mask.repeat(1, 1, groups, 1)
+    elif groups > 1:
+        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     output = scaled_dot_product_attention(query, key, value, mask, dropout_p=dropout, scale=scaling)
-    return output.transpose(1, 2).contiguous()
+    return output.view(rows, heads, queries, size).transpose(1, 2).contiguous()
 
 
 @cache

@@ -26,6 +26,7 @@ class CanvasCache(Cache):
     Attributes:
         columns: [R, Q] int64, where the next pass's entries go; L is nowhere. None for everywhere.
         rows: [R] int64, whose they are; None for all rows.
+        seen: of how many columns, the first ones, the entries come back.
     """
 
     def __init__(self, rows: int, length: int) -> None:
@@ -33,6 +34,7 @@ class CanvasCache(Cache):
         super().__init__(layers=[])
         self.columns: Tensor | None = None
         self.rows: Tensor | None = None
+        self.seen = length
         self.keys: list[Tensor] = []
         self.values: list[Tensor] = []
         self._rows = rows
@@ -41,7 +43,7 @@ class CanvasCache(Cache):
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_args: Any, **_kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Take in a layer's new entries [R, H, Q, K]; all entries [R, H, L, K] of these rows come back."""
+        """Take in a layer's new entries [R, H, Q, K]; these rows' [R, H, seen, K] come back."""
         if layer_idx == len(self.keys):
             # One column more than there are, for what is to go nowhere.
             size = (self._rows, key_states.shape[1], self._length + 1, key_states.shape[3])
@@ -55,7 +57,7 @@ class CanvasCache(Cache):
                 continue
             rows = torch.arange(kept.shape[0], device=kept.device) if self.rows is None else self.rows
             kept[rows[:, None], :, self.columns] = new.transpose(1, 2)
-            found.append((kept if self.rows is None else kept[self.rows])[:, :, : self._length])
+            found.append(kept[slice(None) if self.rows is None else self.rows, :, : self.seen])
         return found[0], found[1]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
@@ -119,12 +121,15 @@ class TransformersReader(CanvasReader):
         read_columns = torch.where(inside, columns, refresh.last[:, None])
         self._cache.rows = refresh.rows
         self._cache.columns = torch.where(inside, columns, length)
-        blocks = None if self._blocks is None else self._blocks[rows].gather(1, read_columns)
+        self._cache.seen = length if refresh.seen is None else refresh.seen
+        blocks = None
+        if self._blocks is not None and not refresh.see_alike:
+            blocks = self._blocks[rows].gather(1, read_columns)
         hidden = self._read(
             self._network,
             tokens[rows].gather(1, read_columns),
             self._positions[rows].gather(1, read_columns),
-            self._visible(blocks, rows),
+            self._visible(blocks, rows, refresh.seen),
             self._cache,
         )
         if refresh.rows is None:
@@ -162,16 +167,18 @@ class TransformersReader(CanvasReader):
         if self._cache is not None:
             self._cache.select_rows(rows)
 
-    def _visible(self, blocks: Tensor | None, rows: Tensor | slice = slice(None)) -> Tensor | None:
-        """[R, Q or 1, L] bool for queries in `blocks` [R, Q]; None where all see all.
+    def _visible(
+        self, blocks: Tensor | None, rows: Tensor | slice = slice(None), seen: int | None = None
+    ) -> Tensor | None:
+        """[R, Q or 1, seen] bool for queries in `blocks` [R, Q]; None where all see all.
 
         Padding sees what is real, too: nobody reads it, and a query without a key would be NaN. (A row
         has a real column, whose block is the first; padding has one of the row's blocks.)
         """
-        real = None if self._real is None else self._real[rows][:, None, :]
+        real = None if self._real is None else self._real[rows, None, :seen]
         if blocks is None or self._blocks is None:
             return real
-        earlier = self._blocks[rows][:, None, :] <= blocks[:, :, None]
+        earlier = self._blocks[rows, None, :seen] <= blocks[:, :, None]
         return earlier if real is None else earlier & real
 
 

@@ -16,6 +16,9 @@ from opendllm.registries.options import Bound
 from opendllm.registries.registry import ChosenPlugin
 from opendllm.registries.trained_noise import TrainedNoise
 
+CONFIG_FILE = "config.json"
+OWN_SECTION = "open_dllm"
+"""The part of config.json that says what the family's own format has no word for."""
 NOISE_KEY = "noise"
 
 

@@ -21,7 +21,7 @@ TURNED_BACK = frozenset({"fp8", "mxfp8", "mxfp4", "compressed-tensors"})
 
 def quantization_of(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
     """(method, its settings) where a config.json says that the weights are quantized."""
-    section = next((config[key] for key in SECTIONS if config.get(key)), None)
+    section = next((config[key] for key in SECTIONS if config.get(key) is not None), None)
     if section is None:
         return None
     settings = section if isinstance(section, dict) else {}

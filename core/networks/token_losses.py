@@ -28,6 +28,12 @@ class ScoringHead(nn.Linear):
         """Logits [..., V] of hidden states [..., D]; with targets [N] and a loss, the loss of [N, D]."""
         if targets is None or loss_part is None:
             return linear(hidden, self.weight, self.bias)
+        if isinstance(loss_part, DistributionLoss) and not torch.is_grad_enabled():
+            chunks = _logits_of_chunks(hidden, self.weight, self.bias)
+            return torch.stack(
+                [hidden.new_zeros((), dtype=torch.float64)]
+                + [loss_part.of(logits, chunk).double() for chunk, logits in chunks]
+            ).sum()
         loss: Tensor = _LinearLoss.apply(hidden, targets, self.weight, self.bias, loss_part)
         return loss
 
@@ -72,7 +78,8 @@ def summed_loss(head: nn.Module, hidden: Tensor, targets: Tensor, loss_part: Los
         loss_part: from the negative log-likelihoods, or the logits, of a run of tokens to their share of the
             loss.
     """
-    if torch.is_grad_enabled() and _scores_itself(head):
+    # A distribution's without gradients, too: its own chunks would be as many as this rank's positions ask.
+    if _scores_itself(head) and (torch.is_grad_enabled() or isinstance(loss_part, DistributionLoss)):
         loss: Tensor = head(hidden, targets, loss_part)
         return loss
     if isinstance(loss_part, DistributionLoss):

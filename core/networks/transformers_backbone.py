@@ -36,9 +36,12 @@ class TransformersBackbone(Backbone):
         """Name the family.
 
         Args:
-            options: the attention pattern is taken from them.
-            preset: config.json of a model built from scratch; None where there is no such thing.
-            describe: reads the family's config.json.
+            options: attention pattern and block length, device map and 8-bit weights are taken from them;
+                what else the family's options hold, the caller puts into `preset` and `describe`.
+            preset: config.json of a model built from scratch; its `vocab_size` (or `embedding_size`), mask
+                and EOS ids give way to the tokenizer's. None where there is no such thing.
+            describe: reads the family's config.json, whether the preset's or a checkpoint's. A KeyError of
+                it is told as a key that the file lacks, a ValueError or TypeError as one that can't be used.
             vocabulary_multiple: a loaded checkpoint's vocabulary is grown to a multiple of this.
         """
         self._preset = preset

@@ -21,7 +21,8 @@ from transformers import (
 
 from opendllm.core.networks.attention import AttentionLayout
 from opendllm.core.networks.canvas_reader import TransformersReader, network_states
-from opendllm.core.networks.noise_section import noise_section
+from opendllm.core.networks.load_balancing import load_balancing_loss
+from opendllm.core.networks.noise_section import CONFIG_FILE, OWN_SECTION, noise_section
 from opendllm.core.networks.safetensors_folder import write_weights
 from opendllm.core.networks.token_losses import let_score, summed_loss, token_losses
 from opendllm.core.networks.weight_pieces import Pieces, published_tensors
@@ -29,12 +30,9 @@ from opendllm.registries.backbones import CanvasReader, DiffusionLM, LossPart
 from opendllm.registries.errors import UserError
 from opendllm.registries.sequences import PADDING_SEGMENT, AttentionPattern, ModelInputs
 
-CONFIG_FILE = "config.json"
 GENERATION_FILE = "generation_config.json"
 COMPILED_SHAPES = 64
 """For how many shapes a process compiles the networks."""
-OWN_SECTION = "open_dllm"
-"""The part of config.json that says what the family's own format has no word for."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +41,10 @@ class CheckpointFormat:
 
     Attributes:
         backbone: the plugin's name, for error messages and config.json.
-        network_config: the transformers config of the stock class with the same arithmetic.
-        published_keys: from the stock class's parameter names to the family's own.
+        network_config: the transformers config of the stock class with the same arithmetic; the class is
+            the one that transformers' causal LM mapping has for it. It's made bidirectional here.
+        published_keys: from the stock class's parameter names to the family's own; those that have the same
+            name may be left out, and an empty mapping keeps all of them.
         logit_shift: whether hidden state i-1 predicts token i.
         context_length: the most positions that it was made for.
         tying_key: of config.json, whether the LM head shares the embedding.
@@ -52,6 +52,9 @@ class CheckpointFormat:
         other_pieces: further keys that are read in their place, and never written.
         block_length: that the checkpoint was trained with; None where nobody says.
         block_key: of config.json, where the family writes its block length down.
+        softmax_router: whether it has mixture layers that a softmax routes, so that their load can be
+            balanced by a loss.
+        adapt: changes the stock network in place, before its weights are there.
     """
 
     backbone: str
@@ -64,6 +67,8 @@ class CheckpointFormat:
     other_pieces: Pieces = field(default_factory=dict)
     block_length: int | None = None
     block_key: str | None = None
+    softmax_router: bool = False
+    adapt: Callable[[PreTrainedModel], None] | None = None
 
 
 class ScoringModule(nn.Module):
@@ -77,32 +82,46 @@ class ScoringModule(nn.Module):
         let_score(network.get_output_embeddings())
         self._attention = attention
         self._logit_shift = logit_shift
+        self.balance_weight = 0.0
 
     def forward(self, inputs: ModelInputs, targets: Tensor, scored: Tensor, loss_part: LossPart) -> Tensor:
         """See `DiffusionLM.module`."""
-        hidden, chosen = self.scored_states(inputs, targets, scored)
+        balancing = self.balance_weight > 0 and torch.is_grad_enabled()
+        output = self._network_output(inputs, **({"output_router_logits": True} if balancing else {}))
+        hidden, chosen = self._scored(output.last_hidden_state, inputs, targets, scored)
         loss: Tensor = summed_loss(self.network.get_output_embeddings(), hidden, chosen, loss_part)
-        return loss
+        if not balancing:
+            return loss
+        real, top_k = inputs.segments != PADDING_SEGMENT, self.network.config.num_experts_per_tok
+        return loss + self.balance_weight * load_balancing_loss(output.router_logits, top_k, real)
 
     def scored_states(self, inputs: ModelInputs, targets: Tensor, scored: Tensor) -> tuple[Tensor, Tensor]:
         """([N, D], [N]): what predicts each scored position, and its target; nothing else is projected."""
-        hidden = self.network_states(inputs)
+        return self._scored(self.network_states(inputs), inputs, targets, scored)
+
+    def _scored(
+        self, hidden: Tensor, inputs: ModelInputs, targets: Tensor, scored: Tensor
+    ) -> tuple[Tensor, Tensor]:
         rows, columns = scored.nonzero(as_tuple=True)
         sources = rows * scored.shape[1] + self.predictors_of(inputs)[rows, columns]
         return hidden.flatten(0, 1).index_select(0, sources), targets[rows, columns]
 
     def network_states(self, inputs: ModelInputs) -> Tensor:
         """[B, L, D] the network's own hidden states, not aligned."""
+        hidden: Tensor = self._network_output(inputs).last_hidden_state
+        return hidden
+
+    def _network_output(self, inputs: ModelInputs, **wanted: bool) -> Any:
+        """Of the stock class, as it names things."""
         _refuse_time(inputs)
         blocks = self._attention.blocks(inputs.positions) if inputs.blocks is None else inputs.blocks
-        output = self.network.get_decoder()(
+        return self.network.get_decoder()(
             input_ids=inputs.tokens,
             position_ids=inputs.positions,
             use_cache=False,
             layout=AttentionLayout(inputs, blocks),
+            **wanted,
         )
-        hidden: Tensor = output.last_hidden_state
-        return hidden
 
     def predictors_of(self, inputs: ModelInputs) -> Tensor:
         """[B, L] int64: `predictors`; of a noisy half beside its clean one, as `inputs` say.
@@ -166,6 +185,12 @@ class TransformersLM(DiffusionLM):
     def network(self) -> PreTrainedModel:
         """See `DiffusionLM.network`."""
         return self.module.network
+
+    def balance_experts(self, weight: float) -> None:
+        """See `DiffusionLM.balance_experts`."""
+        if not self._format.softmax_router:
+            super().balance_experts(weight)
+        self.module.balance_weight = weight
 
     def hidden_states(self, inputs: ModelInputs) -> Tensor:
         """See `DiffusionLM.hidden_states`."""

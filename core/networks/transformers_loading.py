@@ -12,11 +12,11 @@ from transformers.initialization import no_init_weights
 
 from opendllm.core.foundation.notices import warn_once
 from opendllm.core.networks.attention import ATTENTION_NAME
+from opendllm.core.networks.noise_section import CONFIG_FILE
 from opendllm.core.networks.placement import Placement, allocate_spread, quantize_to_8bit, run_spread
 from opendllm.core.networks.quantized import SECTIONS, TURNED_BACK, load_quantized, quantization_of
 from opendllm.core.networks.safetensors_folder import differ, load_into, stored_dtype
 from opendllm.core.networks.transformers_lm import (
-    CONFIG_FILE,
     CheckpointFormat,
     TransformersLM,
     first_id,
@@ -34,9 +34,12 @@ def _allocate(checkpoint: CheckpointFormat, dtype: torch.dtype) -> PreTrainedMod
     # A padding id would freeze that token's embedding, and families use EOS for it.
     config.pad_token_id = None
     try:
-        return AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION_NAME, dtype=dtype)
+        network = AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION_NAME, dtype=dtype)
     except (LookupError, TypeError, ValueError) as error:
         raise UserError(f"config.json describes no network: {type(error).__name__} {error}") from error
+    if checkpoint.adapt is not None:
+        checkpoint.adapt(network)
+    return network
 
 
 def build_lm(
@@ -105,10 +108,11 @@ def _evaluated(
     config: Mapping[str, Any],
     attention: AttentionPattern,
 ) -> TransformersLM:
-    network.eval()
-    return TransformersLM(
+    lm = TransformersLM(
         network, checkpoint, config, attention, config["mask_token_id"], first_id(config.get("eos_token_id"))
     )
+    lm.module.eval()
+    return lm
 
 
 def _untied_where_heads_differ(

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from opendllm.core.foundation.decoding_traces import read_trace
 from opendllm.core.reporting.json_files import as_integer, as_number, as_text, get_object, read_object
 from opendllm.core.reporting.records import Published, Run, Study, Variant
 from opendllm.core.reporting.variant_files import read_result, read_samples, read_training
 from opendllm.registries.errors import UserError
+
+ReadT = TypeVar("ReadT")
 
 MANIFEST = "manifest.resolved.yaml"
 REPEATED = re.compile(r"(?P<name>.+)-seed-(?P<seed>\d+)")
@@ -23,7 +26,8 @@ def read_study(folders: Sequence[Path]) -> Study:
     """Read run folders; of several, each variant's label starts with its run's.
 
     Raises:
-        UserError: a folder is missing, given twice or without any result, or a file in it is broken.
+        UserError: a folder is missing, given twice or without any result. A file in it that is broken is
+            named in what is read.
     """
     resolved = [folder.resolve() for folder in folders]
     for folder, times in Counter(resolved).items():
@@ -57,12 +61,48 @@ class _Manifest:
     @property
     def benchmarks(self) -> list[str]:
         """Entries of every `evaluate`, the variants' own too, as their result files are called."""
-        return [
-            str(name)
-            for patch in (self.values, *self.variants.values())
-            for entry in _get(patch, "evaluate") or ()
-            if (name := _get(entry, "label") or _get(_get(entry, "benchmark"), "name"))
-        ]
+        return [name for patch in (self.values, *self.variants.values()) for name in _asked(patch)]
+
+    def asked_of(self, variant: str) -> frozenset[str]:
+        """The results that a variant should have; none are known of one that isn't declared."""
+        patch = self.variants.get(variant)
+        own = patch if _get(patch, "evaluate") is not None else self.values
+        return frozenset(_asked(own)) if patch is not None else frozenset()
+
+
+class Damage:
+    """Reads a folder's files, and remembers those that can't be read: the others are shown all the same.
+
+    Attributes:
+        found: file, relative to the folder, -> why it couldn't be read.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.found: dict[str, str] = {}
+
+    def spared(self, name: str, read: Callable[[Path], ReadT]) -> ReadT | None:
+        """What `read` makes of a file; None where it can't."""
+        try:
+            return read(self._folder / name)
+        except UserError as error:
+            self.found[name] = str(error)
+            return None
+
+    def all_of(self, pattern: str, read: Callable[[Path], ReadT]) -> dict[str, ReadT]:
+        """The same of every file that matches, by its stem."""
+        there = sorted(self._folder.glob(pattern))
+        read_files = {path.stem: self.spared(str(path.relative_to(self._folder)), read) for path in there}
+        return {stem: content for stem, content in read_files.items() if content is not None}
+
+
+def _asked(patch: object) -> list[str]:
+    entries = _get(patch, "evaluate")
+    return [
+        str(name)
+        for entry in (entries if isinstance(entries, list) else ())
+        if (name := _get(entry, "label") or _get(_get(entry, "benchmark"), "name"))
+    ]
 
 
 def _get(values: object, key: str) -> Any:
@@ -72,16 +112,24 @@ def _get(values: object, key: str) -> Any:
 def _read_run(folder: Path, label: str) -> Run:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such run folder")
-    manifest = _read_manifest(folder / MANIFEST)
+    damage = Damage(folder)
+    manifest = damage.spared(MANIFEST, _read_manifest) or _Manifest("", {})
     found = {path.name: path for path in folder.iterdir() if _is_variant(path)}
-    variants = {name: _read_variant(path) for name, path in found.items()}
+    variants = {
+        name: replace(_read_variant(path), expected=manifest.asked_of(name)) for name, path in found.items()
+    }
     benchmarks = {name for variant in variants.values() for name in variant.benchmarks}
     if not benchmarks:
-        raise UserError(f"{folder}: no results to report: no variant has a results/BENCHMARK.json")
+        broken = [reason for variant in variants.values() for reason in variant.damage.values()]
+        raise UserError(
+            f"{folder}: no results to report: no variant has a results/BENCHMARK.json"
+            + "".join(f"; {reason}" for reason in broken)
+        )
     groups = {variant.group for variant in variants.values()}
     for name, patch in manifest.variants.items():
         if name not in variants and name not in groups:
-            variants[name] = Variant(name, _group(name, as_integer(_get(patch, "seed"))))
+            group = _group(name, as_integer(_get(patch, "seed")))
+            variants[name] = Variant(name, group, expected=manifest.asked_of(name))
     sort_keys = _sort_keys(list(manifest.variants), variants.values())
     ordered = sorted(variants.values(), key=lambda variant: sort_keys[variant.label])
     first = [name for name in manifest.benchmarks if name in benchmarks]
@@ -94,7 +142,9 @@ def _read_run(folder: Path, label: str) -> Run:
         manifest=manifest.text,
         benchmarks=tuple(dict.fromkeys([*first, *sorted(benchmarks)])),
         variants=tuple(_finish(variant, variants, label) for variant in ordered),
-        published=tuple(_published(folder / MANIFEST, manifest.values)),
+        published=tuple(damage.spared(MANIFEST, lambda path: list(_published(path, manifest.values))) or ()),
+        settings=manifest.values,
+        damage=damage.found,
     )
 
 
@@ -130,8 +180,12 @@ def _is_variant(path: Path) -> bool:
 
 def _read_variant(folder: Path) -> Variant:
     """One folder; its label and `trained_in` are still plain folder names."""
-    path = folder / "variant.json"
-    identity = read_object(path) if path.exists() else {}
+    damage, path = Damage(folder), folder / "variant.json"
+    identity = (damage.spared(path.name, read_object) or {}) if path.exists() else {}
+    samples = damage.all_of("samples/*.jsonl", read_samples)
+    damage.found |= {
+        f"samples/{stem}.jsonl": texts.issue for stem, texts in samples.items() if texts.issue is not None
+    }
     seed = as_integer(identity.get("seed"))
     trained_in = as_text(identity.get("trained_in"))
     return Variant(
@@ -144,12 +198,18 @@ def _read_variant(folder: Path) -> Variant:
         backbone=as_text(identity.get("backbone")),
         objective=as_text(identity.get("objective")),
         sampler=as_text(identity.get("sampler")),
-        plugins={name: str(version) for name, version in get_object(identity, "plugins", path).items()},
-        training=read_training(folder / "train.jsonl"),
+        plugins=damage.spared(path.name, lambda path: _plugins(identity, path)) or {},
+        training=damage.spared("train.jsonl", read_training),
         extended=_extended(identity.get("extended")),
-        benchmarks={file.stem: read_result(file) for file in sorted((folder / "results").glob("*.json"))},
-        samples={file.stem: read_samples(file) for file in sorted((folder / "samples").glob("*.jsonl"))},
+        benchmarks=damage.all_of("results/*.json", read_result),
+        samples={stem: texts.records for stem, texts in samples.items()},
+        traces=damage.all_of("traces/*.json", read_trace),
+        damage=damage.found,
     )
+
+
+def _plugins(identity: Mapping[str, Any], path: Path) -> dict[str, str]:
+    return {name: str(version) for name, version in get_object(identity, "plugins", path).items()}
 
 
 def _extended(content: object) -> tuple[tuple[int, int], ...]:

@@ -13,7 +13,7 @@ from opendllm.core.reporting.records import Study
 from opendllm.core.reporting.repeats import contenders
 
 RESAMPLES = 2000
-MOST_TASKS_RESAMPLED = 2000
+MOST_TASKS_RESAMPLED = 200
 NORMAL_QUANTILE = 1.96
 
 Verdict = Literal["better", "worse", "undecided"]

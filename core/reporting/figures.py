@@ -1,4 +1,4 @@
-"""The report's charts, as Plotly figures in plain data: nothing here needs Plotly itself.
+"""Losses and scores as Plotly figures in plain data: nothing here needs Plotly itself.
 
 Colours of text and background are left to the page, which knows whether it is light or dark.
 """
@@ -7,17 +7,24 @@ from __future__ import annotations
 
 import html
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from opendllm.core.reporting.records import Curve, Estimate, Study
+from opendllm.core.foundation.visible_text import visible
+from opendllm.core.reporting.records import Curve, Estimate, Study, TrainingLog
 from opendllm.core.reporting.repeats import contenders
 
 PALETTE = ("#4c8bf5", "#e8833a", "#2fa37c", "#c94f9b", "#8f6ee0", "#b8901f", "#1ea7bd", "#dc5555")
 """Readable on white and on black."""
 MOST_POINTS = 500
 BAR_HEIGHT, BAR_MARGIN = 34, 50
+LINES_HEIGHT, LEGEND_ROW = 300, 19
+SMOOTHED_FROM = 20
+"""Points of a training loss."""
+LOGARITHMIC_FROM = 8
+"""How many times its smallest value a loss's largest one is."""
+HOLLOW, EDGE = "rgba(128,128,128,0.12)", "rgba(128,128,128,0.9)"
 
 
 @dataclass(frozen=True)
@@ -29,42 +36,77 @@ class Chart:
     figure: Mapping[str, Any]
 
 
+def held_out_chart(study: Study) -> Chart | None:
+    """Held-out loss of every training run; None where none was measured."""
+    traces = [
+        _curve(training.held_out_loss, name, {"color": colour, "width": 2.5}, "lines+markers")
+        for name, colour, training in _training_runs(study)
+        if training.held_out_loss
+    ]
+    return _loss_chart("Held-out loss by training step, in nats a token", traces)
+
+
 def training_chart(study: Study) -> Chart | None:
-    """Training and held-out loss of every training run; None where nothing was trained."""
-    colours = _colours(study)
+    """Training loss of every run, smoothed, over the losses themselves; None where nothing was trained."""
     traces: list[dict[str, Any]] = []
+    for name, colour, training in _training_runs(study):
+        if len(training.loss) > SMOOTHED_FROM:
+            raw = _curve(training.loss, name, {"color": colour, "width": 1}, "lines")
+            traces.append({**raw, "opacity": 0.25, "showlegend": False, "hoverinfo": "skip"})
+        if training.loss:
+            traces.append(_curve(smoothed(training.loss), name, {"color": colour, "width": 2}, "lines"))
+    return _loss_chart("Training loss by step, smoothed; each objective's own", traces)
+
+
+def smoothed(curve: Curve) -> Curve:
+    """An exponential moving average over about a fortieth of the curve, without the bias of its beginning."""
+    if len(curve) <= SMOOTHED_FROM:
+        return curve
+    keep = 1 - 1 / max(2.0, len(curve) / 40)
+    total = weight = 0.0
+    found = []
+    for step, value in curve:
+        total, weight = keep * total + value, keep * weight + 1
+        found.append((step, total / weight))
+    return tuple(found)
+
+
+def _training_runs(study: Study) -> Iterator[tuple[str, str, TrainingLog]]:
+    """Each training run once, under the names of all variants that share it."""
+    colours = colours_of(study)
     for variant in study.variants:
-        if variant.training is None or variant.trained_in is not None:
-            continue
-        sharing = [other.label for other in study.variants if other.trained_in == variant.label]
-        name = _plain(", ".join([variant.label, *sharing]))
-        line = {"color": colours[variant.label]}
-        traces.append(_curve(variant.training.loss, f"{name}: training", {**line, "width": 1}, "lines"))
-        traces[-1]["opacity"] = 0.5
-        traces.append(
-            _curve(
-                variant.training.held_out_loss,
-                f"{name}: held-out",
-                {**line, "width": 2.5},
-                "lines+markers",
-            )
-        )
-    traces = [trace for trace in traces if trace["x"]]
-    if not traces:
+        if variant.training is not None and variant.trained_in is None:
+            sharing = [other.label for other in study.variants if other.trained_in == variant.label]
+            yield plain(", ".join([variant.label, *sharing])), colours[variant.label], variant.training
+
+
+def _loss_chart(title: str, traces: Sequence[dict[str, Any]]) -> Chart | None:
+    values = [value for trace in traces for value in trace["y"]]
+    if not values:
         return None
-    layout = {
-        "xaxis": {"title": {"text": "step"}, "automargin": True},
-        "yaxis": {"title": {"text": "loss"}, "automargin": True},
-        "legend": {"orientation": "h", "y": -0.2, "yanchor": "top", "x": 0},
-        "margin": {"l": 50, "r": 15, "t": 10, "b": 10},
+    # On a linear axis the end of a long fall is a line along the bottom.
+    wide = min(values) > 0 and max(values) > LOGARITHMIC_FROM * min(values)
+    shown = sum(trace.get("showlegend", True) for trace in traces)
+    layout = line_layout("step", "loss", shown)
+    layout["yaxis"]["type"] = "log" if wide else "linear"
+    title += "; logarithmic axis" if wide else ""
+    return Chart(title, LINES_HEIGHT + LEGEND_ROW * shown, {"data": list(traces), "layout": layout})
+
+
+def line_layout(x: str, y: str, lines: int) -> dict[str, Any]:
+    """Axes with titles, and a legend below that takes a row a line on a phone."""
+    return {
+        "xaxis": {"title": {"text": plain(x)}, "automargin": True},
+        "yaxis": {"title": {"text": plain(y)}, "automargin": True},
+        "legend": {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0},
+        "margin": {"l": 50, "r": 15, "t": 10, "b": 60 + LEGEND_ROW * lines},
         "hovermode": "closest",
+        "showlegend": True,
     }
-    legend_rows = (len(traces) + 1) // 2
-    return Chart("Loss by training step", 380 + 22 * legend_rows, {"data": traces, "layout": layout})
 
 
 def score_charts(study: Study) -> tuple[Chart, ...]:
-    """Bars with their intervals, a chart for each headline metric that has a value."""
+    """Bars with their intervals, a chart for each headline metric that has a value; published ones hollow."""
     charts = (
         _bars(study, benchmark, metric)
         for benchmark in study.benchmarks
@@ -74,22 +116,26 @@ def score_charts(study: Study) -> tuple[Chart, ...]:
 
 
 def _bars(study: Study, benchmark: str, metric: str) -> Chart | None:
-    colours = _colours(study)
+    colours = colours_of(study)
     bars: list[tuple[str, str, Estimate]] = []
     for variant in study.variants:
         result = variant.benchmarks.get(benchmark)
         estimate = result.metrics.get(metric) if result else None
         if estimate is not None and estimate.value is not None:
-            bars.append((_plain(variant.label), colours[variant.label], estimate))
+            bars.append((plain(variant.label), colours[variant.label], estimate))
     if not bars:
         return None
-    values = [estimate.value or 0.0 for _, _, estimate in bars]
+    edges = [0.0] * len(bars)
+    for figures in study.published:
+        if figures.benchmark == benchmark and metric in figures.metrics:
+            bars.append((f"{plain(figures.model)} (published)", HOLLOW, Estimate(figures.metrics[metric])))
+            edges.append(1.5)
     trace = {
         "type": "bar",
         "orientation": "h",
         "y": [label for label, _, _ in bars],
-        "x": values,
-        "marker": {"color": [colour for _, colour, _ in bars]},
+        "x": [estimate.value for _, _, estimate in bars],
+        "marker": {"color": [colour for _, colour, _ in bars], "line": {"width": edges, "color": EDGE}},
         "error_x": {
             "type": "data",
             "symmetric": False,
@@ -101,7 +147,7 @@ def _bars(study: Study, benchmark: str, metric: str) -> Chart | None:
         "hovertemplate": "%{x:.4g}<extra></extra>",
     }
     layout = {
-        "xaxis": {"automargin": True, "rangemode": "tozero"},
+        "xaxis": {"automargin": True, "rangemode": "tozero", "nticks": 5},
         "yaxis": {"autorange": "reversed", "automargin": True, "type": "category"},
         "margin": {"l": 10, "r": 15, "t": 5, "b": 30},
         "bargap": 0.35,
@@ -141,7 +187,7 @@ def _thin(curve: Curve) -> Sequence[tuple[int, float]]:
     return [(points[-1][0], statistics.fmean(value for _, value in points)) for points in bins]
 
 
-def _colours(study: Study) -> dict[str, str]:
+def colours_of(study: Study) -> dict[str, str]:
     """One colour a variant; repetitions under other seeds share it."""
     return {
         variant.label: PALETTE[index % len(PALETTE)]
@@ -150,6 +196,6 @@ def _colours(study: Study) -> dict[str, str]:
     }
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Plotly reads a few HTML tags in its labels: take none of ours for one."""
-    return html.escape(text, quote=False)
+    return html.escape(visible(text), quote=False)

@@ -34,6 +34,24 @@ def interval(low: float | None, high: float | None) -> str:
     return "" if low is None or high is None else f"[{number(low)}, {number(high)}]"
 
 
+def duration(seconds: float | None) -> str:
+    """As a clock counts: 1:02:03, or 4.2 s."""
+    if seconds is None:
+        return MISSING
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def memory(size: float | None) -> str:
+    """Bytes, in powers of ten."""
+    if size is None:
+        return MISSING
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
+
+
 def text(value: str | None) -> str:
     """A name, or the dash."""
     return value or MISSING

@@ -4,51 +4,78 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from pathlib import Path
+from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from plotly.offline import get_plotlyjs
-
-from opendllm.core.reporting import figures, tables
+from opendllm.core.reporting import cost_tables, figures, score_tables, tables, tradeoff_figures
 from opendllm.core.reporting.comparisons import Comparison
+from opendllm.core.reporting.contamination import contaminations
+from opendllm.core.reporting.differences import variants_only_in
+from opendllm.core.reporting.pages import packed_data, packed_plotly, render_page, scripts, styles
+from opendllm.core.reporting.parallelism import AUP_SOURCE
 from opendllm.core.reporting.records import Study
-from opendllm.core.reporting.samples import SideBySide
+from opendllm.core.reporting.sample_browser import sample_data, trace_groups
 
-HERE = Path(__file__).parent
+SCRIPTS = (
+    "packed.js",
+    "visible_text.js",
+    "trace_viewer.js",
+    "tables.js",
+    "samples.js",
+    "charts.js",
+    "report.js",
+)
+STYLES = ("page.css", "viewer.css", "report.css")
 
 
-def render_html(study: Study, comparisons: Sequence[Comparison], samples: Sequence[SideBySide]) -> str:
-    """The whole page.
-
-    Everything that came from a run is escaped. Besides, the page's own policy lets only the two
-    scripts run that carry its nonce, and nothing be fetched.
-    """
-    environment = Environment(
-        loader=FileSystemLoader(HERE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    training_chart = figures.training_chart(study)
-    return environment.get_template("report.html.j2").render(
+def render_html(study: Study, comparisons: Sequence[Comparison]) -> str:
+    """The whole page."""
+    samples, traces = sample_data(study), trace_groups(study)
+    losses = (figures.held_out_chart(study), figures.training_chart(study))
+    charts: dict[str, Any] = {
+        "loss_charts": [chart for chart in losses if chart is not None],
+        "score_charts": figures.score_charts(study),
+        "pareto_charts": tradeoff_figures.pareto_charts(study),
+        "pass_at_k_charts": tradeoff_figures.pass_at_k_charts(study),
+        "length_charts": tradeoff_figures.length_charts(study),
+    }
+    return render_page(
+        "report.html.j2",
         study=study,
         baseline=comparisons[0].baseline if comparisons else None,
+        damage=tables.damage(study),
         variant_table=tables.variant_table(study),
-        score_tables=tables.score_tables(study),
-        other_metric_tables=tables.other_metric_tables(study),
-        training_table=tables.training_table(study),
-        speed_table=tables.speed_table(study),
+        overview_table=score_tables.overview_table(study),
+        overview_groups=_groups(study),
+        other_metric_tables=score_tables.other_metric_tables(study),
         comparison_table=tables.comparison_table(comparisons),
+        training_table=tables.training_table(study),
+        cost_table=cost_tables.cost_table(study),
+        speed_table=cost_tables.speed_table(study),
+        parallelism_table=cost_tables.parallelism_table(study),
+        aup_source=AUP_SOURCE,
         plugin_table=tables.plugin_table(study),
+        settings_table=tables.settings_table(study),
+        difference_table=tables.difference_table(study),
+        variants_only_in=variants_only_in(study),
+        contaminations=contaminations(study),
         notes=tables.notes(study),
-        samples=samples,
-        training_charts=[training_chart] if training_chart else [],
-        score_charts=figures.score_charts(study),
+        **charts,
+        sample_count=len(samples["rows"]),
+        samples_left_out=samples["left_out"],
+        samples=packed_data(samples),
+        trace_count=len(traces),
+        traces=packed_data(traces),
+        plotly=packed_plotly(),
         nonce=_nonce(study),
-        plotly_script=get_plotlyjs(),
+        script=scripts(SCRIPTS),
+        style=styles(STYLES),
     )
+
+
+def _groups(study: Study) -> list[tuple[str, int]]:
+    """(benchmark, how many columns of the overview are its)."""
+    columns = [benchmark for benchmark, _ in score_tables.overview_columns(study)]
+    return [(name, columns.count(name)) for name in dict.fromkeys(columns)]
 
 
 def _nonce(study: Study) -> str:

@@ -22,7 +22,7 @@ def read_object(path: Path) -> dict[str, Any]:
         value = _finite(json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid JSON ({error}): evaluate this variant again") from error
     if not isinstance(value, dict):
         raise UserError(f"{path}: holds no JSON object: evaluate this variant again")
@@ -47,7 +47,10 @@ def as_number(value: object) -> float | None:
     """A finite number, or None; truth values are not numbers."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    return float(value) if math.isfinite(value) else None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:  # a whole number beyond floats
+        return None
 
 
 def as_text(value: object) -> str | None:

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from opendllm.core.reporting.comparisons import Comparison
+from opendllm.core.reporting.contamination import read_contamination
 from opendllm.core.reporting.records import BenchmarkResult, Curve, Study, TrainingLog, Variant
 from opendllm.core.reporting.repeats import contenders
 
@@ -23,6 +24,7 @@ def render_json(study: Study, comparisons: Sequence[Comparison]) -> str:
         "variants": {variant.label: _variant(variant) for variant in study.variants},
         "repeats": _repeats(study),
         "published": [asdict(figures) for figures in study.published],
+        "contamination": {run.label or run.name: read_contamination(run.folder) for run in study.runs},
         "comparisons": [asdict(comparison) for comparison in comparisons],
         "provenance": {
             "plugins": {variant.label: dict(variant.plugins) for variant in study.variants},

@@ -5,43 +5,55 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from opendllm.core.reporting import tables
+from opendllm.core.foundation.visible_text import visible
+from opendllm.core.reporting import cost_tables, score_tables, tables
 from opendllm.core.reporting.comparisons import Comparison
+from opendllm.core.reporting.contamination import contaminations
+from opendllm.core.reporting.differences import variants_only_in
 from opendllm.core.reporting.formatting import MISSING
+from opendllm.core.reporting.parallelism import AUP_SOURCE
 from opendllm.core.reporting.records import Study
 from opendllm.core.reporting.samples import SideBySide
 from opendllm.core.reporting.tables import Cell, Table
 
-CONTROL_CHARACTERS = {
-    code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"
-}
 SPECIAL = re.compile(r"[\\`*\[\]<>|&]|(?<!\w)_|_(?!\w)")
 
 
 def render_markdown(study: Study, comparisons: Sequence[Comparison], samples: Sequence[SideBySide]) -> str:
     """The whole report.
 
-    Control characters are replaced: what a model wrote must not steer the reader's terminal.
+    What a model wrote must not steer the reader's terminal: its control characters are spelt.
     """
     parts = [
         f"# {_escape(study.name)}",
         *_introduction(study),
+        *_damage(study),
         "## Variants",
         _table(tables.variant_table(study)),
     ]
-    parts += ["## Scores", "The best is bold; ↓ means that less is better. In brackets, 95 % intervals."]
-    for scores in tables.score_tables(study):
+    parts += [
+        "## Scores",
+        "A best that differs from every other by more than chance is bold; ↓ means that less is better. In "
+        "brackets, 95 % intervals.",
+    ]
+    for scores in score_tables.score_tables(study):
         parts += [f"### {_escape(scores.benchmark)}", _table(scores.table)]
     parts += ["## Paired differences", *_differences(comparisons)]
     parts += ["## Training", _table(tables.training_table(study))]
-    parts += ["## Speed", _table(tables.speed_table(study))]
+    parts += ["## Speed", _table(cost_tables.speed_table(study))]
+    parts += ["### Time, memory, device-hours", _table(cost_tables.cost_table(study))]
+    parts += _parallelism(study)
     for sample in samples:
         parts += _sample(sample)
+    for overlap in contaminations(study):
+        parts += ["## Overlap with the benchmarks", _escape(overlap.about)]
+        parts += [_table(table) for table in (overlap.counts, overlap.worst) if table.rows]
     notes = tables.notes(study)
     if notes:
         parts += ["## Notes", "\n".join(f"- {_escape(note)}" for note in notes)]
+    parts += _manifests(study)
     parts += ["## Versions", _table(tables.plugin_table(study))]
-    return ("\n\n".join(parts) + "\n").translate(CONTROL_CHARACTERS)
+    return visible("\n\n".join(parts) + "\n")
 
 
 def _introduction(study: Study) -> list[str]:
@@ -53,6 +65,25 @@ def _introduction(study: Study) -> list[str]:
         label = f"{_escape(run.label)}:" if several else ""
         lines.append(" ".join(part for part in (label, _escape(run.description or ""), about) if part))
     return lines
+
+
+def _damage(study: Study) -> list[str]:
+    found = tables.damage(study)
+    lines = "\n".join(f"- {_escape(reason)}" for reason in found)
+    return [f"**Not all of it could be read:**\n\n{lines}"] if found else []
+
+
+def _manifests(study: Study) -> list[str]:
+    """What several runs' manifests say differently."""
+    if len(study.runs) < 2:
+        return []
+    only = [f"Only in {_escape(run)}: {_escape(', '.join(names))}." for run, names in variants_only_in(study)]
+    return ["## What the manifests say differently", _table(tables.difference_table(study)), *only]
+
+
+def _parallelism(study: Study) -> list[str]:
+    table = cost_tables.parallelism_table(study)
+    return ["### Accuracy under parallelism (AUP)", f"{AUP_SOURCE}.", _table(table)] if table.rows else []
 
 
 def _differences(comparisons: Sequence[Comparison]) -> list[str]:

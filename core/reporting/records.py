@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from opendllm.core.foundation.sample_records import SampleRecord
+from opendllm.core.foundation.decoding_traces import DecodingTrace
+from opendllm.core.foundation.sample_records import SampleKey, SampleRecord
 
 Curve = tuple[tuple[int, float], ...]
 """Pairs of step and value, by step."""
@@ -33,6 +34,9 @@ class TrainingLog:
         steps: the last step.
         tokens: how many were read until the last step; the log counts on from step to step.
         tokens_per_second: the mean over the time of training.
+        seconds: that the steps took, by the clock.
+        device_seconds: the same on every process, added up.
+        peak_memory_bytes: of the first process.
         lost_from: the first step whose loss is no number, as older versions logged it; None where all are.
         unreadable_lines: lines that are no JSON objects, an interrupted last one not counted.
     """
@@ -42,17 +46,42 @@ class TrainingLog:
     steps: int
     tokens: int | None
     tokens_per_second: float | None
+    seconds: float | None = None
+    device_seconds: float | None = None
+    peak_memory_bytes: int | None = None
     unreadable_lines: int = 0
     lost_from: int | None = None
 
 
 @dataclass(frozen=True)
 class Speed:
-    """How fast a benchmark's answers were written."""
+    """How fast a benchmark's answers were written.
+
+    Attributes:
+        tokens_per_second: of the texts.
+        forward_passes: of all answers together.
+        seconds: of all answers, each one's share of its batch: those of several devices add up.
+        texts: how many were written.
+        tokens: that the texts are made of.
+        peak_memory_bytes: of the first process.
+    """
 
     tokens_per_second: float | None = None
     forward_passes: float | None = None
     seconds: float | None = None
+    texts: float | None = None
+    tokens: float | None = None
+    peak_memory_bytes: int | None = None
+
+    @property
+    def passes_a_text(self) -> float | None:
+        """How many forward passes a text took part in, on average."""
+        return self.forward_passes / self.texts if self.forward_passes and self.texts else None
+
+    @property
+    def tokens_a_pass(self) -> float | None:
+        """How many tokens of its text a forward pass gave, on average."""
+        return self.tokens / self.forward_passes if self.tokens and self.forward_passes else None
 
 
 @dataclass(frozen=True)
@@ -63,6 +92,7 @@ class BenchmarkResult:
         benchmark: the plugin's name; the file's name tells two uses of one plugin apart.
         headline: the metrics to show first.
         per_task: by task id, the numbers that variants are paired by; truth values are 0 and 1.
+        verdicts: (task id, setting, sample) -> "passed", or why not, where answers are judged one by one.
     """
 
     benchmark: str
@@ -74,6 +104,7 @@ class BenchmarkResult:
     settings: Mapping[str, Any]
     provenance: Mapping[str, Any]
     speed: Speed
+    verdicts: Mapping[SampleKey, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -87,7 +118,10 @@ class Variant:
         training: its own log, or that of `trained_in`.
         extended: (step, new total) of each time that its training was given more steps.
         benchmarks: by the name of the result file.
-        samples: by the same names; the first of each task and setting.
+        samples: by the same names.
+        traces: by the same names, how one of them came to be.
+        expected: names of the results that the manifest asks for.
+        damage: file -> why it couldn't be read.
     """
 
     label: str
@@ -104,6 +138,17 @@ class Variant:
     extended: tuple[tuple[int, int], ...] = ()
     benchmarks: Mapping[str, BenchmarkResult] = field(default_factory=dict)
     samples: Mapping[str, tuple[SampleRecord, ...]] = field(default_factory=dict)
+    traces: Mapping[str, DecodingTrace] = field(default_factory=dict)
+    expected: frozenset[str] = frozenset()
+    damage: Mapping[str, str] = field(default_factory=dict)
+
+    def lacks(self, benchmark: str) -> str | None:
+        """Why there is no such result: "damaged", or "missing" where the manifest asks for it."""
+        if benchmark in self.benchmarks:
+            return None
+        if f"results/{benchmark}.json" in self.damage:
+            return "damaged"
+        return "missing" if benchmark in self.expected else None
 
 
 @dataclass(frozen=True)
@@ -118,7 +163,13 @@ class Published:
 
 @dataclass(frozen=True)
 class Run:
-    """One run folder; `benchmarks` names its results in the manifest's order."""
+    """One run folder.
+
+    Attributes:
+        benchmarks: names of its results, in the manifest's order.
+        settings: what the resolved manifest says; `manifest` is its text.
+        damage: file -> why it couldn't be read.
+    """
 
     folder: Path
     label: str
@@ -129,6 +180,8 @@ class Run:
     benchmarks: tuple[str, ...]
     variants: tuple[Variant, ...]
     published: tuple[Published, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    damage: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def digest(self) -> str | None:

@@ -1,7 +1,8 @@
-"""Variants that are repeated under several seeds, and what is best among those that are not the same."""
+"""Variants that are repeated under several seeds."""
 
 from __future__ import annotations
 
+import math
 import statistics
 from dataclasses import dataclass
 
@@ -15,6 +16,24 @@ class SeedMean:
     mean: float
     standard_deviation: float
     seeds: int
+
+    @property
+    def reach(self) -> float:
+        """Half the width of the 95 % interval of the mean (Student's t)."""
+        return _t_quantile(self.seeds - 1) * self.standard_deviation / math.sqrt(self.seeds)
+
+
+_T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+"""97.5 % of Student's t with 1 to 10 degrees of freedom."""
+
+
+def _t_quantile(freedom: int) -> float:
+    """From eleven degrees of freedom on, to a thousandth (Abramowitz and Stegun 26.7.5)."""
+    if freedom <= len(_T_QUANTILES):
+        return _T_QUANTILES[freedom - 1]
+    normal = statistics.NormalDist().inv_cdf(0.975)
+    second = (5 * normal**5 + 16 * normal**3 + 3 * normal) / 96
+    return normal + (normal**3 + normal) / (4 * freedom) + second / freedom**2
 
 
 @dataclass(frozen=True)
@@ -70,17 +89,3 @@ def contenders(study: Study) -> tuple[Contender, ...]:
         Contender(group if len(members) > 1 else members[0].label, tuple(members))
         for group, members in groups.items()
     )
-
-
-def best(study: Study, benchmark: str, metric: str) -> frozenset[str]:
-    """Names of the contenders with the best score: several on a tie, none if there is only one score."""
-    values = {
-        contender.name: value
-        for contender in contenders(study)
-        if (value := contender.value(benchmark, metric)) is not None
-    }
-    if len(values) < 2:
-        return frozenset()
-    choose = min if study.lower_is_better(benchmark, metric) else max
-    target = choose(values.values())
-    return frozenset(name for name, value in values.items() if value == target)

@@ -48,7 +48,7 @@ def _choose(study: Study, benchmark: str) -> SideBySide | None:
     answers: dict[tuple[str, str], dict[str, SampleRecord]] = {}
     for variant in study.variants:
         for sample in variant.samples.get(benchmark, ()):
-            answers.setdefault(sample.key[:2], {})[variant.label] = sample
+            answers.setdefault(sample.key[:2], {}).setdefault(variant.label, sample)
     if not answers:
         return None
 

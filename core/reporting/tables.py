@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from opendllm.core.reporting.comparisons import Comparison
+from opendllm.core.reporting.differences import leaves, manifest_differences
 from opendllm.core.reporting.formatting import MISSING, count, interval, number, signed, text
-from opendllm.core.reporting.records import Curve, Estimate, Study, Variant
-from opendllm.core.reporting.repeats import Contender, best, contenders
+from opendllm.core.reporting.records import Curve, Study, Variant
 
-Mark = Literal["best", "better", "worse"]
+Mark = Literal["best", "better", "worse", "broken"]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A value; `detail` is the smaller print beside it."""
+    """A value; `detail` is the smaller print beside it, `order` the number that it is sorted by."""
 
     value: str
     detail: str = ""
     mark: Mark | None = None
+    order: float | None = None
 
 
 @dataclass(frozen=True)
@@ -32,37 +33,11 @@ class Table:
     names: int = 1
 
 
-@dataclass(frozen=True)
-class MetricTable:
-    """One benchmark's scores."""
-
-    benchmark: str
-    table: Table
-
-
-def score_tables(study: Study) -> tuple[MetricTable, ...]:
-    """Variants by headline metrics, a table for each benchmark."""
-    return tuple(
-        MetricTable(name, _metric_table(study, name, study.headline(name))) for name in study.benchmarks
-    )
-
-
-def other_metric_tables(study: Study) -> tuple[MetricTable, ...]:
-    """The metrics that are not in the headline, of the benchmarks that have any."""
-    others = {
-        name: [metric for metric in study.metrics(name) if metric not in study.headline(name)]
-        for name in study.benchmarks
-    }
-    return tuple(
-        MetricTable(name, _metric_table(study, name, metrics)) for name, metrics in others.items() if metrics
-    )
-
-
 def variant_table(study: Study) -> Table:
     """What was compared."""
     header = ("variant", "backbone", "objective", "sampler", "parameters", "seed")
     rows = [
-        _row(
+        row(
             variant.label,
             text(variant.backbone),
             text(variant.objective),
@@ -84,30 +59,10 @@ def training_table(study: Study) -> Table:
         "steps",
         "tokens",
         "tokens/s",
-        "training loss",
         "held-out loss",
+        "training loss",
     )
     return Table(header, tuple(_training_row(variant) for variant in study.variants), names=3)
-
-
-def speed_table(study: Study) -> Table:
-    """How fast each benchmark's answers were written."""
-    header = ("variant", "benchmark", "tokens/s", "forward passes", "seconds")
-    rows = []
-    for benchmark in study.benchmarks:
-        for variant in study.variants:
-            result = variant.benchmarks.get(benchmark)
-            speed = result.speed if result else None
-            rows.append(
-                _row(
-                    variant.label,
-                    benchmark,
-                    number(speed.tokens_per_second if speed else None),
-                    count(speed.forward_passes if speed else None),
-                    number(speed.seconds if speed else None),
-                )
-            )
-    return Table(header, tuple(rows), names=2)
 
 
 def comparison_table(comparisons: Sequence[Comparison]) -> Table:
@@ -115,9 +70,9 @@ def comparison_table(comparisons: Sequence[Comparison]) -> Table:
     header = ("variant", "benchmark", "metric", "verdict", "difference", "McNemar p", "tasks")
     rows = [
         (
-            *_row(comparison.variant, comparison.benchmark, comparison.metric),
+            *row(comparison.variant, comparison.benchmark, comparison.metric),
             Cell(comparison.verdict, mark=None if comparison.verdict == "undecided" else comparison.verdict),
-            Cell(signed(comparison.difference), interval(comparison.low, comparison.high)),
+            Cell(signed(comparison.difference), _reach(comparison), order=comparison.difference),
             Cell(number(comparison.mcnemar_p)),
             Cell(count(comparison.tasks)),
         )
@@ -126,14 +81,54 @@ def comparison_table(comparisons: Sequence[Comparison]) -> Table:
     return Table(header, tuple(rows), names=4)
 
 
+def _reach(comparison: Comparison) -> str:
+    if comparison.low == comparison.high:
+        return f"the same in all {comparison.tasks}"
+    return interval(comparison.low, comparison.high)
+
+
 def plugin_table(study: Study) -> Table:
     """Every plugin that some variant used, and the package that brought it."""
     versions: dict[str, dict[str, None]] = {}
     for variant in study.variants:
         for plugin, package in variant.plugins.items():
             versions.setdefault(plugin, {})[package] = None
-    rows = [_row(plugin, "; ".join(packages)) for plugin, packages in sorted(versions.items())]
+    rows = [row(plugin, "; ".join(packages)) for plugin, packages in sorted(versions.items())]
     return Table(("plugin", "package"), tuple(rows), names=2)
+
+
+def settings_table(study: Study) -> Table:
+    """What each result was made with."""
+    header = ("variant", "benchmark", "setting", "value")
+    rows = [
+        row(variant.label, name, key, value)
+        for variant in study.variants
+        for name, result in variant.benchmarks.items()
+        for key, value in leaves({**result.settings, **_without_manifest(result.provenance)})
+    ]
+    return Table(header, tuple(rows), names=4)
+
+
+def _without_manifest(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest stands in the report by itself, and the plugins do."""
+    return {key: value for key, value in provenance.items() if key not in ("manifest", "plugins")}
+
+
+def difference_table(study: Study) -> Table:
+    """What the manifests of several runs say differently."""
+    header = ("variant", "key", *(run.label for run in study.runs))
+    rows = [
+        row(difference.variant or "all", difference.key, *difference.values)
+        for difference in manifest_differences(study)
+    ]
+    return Table(header, tuple(rows), names=len(header))
+
+
+def damage(study: Study) -> tuple[str, ...]:
+    """Every file that couldn't be read, or not wholly."""
+    found = [reason for run in study.runs for reason in run.damage.values()]
+    found += [reason for variant in study.variants for reason in variant.damage.values()]
+    return tuple(dict.fromkeys(found))
 
 
 def notes(study: Study) -> tuple[str, ...]:
@@ -176,53 +171,9 @@ def _benchmark_notes(study: Study, benchmark: str) -> Iterator[str]:
         yield f"{benchmark}{of}: {note}"
 
 
-def _row(*values: str) -> tuple[Cell, ...]:
+def row(*values: str) -> tuple[Cell, ...]:
+    """Cells of nothing but text."""
     return tuple(Cell(value) for value in values)
-
-
-def _metric_table(study: Study, benchmark: str, metrics: Sequence[str]) -> Table:
-    """A row for each variant; below the seeds of a repeated one, their mean; then what was published."""
-    header = ["variant"]
-    for metric in metrics:
-        header.append(f"{metric} {'↓' if study.lower_is_better(benchmark, metric) else '↑'}")
-    winners = {metric: best(study, benchmark, metric) for metric in metrics}
-    rows: list[tuple[Cell, ...]] = []
-    for contender in contenders(study):
-        alone = len(contender.variants) == 1
-        for variant in contender.variants:
-            cells = [
-                _score(variant, benchmark, metric, alone and contender.name in winners[metric])
-                for metric in metrics
-            ]
-            rows.append((Cell(variant.label), *cells))
-        if not alone:
-            means = [
-                _seed_mean(contender, benchmark, metric, contender.name in winners[metric])
-                for metric in metrics
-            ]
-            rows.append((Cell(contender.name, "mean ± sd"), *means))
-    for figures in study.published:
-        if figures.benchmark == benchmark and any(metric in figures.metrics for metric in metrics):
-            values = [Cell(number(figures.metrics.get(metric))) for metric in metrics]
-            rows.append((Cell(figures.model, "published"), *values))
-    return Table(tuple(header), tuple(rows))
-
-
-def _score(variant: Variant, benchmark: str, metric: str, is_best: bool) -> Cell:
-    result = variant.benchmarks.get(benchmark)
-    estimate = result.metrics.get(metric, Estimate(None)) if result else Estimate(None)
-    return Cell(number(estimate.value), interval(estimate.low, estimate.high), "best" if is_best else None)
-
-
-def _seed_mean(contender: Contender, benchmark: str, metric: str, is_best: bool) -> Cell:
-    mean = contender.seed_mean(benchmark, metric)
-    if mean is None:
-        return Cell(MISSING)
-    return Cell(
-        f"{number(mean.mean)} ± {number(mean.standard_deviation)}",
-        f"({mean.seeds} seeds)",
-        "best" if is_best else None,
-    )
 
 
 def _training_row(variant: Variant) -> tuple[Cell, ...]:
@@ -230,16 +181,16 @@ def _training_row(variant: Variant) -> tuple[Cell, ...]:
     shared = variant.trained_in or (variant.label if training else None)
     digest = text(variant.training_digest and variant.training_digest[:12])
     if training is None:
-        return _row(variant.label, text(shared), digest, *[MISSING] * 5)
-    return _row(
+        return row(variant.label, text(shared), digest, *[MISSING] * 5)
+    return row(
         variant.label,
         text(shared),
         digest,
         count(training.steps),
         count(training.tokens),
         count(training.tokens_per_second),
-        _from_to(training.loss, training.lost_from),
         _from_to(training.held_out_loss, training.lost_from),
+        _from_to(training.loss, training.lost_from),
     )
 
 

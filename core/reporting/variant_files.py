@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from opendllm.core.foundation.sample_records import SampleRecord, read_records
+from opendllm.core.foundation.sample_records import SampleKey, SampleRecord, read_records
 from opendllm.core.reporting.json_files import (
+    as_integer,
     as_number,
     as_text,
     get_object,
@@ -37,6 +39,7 @@ def read_training(path: Path) -> TrainingLog | None:
     if not by_step:
         return None
     logged = [by_step[step] for step in sorted(by_step)]
+    seconds = [as_number(line.get("seconds")) for line in logged]
     tokens = [count for line in logged if (count := as_number(line.get("tokens"))) is not None]
     return TrainingLog(
         loss=_curve(by_step, "loss"),
@@ -44,6 +47,9 @@ def read_training(path: Path) -> TrainingLog | None:
         steps=max(by_step),
         tokens=int(max(tokens)) if tokens else None,
         tokens_per_second=_mean_speed(logged),
+        seconds=sum(each for each in seconds if each is not None) if any(seconds) else None,
+        device_seconds=_device_seconds(logged),
+        peak_memory_bytes=max((_whole(line, "peak_memory_bytes") for line in logged), default=0) or None,
         unreadable_lines=unreadable,
         lost_from=_lost_from(by_step),
     )
@@ -73,21 +79,42 @@ def read_result(path: Path) -> BenchmarkResult:
             # Scoring a given text writes nothing: its 0 is not a number of passes.
             forward_passes=as_number(speed.get("forward_passes")) or None,
             seconds=as_number(speed.get("seconds")),
+            texts=as_number(speed.get("texts")),
+            tokens=_tokens(speed),
+            peak_memory_bytes=as_integer(speed.get("peak_memory_bytes")),
         ),
+        verdicts=_verdicts(content.get("verdicts")),
     )
 
 
-def read_samples(path: Path) -> tuple[SampleRecord, ...]:
-    """The first text of each task and setting in a samples/BENCHMARK.jsonl; other lines are left out.
+@dataclass(frozen=True)
+class SampleTexts:
+    """A samples/BENCHMARK.jsonl.
+
+    Attributes:
+        records: its texts, each once.
+        issue: what is wrong with its first line that is none; None where all are whole.
+    """
+
+    records: tuple[SampleRecord, ...]
+    issue: str | None
+
+
+def read_samples(path: Path) -> SampleTexts:
+    """All of a file; a last line that was cut short is ordinary.
 
     Raises:
         UserError: the file can't be read.
     """
-    first: dict[tuple[str, str], SampleRecord] = {}
-    for _, record in read_records(path):
-        if isinstance(record, SampleRecord) and record.text is not None:
-            first.setdefault((record.answer.task_id, record.answer.setting), record)
-    return tuple(first.values())
+    found: dict[SampleKey, SampleRecord] = {}
+    issues: list[str] = []
+    for line, record in read_records(path):
+        if isinstance(record, str):
+            issues += [f"{path}:{line.number} {record}"] if line.complete else []
+        elif record.text is not None:
+            found.setdefault(record.key, record)
+    more = f", and {len(issues) - 1} more lines are none" if len(issues) > 1 else ""
+    return SampleTexts(tuple(found.values()), issues[0] + more if issues else None)
 
 
 def _curve(by_step: Mapping[int, Mapping[str, Any]], key: str) -> Curve:
@@ -114,6 +141,37 @@ def _mean_speed(lines: list[dict[str, Any]]) -> float | None:
             total += speed * weight
             duration += weight
     return total / duration if duration else None
+
+
+def _device_seconds(lines: list[dict[str, Any]]) -> float | None:
+    """Added up over processes; logs of before they were counted have one."""
+    spent = [
+        seconds * max(1, _whole(line, "processes"))
+        for line in lines
+        if (seconds := as_number(line.get("seconds"))) is not None
+    ]
+    return sum(spent) if spent else None
+
+
+def _whole(line: Mapping[str, Any], key: str) -> int:
+    return as_integer(line.get(key)) or 0
+
+
+def _tokens(speed: Mapping[str, Any]) -> float | None:
+    """Results of before they were counted have tokens a second."""
+    rate, seconds = as_number(speed.get("tokens_per_second")), as_number(speed.get("seconds"))
+    counted = as_number(speed.get("tokens"))
+    return rate * seconds if counted is None and rate is not None and seconds is not None else counted
+
+
+def _verdicts(content: object) -> dict[SampleKey, str]:
+    """Those that are whole: task, setting, sample, and a word."""
+    found = {}
+    for entry in content if isinstance(content, list) else ():
+        match entry:
+            case [str(task), str(setting), int(sample), str(reason)]:
+                found[(task, setting, sample)] = reason
+    return found
 
 
 def _estimate(metric: Mapping[str, Any]) -> Estimate:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from opendllm.core.reporting.collect import read_study
+from opendllm.core.reporting.collect import MANIFEST, read_study
 from opendllm.core.reporting.comparisons import compare
 from opendllm.core.reporting.machine_readable import render_json
 from opendllm.core.reporting.markdown import render_markdown
 from opendllm.core.reporting.samples import samples_side_by_side
 from opendllm.registries.errors import UserError
+
+LONGEST_NAME = 150
 
 
 @dataclass(frozen=True)
@@ -31,20 +33,19 @@ def write_report(*run_folders: Path, output: Path | None = None) -> Report:
     Args:
         run_folders: one or more; of several, variants are labelled RUN/VARIANT and compared with
             the first run's first one.
-        output: where to write, made if missing; by default the run folder, if there is one only.
+        output: where to write, made if missing; by default the run folder, of several a folder beside the
+            first one that is named after all of them.
 
     Raises:
-        UserError: no folder, several without `output`, a folder without any result, a broken
-            result file, or `output` can't be written. An earlier report is left as it was.
+        UserError: no folder, a folder without any result, or `output` can't be written. An earlier report is
+            left as it was. A file that can't be read is named in the report.
     """
     from opendllm.core.reporting.html import render_html
 
     if not run_folders:
         raise UserError("a report needs at least one run folder")
     if output is None:
-        if len(run_folders) > 1:
-            raise UserError("a report of several runs needs an output folder of its own")
-        output = run_folders[0]
+        output = run_folders[0] if len(run_folders) == 1 else _folder_beside(run_folders)
     study = read_study(run_folders)
     comparisons = compare(study)
     samples = samples_side_by_side(study)
@@ -58,10 +59,23 @@ def write_report(*run_folders: Path, output: Path | None = None) -> Report:
         {
             report.results: render_json(study, comparisons),
             report.markdown: report.text,
-            report.html: render_html(study, comparisons, samples),
+            report.html: render_html(study, comparisons),
         }
     )
     return report
+
+
+def _folder_beside(run_folders: Sequence[Path]) -> Path:
+    """runs/a-and-b of runs/a and runs/b.
+
+    Raises:
+        UserError: that is a run's own folder.
+    """
+    names = "-and-".join(folder.resolve().name for folder in run_folders)[:LONGEST_NAME]
+    output = run_folders[0].resolve().parent / names
+    if (output / MANIFEST).exists():
+        raise UserError(f"{output} is a run's own folder: choose another one with --output")
+    return output
 
 
 def _replace_all(contents: Mapping[Path, str]) -> None:

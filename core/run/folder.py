@@ -23,6 +23,7 @@ from opendllm.core.foundation.ranks import is_first_process
 from opendllm.core.manifest.experiment_manifest import Experiment, Variant, trained_from
 from opendllm.core.run.provenance import plugin_versions
 from opendllm.registries.errors import UserError
+from opendllm.registries.sources import changed_sources, source_digests
 
 RESOLVED_FILE = "manifest.resolved.yaml"
 
@@ -126,7 +127,7 @@ def extend_variants(
 
 def _set_aside(folder: Path, step: int) -> Path | None:
     """Move a variant's answers and results to a folder of their own; None where there are none."""
-    there = [folder / name for name in ("samples", "results") if (folder / name).is_dir()]
+    there = [folder / name for name in ("samples", "results", "traces") if (folder / name).is_dir()]
     if not there:
         return None
     target, number = folder / f"before-extension-at-step-{step}", 1
@@ -185,6 +186,22 @@ def open_variant(experiment: Experiment, variant: Variant) -> Path:
     return folder
 
 
+def retrained_sources(folder: Path, variant: Variant) -> list[str]:
+    """The plugins of a variant's training that its newest checkpoint was trained with other source of.
+
+    Args:
+        folder: of the training run.
+        variant: that goes on with it.
+    """
+    there = steps(folder)
+    before = (_read(there[-1][1] / PROVENANCE_FILE) or {}).get("sources") if there else None
+    training = variant.plugins.training
+    learnt = () if training is None else (training.objective, training.noise_schedule)
+    return changed_sources(
+        before, source_digests([variant.plugins.backbone, *variant.plugins.corpora, *learnt])
+    )
+
+
 def has_results(variant_folder: Path) -> bool:
     """Whether a variant has been evaluated."""
     return any((variant_folder / "results").glob("*.json"))
@@ -209,6 +226,7 @@ def write_variant(experiment: Experiment, variant: Variant) -> None:
             "parameters": _parameters(experiment.output / trained_in),
             "extended": _extended(experiment.output / trained_in),
             "plugins": plugin_versions(variant),
+            "sources": source_digests(variant.plugins),
         },
     )
 

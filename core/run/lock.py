@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,21 @@ from opendllm.core.foundation.ranks import is_first_process
 from opendllm.registries.errors import UserError
 
 LOCK_FILE = ".lock"
+
+
+_FLOCK = "hhqqi"
+"""Linux's `struct flock`: type, whence, start, length, process."""
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a run of this machine writes into `folder` just now; asking disturbs nobody."""
+    try:
+        with (folder / LOCK_FILE).open("rb") as file:
+            asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+            answer = struct.unpack(_FLOCK, fcntl.fcntl(file, fcntl.F_GETLK, asked))
+    except OSError:
+        return False
+    return bool(answer[0] != fcntl.F_UNLCK)
 
 
 @contextmanager

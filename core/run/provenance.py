@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from opendllm.core.manifest.experiment_manifest import Variant
+from opendllm.registries.sources import source_digests
 
 
 def provenance(variant: Variant) -> dict[str, Any]:
@@ -14,6 +15,7 @@ def provenance(variant: Variant) -> dict[str, Any]:
         "training_digest": variant.training_digest,
         "seed": variant.manifest.seed,
         "plugins": plugin_versions(variant),
+        "sources": source_digests(variant.plugins),
     }
 
 

@@ -153,7 +153,8 @@ def _command(level: IsolationLevel, layout: Layout) -> list[str]:
     program = shutil.which("bwrap")
     if program is None:
         raise LevelUnavailableError("there is no bwrap command")
-    room = [program, "--unshare-all", "--unshare-user", "--new-session", "--cap-add", "ALL"]
+    room = [program, "--unshare-all", "--unshare-user", "--new-session", "--die-with-parent"]
+    room += ["--cap-add", "ALL"]
     for path in layout.readable_paths():
         room += ["--ro-bind", path, path]
     for device in DEVICES:

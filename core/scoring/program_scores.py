@@ -10,7 +10,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -121,7 +121,14 @@ def score_programs(
     shares = output_shares(answers, lambda answer: parses_as_python(text_of[id(answer)]))
     hidden = [name for name in values if name.endswith("passed")]
     said = [*notes, f"programs ran in a sandbox: {described}", *_reasons(of_answers)]
-    return scores_by_setting({**values, **shares}, said, hidden)
+    scores = scores_by_setting({**values, **shares}, said, hidden)
+    return replace(
+        scores,
+        verdicts={
+            (answer.task_id, answer.setting, answer.sample): verdict.reason
+            for answer, verdict in zip(answers, of_answers, strict=True)
+        },
+    )
 
 
 def _programs(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, is_dataclass
+from typing import Any
 
 from opendllm.core.testing.contract import PluginContract
 from opendllm.registries.benchmarks import (
@@ -35,11 +38,7 @@ class BenchmarkContract(PluginContract):
 
     def benchmark(self) -> Benchmark:
         """The plugin."""
-        benchmark = self.build()
-        assert isinstance(benchmark, Benchmark), (
-            f"it builds a {type(benchmark).__name__}: derive it from Benchmark"
-        )
-        return benchmark
+        return self.built(Benchmark)  # type: ignore[type-abstract]
 
     def test_it_asks_the_same_every_time(self) -> None:
         """And no two requests share task and setting."""
@@ -71,6 +70,22 @@ class BenchmarkContract(PluginContract):
             assert better > worse, (
                 f"{name} is {right.metrics[name].value} of the published answers and "
                 f"{wrong.metrics[name].value} of wrong ones: score what is right, or say lower_is_better"
+            )
+
+    def test_scores_can_be_written_as_json(self) -> None:
+        """They travel in results/BENCHMARK.json: strings, numbers, lists and mappings with string keys."""
+        benchmark = self.benchmark()
+        scores = benchmark.score(answers(benchmark.requests(context()), right=True))
+        for name, value in (("metrics", _plain(scores.metrics)), ("per_task", _plain(scores.per_task))):
+            try:
+                text = json.dumps(value)
+            except (TypeError, ValueError) as error:
+                raise AssertionError(
+                    f"`{name}` was expected to be plain JSON, and isn't: {error}: give Python's own numbers, "
+                    f"`.item()` of a tensor's"
+                ) from error
+            assert json.loads(text) == value or "NaN" in text, (
+                f"`{name}` comes back from JSON as something else: use strings as keys, and lists, no tuples"
             )
 
     def test_intervals_contain_their_values(self) -> None:
@@ -107,3 +122,12 @@ def answers(requests: Sequence[Request], right: bool) -> list[Answer]:
             nats = size * (0.5 if right else 5.0)
             given.append(TextLikelihood(request.task_id, request.setting, -nats, 0.01, size, size))
     return given
+
+
+def _plain(value: Any) -> Any:
+    """Mappings and dataclasses as dictionaries; everything else as it is."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    if isinstance(value, Mapping):
+        return {key: _plain(each) for key, each in value.items()}
+    return value

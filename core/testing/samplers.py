@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from opendllm.core.testing.trained_noise import noise_for
 from opendllm.core.toolkit.segments import inputs_from_mask
 from opendllm.registries.noise_schedules import Destination
 from opendllm.registries.options import SamplerOptions
-from opendllm.registries.samplers import Sampler
+from opendllm.registries.samplers import Sampler, Selection, Step
 from opendllm.registries.sequences import ModelInputs
 
 DRAWS = 2000
@@ -36,9 +37,7 @@ class SamplerContract(PluginContract):
 
     def sampler(self) -> Sampler:
         """The plugin."""
-        sampler = self.build()
-        assert isinstance(sampler, Sampler), f"it builds a {type(sampler).__name__}: derive it from Sampler"
-        return sampler
+        return self.built(Sampler)  # type: ignore[type-abstract]
 
     def sampler_options(self) -> type[SamplerOptions]:
         """Its options model."""
@@ -102,6 +101,61 @@ class SamplerContract(PluginContract):
                 given = canvas[canvas != lm.mask_token_id].tolist()
                 assert prompt == given, f"the prompt {given} became {prompt} {told}: leave it alone"
 
+    def test_it_is_finished_when_it_says_so(self) -> None:
+        """What it calls done has no mask left; and it says so in the end, if it declares that it does."""
+        said = False
+        for destination, steps in itertools.product(self.destinations(), (3, 30)):
+            lm, sampler, decisions = self.lm(destination), self.sampler(), list[Selection]()
+            decide = sampler.select
+
+            def noted(
+                step: Step,
+                decide: Callable[[Step], Selection] = decide,
+                decisions: list[Selection] = decisions,
+            ) -> Selection:
+                decisions.append(decide(step))
+                return decisions[-1]
+
+            sampler.select = noted  # type: ignore[method-assign]
+            decoder = DecoderOptions(steps=steps, temperature=0.7)
+            decoded = decode(lm, self.canvas(lm, 3, 7), None, sampler, decoder, torch.tensor([0]))
+            flags = [decision.finished for decision in decisions if decision.finished is not None]
+            said |= bool(flags)
+            left = int(((decoded.tokens == lm.mask_token_id) & decoded.real).sum())
+            early = bool(flags) and bool(flags[-1].any())
+            assert not left, (
+                f"{left} of 7 masks are left after {len(decisions)} of {steps} steps, "
+                f"{'where it said finished' if early else 'its last'}: be finished only where every position "
+                f"is written"
+            )
+        assert said == self.sampler().finishes, (
+            "finishes is True, and no decision had `finished`: give it in `select`, or leave finishes alone"
+        )
+
+    def test_odd_lengths_are_written_too(self) -> None:
+        """One mask, none, no prompt, gaps apart, rows that no block length divides, more steps than masks."""
+        for destination in self.destinations():
+            lm = self.lm(destination)
+            apart = self.canvas(lm, 2, 3, 1).repeat(1, 2)
+            shapes = [(1, 1, 0), (0, 5, 0), (3, 0, 0), (0, 1, 3), (1, 17, 2)]
+            canvases = [apart, *(self.canvas(lm, *shape) for shape in shapes)]
+            for canvas, block_length, steps in itertools.product(canvases, (None, 4), (2, 23)):
+                options = DecoderOptions(steps=steps, temperature=0.5)
+                if block_length is not None and not self.sampler().edits_length:
+                    options = options.model_copy(update={"block_length": block_length})
+                told = (
+                    f"the canvas {canvas.tolist()[0]} in {steps} steps, block_length {options.block_length}"
+                )
+                try:
+                    decoded = decode(lm, canvas, None, self.sampler(), options, torch.tensor([0]))
+                except Exception as error:
+                    raise AssertionError(
+                        f"it was expected to write {told}, and raised {error}: count positions by "
+                        f"`step.masked` and `step.editable`, any number of which may be there"
+                    ) from error
+                left = int(((decoded.tokens == lm.mask_token_id) & decoded.real).sum())
+                assert not left, f"{left} masks are left of {told}: write every editable position"
+
     def test_a_row_does_not_depend_on_its_batch(self) -> None:
         """A short row beside a longer one, padded on either side, is what it is alone."""
         lm = self.lm()
@@ -122,6 +176,16 @@ class SamplerContract(PluginContract):
                     f"a row alone becomes {wanted.tolist()}, beside a longer one {found.tolist()}: decide by "
                     f"its own positions only, and draw with `step.draws`"
                 )
+
+        rows = self.canvas(lm, 3, 12).expand(4, -1)
+        together = self.run(rows, steps=5, temperature=1.0)
+        for row in range(len(rows)):
+            alone = self.run(rows[row : row + 1], seeds=row, steps=5, temperature=1.0)
+            found, wanted = together.tokens[row][together.real[row]], alone.tokens[0][alone.real[0]]
+            assert torch.equal(found, wanted), (
+                f"a row alone becomes {wanted.tolist()}, among three like it {found.tolist()}: decide by its "
+                f"own positions only, and draw with `step.draws`"
+            )
 
     def test_the_same_seed_writes_the_same_text(self) -> None:
         """And at a high temperature another seed writes another one, unless it is greedy."""

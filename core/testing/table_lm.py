@@ -17,6 +17,7 @@ from opendllm.registries.sequences import AttentionPattern, ModelInputs
 WIDTH = 16
 CONTEXT = 64
 PART = 5
+COPIED = 9.0
 
 
 class TableModule(nn.Module):
@@ -96,3 +97,18 @@ class TableLM(DiffusionLM):
 
     def save(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
         """Not kept: it is the same every time."""
+
+
+class CopyingLM(TableLM):
+    """Mostly repeats what it reads: the bound of noise that isn't masks is infinite for a model that doesn't
+    keep what noise has left alone. Its hidden states are its logits.
+    """
+
+    def hidden_states(self, inputs: ModelInputs) -> Tensor:
+        """[B, L, V]."""
+        own = nn.functional.one_hot(inputs.tokens, self.vocab_size)
+        return super().hidden_states(inputs) @ self.table.output / WIDTH + COPIED * own
+
+    def project(self, hidden: Tensor) -> Tensor:
+        """See `DiffusionLM.project`."""
+        return hidden

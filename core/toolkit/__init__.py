@@ -22,6 +22,7 @@
     attention              segment-aware attention; segment_kernels, its kernels
     canvas_reader          repeated forward passes over a canvas, with a key-value cache
     token_losses           the LM head's loss, chunk by chunk
+    load_balancing         a mixture's loss that spreads tokens over its experts
     noise_section          what config.json says of the noise that a checkpoint undoes
     weight_files           which tensor is in which file; safetensors_folder, reading and writing them;
                            weight_pieces, experts and fused projections
@@ -37,5 +38,6 @@
 
 `core.foundation`, for everybody, none of it loads torch: json_lines, json_objects, sample_records,
     packed_files, globs, fingerprints (of what files hold), atomic_files, option_errors, hub, ranks,
-    process_group, notices.
+    process_group, notices, decoding_traces, peak_memory, visible_text, heavy_imports (torch and transformers,
+    as quickly as they can be had).
 """

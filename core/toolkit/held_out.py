@@ -20,17 +20,15 @@ def is_held_out(name: str) -> bool:
 def text_key(document: Document) -> bytes:
     """16 bytes that documents of the same prompt and text share.
 
-    Line ends count as one kind, and white space at either end of a text for nothing; else every character
-    counts.
+    A prompt is what a user's turn of a chat is, and an empty one is none, as they are learnt. Line ends count
+    as one kind, and white space at either end of a text for nothing; else every character counts.
     """
-    prompt = document.prompt
-    turns = prompt if isinstance(prompt, tuple) else ()
+    prompt = document.prompt or ()
+    turns = (Message("user", prompt),) if isinstance(prompt, str) else prompt
     parts = [part for turn in turns for part in (turn.role, turn.content, _calls(turn))] + [document.text]
-    if isinstance(prompt, str):
-        parts.insert(0, prompt)
     digest = hashlib.blake2b(digest_size=16)
     for part in parts:
-        content = part.replace("\r\n", "\n").strip().encode(errors="surrogatepass")
+        content = part.replace("\r\n", "\n").replace("\r", "\n").strip().encode(errors="surrogatepass")
         digest.update(len(content).to_bytes(8, "big") + content)
     return digest.digest()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,18 +15,21 @@ from opendllm.registries.errors import UserError
 _SKIPPED_FOLDERS = frozenset({"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"})
 
 
-def stdlib_files() -> list[tuple[str, Path]]:
+@functools.cache
+def stdlib_files() -> tuple[tuple[str, Path], ...]:
     """(name relative to the library's folder, path) of each source file, sorted by name.
 
-    Tests are left out: much of them is generated tables.
+    Tests are left out: much of them is generated tables. Looked for once a process.
     """
     root = Path(sysconfig.get_paths()["stdlib"])
     found = []
-    for path in root.rglob("*.py"):
-        name = path.relative_to(root)
-        if not _SKIPPED_FOLDERS.intersection(name.parts[:-1]):
-            found.append((name.as_posix(), path))
-    return sorted(found)
+    for folder, below, files in os.walk(root):
+        below[:] = [name for name in below if name not in _SKIPPED_FOLDERS]  # site-packages is large
+        for name in files:
+            if name.endswith(".py"):
+                path = Path(folder, name)
+                found.append((path.relative_to(root).as_posix(), path))
+    return tuple(sorted(found))
 
 
 def stdlib_documents(split: Split) -> Iterator[Document]:

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
+from opendllm.core.checkpoints.families import read_config
 from opendllm.core.checkpoints.files import MODEL_FOLDER, provenance_of, steps
-from opendllm.core.checkpoints.loading import load_model, read_config, stop_token_ids_of, torch_device
+from opendllm.core.checkpoints.loading import load_model, stop_token_ids_of, torch_device
 from opendllm.core.checkpoints.pretrained import fetch
 from opendllm.core.checkpoints.tokenizer_files import id_count
 from opendllm.core.data.prepared import PreparedData, prepare_all, read_prepared
-from opendllm.core.data.progress import preparing_progress
 from opendllm.core.data.rows import MixedRows, PackedRows, Rows
 from opendllm.core.data.sources import changed_corpora, fingerprints
 from opendllm.core.foundation.atomic_files import integrity_error
@@ -24,6 +24,7 @@ from opendllm.core.manifest.experiment_manifest import Variant, digest
 from opendllm.core.manifest.schema import Data, Manifest, TokenizerChoice
 from opendllm.core.manifest.variant_plugins import VariantPlugins
 from opendllm.core.networks.transformers_backbone import VOCABULARY_KEYS
+from opendllm.core.progress.progress import Progress
 from opendllm.core.training.checkpoints import check_same_data, remove_left_overs, save_untrained
 from opendllm.core.training.progress import training_progress
 from opendllm.core.training.settings import batch_shape
@@ -33,7 +34,9 @@ from opendllm.registries.corpora import Corpus, Split
 from opendllm.registries.errors import UserError
 
 
-def train_variant(variant: Variant, folder: Path, data_folder: Path, provenance: dict[str, Any]) -> None:
+def train_variant(
+    variant: Variant, folder: Path, data_folder: Path, provenance: dict[str, Any], progress: Progress
+) -> None:
     """Train a variant, or go on where it stopped; nothing is done where it is finished on the same texts.
 
     Args:
@@ -41,6 +44,7 @@ def train_variant(variant: Variant, folder: Path, data_folder: Path, provenance:
         folder: the variant's.
         data_folder: where prepared data is kept.
         provenance: travels with every checkpoint.
+        progress: told what is being done.
 
     Raises:
         UserError: see `train` and `prepare_all`; or it is finished, and its corpora have changed since.
@@ -66,20 +70,21 @@ def train_variant(variant: Variant, folder: Path, data_folder: Path, provenance:
         # What can be wrong with numbers is said before anything takes time.
         batch_shape(manifest.train, world_size())
         MixedRows.shares(data.weights())
-    parts = _prepared_by_first(manifest, tokenizer, corpora, data_folder)
+    parts = _prepared_by_first(manifest, tokenizer, corpora, data_folder, progress)
     prepared = parts[0]
     origin["data"] = _digest(parts)
     if finished is not None:
         check_same_data(finished, origin)
         return
     _check_prompts(plugins, parts)
-    lm = _starting_model(variant, prepared, device)
+    with progress.activity("loading the model"):
+        lm = _starting_model(variant, prepared, device)
     if manifest.train is None or plugins.training is None:
         save_untrained(lm, prepared.tokenizer, folder, {**provenance, **origin})
         return
     lm.noise = plugins.training.noise
     join_process_group(device)
-    with training_progress(variant.name, last_step) as on_step:
+    with training_progress(progress, last_step) as on_step:
         train(
             TrainingRun(
                 settings=manifest.train,
@@ -94,6 +99,7 @@ def train_variant(variant: Variant, folder: Path, data_folder: Path, provenance:
                 provenance={**provenance, **origin},
                 on_step=on_step,
                 pretrained=pretrained,
+                progress=progress,
             )
         )
 
@@ -114,14 +120,25 @@ def _changed(checkpoint: Path, corpora: Mapping[str, str]) -> bool:
 
 
 def _prepared_by_first(
-    manifest: Manifest, tokenizer: TokenizerChoice, corpora: Sequence[Corpus], folder: Path
+    manifest: Manifest,
+    tokenizer: TokenizerChoice,
+    corpora: Sequence[Corpus],
+    folder: Path,
+    progress: Progress,
 ) -> list[PreparedData]:
     """The first process prepares, the others read what it made: a corpus may look different from there."""
     parts: list[PreparedData] = []
     if rank() == 0:
-        with preparing_progress() as on_batch:
+        with progress.activity("preparing data", unit="documents") as task:
             assert manifest.data is not None
             bos = manifest.model.add_bos_token
+
+            counted: dict[str, tuple[int, int]] = {}
+
+            def on_batch(split: str, documents: int, tokens: int) -> None:
+                counted[split] = documents, tokens
+                task.update(sum(d for d, _ in counted.values()), tokens=sum(t for _, t in counted.values()))
+
             parts = prepare_all(manifest.data, tokenizer, corpora, folder, on_batch, bos)
     names = text_from_first("\n".join(part.folder.name for part in parts)).splitlines()
     return parts or [read_prepared(folder / name) for name in names]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass, replace
+from contextlib import ExitStack, closing, nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +15,12 @@ from torch import Tensor
 
 from opendllm.core.checkpoints.files import steps
 from opendllm.core.data.rows import Rows
+from opendllm.core.foundation.peak_memory import peak_memory_bytes, restart_peak_memory
 from opendllm.core.foundation.process_group import summed
 from opendllm.core.foundation.ranks import rank, world_size
 from opendllm.core.launching.stopping import EXIT_CODES, Stopped, StopRequest, stop_requests
 from opendllm.core.manifest.train_schema import Train
+from opendllm.core.progress.progress import Progress
 from opendllm.core.toolkit.draws import hash_address, stream_id
 from opendllm.core.toolkit.noise import AddressedNoise
 from opendllm.core.training.checkpoints import SavedStep, TakenStep, newest_whole, restore, save_step
@@ -74,8 +76,9 @@ class TrainingRun:
         held_out_rows: what the held-out loss is measured on.
         folder: the variant's; checkpoints and train.jsonl go there.
         provenance: travels with every checkpoint.
-        on_step: for a progress bar.
+        on_step: told how far it is.
         pretrained: folder or hub id of the checkpoint that `lm` is; None where its weights were drawn.
+        progress: told what else is being done.
     """
 
     settings: Train
@@ -90,6 +93,7 @@ class TrainingRun:
     provenance: Mapping[str, Any]
     on_step: OnStep
     pretrained: str | None = None
+    progress: Progress = field(default_factory=Progress)
 
 
 def train(run: TrainingRun) -> None:
@@ -114,15 +118,23 @@ def _train(run: TrainingRun) -> None:
     settings = run.settings
     micro_batch, accumulation = batch_shape(settings, world_size())
     weights, parameters = prepare_for_training(run.lm, settings, run.seed, run.pretrained)
+    if (
+        settings.load_balancing is not None
+    ):  # a mean over the step's rows, of which each forward pass has as many
+        run.lm.balance_experts(settings.load_balancing / (accumulation * world_size()))
     run.lm.module.train()  # a loaded network comes ready to be read
     provenance = {**run.provenance, "parameters": parameters}
     saved = newest_whole(run.folder, provenance)
     extended = saved.extended_to(settings.steps)
     provenance |= {"extended": list(extended)} if extended else {}
     convert = saved.of_other_processes and zero_stage(settings) > 0
-    with started_engine(run.lm.module, settings, micro_batch, accumulation, convert) as engine:
+    with ExitStack() as started:
+        with run.progress.activity("starting DeepSpeed"):
+            own = started_engine(run.lm.module, settings, micro_batch, accumulation, convert)
+            engine = started.enter_context(own)
         if saved.step:
-            restore(engine, weights, saved, convert)
+            with run.progress.activity(f"reading step {saved.step}"):
+                restore(engine, weights, saved, convert)
         _take_steps(run, engine, weights, saved, provenance)
 
 
@@ -141,12 +153,13 @@ def _take_steps(
         settings.trackers if rank() == 0 else (), run.folder, run.provenance.get("manifest", {}), step
     )
     log = MetricsLog(run.folder / "train.jsonl", step, rank() == 0, trackers)
+    restart_peak_memory()
     batches = Prefetcher(lambda step: _corrupt_step(run, step, micro_batch, accumulation), settings.steps)
 
     def measure() -> float | None:
         if run.lm.noise.bound == "none":
             return None
-        with weights.evaluated():
+        with run.progress.activity("measuring the held-out loss"), weights.evaluated():
             return held_out_loss(run.lm, run.held_out_rows, settings.held_out)
 
     with closing(log), stop_requests(lambda: _what_is_saved(run.folder)) as stop:
@@ -159,7 +172,9 @@ def _take_steps(
             started = time.perf_counter()
             rate = learning_rate(settings, step)
             set_learning_rate(engine, rate)
-            loss, norm, step_tokens, stopping = _take_step(run, engine, step, batches, stop)
+            compiling = settings.compile and step == saved.step + 1
+            with run.progress.activity("compiling") if compiling else nullcontext():
+                loss, norm, step_tokens, stopping = _take_step(run, engine, step, batches, stop)
             weights.update(step)
             seconds = time.perf_counter() - started
             tokens += step_tokens
@@ -177,13 +192,16 @@ def _take_steps(
                 tokens_per_second=step_tokens / seconds,
                 gradient_norm=norm,
                 seconds=seconds,
+                processes=world_size(),
+                peak_memory_bytes=peak_memory_bytes(),
                 **_measured(measured),
             )
             run.on_step(step, loss, step_tokens / seconds)
             if saving:
                 log.sync()
                 taken = TakenStep(step, {**provenance, "tokens": tokens}, measured)
-                save_step(engine, weights, run.tokenizer, run.folder, taken, settings.checkpoint)
+                with run.progress.activity(f"saving step {step}"):
+                    save_step(engine, weights, run.tokenizer, run.folder, taken, settings.checkpoint)
             if stopping:
                 raise Stopped(f"stopped after step {step} of {settings.steps}, which is saved", stopping)
     if stop.made:  # during the last save
@@ -210,7 +228,8 @@ def _take_step(
     # What torch draws itself, for dropout say, is a function of the step too: a resumed run repeats it.
     torch.manual_seed(int(hash_address(run.seed, stream_id("torch"), step, rank())))
     count = _global_count(corruptions)
-    parts = [run.objective.loss_part(corruption, run.schedule, count) for corruption in corruptions]
+    answers = _answer_count(run, engine, corruptions)
+    parts = [run.objective.loss_part(corruption, run.schedule, count, answers) for corruption in corruptions]
     device_loss = _accumulate(engine, corruptions, parts)
     batches.prepare(step + 1)
     loss = float(summed(device_loss))
@@ -257,6 +276,18 @@ def _corrupt_step(run: TrainingRun, step: int, micro_batch: int, accumulation: i
 def _global_count(corruptions: Sequence[Corruption]) -> float:
     """What the loss sum is divided by: over all micro-batches and ranks, so that neither matters."""
     own = torch.stack([corruption.count for corruption in corruptions]).sum()
+    return max(1.0, float(summed(own)))
+
+
+@torch.no_grad()
+def _answer_count(run: TrainingRun, engine: DeepSpeedEngine, corruptions: Sequence[Corruption]) -> float:
+    """What a mean over answers is divided by, which costs a pass of its own over the step's rows."""
+    if not run.objective.averages_answers:
+        return 1.0
+    own = torch.zeros((), dtype=torch.float64, device=engine.device)
+    for corruption in corruptions:
+        part = run.objective.answer_count(corruption)
+        own += run.lm.module(corruption.inputs, corruption.targets, corruption.scored, part)
     return max(1.0, float(summed(own)))
 
 

@@ -184,7 +184,7 @@ class LladaMoeOptions(BackboneOptions):
 class Llada2Options(_BlockOptions):
     """Options of LLaDA2 models."""
 
-    model_types: ClassVar[frozenset[str]] = frozenset({"llada2_moe"})
+    model_types: ClassVar[frozenset[str]] = frozenset({"llada2_moe", "llada2_moe_veomni"})
     default_sampler: ClassVar[str] = "block-steps"
     known_ids: ClassVar[Mapping[str, int]] = {"mask_token_id": 156895, "eos_token_id": 156892}
 

@@ -1,11 +1,19 @@
-"""Mixtures of experts that transformers' Qwen3-MoE computes: a softmax router, no shared expert."""
+"""Mixtures of experts that transformers' Qwen3-MoE computes: a softmax router, no shared expert.
+
+Routers are computed in float32 whatever the weights are in, where the stock class and LLaDA-MoE's own code
+take the weights' dtype: a DeepSpeed engine casts them all. SDAR-MoE is not checked against published code,
+which was not to be had, but against the stock class.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from transformers import Qwen3MoeConfig
+from torch import Tensor
+from torch.nn.functional import linear
+from transformers import PreTrainedModel, Qwen3MoeConfig
+from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeTopKRouter
 
 from opendllm.core.networks.transformers_backbone import TransformersBackbone
 from opendllm.core.networks.transformers_lm import CheckpointFormat
@@ -28,8 +36,33 @@ _SIZES = (
 )
 _OPTIONAL = ("tie_word_embeddings", "hidden_act", "attention_dropout", "norm_topk_prob")
 _ROTARY = ("rope_theta", "rope_scaling", "rope_parameters")
-_UNKNOWN = ("attention_bias", "clip_qkv", "shared_expert_intermediate_size", "router_num_group")
-"""What these stock classes would silently compute otherwise."""
+_UNKNOWN = (
+    "attention_bias",
+    "clip_qkv",
+    "shared_expert_intermediate_size",
+    "moe_router_enable_expert_bias",
+)
+"""What the stock class would silently compute otherwise."""
+
+
+class Float32Router(Qwen3MoeTopKRouter):
+    """The stock router, in float32 throughout: logits, probabilities and the weights of what is chosen."""
+
+    def forward(self, hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """([N, E], [N, k], [N, k] int64): logits, the chosen experts' weights, and which these are."""
+        tokens = hidden_states.reshape(-1, self.hidden_dim).float()
+        logits = linear(tokens, self.weight.float())
+        weights, chosen = logits.softmax(-1).topk(self.top_k, dim=-1)
+        if self.norm_topk_prob:
+            weights = weights / weights.sum(dim=-1, keepdim=True)
+        return logits, weights, chosen
+
+
+def route_in_float32(network: PreTrainedModel) -> None:
+    """Turn every router into a `Float32Router` where it stands."""
+    for module in network.modules():
+        if type(module) is Qwen3MoeTopKRouter:
+            module.__class__ = Float32Router
 
 
 def sdar_moe(options: SdarMoeOptions) -> Backbone:
@@ -40,7 +73,8 @@ def sdar_moe(options: SdarMoeOptions) -> Backbone:
 def llada_moe(options: LladaMoeOptions) -> Backbone:
     """inclusionAI/LLaDA-MoE-7B-A1B-Base and -Instruct: bidirectional, no shift.
 
-    OLMoE's router and Qwen3's normalisation of each head, so Qwen3-MoE without renormalised weights.
+    OLMoE's router and Qwen3's normalisation of each head, so Qwen3-MoE without renormalised weights, as in
+    inclusionAI/dInfer @fce4e328, tools/modeling_fused_lladamoe.py.
     """
     return TransformersBackbone(options, LLADA_MOE[options.preset], _llada_moe)
 
@@ -69,29 +103,41 @@ def _sdar_moe(config: Mapping[str, Any]) -> CheckpointFormat:
         pieces=_expert_keys(sparse, config["num_experts"], config["moe_intermediate_size"]),
         block_length=config.get("block_size"),
         block_key="block_size",
+        softmax_router=True,
+        adapt=route_in_float32,
     )
 
 
 def _llada_moe(config: Mapping[str, Any]) -> CheckpointFormat:
-    if config.get("moe_router_score_function", "softmax") != "softmax" or not config.get(
-        "qk_layernorm", True
-    ):
-        raise UserError("config.json describes another router or attention than LLaDA-MoE's")
+    _check_llada_moe(config)
     width = config["expert_intermediate_size"]
+    layers = range(config["num_hidden_layers"])
+    frequency = config.get("moe_layer_freq") or [1 for _ in layers]
+    sparse = [layer for layer in layers if frequency[layer]]
     network = Qwen3MoeConfig(
-        **{"norm_topk_prob": False, **_stock_sizes(config)},
+        **{**_stock_sizes(config), "norm_topk_prob": False},  # always, whatever config.json says
         moe_intermediate_size=width,
         intermediate_size=config.get("dense_intermediate_size") or width,
+        mlp_only_layers=[layer for layer in layers if not frequency[layer]],
     )
-    layers = range(config["num_hidden_layers"])
     return CheckpointFormat(
         "llada-moe",
         network,
         {},
         False,
         config["max_position_embeddings"],
-        pieces=_expert_keys(layers, config["num_experts"], width),
+        pieces=_expert_keys(sparse, config["num_experts"], width),
+        softmax_router=True,
+        adapt=route_in_float32,
     )
+
+
+def _check_llada_moe(config: Mapping[str, Any]) -> None:
+    """Refuse another router or attention than the published checkpoints have."""
+    published = {"moe_router_score_function": "softmax", "qk_layernorm": True, "partial_rotary_factor": 1}
+    for key, value in published.items():
+        if config.get(key) not in (None, value):
+            raise UserError(f"config.json sets {key} to {config[key]!r}, which is not supported")
 
 
 def _stock_sizes(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -168,11 +168,17 @@ LLADA: dict[str, dict[str, Any]] = {
     },
 }
 
-_SDAR = {**_QWEN3, "architectures": ["SDARForCausalLM"], "model_type": "sdar", "block_size": 4}
+_SDAR = {
+    **_QWEN3,
+    "architectures": ["SDARForCausalLM"],
+    "model_type": "sdar",
+    "block_size": 4,
+    "tie_word_embeddings": False,
+}
 _SDAR_VOCABULARY = {"vocab_size": 151936, "num_key_value_heads": 8, "head_dim": 128}
 SDAR: dict[str, dict[str, Any]] = {
-    "nano": {**_SDAR, **_NANO_QWEN, "head_dim": 32},
-    # JetLM/SDAR-1.7B-Chat
+    "nano": {**_SDAR, **_NANO_QWEN, "head_dim": 32, "tie_word_embeddings": True},
+    # JetLM/SDAR-1.7B-Chat: Qwen3-1.7B's sizes, untied as the larger ones are; its own file wasn't seen
     "1.7b": {
         **_SDAR,
         **_SDAR_VOCABULARY,
@@ -182,7 +188,7 @@ SDAR: dict[str, dict[str, Any]] = {
         "num_attention_heads": 16,
         "max_position_embeddings": 32768,
     },
-    # JetLM/SDAR-4B-Chat, Gen-Verse/TraDo-4B-Instruct
+    # JetLM/SDAR-4B-Chat as in JetAstra/SDAR @c2041a83, training/model, and Gen-Verse/TraDo-4B-Instruct
     "4b": {
         **_SDAR,
         **_SDAR_VOCABULARY,
@@ -192,7 +198,7 @@ SDAR: dict[str, dict[str, Any]] = {
         "num_attention_heads": 32,
         "max_position_embeddings": 32768,
     },
-    # JetLM/SDAR-8B-Chat, Gen-Verse/TraDo-8B-Instruct
+    # JetLM/SDAR-8B-Chat as in JetAstra/SDAR @c2041a83, training/model, and Gen-Verse/TraDo-8B-Instruct
     "8b": {
         **_SDAR,
         **_SDAR_VOCABULARY,
@@ -201,7 +207,6 @@ SDAR: dict[str, dict[str, Any]] = {
         "num_hidden_layers": 36,
         "num_attention_heads": 32,
         "max_position_embeddings": 32768,
-        "tie_word_embeddings": False,
     },
 }
 
@@ -213,7 +218,7 @@ _FAST_DLLM_V2 = {
 }
 FAST_DLLM_V2: dict[str, dict[str, Any]] = {
     "nano": {**_FAST_DLLM_V2, **_NANO_QWEN, "tie_word_embeddings": True},
-    # Efficient-Large-Model/Fast_dLLM_v2_1.5B
+    # Efficient-Large-Model/Fast_dLLM_v2_1.5B: Qwen2.5-1.5B-Instruct's sizes, which it was made from
     "1.5b": {
         **_FAST_DLLM_V2,
         "vocab_size": 151936,
@@ -225,7 +230,7 @@ FAST_DLLM_V2: dict[str, dict[str, Any]] = {
         "max_position_embeddings": 32768,
         "tie_word_embeddings": True,
     },
-    # Efficient-Large-Model/Fast_dLLM_v2_7B
+    # Efficient-Large-Model/Fast_dLLM_v2_7B: Qwen2.5-7B-Instruct's sizes, which it was made from
     "7b": {
         **_FAST_DLLM_V2,
         "vocab_size": 152064,
@@ -257,7 +262,7 @@ SDAR_MOE: dict[str, dict[str, Any]] = {
         "num_experts": 8,
         "num_experts_per_tok": 2,
     },
-    # JetLM/SDAR-30B-A3B-Chat
+    # JetLM/SDAR-30B-A3B-Chat: Qwen3-30B-A3B-Base's sizes, which it was made from
     "30b-a3b": {
         **_SDAR_MOE,
         "vocab_size": 151936,
@@ -299,7 +304,7 @@ LLADA_MOE: dict[str, dict[str, Any]] = {
         "num_experts_per_tok": 2,
         "max_position_embeddings": 2048,
     },
-    # inclusionAI/LLaDA-MoE-7B-A1B-Base
+    # inclusionAI/LLaDA-MoE-7B-A1B-Base; its file wasn't seen. 7B and 1.4B active parameters are published.
     "7b-a1b": {
         **_LLADA_MOE,
         "vocab_size": 157184,
@@ -337,7 +342,7 @@ _LLADA2_PUBLISHED = {
     "num_experts_per_tok": 8,
     "n_group": 8,
     "topk_group": 4,
-    "max_position_embeddings": 32768,
+    "max_position_embeddings": 16384,
 }
 LLADA2: dict[str, dict[str, Any]] = {
     "nano": {
@@ -357,7 +362,7 @@ LLADA2: dict[str, dict[str, Any]] = {
         "topk_group": 2,
         "max_position_embeddings": 2048,
     },
-    # inclusionAI/LLaDA2.0-mini, LLaDA2.1-mini
+    # inclusionAI/LLaDA2.0-mini as in inclusionAI/dFactory @92b68908, and LLaDA2.1-mini
     "mini": {
         **_LLADA2,
         **_LLADA2_PUBLISHED,
@@ -367,7 +372,7 @@ LLADA2: dict[str, dict[str, Any]] = {
         "num_hidden_layers": 20,
         "num_attention_heads": 16,
     },
-    # inclusionAI/LLaDA2.0-flash, LLaDA2.1-flash
+    # inclusionAI/LLaDA2.0-flash as in inclusionAI/dFactory @92b68908, and LLaDA2.1-flash
     "flash": {
         **_LLADA2,
         **_LLADA2_PUBLISHED,

@@ -68,9 +68,9 @@ def sdar_moe_architecture(config: Mapping[str, Any]) -> Architecture:
 def llada_moe_architecture(config: Mapping[str, Any]) -> Architecture:
     """Of a LLaDA-MoE config.json."""
     width = config["expert_intermediate_size"]
-    experts = ExpertSizes(
-        config["num_hidden_layers"], config["num_experts"], config["num_experts_per_tok"], width
-    )
+    layers = config["num_hidden_layers"]
+    sparse = sum(map(bool, config.get("moe_layer_freq") or [1] * layers))
+    experts = ExpertSizes(sparse, config["num_experts"], config["num_experts_per_tok"], width)
     sizes = {**config, "intermediate_size": config.get("dense_intermediate_size") or width}
     return replace(_decoder(sizes, query_key_norm=True), experts=experts)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import itertools
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -112,11 +113,17 @@ class StdlibInfilling(Benchmark):
 
 def _hidden_lines(seed: int) -> Iterator[HiddenLine]:
     """First one line of each held-out file, then a second one, up to `LINES_A_FILE`."""
-    by_file = [_lines_of(document, seed) for document in stdlib_documents("held-out")]
+    by_file = _lines_by_file(seed)
     for taken in range(LINES_A_FILE):
         for lines in by_file:
             if taken < len(lines):
                 yield lines[taken]
+
+
+@functools.lru_cache(maxsize=4)
+def _lines_by_file(seed: int) -> tuple[list[HiddenLine], ...]:
+    """Every variant of a run is asked the same."""
+    return tuple(_lines_of(document, seed) for document in stdlib_documents("held-out"))
 
 
 def _lines_of(document: Document, seed: int) -> list[HiddenLine]:

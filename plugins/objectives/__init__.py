@@ -9,10 +9,13 @@ from opendllm.registries.noise_schedules import Destination
 from opendllm.registries.options import Bound
 
 HERE = "opendllm.plugins.objectives"
+LINEAR = frozenset({"linear"})
 
 
 class MaskedOptions(ObjectiveOptions):
-    """Options of every objective of masked tokens."""
+    """Options of every objective of masked tokens; the published ones are of linear noise."""
+
+    noise_schedules: ClassVar[frozenset[str] | None] = LINEAR
 
     complementary_masks: bool = Field(
         False,
@@ -25,6 +28,11 @@ class MaskedOptions(ObjectiveOptions):
         """See `ObjectiveOptions.copies_per_row`."""
         return 2 if self.complementary_masks else 1
 
+    @property
+    def loss_is_bound(self) -> bool:
+        """Each row counts twice where it is read twice."""
+        return not self.complementary_masks
+
 
 class OpenDcoderOptions(MaskedOptions):
     """Options of Open-dLLM's objective."""
@@ -34,6 +42,11 @@ class OpenDcoderOptions(MaskedOptions):
         description="`release` weighs the whole loss with 1/r, as the published 0.5B was trained; "
         "`head` only its path term, as the repository does today.",
     )
+
+    @property
+    def loss_is_bound(self) -> bool:
+        """The path term comes on top."""
+        return False
 
 
 class MdlmOptions(MaskedOptions):
@@ -63,6 +76,11 @@ class LladaOptions(MaskedOptions):
             raise ValueError("random_length_probability has no effect with form sft")
         return self
 
+    @property
+    def loss_is_bound(self) -> bool:
+        """An answer's tokens are divided by its length in SFT."""
+        return self.form == "pretraining" and not self.complementary_masks
+
     def needs_prompts(self) -> bool:
         """See `ObjectiveOptions.needs_prompts`."""
         return self.form == "sft"
@@ -77,6 +95,11 @@ class DreamOptions(MaskedOptions):
     cart_p: float = Field(
         0.1, gt=0, lt=1, description="Of CART's geometric distribution; read with `weighting: cart` only."
     )
+
+    @property
+    def loss_is_bound(self) -> bool:
+        """With `1/t` only."""
+        return self.weighting == "1/t" and not self.complementary_masks
 
     @model_validator(mode="after")
     def _has_effect(self) -> "DreamOptions":
@@ -111,6 +134,11 @@ class BlockOptions(MaskedOptions):
 class SdarOptions(BlockOptions):
     """Options of SDAR's objective."""
 
+    @property
+    def loss_is_bound(self) -> bool:
+        """A row in which nothing was masked is drawn anew, so that short ones weigh more."""
+        return False
+
 
 class Llada2Options(BlockOptions):
     """Options of LLaDA2's objective."""
@@ -123,6 +151,11 @@ class Llada2Options(BlockOptions):
         ge=0,
         description="Weight of the entropy where the likeliest token is right (CAP); 0 is none.",
     )
+
+    @property
+    def loss_is_bound(self) -> bool:
+        """It is the mean surprise of masks from a range of noise."""
+        return False
 
     @model_validator(mode="after")
     def _is_a_range(self) -> "Llada2Options":
@@ -139,10 +172,16 @@ class FastDllmV2Options(BlockOptions):
         True, description="Read each row twice, the second time with just the other tokens masked."
     )
 
+    @property
+    def loss_is_bound(self) -> bool:
+        """It is the mean surprise of masks."""
+        return False
+
 
 class ArOptions(ObjectiveOptions):
     """None: next-token prediction."""
 
+    noise_schedules: ClassVar[frozenset[str] | None] = LINEAR
     trains: ClassVar[AttentionKind] = "causal"
 
     @property
@@ -188,6 +227,7 @@ class DuoOptions(DistributionOptions):
 class UdlmOptions(DistributionOptions):
     """Options of UDLM's objective."""
 
+    noise_schedules: ClassVar[frozenset[str] | None] = LINEAR
     destinations: ClassVar[frozenset[Destination]] = frozenset({"uniform"})
 
     zero_recon_loss: bool = Field(
@@ -232,6 +272,11 @@ class GiddOptions(DistributionOptions):
         if self.min_weight > self.largest_weight:
             raise ValueError("min_weight must not be above max_weight")
         return self
+
+    @property
+    def loss_is_bound(self) -> bool:
+        """With `elbo` only."""
+        return self.weighting == "elbo"
 
     @property
     def largest_weight(self) -> float:

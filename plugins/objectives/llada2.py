@@ -18,17 +18,17 @@ from opendllm.registries.sequences import TokenRows
 class Llada2(Objective):
     """Mean cross-entropy of masked tokens, their share drawn from a range (inclusionAI/dFactory @92b68908).
 
-    With `confidence_beta`, confidence-aware parallel training (CAP) adds beta times the entropy wherever the
-    most probable token is the right one. dFactory averages these entropies over those positions and each
-    micro-batch by itself; here both sums are divided by the global batch's number of masked tokens, so that
-    the loss doesn't depend on how rows are batched.
+    With `confidence_beta`, confidence-aware parallel training (CAP) adds beta times the mean entropy of the
+    masked positions whose most probable token is the right one. Both means are over the global batch, so
+    that the loss doesn't depend on how rows are batched; dFactory takes them over each micro-batch and
+    averages these equally, which is the same where a step has one micro-batch.
     """
 
     def __init__(self, options: Llada2Options) -> None:
         self._low, self._high = options.noise_range
         self._beta = options.confidence_beta
         self._complementary = options.complementary_masks
-        self.reads_distributions = self._beta > 0
+        self.reads_distributions = self.averages_answers = self._beta > 0
 
     def mask(self, rows: TokenRows, noise: Noise, schedule: NoiseSchedule) -> Masking:
         """Each token with its document's probability."""
@@ -50,9 +50,11 @@ class Llada2(Objective):
         return replace(corruption, time=masking.time[masking.masked], ids=masking.rows.ids)
 
     def position_losses(self, logits: Tensor, positions: ScoredPositions, schedule: NoiseSchedule) -> Tensor:
-        """Cross-entropy, and beta times the entropy where the argmax is the target."""
-        surprise = cross_entropy(logits, positions.clean, reduction="none")
+        """Cross-entropy."""
+        return cross_entropy(logits, positions.clean, reduction="none")
+
+    def answer_losses(self, logits: Tensor, positions: ScoredPositions) -> tuple[Tensor, Tensor]:
+        """Beta times the entropy, where the most probable token is the target."""
         log_probability = logits.log_softmax(-1)
         entropy = -(log_probability.exp() * log_probability).sum(-1)
-        right = logits.argmax(-1) == positions.clean
-        return surprise + self._beta * torch.where(right, entropy, 0.0)
+        return self._beta * entropy, logits.argmax(-1) == positions.clean

@@ -24,6 +24,8 @@ class BlockSteps(Sampler):
     entropies' sum, lowest first, is below a bound, and at least one.
     """
 
+    cuts_top_k_first = True
+
     def __init__(self, options: BlockStepsOptions) -> None:
         self._rule = options.rule
         self._threshold = options.threshold

@@ -22,6 +22,7 @@ class TokenEditing(Sampler):
 
     proposes = "editable"
     confidence = "probability"
+    cuts_top_k_first = True
     revises = True
     finishes = True
     follows_model = False

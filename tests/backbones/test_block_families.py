@@ -1,9 +1,10 @@
-"""Block-diffusion families: what their published code computes, and what their files look like."""
+"""Block-diffusion families and mixtures: what published code computes, and what their files look like."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,40 @@ from torch import Tensor
 from opendllm.core import load
 from opendllm.core.language_model import LanguageModel
 from opendllm.core.toolkit.segments import document_positions
-from opendllm.registries.backbones import DistributionLoss
 from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.errors import UserError
 from opendllm.registries.objectives import Masking
-from opendllm.registries.sequences import ModelInputs, TokenIds, TokenRows
+from opendllm.registries.sequences import PADDING_SEGMENT, ModelInputs, TokenIds, TokenRows
 
 from ..golden_vectors import Entry, Vectors, golden, golden_entries
 
-FAMILIES = ("sdar", "llada2", "fast-dllm-v2")
+FAMILIES = ("sdar", "llada2", "fast-dllm-v2", "llada-moe")
 PLUGINS = installed_plugins()
+
+
+SECTIONS = {
+    "sdar": {
+        "pad_token_id", "training_forward", "filters", "samples", "quirks", "rollouts", "loss",
+        "trace_rl", "trace_rl_value",
+    },
+    "llada2": {"forward_block4", "samples", "loss"},
+    "fast-dllm-v2": {"sub_block_length", "how_to_read", "samples", "loss", "first_token_log_likelihood"},
+    "llada-moe": {"note"},
+}  # fmt: skip
+"""What the tests here and in tests/decoding hold, but for trace_rl*, which reinforcement learning has."""
+
+
+@golden(*FAMILIES)
+def test_every_section_is_held(vectors: Vectors) -> None:
+    expected = vectors.expected
+    blocks = {"block_length"} if "block_length" in expected else set()
+    assert set(expected) == SECTIONS[vectors.name] | blocks | {"forward", "mask_token_id", "logit_shift"}
+    lm = vectors.model.lm
+    assert lm.logit_shift is expected["logit_shift"]
+    assert lm.mask_token_id == expected["mask_token_id"]
+    assert lm.attention.block_length == expected.get("block_length")
+    if vectors.name == "sdar":
+        assert set(expected["loss"]) == {"pretrain", "sft_semi_ar", "sft_semi_ar_with_padding", "sft_trace"}
 
 
 def forwards(expected: dict[str, Any]) -> list[dict[str, Any]]:
@@ -34,9 +59,10 @@ def forwards(expected: dict[str, Any]) -> list[dict[str, Any]]:
 
 @golden(*FAMILIES)
 def test_logits_and_every_argmax(vectors: Vectors) -> None:
+    """And routers; LLaDA-MoE's from its modelling file with random weights, see the goldens' README."""
     for content in forwards(vectors.expected):
-        with Entry({**content, "attention": None}) as forward:
-            forward.take("attention")
+        with Entry({"attention": None, "block_length": None, **content}) as forward:
+            forward.take("attention")  # in words
             model = vectors.with_blocks(forward.take("block_length"))
             tokens = torch.tensor(forward.take("input_ids"))
             logits = model.logits(tokens)
@@ -140,8 +166,8 @@ def likelihoods(model: LanguageModel, corruption: Any) -> Tensor:
 @golden("sdar")
 def test_sdar_loss_of_packed_documents(vectors: Vectors) -> None:
     with Entry(vectors.expected["loss"]["pretrain"]) as loss:
-        for key in ("code", "eps", "gradient_norm", "t"):
-            loss.take(key)
+        loss.take("code")
+        eps = loss.take("eps")
         model = vectors.with_blocks(loss.take("block_length"))
         lengths = loss.take("packed_sample_lengths")
         segments = torch.stack(
@@ -152,22 +178,98 @@ def test_sdar_loss_of_packed_documents(vectors: Vectors) -> None:
         real = segments != segments[:, -1:]  # the last is padding, whose positions the packer leaves at 0
         assert rows.positions[real].tolist() == torch.tensor(loss.take("position_ids"))[real].tolist()
         masked = torch.tensor(loss.take("masked"))
-        corruption = corrupted("sdar", rows, masked, torch.tensor(loss.take("mask_probability")))
+        probability = torch.tensor(loss.take("mask_probability"))
+        for row, (documents, times) in enumerate(zip(lengths, loss.take("t"), strict=True)):
+            ours = (1 - eps) * torch.tensor(times).repeat_interleave(torch.tensor(documents)) + eps
+            torch.testing.assert_close(ours, probability[row], atol=1e-6, rtol=0)
+        corruption = corrupted("sdar", rows, masked, probability)
         assert corruption.inputs.tokens.chunk(2, dim=1)[0].tolist() == loss.take("x_t")
         nll = likelihoods(model, corruption)
         wanted = torch.tensor(loss.take("token_negative_log_likelihood"))
         torch.testing.assert_close(nll, wanted[masked], atol=1e-4, rtol=0)
         assert int(corruption.count) == loss.take("answer_tokens")
-        ours = float((corruption.weight * nll).sum() / corruption.count)
-        assert ours == pytest.approx(loss.take("loss"), abs=1e-4)
+        mean = float((corruption.weight * nll).sum() / corruption.count)
+        assert mean == pytest.approx(loss.take("loss"), abs=1e-4)
+        assert gradient_norm(model, corruption) == pytest.approx(loss.take("gradient_norm"), rel=1e-3)
+
+
+def gradient_norm(model: LanguageModel, corruption: Any) -> float:
+    """Of sum weight nll / count, over all parameters."""
+    module = model.lm.module
+    loss = module(
+        corruption.inputs,
+        corruption.targets,
+        corruption.scored,
+        lambda nll, chosen: (corruption.weight[chosen] * nll).sum() / corruption.count,
+    )
+    gradients = torch.autograd.grad(loss, list(module.parameters()))
+    return float(torch.nn.utils.get_total_norm(gradients))
+
+
+@golden("sdar")
+@pytest.mark.parametrize("name", ["sft_semi_ar", "sft_semi_ar_with_padding", "sft_trace"])
+def test_dllm_rls_fine_tuning_loss(vectors: Vectors, name: str) -> None:
+    """sum nll / response tokens: SDAR's objective with masks that are given, and weight 1.
+
+    Prompts are padded on their left, and blocks counted from the response on; it is padded with tokens
+    that are read, of which some are masked and not scored.
+    """
+    with Entry(vectors.expected["loss"][name]) as loss:
+        for key in ("code", "method", "shrink", "step_map"):
+            loss.take(key)  # how the masks were chosen, which are given
+        block = loss.take("block_length")
+        model = vectors.with_blocks(block)
+        start, length = loss.take("start_pos"), loss.take("response_length")
+        pad, extended = loss.take("pad_token_id"), torch.tensor(loss.take("extended_input_ids"))
+        clean, noisy = extended.split([start + length, length], dim=1)
+        given = torch.tensor(loss.take("input_ids"))
+        assert {tuple(row) for row in clean.tolist()} <= {tuple(row) for row in given.tolist()}
+        prompt_padding = (clean[:, :start] == pad).int().cumprod(1).bool()
+        segments = torch.zeros_like(clean)
+        segments[:, :start].masked_fill_(prompt_padding, PADDING_SEGMENT)
+        positions = torch.tensor(loss.take("position_ids"))
+        own = (torch.arange(start + length) - prompt_padding.sum(1, keepdim=True)).clamp(min=0)
+        real = segments != PADDING_SEGMENT
+        assert positions[:, : start + length][real].tolist() == own[real].tolist()
+        assert torch.equal(positions[:, start + length :], own[:, start:])
+        hidden = noisy == model.lm.mask_token_id
+        if "uniforms" in loss:
+            drawn, probability = (torch.tensor(loss.take(key)) for key in ("uniforms", "mask_probability"))
+            assert torch.equal(hidden, drawn <= probability)
+        masked = torch.zeros_like(real)
+        masked[:, start:] = hidden
+        response = (torch.arange(start + length) >= start).expand_as(masked)
+        blocks = (torch.arange(start + length) - start).div(block, rounding_mode="floor") + start
+        rows = replace(
+            token_rows(model, clean, response, segments), positions=own, blocks=blocks.expand_as(clean)
+        )
+        corruption = corrupted("sdar", rows, masked, torch.ones(masked.shape))
+        scored = torch.tensor(loss.take("p_mask"))
+        padding, post_num = masked & (clean == pad), loss.take("post_num")
+        if "trace" not in name:
+            spared = padding & (padding.cumsum(1) > (length if post_num is None else post_num))
+            assert torch.equal(scored, masked & ~spared)
+        corruption = replace(
+            corruption,
+            scored=torch.cat([scored, torch.zeros_like(scored)], dim=1),
+            weight=torch.ones(int(scored.sum())),
+        )
+        nll = likelihoods(model, corruption)
+        wanted = torch.tensor(loss.take("token_negative_log_likelihood"))
+        torch.testing.assert_close(nll, wanted[scored], atol=1e-4, rtol=0)
+        assert float(nll.sum() / corruption.count) == pytest.approx(loss.take("loss"), abs=1e-4)
+        assert gradient_norm(model, corruption) == pytest.approx(loss.take("gradient_norm"), rel=1e-3)
 
 
 @golden_entries("loss", "llada2")
 def test_llada2_loss(vectors: Vectors, entry: dict[str, Any]) -> None:
     """Each micro-batch's mean; the published trainer averages these equally, ours by their tokens."""
     with Entry(entry) as loss:
-        for key in ("objective", "seq_len", "noise_range"):
-            loss.take(key)
+        capped = loss.take("objective").endswith("_confidence")
+        assert capped == ("confidence_beta" in loss)
+        length, noise = loss.take("seq_len"), loss.take("noise_range")
+        options = installed_plugins().objectives.get("llada2").options.model_validate({})
+        assert list(options.noise_range) == noise  # type: ignore[attr-defined]
         model = vectors.with_blocks(loss.take("block_length"))
         same, beta = (
             loss.take("same_token_labels"),
@@ -182,6 +284,7 @@ def test_llada2_loss(vectors: Vectors, entry: dict[str, Any]) -> None:
         for number, examples in enumerate(loss.take("micro_batches")):
             masked = torch.tensor([example["labels"] for example in examples]) >= 0
             rows = token_rows(model, torch.tensor([example["input_ids"] for example in examples]))
+            assert rows.tokens.shape[1] == length
             corruption = corrupted("llada2", rows, masked, torch.full(masked.shape, 0.5))
             noisy = corruption.inputs.tokens.chunk(2, dim=1)[0].tolist()
             assert noisy == [example["noisy_input_ids"] for example in examples]
@@ -197,9 +300,12 @@ def test_llada2_loss(vectors: Vectors, entry: dict[str, Any]) -> None:
             if beta is None:
                 continue
             assert means[-1] == pytest.approx(extra[0][number], abs=1e-4)
-            confident = confident_entropy(model, corruption) if beta else 0.0
-            assert confident == pytest.approx(extra[1][number], abs=1e-4)
-            means[-1] += beta * confident
+            total, count = model.loss(
+                rows.tokens, masked, torch.tensor(0.5), objective="llada2", confidence_beta=beta
+            )
+            added = float(total / count) - means[-1]
+            assert added == pytest.approx(beta * extra[1][number], abs=1e-4)
+            means[-1] += added
         assert sum(means) / len(means) == pytest.approx(wanted, abs=1e-4)
 
 
@@ -210,30 +316,20 @@ def next_token_likelihoods(model: LanguageModel, corruption: Any, tokens: Tensor
     return torch.nn.functional.cross_entropy(logits, tokens[:, 1:][masked[:, 1:]], reduction="none")
 
 
-def confident_entropy(model: LanguageModel, corruption: Any) -> float:
-    """CAP's mean, from what the objective adds for it: its sum over how many positions are right."""
-    objective = PLUGINS.objectives.get("llada2").build({"confidence_beta": 1.0})
-    schedule = PLUGINS.noise_schedules.get("linear").build()
-    with torch.no_grad():
-        hidden = model.lm.hidden_states(corruption.inputs)[corruption.scored]
-        logits = model.lm.project(hidden)
-    part = objective.loss_part(corruption, schedule)
-    assert isinstance(part, DistributionLoss)
-    total = part.of(logits, slice(0, len(logits)))
-    right = (logits.argmax(-1) == corruption.targets[corruption.scored]).sum()
-    return float((total - likelihoods(model, corruption).sum()) / right)
-
-
 @golden("fast-dllm-v2")
 def test_fast_dllm_v2_loss_of_both_views(vectors: Vectors) -> None:
     with Entry(vectors.expected["loss"]) as loss:
-        for key in ("t_per_block", "uniforms_per_block", "eps", "views", "nll_fields", "num_items_in_batch"):
-            loss.take(key)
-        loss.take("fast_dllm_v2_divided_by_num_items")
-        model = vectors.with_blocks(loss.take("block_length"))
+        for key in ("views", "nll_fields"):
+            loss.take(key)  # in words
+        block = loss.take("block_length")
+        model = vectors.with_blocks(block)
         labelled = torch.tensor(loss.take("labels")) >= 0
         rows = token_rows(model, torch.tensor(loss.take("input_ids")), labelled)
-        masked = torch.tensor(loss.take("masked")) & labelled
+        hidden = torch.tensor(loss.take("masked"))
+        drawn, times = (torch.tensor(loss.take(f"{key}_per_block")) for key in ("uniforms", "t"))
+        eps = loss.take("eps")
+        assert torch.equal(hidden.view(-1, block), drawn < ((1 - eps) * times + eps)[:, None])
+        masked = hidden & labelled
         corruption = corrupted("fast-dllm-v2", rows, masked, torch.full(masked.shape, 0.5))
         nll = likelihoods(model, corruption)
         # Their views stand one below the other, ours row by row.
@@ -249,6 +345,11 @@ def test_fast_dllm_v2_loss_of_both_views(vectors: Vectors) -> None:
         best = logits.argmax(-1)
         assert [*best[::2].tolist(), *best[1::2].tolist()] == loss.take("aligned_noisy_logits_argmax")
         assert float(nll.sum() / corruption.count) == pytest.approx(loss.take("fast_dllm_v2"), abs=1e-4)
+        # Its trainer divides by all labelled tokens, those that have no predictor among them.
+        items = loss.take("num_items_in_batch")
+        assert items == int(labelled.sum())
+        wanted_mean = loss.take("fast_dllm_v2_divided_by_num_items")
+        assert float(nll.sum() / items) == pytest.approx(wanted_mean, abs=1e-4)
         example = torch.tensor(loss.take("attention_example_n4_block2")).bool()
         assert torch.equal(noisy_clean_visibility(4, 2), example)
 
@@ -291,15 +392,8 @@ def without(folder: Path, key: str) -> None:
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-@pytest.mark.parametrize(
-    "key",
-    [
-        "model.layers.1.mlp.experts.7.up_proj.weight",
-        "model.layers.1.mlp.gate.expert_bias",
-        "model.layers.0.attention.query_key_value.weight",
-    ],
-)
-def test_what_is_missing_is_named_as_published(llada2: Path, key: str) -> None:
+def test_a_missing_projection_is_named_as_published(llada2: Path) -> None:
+    key = "model.layers.0.attention.query_key_value.weight"
     without(llada2, key)
     with pytest.raises(UserError, match=rf"lacks the weights {key}$"):
         load(llada2, mask_token_id=150, block_length=8, device="cpu")

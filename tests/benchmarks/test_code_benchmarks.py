@@ -180,6 +180,19 @@ def test_any_k_may_be_asked_for() -> None:
         asked("humaneval", pass_at=(0,))
 
 
+def test_each_answer_has_a_verdict_of_its_own_with_the_reason() -> None:
+    benchmark, requests = asked("humaneval")
+    task = one_a_task(requests)[0]
+    texts = {0: reference(task), 1: "    return )", 2: "    raise ValueError('no')\n"}
+    scores = benchmark.score(
+        [GeneratedText(task.task_id, "default", n, text, form="completion") for n, text in texts.items()]
+    )
+    verdicts = [scores.verdicts[task.task_id, "default", n] for n in texts]
+    assert verdicts[0] == "passed"
+    assert "SyntaxError" in verdicts[1]
+    assert "ValueError" in verdicts[2]
+
+
 def test_an_answer_that_failed_is_wrong_even_where_an_empty_one_is_right() -> None:
     failure = "the prompt is too long"
     for name in NAMES:

@@ -17,7 +17,7 @@ from opendllm.core.checkpoints.tokenizer_files import has_tokenizer, read_tokeni
 from opendllm.core.data.tokenizers import train_tokenizer
 from opendllm.registries.corpora import Document
 from opendllm.registries.errors import UserError
-from tests.checkpoints.conftest import package_folder
+from tests.checkpoints.conftest import codec_of, package_folder
 
 TEXTS = (
     "def f(x):\n    return x\n",
@@ -47,6 +47,28 @@ def test_sentencepiece_ids_are_its_own(sentencepiece_folder: Callable[..., Path]
     assert tokenizer("x")["input_ids"] == [1, *slow.encode("x")]
     assert (tokenizer.bos_token_id, tokenizer.eos_token_id) == (1, 2)
     assert tokenizer.decode(slow.encode(TEXTS[0])) == TEXTS[0]
+
+
+@pytest.mark.parametrize("text", [*TEXTS, "a", " a", "   def", " ", " \n", "▁a", "a ▁ b"])
+def test_without_legacy_a_text_gets_one_space_more_whatever_it_begins_with(
+    sentencepiece_folder: Callable[..., Path], tmp_path: Path, text: str
+) -> None:
+    folder = sentencepiece_folder(legacy=False)
+    slow = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
+    read_tokenizer(folder).save_pretrained(tmp_path / "saved")
+    for tokenizer in (read_tokenizer(folder), read_tokenizer(tmp_path / "saved")):
+        codec = codec_of(tokenizer)
+        assert codec.encode(text) == slow.encode(text)
+        assert codec.decode(slow.encode(text)) == text.replace("▁", " ")
+
+
+def test_without_legacy_no_space_follows_a_special_token(sentencepiece_folder: Callable[..., Path]) -> None:
+    """As the slow class reads chat templates; see huggingface/transformers pull request 24565."""
+    codec = codec_of(read_tokenizer(sentencepiece_folder(legacy=False)))
+    (behind,) = codec.encode_continuation("a")
+    (spaced,) = codec.encode("a")
+    assert codec.encode_rendered("</s>a") == [2, behind]
+    assert codec.encode_rendered("</s> a") == [2, spaced]
 
 
 def test_sentencepiece_is_written_and_read_back_as_it_was(

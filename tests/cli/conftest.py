@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -53,10 +54,11 @@ def untouched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="session")
 def finished(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a manifest, its corpus and its run. Don't write to it: take `workspace`."""
+    """A manifest, its corpus, its run and what that said. Don't write to it: take `workspace`."""
     folder = lay_out(tmp_path_factory.mktemp("finished"))
     result = platform("run", "tiny.yaml", "--limit", "2", cwd=folder)
     assert result.returncode == 0, result.stderr
+    (folder / "said.txt").write_text(result.stderr)
     return folder
 
 
@@ -90,12 +92,12 @@ def here(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.fixture
 def refused(here: Callable[..., Any]) -> Callable[..., str]:
-    """Run a command in this process and return the one line that it is refused with."""
+    """Run a command in this process: the one line that it is refused with, beside those of its progress."""
 
     def run(*arguments: str | Path) -> str:
         code, _, errors = here(*arguments)
         assert code == 2, errors
-        [line] = errors.splitlines()
+        [line] = [said for said in errors.splitlines() if not re.match(r"\[\d+:\d\d\] ", said)]
         assert line.startswith("error: ")
         return str(line)
 

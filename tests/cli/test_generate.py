@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -259,3 +262,84 @@ def test_a_trace_holds_every_canvas(generate: Callable[..., tuple[int, str, str]
     assert "".join(spelt[str(token)] for token in row["canvases"][-1]).startswith(
         "ab" + output.rstrip("\n")[:1]
     )
+
+
+def traces_of(page: Path) -> list[dict[str, Any]]:
+    """The groups of traces that a page holds."""
+    packed = re.search(r'id="traces-data">([^<]*)<', page.read_text())
+    assert packed is not None
+    found: list[dict[str, Any]] = json.loads(gzip.decompress(base64.b64decode(packed[1])))
+    return found
+
+
+def test_a_page_and_an_animation_show_two_samplers_side_by_side_on_each_prompt(
+    generate: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    page, gif = tmp_path / "trace.html", tmp_path / "trace.gif"
+    samplers = [
+        "--sampler",
+        "p2",
+        "--sampler",
+        "low-confidence",
+        "-o",
+        "p2.steps=2",
+        "-o",
+        "low-confidence.steps=4",
+    ]
+    code, output, errors = generate(*samplers, "--prompt", "ab", "--trace", page, "--gif", gif)
+    assert code == 0, errors
+    (group,) = traces_of(page)
+    p2, other = group["traces"]
+    assert [(each["label"], len(each["steps"])) for each in (p2, other)] == [("p2", 2), ("low-confidence", 4)]
+    assert p2["options"] == {"max_new_tokens": 5, "temperature": 1, "steps": 2}
+    assert output == f"{p2['text']}\n{other['text']}\n"
+    written = [token for _, token, _ in [each for step in other["steps"] for each in step["commit"]]]
+    assert len(written) == 5
+    assert gif.read_bytes().startswith(b"GIF89a")
+
+
+def test_what_one_sampler_writes_beside_another_is_what_it_writes_alone(
+    generate: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    alone = [generate("--prompt", "ab", "--sampler", name)[1] for name in ("p2", "entropy")]
+    both = generate(
+        "--prompt", "ab", "--sampler", "p2", "--sampler", "entropy", "--trace", tmp_path / "both.html"
+    )
+    assert both[1] == "".join(alone)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--sampler", "p2", "--sampler", "entropy"], "--sampler is given 2 times"),
+        (["--sampler", "p2", "--sampler", "entropy", "--trace", "t.json"], "with --trace FILE.html or --gif"),
+        (["--sampler", "p2", "--sampler", "p2", "--trace", "t.html"], "--sampler p2 is given twice"),
+        (["--gif", "picture.png"], "name ends in .gif"),
+        (["--prompt", "b", "--gif", "t.gif"], "--gif draws one prompt, and there are 2"),
+        (["--sampler", "p2", "--sampler", "entropy", "--trace", "t.html", "-o", "remdm.eta=1"], "remdm.eta"),
+    ],
+)
+def test_what_cant_be_drawn_is_refused_in_a_line_and_leaves_no_file(
+    generate: Callable[..., tuple[int, str, str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    expected: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, errors = generate("--prompt", "ab", *arguments)
+    assert code == 2
+    assert expected in errors
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_text_cant_steer_a_terminal_and_a_pipe_gets_it_as_it_is(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "red \x1b[31m \u202e\n  "
+    for terminal, expected in ((True, "red \\x1b[31m \\u202e\n  \n"), (False, text + "\n")):
+        monkeypatch.setattr("sys.stdout.isatty", lambda terminal=terminal: terminal)
+        lines = Lines(None, None, 1, printed_early=False)
+        with lines.kept():
+            lines.add(0, text)
+        assert capsys.readouterr().out == expected

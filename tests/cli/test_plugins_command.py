@@ -136,6 +136,7 @@ def test_a_stranger_of_a_built_in_name_disables_nothing_and_is_had_by_its_packag
     listing = json.loads(ask("plugins", "--json").stdout)
     [problem] = listing["problems"]
     assert "samplers/p2 is registered by" in problem
+    assert "rename the other in register_samplers (at " in problem
     names = {entry["name"]: entry["package"] for entry in listing["samplers"]}
     assert (names["p2"], names["first:p2"]) == ("open-dllm", "first")
     result = ask("validate", quickstart)
@@ -172,10 +173,26 @@ def test_every_built_in_can_be_imported(accepted: Any) -> None:
 @pytest.mark.parametrize(
     ("plugin", "expected"),
     [
-        ("p2", "'p2' is not of the form KIND/NAME"),
+        ("entrpy", "no plugin 'entrpy': did you mean 'entropy'"),
+        ("gidd", "3 plugins: write noise_schedules/gidd or objectives/gidd or samplers/gidd"),
         ("sampler/p2", "no extension point 'sampler': did you mean 'samplers'?"),
         ("samplers/entrpy", "no plugin samplers/entrpy: did you mean 'entropy'"),
     ],
 )
 def test_a_plugin_that_is_not_there_is_refused_with_a_hint(refused: Any, plugin: str, expected: str) -> None:
     assert expected in refused("plugins", "show", plugin)
+
+
+def test_a_name_that_only_one_kind_has_is_enough(accepted: Any) -> None:
+    assert accepted("plugins", "show", "p2") == accepted("plugins", "show", "samplers/p2")
+
+
+@pytest.mark.slow
+def test_a_plugin_is_held_against_its_contract(ask: Any) -> None:
+    kept = ask("plugins", "test", "noise_schedules/cosine", "-o", "eps=0.1")
+    assert kept.returncode == 0, kept.stdout + kept.stderr
+    assert "noise_schedules/cosine of open-dllm" in kept.stdout
+    assert "passed" in kept.stdout
+    refused = ask("plugins", "test", "cosine", "-o", "epps=0.1")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "option epps: unknown key; did you mean 'eps'?" in refused.stderr

@@ -9,13 +9,17 @@ from typing import Any
 
 import pytest
 
+from opendllm.core.checkpoints.files import PROVENANCE_FILE
+
 pytestmark = pytest.mark.slow
 
 LIMIT = ("--limit", "2")
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """All but what says how far the last attempt came."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != "progress.json"]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def written(folder: Path) -> dict[str, int]:
@@ -131,6 +135,28 @@ def test_answers_cut_short_by_a_kill_are_made_again(accepted: Any, tiny: Path) -
         without_time(line) for line in whole.splitlines()
     ]
     assert json.loads(result.read_text())["metrics"] == scores
+
+
+def test_answers_of_a_plugin_that_is_other_source_now_are_made_anew(accepted: Any, tiny: Path) -> None:
+    """As if it had been edited since: it is said in one line each, and what it answered before is kept."""
+    trained = tiny / "trained"
+    answers = trained / "samples" / "perplexity.jsonl"
+    about, made = trained / "samples" / "perplexity.about.json", answers.read_text()
+    checkpoint = trained / "checkpoints" / "step-2" / PROVENANCE_FILE
+    for path in (about, checkpoint):
+        content = json.loads(path.read_text())
+        [backbone] = [name for name in content["sources"] if name.startswith("backbones/")]
+        content["sources"][backbone] = "0" * 12
+        path.write_text(json.dumps(content))
+    output = accepted("run", "tiny.yaml", *LIMIT, "--variant", "trained")
+    lines = [line for line in output.splitlines() if "source 000000000000 then" in line]
+    assert len(lines) == 2
+    assert "trained: its checkpoint was trained with another" in lines[0]
+    assert f"made anew, since {backbone} (source " in lines[1]
+    kept = trained / "before-other-source-1" / "samples" / "perplexity.jsonl"
+    assert kept.read_text() == made
+    assert answers.stat().st_ino != kept.stat().st_ino
+    assert json.loads(about.read_text())["sources"][backbone] != "0" * 12
 
 
 def test_only_the_named_variant_is_run(accepted: Any, tiny: Path) -> None:

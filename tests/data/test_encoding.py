@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from tokenizers import Tokenizer
 
 from opendllm.core.checkpoints.text_codec import TokenFacts
 from opendllm.core.data import encoding
@@ -22,13 +23,16 @@ from opendllm.registries.corpora import Document
 from opendllm.registries.errors import UserError
 
 NO_FACTS = TokenFacts((), {})
-PAIRS = [(f"question {n} " * (n % 3), f"answer number {n} " * (1 + n % 7)) for n in range(400)]
+PAIRS = [
+    Pair(f"question {n} " * (n % 3), f"answer number {n} " * (1 + n % 7), f"records.jsonl:{n}")
+    for n in range(400)
+]
 
 
 @pytest.fixture(scope="module")
 def tokenizer_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tokenizer")
-    train_tokenizer([Document("", text) for _, text in PAIRS], 300).save_pretrained(folder)
+    train_tokenizer([Document("", pair.text) for pair in PAIRS], 300).save_pretrained(folder)
     return folder / "tokenizer.json"
 
 
@@ -57,7 +61,7 @@ def test_one_process_or_two_give_the_same_tokens_in_the_same_order(
         assert all(np.array_equal(one, two) for one, two in zip(found[0], other, strict=True))
     ids, lengths, prompts = found[0]
     assert ids[np.cumsum(lengths) - 1].tolist() == [7] * len(PAIRS)
-    assert ((prompts == 0) == np.array([prompt == "" for prompt, _ in PAIRS])).all()
+    assert ((prompts == 0) == np.array([pair.prompt == "" for pair in PAIRS])).all()
 
 
 def test_no_more_than_a_few_batches_are_read_ahead(
@@ -68,7 +72,7 @@ def test_no_more_than_a_few_batches_are_read_ahead(
     def counted() -> Iterator[Pair]:
         nonlocal read
         for pair in PAIRS * 5:
-            read += len(pair[0]) + len(pair[1])
+            read += len(pair.prompt) + len(pair.text)
             yield pair
 
     monkeypatch.setattr(encoding, "MAX_PROCESSES", 1)
@@ -90,6 +94,20 @@ def test_a_killed_process_is_one_line(tokenizer_file: Path, small_batches: None)
 
     with pytest.raises(UserError, match="a process that tokenises was killed, perhaps for lack of memory"):
         list(encode_in_order(killing(), Encoding(tokenizer_file, NO_FACTS, 7)))
+
+
+@pytest.mark.parametrize("alone", [2, 10**9])
+def test_a_document_that_cannot_be_encoded_is_named(
+    tokenizer_file: Path, small_batches: None, monkeypatch: pytest.MonkeyPatch, alone: int
+) -> None:
+    """Here and in another process."""
+    monkeypatch.setattr(encoding, "BATCHES_BEFORE_PROCESSES", alone)
+    monkeypatch.setattr(encoding, "MAX_PROCESSES", 1)
+    (tilde,) = Tokenizer.from_file(str(tokenizer_file)).encode("~").ids
+    facts = TokenFacts((), {tilde: "~"})
+    pairs = [*PAIRS[:300], Pair("", "some ~ text", "records.jsonl:300"), *PAIRS[301:]]
+    with pytest.raises(UserError, match=r"^records\.jsonl:300: spells '~', which this tokenizer can't tell"):
+        list(encode_in_order(iter(pairs), Encoding(tokenizer_file, facts, 7)))
 
 
 SCRIPT = """

@@ -10,7 +10,7 @@ import torch
 from opendllm.core.decoding.decoder import Decoded
 from opendllm.core.language_model import LanguageModel
 
-from ..golden_vectors import Entry, Vectors, golden_entries
+from ..golden_vectors import Entry, Vectors, golden, golden_entries
 
 
 def written(
@@ -36,8 +36,14 @@ RULES = {
 }
 
 
+def modes_at(model: LanguageModel, temperature: float, patch: pytest.MonkeyPatch) -> None:
+    """Divide the logits: the decoder draws at a temperature, and takes the mode at 0 only."""
+    project = model.lm.project
+    patch.setattr(model.lm, "project", lambda hidden: project(hidden) / temperature)
+
+
 @golden_entries("samples", "sdar")
-def test_sdar_sample(vectors: Vectors, entry: dict[str, Any]) -> None:
+def test_sdar_sample(vectors: Vectors, entry: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     with Entry(entry) as sample:
         for key in ("reference_forward_passes", "stopping_criteria_idx"):
             sample.take(key)  # after a stop nothing is written: what is there is compared
@@ -49,16 +55,15 @@ def test_sdar_sample(vectors: Vectors, entry: dict[str, Any]) -> None:
         threshold = sample.take("confidence_threshold")
         if threshold is not None:
             options["threshold"] = threshold
-        if draw == "argmax":
-            if temperature != 1:
-                pytest.skip("the most probable token at a temperature is nothing that the decoder draws")
-        else:
-            options |= {"temperature": temperature, "top_k": top_k or None}
+        options |= {"top_k": top_k or None, "top_p": top_p}
+        if draw != "argmax":
+            options["temperature"] = temperature
         if code == "generate.py" and rule != "sequential":
             options["confidence"] = "filtered"
-        assert top_p == 1
         new = sample.take("gen_length")
         model = vectors.with_blocks(block)
+        if draw == "argmax":
+            modes_at(model, temperature, monkeypatch)
         cases = zip(sample.take("prompts"), sample.take("sequences"), sample.take("history"), strict=True)
         for prompt, wanted, history in cases:
             decoded = written(model, prompt, -(-(len(prompt) + new) // block) * block, **options)
@@ -78,13 +83,72 @@ def check_history(history: list[list[int]], decoded: Decoded) -> None:
         assert ours[begin + number][: len(canvas)] == canvas
 
 
+@golden_entries("quirks", "sdar")
+def test_prompts_are_kept_where_sdar_overwrites_them(vectors: Vectors, entry: dict[str, Any]) -> None:
+    """Its block's number of commits exceeds the block's masks; ours are the masks at most."""
+    with Entry(entry) as sample:
+        for key in ("what", "code", "draw", "reference_forward_passes", "stopping_criteria_idx"):
+            sample.take(key)
+        options = {"rule": RULES[sample.take("algorithm")], "block_steps": sample.take("denoising_steps")}
+        assert sample.take("confidence_threshold") is None
+        options |= {key: sample.take(key) for key in ("temperature", "top_k", "top_p")}
+        block, new = sample.take("block_length"), sample.take("gen_length")
+        model = vectors.with_blocks(block)
+        cases = zip(sample.take("prompts"), sample.take("sequences"), sample.take("history"), strict=True)
+        for prompt, theirs, history in cases:
+            decoded = written(model, prompt, -(-(len(prompt) + new) // block) * block, **options)
+            ours = decoded.tokens[0].tolist()
+            assert len(ours) == len(theirs)
+            assert ours[: len(prompt)] == prompt != theirs[: len(prompt)]
+            assert history[-1] == theirs
+            # The first pass reads the same canvas in both, and proposes the same where both may write.
+            end = len(prompt) + -len(prompt) % block
+            assert ours[len(prompt) : end] == history[0][len(prompt) : end]
+            assert len(decoded.trace) == len(history) + 1
+
+
+@golden_entries("rollouts", "sdar")
+def test_sdar_rollout(vectors: Vectors, entry: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """dLLM-RL's engine: the response, and the pass in which each of its tokens was committed."""
+    with Entry(entry) as sample:
+        sample.take("code")
+        assert sample.take("draw") == "argmax"
+        strategy = sample.take("remasking_strategy")
+        rule = RULES.get(strategy, "entropy-bound")
+        options: dict[str, Any] = {"rule": rule}
+        steps, threshold, bound = (
+            sample.take(key) for key in ("denoising_steps", "dynamic_threshold", "eb_threshold")
+        )
+        if rule == "entropy-bound":
+            options["entropy_bound"] = bound
+        else:
+            options["block_steps"] = steps
+        if rule == "dynamic":
+            options["threshold"] = threshold
+        if rule in ("static", "dynamic"):
+            options["confidence"] = "filtered"
+        temperature, top_k, top_p = (sample.take(key) for key in ("temperature", "top_k", "top_p"))
+        options |= {"top_k": top_k or None, "top_p": top_p}
+        block, new, eos = (sample.take(key) for key in ("block_length", "max_tokens", "eos_token_id"))
+        prompt, response = sample.take("prompt"), sample.take("response")
+        model = vectors.with_blocks(block)
+        modes_at(model, temperature, monkeypatch)
+        decoded = written(model, prompt, -(-(len(prompt) + new) // block) * block, **options)
+        ours = decoded.tokens[0, len(prompt) :].tolist()
+        assert ours[: len(response)] == response
+        assert len(response) == min(new, [*ours, eos].index(eos) + 1)
+        passes = torch.stack(decoded.trace)[:, 0, len(prompt) :] != model.lm.mask_token_id
+        committed = passes.int().argmax(0)[: len(response)]
+        assert committed.tolist() == sample.take("step_map")
+
+
 @golden_entries("samples", "llada2")
-def test_llada2_sample(vectors: Vectors, entry: dict[str, Any]) -> None:
+def test_llada2_sample(vectors: Vectors, entry: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     with Entry(entry) as sample:
         algorithm = sample.take("algorithm")
-        for key in ("top_k", "top_p", "eos_early_stop", "completions", "forward_count", "edit_count"):
+        for key in ("top_k", "top_p"):  # not applied at temperature 0
             if key in sample:
-                sample.take(key)
+                assert sample.take(key) is None
         assert sample.take("temperature") == 0
         block, new, threshold = (sample.take(key) for key in ("block_length", "gen_length", "threshold"))
         eos, mask = sample.take("eos_id"), sample.take("mask_id")
@@ -97,12 +161,26 @@ def test_llada2_sample(vectors: Vectors, entry: dict[str, Any]) -> None:
             steps = min(sample.take("steps"), new // sample.take("minimal_topk"))
             options = {"rule": "dynamic", "block_steps": steps}
         model = vectors.with_blocks(block)
-        cases = zip(sample.take("prompts"), sample.take("sequences"), sample.take("history"), strict=True)
-        for prompt, wanted, history in cases:
+        early = sample.take("eos_early_stop") if "eos_early_stop" in sample else False
+        monkeypatch.setattr(model.lm, "eos_token_id", eos)
+        prompts, sequences, histories = (sample.take(key) for key in ("prompts", "sequences", "history"))
+        forwards = sample.take("forward_count")
+        edits = sample.take("edit_count") if "edit_count" in sample else [0] * len(prompts)
+        completions = sample.take("completions") if "completions" in sample else [None] * len(prompts)
+        for number, (prompt, wanted, history) in enumerate(zip(prompts, sequences, histories, strict=True)):
             end = -(-(len(prompt) + new) // block) * block
             decoded = written(model, prompt, end, threshold=threshold, **options)
             ours = decoded.tokens[0].tolist()
             ends = [*ours[len(prompt) :], eos].index(eos) + len(prompt)
+            assert completions[number] in (None, wanted[len(prompt) :])
+            if algorithm != "dinfer_threshold":  # whose passes include those that only fill its cache
+                if eos not in ours[len(prompt) :]:  # ours goes on behind one, unless told otherwise
+                    assert int(decoded.forward_passes) == forwards[number]
+                elif early:
+                    again = written(model, prompt, end, threshold=threshold, early_stop=True, **options)
+                    assert int(again.forward_passes) == forwards[number]
+                    assert again.tokens[0, : ends + 1].tolist() == ours[: ends + 1]
+                assert count_edits(canvases(decoded)[: forwards[number] + 1], mask) == edits[number]
             if algorithm == "dinfer_threshold":  # without EOS, and all of the last block
                 assert wanted == ours[: min(ends, end)]
             else:
@@ -111,12 +189,37 @@ def test_llada2_sample(vectors: Vectors, entry: dict[str, Any]) -> None:
             assert mask not in ours
 
 
+def count_edits(history: list[list[int]], mask: int) -> int:
+    """Tokens that gave way to others."""
+    return sum(
+        before not in (after, mask)
+        for number in range(1, len(history))
+        for before, after in zip(history[number - 1], history[number], strict=True)
+    )
+
+
+@golden("fast-dllm-v2")
+def test_fast_dllm_v2_first_token_likelihoods(vectors: Vectors) -> None:
+    """Its evaluation's: of a target's first token, the only one masked; EOS and masks behind it."""
+    for content in vectors.expected["first_token_log_likelihood"]:
+        with Entry(content) as likelihood:
+            prefix, target = likelihood.take("prefix"), likelihood.take("target")
+            block, eos = likelihood.take("block_length"), likelihood.take("eos_token_id")
+            model = vectors.with_blocks(block)
+            mask = model.lm.mask_token_id
+            row = [*prefix, mask, *target[1:], eos]
+            row += [mask] * (-len(row) % block) if len(row) != block + 1 else []
+            logits = model.logits(torch.tensor([row]))[0, len(prefix)]
+            wanted = likelihood.take("log_likelihood")
+            assert float(logits.log_softmax(-1)[target[0]]) == pytest.approx(wanted, abs=1e-4)
+
+
 @golden_entries("samples", "fast-dllm-v2")
 def test_fast_dllm_v2_sample(vectors: Vectors, entry: dict[str, Any]) -> None:
     """Rows of one batch are those that each has alone, which not all of upstream's are."""
     with Entry(entry) as sample:
         function = sample.take("function")
-        sample.take("forward_count")
+        forward_count = sample.take("forward_count")
         if function == "batch_sample":
             assert all(sample.take("agrees_with_generate_alone"))
             sample.take("pad_token_id")
@@ -126,7 +229,7 @@ def test_fast_dllm_v2_sample(vectors: Vectors, entry: dict[str, Any]) -> None:
         stop, new = sample.take("stop_token_id"), sample.take("max_new_tokens")
         model = vectors.with_blocks(block)
         prompts, sequences = sample.take("prompts"), sample.take("sequences")
-        histories = [sample.take(k) for k in ("forwards", "canvas_at_each_forward") if k in sample]
+        forwards, histories = sample.take("forwards"), sample.take("canvas_at_each_forward")
         together = function == "generate, a batch"
         for number, (prompt, wanted) in enumerate(zip(prompts, sequences, strict=True)):
             # `new // B` blocks, the first up to the next multiple; the last clean pass adds one token.
@@ -145,4 +248,11 @@ def test_fast_dllm_v2_sample(vectors: Vectors, entry: dict[str, Any]) -> None:
             # Shorter rows of theirs go on to the longest one's end; what they have alone is held.
             assert wanted[: length if function == "batch_sample" else None] == ours[:length]
             if function == "generate":
-                check_history(histories[1][number], decoded)
+                check_history(histories[number], decoded)
+                kinds = [kind for kind, _first, _fed in forwards[number]]
+                assert len(kinds) == forward_count[number]
+                assert len(histories[number]) == sum(kind != "prefill" for kind in kinds)
+                # A prompt of whole blocks gives them a token from their prefill, and us one from a step.
+                steps = len(histories[number]) + (kinds[0] == "prefill" and len(prompt) % block == 0)
+                if stop not in ours[len(prompt) :]:
+                    assert int(decoded.forward_passes) == steps

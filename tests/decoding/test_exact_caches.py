@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 
 from opendllm.core import load
 from opendllm.core.language_model import LanguageModel
@@ -57,3 +58,28 @@ def test_the_exact_cache_is_as_no_cache(
         found.append(torch.stack(decoded.trace))
     model.lm.supports_kv_cache = True
     assert torch.equal(found[0], found[1])
+
+
+def test_a_step_reads_no_key_right_of_its_block(goldens: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long the canvas; a block alone needs no mask of who sees whom, nor copies of shared keys."""
+    model = FAMILIES["sdar"](goldens, goldens)
+    heads = model.lm.network.config.num_key_value_heads
+    attend, read = scaled_dot_product_attention, []
+
+    def watched(query: Any, key: Any, value: Any, mask: Any, **rest: Any) -> Any:
+        read.append((key.shape[1], key.shape[2], mask is not None))
+        return attend(query, key, value, mask, **rest)
+
+    monkeypatch.setattr("opendllm.core.networks.attention.scaled_dot_product_attention", watched)
+    canvas = torch.full((2, 40), model.lm.mask_token_id)
+    canvas[:, :8] = torch.arange(8)
+    model.sample(canvas, "block-steps", rule="static", block_steps=2)
+    layers = model.lm.network.config.num_hidden_layers
+    length = model.lm.attention.block_length
+    ends = [end for end in range(8 + length, 41, length) for _ in range(2)]
+    whole = [
+        (model.lm.network.config.num_attention_heads, ends[0], True)
+    ]  # the prompt's keys, as many queries
+    assert read[::layers] == whole + [
+        (heads, end, index % 2 == 0) for index, end in list(enumerate(ends))[1:]
+    ]

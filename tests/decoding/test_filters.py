@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from opendllm.core.decoding.filters import filter_logits
 
+from ..golden_vectors import Entry, Vectors, golden
+
 
 def kept(logits: torch.Tensor, temperature: float, top_p: float | None, top_k: int | None) -> torch.Tensor:
     """[N, V] bool: what survives."""
@@ -138,3 +140,30 @@ def test_a_token_before_which_just_top_p_lies_is_kept() -> None:
     total = float(logits.exp().sum())
     assert kept(logits, 1.0, 1 / total, None).tolist() == [[True, True, False]]
     assert kept(logits, 1.0, 0.999 / total, None).tolist() == [[True, False, False]]
+
+
+@golden("sdar")
+def test_filters_of_block_diffusion(vectors: Vectors) -> None:
+    """top-k, then top-p of what it kept; and both published confidences of the most probable token."""
+    with Entry(vectors.expected["filters"]) as filters:
+        for key in ("logits_of", "order"):
+            filters.take(key)  # in words
+        forward = vectors.expected["forward"][0]
+        logits = torch.tensor(forward["aligned_logits_row0"])[8:14]
+        for content in filters.take("cases"):
+            with Entry(content) as case:
+                temperature, top_k, top_p = (case.take(key) for key in ("temperature", "top_k", "top_p"))
+                found = filter_logits(logits, temperature, top_p, top_k or None, top_k_first=True)
+                assert (found.weights > 0).sum(-1).tolist() == case.take("kept_count")
+                best = found.weights.argmax(-1)
+                assert best.tolist() == case.take("argmax")
+                for row, kept_tokens in enumerate(case.take("kept_probabilities") or []):
+                    ours = {
+                        str(token): float(found.weights[row, token] / found.total[row])
+                        for token in (found.weights[row] > 0).nonzero()[:, 0].tolist()
+                    }
+                    assert ours == pytest.approx(kept_tokens, abs=1e-4)
+                wanted = case.take("confidence_generate_py")
+                assert found.probability(best).tolist() == pytest.approx(wanted, abs=1e-4)
+                tempered = filter_logits(logits, temperature, None, None).probability(best)
+                assert tempered.tolist() == pytest.approx(case.take("confidence_evaluation"), abs=1e-4)

@@ -16,8 +16,16 @@ from opendllm.core.data.tokenizers import train_tokenizer
 from opendllm.core.decoding.options import DecoderOptions
 from opendllm.core.evaluation.answering import Asked, Replica
 from opendllm.core.evaluation.answers import AnswerFile
-from opendllm.core.evaluation.evaluator import Evaluation, OnProgress, OnScoring, evaluate
+from opendllm.core.evaluation.evaluator import (
+    Evaluation,
+    OnProgress,
+    OnScoring,
+    evaluate,
+    write_result,
+)
+from opendllm.core.evaluation.kept_traces import TraceWanted, keep_trace
 from opendllm.core.evaluation.text_likelihood import TextToScore, score_texts
+from opendllm.core.foundation.decoding_traces import read_trace
 from opendllm.core.sandbox.launch import LevelUnavailableError
 from opendllm.registries.backbones import DiffusionLM, Vocabulary
 from opendllm.registries.benchmarks import (
@@ -396,3 +404,57 @@ def test_perplexity_leaves_out_a_document_that_failed_and_says_so() -> None:
     assert alone.metrics["nats_per_token"].value == pytest.approx(2)
     assert "documents that failed are left out" in both.notes
     assert "documents that failed are left out" not in alone.notes
+
+
+def test_a_result_says_what_the_answers_cost_also_when_they_are_on_file(tmp_path: Path) -> None:
+    benchmark = Questions(infillings())
+    first = ask(benchmark, tmp_path / "s.jsonl")
+    write_result(tmp_path / "r.json", benchmark, first, {})
+    speed = json.loads((tmp_path / "r.json").read_text())["speed"]
+    texts = [answer for answer in benchmark.answers if isinstance(answer, GeneratedText)]
+    assert speed["texts"] == len(texts) == 6
+    assert 0 <= speed["tokens"] <= sum(len(answer.tokens) for answer in texts)
+    assert speed["peak_memory_bytes"] > 50_000_000
+    again = ask(benchmark, tmp_path / "s.jsonl")
+    assert again.peak_memory_bytes is None
+    write_result(tmp_path / "r.json", benchmark, again, {})
+    assert json.loads((tmp_path / "r.json").read_text())["speed"] == speed
+
+
+def test_the_first_tasks_longest_gap_is_the_one_to_be_traced(tmp_path: Path) -> None:
+    lengths = [
+        GenerationRequest("a", Gap("x = ", "\n", length), "1 + 1", f"length-{length}") for length in (2, 5, 3)
+    ]
+    longer = GenerationRequest("b", Gap("y = ", "\n", 9), "2")
+    oracle = GenerationRequest("a", Gap("x = ", "\n"), "1 + 1", "oracle", oracle_length=True)
+    found = ask(Questions([oracle, *lengths, longer]), tmp_path / "s.jsonl")
+    assert found.first_text is not None
+    assert found.first_text == (("a", "length-5", 0), lengths[1])
+
+
+def test_a_traced_answer_is_the_one_that_was_given_step_by_step(tmp_path: Path) -> None:
+    asked = Asked(
+        replicas=[Replica(tiny_lm(), TOKENIZER, CODEC, installed_plugins().samplers.get("p2").build())],
+        options=DecoderOptions(steps=4, max_new_tokens=6, temperature=0.9),
+        chat=False,
+        samples_per_task=1,
+        batch_size=4,
+        likelihood_estimator="llada",
+        likelihood_draws=16,
+        seed=0,
+    )
+    benchmark, answers = Questions(infillings()), AnswerFile(tmp_path / "s.jsonl", "d")
+    found = evaluate(asked, benchmark, CONTEXT, answers, lambda *_: None)
+    assert found is not None
+    assert found.first_text is not None
+    settings = {"sampler": {"name": "p2", "options": {"eta": 1}}, "decoder": {"steps": 4}}
+    wanted = TraceWanted(tmp_path / "traces" / "t.json", *found.first_text, answers.digest, settings)
+    keep_trace(asked, wanted)
+    trace, given = read_trace(wanted.path), answers.records[wanted.key]
+    assert (trace.text, trace.forward_passes) == (given.text, given.forward_passes)
+    assert (trace.prompt, trace.suffix, trace.options) == ("def f(", "):\n", {"steps": 4, "eta": 1})
+    before = wanted.path.stat().st_mtime_ns
+    keep_trace(asked, wanted)
+    assert wanted.path.stat().st_mtime_ns == before
+    keep_trace(asked, replace(wanted, digest="another"))
+    assert read_trace(wanted.path).digest == "another"

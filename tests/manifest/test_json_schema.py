@@ -45,6 +45,7 @@ def test_it_accepts_every_manifest_in_experiments(validator: Any, repository: Pa
         "{variants: {a: null, b: {train: null}, c: {generate: {steps: null, sampler: null}}}}",
         "{variants: {a: {model: {backbone: {options: {attention: causal}}}}}}",
         "{seeds: [0, 1], variants: {a: {}}}",
+        "{generate: {steps: {grid: [8, 16]}, sampler: {name: remdm, options: {eta: {grid: [0.1, 0.2]}}}}}",
         "{train: {precision: bf16, master_weights: false, compile: true, activation_checkpointing: true}}",
         "{train: {deepspeed: {zero_optimization: {offload_optimizer: true, offload_parameters: true}}}}",
         "{train: {checkpoint: {every: 10, keep: 2, keep_every: 100, keep_best: 1}, trackers: [wandb]}}",

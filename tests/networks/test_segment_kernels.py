@@ -14,7 +14,7 @@ from torch._dynamo.testing import CompileCounter
 from torch.nn.functional import scaled_dot_product_attention
 
 from opendllm.core.networks import attention, segment_kernels
-from opendllm.core.networks.attention import AttentionLayout, segment_attention
+from opendllm.core.networks.attention import AttentionLayout, CanvasLayout, segment_attention
 from opendllm.core.networks.segment_kernels import attend_in_groups, attend_in_runs, document_runs
 from opendllm.core.toolkit.segments import document_positions, noisy_then_clean, visibility
 from opendllm.registries.sequences import PADDING_SEGMENT, AttentionPattern, ModelInputs
@@ -242,3 +242,23 @@ def test_a_compiled_model_is_not_compiled_anew_for_documents_of_other_lengths() 
         attend(query, key, value, AttentionLayout(inputs, blocks))
         frames.add(counts.frame_count)
     assert len(frames) == 1
+
+
+@pytest.mark.parametrize("mask", ["none", "by row", "by query"])
+def test_few_queries_beside_kept_keys_attend_as_many_do(mask: str) -> None:
+    """Heads that share keys are read as one: each query still sees its own keys under its own mask."""
+    torch.manual_seed(0)
+    query, key, value = torch.randn(3, 6, 4, 8), torch.randn(3, 2, 11, 8), torch.randn(3, 2, 11, 8)
+    visible = None
+    if mask != "none":
+        visible = torch.rand(3, 4 if mask == "by query" else 1, 11) < 0.5
+        visible[:, :, 0] = True
+    found, _ = segment_attention(
+        torch.nn.Identity(), query, key, value, None, layout=CanvasLayout(visible), scaling=0.3
+    )
+    of_head = torch.arange(6) // 3
+    scores = torch.einsum("bhqk,bhlk->bhql", query, key[:, of_head]) * 0.3
+    if visible is not None:
+        scores = scores.masked_fill(~visible[:, None], -torch.inf)
+    expected = torch.einsum("bhql,bhlk->bqhk", scores.softmax(-1), value[:, of_head])
+    assert torch.allclose(found, expected, atol=1e-6)

@@ -11,6 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from opendllm.core.networks.transformers_backbone import TransformersBackbone
+from opendllm.registries.architecture import Architecture
 from opendllm.registries.backbones import Vocabulary
 from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.errors import UserError
@@ -23,8 +24,8 @@ PUBLISHED = {
     ("dream", "7b"): 7_615_616_512,
     ("qwen3", "0.6b"): 596_049_920,
     ("causal-lm", "llama-3.2-1b"): 1_235_814_400,
-    ("sdar", "1.7b"): 1_720_574_976,
-    ("sdar", "4b"): 4_022_468_096,
+    ("sdar", "1.7b"): 2_031_739_904,
+    ("sdar", "4b"): 4_411_424_256,
     ("sdar", "8b"): 8_190_735_360,
     ("fast-dllm-v2", "1.5b"): 1_543_714_304,
     ("fast-dllm-v2", "7b"): 7_615_616_512,
@@ -82,7 +83,7 @@ def test_active_parameters_leave_out_the_experts_that_are_not_read(name: str) ->
         share = config["num_experts_per_tok"] / config["num_experts"] if ".mlp.experts." in key else 1
         active += parameter.numel() * share
     architecture = options_of(name).architecture(None)
-    assert architecture is not None
+    assert isinstance(architecture, Architecture)
     assert architecture.active_parameters == active < architecture.parameters
 
 
@@ -93,7 +94,7 @@ def test_every_published_total_is_checked() -> None:
 @pytest.mark.parametrize("name", BACKBONES.names())
 def test_a_trained_tokenizer_sets_the_vocabulary(name: str) -> None:
     architecture = options_of(name).architecture(333)
-    assert architecture is not None
+    assert isinstance(architecture, Architecture)
     built = BACKBONES.get(name).build().build(Vocabulary(333, 1, 0))
     assert architecture.vocab_size == 333
     assert architecture.parameters == sum(p.numel() for p in built.module.parameters())
@@ -122,7 +123,7 @@ def test_a_local_config_is_read(tmp_path: Path, name: str, changes: dict[str, An
     (tmp_path / "config.json").write_text(json.dumps(config))
     # a vocabulary that is trained here changes nothing about a model that is given
     architecture = options_of(name, pretrained=str(tmp_path)).architecture(9999)
-    assert architecture is not None
+    assert isinstance(architecture, Architecture)
     assert architecture.parameters == counted(backbone, config)
     assert architecture.tied is tied
 

@@ -6,12 +6,20 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from opendllm.core.cli.main import main
+from opendllm.core.manifest.experiment_manifest import read_experiment
+from opendllm.core.planning.plan import Hardware
+from opendllm.core.planning.plan import plan as make_plan
+from opendllm.registries.backbones import Backbone
+from opendllm.registries.discovery import installed_plugins
+from opendllm.registries.options import BackboneOptions
+from opendllm.registries.registry import ChosenPlugin, Provenance, Registration
 
 REPOSITORY = Path(__file__).parents[2]
 EXPERIMENTS = sorted((REPOSITORY / "experiments").glob("*.yaml"))
@@ -213,7 +221,6 @@ def test_the_text_names_every_quantity(plan: Answer) -> None:
         (["--utilisation", "1.5"], "--utilisation"),
         (["--set", "train.steps=0"], "train.steps"),
         (["--set", "model.backbone.options.preset=9b"], "model.backbone.options.preset"),
-        (["--set", "model.backbone.options.preset=nano"], "cannot tell its sizes"),
         (["--set", "model.backbone.options={pretrained: broken}"], "config.json"),
         (["--set", "model.backbone.name=lada"], "no plugin backbones/lada: did you mean"),
     ],
@@ -228,3 +235,49 @@ def test_what_cannot_be_planned_is_one_line(
     assert (code, output) == (2, "")
     [line] = errors.splitlines()
     assert expected in line
+
+
+def test_a_backbone_that_tells_no_sizes_is_planned_as_unknown(plan: Answer) -> None:
+    code, output, _ = plan(PRETRAINING, "--set", "model.backbone.options.preset=nano")
+    assert code == 0
+    assert "unknown" in output
+    assert "cannot tell its sizes from {'pretrained': 'Qwen/Qwen2.5-Coder-0.5B', 'preset': 'nano'}" in output
+    code, output, _ = plan(PRETRAINING, "--set", "model.backbone.options.preset=nano", "--json")
+    [found] = json.loads(output).values()
+    assert (code, found["parameters"], found["training"]) == (0, None, None)
+
+
+class OwnSizes:
+    """No `Architecture`, and enough all the same."""
+
+    parameters = 1000
+    embedding_parameters = 100
+
+    def training_flops(self, tokens: int, length: int, scored_share: float = 1.0) -> float:
+        return 6.0 * self.parameters * tokens
+
+
+class OwnSizesOptions(BackboneOptions):
+    def architecture(self, vocab_size: int | None) -> OwnSizes:
+        return OwnSizes()
+
+
+class NoSizesOptions(BackboneOptions):
+    width: int = 8
+
+
+@pytest.mark.parametrize("options", [OwnSizesOptions, NoSizesOptions])
+def test_a_strangers_backbone_is_planned_as_far_as_it_tells(options: type[BackboneOptions]) -> None:
+    [variant, *_] = read_experiment(PRETRAINING, [], installed_plugins()).variants
+    registration: Registration[Backbone] = Registration(
+        "backbones", "mine", options, "json:loads", "mine", Provenance("stranger", "0.1")
+    )
+    plugins = replace(variant.plugins, backbone=ChosenPlugin(registration, options()))
+    found = make_plan(replace(variant, plugins=plugins), Hardware(1, None, 0.4))
+    if options is NoSizesOptions:
+        assert found.training is None
+        assert found.unknown == "backbone 'mine' has no `architecture` in its options, which says its sizes"
+        return
+    assert found.training is not None
+    assert found.training.flops == 6000.0 * found.training.tokens
+    assert found.training.activations is None

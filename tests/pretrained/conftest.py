@@ -14,7 +14,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from opendllm.core.checkpoints.loading import backbone_of, load_model
+from opendllm.core.checkpoints.families import backbone_of
+from opendllm.core.checkpoints.loading import load_model
 from opendllm.core.toolkit.segments import inputs_from_mask
 from opendllm.registries.backbones import DiffusionLM
 from opendllm.registries.discovery import installed_plugins

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from opendllm.core.checkpoints.loading import backbone_of, load_model
+from opendllm.core.checkpoints.families import backbone_of
+from opendllm.core.checkpoints.loading import load_model
 from opendllm.registries.discovery import installed_plugins
 
 from .conftest import END, Platform, logits, one_line

@@ -128,6 +128,28 @@ def test_an_unsettled_family_names_the_candidates(
     assert "causal-lm" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("model_type", "architecture", "family"),
+    [
+        ("sdar_v2", "SDARForCausalLM", "sdar"),
+        ("llada2_2_moe", "LLaDA2MoeModelLM", "llada2"),
+        ("SDARMoe", "SDARMoeForCausalLM", "sdar-moe"),
+        ("fast_dllm_v2", "Fast_dLLM_QwenForCausalLM", "fast-dllm-v2"),
+        ("own", "OwnModel", None),
+    ],
+)
+def test_a_family_that_asks_for_code_names_the_backbone(
+    stock: Stock, tmp_path: Path, model_type: str, architecture: str, family: str | None
+) -> None:
+    stock(tmp_path)
+    auto_map = {"AutoModelForCausalLM": "modeling.Model"}
+    edit_config(tmp_path, model_type=model_type, architectures=[architecture], auto_map=auto_map)
+    with pytest.raises(UserError, match=r"auto_map.*never run") as caught:
+        load(tmp_path, mask_token_id=3, device="cpu")
+    assert (f"`backbone: {family}` has a similar name" in str(caught.value)) == (family is not None)
+    assert ("has a similar name" in str(caught.value)) == (family is not None)
+
+
 def test_remote_code_is_never_run(stock: Stock, tmp_path: Path) -> None:
     stock(tmp_path)
     edit_config(tmp_path, model_type="own", auto_map={"AutoModelForCausalLM": "modeling.Model"})

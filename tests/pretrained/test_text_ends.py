@@ -53,7 +53,7 @@ def writes(model: LanguageModel, tokens: list[int], monkeypatch: pytest.MonkeyPa
         written = canvas.clone()
         for row in range(len(canvas)):
             written[row, gap[row]] = torch.tensor(tokens)
-        return Decoded(written, torch.ones(len(canvas), dtype=torch.int64), gap | ~gap, gap, [])
+        return Decoded(written, torch.ones(len(canvas), dtype=torch.int64), gap | ~gap, gap, [], gap.long())
 
     monkeypatch.setattr("opendllm.core.decoding.text.decode", sample)
 

@@ -428,6 +428,8 @@ def test_fp8_weights_without_their_config_are_named(stock: Stock, tmp_path: Path
         ({"quant_method": "modelopt"}, "modelopt"),
         ({"bits": 4}, "unnamed"),
         ("int4", "unnamed"),
+        ([], "unnamed"),
+        ({}, "unnamed"),
     ],
 )
 def test_quantized_weights_are_never_read_as_plain_ones(

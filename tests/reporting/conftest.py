@@ -106,6 +106,29 @@ class FakeRun:
         with path.open("a") as file:
             file.write(json.dumps({**content, **fields}) + "\n")
 
+    def trace(self, name: str, benchmark: str, **fields: Any) -> None:
+        """Three masks: written, put in and taken out again, overwritten."""
+        content = {
+            "task_id": "t0",
+            "setting": "oracle",
+            "prompt": "def f(x):",
+            "suffix": None,
+            "text": " a b",
+            "sampler": "low-confidence",
+            "mask_token_id": 0,
+            "vocabulary": {"0": "<mask>", "1": "def f(x):", "2": " a", "3": " b", "4": " c"},
+            "forward_passes": 4,
+            "start": [1, 0, 0, 0],
+            "editable": [1, 2, 3],
+            "steps": [
+                {"commit": [[1, 2, 0.9], [2, 4, 0.2]]},
+                {"remask": [2], "insert": [[4, 0, None]]},
+                {"commit": [[2, 3, 0.7]], "edit": [[1, 4, 0.8]], "delete": [3, 4]},
+                {"edit": [[1, 2, 1.0]]},
+            ],
+        }
+        self._write(f"{name}/traces/{benchmark}.json", json.dumps({**content, **fields}))
+
     def infilling(self, name: str, accuracies: Mapping[str, float], value: float) -> None:
         """A result with a number for each task."""
         self.result(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
@@ -118,22 +117,53 @@ def test_an_interrupted_last_line_is_ignored_and_one_in_the_middle_is_counted(ru
         '{"per_task": 1}',
     ],
 )
-def test_a_broken_result_file_is_one_line_that_names_it(run: FakeRun, content: str) -> None:
+def test_a_broken_result_file_is_named_in_one_line_and_the_rest_is_read(run: FakeRun, content: str) -> None:
     path = run.folder / "llada/results/perplexity.json"
     path.write_text(content)
-    with pytest.raises(UserError, match=re.escape(str(path))) as caught:
-        read_study([run.folder])
-    assert "\n" not in str(caught.value)
+    zebra, llada = read_study([run.folder]).variants
+    assert llada.damage.keys() == {"results/perplexity.json"}
+    assert str(path) in llada.damage["results/perplexity.json"]
+    assert "\n" not in llada.damage["results/perplexity.json"]
+    assert (llada.lacks("perplexity"), zebra.lacks("perplexity")) == ("damaged", None)
+    assert llada.benchmarks.keys() == {"stdlib-infilling"}
+    assert zebra.benchmarks.keys() == {"stdlib-infilling", "perplexity"}
 
 
-def test_a_broken_identity_or_manifest_is_one_line_that_names_it(run: FakeRun) -> None:
-    for path in (run.folder / "manifest.resolved.yaml", run.folder / "zebra/variant.json"):
-        before = path.read_text()
-        path.write_text("{a: [")
-        with pytest.raises(UserError, match=re.escape(str(path))) as caught:
-            read_study([run.folder])
-        assert "\n" not in str(caught.value)
-        path.write_text(before)
+@pytest.mark.parametrize(
+    "name", ["variant.json", "train.jsonl", "samples/stdlib-infilling.jsonl", "traces/stdlib-infilling.json"]
+)
+@pytest.mark.parametrize("content", [b"{", b"\xff\xfe\x00", b'{"a": [\n', b"[[[[" * 50_000 + b"\n"])
+def test_any_file_of_a_variant_may_be_broken(run: FakeRun, name: str, content: bytes) -> None:
+    run.trace("zebra", "stdlib-infilling")
+    path = run.folder / "zebra" / name
+    path.write_bytes(content + path.read_bytes())
+    zebra, llada = read_study([run.folder]).variants
+    training = zebra.training
+    assert name in zebra.damage or (training is not None and training.unreadable_lines)
+    assert all(str(run.folder) in reason and "\n" not in reason for reason in zebra.damage.values())
+    assert zebra.benchmarks["perplexity"].metrics["perplexity"].value == 88.0
+    assert not llada.damage
+
+
+def test_a_broken_manifest_is_named_and_the_variants_are_read(run: FakeRun) -> None:
+    path = run.folder / "manifest.resolved.yaml"
+    for content in (b"{a: [", b"\xff\xfe", b"- 1", b"variants: 3\nevaluate: 7\npublished: {a: 1}\n"):
+        path.write_bytes(content)
+        study = read_study([run.folder])
+        assert {variant.label for variant in study.variants} == {"zebra", "llada"}
+        assert all(str(path) in reason for reason in study.runs[0].damage.values())
+    path.write_bytes(b"{a: [")
+    assert list(read_study([run.folder]).runs[0].damage) == ["manifest.resolved.yaml"]
+
+
+def test_a_result_that_the_manifest_asks_for_and_isnt_there_is_missing(run: FakeRun) -> None:
+    (run.folder / "llada/results/perplexity.json").unlink()
+    zebra, llada = read_study([run.folder]).variants
+    assert (llada.lacks("perplexity"), llada.lacks("another"), zebra.lacks("perplexity")) == (
+        "missing",
+        None,
+        None,
+    )
 
 
 def test_a_run_without_any_result_is_refused_in_one_line(empty_run: FakeRun) -> None:
@@ -193,5 +223,5 @@ def test_a_loss_that_is_no_number_is_not_replaced_by_an_earlier_one(run: FakeRun
     assert zebra.training is not None
     assert zebra.training.lost_from == 4
     [row] = [row for row in training_table(study).rows if row[0].value == "zebra"]
-    assert row[-1].value == "6.30 → -"
+    assert row[-2].value == "6.30 → -"
     assert "zebra: its losses are no numbers from step 4 on: its weights are lost" in notes(study)

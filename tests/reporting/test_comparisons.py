@@ -6,11 +6,12 @@ import random
 import statistics
 
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binomtest, t
 
 from opendllm.core.reporting.collect import read_study
 from opendllm.core.reporting.comparisons import compare, mcnemar_exact, paired_interval
-from opendllm.core.reporting.repeats import best, contenders
+from opendllm.core.reporting.repeats import SeedMean, contenders
+from opendllm.core.reporting.significance import best, certainty
 
 from .conftest import FakeRun
 
@@ -78,14 +79,63 @@ def test_seeds_have_a_mean_and_a_standard_deviation_and_are_paired_as_one(empty_
     assert (comparison.variant, comparison.difference) == ("llada", 10.0)
 
 
-def test_the_best_is_the_least_where_less_is_better_and_all_of_a_tie(run: FakeRun) -> None:
+def test_the_best_is_the_least_where_less_is_better_and_none_of_a_tie(run: FakeRun) -> None:
+    run.perplexity("zebra", 166.0)
     study = read_study([run.folder])
-    assert best(study, "perplexity", "perplexity") == {"llada"}
-    assert best(study, "stdlib-infilling", "token_accuracy_oracle") == {"llada"}
+    assert best(study, "perplexity", "perplexity") == "llada"
+    assert best(study, "stdlib-infilling", "token_accuracy_oracle") == "llada"
     run.perplexity("zebra", 66.0)
-    assert best(read_study([run.folder]), "perplexity", "perplexity") == {"llada", "zebra"}
+    assert best(read_study([run.folder]), "perplexity", "perplexity") is None
     run.perplexity("llada", None)
-    assert best(read_study([run.folder]), "perplexity", "perplexity") == set()
+    assert best(read_study([run.folder]), "perplexity", "perplexity") is None
+
+
+def test_without_tasks_in_common_the_best_has_an_interval_that_meets_no_other(run: FakeRun) -> None:
+    for zebra, expected in ((70.0, None), (90.0, "llada")):
+        run.perplexity("zebra", zebra)  # an interval of plus and minus a tenth
+        assert best(read_study([run.folder]), "perplexity", "perplexity") == expected
+
+
+def test_a_difference_that_may_be_chance_has_no_best(run: FakeRun) -> None:
+    """One more of many tasks is no news; nor is any number of tasks below six."""
+    for tasks, more, expected in ((60, 1, None), (60, 20, "llada"), (5, 5, None), (6, 6, "llada")):
+        for name, passed in (("zebra", 0), ("llada", more)):
+            accuracies = {f"t{task}": float(task < passed) for task in range(tasks)}
+            run.infilling(name, accuracies, passed / tasks)
+        found = best(read_study([run.folder]), "stdlib-infilling", "token_accuracy_oracle")
+        assert found == expected, (tasks, more)
+
+
+def test_five_at_zero_have_no_best(empty_run: FakeRun) -> None:
+    for name in "abcde":
+        empty_run.infilling(name, {f"t{task}": 0.0 for task in range(50)}, 0.0)
+    assert best(read_study([empty_run.folder]), "stdlib-infilling", "token_accuracy_oracle") is None
+
+
+def test_the_best_of_repeated_variants_must_be_so_beyond_their_seeds(empty_run: FakeRun) -> None:
+    for spread, expected in ((0.1, "llada"), (4.0, None)):
+        for seed in range(3):
+            empty_run.perplexity(f"llada-seed-{seed}", 50 + spread * seed)
+            empty_run.perplexity(f"zebra-seed-{seed}", 60 + spread * seed)
+        assert best(read_study([empty_run.folder]), "perplexity", "perplexity") == expected
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 5, 10, 11, 20, 200])
+def test_the_interval_of_a_mean_over_seeds_is_students(freedom: int) -> None:
+    reach = SeedMean(0.0, 1.0, freedom + 1).reach * (freedom + 1) ** 0.5
+    assert reach == pytest.approx(t.ppf(0.975, freedom), rel=0.001)
+
+
+def test_only_what_has_no_error_is_called_exact(run: FakeRun) -> None:
+    """A bootstrap over tasks that are all alike has no width, and says nothing."""
+    shares = {f"t{task}": {"share": 0.0, "bits": float(task)} for task in range(9)}
+    run.result("llada", "b", {"bits": (4.0, 4.0, 4.0), "share": (0.0, 0.0, 0.0)}, per_task=shares)
+    run.result("llada", "c", {"perplexity": (43.7, 43.7, 43.7), "wide": (1.0, 0.5, 2.0)})
+    _, llada = read_study([run.folder]).variants
+    found = {metric: certainty(llada.benchmarks["b"], metric) for metric in ("bits", "share")}
+    assert found == {"bits": "exact", "share": "all 9 alike"}
+    assert certainty(llada.benchmarks["c"], "perplexity") == "exact"
+    assert certainty(llada.benchmarks["c"], "wide") == "[0.500, 2.00]"
 
 
 @pytest.mark.parametrize("counts", [(0, 0), (1, 0), (3, 9), (9, 3), (5, 5), (12, 1), (700, 900)])

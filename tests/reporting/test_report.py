@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
 import re
 import subprocess
@@ -14,10 +16,16 @@ import plotly.graph_objects
 import pytest
 
 from opendllm.core.reporting import write_report
+from opendllm.core.reporting.collect import read_study
+from opendllm.core.reporting.differences import manifest_differences, variants_only_in
 from opendllm.registries.errors import UserError
 
 from .conftest import MANIFEST, FakeRun
 
+FIELDS = (
+    *("benchmark", "variant", "task", "setting", "sample", "prefix", "suffix", "reference", "text"),
+    *("verdict", "reason"),
+)
 ATTACK = "</script><script>alert(1)</script>"
 
 
@@ -52,6 +60,32 @@ class Page(HTMLParser):
             self.text += data
         if self._open and self._open[-1] == "mark":
             self.marked[-1] += data
+
+    def packed(self, name: str) -> str:
+        """What lies packed in the script of that id."""
+        numbers = [number for number, values in enumerate(self._script_values()) if values.get("id") == name]
+        return gzip.decompress(base64.b64decode(self.scripts[numbers[0]])).decode()
+
+    def _script_values(self) -> list[dict[str, str | None]]:
+        return [values for tag, values in self.tags if tag == "script"]
+
+    @property
+    def answers(self) -> list[dict[str, Any]]:
+        """The samples that can be looked through, with their texts in place of numbers."""
+        data = json.loads(self.packed("samples-data"))
+        rows = [dict(zip(FIELDS, row, strict=True)) for row in data["rows"]]
+        for row in rows:
+            row["benchmark"] = data["benchmarks"][row["benchmark"]]
+            row["variant"] = data["variants"][row["variant"]]
+            for name in ("prefix", "suffix", "reference"):
+                row[name] = None if row[name] < 0 else data["texts"][row[name]]
+        return rows
+
+    @property
+    def titles(self) -> dict[str, dict[str, Any]]:
+        """Charts by title."""
+        charts = [values for _, values in self.tags if "data-figure" in values]
+        return {str(each["aria-label"]): json.loads(each["data-figure"] or "") for each in charts}
 
     @property
     def figures(self) -> list[dict[str, Any]]:
@@ -141,8 +175,9 @@ def test_missing_pieces_are_dashes(run: FakeRun) -> None:
     (run.folder / "zebra/train.jsonl").unlink()
     text = write_report(run.folder).text
     assert re.fullmatch(r"\| bare +\| +- \|", row(text, "bare", "### perplexity"))
-    assert row(text, "bare", "## Speed").count(" - ") == 3
+    assert row(text, "bare", "## Speed").count(" - ") == 5
     assert row(text, "zebra", "## Training").count(" - ") == 6
+    assert "missing" not in text
     assert "-" in Page(run.folder / "report.html").text
 
 
@@ -154,11 +189,14 @@ def test_a_sample_of_one_task_is_shown_for_every_variant_infilling_at_oracle_len
         path.unlink()
         run.sample(name, "stdlib-infilling", task_id="continued", suffix=None, text="wrong")
         run.sample(name, "stdlib-infilling", task_id="hidden", setting="length-8", text="wrong")
-        run.sample(name, "stdlib-infilling", task_id="hidden", text=f"{name} & co")
+        run.sample(name, "stdlib-infilling", task_id="hidden", text=f"{name} \x1b & co")
     with (run.folder / "zebra/samples/stdlib-infilling.jsonl").open("a") as file:
         file.write('{"task_id": "hid')
-    page = Page(write_report(run.folder).html)
-    assert page.marked == ["y = x + 1", "zebra & co", "llada & co"]
+    report = write_report(run.folder)
+    assert "zebra \\x1b & co" in report.text
+    assert "llada \\x1b & co" in report.text
+    assert "wrong" not in report.text
+    assert len(Page(report.html).answers) == 6
 
 
 def test_the_page_fetches_nothing(run: FakeRun) -> None:
@@ -175,10 +213,12 @@ def test_the_page_fetches_nothing(run: FakeRun) -> None:
     assert policy.startswith("default-src 'none'")
 
 
-def test_plotly_stands_in_the_page_once(run: FakeRun) -> None:
-    page = Page(write_report(run.folder).html)
-    assert len(page.scripts) == 2
-    assert sum("plotly.js v" in script for script in page.scripts) == 1
+def test_plotly_stands_in_the_page_once_and_packed(run: FakeRun) -> None:
+    report = write_report(run.folder)
+    page = Page(report.html)
+    assert "plotly.js v" in page.packed("plotly-script")
+    assert sum("plotly.js v" in script for script in page.scripts) == 0
+    assert report.html.stat().st_size < 3_000_000
 
 
 def test_text_from_a_run_is_inert_wherever_it_is_shown(run: FakeRun) -> None:
@@ -191,10 +231,10 @@ def test_text_from_a_run_is_inert_wherever_it_is_shown(run: FakeRun) -> None:
     for name in ("zebra", "llada"):
         run.sample(name, "stdlib-infilling", task_id=ATTACK, text=ATTACK, prefix=ATTACK, suffix=ATTACK)
     page = Page(write_report(run.folder).html)
-    nonces = {values.get("nonce") for tag, values in page.tags if tag == "script"}
-    assert len(page.scripts) == 2
-    assert len(nonces) == 1
-    assert None not in nonces
+    values = [values for tag, values in page.tags if tag == "script"]
+    assert [each.get("type") for each in values] == ["application/octet-stream"] * 2 + [None]
+    assert [each.get("id") for each in values] == ["samples-data", "plotly-script", None]
+    assert values[-1]["nonce"]
     assert not [tag for tag, _ in page.tags if tag == "svg"]
     assert page.text.count("alert(1)") > 10
     assert not [script for script in page.scripts if "alert(1)" in script]
@@ -203,10 +243,49 @@ def test_text_from_a_run_is_inert_wherever_it_is_shown(run: FakeRun) -> None:
     assert "<svg" not in names
 
 
-def test_a_sample_that_closes_a_script_is_shown_as_it_was_written(run: FakeRun) -> None:
+def test_a_sample_that_closes_a_script_is_there_as_it_was_written(run: FakeRun) -> None:
     (run.folder / "llada/samples/stdlib-infilling.jsonl").unlink()
     run.sample("llada", "stdlib-infilling", text=ATTACK)
-    assert ATTACK in Page(write_report(run.folder).html).marked
+    report = write_report(run.folder)
+    assert ATTACK in [answer["text"] for answer in Page(report.html).answers]
+    assert ATTACK not in report.html.read_text()
+
+
+def test_an_answers_verdict_is_its_own_where_it_was_judged_and_else_its_tasks_number(run: FakeRun) -> None:
+    samples = run.folder / "llada/samples/stdlib-infilling.jsonl"
+    samples.unlink()
+    for number, text in enumerate(("good", "bad", "unjudged")):
+        run.sample("llada", "stdlib-infilling", sample=number, text=text)
+    run.sample("llada", "stdlib-infilling", task_id="long", text="", failure="has too many tokens")
+    run.sample("llada", "stdlib-infilling", task_id="unknown", text="x")
+    run.result(
+        "llada",
+        "stdlib-infilling",
+        {"accuracy_oracle": (0.5, 0.4, 0.6)},
+        per_task={"t0": {"accuracy_oracle": 0.25, "empty_length-8": 1.0}},
+        verdicts=[["t0", "oracle", 0, "passed"], ["t0", "oracle", 1, "assertion: 1 == 2"], ["broken"], 3],
+    )
+    answers = [each for each in Page(write_report(run.folder).html).answers if each["variant"] == "llada"]
+    assert [(each["text"], each["verdict"], each["reason"]) for each in answers] == [
+        ("good", "passed", ""),
+        ("bad", "failed", "assertion: 1 == 2"),
+        ("unjudged", "partly", "accuracy 0.250"),
+        ("", "not asked", "has too many tokens"),
+        ("x", "not scored", ""),
+    ]
+
+
+def test_a_page_holds_a_thousand_samples_of_each_result_and_says_how_many_more_there_are(
+    run: FakeRun,
+) -> None:
+    lines = [
+        json.dumps({"task_id": f"t{number}", "text": "x" * 30_000 * (number == 0)}) for number in range(1100)
+    ]
+    (run.folder / "llada/samples/stdlib-infilling.jsonl").write_text("\n".join(lines) + "\n")
+    page = Page(write_report(run.folder).html)
+    data = json.loads(page.packed("samples-data"))
+    assert (len(data["rows"]), data["left_out"]) == (1001, 100)
+    assert page.answers[1]["text"].endswith("x\n… 10,000 more characters")
 
 
 def test_markdown_cannot_be_broken_out_of(run: FakeRun) -> None:
@@ -221,32 +300,56 @@ def test_markdown_cannot_be_broken_out_of(run: FakeRun) -> None:
 
 
 def test_every_chart_is_a_figure_that_plotly_accepts(run: FakeRun) -> None:
-    figures = Page(write_report(run.folder).html).figures
-    for figure in figures:
+    for name, speed in (("zebra", 100), ("llada", 50)):
+        metrics: dict[str, Any] = {
+            **{f"pass@{k}": (k / 20, 0.0, 1.0) for k in (1, 5, 10)},
+            **{f"accuracy_{setting}": (0.5, 0.4, 0.6) for setting in ("oracle", "length-8", "length-64")},
+        }
+        counted = {
+            "forward_passes": speed,
+            "seconds": 2.0,
+            "tokens": 400,
+            "texts": 10,
+            "tokens_per_second": 200,
+        }
+        run.result(name, "code", metrics, speed=counted)
+    charts = Page(write_report(run.folder).html).titles
+    for figure in charts.values():
         plotly.graph_objects.Figure(figure)
-    bars, curves = figures[:2], figures[2]
-    assert [bar["data"][0]["y"] for bar in bars] == [["zebra", "llada"]] * 2
-    assert bars[1]["data"][0]["error_x"]["array"] == pytest.approx([8.8, 6.6])
-    names = [trace["name"] for trace in curves["data"]]
-    assert names == ["zebra: training", "zebra: held-out", "llada: training", "llada: held-out"]
+    bars = charts["perplexity: perplexity (less is better)"]["data"][0]
+    assert bars["y"] == ["zebra", "llada"]
+    assert bars["error_x"]["array"] == pytest.approx([8.8, 6.6])
+    titles = list(charts)
+    held_out = titles.index("Held-out loss by training step, in nats a token")
+    assert titles.index("Training loss by step, smoothed; each objective's own") == held_out + 1
+    assert charts["code: pass@k by k"]["data"][0]["x"] == [1, 5, 10]
+    assert charts["code: accuracy by masks"]["data"][0]["x"] == ["8", "64", "oracle"]
+    against = charts["code: pass@1 against forward passes a text"]
+    assert [trace["x"] for trace in against["data"] if trace["mode"] == "markers"] == [[10], [5]]
 
 
 def test_a_shared_training_run_is_drawn_once_under_both_names(run: FakeRun) -> None:
     run.variant("twin", trained_in="llada")
     run.perplexity("twin", 60.0)
-    curves = Page(write_report(run.folder).html).figures[-1]
-    assert [trace["name"] for trace in curves["data"]][2:] == [
-        "llada, twin: training",
-        "llada, twin: held-out",
-    ]
+    curves = Page(write_report(run.folder).html).titles["Held-out loss by training step, in nats a token"]
+    assert [trace["name"] for trace in curves["data"]] == ["zebra", "llada, twin"]
 
 
-def test_a_long_curve_is_thinned_to_means(run: FakeRun) -> None:
+def test_a_long_curve_is_smoothed_and_thinned_to_means_with_the_losses_behind_it(run: FakeRun) -> None:
     run.training("llada", steps=2000)
-    curves = Page(write_report(run.folder).html).figures[-1]
-    losses = curves["data"][2]
-    assert len(losses["x"]) == 500
-    assert (losses["x"][-1], losses["y"][0]) == (2000, pytest.approx(4.5))
+    charts = Page(write_report(run.folder).html).titles
+    raw, curve = charts["Training loss by step, smoothed; each objective's own"]["data"][1:]
+    assert len(raw["x"]) == len(curve["x"]) == 500
+    assert (raw["x"][-1], raw["y"][0]) == (2000, pytest.approx(4.5))
+    assert curve["y"][-1] == pytest.approx(7.0 - 2000 + 49, abs=3)  # lags by what it averages over
+    assert (raw["showlegend"], raw["opacity"]) == (False, 0.25)
+
+
+def test_a_loss_that_falls_far_has_a_logarithmic_axis(run: FakeRun) -> None:
+    run.training("llada", held_out=(20.0, 0.5))
+    charts = Page(write_report(run.folder).html).titles
+    far = charts["Held-out loss by training step, in nats a token; logarithmic axis"]
+    assert far["layout"]["yaxis"]["type"] == "log"
 
 
 def test_a_failed_report_leaves_the_earlier_one_as_it_was(
@@ -278,18 +381,110 @@ def test_a_report_made_twice_is_the_same(run: FakeRun) -> None:
 def test_half_a_surrogate_pair_in_a_sample_is_no_error(run: FakeRun) -> None:
     for name in ("zebra", "llada"):
         run.sample(name, "perplexity", text="\ud83d")
-    assert "?" in Page(write_report(run.folder).html).marked
+    report = write_report(run.folder)
+    assert [
+        answer["text"] for answer in Page(report.html).answers if answer["benchmark"] == "perplexity"
+    ] == ["\ud83d"] * 2
+    assert "\n\\ud83d\n" in report.text
 
 
-def test_several_runs_are_reported_in_a_folder_of_their_own(run: FakeRun, tmp_path: Path) -> None:
+def test_what_cant_be_seen_is_spelt_in_names_and_notes(run: FakeRun) -> None:
+    run.result("llada", "perplexity", {"perplexity": (1.0, 0.5, 2.0)}, notes=["left\u202eright\x9b31m"])
+    report = write_report(run.folder)
+    assert "left\\u202eright\\x9b31m" in Page(report.html).text
+    assert "\u202e" not in report.html.read_text() + report.text
+
+
+def test_several_runs_are_reported_beside_the_first_one(run: FakeRun, tmp_path: Path) -> None:
     other = type(run)(tmp_path / "runs" / "second")
-    other.perplexity("llada", 50.0)
-    with pytest.raises(UserError, match="output"):
-        write_report(run.folder, other.folder)
-    report = write_report(run.folder, other.folder, output=tmp_path / "new" / "both")
-    assert report.html.parent == tmp_path / "new" / "both"
-    assert "**50.00**" in row(report.text, "second/llada", "### perplexity")
+    other.perplexity("llada", 30.0)
+    report = write_report(run.folder, other.folder)
+    assert report.html.parent == tmp_path / "runs" / "quickstart-and-second"
+    assert "**30.00**" in row(report.text, "second/llada", "### perplexity")
     assert not (run.folder / "report.html").exists()
+    elsewhere = write_report(run.folder, other.folder, output=tmp_path / "new" / "both")
+    assert elsewhere.html.parent == tmp_path / "new" / "both"
+
+
+def test_a_report_of_several_runs_takes_no_runs_place(run: FakeRun, tmp_path: Path) -> None:
+    other, third = (type(run)(tmp_path / "runs" / name) for name in ("b", "quickstart-and-b"))
+    other.perplexity("llada", 50.0)
+    third.manifest()
+    with pytest.raises(UserError, match="own folder: choose another one with --output"):
+        write_report(run.folder, other.folder)
+
+
+def test_of_several_runs_it_says_what_their_manifests_say_differently(run: FakeRun, tmp_path: Path) -> None:
+    other = type(run)(tmp_path / "runs" / "second")
+    base = "name: {}\nvariants:\n  zebra: {{train: {{steps: {}}}, generate: {{steps: {}}}, seed: 7}}\n"
+    run.manifest(
+        base.format("one", 200, 8) + "  llada: {train: {steps: 200}, generate: {steps: 16}, seed: 7}\n"
+    )
+    other.manifest(
+        base.format("two", 400, 9) + "  other: {train: {steps: 400}, generate: {steps: 16}, seed: 7}\n"
+    )
+    other.perplexity("zebra", 50.0)
+    study = read_study([run.folder, other.folder])
+    found = [(each.variant, each.key, each.values) for each in manifest_differences(study)]
+    assert found == [
+        (None, "train.steps", ("200", "400")),
+        ("zebra", "generate.steps", ("8", "9")),
+    ]
+    assert variants_only_in(study) == (("quickstart", ("llada",)), ("second", ("other",)))
+    report = write_report(run.folder, other.folder)
+    assert re.search(r"\| all +\| train.steps +\| 200 +\| 400 +\|", report.text)
+    assert "Only in second: other" in Page(report.html).text
+
+
+def test_manifests_that_say_the_same_differ_in_nothing(run: FakeRun, tmp_path: Path) -> None:
+    other = type(run)(tmp_path / "runs" / "second")
+    other.manifest(MANIFEST.replace("name: quickstart", "name: second\noutput: elsewhere"))
+    other.perplexity("llada", 50.0)
+    assert manifest_differences(read_study([run.folder, other.folder])) == ()
+
+
+def test_what_is_damaged_or_missing_is_said_in_its_place_and_the_rest_is_shown(run: FakeRun) -> None:
+    (run.folder / "zebra/results/perplexity.json").write_text("{")
+    (run.folder / "llada/results/stdlib-infilling.json").unlink()
+    report = write_report(run.folder)
+    page = Page(report.html)
+    for text in (report.text, page.text):
+        assert "Not all of it could be read:" in text
+        assert "not valid JSON" in text
+    assert "damaged" in row(report.text, "zebra", "### perplexity")
+    assert "66.00" in row(report.text, "llada", "### perplexity")
+    assert "missing" in row(report.text, "llada", "### stdlib-infilling")
+    assert [values["class"] for tag, values in page.tags if "broken" in (values.get("class") or "")]
+
+
+def test_contamination_is_shown_where_results_say_it(run: FakeRun) -> None:
+    assert "Contamination" not in write_report(run.folder).text
+    run.result("llada", "code", {"m": (1.0, 1.0, 1.0)}, contamination={"documents": 3, "worst": ["a.py"]})
+    text = write_report(run.folder).text
+    assert re.search(r"\| llada +\| code +\| documents +\| 3 +\|", text)
+
+
+def test_costs_are_those_of_the_steps_and_of_every_device(run: FakeRun) -> None:
+    log = run.folder / "llada/train.jsonl"
+    lines = [
+        {
+            "step": step,
+            "loss": 1.0,
+            "seconds": 1800,
+            "processes": 4,
+            "peak_memory_bytes": 2_000_000_000 * step,
+        }
+        for step in (1, 2)
+    ]
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    speed = {"tokens_per_second": 1, "forward_passes": 1, "seconds": 1800, "peak_memory_bytes": 900_000_000}
+    run.result("llada", "perplexity", {"perplexity": (1.0, 1.0, 1.0)}, speed=speed)
+    (run.folder / "llada/results/stdlib-infilling.json").unlink()
+    run.variant("twin", trained_in="llada")
+    shown = write_report(run.folder).text
+    found = re.split(r" *\| *", row(shown, "llada", "### Time, memory, device-hours"))
+    assert found[2:-1] == ["1:00:00", "4.00", "4.0 GB", "30:00", "4.50", "900 MB"]
+    assert "in llada" in row(shown, "twin", "### Time, memory, device-hours")
 
 
 def test_a_report_needs_a_run() -> None:
@@ -317,7 +512,7 @@ def test_a_benchmark_that_writes_nothing_has_no_forward_passes(run: FakeRun) -> 
     speed = {"tokens_per_second": None, "forward_passes": 0, "seconds": 2.0}
     run.result("llada", "perplexity", {"perplexity": (1.0, 1.0, 1.0)}, speed=speed)
     text = write_report(run.folder).text
-    assert re.search(r"\| llada +\| perplexity +\| +- \| +- \| +2\.00 \|", text)
+    assert re.search(r"\| llada +\| perplexity +(\| +- ){4}\| +2\.00 \|", text)
 
 
 def test_only_the_lines_around_a_samples_answer_are_shown(run: FakeRun) -> None:
@@ -325,7 +520,7 @@ def test_only_the_lines_around_a_samples_answer_are_shown(run: FakeRun) -> None:
     for name in ("zebra", "llada"):
         (run.folder / name / "samples/stdlib-infilling.jsonl").unlink()
         run.sample(name, "stdlib-infilling", prefix="\n".join(lines), suffix="\n".join(lines))
-    text = Page(write_report(run.folder).html).text
+    text = write_report(run.folder).text
     assert "…\nline 76\n" in text
     assert "\nline 23\n…" in text
     assert "line 50" not in text

@@ -86,11 +86,12 @@ def judged(python: Path, level: str = "rlimits", **variables: str) -> dict[str, 
     return found
 
 
-def test_on_the_python_path(package: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("level", ["rlimits", *(["bubblewrap"] if shutil.which("bwrap") else [])])
+def test_on_the_python_path(package: Path, tmp_path: Path, level: str) -> None:
     """`pip install --target` is the same: one folder that PYTHONPATH names."""
     environment(tmp_path / "bare")
     path = os.pathsep.join([str(package), *LIBRARIES])
-    found = judged(tmp_path / "bare" / "bin" / "python", PYTHONPATH=path)
+    found = judged(tmp_path / "bare" / "bin" / "python", level, PYTHONPATH=path)
     assert found["own"].startswith(str(package))
 
 

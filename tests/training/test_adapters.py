@@ -13,8 +13,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from opendllm.core.checkpoints.families import backbone_of
 from opendllm.core.checkpoints.files import steps
-from opendllm.core.checkpoints.loading import backbone_of, load_model
+from opendllm.core.checkpoints.loading import load_model
 from opendllm.core.manifest.train_schema import Train, WeightAverage
 from opendllm.core.training.averaging import MovingAverage
 from opendllm.core.training.trainer import TrainingRun, train

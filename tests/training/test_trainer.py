@@ -13,8 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from opendllm.core.checkpoints.families import backbone_of
 from opendllm.core.checkpoints.files import CHECKPOINTS_FOLDER, steps
-from opendllm.core.checkpoints.loading import backbone_of, load_checkpoint
+from opendllm.core.checkpoints.loading import load_checkpoint
 from opendllm.core.training.trainer import TrainingRun, train
 from opendllm.core.training.weight_checks import NonFiniteLossError
 from opendllm.registries.discovery import installed_plugins
@@ -44,6 +45,8 @@ def test_the_loss_falls_and_every_line_says_what_it_must(make_run: MakeRun) -> N
     assert lines[-1]["held_out_loss"] < lines[0]["held_out_loss"]
     for line in lines[1:]:
         assert {"step", "loss", "learning_rate", "tokens", "tokens_per_second"} <= set(line)
+        assert line["processes"] == 1
+        assert line["peak_memory_bytes"] > 50_000_000
     assert [line["step"] for line in lines] == list(range(31))
 
 
@@ -87,6 +90,27 @@ def test_the_loss_does_not_move_with_micro_batch_and_accumulation(make_run: Make
         train(run)
         curves.append(losses(run.folder))
     assert curves[0] == pytest.approx(curves[1], rel=1e-5)
+
+
+def test_a_mean_over_answers_does_not_move_with_micro_batches_and_zero_stages(make_run: MakeRun) -> None:
+    """CAP's, whose divisor only the model's answers tell; and it is learnt."""
+    curves = {}
+    for name, micro, stage, beta in (
+        ("whole", 8, 1, 2),
+        ("parts", 2, 1, 2),
+        ("stage-3", 4, 3, 2),
+        ("none", 8, 1, 0),
+    ):
+        zero = {"zero_optimization": {"stage": stage}}
+        run = make_run(
+            name, backbone="sdar", steps=6, learning_rate=5e-3, micro_batch_size=micro, deepspeed=zero
+        )
+        objective = installed_plugins().objectives.get("llada2").build({"confidence_beta": beta})
+        train(replace(run, objective=objective))
+        curves[name] = losses(run.folder)
+    assert curves["parts"] == pytest.approx(curves["whole"], rel=1e-4)
+    assert curves["stage-3"] == pytest.approx(curves["whole"], rel=1e-4)
+    assert curves["whole"][-1] > curves["none"][-1] + 0.1
 
 
 def test_every_zero_stage_computes_the_same(make_run: MakeRun) -> None:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 EVALUATE = """evaluate=[
     {benchmark: {name: perplexity}, likelihood_draws: 4},
     {benchmark: {name: stdlib-infilling, options: {problems: 6, fixed_lengths: [8], context_lines: 1}}}]"""
-TIMED = {"tokens_per_second", "seconds"}
+TIMED = {"tokens_per_second", "seconds", "peak_memory_bytes", "processes"}
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

@@ -1,0 +1,217 @@
+"""`doctor`: what this machine has for a run, and what to do about what it lacks."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from opendllm.core.foundation.heavy_imports import import_model_libraries
+from opendllm.core.foundation.hub import hub_cache, why_unreachable
+from opendllm.core.planning.devices import gpus_here
+from opendllm.core.progress.progress import printable
+from opendllm.registries.discovery import installed_plugins
+from opendllm.registries.errors import UserError, first_line
+
+LITTLE_DISK = 10 << 30
+"""Bytes; a checkpoint of a small model with its optimizer has some."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        what: it is.
+        state: "ok"; "note" where everything works, if not as well as it could; "problem" where runs fail.
+        found: what there is.
+        advice: what to do; empty where nothing is.
+    """
+
+    what: str
+    state: Literal["ok", "note", "problem"]
+    found: str
+    advice: str = ""
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(doctor)
+
+
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False) -> None:
+    """Look at Python, torch, GPUs, kernels, DeepSpeed, the sandbox, the hub and the disk.
+
+    Exit code 1 where something keeps runs from working.
+    """
+    checks: tuple[tuple[str, Callable[[], Iterator[Finding]]], ...] = (
+        ("Python", _python),
+        ("torch", _torch),
+        ("GPU", _gpu),
+        ("attention", _attention),
+        ("DeepSpeed", _deepspeed),
+        ("compiler", _compiler),
+        ("sandbox", _sandbox),
+        ("hub", _hub),
+        ("disk", _disk),
+        ("plugins", _plugins),
+    )
+    findings = []
+    for what, check in checks:
+        for finding in _looked_at(what, check):
+            findings.append(finding)
+            if not as_json:
+                _print(finding)
+    if as_json:
+        typer.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
+    if any(finding.state == "problem" for finding in findings):
+        raise typer.Exit(1)
+
+
+def _looked_at(what: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    """A check that fails itself is a finding too: broken installations raise anything."""
+    try:
+        yield from check()
+    except Exception as error:
+        why = f"{type(error).__name__}: {first_line(error)}"
+        yield Finding(what, "problem", why, "install it again: pip install -c constraints.txt open-dllm")
+
+
+def _print(finding: Finding) -> None:
+    advice = f"\n{'':14}{finding.advice}" if finding.advice else ""
+    typer.echo(f"{finding.state:8}{finding.what:11} {printable(finding.found)}{advice}")
+
+
+def _python() -> Iterator[Finding]:
+    yield Finding("Python", "ok", f"{sys.version.split()[0]} at {sys.executable}")
+
+
+def _torch() -> Iterator[Finding]:
+    import_model_libraries()
+    import torch
+
+    build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU build"
+    yield Finding("torch", "ok", f"{torch.__version__}, {build}; transformers {version('transformers')}")
+
+
+def _gpu() -> Iterator[Finding]:
+    import torch
+
+    gpus = gpus_here()
+    seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    for number in range(seen):
+        about = torch.cuda.get_device_properties(number)
+        free, total = torch.cuda.mem_get_info(number)
+        used = f"{free / 2**30:.0f} of {total / 2**30:.0f} GiB free"
+        yield Finding("GPU", "ok", f"{number}: {about.name}, {used}, compute {about.major}.{about.minor}")
+    if not seen and gpus:
+        why = "torch is a CPU build" if not torch.version.cuda else f"the driver is {gpus[0].driver}"
+        yield Finding(
+            "GPU", "problem", f"{len(gpus)} in this machine, and torch sees none: {why}",
+            "install the CUDA build of torch that the driver supports, and look at CUDA_VISIBLE_DEVICES",
+        )  # fmt: skip
+    if not seen and not gpus:
+        cores = len(os.sched_getaffinity(0))
+        yield Finding(
+            "GPU", "note", f"none; {cores} CPU cores", "enough for nano models; larger ones want a GPU"
+        )
+
+
+def _attention() -> Iterator[Finding]:
+    import torch
+
+    if importlib.util.find_spec("flash_attn") is not None:
+        yield Finding("attention", "ok", f"flash-attn {version('flash-attn')}")
+    elif torch.cuda.is_available():
+        yield Finding(
+            "attention", "note", "torch's own variable-length kernels",
+            "flash-attn is used where it can be imported: pip install --no-build-isolation 'open-dllm[gpu]'",
+        )  # fmt: skip
+    else:
+        yield Finding("attention", "ok", "torch's own, document by document")
+
+
+def _deepspeed() -> Iterator[Finding]:
+    from opendllm.core.training.deepspeed_environment import deepspeed_environment
+
+    with deepspeed_environment():
+        import deepspeed
+    yield Finding("DeepSpeed", "ok", str(deepspeed.__version__))
+
+
+def _compiler() -> Iterator[Finding]:
+    compiler = next(filter(None, (shutil.which(name) for name in ("c++", "g++", "clang++"))), None)
+    if compiler:
+        yield Finding("compiler", "ok", compiler)
+    else:
+        yield Finding(
+            "compiler", "note", "no C++ compiler", "needed for `compile: true` only: apt install g++"
+        )
+
+
+def _sandbox() -> Iterator[Finding]:
+    from opendllm.core.sandbox.sandbox import Sandbox
+
+    try:
+        with Sandbox("rlimits", 1) as sandbox:
+            level, described = sandbox.level, sandbox.described
+    except UserError as error:
+        yield Finding(
+            "sandbox", "note", str(error), "benchmarks that run generated code cannot be scored here"
+        )
+        return
+    if level == "rlimits":
+        yield Finding(
+            "sandbox", "note", described,
+            "programs see files as you do: install bubblewrap, or let users make namespaces "
+            "(sysctl kernel.unprivileged_userns_clone=1)",
+        )  # fmt: skip
+    else:
+        yield Finding("sandbox", "ok", described)
+
+
+def _hub() -> Iterator[Finding]:
+    why = why_unreachable()
+    if why is None:
+        yield Finding("hub", "ok", "the Hugging Face hub answers")
+    else:
+        yield Finding(
+            "hub", "note", f"it can't be reached ({why})",
+            "fetch checkpoints and data sets elsewhere, and give their folders and files",
+        )  # fmt: skip
+
+
+def _disk() -> Iterator[Finding]:
+    for name, folder in (("working folder", Path.cwd()), ("hub's cache", hub_cache())):
+        there = next(path for path in (folder, *folder.parents) if path.exists())
+        free = shutil.disk_usage(there).free
+        little = free < LITTLE_DISK
+        advice = "checkpoints may not fit: --set output=DIR puts a run elsewhere" if little else ""
+        if little and name != "working folder":
+            advice = "downloads may not fit: HF_HOME=DIR puts them elsewhere"
+        writable = "" if os.access(there, os.W_OK) else ", not writable"
+        state: Literal["ok", "note"] = "note" if little or writable else "ok"
+        yield Finding("disk", state, f"{free / 2**30:.0f} GiB free for the {name} {folder}{writable}", advice)
+
+
+def _plugins() -> Iterator[Finding]:
+    for broken in installed_plugins().broken:
+        yield Finding(
+            "plugins", "problem", f"{broken.provenance} ({broken.entry_point}): {broken.error}",
+            "platform plugins --check says more",
+        )  # fmt: skip
+    extras = {"peft": "lora", "torchao": "large", "evalplus": "evalplus", "wandb": "trackers"}
+    for package, extra in extras.items():
+        try:
+            version(package)
+        except PackageNotFoundError:
+            yield Finding("extras", "note", f"no {package}", f"pip install 'open-dllm[{extra}]' brings it")

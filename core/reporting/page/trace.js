@@ -1,0 +1,3 @@
+// Brings a trace's own page to life.
+
+unpackJson("traces-data").then((groups) => new TraceViewer(document.getElementById("traces"), groups));

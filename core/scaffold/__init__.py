@@ -1,0 +1,1 @@
+"""What `platform new-plugin` writes. Imports no torch."""

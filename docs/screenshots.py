@@ -1,0 +1,80 @@
+"""The pictures in README.md, from a run: python docs/screenshots.py runs/quickstart
+
+Makes the run's report anew and photographs it in the system's Chromium; has one of its checkpoints write by
+two samplers, drawn as a GIF. Needs playwright, as tests/browser does.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from argparse import ArgumentParser
+from pathlib import Path
+
+from PIL import Image
+from playwright.sync_api import Browser, Page, sync_playwright
+
+PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+HERE = Path(__file__).parent
+COLOURS, LARGEST = 128, 150_000
+PROMPT = "def add(a, b):\n    return a + b\n\ndef sub(a, b):\n"
+OPTIONS = ("-o", "max_new_tokens=64", "-o", "steps=32", "-o", "temperature=0.7")
+
+
+def main() -> None:
+    """Take all pictures."""
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path, help="a finished run's folder")
+    parser.add_argument("--variant", default="llada", help="whose checkpoint writes the trace")
+    parser.add_argument("--output", type=Path, default=HERE / "images")
+    given = parser.parse_args()
+    given.output.mkdir(parents=True, exist_ok=True)
+    platform("report", str(given.run))
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+        trace = Path(folder) / "trace.gif"
+        platform(
+            *("generate", "--checkpoint", str(given.run / given.variant), "--prompt", PROMPT, *OPTIONS),
+            *("--sampler", "low-confidence", "--sampler", "p2", "--gif", str(trace)),
+        )
+        shutil.copy(trace, given.output / trace.name)
+        program = next(found for name in PROGRAMS if (found := shutil.which(name)))
+        browser = playwright.chromium.launch(executable_path=program)
+        report = given.run.resolve() / "report.html"
+        photograph(open_page(browser, report, (1280, 860)), given.output / "report.png")
+        photograph(open_page(browser, report, (390, 844)), given.output / "report-phone.png")
+        page = open_page(browser, report, (1280, 760), dark=True)
+        page.locator("#answers").scroll_into_view_if_needed()
+        page.evaluate("document.querySelector('#answers').scrollIntoView()")
+        photograph(page, given.output / "samples.png")
+        browser.close()
+
+
+def platform(*arguments: str) -> None:
+    """Run a command of the platform."""
+    subprocess.run([sys.executable, "-m", "opendllm.core", *arguments], check=True)
+
+
+def open_page(browser: Browser, path: Path, size: tuple[int, int], dark: bool = False) -> Page:
+    """A page with what is in sight drawn."""
+    page = browser.new_context(
+        viewport={"width": size[0], "height": size[1]}, color_scheme="dark" if dark else "light"
+    ).new_page()
+    page.goto(path.resolve().as_uri())
+    page.wait_for_selector(".cell")
+    page.wait_for_timeout(1500)  # charts are drawn as they come into sight
+    return page
+
+
+def photograph(page: Page, path: Path) -> None:
+    """A small PNG of what is in sight."""
+    page.screenshot(path=path)
+    with Image.open(path) as image:
+        image.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
+    if path.stat().st_size > LARGEST:
+        raise SystemExit(f"{path} has {path.stat().st_size:,} bytes, more than {LARGEST:,}")
+
+
+if __name__ == "__main__":
+    main()

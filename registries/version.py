@@ -1,0 +1,52 @@
+"""The version of the interface between the platform and its plugins."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from opendllm.registries.errors import PluginError
+
+INTERFACE_VERSION = "1.0"
+"""Of the hooks and contracts in this package. The first number rises where a plugin has to be changed, the
+second where there is more than there was."""
+REQUIREMENT = "OPENDLLM_INTERFACE"
+"""The name under which a package's light module says which versions it was written for: a specifier of
+versions, as in `OPENDLLM_INTERFACE = ">=1.0,<2"`."""
+
+
+def check_interface(module: ModuleType | object) -> None:
+    """A package that needs another interface is not taken in.
+
+    Raises:
+        PluginError: it says so, or says something that is no specifier.
+    """
+    needed = getattr(module, REQUIREMENT, None)
+    if needed is not None and not fits(INTERFACE_VERSION, needed, REQUIREMENT):
+        raise PluginError(
+            f"it needs plugin interface {needed}, and this open-dllm has {INTERFACE_VERSION}: install a "
+            f"version of the package, or of open-dllm, that goes with the other"
+        )
+
+
+def fits(version: str, specifier: object, where: str) -> bool:
+    """Whether a version satisfies a specifier of PEP 440, such as `>=1.0,<2`.
+
+    Args:
+        version: an installed one; pre-releases count.
+        specifier: what was written.
+        where: it was, for messages.
+
+    Raises:
+        PluginError: it is no specifier.
+    """
+    from packaging.specifiers import InvalidSpecifier, SpecifierSet
+    from packaging.version import InvalidVersion
+
+    try:
+        return SpecifierSet(str(specifier)).contains(version, prereleases=True)
+    except InvalidSpecifier as error:
+        raise PluginError(
+            f"{where} is {specifier!r}, and a specifier of versions was expected, as in '>=1.0,<2'"
+        ) from error
+    except InvalidVersion:
+        return False

@@ -1,0 +1,141 @@
+"""`platform new-plugin`: what it writes installs, passes its own tests and works, whatever the kind."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from opendllm.core.scaffold.new_plugin import kinds, write_plugin
+from opendllm.registries.discovery import EXTENSION_POINTS, Plugins, installed_plugins
+from opendllm.registries.errors import UserError
+
+from .conftest import Fresh
+
+
+@pytest.mark.slow
+def test_the_tests_of_all_packages_pass_in_the_fresh_environment(fresh: Fresh) -> None:
+    done = fresh.run("python", "-m", "pytest", "-q", "-p", "no:cacheprovider", cwd=fresh.packages)
+    assert done.returncode == 0, done.stdout[-5000:]
+
+
+@pytest.mark.slow
+def test_each_is_listed_from_its_own_package(fresh: Fresh) -> None:
+    done = fresh.run("platform", "plugins", "--json", "--check", cwd=fresh.packages)
+    assert done.returncode == 0, done.stderr
+    listed = json.loads(done.stdout)
+    assert listed["problems"] == []
+    found = {
+        (entry["package"], kind)
+        for kind in EXTENSION_POINTS
+        for entry in listed[kind]
+        if entry["package"] != "open-dllm"
+    }
+    own = {(f"my-{kind}", _extension_point(kind)) for kind in kinds()}
+    assert found == own | {("opendllm-examples", kind) for kind in EXTENSION_POINTS}
+
+
+@pytest.mark.slow
+def test_each_manifest_is_valid(fresh: Fresh) -> None:
+    manifests = sorted(path.relative_to(fresh.packages) for path in fresh.packages.glob("*/compare.yaml"))
+    done = fresh.run("platform", "validate", *manifests, cwd=fresh.packages)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(": valid") == len(manifests) == len(kinds()) + 1
+
+
+def _extension_point(kind: str) -> str:
+    return {"corpus": "corpora"}.get(kind, f"{kind.replace('-', '_')}s")
+
+
+def test_there_is_a_template_for_every_extension_point() -> None:
+    assert sorted(map(_extension_point, kinds())) == sorted(EXTENSION_POINTS)
+
+
+@pytest.mark.parametrize("name", ["x", "a-plugin-with-a-name-of-forty-characters"])
+def test_what_is_written_is_linted_and_formatted(tmp_path: Path, name: str) -> None:
+    for kind in kinds():
+        write_plugin(name, kind, tmp_path, Plugins()).rename(tmp_path / kind)
+    for check in (["check", "--no-cache"], ["format", "--no-cache", "--check"]):
+        command = [str(Path(sys.executable).parent / "ruff"), *check, "."]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout
+
+
+def test_it_is_a_folder_and_a_plugin_of_that_name(tmp_path: Path) -> None:
+    folder = write_plugin("my-sampler", "sampler", tmp_path, installed_plugins())
+    assert folder == tmp_path / "my-sampler"
+    assert {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} == {
+        ".github/workflows/tests.yml",
+        ".gitignore",
+        "README.md",
+        "compare.yaml",
+        "pyproject.toml",
+        "src/my_sampler/__init__.py",
+        "src/my_sampler/py.typed",
+        "src/my_sampler/sampler.py",
+        "tests/test_my_sampler.py",
+    }
+    assert 'my-sampler = "my_sampler"' in (folder / "pyproject.toml").read_text()
+    assert "class MySampler(Sampler):" in (folder / "src/my_sampler/sampler.py").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "message"),
+    [
+        ("my-sampler", "samler", "did you mean 'sampler'"),
+        ("my-sampler", "samplers", "did you mean 'sampler'"),
+        ("common", "common", "no such kind"),
+        ("My-Sampler", "sampler", "is no name for a plugin"),
+        ("../sampler", "sampler", "is no name for a plugin"),
+        ("my--sampler", "sampler", "is no name for a plugin"),
+        ("2fast", "sampler", "is no name for a plugin"),
+        ("", "sampler", "is no name for a plugin"),
+        ("a" * 41, "sampler", "too long"),
+        ("sampler", "sampler", "means something already"),
+        ("lambda", "sampler", "means something already"),
+        ("null", "sampler", "means something already"),
+        ("p2", "sampler", "samplers/p2 is built in already"),
+        ("python-stdlib", "corpus", "corpora/python-stdlib is built in already"),
+        ("json", "sampler", "installed already"),
+        ("torch", "sampler", "installed already"),
+        ("open-dllm", "sampler", "installed already"),
+        ("there", "sampler", "is there already"),
+        ("a-file", "sampler", "is there already"),
+    ],
+)
+def test_what_would_do_harm_is_refused(tmp_path: Path, name: str, kind: str, message: str) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "a-file").write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UserError, match=message) as refused:
+        write_plugin(name, kind, tmp_path, installed_plugins())
+    assert "\n" not in str(refused.value)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert (tmp_path / "a-file").read_text() == "mine"
+
+
+def test_a_name_of_another_kind_is_free(tmp_path: Path) -> None:
+    assert write_plugin("p2", "benchmark", tmp_path, installed_plugins()).is_dir()
+
+
+def test_the_command_says_what_to_do_next_and_ends_with_2_on_a_mistake(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from opendllm.core.cli.main import main
+
+    monkeypatch.chdir(tmp_path)
+    codes = []
+    for _ in range(2):
+        monkeypatch.setattr(sys, "argv", ["platform", "new-plugin", "my-sampler", "--kind", "sampler"])
+        with pytest.raises(SystemExit) as left:
+            main()
+        codes.append(left.value.code)
+    assert codes == [0, 2]
+    printed = capsys.readouterr()
+    assert "pip install -e './my-sampler[dev]'" in printed.out
+    assert printed.err.splitlines() == [
+        "error: my-sampler is there already: choose another name, or move it away"
+    ]

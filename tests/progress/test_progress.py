@@ -1,0 +1,123 @@
+"""What is told of a run, and how it is shown: lines, JSON, a sparkline, a file."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from opendllm.core.progress.bars import BarView, sparkline
+from opendllm.core.progress.lines import JsonView, PlainView, duration
+from opendllm.core.progress.progress import Progress, View, printable
+from opendllm.core.progress.status_file import PROGRESS_FILE, StatusFile
+
+
+class Clock:
+    """Seconds that pass when they are told to."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def train_a_little(view: View) -> None:
+    """Ten steps of two seconds, with a measurement after the fourth."""
+    clock = Clock()
+    progress = Progress([view], clock)
+    progress.variant("llada", 2, 5)
+    with progress.activity("training", 10, "steps") as task:
+        for step in range(1, 11):
+            clock.now += 2
+            task.update(step, loss=4 - step / 10, tokens_per_second=8912.3, utilisation=None)
+            if step == 4:
+                with progress.activity("measuring the held-out loss"):
+                    clock.now += 1
+    progress.close(finished=True)
+
+
+def test_each_activity_gets_a_line_and_one_every_few_seconds_while_it_goes_on() -> None:
+    file = io.StringIO()
+    train_a_little(PlainView(file))
+    assert file.getvalue().splitlines() == [
+        "[0:00] llada (2 of 5): training",
+        "[0:06] llada (2 of 5): training: 3 of 10 steps, loss 3.700, 8,912 tokens/s, 0:21 left",
+        "[0:08] llada (2 of 5): measuring the held-out loss",
+        "[0:11] llada (2 of 5): training: 5 of 10 steps, loss 3.500, 8,912 tokens/s, 0:13 left",
+        "[0:17] llada (2 of 5): training: 8 of 10 steps, loss 3.200, 8,912 tokens/s, 0:04 left",
+        "[0:21] llada (2 of 5): training: 10 of 10 steps, loss 3.000, 8,912 tokens/s",
+    ]
+
+
+def test_json_lines_say_the_same() -> None:
+    file = io.StringIO()
+    train_a_little(JsonView(file))
+    lines = [json.loads(line) for line in file.getvalue().splitlines()]
+    assert [(line["activity"], line["done"]) for line in lines if line["activity"] == "training"] == [
+        ("training", None), ("training", 3), ("training", 5), ("training", 8), ("training", 10)
+    ]  # fmt: skip
+    assert lines[1] == {
+        "event": "went on", "variant": "llada", "variant_number": 2, "variants": 5, "activity": "training",
+        "done": 3, "total": 10, "seconds": 6.0, "seconds_left": 21.0, "loss": 3.7,
+        "tokens_per_second": 8912.3,
+    }  # fmt: skip
+
+
+def test_bars_on_a_terminal_show_the_course_of_the_loss() -> None:
+    file = io.StringIO()
+    train_a_little(BarView(Console(file=file, force_terminal=True, width=160)))
+    shown = file.getvalue()
+    assert "llada 2/5: training" in shown
+    assert sparkline([4 - step / 10 for step in range(1, 11)]) + ", 10 of 10" in shown  # each step once
+    assert "10 of 10 steps, loss 3.000, 8,912 tokens/s" in shown
+
+
+def test_a_sparkline_falls_as_the_loss_does() -> None:
+    assert sparkline([5.0]) == ""
+    assert sparkline([3.0, 2.0, 1.0]) == "█▅▁"
+    assert sparkline([1.0, float("nan"), 1.0]) == "▁▁"
+    assert len(sparkline([float(n) for n in range(1000)])) <= 24
+
+
+def test_what_could_move_a_terminals_cursor_is_spelt_out() -> None:
+    file = io.StringIO()
+    progress = Progress([PlainView(file)])
+    with progress.activity("evaluating \x1b[2J\u202ex\r\n"):
+        pass
+    assert file.getvalue() == "[0:00] evaluating \\x1b[2J\\x202ex\\x0d\\x0a\n"
+    assert printable("añ 語") == "añ 語"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "written"), [(0.4, "0:00"), (65, "1:05"), (3600, "1:00:00"), (86399, "23:59:59")]
+)
+def test_durations(seconds: float, written: str) -> None:
+    assert duration(seconds) == written
+
+
+def test_the_file_remembers_what_was_cut_off(tmp_path: Path) -> None:
+    progress = Progress([StatusFile(tmp_path)])
+    with pytest.raises(RuntimeError), progress.activity("training", 10) as task:  # noqa: PT012
+        task.update(4, loss=float("nan"))
+        raise RuntimeError
+    progress.close(finished=False)
+    said = json.loads((tmp_path / PROGRESS_FILE).read_text())
+    assert (said["activity"], said["done"], said["total"]) == ("training", 4, 10)
+    assert (said["closed"], said["finished"]) == (True, False)
+    assert "loss" not in said
+
+
+def test_a_run_that_is_refused_leaves_the_file_of_the_one_at_work(tmp_path: Path) -> None:
+    (tmp_path / PROGRESS_FILE).write_text("{}")
+    Progress([StatusFile(tmp_path)]).close(finished=False)
+    assert (tmp_path / PROGRESS_FILE).read_text() == "{}"
+
+
+def test_a_full_disk_stops_nothing(tmp_path: Path) -> None:
+    (tmp_path / PROGRESS_FILE).mkdir()  # nothing can take its place
+    with Progress([StatusFile(tmp_path)]).activity("training") as task:
+        task.update(1)

@@ -1,0 +1,139 @@
+"""Of a wrong plugin, the error names the package, the hook and the line to mend."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from opendllm.registries.discovery import Plugins, discover
+from opendllm.registries.errors import PluginError
+
+HOOK = """
+from typing import Any
+from opendllm.registries import NoiseScheduleOptions, hookimpl
+
+class Options(NoiseScheduleOptions):
+    {option}
+
+@hookimpl
+def register_noise_schedules(register):
+    register("mine", options=Options, target="{module}_heavy:Mine", summary="mine")  # the hook
+"""
+HEAVY = """
+import torch
+from opendllm.registries.noise_schedules import NoiseSchedule
+
+class Mine(NoiseSchedule):  # the class
+    def __init__(self, options):
+        pass
+
+    @property
+    def ends(self):
+        return 1.0, 0.0
+
+    def alpha(self, t):  # alpha
+        return {alpha}
+{rest}
+"""
+PRIME = """
+    def alpha_prime(self, t):
+        return -torch.ones_like(t)
+"""
+
+
+@pytest.fixture
+def package(tmp_path: Path, package_of: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """(option, alpha, rest of the class) -> the plugins of a package of such a module, and its files."""
+    monkeypatch.syspath_prepend(tmp_path)
+    names: list[str] = []
+
+    def make(option: str = "pass", alpha: str = "1 - t", rest: str = PRIME) -> tuple[Plugins, Path, Path]:
+        module = f"stranger_{tmp_path.name}_{len(names)}"
+        names.append(module)
+        light, heavy = tmp_path / f"{module}.py", tmp_path / f"{module}_heavy.py"
+        light.write_text(HOOK.replace("{option}", option).replace("{module}", module))
+        heavy.write_text(HEAVY.replace("{alpha}", alpha).replace("{rest}", rest))
+
+        entry_point = package_of("stranger")
+        entry_point.load = functools.partial(importlib.import_module, module)
+        return discover([entry_point]), light, heavy
+
+    yield make
+    for name in names:
+        sys.modules.pop(name, None)
+        sys.modules.pop(f"{name}_heavy", None)
+
+
+def line_of(file: Path, text: str) -> str:
+    number = next(n for n, line in enumerate(file.read_text().splitlines(), 1) if text in line)
+    return f"(at {file}:{number})"
+
+
+def refusal(plugins: Plugins, times: Any = None) -> str:
+    with pytest.raises(PluginError) as caught:
+        plugins.noise_schedules.get("mine").build().alpha(torch.rand(3) if times is None else times)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_module_that_raises_when_it_is_imported(package: Any) -> None:
+    plugins, _, heavy = package(rest="\n    WRONG = 1 / 0  # here\n")
+    message = refusal(plugins)
+    assert message.startswith("noise_schedules/mine of stranger 1.0 cannot be loaded from stranger_")
+    assert "ZeroDivisionError" in message
+    assert message.endswith(line_of(heavy, "# here"))
+
+
+def test_a_class_that_lacks_a_method(package: Any) -> None:
+    plugins, _, heavy = package(rest="")
+    message = refusal(plugins)
+    assert message.startswith("noise_schedules/mine of stranger 1.0 is not finished: stranger_")
+    assert "lacks alpha_prime: define what its contract asks for" in message
+    assert message.endswith(line_of(heavy, "# the class"))
+
+
+@pytest.mark.parametrize(
+    ("alpha", "expected"),
+    [
+        ("(1 - t).sum()", "alpha gave float32 [], and float [3] was expected: the shape of t"),
+        ("(1 - t) > 0", "alpha gave bool [3], and float [3] was expected"),
+        ("[1.0, 0.5, 0.0]", "alpha gave list, and float [3] was expected"),
+    ],
+)
+def test_a_wrong_shape_or_dtype(package: Any, alpha: str, expected: str) -> None:
+    plugins, _, heavy = package(alpha=alpha)
+    message = refusal(plugins)
+    assert message.startswith(f"noise_schedules/mine of stranger 1.0: {expected}")
+    assert message.endswith(line_of(heavy, "# alpha"))
+
+
+def test_a_method_that_raises(package: Any) -> None:
+    plugins, _, heavy = package(alpha="t[17]")
+    message = refusal(plugins)
+    assert "noise_schedules/mine of stranger 1.0 failed in alpha: IndexError" in message
+    assert line_of(heavy, "return t[17]") in message
+
+
+def test_an_option_without_a_type(package: Any) -> None:
+    for option, said in (("strength = 3", "non-annotated"), ("strength: Any = 3", "anything as 'strength'")):
+        plugins, light, _ = package(option=option)
+        [broken] = plugins.broken
+        assert str(broken.provenance) == "stranger 1.0"
+        assert said in broken.error
+        place = "class Options" if said == "non-annotated" else "# the hook"
+        assert broken.error.endswith(line_of(light, place))
+        assert "\n" not in broken.error
+
+
+def test_an_error_of_a_hook_names_the_hook_and_the_line(package: Any) -> None:
+    plugins, light, _ = package(option="strength: Any = 3")
+    [broken] = plugins.broken
+    assert broken.error.startswith("register_noise_schedules: options of 'mine' take anything as 'strength'")
+    assert broken.error.endswith(line_of(light, "# the hook"))

@@ -1,0 +1,61 @@
+"""How a deliberately wrong plugin is written down: with the contract's test that catches it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from opendllm.core.testing import PluginContract, contract_of
+from opendllm.registries import PluginOptions
+from opendllm.registries.registry import Provenance, Registration
+
+EVERYWHERE = frozenset({"*"})
+"""Of what is refused as soon as it is called, wherever that is."""
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """A plugin with one mistake.
+
+    Attributes:
+        plugin: its class.
+        caught_by: the contract's test that is there for this mistake.
+        says: what its message says, among other things.
+        also: further tests that can't but fail with it.
+        options: its options model.
+    """
+
+    plugin: type
+    caught_by: str
+    says: str
+    also: frozenset[str] = frozenset()
+    options: type[PluginOptions] | None = None
+
+
+def contract_for(kind: str, plugin: type, options: type[PluginOptions]) -> type[PluginContract]:
+    """The contract class of a plugin that nobody has installed."""
+
+    def registration(self: PluginContract) -> Registration[Any]:
+        target = f"{plugin.__module__}:{plugin.__name__}"
+        return Registration(kind, "wrong", options, target, "does it wrong", Provenance("strangers", "0.1"))
+
+    return type("TestIt", (contract_of(kind),), {"plugin": "wrong", "registration": registration})
+
+
+def failures(contract: type[PluginContract], folder: Path) -> dict[str, str]:
+    """What each failing test of a contract says."""
+    found = {}
+    for name in dir(contract):
+        if not name.startswith("test_"):
+            continue
+        test = getattr(contract(), name)
+        given = {}
+        if "tmp_path" in test.__code__.co_varnames[: test.__code__.co_argcount]:
+            given["tmp_path"] = folder / name
+            given["tmp_path"].mkdir()
+        try:
+            test(**given)
+        except Exception as error:
+            found[name] = str(error)
+    return found
