@@ -141,9 +141,7 @@ def _type_name(parameter: Any) -> str:
     choices = getattr(annotation, "__args__", ())
     if choices and all(isinstance(each, str) for each in choices):
         return "|".join(choices)
-    return {"Path": "PATH", "int": "INTEGER", "str": "TEXT"}.get(
-        getattr(annotation, "__name__", ""), "VALUE"
-    )
+    return {"Path": "PATH", "int": "INTEGER", "str": "TEXT"}.get(getattr(annotation, "__name__", ""), "VALUE")
 
 
 def _parameter_row(parameter: Any) -> str:
