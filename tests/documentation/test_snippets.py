@@ -93,8 +93,6 @@ def test_commands_take_what_they_are_shown_with(where: str, words: list[str], re
 def test_the_tutorial_goes_from_nothing_to_a_compared_sampler(tmp_path: Path) -> None:
     """Its commands one after the other; training is shortened, pip is replaced by a path."""
     installed = tmp_path / "installed" / "my_sampler-0.1.0.dist-info"
-    installed.mkdir(parents=True)
-    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: my-sampler\nVersion: 0.1.0\n")
     path = os.pathsep.join([str(tmp_path / "my-sampler" / "src"), str(installed.parent)])
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     ran = []
@@ -113,6 +111,8 @@ def test_the_tutorial_goes_from_nothing_to_a_compared_sampler(tmp_path: Path) ->
                 assert done.returncode == 0, f"{words}: {done.stdout}{done.stderr}"
                 ran.append(words[1])
         else:
+            installed.mkdir(parents=True)
+            (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: my-sampler\nVersion: 0.1.0\n")
             (installed / "entry_points.txt").write_text("[opendllm]\nmy-sampler = my_sampler\n")
     assert ran == ["new-plugin", "plugins", "-m", "validate", "run"]
     assert "my-sampler" in (tmp_path / "runs" / "my-sampler" / "report.md").read_text()
