@@ -11,7 +11,7 @@ endif
 
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: quickstart test test-fast lint format lock dist clean
+.PHONY: quickstart test test-fast lint format lock dist clean docs
 
 quickstart: $(VENV)/.installed
 	$(BIN)/platform run experiments/quickstart.yaml
@@ -26,6 +26,9 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(VENV)/.installed-dev
+	$(BIN)/python -m mkdocs build --strict
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .

@@ -61,31 +61,6 @@ def test_the_example_manifest_is_valid(
     assert digests["fast-seed-0"] == digests["slow-seed-0"] != digests["fast-seed-1"]
 
 
-def test_the_settings_of_uniform_noise_are_valid(
-    blocks: dict[str, list[str]], repository: Path, tmp_path: Path
-) -> None:
-    quickstart = (repository / "experiments" / "quickstart.yaml").read_text()
-    (tmp_path / "base.yaml").write_text(quickstart.split("variants:")[0])
-    [settings] = [block for block in blocks["yaml"] if "destination: uniform" in block]
-    sampler = "generate: {sampler: {name: uniform-ancestral}}\n"
-    (tmp_path / "uniform.yaml").write_text("extends: base.yaml\n" + settings + sampler)
-    [variant] = read_experiment(tmp_path / "uniform.yaml", [], installed_plugins()).variants
-    assert variant.plugins.training is not None
-    assert variant.plugins.training.noise.destination == "uniform"
-
-
-def test_the_settings_of_a_long_run_are_valid(
-    blocks: dict[str, list[str]], repository: Path, tmp_path: Path
-) -> None:
-    quickstart = (repository / "experiments" / "quickstart.yaml").read_text()
-    (tmp_path / "base.yaml").write_text(quickstart.split("variants:")[0])
-    [settings] = [block for block in blocks["yaml"] if "launch:" in block]
-    (tmp_path / "long.yaml").write_text("extends: base.yaml\n" + settings)
-    experiment = read_experiment(tmp_path / "long.yaml", [], installed_plugins())
-    assert experiment.launch is not None
-    assert experiment.launch.nodes == 2
-
-
 def test_the_error_it_shows_is_the_error_one_gets(tmp_path: Path, repository: Path) -> None:
     text = (repository / "experiments" / "quickstart.yaml").read_text()
     (tmp_path / "x.yaml").write_text(text.replace("  steps: 100", "  stepz: 100"))

@@ -13,6 +13,7 @@ import typer
 
 from opendllm.core.checkpoints.families import backbone_of, noise_of
 from opendllm.core.checkpoints.pretrained import fetch, is_hub_id
+from opendllm.core.cli.described_options import described_options, option_lines
 from opendllm.core.cli.output_files import Lines, new_file
 from opendllm.core.cli.prompts import Prompt, read_prompts
 from opendllm.core.cli.trace_files import (
@@ -24,6 +25,7 @@ from opendllm.core.cli.trace_files import (
     write_json_trace,
     write_page,
 )
+from opendllm.core.decoding.options import DecoderOptions
 from opendllm.core.decoding.settings import check_destination, sort_options
 from opendllm.core.manifest.sources import parse_value
 from opendllm.registries.discovery import installed_plugins
@@ -36,8 +38,10 @@ if TYPE_CHECKING:
 
 
 def add_to(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(generate)
+    """Add the command; its help ends with the decoder's options, which stand in -o."""
+    lines = "\n".join(f"  {line}" for line in option_lines(described_options(DecoderOptions)))
+    epilog = f"\b\nOf the decoder, as in -o steps=32:\n{lines}"
+    app.command(epilog=epilog)(generate)
 
 
 def generate(

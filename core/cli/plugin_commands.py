@@ -6,10 +6,11 @@ import json
 from typing import Annotated, Any
 
 import typer
-from pydantic_core import to_jsonable_python
 
 from opendllm.core.cli import plugin_test_command
+from opendllm.core.cli.described_options import DescribedOption, described_options, option_lines
 from opendllm.core.cli.plugin_names import named_plugin
+from opendllm.core.decoding.options import DecoderOptions
 from opendllm.registries.discovery import EXTENSION_POINTS, Plugins, installed_plugins
 from opendllm.registries.errors import UserError
 from opendllm.registries.options import SamplerOptions
@@ -54,25 +55,46 @@ def list_plugins(
 
 def show(
     plugin: Annotated[
-        str, typer.Argument(metavar="KIND/NAME", help="As in samplers/p2, or p2 where only one has it.")
+        str,
+        typer.Argument(
+            metavar="KIND/NAME", help="As in samplers/p2, or p2 where only one has it; or decoder."
+        ),
     ],
     as_json: AsJson = False,
 ) -> None:
-    """Show a plugin's options, with types, defaults and meaning."""
+    """Show a plugin's options, or the decoder's, with types, defaults and meaning."""
+    if plugin == "decoder":
+        _show_decoder(as_json)
+        return
     registration = named_plugin(plugin)
-    details = {**_summary(registration), "target": registration.target, "options": _options(registration)}
+    details = {**_summary(registration), "target": registration.target}
+    options = described_options(registration.options)
     if as_json:
-        typer.echo(json.dumps(details, indent=2))
+        typer.echo(json.dumps({**details, "options": [each.as_json() for each in options]}, indent=2))
         return
     typer.echo(f"{registration.kind}/{registration.name}: {registration.summary}")
     typer.echo(f"from {registration.provenance}, {registration.target}")
     if issubclass(registration.options, SamplerOptions):
         typer.echo(f"undoes {' or '.join(sorted(registration.options.destinations))} noise")
-    for option in _options(registration):
-        default = "required" if option["required"] else f"default {json.dumps(option['default'])}"
-        typer.echo(f"\n  {option['name']}: {option['type']}, {default}\n    {option['description']}")
-    if not _options(registration):
+    _print_options(options)
+    if not options:
         typer.echo("\n  no options of its own")
+
+
+def _show_decoder(as_json: bool) -> None:
+    options = described_options(DecoderOptions)
+    if as_json:
+        typer.echo(json.dumps({"options": [each.as_json() for each in options]}, indent=2))
+        return
+    typer.echo(
+        "decoder: under `generate` in a manifest, -o KEY=VALUE of `platform generate`, with any sampler"
+    )
+    _print_options(options)
+
+
+def _print_options(options: list[DescribedOption]) -> None:
+    for number, line in enumerate(option_lines(options)):
+        typer.echo(f"  {line}" if number % 2 else f"\n  {line}")
 
 
 def _summary(registration: Registration[Any]) -> dict[str, str]:
@@ -82,34 +104,6 @@ def _summary(registration: Registration[Any]) -> dict[str, str]:
         "version": registration.provenance.version,
         "summary": registration.summary,
     }
-
-
-def _options(registration: Registration[Any]) -> list[dict[str, Any]]:
-    schema = registration.options.model_json_schema(by_alias=False)
-    options = []
-    for name, field in registration.options.model_fields.items():
-        required = field.is_required()
-        default = None if required else field.get_default(call_default_factory=True, validated_data={})
-        options.append(
-            {
-                "name": name,
-                "type": _type(schema["properties"][name]),
-                "required": required,
-                "default": to_jsonable_python(default),
-                "description": field.description or "",
-            }
-        )
-    return options
-
-
-def _type(schema: dict[str, Any]) -> str:
-    if "enum" in schema:
-        return " | ".join(map(str, schema["enum"]))
-    if "anyOf" in schema:
-        return " | ".join(_type(alternative) for alternative in schema["anyOf"])
-    if schema.get("type") == "array":
-        return f"list of {_type(schema.get('items', {}))}"
-    return str(schema.get("const", schema.get("type", "any")))
 
 
 def _problems(plugins: Plugins, check: bool) -> list[str]:
