@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from opendllm.core.foundation.visible_text import visible
 
-HERE = Path(__file__).parent / "page"
+HERE = Path(__file__).parent / "page-parts"
 
 
 def render_page(template: str, **values: object) -> str:

@@ -51,7 +51,7 @@ def test_what_is_missing_is_told_in_one_line(tmp_path: Path, required: str, expe
 
 
 def test_plugin_names_are_looked_up_in_the_round_that_finds_wrong_keys(tmp_path: Path) -> None:
-    text = QUICKSTART.replace("name: p2", "name: p3").replace("  steps: 200", "  stepps: 200")
+    text = QUICKSTART.replace("name: p2", "name: p3").replace("  steps: 100", "  stepps: 100")
     lines = refusal(tmp_path, text.split("variants:")[0])
     assert any("no plugin samplers/p3: did you mean 'p2'?" in line for line in lines)
     assert any("train.stepps: unknown key" in line for line in lines)

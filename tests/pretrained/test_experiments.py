@@ -194,7 +194,7 @@ def run_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
         with pytest.raises(SystemExit) as left:
             main()
         assert left.value.code == 2
-        [line] = capsys.readouterr().err.splitlines()
+        [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
         return str(line)
 
     return run

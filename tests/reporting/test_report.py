@@ -457,13 +457,6 @@ def test_what_is_damaged_or_missing_is_said_in_its_place_and_the_rest_is_shown(r
     assert [values["class"] for tag, values in page.tags if "broken" in (values.get("class") or "")]
 
 
-def test_contamination_is_shown_where_results_say_it(run: FakeRun) -> None:
-    assert "Contamination" not in write_report(run.folder).text
-    run.result("llada", "code", {"m": (1.0, 1.0, 1.0)}, contamination={"documents": 3, "worst": ["a.py"]})
-    text = write_report(run.folder).text
-    assert re.search(r"\| llada +\| code +\| documents +\| 3 +\|", text)
-
-
 def test_costs_are_those_of_the_steps_and_of_every_device(run: FakeRun) -> None:
     log = run.folder / "llada/train.jsonl"
     lines = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tomllib
@@ -44,6 +45,7 @@ def test_fixtures_come_with_a_light_import(tmp_path: Path, repository: Path) -> 
     ran = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", module, "-p", "no:cacheprovider", "-c", "/dev/null"],
         cwd=tmp_path, capture_output=True, text=True, check=False,
+        env=os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},  # installed, it would come twice
     )  # fmt: skip
     assert ran.returncode == 0, ran.stdout
     assert "1 passed" in ran.stdout
