@@ -147,7 +147,7 @@ def decode(
             trace.append(whole.with_rows(state).snapshot())
     (proposer if fixed is None else fixed).raise_if_not_finite()
     whole = whole.with_rows(state)
-    if sampler.revises:
+    if sampler.revises or fixed is not None:
         _check_written(whole, lm.mask_token_id, sampler)
     used = max(given_length, _width(whole.real))
     longest = max((_width(snapshot.tokens >= 0) for snapshot in trace), default=0)

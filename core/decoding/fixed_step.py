@@ -145,7 +145,8 @@ class FixedStep:
     def _ask(self, size: int) -> None:
         """The columns of each row that the model is asked at; beyond their number its first one again."""
         *_, wanted = self._begin()
-        order = torch.where(wanted, wanted.cumsum(-1) - 1, size)
+        # A sampler that leaves more masks than it planned is named in the end: here is no room for them.
+        order = torch.where(wanted, (wanted.cumsum(-1) - 1).clamp(max=size), size)
         columns = torch.arange(wanted.shape[1], device=wanted.device).expand_as(wanted)
         first = wanted.to(torch.int8).argmax(-1, keepdim=True)
         found = first.repeat(1, size + 1).scatter(1, order, columns)
@@ -226,6 +227,8 @@ class FixedStep:
             self._flags[0].copy_(masks_left(self.state, plan, self._proposer.special.mask))
         if outcome.finished is not None:
             self._flags[1].copy_(outcome.finished)
+        else:
+            self._flags[1].zero_()
         if outcome.stopped is not None:
             self._flags[2].copy_(outcome.stopped)
 

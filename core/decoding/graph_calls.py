@@ -10,6 +10,9 @@ import torch
 
 from opendllm.core.foundation.notices import warn_once
 
+ONLY_THIS_THREAD = "thread_local"
+"""Of a capture's errors: another thread may decode on another GPU meanwhile."""
+
 
 class GraphCalls:
     """Calls functions without arguments, from the second time on as CUDA graphs: without their launches.
@@ -55,7 +58,9 @@ class GraphCalls:
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
         try:
-            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+            with torch.cuda.graph(
+                graph, pool=self._pool, stream=self._stream, capture_error_mode=ONLY_THIS_THREAD
+            ):
                 function()
         except Exception as error:  # whatever it was, called as it is the function says so again
             torch.cuda.synchronize()

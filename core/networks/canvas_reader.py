@@ -64,6 +64,11 @@ class CanvasCache(Cache):
         """Every column has an entry."""
         return self._length
 
+    def clear(self) -> None:
+        """Forget all entries: masked ones count with a weight of 0, which a NaN survives."""
+        for store in (*self.keys, *self.values):
+            store.zero_()
+
     def select_rows(self, rows: Tensor) -> None:
         """Forget the other rows."""
         self._rows = len(rows)
@@ -147,6 +152,8 @@ class TransformersReader(CanvasReader):
             self._real.copy_(real)
         elif not bool(real.all()):
             return False
+        if self._cache is not None:
+            self._cache.clear()
         self._predictors.copy_(self._predictors_of(inputs.segments))
         self._positions.copy_(inputs.positions)
         blocks = self._pattern.blocks(inputs.positions)

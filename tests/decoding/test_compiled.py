@@ -16,13 +16,16 @@ from transformers import PreTrainedTokenizerFast
 
 from opendllm.core import load
 from opendllm.core.checkpoints.text_codec import TextCodec, codec_of
+from opendllm.core.decoding.decoder import decode
 from opendllm.core.decoding.options import DecoderOptions
 from opendllm.core.decoding.proposer import NotFiniteError
 from opendllm.core.decoding.text import SeededGap, write
 from opendllm.core.language_model import LanguageModel
+from opendllm.core.toolkit.ranking import rank_in_row
 from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.errors import UserError
 from opendllm.registries.gaps import Gap
+from opendllm.registries.samplers import Sampler, Selection, Step
 
 from .samplers_by_noise import OF_MASKS, OF_OTHER_NOISE, suited, with_effect
 
@@ -118,6 +121,67 @@ def test_a_logit_that_is_not_finite_is_named(fixed: Callable[[str], LanguageMode
         model.lm.module.network.get_input_embeddings().weight[31] = torch.nan
     with pytest.raises(NotFiniteError, match="row 0, position 3"):
         model.sample(CANVAS, "low-confidence", compile=True)
+
+
+def test_the_next_canvas_does_not_read_what_was_not_finite(
+    goldens: Path, fixed: Callable[[str], LanguageModel]
+) -> None:
+    """The keys of the one before lie in the same memory."""
+    fixed("sdar")
+    model = load(goldens / "sdar", mask_token_id=M, device="cpu")
+    canvas = torch.full((1, 24), M)
+    canvas[:, :5] = torch.tensor([1, 2, 3, 4, 31])
+    healthy = canvas.clone()
+    healthy[:, 4] = 5
+    plain = model.sample(healthy, "block-steps")
+    with torch.no_grad():
+        model.lm.module.network.get_input_embeddings().weight[31] = torch.nan
+    with pytest.raises(NotFiniteError):
+        model.sample(canvas, "block-steps", compile=True)
+    assert torch.equal(model.sample(healthy, "block-steps", compile=True).tokens, plain.tokens)
+
+
+class SaysNothingInBetween(Sampler):
+    """Says which rows' blocks are done only at steps at which one is."""
+
+    finishes = True
+
+    def select(self, step: Step) -> Selection:
+        commit = step.masked & (rank_in_row(step.confidence, step.masked) < 1)
+        done = step.editable.any(-1) & ~(step.masked & ~commit).any(-1)
+        return Selection(commit=commit, finished=done if bool(done.any()) else None)
+
+
+class FallsBehind(Sampler):
+    """Plans two commits a step and makes one."""
+
+    plans = True
+
+    def remaining_masks(self, masks: int, steps: int) -> list[int]:
+        return [max(0, masks - 2 * (step + 1)) for step in range(steps)]
+
+    def select(self, step: Step) -> Selection:
+        return Selection(commit=step.masked & (rank_in_row(step.confidence, step.masked) < 1))
+
+
+def test_what_a_sampler_says_of_its_blocks_holds_for_that_step(
+    fixed: Callable[[str], LanguageModel],
+) -> None:
+    model = fixed("llada")
+    seeds = torch.tensor([1, 2])
+    found = [
+        decode(
+            model.lm, CANVAS, None, SaysNothingInBetween(), DecoderOptions(compile=how, block_length=3), seeds
+        ).tokens
+        for how in (False, True, False, True)
+    ]
+    assert all(torch.equal(found[0], each) for each in found)
+
+
+def test_a_plan_that_is_not_kept_is_refused(fixed: Callable[[str], LanguageModel]) -> None:
+    model = fixed("llada")
+    with pytest.raises(UserError, match=r"left [1-4] masks"):
+        decode(model.lm, CANVAS[:1], None, FallsBehind(), DecoderOptions(compile=True), torch.tensor([1]))
 
 
 def test_graphs_need_a_gpu(golden_model: Callable[[str], LanguageModel]) -> None:
