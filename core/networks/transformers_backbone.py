@@ -55,11 +55,15 @@ class TransformersBackbone(Backbone):
         """With the checkpoint's own block length, where no other was asked for.
 
         Raises:
-            UserError: nobody says how long a block is.
+            UserError: nobody says how long a block is, or the checkpoint's is no length.
         """
         asked, trained = self._attention.block_length, checkpoint.block_length
         if self._attention.kind != "block-causal":
             return self._attention
+        if trained is not None and (type(trained) is not int or trained < 1):
+            raise UserError(
+                f"{where}: {checkpoint.block_key} is {trained!r}, and a block has 1 position or more"
+            )
         if asked is None and trained is None:
             raise UserError(f"{where}: nothing says how long a block is: give block_length")
         if asked is not None and trained is not None and asked != trained:

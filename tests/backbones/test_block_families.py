@@ -447,3 +447,15 @@ def test_llada_moe_under_llada_model_type(tmp_path: Path) -> None:
     with torch.no_grad():
         wanted = lm.project(lm.hidden_states(ModelInputs(tokens, tokens * 0, tokens)))
     assert torch.equal(again.logits(tokens), wanted)
+
+
+@pytest.mark.parametrize("length", [-4, 0, "4", 2.5, True])
+@pytest.mark.parametrize(("family", "key"), [("sdar", "block_size"), ("fast-dllm-v2", "bd_size")])
+def test_a_block_length_that_is_none_is_refused(
+    goldens: Path, tmp_path: Path, family: str, key: str, length: object
+) -> None:
+    folder = Path(shutil.copytree(goldens / family, tmp_path / family))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {key: length}))
+    with pytest.raises(UserError, match=f"{key} is .*, and a block has 1 position or more"):
+        load(folder, mask_token_id=150, device="cpu")
