@@ -28,6 +28,8 @@ def requirement_issues(source: Source, plugins: Plugins) -> Iterator[Issue]:
 
 
 def _issue(name: str, specifier: object, plugins: Plugins) -> str | None:
+    if not name.strip():
+        return "name a package, or a plugin as KIND/NAME"
     try:
         fits("0", specifier, "it")  # whether it is a specifier, whatever is installed
         kind, slash, plugin = name.partition("/")

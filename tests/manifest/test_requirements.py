@@ -42,6 +42,7 @@ def test_what_is_there_is_accepted_and_written_down(tmp_path: Path) -> None:
         ("{samplers/p2: '>=99'}", "require.samplers/p2: open-dllm"),
         ("{samplers/p3: '>=0'}", "no plugin samplers/p3: did you mean 'p2'?"),
         ("{open-dllm: newest}", "a specifier of versions was expected, as in '>=1.0,<2'"),
+        ("{'': '>=1'}", "name a package, or a plugin as KIND/NAME"),
         ("[open-dllm]", "require: map packages or KIND/NAME to versions"),
     ],
 )
