@@ -9,7 +9,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -138,7 +138,8 @@ def _signals_to_children() -> Iterator[StopRequest]:
         if not children:
             raise Stopped(NOTHING_TO_SAVE, request.exit_code)
         for child in children:
-            child.send_signal(signal.SIGINT if request.insisted else signal.SIGTERM)
+            with suppress(psutil.NoSuchProcess):  # it ended by itself
+                child.send_signal(signal.SIGINT if request.insisted else signal.SIGTERM)
 
     before = {number: signal.signal(number, hand_on) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

@@ -21,6 +21,7 @@ from opendllm.core.data.encoding import Encoding, Pair, encode_in_order
 from opendllm.core.data.tokenizers import train_tokenizer
 from opendllm.registries.corpora import Document
 from opendllm.registries.errors import UserError
+from tests.children import runs, started_with
 
 NO_FACTS = TokenFacts((), {})
 PAIRS = [
@@ -87,9 +88,8 @@ def test_a_killed_process_is_one_line(tokenizer_file: Path, small_batches: None)
     def killing() -> Iterator[Pair]:
         for number, pair in enumerate(PAIRS):
             if number == 200:
-                for child in psutil.Process().children(recursive=True):
-                    if "spawn_main" in " ".join(child.cmdline()):
-                        child.kill()
+                for child in started_with(psutil.Process(), "spawn_main"):
+                    child.kill()
             yield pair
 
     with pytest.raises(UserError, match="a process that tokenises was killed, perhaps for lack of memory"):
@@ -163,7 +163,7 @@ def test_a_run_killed_while_it_prepares_leaves_no_cache_and_no_process(
         victim.wait()
     assert not list((tmp_path / "cache").glob("tokens-*"))
     deadline = time.monotonic() + 60
-    while any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children):
+    while any(runs(child) for child in children):
         assert time.monotonic() < deadline, "a child outlived the run"
         time.sleep(0.05)
     with start("cache") as again, start("clean") as clean:

@@ -23,6 +23,7 @@ from opendllm.core.launching.local import threads_each
 from opendllm.core.launching.slurm import batch_script
 from opendllm.core.manifest.schema import Launch
 from opendllm.registries.errors import UserError
+from tests.children import by_rank, runs
 
 Curve = Callable[[Path], list[float]]
 PLATFORM = [sys.executable, "-m", "opendllm.core"]
@@ -77,13 +78,12 @@ def test_a_process_that_is_killed_ends_the_run_and_is_named(workspace: Path) -> 
     launched = start(*PLATFORM, *arguments, "--launcher=local:2", cwd=workspace)
     checkpoint = workspace / "runs" / "short" / "default" / "checkpoints" / "step-2"
     until(checkpoint.is_dir, launched)
-    workers = [child for child in psutil.Process(launched.pid).children() if child.environ().get("RANK")]
-    [second] = [child for child in workers if child.environ()["RANK"] == "1"]
-    second.send_signal(signal.SIGKILL)
+    workers = by_rank(psutil.Process(launched.pid))
+    workers["1"].send_signal(signal.SIGKILL)
     _, errors = launched.communicate()
     assert launched.returncode == 1
     assert "error: rank 1 was killed by SIGKILL" in errors
-    assert not [child for child in workers if child.is_running() and child.status() != "zombie"]
+    assert not [child for child in workers.values() if runs(child)]
     ledger = json.loads((checkpoint.parents[1] / "checkpoints.json").read_text())
     assert ledger
 
