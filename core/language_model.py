@@ -122,7 +122,8 @@ class LanguageModel:
         """Fill the masks of `canvas` [B, L]; the whole canvas comes back, never cut at EOS.
 
         Args:
-            canvas: int64; every mask token is to be written.
+            canvas: int64; every mask token is to be written. `generate` lets a block-causal checkpoint's end
+                with a block, which changes what is written in it; here that is the caller's affair.
             sampler: by default the family's own.
             attention_mask: [B, L], zero on padding.
             seed: an integer, or one a row.

@@ -52,6 +52,7 @@ class CheckpointFormat:
         other_pieces: further keys that are read in their place, and never written.
         block_length: that the checkpoint was trained with; None where nobody says.
         block_key: of config.json, where the family writes its block length down.
+        fills_last_block: see `DiffusionLM.fills_last_block`.
         softmax_router: whether it has mixture layers that a softmax routes, so that their load can be
             balanced by a loss.
         adapt: changes the stock network in place, before its weights are there.
@@ -67,6 +68,7 @@ class CheckpointFormat:
     other_pieces: Pieces = field(default_factory=dict)
     block_length: int | None = None
     block_key: str | None = None
+    fills_last_block: bool = True
     softmax_router: bool = False
     adapt: Callable[[PreTrainedModel], None] | None = None
 
@@ -173,6 +175,7 @@ class TransformersLM(DiffusionLM):
             )
         self.module = ScoringModule(network, attention, checkpoint.logit_shift)
         self.attention = attention
+        self.fills_last_block = checkpoint.fills_last_block
         self.logit_shift = checkpoint.logit_shift
         self.mask_token_id = mask_token_id
         self.eos_token_id = eos_token_id
