@@ -36,13 +36,14 @@ FAMILIES = {
 }
 
 
-OPTIONS = {
+EDITING = {"sampler": "token-editing", "editing_threshold": 0.01, "max_post_steps": 2, "temperature": 1.0}
+OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
     "guided": {"guidance_scale": 0.5},
     "drawn": {"temperature": 1.0},
     "early-stop": {"early_stop": True, "temperature": 1.0},
-    "editing": {"sampler": "token-editing", "editing_threshold": 0.02, "max_post_steps": 3},
-    "editing-early-stop": {"sampler": "token-editing", "editing_threshold": 0.02, "early_stop": True},
+    "editing": EDITING,
+    "editing-early-stop": {**EDITING, "early_stop": True},
 }
 
 
