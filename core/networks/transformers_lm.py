@@ -55,6 +55,7 @@ class CheckpointFormat:
         fills_last_block: see `DiffusionLM.fills_last_block`.
         softmax_router: whether it has mixture layers that a softmax routes, so that their load can be
             balanced by a loss.
+        model_type: of config.json, of what is saved; None for that of the file that was read.
         adapt: changes the stock network in place, before its weights are there.
     """
 
@@ -70,6 +71,7 @@ class CheckpointFormat:
     block_key: str | None = None
     fills_last_block: bool = True
     softmax_router: bool = False
+    model_type: str | None = None
     adapt: Callable[[PreTrainedModel], None] | None = None
 
 
@@ -294,6 +296,8 @@ class TransformersLM(DiffusionLM):
             "torch_dtype": str(next(iter(weights.values())).dtype).removeprefix("torch."),
             OWN_SECTION: own,
         }
+        if self._format.model_type is not None:
+            config["model_type"] = self._format.model_type
         if self.eos_token_id != first_id(config.get("eos_token_id")):
             config["eos_token_id"] = self.eos_token_id
         if self._format.block_key is not None and self.attention.block_length is not None:

@@ -249,6 +249,41 @@ def test_balanced_experts_cost_least() -> None:
     assert float(load_balancing_loss([skewed], 1, real)) == pytest.approx(4, abs=1e-3)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
+def test_experts_are_balanced_in_compiled_passes_too() -> None:
+    """Switched on before or after compiling, in passes with gradients and in none without."""
+    compiled, plain = built("sdar-moe", block_length=4), built("sdar-moe", block_length=4)
+    tokens = torch.arange(24).view(2, 12)
+    scored = tokens % 3 == 0
+    inputs = inputs_of(torch.where(scored, 63, tokens))
+
+    def mean(likelihoods: Tensor, _which: slice) -> Tensor:
+        return likelihoods.sum() / 8
+
+    torch._dynamo.reset()
+    compiled.module.compile(backend="eager")
+    found: list[list[Any]] = []
+    for lm in (plain, compiled):
+        losses = []
+        for weight in (0.0, 0.5):
+            if weight:
+                lm.balance_experts(weight)
+            lm.module.zero_grad()
+            loss = lm.module(inputs, tokens, scored, mean)
+            loss.backward()
+            router = lm.network.get_parameter("model.layers.0.mlp.gate.weight").grad
+            losses += [loss.detach(), router.clone()]
+        with torch.no_grad():
+            losses.append(lm.module(inputs, tokens, scored, mean))
+        found.append(losses)
+    torch._dynamo.reset()
+    for ours, wanted in zip(found[1], found[0], strict=True):
+        torch.testing.assert_close(ours, wanted, rtol=1e-4, atol=1e-6)
+    without, _, balanced, _, evaluated = found[0]
+    assert float(balanced - without) > 0.5
+    assert float(evaluated) == pytest.approx(float(without), rel=1e-5)
+
+
 @pytest.mark.parametrize("name", ["llada", "llada2"])
 def test_what_has_no_softmax_router_cannot_be_balanced(name: str) -> None:
     with pytest.raises(UserError, match="no mixture layers that a softmax routes: leave it out"):
