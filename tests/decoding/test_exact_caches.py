@@ -12,6 +12,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from opendllm.core import load
 from opendllm.core.language_model import LanguageModel
+from opendllm.core.networks.canvas_reader import CanvasCache
 from opendllm.registries.backbones import Vocabulary
 from opendllm.registries.discovery import installed_plugins
 
@@ -107,6 +108,19 @@ def test_sub_blocks_with_a_block_cache_are_each_rows_own(threshold: float, golde
         assert torch.equal(alone.tokens[0], together.tokens[row, real])
         assert alone.forward_passes[0] == together.forward_passes[row]
     assert not torch.equal(together.tokens, whole.tokens)  # or no sub-block was read alone
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU beside the CPU")
+def test_a_layer_elsewhere_finds_its_entries() -> None:
+    """Of a model spread over devices: what says whose entries go where is on the first of them."""
+    cache, new = CanvasCache(3, 8), torch.randn(2, 1, 4, 2)
+    cache.update(torch.zeros(3, 1, 8, 2), torch.zeros(3, 1, 8, 2), 0)
+    cache.rows = torch.tensor([0, 2], device="cuda")
+    cache.columns = torch.arange(2, 6, device="cuda").expand(2, 4)
+    keys, _ = cache.update(new, new, 0)
+    assert torch.equal(keys[:, :, 2:6], new)
+    cache.select_rows(cache.rows)
+    assert torch.equal(cache.keys[0][:, :, 2:6], new)
 
 
 def test_a_step_reads_no_key_right_of_its_block(goldens: Path, monkeypatch: pytest.MonkeyPatch) -> None:
