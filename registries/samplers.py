@@ -102,8 +102,8 @@ class Step:
         steps: [B] int64, the number of steps in the block.
         target: [B] int64, how many masks should remain after this step, from `remaining_masks`;
             0 at a block's last step, whether the sampler plans or not.
-        block: [B, L] int64, the number of the block that each editable position is in, from 0; -1 elsewhere. All
-            are in the active one but for a sampler that `spans_blocks`.
+        block: [B, L] int64, the number of the block that each position to be written is in, from 0; -1
+            elsewhere. For a sampler that `spans_blocks` the active one has several.
         width: [B] int64, positions of the active block, those that the prompt fixes and that are beyond the
             canvas counted.
         room: [B] int64, how many tokens each row has still room for.

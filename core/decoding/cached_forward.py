@@ -27,7 +27,6 @@ from opendllm.registries.backbones import (
 )
 from opendllm.registries.sequences import ModelInputs
 
-
 DEFAULT_DELAY = 2
 """d3LLM's own."""
 

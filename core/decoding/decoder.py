@@ -131,9 +131,7 @@ def decode(
         fixed = fixed_step(lm, state, layout, sampler, options)
         state = fixed.state
     readers = readers_of(lm, layout, options) if fixed is None else fixed.readers
-    forward = CachedForward(
-        lm, layout, blocks if options.cache == "delayed" else written, options, readers
-    )
+    forward = CachedForward(lm, layout, blocks if options.cache == "delayed" else written, options, readers)
     while True:
         kept = cursor.drop_finished() if not options.compile else None
         if kept is not None:
@@ -271,8 +269,8 @@ def _check_options(lm: DiffusionLM, sampler: Sampler, options: DecoderOptions) -
             )
     if options.cache == "delayed" and sampler.revises and not sampler.spans_blocks:
         raise UserError(
-            "cache: delayed keeps the keys of blocks without a mask, and this sampler changes such blocks: take "
-            "prefix or dual"
+            "cache: delayed keeps the keys of blocks without a mask, and this sampler changes such blocks: "
+            "take prefix or dual"
         )
     if lm.noise.time_conditioning and (options.cache != "none" or options.compile):
         raise UserError(

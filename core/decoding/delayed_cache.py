@@ -17,14 +17,14 @@ from opendllm.core.decoding.plan import IntArray
 class DelayedKeys:
     """Whose keys are kept, of the prompt and the blocks after it, and what is read next (d3LLM @e5bfcacc).
 
-    A block is done when it is found without a mask and so is all that stands left of it. It is read, like all
-    that is right of it, `delay` passes longer, and these passes read the whole row; then its keys are kept, and
-    what they are of is read no more but at every `refresh`th pass of the row.
+    A block is done when it is found without a mask and so is all that stands left of it. It is read, like
+    all that is right of it, `delay` passes longer, and these passes read the whole row; then its keys are
+    kept, and what they are of is read no more but at every `refresh`th pass of the row.
 
     Attributes:
         blocks: [R, L] int64, the block of each editable column, on the model's device; -1 elsewhere.
         ends: [R, K + 1] int64, the column at which the prompt ends, and each block.
-        entries: [R, K + 1] int64, the column that predicts the one at each end: where shifted, that before it.
+        entries: [R, K + 1] int64, the column that predicts the one at each end; the one before if shifted.
         delay: passes.
         refresh: passes; None for never.
         kept: [R] int64, the last whose keys are kept; -1 before any.

@@ -20,13 +20,13 @@ from opendllm.core.decoding.proposer import CHECK_EVERY, NotFiniteError, Propose
 from opendllm.core.decoding.selection_checks import checked_selection
 from opendllm.core.decoding.step_cursor import StepCursor
 from opendllm.core.decoding.step_parts import (
-    positions_to_ask,
     Outcome,
     StepPlan,
     begin_step,
     carry_out,
     counts_masks,
     masks_left,
+    positions_to_ask,
 )
 from opendllm.registries.backbones import CanvasReader, DiffusionLM, RefreshSpan, TokenPositions
 from opendllm.registries.samplers import Sampler, Selection, Step

@@ -38,7 +38,8 @@ class DecoderOptions(BaseModel):
     cache: Cache = Field(
         "none",
         description="Keep keys and values while a block is written: of what stands before it (prefix), "
-        "of all but the block (dual), or of what has been done for some passes (delayed). Faster, approximate.",
+        "of all but the block (dual), or of what has been done for some passes (delayed). Faster, "
+        "approximate.",
     )
     cache_delay: int | None = Field(
         None,
@@ -48,8 +49,8 @@ class DecoderOptions(BaseModel):
     cache_refresh: int | None = Field(
         None,
         ge=1,
-        description="Read the whole row anew at every so manieth step of a block, or with the delayed cache of "
-        "the row; 1 is exact.",
+        description="Read the whole row anew at every so manieth step of a block, where 1 is exact; with the "
+        "delayed cache at every so manieth of the row that no block's keys are kept at.",
     )
     early_stop: bool = Field(
         False,

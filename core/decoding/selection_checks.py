@@ -70,9 +70,7 @@ def checked_positions(asked: object, sampler: Sampler, canvas: Tensor) -> Tensor
     return asked
 
 
-def _check_tensor(
-    name: str, field: str | None, values: object, dtype: torch.dtype, shape: list[int]
-) -> None:
+def _check_tensor(name: str, field: str | None, values: object, dtype: torch.dtype, shape: list[int]) -> None:
     """Of a field of what `select` gave; None where it is what `asks` gave."""
     if isinstance(values, Tensor):
         if values.dtype == dtype and list(values.shape) == shape:

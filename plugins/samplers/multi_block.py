@@ -13,14 +13,14 @@ from opendllm.registries.samplers import Overwrite, Sampler, Selection, Step
 class MultiBlock(Sampler):
     """The next block opens before the one before it is done, and commits what is certain there.
 
-    Of all open blocks, masks whose entropy is at most `threshold` commit, and always the surest one. The first
-    block that is activated and not done commits at least its own surest. A block is activated once so much of
-    the one before is written (`decoded_token_threshold`), and another opens, one a pass, once so much of the
-    last one is (`block_add_threshold`); with both at 1 that is block by block (d3LLM, hao-ai-lab/d3LLM
-    @e5bfcacc, `generate_multi_block` of LLaDA).
+    Of all open blocks, masks whose entropy is at most `threshold` commit, and always the surest one. The
+    first block that is activated and not done commits at least its own surest. A block is activated once so
+    much of the one before is written (`decoded_token_threshold`), and another opens, one a pass, once so
+    much of the last one is (`block_add_threshold`); with both at 1 that is block by block (d3LLM,
+    hao-ai-lab/d3LLM @e5bfcacc, `generate_multi_block` of LLaDA).
 
-    There, what is right of an EOS becomes EOS a pass later, and may be written once more in between; here it is
-    EOS from then on.
+    There, what is right of an EOS becomes EOS a pass later, and may be written once more in between; here it
+    is EOS from then on.
     """
 
     proposes = "asked"
@@ -78,7 +78,10 @@ class MultiBlock(Sampler):
         before[:, 0] = 1  # the prompt is done
         exists = progress >= 0
         opened = (step.memory[:, :1] // 2).clamp(min=1)
-        enough = progress.gather(1, (opened - 1).clamp(max=before.shape[1] - 1)) >= self._options.block_add_threshold
+        enough = (
+            progress.gather(1, (opened - 1).clamp(max=before.shape[1] - 1))
+            >= self._options.block_add_threshold
+        )
         going_on = ~_ended(step.canvas, step).any(-1, keepdim=True) | (not self._options.end_at_eos)
         opened = torch.minimum(opened + (enough & going_on).long(), exists.sum(-1, keepdim=True))
         is_open = exists & (torch.arange(before.shape[1], device=before.device) < opened)
@@ -90,7 +93,7 @@ class MultiBlock(Sampler):
 
 
 def _progress(step: Step) -> tuple[Tensor, Tensor]:
-    """[B, L] by block, as many as there may be: its masks, and how much of it is written; -1 beyond the last."""
+    """[B, L] by block, as many as there may be: its masks, and how much of it is written; -1 for no block."""
     rows, length = step.canvas.shape
     slot = torch.where(step.editable, step.block, length)
     nothing = torch.zeros(rows, length + 1, dtype=torch.int64, device=slot.device)

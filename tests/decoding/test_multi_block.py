@@ -1,4 +1,4 @@
-"""d3LLM's pipelined blocks and its delayed cache: against its vectors, and against plain block decoding."""
+"""d3LLM's pipelined blocks and its delayed cache, held against its vectors pass by pass."""
 
 from __future__ import annotations
 
@@ -7,30 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from opendllm.core.decoding.cached_forward import CachedForward
-from opendllm.core.decoding.decoder import Decoded
+from opendllm.core.decoding.cached_forward import CachedForward, HostSpan
 from opendllm.core.language_model import LanguageModel
 
 from ..golden_vectors import Entry, Vectors, golden_entries
-
-
-PLAN = CachedForward.plan
-
-
-def fed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many tokens each forward pass of a single row has read, from now on."""
-    read: list[int] = []
-    plan = PLAN
-
-    def recorded(self: CachedForward, *arguments: Any) -> Any:
-        spans = plan(self, *arguments)
-        length = arguments[-1].shape[1]
-        read.extend(length if span is None else int(span.last[0] - span.first[0]) + 1 for span in spans)
-        return spans
-
-    monkeypatch.setattr(CachedForward, "plan", recorded)
-    return read
-
 
 NAMES = {
     "block_length": "block_length",
@@ -42,69 +22,98 @@ NAMES = {
     "refresh_interval": "cache_refresh",
 }
 """Ours, of each of d3LLM's options."""
+BLOCK_BY_BLOCK = {"block_add_threshold": 1.0, "decoded_token_threshold": 1.0}
 
 
-def settings(sample: Entry) -> dict[str, Any]:
-    assert sample.take("temperature") == 0
-    found = {ours: sample.take(theirs) for theirs, ours in NAMES.items() if theirs in sample}
-    return {"cache": sample.take("cache"), **found}
+@pytest.fixture
+def model(monkeypatch: pytest.MonkeyPatch) -> LanguageModel:
+    """The checkpoint that the vectors speak of, which has no EOS until a test gives it one."""
+    found = Vectors("llada").model
+    monkeypatch.setattr(found.lm, "stop_token_ids", ())
+    monkeypatch.setattr(found.lm, "eos_token_id", None)
+    return found
 
 
-def written(model: LanguageModel, prompt: list[int], new: int, **options: Any) -> Decoded:
-    canvas = torch.tensor([prompt + [model.lm.mask_token_id] * new])
-    return model.sample(canvas, "multi-block", trace=True, **options)
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many columns of a single row every pass reads."""
+    counts: list[int] = []
+    plan = CachedForward.plan
+
+    def recorded(self: CachedForward, *arguments: Any) -> list[HostSpan | None]:
+        spans = plan(self, *arguments)
+        length = arguments[-1].shape[1]
+        counts.extend(length if span is None else length - int(span.first[0]) for span in spans)
+        return spans
+
+    monkeypatch.setattr(CachedForward, "plan", recorded)
+    return counts
 
 
 @golden_entries("samples", "multi-block")
-def test_sample(vectors: Vectors, entry: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sample(vectors: Vectors, entry: dict[str, Any], model: LanguageModel) -> None:
     with Entry(entry) as sample:
-        kind = sample.take("algorithm")
-        blocks = {"block_add_threshold": 1.0, "decoded_token_threshold": 1.0} if kind == "block_by_block" else {}
-        sample_equals(sample, blocks, monkeypatch)
+        block_by_block = sample.take("algorithm") == "block_by_block"
+        for key in ("equals_block_by_block", "blocks_before_each_commit"):
+            if key in sample:
+                sample.take(key)
+        passes_equal(sample, model, BLOCK_BY_BLOCK if block_by_block else {})
 
 
 @golden_entries("cached_samples", "multi-block")
 def test_sample_with_delayed_cache(
-    vectors: Vectors, entry: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    vectors: Vectors, entry: dict[str, Any], model: LanguageModel, read: list[int]
 ) -> None:
     with Entry(entry) as sample:
         assert sample.take("algorithm") == "multi_block"
-        sample_equals(sample, {}, monkeypatch)
-
-
-def sample_equals(sample: Entry, more: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every canvas after a pass, the number of passes, and what each reads.
-
-    Where theirs writes behind an EOS once more (`all_end_tokens_after_the_first`), ours equals it until then.
-    """
-    model = Vectors("llada").model
-    eos = sample.take("eos_token_id") if "eos_token_id" in sample else None
-    monkeypatch.setattr(model.lm, "stop_token_ids", () if eos is None else (eos,))
-    monkeypatch.setattr(model.lm, "eos_token_id", eos)
-    options, new = settings(sample) | more, sample.take("max_new_tokens")
-    rows = range(len(prompts := sample.take("prompts")))
-    lists = {
-        key: sample.take(key) if key in sample else [None for _ in rows]
-        for key in ("sequences", "forwards", "history", "forward_shapes", "all_end_tokens_after_the_first")
-    }
-    for key in ("reference_nfe", "equals_block_by_block", "equals_uncached", "blocks_before_each_commit"):
-        if key in sample:
+        if "equals_uncached" in sample:
+            sample.take("equals_uncached")
+        shapes = sample.take("forward_shapes")
+        for row, passes in enumerate(shapes):
+            alone = {key: value[row : row + 1] for key, value in entry.items() if isinstance(value, list)}
+            read.clear()
+            passes_equal(Entry(entry | alone), model, {})
+            assert read[: len(passes)] == [fed for fed, *_ in passes]
+        for key in entry.keys() - {"algorithm", "equals_uncached", "forward_shapes"}:
             sample.take(key)
-    for row in rows:
-        read = fed(monkeypatch)
-        decoded = written(model, prompts[row], new, **options)
-        passes = [snapshot[0].tolist() for snapshot in decoded.trace[1:]]
-        assert len(passes) == decoded.forward_passes[0] == len(read) or options["cache"] == "none"
-        theirs = lists["history"][row] or [lists["sequences"][row]]
-        if lists["all_end_tokens_after_the_first"][row] is False:
-            until = next(n for n, canvas in enumerate(theirs) if eos in canvas[len(prompts[row]) :])
+
+
+def passes_equal(sample: Entry, model: LanguageModel, more: dict[str, Any]) -> None:
+    """Every canvas after a pass, and their number, of all the entry's prompts in one padded batch.
+
+    Where theirs writes behind an EOS once more (`all_end_tokens_after_the_first`), and reads that, ours is
+    the same up to the EOS until then, and EOS behind it.
+    """
+    sample.take("reference_nfe")
+    assert sample.take("temperature") == 0
+    eos = sample.take("eos_token_id") if "eos_token_id" in sample else None
+    model.lm.eos_token_id = eos
+    options: dict[str, Any] = {
+        ours: sample.take(theirs) for theirs, ours in NAMES.items() if theirs in sample
+    }
+    options |= {"cache": sample.take("cache"), **more}
+    prompts, new = sample.take("prompts"), sample.take("max_new_tokens")
+    longest = max(map(len, prompts))
+    canvas = torch.tensor([[0] * (longest - len(p)) + p + [model.lm.mask_token_id] * new for p in prompts])
+    mask = torch.tensor([[0] * (longest - len(p)) + [1] * (len(p) + new) for p in prompts])
+    decoded = model.sample(canvas, "multi-block", mask, trace=True, **options)
+    sequences, forwards = sample.take("sequences"), sample.take("forwards")
+    history = sample.take("history") if "history" in sample else [None for _ in prompts]
+    clean = [None for _ in prompts]
+    if "all_end_tokens_after_the_first" in sample:
+        clean = sample.take("all_end_tokens_after_the_first")
+    for row, prompt in enumerate(prompts):
+        padding, count = longest - len(prompt), int(decoded.forward_passes[row])
+        passes = [canvas[row, padding:].tolist() for canvas in decoded.trace[1 : count + 1]]
+        theirs = history[row] or [sequences[row]]
+        if clean[row] is False:
+            until = next(number for number, canvas in enumerate(theirs) if eos in canvas[len(prompt) :])
+            end = theirs[until].index(eos, len(prompt)) + 1
             assert passes[:until] == theirs[:until]
-            first = theirs[until].index(eos, len(prompts[row]))
-            assert passes[until][: first + 1] == theirs[until][: first + 1]
-            assert set(passes[-1][passes[-1].index(eos, len(prompts[row])) :]) == {eos}
+            assert passes[until][:end] == theirs[until][:end]
+            behind = passes[-1][passes[-1].index(eos, len(prompt)) :]
+            assert set(behind) == {eos}
             continue
-        assert (passes if lists["history"][row] else passes[-1:]) == theirs
-        assert passes[-1] == lists["sequences"][row]
-        assert decoded.forward_passes[0] == lists["forwards"][row]
-        if lists["forward_shapes"][row]:
-            assert read == [shape[0] for shape in lists["forward_shapes"][row]]
+        assert (passes if history[row] else passes[-1:]) == theirs
+        assert passes[-1] == sequences[row]
+        assert count == forwards[row]
