@@ -32,11 +32,13 @@ class PlannedLikelihoods:
         count: how many.
         characters: of a text with its context, on average; None for as much as the model reads at once.
         greedy: characters of the part of which it is asked whether the model would write it, too; else 0.
+        at_most: whether the data may hold fewer.
     """
 
     count: int
     characters: float | None = None
     greedy: float = 0.0
+    at_most: bool = False
 
 
 PlannedRequests = PlannedTexts | PlannedLikelihoods

@@ -7,11 +7,11 @@ import time
 
 from opendllm.core.planning.devices import Device, cores_here, counted, memory_here
 
-SIZE = 768
+SIZE = 512
 """Rows and columns of the matrices."""
 COPIED = 1 << 25
 """Bytes of the copy: more than a core's caches hold."""
-ROUNDS = 5
+ROUNDS = 4
 
 
 def this_cpu() -> Device:

@@ -232,7 +232,7 @@ def _likelihoods(evaluated: Evaluated, index: int, asked: PlannedLikelihoods) ->
         shortest=length,
         longest=length,
         forward_passes=reads.rows,
-        at_most=reads.at_most,
+        at_most=asked.at_most or reads.at_most,
         flops=reads.rows * operations,
         batch=together,
         spread=loaded.devices > 1,

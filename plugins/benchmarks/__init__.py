@@ -31,7 +31,7 @@ class PerplexityOptions(BenchmarkOptions):
 
     def planned_requests(self) -> Sequence[PlannedRequests] | None:
         """See `BenchmarkOptions.planned_requests`."""
-        return [PlannedLikelihoods(self.documents)]
+        return [PlannedLikelihoods(self.documents, at_most=True)]
 
 
 class StdlibInfillingOptions(BenchmarkOptions):
