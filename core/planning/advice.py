@@ -76,21 +76,20 @@ def _training_options(hardware: Hardware) -> Iterator[tuple[str, Callable[[dict[
 
         return change
 
-    def offload(what: str) -> Callable[[dict[str, Any]], None]:
-        def change(train: dict[str, Any]) -> None:
-            train["deepspeed"]["zero_optimization"][what] = True
-
-        return change
+    def offload(train: dict[str, Any]) -> None:
+        zero = train["deepspeed"]["zero_optimization"]
+        zero.update(stage=max(1, zero["stage"]), offload_optimizer=True)
 
     yield "micro_batch_size: 1", lambda train: train.update(micro_batch_size=1)
+    several = hardware.devices > 1
+    if several:
+        yield "ZeRO stage 1", stage(1)
+        yield "ZeRO stage 2", stage(2)
     yield "activation_checkpointing: true", lambda train: train.update(activation_checkpointing=True)
-    if hardware.devices > 1:
-        for number in (1, 2, 3):
-            yield f"ZeRO stage {number}", stage(number)
+    if several:
+        yield "ZeRO stage 3", stage(3)
     if hardware.device.is_gpu:
-        if hardware.devices == 1:
-            yield "ZeRO stage 1", stage(1)
-        yield "offload_optimizer: true", offload("offload_optimizer")
+        yield "offload_optimizer: true (from ZeRO stage 1 on)", offload
 
 
 def _with_train(variant: Variant, change: Callable[[dict[str, Any]], None]) -> Variant | None:

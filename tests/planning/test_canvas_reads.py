@@ -104,13 +104,13 @@ def seen(lm: DiffusionLM, canvas: Tensor, sampler: str, options: dict[str, Any])
         scored.append(len(hidden))
         return project(hidden)
 
-    lm.project = counted  # type: ignore[method-assign]
+    lm.project = counted
     try:
         language_model = LanguageModel(Checkpoint(lm, None, None), sampler, installed_plugins())
         decoded = language_model.sample(canvas, sampler=sampler, **options)
     finally:
         hook.remove()
-        del lm.project  # type: ignore[method-assign]
+        del lm.project
     return Seen(int(decoded.forward_passes[0]), sum(columns), sum(scored), max(cached))
 
 
@@ -121,6 +121,13 @@ def planned(pattern: str, canvas: Canvas, name: str, options: dict[str, Any]) ->
     lm = model(pattern)
     checkpoint = Pattern(lm.attention.kind, lm.attention.block_length)
     return reads_of(canvas, checkpoint, registration.build(own), decoder)
+
+
+def sizes_of(backbone: str, vocab_size: int | None, **options: Any) -> Architecture:
+    chosen: Any = installed_plugins().backbones.get(backbone).options
+    found = chosen(**options).architecture(vocab_size)
+    assert isinstance(found, Architecture)
+    return found
 
 
 def row(canvas: Canvas) -> Tensor:
@@ -158,13 +165,7 @@ def test_keys_and_values_are_as_large_as_the_cache() -> None:
         ("blocks", "block-steps", {}),
     ]:
         name, chosen = MODELS[pattern]
-        architecture = (
-            installed_plugins()
-            .backbones.get(name)
-            .options(**{"preset": "nano", **chosen})
-            .architecture(VOCABULARY)
-        )
-        assert isinstance(architecture, Architecture)
+        architecture = sizes_of(name, VOCABULARY, preset="nano", **chosen)
         canvas = Canvas(12, 20)
         real = seen(model(pattern), row(canvas), sampler, options)
         assert real.cached == Loaded(architecture, 4).keys_values(canvas.length + 1)
@@ -205,9 +206,7 @@ def test_blocks_that_are_not_full_are_written_whole_and_count_from_the_rows_star
 
 
 def test_a_mixtures_pass_reads_what_its_tokens_are_sent_to() -> None:
-    options = installed_plugins().backbones.get("llada2").options
-    sizes = options(preset="mini", pretrained="a/b").architecture(None)
-    assert isinstance(sizes, Architecture)
+    sizes = sizes_of("llada2", None, preset="mini", pretrained="a/b")
     loaded = Loaded(sizes, 2)
     embedding = sizes.vocab_size * sizes.hidden_size * 2
     one, many = loaded.weights_read(1), loaded.weights_read(100_000)
