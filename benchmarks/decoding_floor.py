@@ -54,7 +54,7 @@ def bytes_a_pass(
     keys = loaded.keys_values(1) if reads.keeps_keys else 0
     spans = zip(reads.columns.tolist(), reads.seen.tolist(), strict=True)
     read = [loaded.weights_read(rows * columns) + rows * seen * keys for columns, seen in spans]
-    return sum(read) / max(1, len(read))
+    return float(sum(read)) / max(1, len(read))
 
 
 def device_seconds(lm: DiffusionLM, decode: Callable[[], object], device: str) -> float:
