@@ -174,10 +174,10 @@ def _total_lines(found: ExperimentPlan, here: Here) -> Iterator[str]:
     total = found.total
     most = "at most " if total.at_most else ""
     on_cpu = "" if here.on_cpu is None else f"; {_total_here(here.on_cpu.total, here)}"
-    hours = (
-        duration(total.device_hours * 3600) if total.device_hours < 0.01 else f"{total.device_hours:,.3g} h"
+    yield (
+        f"time          {most}{duration(total.seconds)} on {_devices(here)}, {total.device_hours:.3g} "
+        f"device-hours{on_cpu}"
     )
-    yield f"time          {most}{duration(total.seconds)} on {_devices(here)}, {hours} of devices{on_cpu}"
     yield f"memory        {'not known' if total.memory is None else f'{size(total.memory)} a device at most'}"
     yield f"disk          {size(total.disk)} of checkpoints"
     yield f"download      {size(total.download)} of checkpoints"

@@ -8,9 +8,18 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from opendllm.core.manifest.experiment_manifest import Variant
-from opendllm.registries.benchmarks import BenchmarkContext, GenerationRequest, LikelihoodRequest, Request
-from opendllm.registries.options import BenchmarkOptions, ProblemFileOptions
+from opendllm.registries.benchmarks import (
+    Benchmark,
+    BenchmarkContext,
+    GenerationRequest,
+    LikelihoodRequest,
+    Request,
+)
+from opendllm.registries.errors import PluginError
+from opendllm.registries.options import BenchmarkOptions, PluginOptions, ProblemFileOptions
 from opendllm.registries.planned_requests import PlannedLikelihoods, PlannedRequests, PlannedTexts
+from opendllm.registries.plugin_calls import Blame
+from opendllm.registries.registry import ChosenPlugin
 
 MOST_CHARACTERS_A_TOKEN = 3.5
 """Of a published vocabulary, on code."""
@@ -31,7 +40,7 @@ def requests_of(variant: Variant, index: int, ask: bool) -> Sequence[PlannedRequ
     chosen = variant.plugins.evaluations[index].benchmark
     options = chosen.options
     if not ask:
-        found = options.planned_requests() if isinstance(options, BenchmarkOptions) else None
+        found = _told(chosen, options) if isinstance(options, BenchmarkOptions) else None
         if found is not None:
             return found
         if not (isinstance(options, ProblemFileOptions) and options.problems):
@@ -48,6 +57,25 @@ def tokens_of(characters: float, vocab_size: int) -> int:
     merged = math.log2(max(vocab_size, 257) / 256)
     a_token: float = min(MOST_CHARACTERS_A_TOKEN, 1 + 1.05 * merged**0.55)
     return math.ceil(characters / a_token)
+
+
+def _told(
+    chosen: ChosenPlugin[Benchmark, PluginOptions], options: BenchmarkOptions
+) -> Sequence[PlannedRequests] | None:
+    """What a benchmark's options say.
+
+    Raises:
+        PluginError: they fail, or give something else.
+    """
+    owner = chosen.registration.owner
+    with Blame(owner, "planned_requests"):
+        found = options.planned_requests()
+    for each in found or ():
+        if not isinstance(each, PlannedTexts | PlannedLikelihoods) or each.count < 0:
+            raise PluginError(
+                f"{owner}: planned_requests gave {each!r}: give PlannedTexts, PlannedLikelihoods"
+            )
+    return found
 
 
 def _context(variant: Variant, index: int) -> BenchmarkContext:

@@ -161,6 +161,37 @@ def test_what_nobody_can_know_is_unknown_and_in_no_sum(manifest: Callable[..., P
     assert found.total.seconds == pytest.approx(training.seconds + known.seconds)
 
 
+@pytest.mark.parametrize("answer", [["many"], None])
+def test_a_benchmark_that_fails_to_say_is_named_and_the_others_are_planned(
+    answer: list[str] | None, manifest: Callable[..., Path]
+) -> None:
+    class Failing(BenchmarkOptions):
+        def planned_requests(self) -> Any:
+            return answer or 1 // 0
+
+    variant = experiment(manifest()).variants[0]
+    registration: Registration[Benchmark] = Registration(
+        "benchmarks", "mine", Failing, "json:loads", "mine", Provenance("stranger", "0.1")
+    )
+    own = replace(variant.plugins.evaluations[0], benchmark=ChosenPlugin(registration, Failing()))
+    plugins = replace(variant.plugins, evaluations=(own, variant.plugins.evaluations[1]))
+    first, second = plan(replace(variant, plugins=plugins), H100).evaluations
+    assert "stranger" in first.unknown
+    assert "planned_requests" in first.unknown
+    assert second.requests == 12
+
+
+def test_a_sampler_without_a_plan_is_unknown_not_free(
+    manifest: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from opendllm.plugins.samplers.low_confidence import LowConfidence
+
+    monkeypatch.setattr(LowConfidence, "remaining_masks", lambda *_: [1])
+    [_, infilling] = plan(experiment(manifest()).variants[0], H100).evaluations
+    assert "remaining_masks gave 1 numbers" in infilling.unknown
+    assert infilling.memory is None
+
+
 def test_lm_eval_is_counted_when_it_is_asked(
     tmp_path: Path, printed: Callable[..., str], manifest: Callable[..., Path]
 ) -> None:
