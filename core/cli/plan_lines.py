@@ -63,7 +63,7 @@ def lines_of(variants: Sequence[Variant], found: ExperimentPlan, here: Here) -> 
         cpu = here.cpu.device
         yield (
             f"this machine's: {cpu.operations['fp32'] / 1e9:,.0f} GFLOP/s of float32 matrix products and "
-            f"{cpu.bandwidth / 1e9:.1f} GB/s of copies, measured just now"
+            f"{cpu.bandwidth / 1e9:.1f} GB/s of copies, measured just now by the cores' own time"
         )
     for variant in variants:
         yield variant.name
@@ -128,7 +128,7 @@ def _evaluation_lines(found: EvaluationPlan, on_cpu: EvaluationPlan | None, here
     if found.answered_in:
         yield f"evaluation    {found.label}: answered in {found.answered_in}"
         return
-    most = "at most " if found.at_most else ""
+    most = "at most " if found.at_most else "about " if found.estimated else ""
     rows = (
         f"{found.shortest:,}"
         if found.shortest == found.longest

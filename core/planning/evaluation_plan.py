@@ -35,6 +35,7 @@ class EvaluationPlan:
         longest: of the longest one.
         forward_passes: each counted once for every row that takes part.
         at_most: whether the data decides, so that there may be fewer; operations and time are then, too.
+        estimated: whether they hang on a length that is estimated from characters.
         flops: of all of them.
         batch: rows that go through the model together, at most.
         spread: whether weights and keys are shared out over all devices (`device_map`).
@@ -53,6 +54,7 @@ class EvaluationPlan:
     longest: int = 0
     forward_passes: int = 0
     at_most: bool = False
+    estimated: bool = False
     flops: float = 0.0
     batch: int = 0
     spread: bool = False
@@ -78,6 +80,7 @@ class EvaluationPlan:
             longest=max(self.longest, other.longest),
             forward_passes=self.forward_passes + other.forward_passes,
             at_most=self.at_most or other.at_most,
+            estimated=self.estimated or other.estimated,
             flops=self.flops + other.flops,
             batch=max(self.batch, other.batch),
             keys_values=max(self.keys_values, other.keys_values),
@@ -188,6 +191,7 @@ def _texts(
         longest=canvas.length,
         forward_passes=wanted * len(reads.columns),
         at_most=reads.at_most,
+        estimated=asked.length is None and asked.reference is not None,
         flops=wanted * flops,
         batch=rows,
         spread=loaded.devices > 1,

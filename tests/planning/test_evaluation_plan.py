@@ -184,9 +184,18 @@ def test_a_benchmark_that_fails_to_say_is_named_and_the_others_are_planned(
 def test_a_sampler_without_a_plan_is_unknown_not_free(
     manifest: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from opendllm.plugins.samplers.low_confidence import LowConfidence
+    from opendllm.registries.samplers import Sampler, Selection, Step
 
-    monkeypatch.setattr(LowConfidence, "remaining_masks", lambda *_: [1])
+    class Unsure(Sampler):
+        plans = True
+
+        def remaining_masks(self, masks: int, steps: int) -> list[int]:
+            return [1]
+
+        def select(self, step: Step) -> Selection:
+            return Selection()
+
+    monkeypatch.setattr(ChosenPlugin, "build", lambda _: Unsure())
     [_, infilling] = plan(experiment(manifest()).variants[0], H100).evaluations
     assert "remaining_masks gave 1 numbers" in infilling.unknown
     assert infilling.memory is None
@@ -246,7 +255,7 @@ def test_without_a_gpu_it_says_what_this_machine_takes(
     assert "device: H100, assumed" in output
     assert "GFLOP/s of float32 matrix products" in output
     assert output.count("on one H100") == 4
-    assert output.count("on this machine") == 4
+    assert output.count("s on this machine") == 4
     assert "1 devices" not in output
     content = json.loads(printed(manifest(), "--json"))
     here = content["variants"]["default"]["on_this_machine"]
