@@ -54,8 +54,9 @@ def plan_manifest(
     known = next((gpu for gpu in gpus if gpu.model), None)
     device, why = _device(known, gpus, peak_tflops)
     hardware = Hardware(devices, device, utilisation)
-    # Without a GPU it would run on the CPU: what that would take, beside the assumed device's.
-    cpu = None if gpus else Hardware(1, this_cpu(), utilisation)
+    # Without a GPU, or told so, it would run on the CPU: what that would take, beside the other device's.
+    on_gpu = gpus and any(variant.manifest.device != "cpu" for variant in experiment.variants)
+    cpu = None if on_gpu else Hardware(1, this_cpu(), utilisation)
     with uncollected():  # of the samplers, which are asked for their plans, torch is part
         found = plan_experiment(experiment.variants, hardware, ask_benchmarks)
         on_cpu = None if cpu is None else plan_experiment(experiment.variants, cpu, ask_benchmarks)
@@ -70,13 +71,16 @@ def plan_manifest(
 def _device(known: Gpu | None, gpus: list[Gpu], peak_tflops: float | None) -> tuple[Device, str]:
     """The one that is planned for, and why that one."""
     device = KNOWN[(known and known.model) or ASSUMED]
-    if known is not None:
+    if gpus:
         device = replace(device, memory=min(gpu.memory for gpu in gpus))
+        if known is None:
+            device = replace(device, name=gpus[0].name)
     if peak_tflops is not None:
         operations = dict.fromkeys(device.operations, peak_tflops * 1e12)
-        name = f"device of {peak_tflops:g} TFLOP/s"
-        device = replace(device, operations=operations)
-        return device, f"a {name}, as --peak-tflops says, otherwise like an {device.name}"
+        said = f"{device.name} with {peak_tflops:g} TFLOP/s, as --peak-tflops says"
+        return replace(device, operations=operations), said
     if known is not None:
         return device, f"{device.name}, as in this machine"
+    if gpus:
+        return device, f"{device.name}, as fast as an {ASSUMED}, for all that is known: see --peak-tflops"
     return device, f"{device.name}, assumed: --peak-tflops says what another one reaches"

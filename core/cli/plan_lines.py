@@ -56,8 +56,8 @@ def lines_of(variants: Sequence[Variant], found: ExperimentPlan, here: Here) -> 
     yield (
         f"times: the longest of operations at {hardware.utilisation:.0%} of the peak, bytes at "
         f"{hardware.device.bandwidth / 1e12:.2g} TB/s ({COPY_SHARE:.0%} of the data sheet's), and "
-        f"{PASS_SECONDS_A_LAYER * 1e3:g} ms a layer of an uncompiled evaluation pass; loading, scoring and "
-        f"compiling come on top"
+        f"{PASS_SECONDS_A_LAYER * 1e3:g} ms a layer of an uncompiled evaluation pass; loading, held-out "
+        f"losses, scoring and compiling come on top"
     )
     if here.cpu is not None:
         cpu = here.cpu.device
@@ -180,7 +180,7 @@ def _total_lines(found: ExperimentPlan, here: Here) -> Iterator[str]:
     )
     yield f"memory        {'not known' if total.memory is None else f'{size(total.memory)} a device at most'}"
     yield f"disk          {size(total.disk)} of checkpoints"
-    yield f"download      {size(total.download)} of checkpoints"
+    yield f"download      {size(total.download)} of checkpoints; data sets and problems come on top"
     if total.unknown:
         yield f"not counted   {', '.join(total.unknown)}"
 

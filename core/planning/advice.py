@@ -159,7 +159,7 @@ def _spread(evaluation: EvaluationPlan, hardware: Hardware) -> list[str]:
 
 def _has(hardware: Hardware) -> str:
     one = hardware.device
-    return f"the {_gib(one.memory)} of an {one.name}" if one.is_gpu else f"this machine's {_gib(one.memory)}"
+    return f"the {_gib(one.memory)} of one {one.name}" if one.is_gpu else f"this machine's {_gib(one.memory)}"
 
 
 def _gib(size: float) -> str:

@@ -182,6 +182,7 @@ def _texts(
             read = loaded.weights_read(rows * columns) + rows * seen * key_bytes
             costs[step] = operations, pass_seconds(loaded, hardware, rows * operations, read, uncompiled)
         flops, seconds = flops + costs[step][0], seconds + costs[step][1]
+    columns_kept = max(canvas.length, int(reads.seen.max(initial=0)))
     scored = rows * int(reads.scored.max(initial=0))
     chunk = min(scored, max(1, LOGITS_AT_ONCE[hardware.device.kind] // evaluated.vocab_size))
     return EvaluationPlan(
@@ -196,7 +197,7 @@ def _texts(
         batch=rows,
         spread=loaded.devices > 1,
         weights=math.ceil(loaded.weights / loaded.devices),
-        keys_values=math.ceil(guided * rows * (canvas.length + 1) * key_bytes / loaded.devices),
+        keys_values=math.ceil(guided * rows * (columns_kept + 1) * key_bytes / loaded.devices),
         # As the head gives them, in float32, and what a draw works with.
         logits=chunk * evaluated.vocab_size * ((loaded.number if loaded.number < 4 else 0) + 8),
         activations=loaded.activations(rows * int(reads.columns.max(initial=0))),

@@ -16,7 +16,7 @@ from opendllm.core.cli.plan_lines import duration, size
 from opendllm.core.manifest.experiment_manifest import Experiment, read_experiment
 from opendllm.core.planning.advice import advice
 from opendllm.core.planning.cpu_speed import this_cpu
-from opendllm.core.planning.devices import GIB, KNOWN, Device, counted
+from opendllm.core.planning.devices import GIB, KNOWN, Device, Gpu, counted
 from opendllm.core.planning.experiment_plan import plan_experiment
 from opendllm.core.planning.hardware import Hardware
 from opendllm.core.planning.plan import plan
@@ -265,6 +265,25 @@ def test_without_a_gpu_it_says_what_this_machine_takes(
     assert content["total"]["on_this_machine"]["seconds"] > content["total"]["seconds"]
 
 
+def test_a_gpu_of_this_machine_is_planned_for_known_or_not(
+    printed: Callable[..., str], manifest: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def with_gpu(name: str) -> None:
+        monkeypatch.setattr("opendllm.core.cli.plan_command.gpus_here", lambda: [Gpu(name, 20 * GIB, "1")])
+
+    with_gpu("NVIDIA H200")
+    known = printed(manifest())
+    assert "device: H200, as in this machine; this machine: 1 x NVIDIA H200 (20 GiB)" in known
+    assert "on one H200" in known
+    assert "on this machine" not in known
+    with_gpu("Some 9090")
+    unknown = printed(REPOSITORY / "experiments" / "llada2-evaluation.yaml")
+    assert "device: Some 9090, as fast as an H100, for all that is known" in unknown
+    assert "more than the 20.0 GiB of an Some 9090" not in unknown
+    assert "more than the 20.0 GiB of one Some 9090" in unknown
+    assert "on this machine" in printed(manifest(device="cpu"))
+
+
 def test_what_this_machine_cannot_hold_is_not_timed_on_it(
     printed: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -291,7 +310,7 @@ def test_flash_does_not_fit_one_h100_and_fits_three() -> None:
     found = plan(variant, H100)
     [line] = advice(variant, found, H100)
     assert found.evaluations[0].weights == 2 * 102_889_697_280
-    assert "more than the 79.0 GiB of an H100" in line
+    assert "more than the 79.0 GiB of one H100" in line
     assert "device_map: auto over 3 x H100" in line
     assert "load_in_8bit" not in line  # half of 206 GB is still too much
     spread = replace(
