@@ -163,4 +163,4 @@ def _has(hardware: Hardware) -> str:
 
 
 def _gib(size: float) -> str:
-    return f"{math.ceil(size / GIB * 10) / 10:,.1f} GiB"
+    return f"{size / GIB:,.1f} GiB"
