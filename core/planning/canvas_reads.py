@@ -61,7 +61,7 @@ def reads_of(canvas: Canvas, pattern: Pattern, sampler: Sampler, options: Decode
     if pattern.block_length is not None and not canvas.right:  # whole blocks are written, and cut
         whole = round_up(canvas.left + canvas.gap, pattern.block_length)
         canvas = Canvas(canvas.left, whole - canvas.left)
-    sizes = _block_sizes(canvas, pattern, options)
+    sizes = [canvas.gap] if sampler.spans_blocks else _block_sizes(canvas, pattern, options)
     steps = plan_row(sizes, options.steps, sampler)
     ends = canvas.left + np.cumsum(np.array(sizes, dtype=np.int64))
     block = steps.block
@@ -79,7 +79,7 @@ def reads_of(canvas: Canvas, pattern: Pattern, sampler: Sampler, options: Decode
         columns.repeat(passes),
         seen.repeat(passes),
         scored.repeat(passes),
-        at_most=options.early_stop or _data_decides(sampler),
+        at_most=options.early_stop or options.cache == "delayed" or _data_decides(sampler),
         keeps_keys=exact or options.cache != "none",
     )
 
@@ -131,7 +131,7 @@ def _bidirectional(
     first, last, age = steps
     length = round_up(canvas.length, ROW_LENGTH_MULTIPLE) if options.compile else canvas.length
     whole = np.full_like(first, length)
-    if options.cache == "none":
+    if options.cache in ("none", "delayed"):  # when a block is done hangs on the data: at most all is read
         return whole, whole
     refresh = age == 0 if options.cache_refresh is None else age % options.cache_refresh == 0
     kept = length - first if options.cache == "prefix" else last - first + 1
@@ -149,6 +149,6 @@ def _scored(steps: PlannedSteps, sampler: Sampler) -> IntArray:
 
 def _data_decides(sampler: Sampler) -> bool:
     """Whether a block may be done before its last step, or a step may ask nothing."""
-    if sampler.finishes or sampler.decides_first or sampler.edits_length:
+    if sampler.finishes or sampler.decides_first or sampler.edits_length or sampler.proposes == "asked":
         return True
     return not sampler.plans and (sampler.proposes == "masked" or not sampler.revises)
