@@ -125,6 +125,7 @@ class SdarOptions(_BlockOptions):
     default_sampler: ClassVar[str] = "block-steps"
     default_options: ClassVar[Mapping[str, Any]] = SDAR_DECODING
     known_ids: ClassVar[Mapping[str, int]] = {"mask_token_id": 151669}
+    published_block_length: ClassVar[int | None] = 4
 
     preset: Literal["nano", "1.7b", "4b", "8b"] = Field(
         "nano", description="Size of a model built from scratch."
@@ -143,6 +144,7 @@ class FastDllmV2Options(_BlockOptions):
     # Its `generate`: sub-blocks of 8 in blocks of 32, no block cache.
     default_options: ClassVar[Mapping[str, Any]] = {"rule": "dynamic", "threshold": 1.0, "block_length": 8}
     known_ids: ClassVar[Mapping[str, int]] = {"mask_token_id": 151665, "eos_token_id": 151645}
+    published_block_length: ClassVar[int | None] = 32
 
     preset: Literal["nano", "1.5b", "7b"] = Field("nano", description="Size of a model built from scratch.")
 
@@ -158,6 +160,7 @@ class SdarMoeOptions(_BlockOptions):
     default_sampler: ClassVar[str] = "block-steps"
     default_options: ClassVar[Mapping[str, Any]] = SDAR_DECODING
     known_ids: ClassVar[Mapping[str, int]] = {"mask_token_id": 151669}
+    published_block_length: ClassVar[int | None] = 4
 
     preset: Literal["nano", "30b-a3b"] = Field("nano", description="Size of a model built from scratch.")
 
@@ -199,6 +202,7 @@ class Llada2Options(_BlockOptions):
         "confidence": "filtered",
     }
     known_ids: ClassVar[Mapping[str, int]] = {"mask_token_id": 156895, "eos_token_id": 156892}
+    published_block_length: ClassVar[int | None] = 32
 
     preset: Literal["nano", "mini", "flash"] = Field(
         "nano", description="Size of a model built from scratch."
