@@ -113,8 +113,7 @@ def _declared(member: ast.AnnAssign) -> str:
     if _description(member) and isinstance(default, ast.Call):
         default = default.args[0] if default.args else None
     value = f" = {ast.unparse(default)}" if default is not None else ""
-    text = f"{ast.unparse(member.target)}: {kind}{value}".replace("|", "\\|")
-    return f"`{text}`"
+    return f"`{ast.unparse(member.target)}: {kind}{value}`"
 
 
 def _mark(member: ast.FunctionDef) -> str:

@@ -217,7 +217,13 @@ def _option_table(options: Iterable[DescribedOption]) -> list[str]:
     return ["| option | type | default | |", "|---|---|---|---|", *rows]
 
 
+def examples_page() -> str:
+    """What lies in `examples/`, in its own words."""
+    return (DOCS.parent / "examples" / "README.md").read_text(encoding="utf-8")
+
+
 PAGES = {
+    "examples.md": examples_page,
     "reference/manifest.md": manifest_page,
     "reference/commands.md": commands_page,
     "reference/decoder.md": decoder_page,

@@ -69,7 +69,7 @@ def annotated(node: ast.AST) -> Iterator[str]:
 
 
 def contract_names() -> dict[str, ast.stmt]:
-    """What the extension points' modules define, what the registries export, and what annotations there name."""
+    """What the extension points define and the registries export, and what annotations there name."""
     waiting = [
         (f"{REGISTRIES}.{kind}", name)
         for kind in EXTENSION_POINTS
