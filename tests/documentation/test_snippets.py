@@ -147,3 +147,4 @@ def test_the_tutorial_goes_from_nothing_to_a_compared_sampler(tmp_path: Path) ->
             (installed / "entry_points.txt").write_text("[opendllm]\nmy-sampler = my_sampler\n")
     assert ran == ["new-plugin", "plugins", "-m", "validate", "run"]
     assert "my-sampler" in (tmp_path / "runs" / "my-sampler" / "report.md").read_text()
+    assert "temperature: 1" in (tmp_path / "my-sampler" / "compare.yaml").read_text()  # at 0 both write spaces
