@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -146,5 +147,10 @@ def test_the_tutorial_goes_from_nothing_to_a_compared_sampler(tmp_path: Path) ->
             (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: my-sampler\nVersion: 0.1.0\n")
             (installed / "entry_points.txt").write_text("[opendllm]\nmy-sampler = my_sampler\n")
     assert ran == ["new-plugin", "plugins", "-m", "validate", "run"]
-    assert "my-sampler" in (tmp_path / "runs" / "my-sampler" / "report.md").read_text()
-    assert "temperature: 1" in (tmp_path / "my-sampler" / "compare.yaml").read_text()  # at 0 both write spaces
+    run = tmp_path / "runs" / "my-sampler"
+    assert "my-sampler" in (run / "report.md").read_text()
+    written = [
+        [json.loads(line)["tokens"] for line in answers.read_text().splitlines()]
+        for answers in sorted(run.glob("*/samples/stdlib-infilling.jsonl"))
+    ]
+    assert written[0] != written[1], "a comparison of samplers that write the same says nothing"
