@@ -16,12 +16,18 @@ LONGEST = 90
 
 
 @functools.cache
-def definitions(module: str) -> dict[str, tuple[Named, str]]:
-    """The public names that a module defines, in its order: where, and the text in quotes below a value."""
+def source(module: str) -> ast.Module:
+    """A module's, parsed."""
     spec = importlib.util.find_spec(module)
     assert spec is not None
     assert spec.origin is not None, module
-    body = ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body
+    return ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+
+
+@functools.cache
+def definitions(module: str) -> dict[str, tuple[Named, str]]:
+    """The public names that a module defines, in its order: where, and the text in quotes below a value."""
+    body = source(module).body
     found: dict[str, tuple[Named, str]] = {}
     for node, after in itertools.zip_longest(body, body[1:]):
         name = _name(node)
@@ -190,11 +196,23 @@ def others(module: str, named_elsewhere: frozenset[str]) -> str:
     """The sections of a module's names that no page names by themselves.
 
     Args:
-        module: with public names.
+        module: with public names, its own or, of a package, those that it hands on.
         named_elsewhere: "module:name" of those that have a place of their own.
     """
-    targets = [f"{module}:{name}" for name in definitions(module)]
+    targets = [f"{module}:{name}" for name in definitions(module)] + handed_on(module)
     return "\n".join(section(target) for target in targets if target not in named_elsewhere)
+
+
+@functools.cache
+def handed_on(package: str) -> list[str]:
+    """ "module:name" of what a package's `__init__` imports from its own modules."""
+    imports = (node for node in source(package).body if isinstance(node, ast.ImportFrom))
+    return [
+        f"{node.module}:{each.name}"
+        for node in imports
+        for each in node.names
+        if str(node.module).startswith(f"{package}.")
+    ]
 
 
 def tests_of(target: str, declarations: str) -> str:

@@ -1,13 +1,14 @@
 """What the documentation takes from the code: mkdocs calls the hooks at the end.
 
-`reference/*.md` are made whole. In other pages a line of its own, `<!-- plugins: samplers -->`, becomes the
-built-in plugins of that kind and their options, `<!-- contract: opendllm.registries.samplers:Sampler -->`
-what a class (a function, an alias) says of itself, `<!-- others: opendllm.registries.samplers -->` the same
-of all in a module that no page names, and `<!-- tests: CONTRACT DECLARATIONS -->` a contract's tests.
+`reference/*.md` are made whole. In other pages a line of its own is a marker: `<!-- plugins: samplers -->` becomes
+the built-in plugins of that kind and their options, `<!-- contract: opendllm.registries.samplers:Sampler -->` what a
+class (a function, an alias) says of itself, `<!-- others: opendllm.registries.samplers -->` the same of all in a
+module that have no marker of their own, and `<!-- tests: CONTRACT DECLARATIONS -->` a contract's tests.
 """
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -238,14 +239,19 @@ def filled(found: re.Match[str]) -> str:
     if what == "tests":
         return contract_sections.tests_of(of, more or "")
     if what == "others":
-        return contract_sections.others(of, _named())
+        return contract_sections.others(of, _elsewhere(of))
     return contract_sections.section(of)
 
 
-def _named() -> frozenset[str]:
-    """All that pages name one by one."""
-    pages = (page.read_text(encoding="utf-8") for page in DOCS.rglob("*.md"))
-    return frozenset(found[2] for page in pages for found in MARKER.finditer(page) if found[1] == "contract")
+@functools.cache
+def _elsewhere(module: str) -> frozenset[str]:
+    """What has a marker of its own, or is in another module that a page has whole."""
+    markers = [found for page in DOCS.rglob("*.md") for found in MARKER.finditer(page.read_text("utf-8"))]
+    whole = {found[2] for found in markers if found[1] == "others"} - {module}
+    single = {found[2] for found in markers if found[1] == "contract"}
+    return frozenset(
+        single | {f"{each}:{name}" for each in whole for name in contract_sections.definitions(each)}
+    )
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
