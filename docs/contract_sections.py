@@ -13,6 +13,8 @@ from pathlib import Path
 
 Named = ast.ClassDef | ast.FunctionDef | ast.Assign | ast.AnnAssign
 LONGEST = 90
+"""Of a signature on one line."""
+SHARED_CONTRACT = "PluginContract"
 
 
 @functools.cache
@@ -216,31 +218,45 @@ def handed_on(package: str) -> list[str]:
 
 
 def tests_of(target: str, declarations: str) -> str:
-    """A contract class: what it says of itself, and its tests by name.
+    """A contract class: what it says of itself, and its tests by name, those of its parts too.
 
     Args:
         target: "module:name" of the contract class.
         declarations: "module:name" of classes with commas between, whose attributes and properties a test may
             look at; empty where there are none.
     """
-    module, name = target.split(":")
-    node, _ = definitions(module)[name]
-    assert isinstance(node, ast.ClassDef)
+    whole, *parts = _with_parts(target)
     declared = {own for each in declarations.split(",") if each for own in _declarations(each)}
-    lines = [f"### `{name}`", "", *docstring(ast.get_docstring(node) or "")]
+    members = [member for each in (whole, *parts) for member in _members(each)]
+    lines = [f"### `{whole.name}`", "", *docstring(ast.get_docstring(whole) or "")]
     rows = [
         f"| {_declared(member)} | {cell(text)} |"
-        for member, text in _members(node)
+        for member, text in members
         if isinstance(member, ast.AnnAssign) and text
     ]
     lines += ["", "| attribute | |", "|---|---|", *rows] if rows else []
     lines += ["", "| test | what it looks for | by what is declared |", "|---|---|---|"]
-    for member, text in _members(node):
+    for member, text in members:
         if isinstance(member, ast.FunctionDef) and member.name.startswith("test_"):
             words = {getattr(each, "attr", getattr(each, "value", None)) for each in ast.walk(member)}
             seen = ", ".join(f"`{each}`" for each in sorted(words & declared, key=str))
             lines.append(f"| `{member.name}` | {cell(escaped(text))} | {seen} |")
     return "\n".join(lines) + "\n"
+
+
+def _with_parts(target: str) -> list[ast.ClassDef]:
+    """A contract class and those that it is put together from, but for the one that all kinds share."""
+    module, name = target.split(":")
+    node, _ = definitions(module)[name]
+    assert isinstance(node, ast.ClassDef)
+    found = {node.name: node}
+    imports = (each for each in source(module).body if isinstance(each, ast.ImportFrom))
+    whence = {each.name: str(statement.module) for statement in imports for each in statement.names}
+    for base in node.bases:
+        part = getattr(base, "id", "")
+        if part in whence and part != SHARED_CONTRACT:
+            found |= {each.name: each for each in _with_parts(f"{whence[part]}:{part}")}
+    return list(found.values())
 
 
 def _declarations(target: str) -> Iterator[str]:

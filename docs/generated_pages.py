@@ -1,9 +1,11 @@
 """What the documentation takes from the code: mkdocs calls the hooks at the end.
 
-`reference/*.md` are made whole. In other pages a line of its own is a marker: `<!-- plugins: samplers -->` becomes
-the built-in plugins of that kind and their options, `<!-- contract: opendllm.registries.samplers:Sampler -->` what a
-class (a function, an alias) says of itself, `<!-- others: opendllm.registries.samplers -->` the same of all in a
-module that have no marker of their own, and `<!-- tests: CONTRACT DECLARATIONS -->` a contract's tests.
+`reference/*.md` are made whole. In other pages a line of its own is a marker:
+
+    <!-- plugins: samplers -->                          the built-in plugins of that kind and their options
+    <!-- contract: opendllm.registries.samplers:Step -->    what a class, function or alias says of itself
+    <!-- others: opendllm.registries.samplers -->       the same of all in a module that have no marker
+    <!-- tests: CONTRACT DECLARATIONS -->               a contract's tests
 """
 
 from __future__ import annotations
