@@ -87,4 +87,7 @@ def test_every_built_in_plugin_has_its_formula_or_rule(kind: str, repository: Pa
     built_in = {
         each.name for each in installed_plugins().of_kind(kind) if each.provenance.package == OWN_PACKAGE
     }
-    assert built_in == named
+    assert built_in <= named, f"{page}: the table below Formulas lacks {built_in - named}"
+    assert named <= built_in, (
+        f"{page}: the table below Formulas has {named - built_in}, and nothing is called so"
+    )
