@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from opendllm.core.reporting import cost_tables, figures, score_tables, tables, tradeoff_figures
-from opendllm.core.reporting.comparisons import Comparison
+from opendllm.core.reporting.comparisons import ABOUT_DIFFERENCES, Comparison
 from opendllm.core.reporting.contamination import contaminations
 from opendllm.core.reporting.differences import variants_only_in
 from opendllm.core.reporting.pages import packed_data, packed_plotly, render_page, scripts, styles
 from opendllm.core.reporting.parallelism import AUP_SOURCE
 from opendllm.core.reporting.records import Study
 from opendllm.core.reporting.sample_browser import sample_data, trace_groups
+from opendllm.core.reporting.significance import ABOUT_SCORES
 
 SCRIPTS = (
     "packed.js",
@@ -47,6 +48,8 @@ def render_html(study: Study, comparisons: Sequence[Comparison]) -> str:
         overview_table=score_tables.overview_table(study),
         overview_groups=_groups(study),
         other_metric_tables=score_tables.other_metric_tables(study),
+        about_scores=ABOUT_SCORES,
+        about_differences=ABOUT_DIFFERENCES,
         comparison_table=tables.comparison_table(comparisons),
         training_table=tables.training_table(study),
         cost_table=cost_tables.cost_table(study),

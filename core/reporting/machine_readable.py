@@ -25,7 +25,7 @@ def render_json(study: Study, comparisons: Sequence[Comparison]) -> str:
         "repeats": _repeats(study),
         "published": [asdict(figures) for figures in study.published],
         "contamination": {run.label or run.name: read_contamination(run.folder) for run in study.runs},
-        "comparisons": [asdict(comparison) for comparison in comparisons],
+        "comparisons": [_comparison(comparison) for comparison in comparisons],
         "provenance": {
             "plugins": {variant.label: dict(variant.plugins) for variant in study.variants},
             "results": {
@@ -66,6 +66,11 @@ def _training(log: TrainingLog) -> dict[str, Any]:
         "tokens": log.tokens,
         "tokens_per_second": log.tokens_per_second,
     }
+
+
+def _comparison(comparison: Comparison) -> dict[str, Any]:
+    content = asdict(comparison)
+    return {**content, **content.pop("paired")}
 
 
 def _ends(curve: Curve) -> tuple[float | None, float | None]:

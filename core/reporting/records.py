@@ -10,6 +10,7 @@ from typing import Any
 
 from opendllm.core.foundation.decoding_traces import DecodingTrace
 from opendllm.core.foundation.sample_records import SampleKey, SampleRecord
+from opendllm.registries.benchmarks import MetricKind, TaskRatio
 
 Curve = tuple[tuple[int, float], ...]
 """Pairs of step and value, by step."""
@@ -17,11 +18,18 @@ Curve = tuple[tuple[int, float], ...]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A score with its 95 % interval."""
+    """A score with its 95 % interval.
+
+    Attributes:
+        kind: "estimate" too where an older result doesn't say it.
+        ratio: see `Metric`.
+    """
 
     value: float | None
     low: float | None = None
     high: float | None = None
+    kind: MetricKind = "estimate"
+    ratio: TaskRatio | None = None
 
 
 @dataclass(frozen=True)
@@ -189,9 +197,9 @@ class Run:
         return hashlib.sha256(self.manifest.encode()).hexdigest()[:16] if self.manifest else None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Study:
-    """Everything that one report lays side by side."""
+    """Everything that one report lays side by side; equal to itself alone, what follows from it is kept."""
 
     runs: tuple[Run, ...]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from opendllm.core.reporting.formatting import MISSING, number
+from opendllm.core.reporting.formatting import MISSING, number, score
 from opendllm.core.reporting.records import Published, Study, Variant
 from opendllm.core.reporting.repeats import Contender, contenders
 from opendllm.core.reporting.significance import best, certainty
@@ -95,7 +95,8 @@ def _score(variant: Variant, column: Column, is_best: bool) -> Cell:
         return Cell(lacks or MISSING, mark="broken" if lacks else None)
     estimate = result.metrics.get(metric)
     value = estimate.value if estimate else None
-    return Cell(number(value), certainty(result, metric), "best" if is_best else None, value)
+    kind = estimate.kind if estimate else "estimate"
+    return Cell(score(value, kind), certainty(result, metric), "best" if is_best else None, value)
 
 
 def _seed_mean(contender: Contender, column: Column, is_best: bool) -> Cell:
@@ -103,7 +104,7 @@ def _seed_mean(contender: Contender, column: Column, is_best: bool) -> Cell:
     if mean is None:
         return Cell(MISSING)
     return Cell(
-        f"{number(mean.mean)} ± {number(mean.standard_deviation)}",
+        f"{score(mean.mean, contender.kind(*column))} ± {number(mean.standard_deviation)}",
         f"({mean.seeds} seeds)",
         "best" if is_best else None,
         mean.mean,

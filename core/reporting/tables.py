@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from opendllm.core.reporting.comparisons import Comparison
+from opendllm.core.reporting.comparisons import Comparison, Paired
 from opendllm.core.reporting.differences import leaves, manifest_differences
 from opendllm.core.reporting.formatting import MISSING, count, interval, number, signed, text
 from opendllm.core.reporting.records import Curve, Study, Variant
@@ -67,24 +67,25 @@ def training_table(study: Study) -> Table:
 
 def comparison_table(comparisons: Sequence[Comparison]) -> Table:
     """Paired differences from the first variant."""
-    header = ("variant", "benchmark", "metric", "verdict", "difference", "McNemar p", "tasks")
-    rows = [
-        (
-            *row(comparison.variant, comparison.benchmark, comparison.metric),
-            Cell(comparison.verdict, mark=None if comparison.verdict == "undecided" else comparison.verdict),
-            Cell(signed(comparison.difference), _reach(comparison), order=comparison.difference),
-            Cell(number(comparison.mcnemar_p)),
-            Cell(count(comparison.tasks)),
-        )
-        for comparison in comparisons
-    ]
-    return Table(header, tuple(rows), names=4)
+    header = ("variant", "benchmark", "metric", "verdict", "difference", "p", "tasks")
+    return Table(header, tuple(map(_comparison_row, comparisons)), names=4)
 
 
-def _reach(comparison: Comparison) -> str:
-    if comparison.low == comparison.high:
-        return f"the same in all {comparison.tasks}"
-    return interval(comparison.low, comparison.high)
+def _comparison_row(comparison: Comparison) -> tuple[Cell, ...]:
+    verdict, paired = comparison.verdict, comparison.paired
+    return (
+        *row(comparison.variant, comparison.benchmark, comparison.metric),
+        Cell(verdict, comparison.why, None if verdict == "undecided" else verdict),
+        Cell(signed(paired.difference), _reach(paired), order=paired.difference),
+        Cell(number(paired.p_value), paired.test, order=paired.p_value),
+        Cell(count(paired.tasks)),
+    )
+
+
+def _reach(paired: Paired) -> str:
+    if paired.low == paired.high:
+        return f"the same in all {paired.tasks}"
+    return interval(paired.low, paired.high)
 
 
 def plugin_table(study: Study) -> Table:

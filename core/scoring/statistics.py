@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
-from opendllm.registries.benchmarks import Metric
+from opendllm.registries.benchmarks import Metric, MetricKind, TextLikelihood
 
 ItemT = TypeVar("ItemT")
+Floats: TypeAlias = "np.ndarray[Any, np.dtype[np.float64]]"
 
 RESAMPLES = 2000
 DRAWN_AT_ONCE = 1_000_000
@@ -28,15 +29,32 @@ def bootstrap_mean(values: Sequence[float], seed: int = 0) -> Metric:
     items = np.asarray(values, dtype=np.float64)
     if items.size == 0:
         return Metric(float("nan"), float("nan"), float("nan"))
+    low, high = np.quantile(resampled_means(items[:, None], seed)[:, 0], [0.025, 0.975])
+    return Metric(float(items.mean()), float(low), float(high))
+
+
+def resampled_means(items: Floats, seed: int = 0) -> Floats:
+    """[RESAMPLES, C]: the means of resamples of whole rows.
+
+    Args:
+        items: [N, C], a row a task, N at least 1.
+        seed: of the resampling.
+    """
     generator = np.random.default_rng(seed)
-    means = np.empty(RESAMPLES)
+    means = np.empty((RESAMPLES, items.shape[1]))
     rows = max(1, DRAWN_AT_ONCE // items.size)
     for start in range(0, RESAMPLES, rows):
         part = slice(start, min(start + rows, RESAMPLES))
-        chosen = generator.integers(items.size, size=(part.stop - start, items.size))
+        chosen = generator.integers(len(items), size=(part.stop - start, len(items)))
         means[part] = items[chosen].mean(1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return Metric(float(items.mean()), float(low), float(high))
+    return means
+
+
+def likelihood_kind(answers: Sequence[TextLikelihood]) -> MetricKind:
+    """What a perplexity, or anything else that grows as likelihoods fall, is if made of these."""
+    if answers and all(answer.exact for answer in answers):
+        return "exact"
+    return "upper bound" if any(answer.exact is False for answer in answers) else "estimate"
 
 
 def normal_interval(value: float, standard_error: float) -> Metric:

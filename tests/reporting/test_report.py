@@ -165,7 +165,7 @@ def test_published_figures_stand_beside_the_measured_ones_with_their_source(run:
 def test_markdown_shows_the_mean_over_seeds(empty_run: FakeRun) -> None:
     for seed, value in enumerate((10.0, 12.0, 14.0)):
         empty_run.perplexity(f"llada-seed-{seed}", value)
-    empty_run.perplexity("zebra", 20.0)
+        empty_run.perplexity(f"zebra-seed-{seed}", value + 20.0)
     text = write_report(empty_run.folder).text
     assert "**12.00 ± 2.00** (3 seeds)" in row(text, "llada mean", "### perplexity")
 
