@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
-from opendllm.core.reporting.paired_tests import paired_interval, paired_ratio_interval, sign_flip_p
+from opendllm.core.reporting.paired_tests import PairedTasks
 from opendllm.core.reporting.records import Study
 from opendllm.core.reporting.repeats import Contender, contenders, differ_beyond_seeds
-from opendllm.registries.benchmarks import TaskRatio
 
 SIGNIFICANCE = 0.05
 ABOUT_DIFFERENCES = (
@@ -19,28 +18,6 @@ ABOUT_DIFFERENCES = (
 )
 
 Verdict = Literal["better", "worse", "undecided"]
-Test = Literal["McNemar", "sign flips"]
-
-
-@dataclass(frozen=True)
-class Paired:
-    """A difference on the tasks that both answered.
-
-    Attributes:
-        tasks: how many.
-        difference: of the means over tasks, or of the ratios of totals.
-        low: the lower end of its bootstrap interval.
-        high: the upper end.
-        p_value: of `test`, which decides.
-        test: McNemar's where every task is passed or failed.
-    """
-
-    tasks: int
-    difference: float
-    low: float
-    high: float
-    p_value: float
-    test: Test
 
 
 @dataclass(frozen=True)
@@ -55,7 +32,7 @@ class Judgement:
 
     verdict: Verdict
     why: str = ""
-    paired: Paired | None = None
+    paired: PairedTasks | None = None
 
 
 @dataclass(frozen=True)
@@ -68,7 +45,7 @@ class Comparison:
     baseline: str
     verdict: Verdict
     why: str
-    paired: Paired
+    paired: PairedTasks
 
 
 @lru_cache(8)
@@ -114,7 +91,7 @@ def judge(study: Study, benchmark: str, metric: str, one: Contender, other: Cont
 
 
 def _doubt(
-    benchmark: str, metric: str, one: Contender, other: Contender, paired: Paired | None
+    benchmark: str, metric: str, one: Contender, other: Contender, paired: PairedTasks | None
 ) -> str | None:
     """Why a difference may be chance; None where it isn't."""
     seeds = one.seed_mean(benchmark, metric), other.seed_mean(benchmark, metric)
@@ -145,42 +122,22 @@ def _are_apart(benchmark: str, metric: str, one: Contender, other: Contender) ->
     return ends[0][1] < ends[1][0] or ends[1][1] < ends[0][0]
 
 
-def _paired(benchmark: str, metric: str, one: Contender, other: Contender) -> Paired | None:
+def _paired(benchmark: str, metric: str, one: Contender, other: Contender) -> PairedTasks | None:
+    """`one` minus `other`; None where no task is known of both."""
     ratio = one.ratio(benchmark, metric)
-    if ratio is not None and ratio == other.ratio(benchmark, metric):
-        return _paired_ratio(benchmark, ratio, one, other)
-    before, after = other.per_task(benchmark, metric), one.per_task(benchmark, metric)
-    pairs = [(before[task], after[task]) for task in before if task in after]
-    if not pairs:
-        return None
-    differences = tuple(second - first for first, second in pairs)
-    passed_or_failed = all(value in (0.0, 1.0) for pair in pairs for value in pair)
-    return Paired(
-        len(pairs),
-        *paired_interval(differences),
-        sign_flip_p(differences),
-        "McNemar" if passed_or_failed else "sign flips",
-    )
-
-
-def _paired_ratio(benchmark: str, ratio: TaskRatio, one: Contender, other: Contender) -> Paired | None:
-    """As of a mean: flipped is what a task adds to the numerator beyond its share of the denominator."""
+    if ratio is None or ratio != other.ratio(benchmark, metric):
+        before, after = other.per_task(benchmark, metric), one.per_task(benchmark, metric)
+        tasks = [(before[task], 1.0, after[task], 1.0) for task in before if task in after]
+        return PairedTasks(tuple(tasks)) if tasks else None
     numbers = [
         contender.per_task(benchmark, name)
         for contender in (other, one)
         for name in (ratio.numerator, ratio.denominator)
     ]
-    tasks = tuple(
-        (before, before_of, numbers[2][task], numbers[3][task])
-        for task, before in numbers[0].items()
-        if all(task in found for found in numbers[1:])
-        for before_of in (numbers[1][task],)
-    )
-    if not tasks or not sum(each[1] for each in tasks) or not sum(each[3] for each in tasks):
-        return None
-    whole = sum(each[0] + each[2] for each in tasks) / sum(each[1] + each[3] for each in tasks)
-    differences = tuple(
-        (after - before) - whole * (after_of - before_of) for before, before_of, after, after_of in tasks
-    )
-    interval = paired_ratio_interval(tasks, ratio.exponential)
-    return Paired(len(tasks), *interval, sign_flip_p(differences), "sign flips")
+    first, first_of, second, second_of = numbers
+    tasks = [
+        (first[task], first_of[task], second[task], second_of[task])
+        for task in first
+        if all(task in found for found in numbers) and min(first_of[task], second_of[task]) > 0
+    ]
+    return PairedTasks(tuple(tasks), ratio.exponential) if tasks else None

@@ -69,8 +69,22 @@ def _training(log: TrainingLog) -> dict[str, Any]:
 
 
 def _comparison(comparison: Comparison) -> dict[str, Any]:
-    content = asdict(comparison)
-    return {**content, **content.pop("paired")}
+    paired = comparison.paired
+    low, high = paired.interval
+    return {
+        "benchmark": comparison.benchmark,
+        "metric": comparison.metric,
+        "variant": comparison.variant,
+        "baseline": comparison.baseline,
+        "verdict": comparison.verdict,
+        "why": comparison.why,
+        "tasks": len(paired.tasks),
+        "difference": paired.difference,
+        "low": low,
+        "high": high,
+        "p_value": paired.p_value,
+        "test": paired.test,
+    }
 
 
 def _ends(curve: Curve) -> tuple[float | None, float | None]:

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from opendllm.core.reporting.comparisons import Comparison, Paired
+from opendllm.core.reporting.comparisons import Comparison
 from opendllm.core.reporting.differences import leaves, manifest_differences
 from opendllm.core.reporting.formatting import MISSING, count, interval, number, signed, text
+from opendllm.core.reporting.paired_tests import PairedTasks
 from opendllm.core.reporting.records import Curve, Study, Variant
 
 Mark = Literal["best", "better", "worse", "broken"]
@@ -78,14 +79,13 @@ def _comparison_row(comparison: Comparison) -> tuple[Cell, ...]:
         Cell(verdict, comparison.why, None if verdict == "undecided" else verdict),
         Cell(signed(paired.difference), _reach(paired), order=paired.difference),
         Cell(number(paired.p_value), paired.test, order=paired.p_value),
-        Cell(count(paired.tasks)),
+        Cell(count(len(paired.tasks))),
     )
 
 
-def _reach(paired: Paired) -> str:
-    if paired.low == paired.high:
-        return f"the same in all {paired.tasks}"
-    return interval(paired.low, paired.high)
+def _reach(paired: PairedTasks) -> str:
+    low, high = paired.interval
+    return f"the same in all {len(paired.tasks)}" if low == high else interval(low, high)
 
 
 def plugin_table(study: Study) -> Table:

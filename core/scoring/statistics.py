@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from opendllm.registries.benchmarks import Metric, MetricKind, TextLikelihood
 
 ItemT = TypeVar("ItemT")
-Floats: TypeAlias = "np.ndarray[Any, np.dtype[np.float64]]"
 
 RESAMPLES = 2000
 DRAWN_AT_ONCE = 1_000_000
@@ -29,25 +28,15 @@ def bootstrap_mean(values: Sequence[float], seed: int = 0) -> Metric:
     items = np.asarray(values, dtype=np.float64)
     if items.size == 0:
         return Metric(float("nan"), float("nan"), float("nan"))
-    low, high = np.quantile(resampled_means(items[:, None], seed)[:, 0], [0.025, 0.975])
-    return Metric(float(items.mean()), float(low), float(high))
-
-
-def resampled_means(items: Floats, seed: int = 0) -> Floats:
-    """[RESAMPLES, C]: the means of resamples of whole rows.
-
-    Args:
-        items: [N, C], a row a task, N at least 1.
-        seed: of the resampling.
-    """
     generator = np.random.default_rng(seed)
-    means = np.empty((RESAMPLES, items.shape[1]))
+    means = np.empty(RESAMPLES)
     rows = max(1, DRAWN_AT_ONCE // items.size)
     for start in range(0, RESAMPLES, rows):
         part = slice(start, min(start + rows, RESAMPLES))
-        chosen = generator.integers(len(items), size=(part.stop - start, len(items)))
+        chosen = generator.integers(items.size, size=(part.stop - start, items.size))
         means[part] = items[chosen].mean(1)
-    return means
+    low, high = np.quantile(means, [0.025, 0.975])
+    return Metric(float(items.mean()), float(low), float(high))
 
 
 def likelihood_kind(answers: Sequence[TextLikelihood]) -> MetricKind:

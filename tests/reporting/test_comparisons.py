@@ -13,12 +13,7 @@ from scipy.stats import binomtest, t, ttest_ind
 
 from opendllm.core.reporting.collect import read_study
 from opendllm.core.reporting.comparisons import Verdict, compare
-from opendllm.core.reporting.paired_tests import (
-    mcnemar_exact,
-    paired_interval,
-    paired_ratio_interval,
-    sign_flip_p,
-)
+from opendllm.core.reporting.paired_tests import PairedTasks, mcnemar_exact, sign_flip_p
 from opendllm.core.reporting.repeats import SeedMean, contenders, differ_beyond_seeds, t_quantile
 from opendllm.core.reporting.significance import best, certainty
 
@@ -42,9 +37,9 @@ def test_each_variant_is_compared_with_the_first_on_the_tasks_that_both_answered
     run.infilling("zebra", {"a": 0.5, "b": 0.1, "only-zebra": 0.0}, 0.2)
     run.infilling("llada", {"b": 0.3, "a": 0.9, "only-llada": 1.0}, 0.6)
     (comparison,) = compare(read_study([run.folder]))
-    assert (comparison.variant, comparison.baseline, comparison.paired.tasks) == ("llada", "zebra", 2)
+    assert (comparison.variant, comparison.baseline, len(comparison.paired.tasks)) == ("llada", "zebra", 2)
     assert comparison.paired.difference == pytest.approx(0.3)
-    assert (comparison.paired.low, comparison.paired.high) == pytest.approx((0.2, 0.4))
+    assert comparison.paired.interval == pytest.approx((0.2, 0.4))
 
 
 def test_truth_values_count_as_zero_and_one(run: FakeRun) -> None:
@@ -140,18 +135,23 @@ def test_a_difference_of_nothing_has_a_p_value_of_one() -> None:
     assert sign_flip_p((0.1 + 0.2 - 0.3,) * 50) == 1.0
 
 
-def test_the_bootstrap_agrees_with_the_normal_interval_where_that_holds() -> None:
+def means(differences: Sequence[float]) -> PairedTasks:
+    return PairedTasks(tuple((0.0, 1.0, difference, 1.0) for difference in differences))
+
+
+@pytest.mark.parametrize("size", [200, 400])
+def test_a_means_interval_is_the_normal_one_where_that_holds(size: int) -> None:
+    """By resampling, and by the limit of that."""
     generator = random.Random(3)
-    differences = tuple(generator.gauss(0.1, 1.0) for _ in range(200))
-    mean, low, high = paired_interval(differences)
-    error = 1.96 * statistics.stdev(differences) / math.sqrt(200)
-    assert mean == pytest.approx(statistics.fmean(differences))
-    assert (low, high) == pytest.approx((mean - error, mean + error), abs=0.02)
+    differences = [generator.gauss(0.1, 1.0) for _ in range(size)]
+    mean, error = statistics.fmean(differences), 1.96 * statistics.stdev(differences) / math.sqrt(size)
+    found = means(differences)
+    assert found.difference == pytest.approx(mean)
+    assert found.interval == pytest.approx((mean - error, mean + error), abs=0.02)
 
 
 def test_thousands_of_tasks_have_an_interval_too() -> None:
-    mean, low, high = paired_interval((0.0, 1.0) * 5000)
-    assert (mean, low, high) == pytest.approx((0.5, 0.4902, 0.5098), abs=1e-4)
+    assert means([0.0, 1.0] * 5000).interval == pytest.approx((0.4902, 0.5098), abs=1e-4)
 
 
 def documents(run: FakeRun, name: str, nats: Sequence[float], kind: str = "upper bound") -> None:
@@ -193,13 +193,25 @@ def test_a_perplexity_is_better_where_the_documents_say_so(
 
 def test_a_ratios_interval_is_that_of_resampled_documents() -> None:
     tasks = tuple((30.0 * n, 10.0 * n, 29.0 * n, 10.0 * n) for n in (1, 2, 5))
-    difference, low, high = paired_ratio_interval(tasks, exponential=True)
-    assert difference == pytest.approx(math.exp(2.9) - math.exp(3.0))
-    assert (low, high) == pytest.approx((difference, difference))  # the same in each document
-    uneven = (*tasks, (20.0, 10.0, 40.0, 10.0))
-    _, low, high = paired_ratio_interval(uneven, exponential=False)
+    alike = PairedTasks(tasks, exponential=True)
+    assert alike.difference == pytest.approx(math.exp(2.9) - math.exp(3.0))
+    assert alike.interval == pytest.approx((alike.difference, alike.difference))
+    low, high = PairedTasks((*tasks, (20.0, 10.0, 40.0, 10.0))).interval
     assert low == pytest.approx(-0.1)
     assert 0 < high < 2.0
+
+
+@pytest.mark.parametrize("exponential", [True, False])
+def test_many_documents_have_the_interval_that_resampling_would_give(exponential: bool) -> None:
+    generator = random.Random(5)
+    tasks = tuple(
+        (generator.gauss(3.0, 0.4) * n, n, generator.gauss(2.9, 0.4) * n, n)
+        for n in (generator.uniform(5, 50) for _ in range(201))
+    )
+    limit = PairedTasks(tasks, exponential).interval
+    resampled = PairedTasks(tasks[:200], exponential).interval
+    width = limit[1] - limit[0]
+    assert limit == pytest.approx(resampled, abs=0.15 * width)
 
 
 @pytest.mark.parametrize(
