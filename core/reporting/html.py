@@ -12,6 +12,7 @@ from opendllm.core.reporting.contamination import contaminations
 from opendllm.core.reporting.differences import variants_only_in
 from opendllm.core.reporting.pages import packed_data, packed_plotly, render_page, scripts, styles
 from opendllm.core.reporting.parallelism import AUP_SOURCE
+from opendllm.core.reporting.published_figures import published_figures
 from opendllm.core.reporting.records import Study
 from opendllm.core.reporting.sample_browser import sample_data, trace_groups
 from opendllm.core.reporting.significance import ABOUT_SCORES
@@ -48,6 +49,7 @@ def render_html(study: Study, comparisons: Sequence[Comparison]) -> str:
         overview_table=score_tables.overview_table(study),
         overview_groups=_groups(study),
         other_metric_tables=score_tables.other_metric_tables(study),
+        published=published_figures(study),
         about_scores=ABOUT_SCORES,
         about_differences=ABOUT_DIFFERENCES,
         comparison_table=tables.comparison_table(comparisons),

@@ -23,7 +23,7 @@ def render_json(study: Study, comparisons: Sequence[Comparison]) -> str:
         ],
         "variants": {variant.label: _variant(variant) for variant in study.variants},
         "repeats": _repeats(study),
-        "published": [asdict(figures) for figures in study.published],
+        "published": _published(study),
         "contamination": {run.label or run.name: read_contamination(run.folder) for run in study.runs},
         "comparisons": [_comparison(comparison) for comparison in comparisons],
         "provenance": {
@@ -35,6 +35,12 @@ def render_json(study: Study, comparisons: Sequence[Comparison]) -> str:
         },
     }
     return json.dumps(content, indent=2, allow_nan=False) + "\n"
+
+
+def _published(study: Study) -> list[dict[str, Any]]:
+    """What the manifests quote, each entry once."""
+    entries = [asdict(entry) for run in study.runs for entry in run.published]
+    return [entry for number, entry in enumerate(entries) if entry not in entries[:number]]
 
 
 def _variant(variant: Variant) -> dict[str, Any]:

@@ -214,14 +214,6 @@ class Study:
         return tuple(variant for run in self.runs for variant in run.variants)
 
     @property
-    def published(self) -> tuple[Published, ...]:
-        """What the runs' manifests quote, each figure once."""
-        unique = {
-            (figures.model, figures.benchmark): figures for run in self.runs for figures in run.published
-        }
-        return tuple(unique.values())
-
-    @property
     def benchmarks(self) -> tuple[str, ...]:
         """Names of all results, in order."""
         return tuple(dict.fromkeys(name for run in self.runs for name in run.benchmarks))

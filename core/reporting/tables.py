@@ -10,6 +10,7 @@ from opendllm.core.reporting.comparisons import Comparison
 from opendllm.core.reporting.differences import leaves, manifest_differences
 from opendllm.core.reporting.formatting import MISSING, count, interval, number, signed, text
 from opendllm.core.reporting.paired_tests import PairedTasks
+from opendllm.core.reporting.published_figures import published_figures
 from opendllm.core.reporting.records import Curve, Study, Variant
 
 Mark = Literal["best", "better", "worse", "broken"]
@@ -136,9 +137,9 @@ def notes(study: Study) -> tuple[str, ...]:
     """What is to be known when reading the numbers, each note once."""
     found = [note for benchmark in study.benchmarks for note in _benchmark_notes(study, benchmark)]
     quoted: dict[str, dict[str, None]] = {}
-    for figures in study.published:
-        if figures.benchmark in study.benchmarks:
-            quoted.setdefault(figures.source, {})[figures.model] = None
+    for figure in published_figures(study):
+        if figure.benchmark in study.benchmarks:
+            quoted.setdefault(figure.source, {})[figure.model] = None
     found += [f"published figures of {', '.join(models)}: {source}" for source, models in quoted.items()]
     found += [
         f"{variant.label}: {variant.training.unreadable_lines} lines of its train.jsonl could not be read"

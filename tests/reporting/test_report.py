@@ -139,6 +139,35 @@ def test_markdown_shows_scores_with_intervals_and_the_best_in_bold(run: FakeRun)
     assert "+0.400" in row(text, "llada", "## Paired differences")
 
 
+def test_every_published_figure_is_shown_and_those_that_contradict_each_other_with_their_sources(
+    run: FakeRun, tmp_path: Path
+) -> None:
+    entry = "- {{model: M, benchmark: {}, metrics: {{{}}}, source: {}}}\n"
+    figures = entry.format("perplexity", "perplexity: 12.5", "paper A")
+    figures += entry.format("perplexity", "bits: 0.9, perplexity: 12.5", "paper A")
+    figures += entry.format("stdlib-infilling", "token_accuracy_oracle: 0.31", "paper B")
+    run.manifest(f"{MANIFEST}published:\n{figures}")
+    other = type(run)(tmp_path / "runs" / "second")
+    disputed = entry.format("perplexity", "perplexity: 13.25", "paper C")
+    other.manifest(MANIFEST + "published:\n" + disputed)
+    other.perplexity("llada", 30.0)
+    names = ["perplexity", "bits"]
+    other.result("llada", "perplexity", dict.fromkeys(names, (30.0, 20.0, 40.0)), headline=names)
+    report = write_report(run.folder, other.folder)
+    quoted = [line for line in report.text.splitlines() if line.startswith("| M published")]
+    perplexity = [line for line in quoted if "paper" in line]
+    assert [re.findall(r"[0-9.]+ paper .", line) for line in perplexity] == [
+        ["12.50 paper A", "0.900 paper A"],
+        ["13.25 paper C"],
+    ]
+    assert any("0.310" in line for line in quoted)
+    bars = Page(report.html).titles["perplexity: perplexity (less is better)"]["data"][1]
+    assert bars["y"] == ["M (published, paper A)", "M (published, paper C)"]
+    for source in "ABC":
+        assert f"published figures of M: paper {source}" in report.text
+    assert len(json.loads(report.results.read_text())["published"]) == 4
+
+
 PUBLISHED = """
 published:
 - {model: Elsewhere 8B, benchmark: perplexity, metrics: {perplexity: 12.5, other: 3}, source: arXiv:0000.0}
@@ -316,7 +345,7 @@ def test_every_chart_is_a_figure_that_plotly_accepts(run: FakeRun) -> None:
     charts = Page(write_report(run.folder).html).titles
     for figure in charts.values():
         plotly.graph_objects.Figure(figure)
-    bars = charts["perplexity: perplexity (less is better)"]["data"][0]
+    [bars] = charts["perplexity: perplexity (less is better)"]["data"]
     assert bars["y"] == ["zebra", "llada"]
     assert bars["error_x"]["array"] == pytest.approx([8.8, 6.6])
     titles = list(charts)
