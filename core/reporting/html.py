@@ -50,6 +50,7 @@ def render_html(study: Study, comparisons: Sequence[Comparison]) -> str:
         overview_groups=_groups(study),
         other_metric_tables=score_tables.other_metric_tables(study),
         published=published_figures(study),
+        absent_samples=tables.absent_samples(study),
         about_scores=ABOUT_SCORES,
         about_differences=ABOUT_DIFFERENCES,
         comparison_table=tables.comparison_table(comparisons),

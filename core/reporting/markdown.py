@@ -43,6 +43,7 @@ def render_markdown(study: Study, comparisons: Sequence[Comparison], samples: Se
     parts += ["## Speed", _table(cost_tables.speed_table(study))]
     parts += ["### Time, memory, device-hours", _table(cost_tables.cost_table(study))]
     parts += _parallelism(study)
+    parts += [f"**{_escape(absent)}**" for absent in tables.absent_samples(study)]
     for sample in samples:
         parts += _sample(sample)
     for overlap in contaminations(study):

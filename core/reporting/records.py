@@ -130,6 +130,7 @@ class Variant:
         traces: by the same names, how one of them came to be.
         expected: names of the results that the manifest asks for.
         damage: file -> why it couldn't be read.
+        absent: files that should be there, and aren't.
     """
 
     label: str
@@ -149,6 +150,12 @@ class Variant:
     traces: Mapping[str, DecodingTrace] = field(default_factory=dict)
     expected: frozenset[str] = frozenset()
     damage: Mapping[str, str] = field(default_factory=dict)
+    absent: frozenset[str] = frozenset()
+
+    @property
+    def was_trained(self) -> bool:
+        """False of a checkpoint that is evaluated as it is."""
+        return self.objective is not None or self.training is not None
 
     def lacks(self, benchmark: str) -> str | None:
         """Why there is no such result: "damaged", or "missing" where the manifest asks for it."""

@@ -39,17 +39,37 @@ def variant_table(study: Study) -> Table:
     """What was compared."""
     header = ("variant", "backbone", "objective", "sampler", "parameters", "seed")
     rows = [
-        row(
-            variant.label,
-            text(variant.backbone),
-            text(variant.objective),
-            text(variant.sampler),
-            count(variant.parameters),
-            MISSING if variant.seed is None else str(variant.seed),
+        (
+            Cell(variant.label),
+            _absent(variant, "variant.json") or Cell(text(variant.backbone)),
+            *row(
+                text(variant.objective),
+                text(variant.sampler),
+                count(variant.parameters),
+                MISSING if variant.seed is None else str(variant.seed),
+            ),
         )
         for variant in study.variants
     ]
     return Table(header, tuple(rows), names=4)
+
+
+def _absent(variant: Variant, file: str) -> Cell | None:
+    """What stands where a file's content would; None where it is there, or isn't to be."""
+    if file in variant.absent:
+        return Cell(f"{file} is missing", mark="broken")
+    return Cell(f"{file} is damaged", mark="broken") if file in variant.damage else None
+
+
+def absent_samples(study: Study) -> tuple[str, ...]:
+    """The samples files that should be there, or couldn't be read at all."""
+    return tuple(
+        f"{variant.label}: samples/{name}.jsonl is {'missing' if absent else 'damaged'}"
+        for variant in study.variants
+        for name in study.benchmarks
+        if (absent := f"samples/{name}.jsonl" in variant.absent)
+        or (f"samples/{name}.jsonl" in variant.damage and not variant.samples.get(name))
+    )
 
 
 def training_table(study: Study) -> Table:
@@ -183,7 +203,8 @@ def _training_row(variant: Variant) -> tuple[Cell, ...]:
     shared = variant.trained_in or (variant.label if training else None)
     digest = text(variant.training_digest and variant.training_digest[:12])
     if training is None:
-        return row(variant.label, text(shared), digest, *[MISSING] * 5)
+        log = _absent(variant, "train.jsonl") or Cell(MISSING)
+        return (*row(variant.label, text(shared), digest), log, *row(*[MISSING] * 4))
     return row(
         variant.label,
         text(shared),

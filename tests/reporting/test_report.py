@@ -200,7 +200,8 @@ def test_markdown_shows_the_mean_over_seeds(empty_run: FakeRun) -> None:
 
 
 def test_missing_pieces_are_dashes(run: FakeRun) -> None:
-    run.variant("bare")
+    run.variant("bare", objective=None)
+    run.variant("zebra", objective=None)
     (run.folder / "zebra/train.jsonl").unlink()
     text = write_report(run.folder).text
     assert re.fullmatch(r"\| bare +\| +- \|", row(text, "bare", "### perplexity"))
@@ -484,6 +485,49 @@ def test_what_is_damaged_or_missing_is_said_in_its_place_and_the_rest_is_shown(r
     assert "66.00" in row(report.text, "llada", "### perplexity")
     assert "missing" in row(report.text, "llada", "### stdlib-infilling")
     assert [values["class"] for tag, values in page.tags if "broken" in (values.get("class") or "")]
+
+
+def test_a_variants_files_that_should_be_there_are_named_where_their_content_would_stand(
+    run: FakeRun,
+) -> None:
+    (run.folder / "zebra/train.jsonl").unlink()
+    (run.folder / "llada/variant.json").unlink()
+    (run.folder / "llada/samples/stdlib-infilling.jsonl").unlink()
+    run.result("llada", "stdlib-infilling", {"m": (1.0, 0.5, 1.5)}, speed={"texts": 3})
+    report = write_report(run.folder)
+    page = Page(report.html)
+    assert "train.jsonl is missing" in row(report.text, "zebra", "## Training")
+    assert "variant.json is missing" in row(report.text, "llada", "## Variants")
+    for text in (report.text, page.text):
+        assert "llada: samples/stdlib-infilling.jsonl is missing" in text
+        assert "zebra: samples" not in text
+    broken = [values for _, values in page.tags if "broken" in (values.get("class") or "")]
+    assert len(broken) == 3
+    (run.folder / "llada/variant.json").write_text("{")
+    text = write_report(run.folder).text
+    assert "variant.json is damaged" in row(text, "llada", "## Variants")
+    assert "which writes it anew" in text
+
+
+def test_a_damaged_contamination_file_is_named_at_the_top_with_what_helps(run: FakeRun) -> None:
+    (run.folder / "contamination.json").write_text("{")
+    report = write_report(run.folder)
+    for text in (report.text, Page(report.html).text):
+        damaged = text.split("Not all of it could be read:")[1].split("Variants")[0]
+        assert "contamination.json: not valid JSON" in damaged
+        assert "run the manifest again" in damaged
+        assert "evaluate this variant" not in text
+
+
+def test_settings_of_one_checkpoint_that_nothing_trained_are_trained_in_none_of_them(
+    empty_run: FakeRun,
+) -> None:
+    for steps in (8, 16):
+        empty_run.variant(f"steps-{steps}", trained_in="steps-8", objective=None)
+        empty_run.perplexity(f"steps-{steps}", 20.0)
+    text = write_report(empty_run.folder).text
+    assert re.search(r"\| steps-16 +\| - +\|", row(text, "steps-16", "## Training"))
+    assert "in steps-8" not in text
 
 
 def test_costs_are_those_of_the_steps_and_of_every_device(run: FakeRun) -> None:
