@@ -10,11 +10,11 @@ from opendllm.core.reporting import cost_tables, figures, score_tables, tables, 
 from opendllm.core.reporting.comparisons import ABOUT_DIFFERENCES, Comparison
 from opendllm.core.reporting.contamination import contaminations
 from opendllm.core.reporting.differences import variants_only_in
-from opendllm.core.reporting.pages import packed_data, packed_plotly, render_page, scripts, styles
+from opendllm.core.reporting.pages import packed_plotly, render_page, scripts, styles
 from opendllm.core.reporting.parallelism import AUP_SOURCE
 from opendllm.core.reporting.published_figures import published_figures
 from opendllm.core.reporting.records import Study
-from opendllm.core.reporting.sample_browser import sample_data, trace_groups
+from opendllm.core.reporting.sample_browser import sample_page, trace_page
 from opendllm.core.reporting.significance import ABOUT_SCORES
 
 SCRIPTS = (
@@ -31,7 +31,7 @@ STYLES = ("page.css", "viewer.css", "report.css")
 
 def render_html(study: Study, comparisons: Sequence[Comparison]) -> str:
     """The whole page."""
-    samples, traces = sample_data(study), trace_groups(study)
+    samples, traces = sample_page(study), trace_page(study)
     losses = (figures.held_out_chart(study), figures.training_chart(study))
     charts: dict[str, Any] = {
         "loss_charts": [chart for chart in losses if chart is not None],
@@ -66,11 +66,8 @@ def render_html(study: Study, comparisons: Sequence[Comparison]) -> str:
         contaminations=contaminations(study),
         notes=tables.notes(study),
         **charts,
-        sample_count=len(samples["rows"]),
-        samples_left_out=samples["left_out"],
-        samples=packed_data(samples),
-        trace_count=len(traces),
-        traces=packed_data(traces),
+        samples=samples,
+        traces=traces,
         plotly=packed_plotly(),
         nonce=_nonce(study),
         script=scripts(SCRIPTS),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import random
 import re
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import pytest
 from opendllm.core.reporting import write_report
 from opendllm.core.reporting.collect import read_study
 from opendllm.core.reporting.differences import manifest_differences, variants_only_in
+from opendllm.core.reporting.sample_browser import sample_page, trace_page
 from opendllm.registries.errors import UserError
 
 from .conftest import MANIFEST, FakeRun
@@ -73,12 +75,13 @@ class Page(HTMLParser):
     def answers(self) -> list[dict[str, Any]]:
         """The samples that can be looked through, with their texts in place of numbers."""
         data = json.loads(self.packed("samples-data"))
-        rows = [dict(zip(FIELDS, row, strict=True)) for row in data["rows"]]
+        texts = [entry for entry in data["entries"] if isinstance(entry, str)]
+        rows = [dict(zip(FIELDS, row, strict=True)) for row in data["entries"] if isinstance(row, list)]
         for row in rows:
             row["benchmark"] = data["benchmarks"][row["benchmark"]]
             row["variant"] = data["variants"][row["variant"]]
             for name in ("prefix", "suffix", "reference"):
-                row[name] = None if row[name] < 0 else data["texts"][row[name]]
+                row[name] = None if row[name] < 0 else texts[row[name]]
         return rows
 
     @property
@@ -313,9 +316,55 @@ def test_a_page_holds_a_thousand_samples_of_each_result_and_says_how_many_more_t
     ]
     (run.folder / "llada/samples/stdlib-infilling.jsonl").write_text("\n".join(lines) + "\n")
     page = Page(write_report(run.folder).html)
-    data = json.loads(page.packed("samples-data"))
-    assert (len(data["rows"]), data["left_out"]) == (1001, 100)
-    assert page.answers[1]["text"].endswith("x\n… 10,000 more characters")
+    assert len(page.answers) == 1001
+    assert "1,001 of 1,101 samples, texts up to 20,000 characters (1 are cut)" in page.text
+    assert [each for each in page.answers if each["text"].endswith("x\n… 10,000 more characters")]
+
+
+def noise(length: int, seed: int) -> str:
+    """Letters that hardly pack."""
+    return base64.b64encode(random.Random(seed).randbytes(length)).decode()[:length]
+
+
+@pytest.mark.parametrize(
+    ("most_packed", "longest", "all_there"), [(1_400_000, 2000, True), (300_000, 500, False)]
+)
+def test_texts_are_cut_and_then_samples_left_out_until_the_page_is_small_enough(
+    run: FakeRun, most_packed: int, longest: int, all_there: bool
+) -> None:
+    for name in ("zebra", "llada"):
+        (run.folder / name / "samples/stdlib-infilling.jsonl").unlink()
+        for task in range(200):
+            run.sample(
+                name,
+                "stdlib-infilling",
+                task_id=f"t{task}",
+                prefix=noise(3000, task) + "the end",
+                text=noise(5000, 1000 * len(name) + task),
+                reference=None,
+                suffix=None,
+            )
+    study = read_study([run.folder])
+    page = sample_page(study, most_packed)
+    assert len(page.packed) < most_packed
+    assert page.longest == longest
+    assert (page.count == 400) == all_there
+    assert page.count + page.left_out == 400
+    data = json.loads(gzip.decompress(base64.b64decode(page.packed)))
+    rows = [entry for entry in data["entries"] if isinstance(entry, list)]
+    assert len(rows) == page.count
+    shown = [sum(row[1] == variant for row in rows) for variant in (0, 1)]
+    assert abs(shown[0] - shown[1]) <= 1  # each variant has its share
+    assert max(len(row[8]) for row in rows) < longest + 40
+    prompts = [entry for entry in data["entries"] if isinstance(entry, str)]
+    assert all(prompt.endswith("the end") for prompt in prompts)  # what stands before the answer
+
+
+def test_traces_that_are_too_large_are_named(run: FakeRun) -> None:
+    run.trace("zebra", "stdlib-infilling")
+    run.trace("llada", "perplexity", vocabulary={str(token): noise(4000, token) for token in range(5)})
+    page = trace_page(read_study([run.folder]), 3000)
+    assert (page.count, page.left_out) == (1, ("perplexity · t0 · oracle",))
 
 
 def test_markdown_cannot_be_broken_out_of(run: FakeRun) -> None:
