@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from opendllm.core.foundation.visible_text import visible
+from opendllm.core.reporting.chart_text import described, values_table
 from opendllm.core.reporting.formatting import score
 from opendllm.core.reporting.published_figures import published_rows
 from opendllm.core.reporting.records import Curve, Estimate, Study, TrainingLog
 from opendllm.core.reporting.repeats import contenders
+from opendllm.core.reporting.tables import Table
 
 PALETTE = ("#4c8bf5", "#e8833a", "#2fa37c", "#c94f9b", "#8f6ee0", "#b8901f", "#1ea7bd", "#dc5555")
 """Readable on white and on black."""
@@ -36,6 +38,16 @@ class Chart:
     title: str
     height: int
     figure: Mapping[str, Any]
+
+    @property
+    def label(self) -> str:
+        """What a screen reader reads."""
+        return f"{self.title}. {described(self.figure)}."
+
+    @property
+    def values(self) -> Table:
+        """The numbers; empty of bars."""
+        return values_table(self.figure)
 
 
 def held_out_chart(study: Study) -> Chart | None:

@@ -17,7 +17,7 @@ from opendllm.core.reporting import write_report
 
 from ..reporting.conftest import FakeRun
 
-PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+PROGRAMS = Path(__file__).with_name("programs.txt").read_text().split()
 SIZES = {"desktop": (1280, 800), "phone": (390, 844)}
 VARIANTS, BENCHMARKS = ("zebra", "llada", "dream"), ("code", "math", "fill", "more")
 SAMPLES, MANY_SAMPLES = 100, 1000

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect
+from PIL import Image
+from playwright.sync_api import Browser, Page, expect
 
 from .conftest import BENCHMARKS, HOSTILE, MANY_SAMPLES, SAMPLES, VARIANTS, Open
 
@@ -159,6 +161,24 @@ def test_what_a_model_wrote_is_text_whatever_it_is(report: Path, open_page: Open
     assert shown["empty"] == "nothing"
     assert page.evaluate("window.attacked") is None
     assert page.locator("#samples img").count() == 0
+
+
+@pytest.mark.parametrize("size", ["desktop"], indirect=True)
+def test_readmes_pictures_can_be_taken_of_a_report(
+    report: Path, browser: Browser, size: str, repository: Path, tmp_path: Path
+) -> None:
+    """Not only of the one that they were taken of."""
+    spec = importlib.util.spec_from_file_location("screenshots", repository / "docs" / "screenshots.py")
+    assert spec is not None
+    assert spec.loader is not None
+    screenshots = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(screenshots)
+    screenshots.take_pictures(browser, report, tmp_path)
+    sizes = {}
+    for path in tmp_path.iterdir():
+        with Image.open(path) as image:
+            sizes[path.name] = image.size
+    assert sizes == {"report.png": (1280, 860), "report-phone.png": (390, 844), "samples.png": (1280, 760)}
 
 
 def test_the_page_follows_the_systems_dark_mode(report: Path, open_page: Open) -> None:

@@ -19,7 +19,9 @@ import pytest
 from opendllm.core.reporting import write_report
 from opendllm.core.reporting.collect import read_study
 from opendllm.core.reporting.differences import manifest_differences, variants_only_in
+from opendllm.core.reporting.figures import held_out_chart, training_chart
 from opendllm.core.reporting.sample_browser import sample_page, trace_page
+from opendllm.core.reporting.tradeoff_figures import pass_at_k_charts
 from opendllm.registries.errors import UserError
 
 from .conftest import MANIFEST, FakeRun
@@ -40,6 +42,7 @@ class Page(HTMLParser):
         self.text = ""
         self.scripts: list[str] = []
         self.marked: list[str] = []
+        self.captions: list[str] = []
         self._open: list[str] = []
         self.feed(path.read_text())
 
@@ -50,6 +53,8 @@ class Page(HTMLParser):
             self.scripts.append("")
         if tag == "mark":
             self.marked.append("")
+        if tag == "figcaption":
+            self.captions.append("")
 
     def handle_endtag(self, tag: str) -> None:
         while self._open and self._open.pop() != tag:
@@ -62,6 +67,8 @@ class Page(HTMLParser):
             self.text += data
         if self._open and self._open[-1] == "mark":
             self.marked[-1] += data
+        if self._open and self._open[-1] == "figcaption":
+            self.captions[-1] += data
 
     def packed(self, name: str) -> str:
         """What lies packed in the script of that id."""
@@ -87,8 +94,7 @@ class Page(HTMLParser):
     @property
     def titles(self) -> dict[str, dict[str, Any]]:
         """Charts by title."""
-        charts = [values for _, values in self.tags if "data-figure" in values]
-        return {str(each["aria-label"]): json.loads(each["data-figure"] or "") for each in charts}
+        return dict(zip(self.captions, self.figures, strict=True))
 
     @property
     def figures(self) -> list[dict[str, Any]]:
@@ -405,6 +411,36 @@ def test_every_chart_is_a_figure_that_plotly_accepts(run: FakeRun) -> None:
     assert charts["code: accuracy by masks"]["data"][0]["x"] == ["8", "64", "oracle"]
     against = charts["code: pass@1 against forward passes a text"]
     assert [trace["x"] for trace in against["data"] if trace["mode"] == "markers"] == [[10], [5]]
+
+
+def test_what_a_chart_shows_is_told_in_words_and_numbers(run: FakeRun) -> None:
+    for name in ("zebra", "llada"):
+        run.training(name, steps=60)
+        run.result(name, "code", {f"pass@{k}": (k / 20, 0.0, 1.0, "upper bound") for k in (1, 5, 10)})
+    study = read_study([run.folder])
+    held_out, code = held_out_chart(study), pass_at_k_charts(study)[0]
+    assert held_out is not None
+    assert held_out.label == (
+        "Held-out loss by training step, in nats a token. "
+        "zebra 6.30 at 0 to 4.10 at 60; llada 6.30 at 0 to 4.10 at 60."
+    )
+    assert [[cell.value for cell in each] for each in code.values.rows] == [
+        ["1", "0.050", "0.050"],
+        ["5", "0.250", "0.250"],
+        ["10", "0.500", "0.500"],
+    ]
+    assert code.values.header == ("k", "zebra", "llada")
+    training = training_chart(study)
+    assert training is not None
+    assert len(training.values.rows) == 12
+    assert [cell.value for cell in training.values.rows[-1]][:1] == ["60"]
+    labels = {
+        str(values["aria-label"])
+        for _, values in Page(write_report(run.folder).html).tags
+        if "data-figure" in values
+    }
+    assert held_out.label in labels
+    assert "code: pass@1 (more is better; ≤: upper bounds). zebra ≤ 0.050; llada ≤ 0.050." in labels
 
 
 def test_a_shared_training_run_is_drawn_once_under_both_names(run: FakeRun) -> None:
