@@ -15,7 +15,7 @@ from opendllm.core.reporting.records import BenchmarkResult, Study
 from opendllm.core.reporting.samples import benchmarks_with_samples
 
 MOST_OF_A_RESULT, MOST_OF_A_PAGE, LEAST_OF_A_RESULT = 1000, 24_000, 20
-LONGEST_TEXTS = (20_000, 4_000, 2_000, 1_000, 500)
+LONGEST_TEXTS = (20_000, 4_000, 2_000, 1_000, 750, 500)
 """Characters of a text that are shown, the first of these with which all samples fit; else the last."""
 MOST_PACKED, MOST_PACKED_TRACES = 6_000_000, 1_200_000
 """Characters of the page; with Plotly's two million and the tables it stays below ten million."""

@@ -13,7 +13,7 @@ EXACT = "exact for these texts"
 ABOUT_SCORES = (
     "a best that is better than every other by more than chance (5 %): over the tasks, as under Paired "
     "differences; over the seeds too where there are several; by intervals that don't meet where no tasks "
-    "are known. Of one seed each, it says nothing about other trainings. Small print: 95 % intervals. "
+    "are known. Of one seed each, it says nothing about other trainings. Beside a score: its 95 % interval. "
     "“≤”: an upper bound, as an ELBO's perplexity is; that an exact value lies below one proves nothing. "
     "“exact for these texts”: without error but for the choice of the texts."
 )

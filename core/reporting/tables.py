@@ -97,7 +97,11 @@ def _comparison_row(comparison: Comparison) -> tuple[Cell, ...]:
     verdict, paired = comparison.verdict, comparison.paired
     return (
         *row(comparison.variant, comparison.benchmark, comparison.metric),
-        Cell(verdict, comparison.why, None if verdict == "undecided" else verdict),
+        Cell(
+            verdict,
+            f"({comparison.why})" if comparison.why else "",
+            None if verdict == "undecided" else verdict,
+        ),
         Cell(signed(paired.difference), _reach(paired), order=paired.difference),
         Cell(number(paired.p_value), paired.test, order=paired.p_value),
         Cell(count(len(paired.tasks))),
