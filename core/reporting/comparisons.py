@@ -14,7 +14,8 @@ SIGNIFICANCE = 0.05
 ABOUT_DIFFERENCES = (
     "over the tasks that both answered. p decides, below 5 %: of McNemar's exact test where tasks are passed "
     "or failed, else of sign flips. In brackets, the paired bootstrap's 95 % interval, which is too narrow "
-    "where few tasks differ."
+    "where few tasks differ. Of several seeds, Welch's test over them must agree; where no tasks are known, "
+    "it decides, or intervals that don't meet."
 )
 
 Verdict = Literal["better", "worse", "undecided"]

@@ -202,7 +202,7 @@ def _bar_trace(bars: Sequence[_Bar]) -> dict[str, Any]:
         "y": [bar.label for bar in bars],
         "x": [estimate.value for estimate in estimates],
         "text": [score(estimate.value, estimate.kind) for estimate in estimates],
-        "textposition": "inside",
+        "textposition": "auto",
         "insidetextanchor": "start",
         "textangle": 0,
         "marker": {"color": colours, "line": {"width": edges, "color": EDGE}},

@@ -34,7 +34,7 @@ def render_markdown(study: Study, comparisons: Sequence[Comparison], samples: Se
     ]
     parts += [
         "## Scores",
-        f"Bold is {ABOUT_SCORES} ↓: less is better.",
+        f"Bold: {ABOUT_SCORES} ↓: less is better.",
     ]
     for scores in score_tables.score_tables(study):
         parts += [f"### {_escape(scores.benchmark)}", _table(scores.table)]

@@ -11,11 +11,10 @@ from opendllm.core.reporting.repeats import contenders
 
 EXACT = "exact for these texts"
 ABOUT_SCORES = (
-    "a best that is better than every other by more than chance (5 %): over the tasks, as under Paired "
-    "differences; over the seeds too where there are several; by intervals that don't meet where no tasks "
-    "are known. Of one seed each, it says nothing about other trainings. Beside a score: its 95 % interval. "
-    "“≤”: an upper bound, as an ELBO's perplexity is; that an exact value lies below one proves nothing. "
-    "“exact for these texts”: without error but for the choice of the texts."
+    "what is better than every other by more than chance (5 %, see Paired differences; of one seed each, "
+    "that says nothing about other trainings). Beside a score, its 95 % interval. “≤”: an upper bound, an "
+    "ELBO's perplexity say, which an exact value below it doesn't beat. “exact for these texts”: no error "
+    "but in their choice."
 )
 
 
