@@ -24,7 +24,7 @@ PROGRAMS = (HERE.parent / "tests" / "browser" / "programs.txt").read_text().spli
 COLOURS, LARGEST = 128, 150_000
 PROMPT = "def add(a, b):\n    return a + b\n\ndef sub(a, b):\n"
 OPTIONS = ("-o", "max_new_tokens=64", "-o", "steps=32", "-o", "temperature=0.7")
-SCORES = "scores.md"
+SCORES = "scores.txt"
 DRAWN = """() => [...document.querySelectorAll(".chart")].every((chart) => {
     const box = chart.getBoundingClientRect();
     return chart.dataset.drawn || box.bottom < 0 || box.top > innerHeight;

@@ -36,7 +36,7 @@ def cells(table: str) -> dict[tuple[str, str], str]:
 
 def test_its_scores_are_those_of_the_run_that_its_pictures_are_of(repository: Path) -> None:
     """docs/screenshots.py keeps them beside the pictures."""
-    readme, kept = (repository / name for name in ("README.md", "docs/images/scores.md"))
+    readme, kept = (repository / name for name in ("README.md", "docs/images/scores.txt"))
     [shown] = re.findall(r"(?:^\| *variant .*\n)(?:^\|.*\n)+", readme.read_text(), re.MULTILINE)
     measured: dict[tuple[str, str], str] = {}
     for table in re.findall(r"(?:^\|.*\n)+", kept.read_text(), re.MULTILINE):
