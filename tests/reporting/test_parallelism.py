@@ -9,7 +9,7 @@ import pytest
 
 from opendllm.core.reporting.collect import read_study
 from opendllm.core.reporting.cost_tables import parallelism_table
-from opendllm.core.reporting.parallelism import accuracy_under_parallelism, families
+from opendllm.core.reporting.parallelism import accuracy_metric, accuracy_under_parallelism, families
 from opendllm.core.reporting.tradeoff_figures import frontier
 
 from .conftest import FakeRun
@@ -69,6 +69,30 @@ def test_settings_of_one_checkpoint_and_sampler_are_a_family(empty_run: FakeRun)
     assert said == ["p2-steps (steps varied)", "code", "pass@1", "2"]
     expected = accuracy_under_parallelism([(1.0, 40.0), (2.0, 36.0)], 40.0)
     assert aup.order == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("headline", "expected"),
+    [
+        (["pass@1", "pass@10"], "pass@1"),
+        (["pass@1_oracle"], "pass@1_oracle"),
+        (["pass@10", "pass@1"], None),
+        (["loss", "pass@1"], None),
+        (["points", "pass@1"], None),
+    ],
+)
+def test_aup_is_of_the_first_headline_metric_if_that_is_an_accuracy(
+    empty_run: FakeRun, headline: list[str], expected: str | None
+) -> None:
+    metrics = {
+        "pass@1": (0.4, 0.1, 0.5),
+        "pass@1_oracle": (0.5, 0.1, 0.6),
+        "pass@10": (0.9, 0.8, 1.0),
+        "loss": (0.5, 0.5, 0.5),
+        "points": (70.0, 60.0, 80.0),
+    }
+    empty_run.result("v", "code", metrics, headline=headline, lower_is_better=["loss"])
+    assert accuracy_metric(read_study([empty_run.folder]), "code") == expected
 
 
 def test_what_differs_in_more_than_one_setting_is_on_no_curve(empty_run: FakeRun) -> None:
