@@ -15,7 +15,7 @@ from opendllm.core.reporting.records import Study, Variant
 ALPHA, MOST_LOST = 3.0, 5.0
 OF_SPEED = ("decoder.steps", "decoder.block_length", "decoder.cache_refresh", "sampler.options.")
 """Settings that trade quality for speed; a curve over temperatures would say something else."""
-SEVERAL_ATTEMPTS = re.compile(r"pass@(?!1\b)\d")
+SEVERAL_ATTEMPTS = re.compile(r"pass@(?!1(?!\d))\d")
 _OF_MODEL = ("training_digest",)
 AUP_SOURCE = "d3LLM (arXiv:2601.07568): accuracy in per cent over tokens per forward pass"
 
