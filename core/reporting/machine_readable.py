@@ -9,7 +9,7 @@ from typing import Any
 
 from opendllm.core.reporting.comparisons import Comparison
 from opendllm.core.reporting.contamination import read_contamination
-from opendllm.core.reporting.records import BenchmarkResult, Curve, Study, TrainingLog, Variant
+from opendllm.core.reporting.records import BenchmarkResult, Curve, Estimate, Study, TrainingLog, Variant
 from opendllm.core.reporting.repeats import contenders
 
 
@@ -100,7 +100,7 @@ def _ends(curve: Curve) -> tuple[float | None, float | None]:
 def _result(result: BenchmarkResult) -> dict[str, Any]:
     return {
         "benchmark": result.benchmark,
-        "metrics": {name: asdict(estimate) for name, estimate in result.metrics.items()},
+        "metrics": {name: _estimate(estimate) for name, estimate in result.metrics.items()},
         "headline": list(result.headline),
         "lower_is_better": sorted(result.lower_is_better),
         "tasks": len(result.per_task),
@@ -108,6 +108,11 @@ def _result(result: BenchmarkResult) -> dict[str, Any]:
         "settings": dict(result.settings),
         "notes": list(result.notes),
     }
+
+
+def _estimate(estimate: Estimate) -> dict[str, Any]:
+    """As the result's own file has it: a mean has no `ratio`."""
+    return {name: value for name, value in asdict(estimate).items() if name != "ratio" or value is not None}
 
 
 def _repeats(study: Study) -> dict[str, Any]:

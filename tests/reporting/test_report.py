@@ -124,7 +124,12 @@ def test_results_json_is_strict_and_holds_summaries_metrics_and_comparisons(run:
     assert list(content["variants"]) == ["zebra", "llada"]
     zebra, llada = content["variants"].values()
     assert zebra["benchmarks"]["perplexity"]["metrics"]["perplexity"]["value"] is None
-    assert llada["benchmarks"]["perplexity"]["metrics"]["perplexity"]["value"] == 66.0
+    assert llada["benchmarks"]["perplexity"]["metrics"]["perplexity"] == {
+        "value": 66.0,
+        "low": pytest.approx(59.4),
+        "high": pytest.approx(72.6),
+        "kind": "estimate",
+    }
     assert llada["benchmarks"]["perplexity"]["speed"]["forward_passes"] == 812
     assert llada["training"] == {
         "steps": 3,
