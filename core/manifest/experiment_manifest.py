@@ -8,7 +8,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -217,7 +217,7 @@ def _variant(name: str, merged: Source, seed: int | None, plugins: Plugins) -> V
     if seed is not None:
         data["seed"] = seed
         name = f"{name}-seed-{seed}"
-    source = with_absolute_paths(Source(data, merged.locations), plugins)
+    source = with_absolute_paths(replace(merged, data=data), plugins)
     try:
         manifest = validate(source, Manifest, ExperimentManifest)
     except ManifestError as error:
@@ -264,7 +264,7 @@ def _with_extended(path: Path, through: tuple[Path, ...]) -> Source:
     except UserError as error:
         raise UserError(f"{error} (extended at {location})") from error
     merged = merge(extended, source)
-    return Source(merged.data, {**merged.locations, (): source.location(())})
+    return replace(merged, locations={**merged.locations, (): source.location(())})
 
 
 def _seeds(source: Source, overrides: Sequence[tuple[str, Any]]) -> tuple[int | None, ...]:

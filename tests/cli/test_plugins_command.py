@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from opendllm.registries.discovery import EXTENSION_POINTS
+from opendllm.registries.extension_points import EXTENSION_POINTS
 
 SAMPLER_PACKAGE = '''
 from pathlib import Path

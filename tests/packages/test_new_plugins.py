@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from opendllm.core.scaffold.new_plugin import kinds, write_plugin
-from opendllm.registries.discovery import EXTENSION_POINTS, Plugins, installed_plugins
+from opendllm.registries.discovery import Plugins, installed_plugins
+from opendllm.registries.extension_points import EXTENSION_POINTS
 from opendllm.registries.errors import UserError
 
 from .conftest import Fresh

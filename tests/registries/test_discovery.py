@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from opendllm.registries import PluginError, PluginOptions, SamplerOptions, hookspecs
-from opendllm.registries.discovery import EXTENSION_POINTS, Plugins, discover, installed_plugins
+from opendllm.registries.discovery import Plugins, discover, installed_plugins
+from opendllm.registries.extension_points import EXTENSION_POINTS
 from opendllm.registries.hookspecs import ENTRY_POINT_GROUP
 
 
@@ -118,7 +119,15 @@ def test_a_package_without_metadata_is_still_taken_in(package: Any) -> None:
 
 def test_an_unknown_extension_point_suggests_the_right_one() -> None:
     with pytest.raises(PluginError, match="did you mean 'samplers'"):
-        Plugins().of_kind("sampler")
+        Plugins().of_kind("samplres")
+
+
+@pytest.mark.parametrize("kind", EXTENSION_POINTS)
+def test_an_extension_point_is_meant_however_its_name_is_spelt(kind: str) -> None:
+    one = {"corpora": "corpus"}.get(kind, kind.removesuffix("s"))
+    plugins = Plugins()
+    for spelt in (kind, one, kind.replace("_", "-"), one.replace("_", "-"), one.title()):
+        assert plugins.of_kind(spelt) is plugins.of_kind(kind)
 
 
 def test_every_extension_point_has_a_documented_hook_and_a_registry() -> None:

@@ -10,7 +10,8 @@ import pydantic
 import pytest
 
 from opendllm.registries import PluginError, SamplerOptions
-from opendllm.registries.discovery import EXTENSION_POINTS, discover, installed_plugins
+from opendllm.registries.discovery import discover, installed_plugins
+from opendllm.registries.extension_points import EXTENSION_POINTS
 from opendllm.registries.registry import PluginWarning, Provenance, Registration, did_you_mean
 
 
