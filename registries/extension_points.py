@@ -44,7 +44,7 @@ def options_base(kind: str) -> type[PluginOptions]:
 
 
 def spelt_alike(given: str) -> str | None:
-    """The extension point that is meant by `sampler`, `noise-schedules` or `noise_schedule`; None by others."""
+    """The extension point that `sampler`, `noise-schedules` or `noise_schedule` means; None of others."""
     meant = given.lower().replace("-", "_")
     for kind, point in _POINTS.items():
         if meant in (kind, kind.removesuffix("s"), point.contract.lower()):

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from opendllm.registries.errors import PluginError, UserError
-from opendllm.registries.source_lines import where_defined, where_raised
+from opendllm.registries.source_lines import placed, where_defined, where_raised
 
 PluginT = TypeVar("PluginT")
 CONTRACTS = "opendllm.registries."
@@ -113,7 +113,7 @@ def _watched_call(function: Any, name: str, contract: type, owner: str) -> Any:
         if check is not None and checked not in vars(self):
             issue = check(self, _in_order(signature, self, arguments, named), result)
             if issue:
-                raise PluginError(f"{owner}: {name} {issue}{where_defined(function)}")
+                raise PluginError(placed(f"{owner}: {name} {issue}", where_defined(function)))
             if issue != LOOK_AGAIN:
                 object.__setattr__(self, checked, True)
         if isinstance(result, Iterator):
@@ -152,9 +152,7 @@ def _watched_part(part: Any, name: str, owner: str) -> Any:
     return loss
 
 
-def _watched_items(
-    items: Iterator[Any], method: Any, owner: str, check: ItemCheck | None
-) -> Iterator[Any]:
+def _watched_items(items: Iterator[Any], method: Any, owner: str, check: ItemCheck | None) -> Iterator[Any]:
     """What a plugin's method yields, looked at."""
     name = method.__name__
     while True:

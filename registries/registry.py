@@ -126,7 +126,9 @@ class Registration(Generic[ContractT]):
             raise PluginError(placed(message, where_raised(error), self._hook_line)) from error
         contract = contract_class(self.kind)
         if isinstance(implementation, type) and not issubclass(implementation, contract):
-            raise self._is_no(contract, "is a class that derives from another: derive it from", implementation)
+            raise self._is_no(
+                contract, "is a class that derives from another: derive it from", implementation
+            )
         lacking = sorted(getattr(implementation, "__abstractmethods__", ()))
         if lacking:
             raise PluginError(

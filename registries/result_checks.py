@@ -39,7 +39,9 @@ def _document(item: Any) -> str | None:
     prompt = item.prompt
     turns = isinstance(prompt, tuple) and all(isinstance(turn, Message) for turn in prompt)
     if not (prompt is None or isinstance(prompt, str) or turns):
-        return f"gave a Document with prompt {described(prompt)}: make it a string, a tuple of Messages or None"
+        return (
+            f"gave a Document with prompt {described(prompt)}: make it a string, a tuple of Messages or None"
+        )
     return None
 
 

@@ -45,19 +45,20 @@ def where_defined(thing: Any) -> str:
 
 
 def where_attribute(cls: type, name: str) -> str:
-    """` (at FILE:LINE)`, where a class, or one that it derives from, says what an attribute of its body is.
+    """` (at FILE:LINE)`, where a class, or one that it derives from, sets an attribute, itself or on `self`.
 
-    Where none says so in a line of its own, the class itself.
+    Where no line of theirs does, the class itself. What the contracts say is nobody's to mend.
     """
+    sets = re.compile(rf"(.*[;:])?\s*(self\.)?{re.escape(name)}\s*(:|=(?!=))")
     for each in cls.__mro__:
-        if name not in vars(each) and name not in inspect.get_annotations(each):
-            continue
         try:
             file, (lines, first) = inspect.getsourcefile(each), inspect.getsourcelines(each)
         except (OSError, TypeError):
             continue
+        if file is None or Path(file).parent == _OURS:
+            continue
         for number, line in enumerate(lines, first):
-            if re.match(rf"\s+{re.escape(name)}\s*[:=]", line):
+            if sets.match(line):
                 return f" (at {file}:{number})"
     return where_defined(cls)
 

@@ -115,9 +115,8 @@ def _names(code: ast.AST, package: str) -> Iterator[str]:
             yield from (f"{base}.{alias.name}" for alias in node.names if base == package)
         elif isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            if _MODULE.fullmatch(node.value):
-                yield node.value
+        elif isinstance(node, ast.Constant) and _MODULE.fullmatch(str(node.value)):
+            yield str(node.value)
 
 
 def _package_files(module: str) -> Iterator[tuple[str, Path]]:

@@ -26,7 +26,7 @@ _CONTAINERS = (
 
 
 def untyped_options(options: type[PluginOptions]) -> list[str]:
-    """Names of the options that a model takes, whole or in part, without a type: pydantic checks nothing there."""
+    """Names of the options that are, whole or in part, without a type: pydantic checks nothing there."""
     return [
         name for name, field in options.model_fields.items() if _takes_anything(field.annotation, (options,))
     ]

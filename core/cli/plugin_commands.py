@@ -12,8 +12,8 @@ from opendllm.core.cli.described_options import DescribedOption, described_optio
 from opendllm.core.cli.plugin_names import named_plugin
 from opendllm.core.decoding.options import DecoderOptions
 from opendllm.registries.discovery import Plugins, installed_plugins
-from opendllm.registries.extension_points import EXTENSION_POINTS
 from opendllm.registries.errors import UserError
+from opendllm.registries.extension_points import EXTENSION_POINTS
 from opendllm.registries.options import SamplerOptions
 from opendllm.registries.registry import Registration
 from opendllm.registries.version import REQUIREMENT, requirement
@@ -33,7 +33,9 @@ def add_to(app: typer.Typer) -> None:
 def list_plugins(
     context: typer.Context,
     as_json: AsJson = False,
-    check: Annotated[bool, typer.Option("--check", help="Import every implementation too, and see what it is.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Import every implementation too, and see what it is.")
+    ] = False,
 ) -> None:
     """List every plugin by extension point, and those that are broken or in conflict."""
     if context.invoked_subcommand is not None:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from opendllm.registries.errors import UserError
 from opendllm.registries.plugin_calls import wrong_answer
 from opendllm.registries.samplers import Sampler
 

@@ -264,7 +264,8 @@ def _with_extended(path: Path, through: tuple[Path, ...]) -> Source:
     except UserError as error:
         raise UserError(f"{error} (extended at {location})") from error
     merged = merge(extended, source)
-    return replace(merged, locations={**merged.locations, (): source.location(())})
+    # What `extends` removed, `--set` may bring back: it is the variants' removals that hold.
+    return replace(merged, locations={**merged.locations, (): source.location(())}, removed=set())
 
 
 def _seeds(source: Source, overrides: Sequence[tuple[str, Any]]) -> tuple[int | None, ...]:

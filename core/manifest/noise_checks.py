@@ -40,9 +40,7 @@ def noise_issues(
         yield Issue(source.location(path), dotted(path), message)
 
 
-def _schedule(
-    training: TrainingPlugins, schedules: Registry[NoiseSchedule]
-) -> Iterator[tuple[KeyPath, str]]:
+def _schedule(training: TrainingPlugins, schedules: Registry[NoiseSchedule]) -> Iterator[tuple[KeyPath, str]]:
     objective, schedule = training.objective, training.noise_schedule
     allowed = objective.options.noise_schedules
     at: KeyPath = ("train", "noise_schedule")

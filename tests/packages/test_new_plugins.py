@@ -11,8 +11,8 @@ import pytest
 
 from opendllm.core.scaffold.new_plugin import kinds, write_plugin
 from opendllm.registries.discovery import Plugins, installed_plugins
-from opendllm.registries.extension_points import EXTENSION_POINTS
 from opendllm.registries.errors import UserError
+from opendllm.registries.extension_points import EXTENSION_POINTS
 
 from .conftest import Fresh
 

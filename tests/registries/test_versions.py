@@ -42,7 +42,7 @@ def test_a_package_of_this_interface_is_taken_in(package: Any, needed: str) -> N
     ("needed", "message"),
     [
         (">=2", f"it needs plugin interface >=2, and this open-dllm has {INTERFACE_VERSION}: install"),
-        ("two", "OPENDLLM_INTERFACE is 'two', and a specifier of versions was expected, as in '>=1.0,<2'"),
+        ("two", "OPENDLLM_INTERFACE is 'two': a specifier of versions was expected, as in '>=1.0,<2'"),
     ],
 )
 def test_a_package_of_another_interface_is_told_so(package: Any, needed: str, message: str) -> None:
@@ -50,6 +50,13 @@ def test_a_package_of_another_interface_is_told_so(package: Any, needed: str, me
     [broken] = plugins.broken
     assert broken.error.startswith(message)
     assert plugins.samplers.names() == ["second"]
+
+
+def test_a_package_that_does_not_say_which_interface_it_needs_is_known(package: Any, package_of: Any) -> None:
+    silent, stated = package("silent", "one"), package_that_needs(package, ">=1.0")
+    plugins = discover([silent, package("silent", "two", entry="other"), stated, package("open-dllm", "own")])
+    assert list(map(str, plugins.unstated)) == ["silent 1.0"]
+    assert plugins.samplers.names() == ["mine", "one", "own", "two"]
 
 
 def test_pre_releases_count_and_odd_versions_fit_nothing() -> None:
