@@ -90,7 +90,7 @@ def _member(node: ast.stmt, indent: str) -> Iterator[str]:
             returns = "" if node.returns is None else f" -> {ast.unparse(node.returns)}"
             yield f"{indent}def {node.name}({ast.unparse(node.args)}){returns}{_answer(node)}"
         return
-    target = None
+    target: ast.expr | None = None
     if isinstance(node, ast.AnnAssign):
         target = node.target
     elif isinstance(node, ast.Assign):

@@ -93,7 +93,8 @@ def test_a_target_is_imported_when_it_is_first_built_and_not_before(
     monkeypatch.syspath_prepend(tmp_path)
     found = discover([package("one", "lazy", target="a_lazy_target:Lazy")]).samplers.get("lazy")
     assert "a_lazy_target" not in sys.modules
-    assert found.build({"strength": 0.25}).strength == 0.25
+    built: Any = found.build({"strength": 0.25})
+    assert built.strength == 0.25
     assert "a_lazy_target" in sys.modules
     del sys.modules["a_lazy_target"]
 
