@@ -47,21 +47,28 @@ from opendllm.core.experiment import run_experiment
 from opendllm.core.manifest.experiment_manifest import read_experiment
 from opendllm.registries.discovery import installed_plugins
 
+TEXTS, *FOLDERS = map(Path, sys.argv[1:])
 SETTINGS = [
     "train.steps=2", "train.global_batch_size=2", "train.held_out={rows: 2, draws: 1}", "generate.steps=2",
+    "evaluate.0.likelihood_draws=1", "data.tokenizer={train: {vocab_size: 300}}",
 ]
-for path in map(Path, sys.argv[1:]):
-    found = read_experiment(path, [*SETTINGS, f"output={path.parent}/run"], installed_plugins())
-    run_experiment(found, limit=2)
+CORPUS = f"data.corpus={{name: text-files, options: {{train: {TEXTS}/train*, held_out: {TEXTS}/held*}}}}"
+for folder in FOLDERS:
+    settings = [*SETTINGS, f"output={folder}/run"]
+    if folder.name != "my-corpus":  # which brings a small one
+        settings.append(CORPUS)
+    found = read_experiment(folder / "compare.yaml", settings, installed_plugins())
+    run_experiment(found, only_variants=[found.variants[-1].name], limit=2)
 """
 
 
 @pytest.mark.slow
-def test_each_manifest_runs_and_shows_the_new_plugin(fresh: Fresh) -> None:
-    """In one process, for a few steps. That of the sampler's is run by the tutorial's test."""
+def test_each_manifest_runs_and_shows_the_new_plugin(fresh: Fresh, tmp_path: Path) -> None:
+    """All in one process, for two steps on small texts; the sampler's is run by the tutorial's test."""
+    for name in ("train_1", "train_2", "held_1"):
+        (tmp_path / name).write_text("\n".join(f"{name} has a line {n} of words" for n in range(60)))
     folders = [fresh.packages / new_name(kind) for kind in kinds() if kind != "samplers"]
-    manifests = [folder / "compare.yaml" for folder in folders]
-    done = fresh.run("python", "-c", RUN_ALL, *manifests, cwd=fresh.packages)
+    done = fresh.run("python", "-c", RUN_ALL, tmp_path, *folders, cwd=fresh.packages)
     assert done.returncode == 0, done.stderr[-3000:]
     for folder in folders:
         assert folder.name in (folder / "run" / "report.md").read_text()
