@@ -7,7 +7,7 @@ import inspect
 import sys
 import typing
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -34,6 +34,30 @@ def wrong_attribute(thing: object, contract: type) -> str | None:
         if not is_right(value):
             return f"{name} is {value!r:.60}, and {wanted} was expected{where_attribute(cls, name)}"
     return None
+
+
+def wrong_class_attribute(options: type) -> str | None:
+    """The same of an options model, which says some things of its plugin as a class."""
+    for base in options.__mro__:
+        if base.__module__.startswith("opendllm.registries."):
+            for name, (is_right, wanted) in _class_attributes(base).items():
+                value = getattr(options, name)
+                if not is_right(value):
+                    return (
+                        f"{name} is {value!r:.60}, and {wanted} was expected{where_attribute(options, name)}"
+                    )
+    return None
+
+
+@functools.cache
+def _class_attributes(base: type) -> Mapping[str, tuple[Callable[[Any], bool], str]]:
+    found = {}
+    for name, written in inspect.get_annotations(base).items():
+        if typing.get_origin(written) is ClassVar and not name.startswith("_"):
+            [hint] = typing.get_args(written)
+            named = hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
+            found[name] = (_check_of(hint, {}), named.replace("typing.", ""))
+    return found
 
 
 @functools.cache

@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import ValidationError
 
-from opendllm.registries.attribute_checks import wrong_attribute
+from opendllm.registries.attribute_checks import wrong_attribute, wrong_class_attribute
 from opendllm.registries.errors import PluginError
 from opendllm.registries.extension_points import contract_class, options_base
 from opendllm.registries.options import PluginOptions
@@ -94,6 +94,9 @@ class Registration(Generic[ContractT]):
                 f"options of {self.name!r} take anything as {untyped[0]!r}: annotate it with its type, and "
                 f"with its items' (list[str], not list){where_attribute(self.options, untyped[0])}"
             )
+        issue = wrong_class_attribute(self.options)
+        if issue is not None:
+            raise PluginError(f"options of {self.name!r}: {issue}")
         if not TARGET_PATTERN.fullmatch(self.target):
             raise PluginError(f"target {self.target!r} is not of the form 'module:attribute'")
 

@@ -89,6 +89,33 @@ def test_a_wrong_registration_is_reported_and_nothing_of_its_package_is_taken_in
     assert plugins.samplers.names() == ["other"]
 
 
+class OneLetterEach(SamplerOptions):
+    without_effect = "steps"  # type: ignore[assignment]
+
+
+class OfAnyNoise(SamplerOptions):
+    destinations = frozenset({"masks"})  # type: ignore[arg-type]
+
+
+class Shy(SamplerOptions):
+    reads_filtered = None  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (OneLetterEach, "without_effect is 'steps', and frozenset[str] was expected"),
+        (OfAnyNoise, "destinations is frozenset({'masks'}), and frozenset[Literal['mask', 'uniform', 'mix"),
+        (Shy, "reads_filtered is None, and bool was expected"),
+    ],
+)
+def test_what_an_options_model_says_as_a_class_is_looked_at(package: Any, options: Any, message: str) -> None:
+    [broken] = discover([package("bad", "good", options=options)]).broken
+    assert f"register_samplers: options of 'good': {message}" in broken.error
+    line = inspect.getsourcelines(options)[1] + 1
+    assert broken.error.endswith(f" (at {__file__}:{line})")
+
+
 def test_hooks_before_the_one_that_fails_leave_nothing_behind(package_of: Any) -> None:
     def register_corpora(register: Any) -> None:
         register("documents", options=PluginOptions, target="json:loads", summary="")
