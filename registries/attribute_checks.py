@@ -53,7 +53,8 @@ def wrong_class_attribute(options: type) -> str | None:
 def _class_attributes(base: type) -> Mapping[str, tuple[Callable[[Any], bool], str]]:
     found = {}
     for name, written in inspect.get_annotations(base).items():
-        if typing.get_origin(written) is ClassVar and not name.startswith("_"):
+        origin: Any = typing.get_origin(written)
+        if origin is ClassVar and not name.startswith("_"):
             [hint] = typing.get_args(written)
             named = hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
             found[name] = (_check_of(hint, {}), named.replace("typing.", ""))
