@@ -108,6 +108,8 @@ def discover(entry_points: Iterable[EntryPoint]) -> Plugins:
         except (Exception, SystemExit) as error:  # whatever a stranger raises must stop nobody else
             told = placed(one_line(error), where_raised(error))
             plugins.broken.append(BrokenPlugin(provenance, entry_point.name, told, traceback.format_exc()))
+            for kind in EXTENSION_POINTS:
+                plugins.of_kind(kind).left_out.append(provenance)
     return plugins
 
 

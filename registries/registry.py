@@ -236,6 +236,8 @@ class Registry(Generic[ContractT]):
     kind: str
     _by_name: dict[str, list[Registration[ContractT]]] = field(default_factory=dict)
     _warned: set[str] = field(default_factory=set)
+    left_out: list[Provenance] = field(default_factory=list)
+    """Packages that could not be taken in: what isn't here may be theirs."""
 
     def add(self, registration: Registration[ContractT]) -> None:
         """Take a plugin in. A name that is already taken becomes a conflict, reported when it is used."""
@@ -276,10 +278,10 @@ class Registry(Generic[ContractT]):
             named = [registration for registration in found if registration.provenance.package == package]
             if not named:
                 known = [registration.qualified_name for registration in found] or self.names()
-                raise PluginError(f"no plugin {self.kind}/{name}: {did_you_mean(name, known)}")
+                raise PluginError(self._missing(name, known))
             found = named
         if not found:
-            raise PluginError(f"no plugin {self.kind}/{name}: {did_you_mean(name, self.names())}")
+            raise PluginError(self._missing(name, self.names()))
         if len(found) == 1:
             return found[0]
         built_in = [registration for registration in found if registration.provenance.package == OWN_PACKAGE]
@@ -288,6 +290,13 @@ class Registry(Generic[ContractT]):
         choices = " or ".join(registration.qualified_name for registration in found)
         packages = " and ".join(str(registration.provenance) for registration in found)
         raise PluginError(f"{self.kind}/{name} is registered by {packages}: write {choices}")
+
+    def _missing(self, name: str, known: list[str]) -> str:
+        message = f"no plugin {self.kind}/{name}: {did_you_mean(name, known)}"
+        if self.left_out:
+            packages = " and ".join(map(str, self.left_out))
+            message += f" ({packages} could not be taken in: `platform plugins` says why)"
+        return message
 
     def names(self) -> list[str]:
         """Every usable name, sorted: of plugins whose name others have too, `package:name`."""

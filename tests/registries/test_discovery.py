@@ -89,6 +89,20 @@ def test_a_wrong_registration_is_reported_and_nothing_of_its_package_is_taken_in
     assert plugins.samplers.names() == ["other"]
 
 
+def test_what_a_broken_package_would_have_brought_is_not_missing_without_a_word(
+    package: Any, package_of: Any
+) -> None:
+    fine = package("two", "second")
+    plugins = discover([fine, package_of("bad", raising(ImportError("gone")))])
+    with pytest.raises(PluginError) as caught:
+        plugins.samplers.get("first")
+    assert str(caught.value) == (
+        "no plugin samplers/first: known: second (bad 1.0 could not be taken in: `platform plugins` says why)"
+    )
+    with pytest.raises(PluginError, match=r"^no plugin samplers/first: known: second$"):
+        discover([fine]).samplers.get("first")
+
+
 class OneLetterEach(SamplerOptions):
     without_effect = "steps"  # type: ignore[assignment]
 
