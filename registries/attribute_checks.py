@@ -32,7 +32,7 @@ def wrong_attribute(thing: object, contract: type) -> str | None:
         except AttributeError:
             return f"{cls.__name__} has no {name}, and {wanted} was expected{where_attribute(cls, name)}"
         if not is_right(value):
-            return f"{name} is {value!r:.60}, and {wanted} was expected{where_attribute(cls, name)}"
+            return _described(name, value, wanted) + where_attribute(cls, name)
     return None
 
 

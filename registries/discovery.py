@@ -109,7 +109,8 @@ def discover(entry_points: Iterable[EntryPoint]) -> Plugins:
             told = placed(one_line(error), where_raised(error))
             plugins.broken.append(BrokenPlugin(provenance, entry_point.name, told, traceback.format_exc()))
             for kind in EXTENSION_POINTS:
-                plugins.of_kind(kind).left_out.append(provenance)
+                if provenance not in plugins.of_kind(kind).left_out:
+                    plugins.of_kind(kind).left_out.append(provenance)
     return plugins
 
 

@@ -214,7 +214,7 @@ MISTAKES: Mapping[tuple[str, str], list[tuple[str, str]]] = {
         ("def skipped(self, split): return 0", "skipped gave int, and a Skipped was expected"),
     ],
     ("benchmarks", "Mine"): [
-        ("headline = 'accuracy'", "headline is 'accuracy', and tuple[str, ...] was expected"),
+        ("headline = 'accuracy'", "tuple[str, ...] was expected: write ('accuracy',)"),
         ("lower_is_better = {'nats'}", "lower_is_better is {'nats'}, and frozenset[str] was expected"),
         ("def requests(self, context): return [('a', 'b')]", "requests gave tuple as a request"),
         ("def requests(self, context): return [GenerationRequest(1, Gap(''))]", "whose task_id is int"),
