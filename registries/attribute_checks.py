@@ -43,10 +43,13 @@ def wrong_class_attribute(options: type) -> str | None:
             for name, (is_right, wanted) in _class_attributes(base).items():
                 value = getattr(options, name)
                 if not is_right(value):
-                    return (
-                        f"{name} is {value!r:.60}, and {wanted} was expected{where_attribute(options, name)}"
-                    )
+                    return _described(name, value, wanted) + where_attribute(options, name)
     return None
+
+
+def _described(name: str, value: object, wanted: str) -> str:
+    instead = f": write {(value,)!r}" if isinstance(value, str) and wanted.startswith("tuple[str") else ""
+    return f"{name} is {value!r:.60}, and {wanted} was expected{instead}"
 
 
 @functools.cache
