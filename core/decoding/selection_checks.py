@@ -56,18 +56,35 @@ def checked_selection(selection: object, sampler: Sampler, canvas: Tensor) -> Se
     return selection
 
 
-def _check_tensor(sampler: Sampler, field: str, values: object, dtype: torch.dtype, shape: list[int]) -> None:
+def checked_positions(asked: object, sampler: Sampler, canvas: Tensor) -> Tensor:
+    """The positions of `canvas` [R, L] that a sampler `asks` for, if these are positions.
+
+    Raises:
+        PluginError: they aren't.
+    """
+    _check_tensor(sampler, None, asked, torch.bool, list(canvas.shape))
+    assert isinstance(asked, Tensor)
+    return asked
+
+
+def _check_tensor(
+    sampler: Sampler, field: str | None, values: object, dtype: torch.dtype, shape: list[int]
+) -> None:
+    """Of a field of what `select` gave; None where it is what `asks` gave."""
     if isinstance(values, Tensor):
         if values.dtype == dtype and list(values.shape) == shape:
             return
         came = f"{_dtype(values.dtype)} {list(values.shape)}"
     else:
         came = type(values).__name__
-    raise _wrong(sampler, f"gave {field} as {came}, and {_dtype(dtype)} {shape} was expected")
+    issue = (
+        f"gave {came if field is None else f'{field} as {came}'}, and {_dtype(dtype)} {shape} was expected"
+    )
+    raise _wrong(sampler, issue, "asks" if field is None else "select")
 
 
-def _wrong(sampler: Sampler, issue: str) -> PluginError:
-    return wrong_answer(sampler, "sampler", "select", issue)
+def _wrong(sampler: Sampler, issue: str, method: str = "select") -> PluginError:
+    return wrong_answer(sampler, "sampler", method, issue)
 
 
 def _dtype(dtype: torch.dtype) -> str:

@@ -173,7 +173,14 @@ MISTAKES: Mapping[tuple[str, str], list[tuple[str, str]]] = {
     ],
     ("samplers", "Mine"): [
         ("plans = 'yes'", "plans is 'yes', and bool was expected"),
-        ("proposes = 'everything'", "proposes is 'everything', and Literal['masked', 'editable'] was"),
+        (
+            "proposes = 'everything'",
+            "proposes is 'everything', and Literal['masked', 'editable', 'asked'] was",
+        ),
+        (
+            "proposes = 'asked'; asks = lambda self, step: step.canvas",
+            "asks gave int64 [2, 5], and bool [2, 5]",
+        ),
         ("growth = None", "growth is None, and int was expected"),
         ("def select(self, step): return step.masked", "select gave Tensor, and a Selection was expected"),
         ("def select(self, step): return Selection()", "select gave a Selection without any decision"),
@@ -289,6 +296,7 @@ def test_anything_else_is_named_with_its_package_and_its_line(
 
 CHECKED_WHERE_THEY_ARE_USED = {
     ("Sampler", "select"),  # at each step, by the decoder
+    ("Sampler", "asks"),
     ("Sampler", "block_steps"),  # for each block, by its plan
 }
 GIVE_NOTHING = {("CanvasReader", "select_rows"), ("DiffusionLM", "save"), ("DiffusionLM", "balance_experts")}
