@@ -205,7 +205,9 @@ def _traits(kind: str, options: Any) -> list[str]:
         return [f"Trains {options.trains} models; noise schedules: {named}; noise: {noise}."]
     if kind == "backbones":
         types = ", ".join(f"`{name}`" for name in sorted(options.model_types)) or "none of its own"
-        return [f"`model_type` of config.json: {types}. Sampler by default: `{options.default_sampler}`."]
+        own = "".join(f", {name} {value}" for name, value in options.default_options.items())
+        sampler = f"Sampler by default: `{options.default_sampler}`{own}."
+        return [f"`model_type` of config.json: {types}. {sampler}"]
     return []
 
 

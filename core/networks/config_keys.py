@@ -16,15 +16,10 @@ DECODER_SIZES = (
     "rms_norm_eps",
 )
 """What a decoder of LLaMA's shape has to say."""
-DECODER_DETAILS = (
-    "tie_word_embeddings",
-    "hidden_act",
-    "head_dim",
-    "rope_theta",
-    "rope_scaling",
-    "rope_parameters",
-)
-"""What it may say; transformers 4 writes rope_theta and rope_scaling, transformers 5 rope_parameters."""
+ROTARY = ("rope_theta", "rope_scaling", "rope_parameters")
+"""transformers 4 writes the first two, transformers 5 the third."""
+DECODER_DETAILS = ("tie_word_embeddings", "hidden_act", "head_dim", *ROTARY)
+"""What it may say."""
 
 
 def decoder_keys(

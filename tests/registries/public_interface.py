@@ -28,6 +28,7 @@ PUBLIC = (
     "benchmarks",
     "sequences",
     "gaps",
+    "planned_requests",
     "trained_noise",
     "architecture",
 )
