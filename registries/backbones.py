@@ -43,7 +43,13 @@ adds them up and divides by nothing. Likelihoods are float32, nats.
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What a model built from scratch has to know of its tokenizer."""
+    """What a model built from scratch has to know of its tokenizer.
+
+    Attributes:
+        size: V, the number of its ids.
+        mask_token_id: one of them.
+        eos_token_id: another.
+    """
 
     size: int
     mask_token_id: int
