@@ -34,9 +34,14 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# What is installed here, and so what the tests ran with.
+# What is installed here, and so what the tests ran with. A build of PyTorch that PyPI hasn't (2.13.0+cpu) is on
+# PyTorch's own index.
 lock: $(VENV)/.installed-dev
-	$(BIN)/python -m pip freeze --all --exclude-editable --exclude pip > requirements.lock
+	@$(BIN)/python -m pip freeze --all --exclude-editable --exclude pip > requirements.lock.part
+	@{ echo '# What the tests ran with, written by `make lock`: pip install --requirement requirements.lock'; \
+		sed -n 's|^torch==[^+]*+\(.*\)$$|--extra-index-url https://download.pytorch.org/whl/\1|p' requirements.lock.part; \
+		cat requirements.lock.part; } > requirements.lock
+	@rm requirements.lock.part
 
 dist: $(VENV)/.installed-dev
 	$(BIN)/python -m build --no-isolation
