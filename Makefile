@@ -16,11 +16,14 @@ export OMP_WAIT_POLICY ?= passive
 quickstart: $(VENV)/.installed
 	$(BIN)/platform run experiments/quickstart.yaml
 
+# A process a core, whole files each: what a file's tests share is made once.
+PARALLEL := --numprocesses=logical --maxprocesses=4 --dist=loadfile
+
 test: $(VENV)/.installed-dev lint
-	$(BIN)/python -m pytest --durations=15
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) --durations=15
 
 test-fast: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) -m "not slow"
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
