@@ -17,8 +17,8 @@ import typer
 
 from opendllm.core.foundation.heavy_imports import import_model_libraries
 from opendllm.core.foundation.hub import hub_cache, why_unreachable
+from opendllm.core.foundation.visible_text import visible_line
 from opendllm.core.planning.devices import gpus_here
-from opendllm.core.progress.progress import printable
 from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.errors import UserError, first_line
 
@@ -88,7 +88,7 @@ def _looked_at(what: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Fi
 
 def _print(finding: Finding) -> None:
     advice = f"\n{'':14}{finding.advice}" if finding.advice else ""
-    typer.echo(f"{finding.state:8}{finding.what:11} {printable(finding.found)}{advice}")
+    typer.echo(f"{finding.state:8}{finding.what:11} {visible_line(finding.found)}{advice}")
 
 
 def _python() -> Iterator[Finding]:

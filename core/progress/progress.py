@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 Event = Literal["begun", "went on", "ended", "finished", "cut off"]
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 @dataclass(frozen=True)
@@ -109,7 +107,7 @@ class Progress:
     @contextmanager
     def activity(self, name: str, total: int | None = None, unit: str = "") -> Iterator[Task]:
         """Something is being done while the block runs; within another activity it takes its place."""
-        clean = printable(name)
+        clean = visible_line(name)
         task = Task(self, Moment(clean, *self._place, total=total, since=self._clock(), unit=unit))
         self._under_way.append(task)
         self.tell("begun", task.moment)
@@ -131,7 +129,3 @@ class Progress:
         """Nothing follows: everything is done, or it was cut off."""
         self.tell("finished" if finished else "cut off", Moment("", *self._place, since=self._clock()))
 
-
-def printable(text: str) -> str:
-    """Text for a terminal: whatever could move its cursor or turn its lines round is spelt out."""
-    return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)

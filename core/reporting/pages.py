@@ -12,7 +12,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from opendllm.core.foundation.visible_text import visible
+from opendllm.core.foundation.visible_text import UNSEEN, visible
 
 HERE = Path(__file__).parent / "page-parts"
 
@@ -40,13 +40,13 @@ def _finalize(value: object) -> object:
 
 
 def scripts(names: Sequence[str]) -> Markup:
-    """Our own scripts one after the other, as a page has them."""
-    return Markup("\n".join((HERE / name).read_text(encoding="utf-8") for name in names))  # noqa: S704
+    """Our own scripts one after the other, as a page has them; before them, what `visible` spells."""
+    return Markup(f"const UNSEEN_RUNS = {json.dumps(UNSEEN)};\n") + styles(names)
 
 
 def styles(names: Sequence[str]) -> Markup:
     """Our own style sheets."""
-    return scripts(names)
+    return Markup("\n".join((HERE / name).read_text(encoding="utf-8") for name in names))  # noqa: S704
 
 
 def packed_data(content: object) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from opendllm.core.checkpoints.files import VARIANT_FILE, steps, steps_wanted
-from opendllm.core.progress.progress import printable
+from opendllm.core.foundation.visible_text import visible_line
 from opendllm.core.progress.status_file import PROGRESS_FILE
 from opendllm.core.run.folder import RESOLVED_FILE
 from opendllm.core.run.lock import is_locked
@@ -88,7 +88,7 @@ def _progress(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(content, dict):
         return {}
-    return {key: printable(value) if isinstance(value, str) else value for key, value in content.items()}
+    return {key: visible_line(value) if isinstance(value, str) else value for key, value in content.items()}
 
 
 def _variant(folder: Path) -> VariantStatus:
@@ -100,8 +100,8 @@ def _variant(folder: Path) -> VariantStatus:
     found = steps(trained_in)
     step, checkpoint = found[-1] if found else (None, None)
     return VariantStatus(
-        printable(folder.name),
+        visible_line(folder.name),
         step,
         None if checkpoint is None else steps_wanted(checkpoint),
-        tuple(printable(file.stem) for file in sorted((folder / "results").glob("*.json"))),
+        tuple(visible_line(file.stem) for file in sorted((folder / "results").glob("*.json"))),
     )
