@@ -8,6 +8,9 @@ from dataclasses import replace
 from opendllm.core.manifest.schema import Data
 from opendllm.registries.corpora import Corpus, Document
 
+LOOKING_AT_CORPORA = "looking whether the corpus has changed"
+"""What `fingerprints` does, as an activity is called: files are read as a whole."""
+
 
 def fingerprints(data: Data, corpora: Sequence[Corpus]) -> dict[str, str]:
     """Corpus, as the manifest has it -> what changes whenever a document of it does."""

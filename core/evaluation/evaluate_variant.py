@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from opendllm.core.checkpoints.files import model_folder, provenance_of
 from opendllm.core.checkpoints.pretrained import fetch
-from opendllm.core.data.sources import changed_corpora, fingerprints, held_out_documents
+from opendllm.core.data.sources import LOOKING_AT_CORPORA, changed_corpora, fingerprints, held_out_documents
 from opendllm.core.evaluation.answering import Asked
 from opendllm.core.evaluation.answers import AnswerFile
 from opendllm.core.evaluation.evaluator import Evaluation, evaluate, unasked_note, write_result
@@ -67,7 +68,8 @@ def evaluate_variant(
     with progress.activity("loading the model"):
         models, trained = _load_checkpoint(variant, folder)
     corpora = variant.plugins.built_corpora()
-    read = fingerprints(manifest.data, corpora) if manifest.data else {}
+    with progress.activity(LOOKING_AT_CORPORA) if manifest.data else nullcontext():
+        read = fingerprints(manifest.data, corpora) if manifest.data else {}
     for index, entry in enumerate(manifest.evaluate):
         # 2. The answers on file, and beside them what they are made with.
         label = entry.label or entry.benchmark.name
@@ -101,7 +103,8 @@ def evaluate_variant(
         if evaluation is not None and evaluation.first_text is not None and traces < TRACES_A_VARIANT:
             traces += 1
             path = folder / "traces" / f"{label}.json"
-            keep_trace(asked, TraceWanted(path, *evaluation.first_text, answers.digest, settings))
+            with progress.activity(f"recording a trace of {label}"):
+                keep_trace(asked, TraceWanted(path, *evaluation.first_text, answers.digest, settings))
 
 
 def _load_checkpoint(variant: Variant, folder: Path) -> tuple[list[LoadedModel], dict[str, Any]]:

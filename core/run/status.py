@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import socket
 import time
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ from opendllm.core.run.lock import is_locked
 from opendllm.registries.errors import UserError
 
 RECENT_SECONDS = 120
-"""A run of another machine that was heard of so lately is taken to go on: locks may not reach that far."""
+"""A run of another machine that was heard of so lately is taken to go on: locks may not reach that far, and its
+heartbeat comes every few seconds, whatever it does."""
 
 State = Literal["running", "stopped", "finished"]
 
@@ -67,7 +69,8 @@ def run_status(folder: Path) -> RunStatus:
         raise UserError(f"{folder} {what}: give a run's folder, as in runs/quickstart")
     progress = _progress(folder / PROGRESS_FILE)
     said = progress.get("updated")
-    age = max(0.0, time.time() - said) if isinstance(said, int | float) else None
+    known = isinstance(said, int | float) and math.isfinite(said)
+    age = max(0.0, time.time() - said) if known and isinstance(said, int | float) else None
     closed = progress.get("closed") is True
     elsewhere = progress.get("host") not in (None, socket.gethostname())
     running = is_locked(folder) or (elsewhere and not closed and age is not None and age < RECENT_SECONDS)
