@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from opendllm.core.checkpoints.families import backbone_of, noise_of
-from opendllm.core.checkpoints.pretrained import fetch, is_hub_id
+from opendllm.core.checkpoints.families import attention_of, backbone_of, noise_of
+from opendllm.core.checkpoints.pretrained import fetch_config
+from opendllm.core.cli.common_options import ProgressStyle
 from opendllm.core.cli.described_options import described_options, option_lines
 from opendllm.core.cli.output_files import Lines, new_file
 from opendllm.core.cli.prompts import Prompt, read_prompts
@@ -26,8 +27,10 @@ from opendllm.core.cli.trace_files import (
     write_page,
 )
 from opendllm.core.decoding.options import DecoderOptions
-from opendllm.core.decoding.settings import check_destination, sort_options
+from opendllm.core.decoding.settings import check_destination, check_reach, check_sampler, sort_options
+from opendllm.core.foundation.heavy_imports import import_model_libraries
 from opendllm.core.manifest.sources import parse_value
+from opendllm.core.progress.views import shown_progress
 from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.errors import UserError
 
@@ -35,6 +38,8 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 if TYPE_CHECKING:
     from opendllm.core.decoding.text import Written
+    from opendllm.core.language_model import LanguageModel
+    from opendllm.core.progress.progress import Progress
 
 
 def add_to(app: typer.Typer) -> None:
@@ -101,6 +106,7 @@ def generate(
     gif: Annotated[
         Path | None, typer.Option(metavar="FILE.gif", help="Draw the same as an animation.")
     ] = None,
+    progress: ProgressStyle = None,
 ) -> None:
     """Complete prompts, or fill the gaps between prompts and suffixes."""
     options = parse_options(option or [])
@@ -111,36 +117,34 @@ def generate(
     samplers = sampler or []
     check_traces(samplers, len(prompts), trace, gif)
     with new_file(output) as output_file, new_file(trace) as trace_file, new_file(gif) as gif_file:
-        from opendllm.core import load
-        from opendllm.core.cli.progress import progress_bar
-
-        model = load(checkpoint, device=device, add_bos_token=add_bos_token)
-        gaps = [each.gap for each in prompts]
-        if chat:
-            gaps = [replace(model.chat_gap(gap.prefix), length=gap.length) for gap in gaps]
         json_lines = as_json or input_file is not None or output is not None
         wanted = decodings(samplers, options)
         total = len(prompts) * len(wanted)
         lines = Lines(output, output_file, total, printed_early=json_lines)
         done: list[Decoding] = []
-        with lines.kept(), progress_bar("generating", total, shown=total > 1) as show:
-            for number, decoding in enumerate(wanted):
+        with lines.kept(), shown_progress(progress) as shown:
+            model = _loaded(checkpoint, wanted, device, add_bos_token, shown)
+            gaps = [each.gap for each in prompts]
+            if chat:
+                gaps = [replace(model.chat_gap(gap.prefix), length=gap.length) for gap in gaps]
+            with shown.activity("generating", unit="prompts") as task:
+                for number, decoding in enumerate(wanted):
 
-                def on_written(index: int, each: Written, first: int = number * len(prompts)) -> None:
-                    text = _line(prompts[index], each) if json_lines else each.text
-                    lines.add(first + index, text)
-                    show(len(lines))
+                    def on_written(index: int, each: Written, first: int = number * len(prompts)) -> None:
+                        text = _line(prompts[index], each) if json_lines else each.text
+                        lines.add(first + index, text)
+                        task.update(len(lines), total)
 
-                written = model.fill(
-                    gaps,
-                    decoding.options,
-                    sampler=decoding.sampler,
-                    seed=seed,
-                    batch_size=batch_size,
-                    trace=trace is not None or gif is not None,
-                    on_written=on_written,
-                )
-                done.append(replace(decoding, written=written))
+                    written = model.fill(
+                        gaps,
+                        decoding.options,
+                        sampler=decoding.sampler,
+                        seed=seed,
+                        batch_size=batch_size,
+                        trace=trace is not None or gif is not None,
+                        on_written=on_written,
+                    )
+                    done.append(replace(decoding, written=written))
         if trace_file is not None and is_page(trace):
             write_page(trace_file, checkpoint, model, prompts, done)
         elif trace_file is not None:
@@ -157,22 +161,44 @@ def generate(
 def _check_names(checkpoint: str, wanted: Sequence[Decoding]) -> None:
     """Say at once what is wrong with names and options, before anything heavy is imported.
 
+    Of a checkpoint on the hub its config.json is asked for alone.
+
     Raises:
         UserError: there is no such checkpoint or sampler, or it doesn't take these options.
     """
     plugins = installed_plugins()
-    folder = Path(checkpoint).expanduser()
     for each in wanted:
         if each.sampler is not None:
             sort_options(each.options, plugins.samplers.get(each.sampler))
-    if not folder.exists() and is_hub_id(checkpoint):
-        return  # whose config.json, which knows the sampler, is to be fetched first
-    path = fetch(checkpoint)
-    default = backbone_of(plugins, path).options.default_sampler
+    path = fetch_config(checkpoint)
+    family, noise = backbone_of(plugins, path), noise_of(path)
+    attention = attention_of(family, path)
     for each in wanted:
-        chosen = plugins.samplers.get(each.sampler or default)
-        sort_options(each.options, chosen)
-        check_destination(chosen, noise_of(path).destination)
+        chosen = plugins.samplers.get(each.sampler or family.options.default_sampler)
+        decoder, _ = sort_options(each.options, chosen)
+        check_destination(chosen, noise.destination)
+        check_reach(decoder, attention, noise.time_conditioning)
+
+
+def _loaded(
+    checkpoint: str, wanted: Sequence[Decoding], device: str, add_bos_token: bool | None, progress: Progress
+) -> LanguageModel:
+    """The model, once it is known that all samplers go with it.
+
+    Raises:
+        UserError: see `load`; or one doesn't.
+    """
+    with progress.activity("importing libraries"):
+        import_model_libraries()
+        from opendllm.core import load
+    plugins, path = installed_plugins(), fetch_config(checkpoint)
+    family = backbone_of(plugins, path)
+    attention, told = attention_of(family, path), noise_of(path).time_conditioning
+    for each in wanted:
+        chosen = plugins.samplers.get(each.sampler or family.options.default_sampler)
+        check_sampler(chosen.build(sort_options(each.options, chosen)[1]), attention, told)
+    with progress.activity("loading the model"):
+        return load(checkpoint, device=device, add_bos_token=add_bos_token)
 
 
 def _line(prompt: Prompt, written: Written) -> str:

@@ -16,6 +16,7 @@ from opendllm.core.evaluation.evaluator import Evaluation, evaluate, unasked_not
 from opendllm.core.evaluation.kept_traces import TRACES_A_VARIANT, TraceWanted, keep_trace
 from opendllm.core.evaluation.progress import evaluation_progress
 from opendllm.core.evaluation.replicas import LoadedModel, load_replicas
+from opendllm.core.evaluation.sampler_checks import check_samplers
 from opendllm.core.evaluation.samples_file import about_file
 from opendllm.core.evaluation.set_aside import set_aside_other_sources
 from opendllm.core.evaluation.shards import this_process
@@ -64,12 +65,15 @@ def evaluate_variant(
     """
     manifest, shard = variant.manifest, this_process()
     traces = 0
-    # 1. The last checkpoint, once on every device.
+    # 1. The last checkpoint, once on every device, if its samplers go with it.
+    check_samplers(variant, folder)
     with progress.activity("loading the model"):
         models, trained = _load_checkpoint(variant, folder)
     corpora = variant.plugins.built_corpora()
     with progress.activity(LOOKING_AT_CORPORA) if manifest.data else nullcontext():
-        read = fingerprints(manifest.data, corpora) if manifest.data else {}
+        read, unread = _fingerprints(manifest, corpora)
+    for corpus, why in unread.items() if shard.is_first else ():
+        on_message(visible(f"{variant.name}: {corpus} cannot be read, so no benchmark may ask for it: {why}"))
     for index, entry in enumerate(manifest.evaluate):
         # 2. The answers on file, and beside them what they are made with.
         label = entry.label or entry.benchmark.name
@@ -129,6 +133,16 @@ def _load_checkpoint(variant: Variant, folder: Path) -> tuple[list[LoadedModel],
             f"{variant.name} is trained to step {step} of {wanted}: run the manifest without --only to finish"
         )
     return models, trained
+
+
+def _fingerprints(manifest: Manifest, corpora: Sequence[Corpus]) -> tuple[dict[str, str], dict[str, str]]:
+    """(corpus -> its fingerprint, corpus -> why it can't be read): of a model that was trained elsewhere the
+    corpora may have stayed there, and many a benchmark has no use for them.
+    """
+    unread: dict[str, str] = {}
+    if manifest.data is None:
+        return {}, unread
+    return fingerprints(manifest.data, corpora, unread if manifest.train is None else None), unread
 
 
 def _context(

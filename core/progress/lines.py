@@ -1,5 +1,4 @@
-"""Progress without a terminal: a line for each activity, one every few seconds while it goes on, and some while
-nothing is heard of it."""
+"""Progress without a terminal: a line for each activity, and some while it goes on, with news or without."""
 
 from __future__ import annotations
 
@@ -24,7 +23,7 @@ class _Paced:
         self._spoke = -math.inf
 
     def wants(self, event: Event, moment: Moment, now: float) -> bool:
-        """Each activity's beginning; its course now and then, or that it still goes on; its last state, unless
+        """Each activity's beginning; its course now and then, or that it goes on; its last state, unless
         that was just said.
         """
         wanted = self._wants(event, moment, now)

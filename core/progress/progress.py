@@ -15,8 +15,8 @@ from opendllm.core.foundation.visible_text import visible_line
 Event = Literal["begun", "went on", "still", "ended", "finished", "cut off"]
 
 _TELLING = threading.RLock()
-"""Held while views are told: a heartbeat tells them from a thread of its own. No process is forked meanwhile, whose
-copy of a stream or of this lock would be in use for ever."""
+"""Held while views are told: a heartbeat tells them from a thread of its own. No process is forked meanwhile,
+whose copy of a stream or of this lock would be in use for ever."""
 os.register_at_fork(
     before=_TELLING.acquire, after_in_parent=_TELLING.release, after_in_child=_TELLING.release
 )
@@ -120,7 +120,9 @@ class Progress:
     @contextmanager
     def activity(self, name: str, total: int | None = None, unit: str = "") -> Iterator[Task]:
         """Something is being done while the block runs; within another activity it takes its place."""
-        task = Task(self, Moment(visible_line(name), *self._place, total=total, since=self._clock(), unit=unit))
+        task = Task(
+            self, Moment(visible_line(name), *self._place, total=total, since=self._clock(), unit=unit)
+        )
         with _TELLING:
             self._under_way.append(task)
             self.tell("begun", task.moment)

@@ -18,7 +18,7 @@ SECONDS_BETWEEN = 1.0
 
 
 class StatusFile:
-    """Writes the file whenever something begins or still goes on, and where it gets on at most once a second."""
+    """Writes the file whenever something begins or still goes on; of its course at most once a second."""
 
     def __init__(self, folder: Path) -> None:
         """Name the run's folder; nothing is written before it is there."""

@@ -18,8 +18,8 @@ from opendllm.core.run.lock import is_locked
 from opendllm.registries.errors import UserError
 
 RECENT_SECONDS = 120
-"""A run of another machine that was heard of so lately is taken to go on: locks may not reach that far, and its
-heartbeat comes every few seconds, whatever it does."""
+"""A run of another machine that was heard of so lately is taken to go on: locks may not reach that far, and
+its heartbeat comes every few seconds, whatever it does."""
 
 State = Literal["running", "stopped", "finished"]
 

@@ -34,7 +34,7 @@ def held_out_loss(
         lm: the model; every rank must call this.
         rows: the held-out split.
         settings: how many rows, how many draws.
-        on_rows: told how many of this rank's rows are read, and of how many, where they take more than one pass.
+        on_rows: told how many of this rank's rows are read, and of how many, where not all are at once.
     """
     total = min(settings.rows, len(rows))
     share = -(-total // world_size())

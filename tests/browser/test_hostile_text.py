@@ -30,7 +30,7 @@ def hostile_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Variants, a benchmark, settings, metrics, verdicts and tokens, all up to no good."""
     run = FakeRun(tmp_path_factory.mktemp("runs") / "hostile")
     names = (f"a{HOSTILE}", f"b{HOSTILE}")
-    run.manifest(f"name: hostile\nvariants: {json.dumps(dict.fromkeys(names, {}), ensure_ascii=False)}\n")
+    run.manifest(f"name: hostile\nvariants: {json.dumps({name: {} for name in names}, ensure_ascii=False)}\n")
     for name in names:
         run.variant(name)
         for benchmark in (f"c{HOSTILE}", "other"):

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from opendllm.core.foundation.visible_text import UNSEEN, visible, visible_line
 
 SPELT_CATEGORIES = {"Cc", "Cf", "Cs", "Zl", "Zp", "Zs"}
-IGNORABLE = "\u034f\u115f\u1160\u17b4\u17b5\u180b\u180f\u2065\u3164\ufe0f\uffa0\ufff0\U000e0000\U000e0100\U000e0fff"
-"""Signs of Default_Ignorable_Code_Point, which `unicodedata` doesn't know, that have another category than Cf."""
+IGNORABLE = (
+    "\u034f\u115f\u1160\u17b4\u17b5\u180b\u180f\u2065\u3164\ufe0f\uffa0\ufff0\U000e0000\U000e0100\U000e0fff"
+)
+"""Signs of Default_Ignorable_Code_Point, which `unicodedata` doesn't know, of other categories than Cf."""
 DRAWN_AS_NOTHING = "\u2800\U0001d159"
 
 
