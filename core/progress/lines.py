@@ -126,6 +126,8 @@ def figure(name: str, value: float) -> str:
     """A figure with its name and unit."""
     if name == "tokens_per_second":
         return f"{value:,.0f} tokens/s"
+    if name == "characters_per_second":
+        return f"{value / 1e6:,.1f} million characters/s"
     if name == "utilisation":
         return f"{value:.0%} busy"
     words = name.replace("_", " ")

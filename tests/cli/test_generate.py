@@ -23,6 +23,7 @@ from opendllm.registries.backbones import Vocabulary
 from opendllm.registries.discovery import installed_plugins
 
 LETTERS = "abcdefgh \n"
+Own = dict[str, object]
 Here = Callable[..., tuple[Any, str, str]]
 QUIET = ["--progress", "none"]
 OPTIONS = ["-o", "max_new_tokens=5", "-o", "temperature=1"]
@@ -125,11 +126,10 @@ def write_alone(checkpoint: Path, folder: Path, **own: object) -> Path:
     return folder
 
 
-UNIFORM = {"name": "linear", "options": {"destination": "uniform"}}
-NOISY = {"noise": {"bound": "noise", "schedule": UNIFORM, "time_conditioning": True}}
-TIMED = {"noise": {"bound": "masks", "schedule": None, "time_conditioning": True}}
-BLOCKS = {"attention": "block-causal", "block_length": 4}
-Own = dict[str, object]
+UNIFORM: Own = {"name": "linear", "options": {"destination": "uniform"}}
+NOISY: Own = {"noise": {"bound": "noise", "schedule": UNIFORM, "time_conditioning": True}}
+TIMED: Own = {"noise": {"bound": "masks", "schedule": None, "time_conditioning": True}}
+BLOCKS: Own = {"attention": "block-causal", "block_length": 4}
 COMMANDS = ("generate --prompt a --checkpoint", "evaluate --benchmark stdlib-infilling")
 MISFITS: list[tuple[Own, str, str]] = [
     (NOISY, "--sampler=p2", "sampler 'p2' undoes mask noise, and this model's is uniform"),
