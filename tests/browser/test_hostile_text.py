@@ -58,7 +58,7 @@ def test_names_are_text_in_filters_rows_tables_and_charts(hostile_report: Path, 
     expect(page.locator("#scores")).to_contain_text(f"m{SHOWN}")
     for chart in page.locator(".chart").all():
         chart.scroll_into_view_if_needed()
-        expect(chart.locator(".main-svg").first).to_be_attached()
+        expect(chart.locator(".main-svg").first).to_be_attached(timeout=60_000)
     assert page.evaluate("window.attacked") is None
     assert page.locator("img").count() == 0
     assert page.evaluate("[...document.body.innerText].filter((sign) => sign !== plainly(sign))") == []

@@ -128,9 +128,26 @@ def test_keys_and_a_screen_reader_do_as_the_mouse_does(trace_page: Path, open_pa
     page.get_by_role("slider", name="step").fill("1")
     label = canvas(page).get_attribute("aria-label")
     assert label == "low-confidence, Step 1 of 4: 2 written; 1 masks left.  a c [1 mask] "
-    for _ in range(12):
+    page.get_by_label("task", exact=True).focus()
+    reached = []
+    for _ in range(11):
+        reached.append(page.evaluate("document.activeElement.className"))
         page.keyboard.press("Tab")
-    assert page.evaluate("document.activeElement.closest('.viewer, body') !== null")
+    controls = ["task", "left", "right", "play", "back", "scrub", "forward", "speed", "colour"]
+    assert reached == [*controls, "canvas", "canvas"]
+
+
+def test_keys_work_where_the_hint_says(trace_page: Path, open_page: Open) -> None:
+    page = open_page(trace_page)
+    expect(page.locator(".hint")).to_contain_text("once a canvas or a button here has the focus")
+    page.keyboard.press("ArrowRight")
+    expect(canvas(page)).to_have_text("def f(x):▒▒▒")  # the page's own keys stay its own
+    canvas(page).click()
+    page.keyboard.press("ArrowRight")
+    expect(canvas(page)).to_have_text("def f(x): a c▒")
+    page.locator(".back").focus()
+    page.keyboard.press("End")
+    expect(canvas(page)).to_have_text("def f(x): a b")
 
 
 def test_another_prompt_is_text_and_stands_alone(trace_page: Path, open_page: Open) -> None:
