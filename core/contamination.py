@@ -64,6 +64,7 @@ class _Reading:
     def of(self, corpora: Sequence[Corpus]) -> Iterator[Document]:
         """What is trained on of each."""
         from opendllm.core.data.held_out_texts import HeldOutTexts
+        from opendllm.core.data.ngram_overlap import whole_text
 
         held_out = HeldOutTexts(corpora)
         for corpus in corpora:
@@ -72,10 +73,11 @@ class _Reading:
                 if left <= 0:
                     self.whole = False
                     break
-                left -= len(document.text)
                 yield document
+                characters = len(whole_text(document))
+                left -= max(1, characters)
                 self.documents += 1
-                self.characters += len(document.text)
+                self.characters += characters
                 rate = self.characters / max(1e-9, self.seconds)
                 self.task.update(self.documents, characters_per_second=rate)
 
@@ -102,10 +104,14 @@ def check_contamination(
 
         join_process_group(torch_device(asking[0].manifest.device))
     if is_first_process():
-        known = {entry.get("key"): entry for entry in entries(experiment.output)}
+        from opendllm.core.data.sources import LOOKING_AT_CORPORA
+
+        known = {entry["key"]: entry for entry in entries(experiment.output)}
         others = {variant.name for variant in experiment.variants} - {variant.name for variant in asking}
         found = {key: entry for key, entry in known.items() if others & _variants(entry)}
-        for group in _groups(asking):
+        with progress.activity(LOOKING_AT_CORPORA):
+            groups = _groups(asking)
+        for group in groups:
             entry = known.get(group.key) or _compared(group, progress, on_message)
             names = {variant.name for variant in group.variants} | (others & _variants(entry))
             found[group.key] = {**entry, "variants": sorted(names)}

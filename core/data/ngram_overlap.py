@@ -93,7 +93,7 @@ def overlaps(
                 found[benchmark].ngrams[task] = found[benchmark].ngrams.get(task, 0) + 1
     for document in documents:
         shared: dict[str, dict[str, set[int]]] = {}
-        for ngram in _known_ngrams(_words(_whole(document)), words, after):
+        for ngram in _known_ngrams(_words(whole_text(document)), words, after):
             for benchmark, task in owners.get(ngram, ()):
                 shared.setdefault(benchmark, {}).setdefault(task, set()).add(ngram)
         for benchmark, by_task in shared.items():
@@ -125,7 +125,8 @@ def _known_ngrams(said: list[str], words: int, after: Mapping[str, set[str]]) ->
             yield _hashed(said[end - words : end])
 
 
-def _whole(document: Document) -> str:
+def whole_text(document: Document) -> str:
+    """What is read of a document, its prompt first."""
     prompt = document.prompt
     if isinstance(prompt, tuple):
         prompt = "\n".join(turn.content for turn in prompt)

@@ -21,7 +21,8 @@ def entries(folder: Path) -> list[dict[str, Any]]:
         found = read_json_object(folder / CONTAMINATION_FILE).get("corpora")
     except UserError:
         return []
-    return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
+    listed = found if isinstance(found, list) else []
+    return [entry for entry in listed if isinstance(entry, dict) and isinstance(entry.get("key"), str)]
 
 
 def write_entries(folder: Path, found: Sequence[dict[str, Any]]) -> None:

@@ -72,7 +72,7 @@ def test_each_corpus_is_looked_at_once_and_as_far_as_is_said(
     assert shown.count("Overlap with the benchmarks") == 2
     assert "all, same, trained on text-files: " in shown
     monkeypatch.setattr("opendllm.core.contamination.MOST_CHARACTERS", 10)
-    (experiment.output / "contamination.json").unlink()
+    (experiment.output / "contamination.json").write_text('{"corpora": [3, {"key": []}]}')  # is made anew
     assert look("all") == [(["all"], 1, False)]
     assert said[-1] == "contamination: the first 1 documents were read; there are more"
 

@@ -135,18 +135,18 @@ class Timer:
 
     def __call__(self, over: threading.Event, seconds: float) -> bool:
         self.waiting.put(threading.current_thread())
-        return self.due.get() or over.is_set()
+        return self.due.get()
 
     def beat(self) -> None:
-        """One, and it is over when this returns."""
+        """One, and it is over when this returns; it may be late."""
         self.waiting.get(timeout=60)
         self.due.put(False)
         self.waiting.put(self.waiting.get(timeout=60))
 
-    def end(self) -> threading.Thread:
-        """One that is late."""
+    def end(self, over: bool = True) -> threading.Thread:
+        """The last one."""
         thread = self.waiting.get(timeout=60)
-        self.due.put(False)
+        self.due.put(over)
         thread.join(60)
         return thread
 
@@ -195,22 +195,23 @@ def test_the_file_of_a_run_without_news_stays_fresh_until_it_ends(tmp_path: Path
         assert json.loads(path.read_text())["closed"] is False  # between two activities, too
     progress.close(finished=True)
     before = path.read_text()
-    assert not timer.end().is_alive()
+    timer.beat()
     assert path.read_text() == before
+    assert not timer.end().is_alive()
 
 
 def test_nothing_is_said_once_all_is_over() -> None:
     file, timer = io.StringIO(), Timer()
     clock = Clock()
     progress = Progress([PlainView(file)], clock)
-    with heartbeat(progress, timer), progress.activity("saving"):
-        pass
-    progress.close(finished=True)
-    clock.now += 1000
-    progress.beat()
-    said = file.getvalue()
+    with progress.activity("saving"):
+        with heartbeat(progress, timer):
+            pass
+        progress.close(finished=False)
+        clock.now += 1000
+        timer.beat()
     assert not timer.end().is_alive()
-    assert file.getvalue() == said == "[0:00] saving\n"
+    assert file.getvalue() == "[0:00] saving\n"
 
 
 def test_a_beat_that_fails_breaks_nothing() -> None:
@@ -219,7 +220,7 @@ def test_a_beat_that_fails_breaks_nothing() -> None:
     with heartbeat(progress, timer), progress.activity("saving"):
         clock.now += 1000
         file.close()
-        assert not timer.end().is_alive()  # and not with a traceback, which would fail the test
+        assert not timer.end(over=False).is_alive()  # nor is there a traceback, which would fail the test
 
 
 def test_the_heart_keeps_no_process_alive() -> None:
