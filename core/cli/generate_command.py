@@ -196,7 +196,8 @@ def _loaded(
     attention, told = attention_of(family, path), noise_of(path).time_conditioning
     for each in wanted:
         chosen = plugins.samplers.get(each.sampler or family.options.default_sampler)
-        check_sampler(chosen.build(sort_options(each.options, chosen)[1]), attention, told)
+        decoder, own = sort_options(each.options, chosen)
+        check_sampler(chosen.build(own), decoder, attention, told)
     with progress.activity("loading the model"):
         return load(checkpoint, device=device, add_bos_token=add_bos_token)
 

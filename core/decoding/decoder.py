@@ -24,6 +24,7 @@ from opendllm.core.decoding.step_parts import (
     carry_out,
     counts_masks,
     masks_left,
+    positions_to_ask,
 )
 from opendllm.core.toolkit.segments import inputs_from_mask
 from opendllm.registries.backbones import DiffusionLM, TokenPositions
@@ -102,7 +103,8 @@ def decode(
     layout = inputs_from_mask(canvas, real)
     editable = (canvas == lm.mask_token_id) & real
     blocks = find_blocks(lm, layout, editable, options.block_length)
-    cursor = StepCursor(Plan(blocks.sizes, options.steps, sampler), len(canvas))
+    written = blocks.as_one() if sampler.spans_blocks else blocks
+    cursor = StepCursor(Plan(written.sizes, options.steps, sampler), len(canvas))
     proposer = Proposer(lm, sampler, options)
     if proposer.noise_schedule is not None:
         start = start_of(proposer.noise_schedule, seeds, layout.positions, lm, "canvas")
@@ -115,7 +117,8 @@ def decode(
         tokens=canvas,
         real=real,
         editable=editable,
-        block_of=blocks.of,
+        block_of=written.of,
+        part_of=blocks.of,
         positions=layout.positions,
         confidence=confidence,
         memory=torch.full_like(canvas, -1),
@@ -129,7 +132,7 @@ def decode(
         fixed = fixed_step(lm, state, layout, sampler, options)
         state = fixed.state
     readers = readers_of(lm, layout, options) if fixed is None else fixed.readers
-    forward = CachedForward(lm, layout, blocks, options, readers)
+    forward = CachedForward(lm, layout, blocks if options.cache == "delayed" else written, options, readers)
     while True:
         kept = cursor.drop_finished() if not options.compile else None
         if kept is not None:
@@ -187,13 +190,12 @@ def _take_step(
         commit = plan.last[:, None] if chosen.commit is None else chosen.commit | plan.last[:, None]
         wanted = step.masked & commit
         count = wanted.sum(-1).cpu().numpy()
-    elif sampler.proposes == "masked":
-        wanted, count = step.masked, planned.masks
-    elif sampler.edits_length:
-        wanted = step.editable
-        count = wanted.sum(-1).cpu().numpy()
     else:
-        wanted, count = step.editable, planned.size
+        wanted = positions_to_ask(sampler, step)
+        if sampler.edits_length or sampler.proposes == "asked":
+            count = wanted.sum(-1).cpu().numpy()
+        else:
+            count = planned.masks if sampler.proposes == "masked" else planned.size
     at = _positions_of(wanted, int(count[unfinished].sum()))
 
     # 3. The model's proposals there, or its distributions for a sampler that draws itself.
@@ -255,7 +257,7 @@ def _width(real: Tensor) -> int:
 def _check_options(lm: DiffusionLM, sampler: Sampler, options: DecoderOptions) -> None:
     told = lm.noise.time_conditioning
     check_reach(options, lm.attention.kind, told)
-    check_sampler(sampler, lm.attention.kind, told)
+    check_sampler(sampler, options, lm.attention.kind, told)
     if options.compile == "graphs" and not next(lm.module.parameters()).is_cuda:
         raise UserError("compile: graphs needs a GPU: leave it out")
     if options.early_stop and not lm.stops:

@@ -73,6 +73,10 @@ def check_effect(decoder: DecoderOptions, registration: Registration[Sampler]) -
     assert issubclass(registration.options, SamplerOptions)
     if decoder.cache_refresh is not None and decoder.cache == "none":
         raise UserError("cache_refresh has no effect without a cache: set cache, or leave it out")
+    if decoder.cache_delay is not None and decoder.cache != "delayed":
+        raise UserError(
+            "cache_delay has no effect without the delayed cache: set cache: delayed, or leave it out"
+        )
     for name in sorted(registration.options.without_effect):
         if getattr(decoder, name) != DecoderOptions.model_fields[name].default:
             raise UserError(f"{name} has no effect with sampler {registration.name!r}: leave it out")
@@ -111,14 +115,21 @@ def check_reach(decoder: DecoderOptions, attention: AttentionKind, time_conditio
         )
 
 
-def check_sampler(sampler: Sampler, attention: AttentionKind, time_conditioning: bool) -> None:
-    """Refuse a sampler that asks of a checkpoint what it can't do; the rest is as of `check_reach`.
+def check_sampler(
+    sampler: Sampler, decoder: DecoderOptions, attention: AttentionKind, time_conditioning: bool
+) -> None:
+    """Refuse a sampler that asks of a checkpoint or a cache what it can't do; the rest is `check_reach`'s.
 
     Raises:
         UserError: it does.
     """
-    if attention != "bidirectional" and sampler.edits_length:
+    if attention != "bidirectional" and (sampler.edits_length or sampler.spans_blocks):
         raise UserError(f"this sampler needs a bidirectional checkpoint, and this is a {attention} one")
+    if decoder.cache == "delayed" and sampler.revises and not sampler.spans_blocks:
+        raise UserError(
+            "cache: delayed keeps the keys of blocks without a mask, and this sampler changes such blocks: "
+            "take prefix or dual"
+        )
     if time_conditioning and type(sampler).times is Sampler.times:
         raise UserError(
             f"this model was trained with the time as an input, and {owner_of(sampler, 'sampler')} has none "

@@ -30,5 +30,6 @@ def check_samplers(variant: Variant, folder: Path) -> None:
         if only_asks_likelihoods(own.benchmark.options):
             continue
         check_destination(own.sampler.registration, noise.destination)
-        check_reach(decoder_options(generation_of(manifest, index)), attention, noise.time_conditioning)
-        check_sampler(own.sampler.build(), attention, noise.time_conditioning)
+        decoder = decoder_options(generation_of(manifest, index))
+        check_reach(decoder, attention, noise.time_conditioning)
+        check_sampler(own.sampler.build(), decoder, attention, noise.time_conditioning)
