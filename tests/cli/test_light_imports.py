@@ -109,6 +109,7 @@ def test_generate_says_nothing_but_how_far_it_is(platform: Platform, model: Path
     done = platform(*asked, cwd=model)
     assert done.returncode == 0
     said = [line.split("] ", 1)[1] for line in done.stderr.splitlines()]
+    said = [line for line in said if not line.startswith("still ")]  # as on a machine that is busy
     assert said == ["importing libraries", "loading the model", "generating", "generating: 1 of 1 prompts"]
     quiet = platform(*asked, "--progress", "none", cwd=model)
     assert (quiet.stdout, quiet.stderr) == (done.stdout, "")
