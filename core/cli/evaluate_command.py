@@ -10,13 +10,14 @@ from typing import Annotated, Any
 
 import typer
 
-from opendllm.core.checkpoints.families import backbone_of
+from opendllm.core.checkpoints.families import backbone_of, stored_block_length
 from opendllm.core.checkpoints.files import PROVENANCE_FILE, model_folder, provenance_of
 from opendllm.core.checkpoints.pretrained import fetch_config, is_hub_id
 from opendllm.core.cli.common_options import AllowCodeExecution, Limit, ProgressStyle
 from opendllm.core.cli.generate_command import parse_options
 from opendllm.core.cli.run_report import print_report
 from opendllm.core.decoding.options import DecoderOptions
+from opendllm.core.decoding.settings import default_options
 from opendllm.core.experiment import run_experiment
 from opendllm.core.foundation.visible_text import visible
 from opendllm.core.launching.stopping import stopping_at_once
@@ -56,7 +57,13 @@ def evaluate(
     benchmark: Annotated[
         list[str], typer.Option(metavar="NAME", help="As in `platform plugins`; may be repeated.")
     ],
-    sampler: Annotated[str | None, typer.Option(help="By default the one of the model's authors.")] = None,
+    sampler: Annotated[
+        str | None,
+        typer.Option(
+            help="By default the one of the model's authors, with their options (platform plugins show "
+            "backbones/NAME); one that is named begins with its own."
+        ),
+    ] = None,
     option: Annotated[
         list[str] | None,
         typer.Option(
@@ -90,14 +97,17 @@ def evaluate(
     folder = fetch_config(checkpoint)
     family = backbone_of(plugins, folder)
     chosen = plugins.samplers.get(sampler or family.options.default_sampler).name
+    defaults = default_options(family.options, stored_block_length(folder)) if sampler is None else {}
     options = _sorted(parse_options(option or []), plugins, chosen, benchmark)
+    authors = _sorted(defaults, plugins, chosen, ())
+    own = {**authors.sampler, **options.sampler}
     # The default is named where it has options only: a benchmark may be one that has nothing written.
-    named = {"sampler": {"name": chosen, "options": options.sampler}} if sampler or options.sampler else {}
+    named = {"sampler": {"name": chosen, "options": own}} if sampler or own else {}
     manifest = {
         **_of_its_run(folder, plugins),
         "name": _name(checkpoint),
         "device": device,
-        "generate": {**options.decoder, **named},
+        "generate": {**authors.decoder, **options.decoder, **named},
         "evaluate": [
             {"benchmark": {"name": name, "options": options.benchmarks[name]}, **options.entry}
             for name in benchmark

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from opendllm.core.checkpoints.families import attention_of, backbone_of, noise_of
+from opendllm.core.checkpoints.families import attention_of, backbone_of, noise_of, stored_block_length
 from opendllm.core.checkpoints.pretrained import fetch_config
 from opendllm.core.cli.common_options import ProgressStyle
 from opendllm.core.cli.described_options import described_options, option_lines
@@ -27,7 +27,14 @@ from opendllm.core.cli.trace_files import (
     write_page,
 )
 from opendllm.core.decoding.options import DecoderOptions
-from opendllm.core.decoding.settings import check_destination, check_reach, check_sampler, sort_options
+from opendllm.core.decoding.settings import (
+    check_destination,
+    check_reach,
+    check_sampler,
+    default_options,
+    sort_options,
+    sort_over_defaults,
+)
 from opendllm.core.foundation.heavy_imports import import_model_libraries
 from opendllm.core.manifest.sources import parse_value
 from opendllm.core.progress.views import shown_progress
@@ -40,6 +47,9 @@ if TYPE_CHECKING:
     from opendllm.core.decoding.text import Written
     from opendllm.core.language_model import LanguageModel
     from opendllm.core.progress.progress import Progress
+    from opendllm.registries.options import BackboneOptions, SamplerOptions
+    from opendllm.registries.registry import Registration
+    from opendllm.registries.samplers import Sampler
 
 
 def add_to(app: typer.Typer) -> None:
@@ -73,8 +83,9 @@ def generate(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="By default the one of the model's authors; given twice, with --trace FILE.html or --gif, "
-            "both are shown side by side.",
+            help="By default the one of the model's authors, with their options (platform plugins show "
+            "backbones/NAME); one that is named begins with its own. Given twice, with --trace FILE.html or "
+            "--gif, both are shown side by side.",
         ),
     ] = None,
     option: Annotated[
@@ -148,11 +159,9 @@ def generate(
         if trace_file is not None and is_page(trace):
             write_page(trace_file, checkpoint, model, prompts, done)
         elif trace_file is not None:
-            about: dict[str, Any] = {
-                "checkpoint": checkpoint,
-                "sampler": done[0].sampler or model.default_sampler,
-            }
-            about |= {"options": options, "seed": seed}
+            used, set_to = model.decoding(done[0].sampler, options)
+            about: dict[str, Any] = {"checkpoint": checkpoint, "sampler": used}
+            about |= {"options": set_to, "seed": seed}
             write_json_trace(trace_file, about, model, prompts, done[0])
         if gif_file is not None:
             write_gif(gif_file, model, prompts, done)
@@ -174,10 +183,18 @@ def _check_names(checkpoint: str, wanted: Sequence[Decoding]) -> None:
     family, noise = backbone_of(plugins, path), noise_of(path)
     attention = attention_of(family, path)
     for each in wanted:
-        chosen = plugins.samplers.get(each.sampler or family.options.default_sampler)
-        decoder, _ = sort_options(each.options, chosen)
+        chosen, decoder, _ = _sorted_options(each, path, family.options)
         check_destination(chosen, noise.destination)
         check_reach(decoder, attention, noise.time_conditioning)
+
+
+def _sorted_options(
+    wanted: Decoding, path: Path, family: BackboneOptions
+) -> tuple[Registration[Sampler], DecoderOptions, SamplerOptions]:
+    """A sampler, by default that of the model's authors with what they set beside it."""
+    chosen = installed_plugins().samplers.get(wanted.sampler or family.default_sampler)
+    defaults = default_options(family, stored_block_length(path)) if wanted.sampler is None else {}
+    return chosen, *sort_over_defaults(wanted.options, defaults, chosen)
 
 
 def _loaded(
@@ -191,12 +208,11 @@ def _loaded(
     with progress.activity("importing libraries"):
         import_model_libraries()
         from opendllm.core import load
-    plugins, path = installed_plugins(), fetch_config(checkpoint)
-    family = backbone_of(plugins, path)
+    path = fetch_config(checkpoint)
+    family = backbone_of(installed_plugins(), path)
     attention, told = attention_of(family, path), noise_of(path).time_conditioning
     for each in wanted:
-        chosen = plugins.samplers.get(each.sampler or family.options.default_sampler)
-        decoder, own = sort_options(each.options, chosen)
+        chosen, decoder, own = _sorted_options(each, path, family.options)
         check_sampler(chosen.build(own), decoder, attention, told)
     with progress.activity("loading the model"):
         return load(checkpoint, device=device, add_bos_token=add_bos_token)
