@@ -5,14 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from opendllm.core.checkpoints.family_names import named_alike
 from opendllm.core.checkpoints.files import model_folder
 from opendllm.core.foundation.json_objects import read_json_object
+from opendllm.core.foundation.option_errors import option_errors
 from opendllm.core.networks.noise_section import CONFIG_FILE, OWN_SECTION, read_noise
 from opendllm.registries.backbones import Backbone
 from opendllm.registries.discovery import Plugins
 from opendllm.registries.errors import UserError
-from opendllm.registries.options import BackboneOptions
+from opendllm.registries.options import AttentionKind, BackboneOptions
 from opendllm.registries.registry import ChosenPlugin, Registration
 from opendllm.registries.trained_noise import TrainedNoise
 
@@ -99,6 +102,42 @@ def _family(plugins: Plugins, folder: Path, config: dict[str, Any]) -> Registrat
     raise UserError(
         f"{folder / CONFIG_FILE}: model_type {model_type!r} does not settle the family; name one of {names}"
     )
+
+
+def with_stored_options(
+    backbone: ChosenPlugin[Backbone, BackboneOptions], folder: Path, config: dict[str, Any]
+) -> ChosenPlugin[Backbone, BackboneOptions]:
+    """With what config.json of a model folder says of the options that weren't given.
+
+    Raises:
+        UserError: it says what is none.
+    """
+    options = backbone.options
+    own = own_section(folder, config)
+    known = type(options).model_fields
+    stored = {key: value for key, value in own.items() if key in known and value is not None}
+    given = {key: getattr(options, key) for key in options.model_fields_set}
+    try:
+        merged = type(options).model_validate({**stored, **given})
+    except ValidationError as error:
+        first = next(option_errors(error, type(options)))
+        at = ".".join(map(str, (OWN_SECTION, *first.path)))
+        raise UserError(f"{folder / CONFIG_FILE}: {at}: {first.message}") from error
+    return ChosenPlugin(backbone.registration, merged)
+
+
+def attention_of(backbone: ChosenPlugin[Backbone, BackboneOptions], path: Path) -> AttentionKind:
+    """Which positions of a checkpoint see each other.
+
+    Args:
+        backbone: its family, with options that go before what config.json says.
+        path: see `model_folder`.
+
+    Raises:
+        UserError: config.json can't be read.
+    """
+    folder = model_folder(path)
+    return with_stored_options(backbone, folder, read_config(folder)).options.attention
 
 
 def noise_of(path: Path) -> TrainedNoise:

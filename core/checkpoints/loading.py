@@ -7,17 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pydantic import ValidationError
 
-from opendllm.core.checkpoints.families import own_section, read_config
+from opendllm.core.checkpoints.families import own_section, read_config, with_stored_options
 from opendllm.core.checkpoints.files import model_folder
 from opendllm.core.checkpoints.stop_ids import end_of_turn_id, stop_token_ids
 from opendllm.core.checkpoints.text_codec import TextCodec, codec_of
 from opendllm.core.checkpoints.tokenizer_files import has_tokenizer, ids_without_token, read_tokenizer
 from opendllm.core.foundation.notices import warn_once
-from opendllm.core.foundation.option_errors import option_errors
 from opendllm.core.foundation.ranks import local_rank
-from opendllm.core.networks.noise_section import CONFIG_FILE, OWN_SECTION, read_noise
+from opendllm.core.networks.noise_section import CONFIG_FILE, read_noise
 from opendllm.registries.backbones import Backbone, DiffusionLM
 from opendllm.registries.errors import UserError
 from opendllm.registries.options import BackboneOptions
@@ -131,29 +129,11 @@ def load_model(
     config["mask_token_id"] = _mask_token_id(folder, config, mask_token_id, known.get("mask_token_id"))
     if config.get("eos_token_id") is None and "eos_token_id" in known:
         config["eos_token_id"] = known["eos_token_id"]
-    family = _with_stored_options(backbone, folder, config).build()
+    family = with_stored_options(backbone, folder, config).build()
     noise = read_noise(own_section(folder, config), folder / CONFIG_FILE)
     lm = family.load(folder, config, device, dtype, min_vocab_size)
     lm.noise = noise
     return lm
-
-
-def _with_stored_options(
-    backbone: ChosenPlugin[Backbone, BackboneOptions], folder: Path, config: dict[str, Any]
-) -> ChosenPlugin[Backbone, BackboneOptions]:
-    """What config.json says of the options that weren't given."""
-    options = backbone.options
-    own = own_section(folder, config)
-    known = type(options).model_fields
-    stored = {key: value for key, value in own.items() if key in known and value is not None}
-    given = {key: getattr(options, key) for key in options.model_fields_set}
-    try:
-        merged = type(options).model_validate({**stored, **given})
-    except ValidationError as error:
-        first = next(option_errors(error, type(options)))
-        at = ".".join(map(str, (OWN_SECTION, *first.path)))
-        raise UserError(f"{folder / CONFIG_FILE}: {at}: {first.message}") from error
-    return ChosenPlugin(backbone.registration, merged)
 
 
 def _known_ids(options: BackboneOptions, config: dict[str, Any]) -> dict[str, int]:

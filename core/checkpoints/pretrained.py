@@ -17,12 +17,18 @@ def is_hub_id(name: str) -> bool:
     return bool(_HUB_ID.fullmatch(name)) and not Path(name).parent.exists()
 
 
-def fetch(path_or_hub_id: str) -> Path:
+def fetch_config(path_or_hub_id: str) -> Path:
+    """The folder of a checkpoint, of which a hub id's has no more than its config.json: see `fetch`."""
+    return fetch(path_or_hub_id, ("config.json",))
+
+
+def fetch(path_or_hub_id: str, files: tuple[str, ...] = _WANTED_FILES) -> Path:
     """The folder of a checkpoint.
 
     Args:
         path_or_hub_id: an existing folder, or an id such as `GSAI-ML/LLaDA-8B-Base`, which
             huggingface_hub downloads into its cache.
+        files: patterns of those that are downloaded.
 
     Raises:
         UserError: there is no such folder, or the hub can't be reached or doesn't know the id.
@@ -39,7 +45,7 @@ def fetch(path_or_hub_id: str) -> Path:
     from huggingface_hub.errors import RepositoryNotFoundError
 
     try:
-        return Path(snapshot_download(path_or_hub_id, allow_patterns=list(_WANTED_FILES)))
+        return Path(snapshot_download(path_or_hub_id, allow_patterns=list(files)))
     except RepositoryNotFoundError as error:
         raise UserError(f"the hub has no {path_or_hub_id}, or it wants a token (HF_TOKEN)") from error
     except Exception as error:  # of its HTTP client too, which changes with huggingface_hub's version

@@ -6,22 +6,36 @@ import importlib.util
 import json
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 from opendllm.core.foundation.heavy_imports import import_model_libraries
 from opendllm.core.foundation.hub import hub_cache, why_unreachable
+from opendllm.core.foundation.visible_text import visible_line
 from opendllm.core.planning.devices import gpus_here
-from opendllm.core.progress.progress import printable
 from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.errors import UserError, first_line
 
+IMPORT_SECONDS = 120
+"""For flash-attn to be imported, with torch."""
+_IS_NOT_USED = 3
+_IMPORT_FLASH_ATTENTION = f"""
+import sys
+try:
+    from flash_attn import flash_attn_varlen_func
+except ImportError as error:
+    print(error)
+    sys.exit({_IS_NOT_USED})
+"""
 LITTLE_DISK = 10 << 30
 """Bytes; a checkpoint of a small model with its optimizer has some."""
 
@@ -49,12 +63,13 @@ def add_to(app: typer.Typer) -> None:
 
 
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False) -> None:
-    """Look at Python, torch, GPUs, kernels, DeepSpeed, the sandbox, the hub and the disk.
+    """Look at Python, torch, GPUs, kernels, DeepSpeed, other packages, the sandbox, the hub and the disk.
 
     Exit code 1 where something keeps runs from working.
     """
     checks: tuple[tuple[str, Callable[[], Iterator[Finding]]], ...] = (
         ("Python", _python),
+        ("packages", _packages),
         ("torch", _torch),
         ("GPU", _gpu),
         ("attention", _attention),
@@ -88,11 +103,42 @@ def _looked_at(what: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Fi
 
 def _print(finding: Finding) -> None:
     advice = f"\n{'':14}{finding.advice}" if finding.advice else ""
-    typer.echo(f"{finding.state:8}{finding.what:11} {printable(finding.found)}{advice}")
+    typer.echo(f"{finding.state:8}{finding.what:11} {visible_line(finding.found)}{advice}")
 
 
 def _python() -> Iterator[Finding]:
-    yield Finding("Python", "ok", f"{sys.version.split()[0]} at {sys.executable}")
+    found = f"{sys.version.split()[0]} at {sys.executable}"
+    wanted = metadata("open-dllm")["Requires-Python"] or ""
+    if SpecifierSet(wanted).contains(sys.version.split()[0].rstrip("+"), prereleases=True):
+        yield Finding("Python", "ok", found)
+    else:
+        yield Finding(
+            "Python",
+            "problem",
+            f"{found}, and {wanted} is needed",
+            "install it into one of these",
+        )
+
+
+def _packages() -> Iterator[Finding]:
+    """What the platform requires, as its own metadata have it; extras are looked at by those who use them."""
+    unfit = 0
+    for requirement in map(Requirement, requires("open-dllm") or ()):
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            found = version(requirement.name)
+        except PackageNotFoundError:
+            found = None
+        if found is None or not requirement.specifier.contains(found, prereleases=True):
+            unfit += 1
+            is_there = "is missing" if found is None else f"{found} is installed"
+            yield Finding(
+                requirement.name, "problem", f"{is_there}, and {requirement.specifier} is needed",
+                f"pip install '{requirement.name}{requirement.specifier}'",
+            )  # fmt: skip
+    if not unfit:
+        yield Finding("packages", "ok", "all that are required, in versions that are")
 
 
 def _torch() -> Iterator[Finding]:
@@ -130,7 +176,7 @@ def _attention() -> Iterator[Finding]:
     import torch
 
     if importlib.util.find_spec("flash_attn") is not None:
-        yield Finding("attention", "ok", f"flash-attn {version('flash-attn')}")
+        yield _flash_attention()
     elif torch.cuda.is_available():
         yield Finding(
             "attention", "note", "torch's own variable-length kernels",
@@ -138,6 +184,29 @@ def _attention() -> Iterator[Finding]:
         )  # fmt: skip
     else:
         yield Finding("attention", "ok", "torch's own, document by document")
+
+
+def _flash_attention() -> Finding:
+    """It is imported in a process of its own: a build for another torch may end the one that tries."""
+    try:
+        named = f"flash-attn {version('flash-attn')}"
+    except PackageNotFoundError:
+        named = "flash-attn"
+    tried = [sys.executable, "-P", "-c", _IMPORT_FLASH_ATTENTION]
+    try:
+        done = subprocess.run(tried, capture_output=True, text=True, timeout=IMPORT_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        done = subprocess.CompletedProcess(tried, 1, "", f"it took over {IMPORT_SECONDS} seconds")
+    if done.returncode == 0:
+        return Finding("attention", "ok", named)
+    said = (done.stdout + done.stderr).strip().splitlines()
+    why = said[-1] if said else f"exit code {done.returncode}"
+    again = "pip install --force-reinstall --no-deps --no-build-isolation flash-attn"
+    advice = f"build it for this torch: {again}; or pip uninstall flash-attn"
+    if done.returncode == _IS_NOT_USED:
+        torchs = "so torch's own kernels are used"
+        return Finding("attention", "note", f"{named} cannot be imported, {torchs}: {why}", advice)
+    return Finding("attention", "problem", f"{named} fails when it is imported: {why}", advice)
 
 
 def _deepspeed() -> Iterator[Finding]:
@@ -194,13 +263,17 @@ def _disk() -> Iterator[Finding]:
     for name, folder in (("working folder", Path.cwd()), ("hub's cache", hub_cache())):
         there = next(path for path in (folder, *folder.parents) if path.exists())
         free = shutil.disk_usage(there).free
-        little = free < LITTLE_DISK
-        advice = "checkpoints may not fit: --set output=DIR puts a run elsewhere" if little else ""
-        if little and name != "working folder":
-            advice = "downloads may not fit: HF_HOME=DIR puts them elsewhere"
-        writable = "" if os.access(there, os.W_OK) else ", not writable"
-        state: Literal["ok", "note"] = "note" if little or writable else "ok"
-        yield Finding("disk", state, f"{free / 2**30:.0f} GiB free for the {name} {folder}{writable}", advice)
+        found = f"{free / 2**30:.0f} GiB free for the {name} {folder}"
+        here = name == "working folder"
+        elsewhere = "--set output=DIR puts a run elsewhere" if here else "HF_HOME=DIR puts them elsewhere"
+        if not os.access(there, os.W_OK):
+            what = "a run can't be written here" if here else "downloads can't be kept"
+            yield Finding("disk", "note", f"{found}, not writable", f"{what}: {elsewhere}")
+        elif free < LITTLE_DISK:
+            what = "checkpoints" if here else "downloads"
+            yield Finding("disk", "note", found, f"{what} may not fit: {elsewhere}")
+        else:
+            yield Finding("disk", "ok", found)
 
 
 def _plugins() -> Iterator[Finding]:

@@ -12,17 +12,19 @@ import typer
 
 from opendllm.core.checkpoints.families import backbone_of, stored_block_length
 from opendllm.core.checkpoints.files import PROVENANCE_FILE, model_folder, provenance_of
-from opendllm.core.checkpoints.pretrained import fetch, is_hub_id
+from opendllm.core.checkpoints.pretrained import fetch_config, is_hub_id
+from opendllm.core.cli.common_options import AllowCodeExecution, Limit, ProgressStyle
 from opendllm.core.cli.generate_command import parse_options
 from opendllm.core.cli.run_report import print_report
 from opendllm.core.decoding.options import DecoderOptions
 from opendllm.core.decoding.settings import default_options
 from opendllm.core.experiment import run_experiment
+from opendllm.core.foundation.visible_text import visible
 from opendllm.core.launching.stopping import stopping_at_once
 from opendllm.core.manifest.experiment_manifest import experiment_of
-from opendllm.core.progress.views import Style, shown_progress
+from opendllm.core.progress.views import shown_progress
 from opendllm.registries.discovery import Plugins, installed_plugins
-from opendllm.registries.errors import UserError
+from opendllm.registries.errors import PluginError, UserError
 from opendllm.registries.registry import did_you_mean
 
 _ENTRY_OPTIONS = (
@@ -76,19 +78,14 @@ def evaluate(
         int | None,
         typer.Option(min=0, help="By default 0, or that of the checkpoint's run."),
     ] = None,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="At most so many problems of each benchmark.")
-    ] = None,
-    allow_code_execution: Annotated[
-        bool,
-        typer.Option("--allow-code-execution", help="Let benchmarks run generated code, in a sandbox."),
-    ] = False,
+    limit: Limit = None,
+    allow_code_execution: AllowCodeExecution = False,
     output: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Of the results; by default runs/evaluation-of-CHECKPOINT."),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    progress: Annotated[Style | None, typer.Option(help="As in `platform run`.")] = None,
+    progress: ProgressStyle = None,
 ) -> None:
     """Evaluate a checkpoint on benchmarks: the same results as a run's, without a manifest.
 
@@ -97,21 +94,20 @@ def evaluate(
     plugins = installed_plugins()
     for name in benchmark:
         plugins.benchmarks.get(name)
-    folder = fetch(checkpoint)
+    folder = fetch_config(checkpoint)
     family = backbone_of(plugins, folder)
     chosen = plugins.samplers.get(sampler or family.options.default_sampler).name
     defaults = default_options(family.options, stored_block_length(folder)) if sampler is None else {}
     options = _sorted(parse_options(option or []), plugins, chosen, benchmark)
     authors = _sorted(defaults, plugins, chosen, ())
+    own = {**authors.sampler, **options.sampler}
+    # The default is named where it has options only: a benchmark may be one that has nothing written.
+    named = {"sampler": {"name": chosen, "options": own}} if sampler or own else {}
     manifest = {
-        **_of_its_run(folder),
+        **_of_its_run(folder, plugins),
         "name": _name(checkpoint),
         "device": device,
-        "generate": {
-            **authors.decoder,
-            **options.decoder,
-            "sampler": {"name": sampler or chosen, "options": {**authors.sampler, **options.sampler}},
-        },
+        "generate": {**authors.decoder, **options.decoder, **named},
         "evaluate": [
             {"benchmark": {"name": name, "options": options.benchmarks[name]}, **options.entry}
             for name in benchmark
@@ -130,7 +126,7 @@ def evaluate(
     print_report(experiment.output)
 
 
-def _of_its_run(folder: Path) -> dict[str, Any]:
+def _of_its_run(folder: Path, plugins: Plugins) -> dict[str, Any]:
     """The model, data and seed of the run that a checkpoint comes from; nothing of any other checkpoint."""
     checkpoint = model_folder(folder).parent
     if not (checkpoint / PROVENANCE_FILE).is_file():
@@ -142,7 +138,22 @@ def _of_its_run(folder: Path) -> dict[str, Any]:
     # What its files say of themselves holds; a preset, say, is for a model that is built.
     backbone = kept["model"]["backbone"]["name"]
     kept["model"] = {**kept["model"], "backbone": {"name": backbone, "options": {}}}
+    data = kept.get("data") or {}
+    named = [part["corpus"]["name"] for part in [data, *data.get("mixture", [])] if part.get("corpus")]
+    missing = next((name for name in named if not _is_installed(plugins, name)), None)
+    if missing is not None:
+        kept.pop("data")
+        note = f"the checkpoint was trained on corpus {missing}, whose plugin isn't installed here"
+        typer.echo(visible(f"note: {note}: no benchmark can read its held-out texts"), err=True)
     return kept
+
+
+def _is_installed(plugins: Plugins, corpus: str) -> bool:
+    try:
+        plugins.corpora.get(corpus)
+    except PluginError:
+        return False
+    return True
 
 
 def _sorted(given: Mapping[str, Any], plugins: Plugins, sampler: str, benchmarks: Sequence[str]) -> _Sorted:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from opendllm.core.cli.common_options import AllowCodeExecution, Limit, ProgressStyle
 from opendllm.core.cli.run_report import print_report
 from opendllm.core.experiment import STAGES, run_experiment
 from opendllm.core.launching.launcher import (
@@ -21,7 +22,7 @@ from opendllm.core.launching.stopping import stopping_at_once
 from opendllm.core.manifest.experiment_manifest import Experiment, read_experiment
 from opendllm.core.manifest.json_schema import manifest_schema
 from opendllm.core.manifest.schema import Launch
-from opendllm.core.progress.views import Style, shown_progress
+from opendllm.core.progress.views import shown_progress
 from opendllm.core.training.settings import batch_shape
 from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.errors import UserError
@@ -47,13 +48,8 @@ def run(
     variant: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Only this variant; may be repeated.")
     ] = None,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="At most so many problems of each benchmark.")
-    ] = None,
-    allow_code_execution: Annotated[
-        bool,
-        typer.Option("--allow-code-execution", help="Let benchmarks run generated code, in a sandbox."),
-    ] = False,
+    limit: Limit = None,
+    allow_code_execution: AllowCodeExecution = False,
     extend: Annotated[
         bool,
         typer.Option("--extend", help="Go on from the newest checkpoint to a train.steps that was raised."),
@@ -67,13 +63,7 @@ def run(
             "slurm[:N] submits a job.",
         ),
     ] = None,
-    progress: Annotated[
-        Style | None,
-        typer.Option(
-            help="How far it is, on standard error: bars, lines, JSON lines or nothing. By default bars on a "
-            "terminal, lines elsewhere."
-        ),
-    ] = None,
+    progress: ProgressStyle = None,
 ) -> None:
     """Run an experiment: train, evaluate and report. Continues a run that is there."""
     stages = list(STAGES) if only is None else only.split(",")

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from opendllm.core.checkpoints.families import backbone_of, noise_of, stored_block_length
-from opendllm.core.checkpoints.pretrained import fetch, is_hub_id
+from opendllm.core.checkpoints.families import attention_of, backbone_of, noise_of, stored_block_length
+from opendllm.core.checkpoints.pretrained import fetch_config
+from opendllm.core.cli.common_options import ProgressStyle
 from opendllm.core.cli.described_options import described_options, option_lines
 from opendllm.core.cli.output_files import Lines, new_file
 from opendllm.core.cli.prompts import Prompt, read_prompts
@@ -28,11 +29,15 @@ from opendllm.core.cli.trace_files import (
 from opendllm.core.decoding.options import DecoderOptions
 from opendllm.core.decoding.settings import (
     check_destination,
+    check_reach,
+    check_sampler,
     default_options,
     sort_options,
     sort_over_defaults,
 )
+from opendllm.core.foundation.heavy_imports import import_model_libraries
 from opendllm.core.manifest.sources import parse_value
+from opendllm.core.progress.views import shown_progress
 from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.errors import UserError
 
@@ -40,6 +45,11 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 if TYPE_CHECKING:
     from opendllm.core.decoding.text import Written
+    from opendllm.core.language_model import LanguageModel
+    from opendllm.core.progress.progress import Progress
+    from opendllm.registries.options import BackboneOptions, SamplerOptions
+    from opendllm.registries.registry import Registration
+    from opendllm.registries.samplers import Sampler
 
 
 def add_to(app: typer.Typer) -> None:
@@ -107,6 +117,7 @@ def generate(
     gif: Annotated[
         Path | None, typer.Option(metavar="FILE.gif", help="Draw the same as an animation.")
     ] = None,
+    progress: ProgressStyle = None,
 ) -> None:
     """Complete prompts, or fill the gaps between prompts and suffixes."""
     options = parse_options(option or [])
@@ -117,36 +128,34 @@ def generate(
     samplers = sampler or []
     check_traces(samplers, len(prompts), trace, gif)
     with new_file(output) as output_file, new_file(trace) as trace_file, new_file(gif) as gif_file:
-        from opendllm.core import load
-        from opendllm.core.cli.progress import progress_bar
-
-        model = load(checkpoint, device=device, add_bos_token=add_bos_token)
-        gaps = [each.gap for each in prompts]
-        if chat:
-            gaps = [replace(model.chat_gap(gap.prefix), length=gap.length) for gap in gaps]
         json_lines = as_json or input_file is not None or output is not None
         wanted = decodings(samplers, options)
         total = len(prompts) * len(wanted)
         lines = Lines(output, output_file, total, printed_early=json_lines)
         done: list[Decoding] = []
-        with lines.kept(), progress_bar("generating", total, shown=total > 1) as show:
-            for number, decoding in enumerate(wanted):
+        with lines.kept(), shown_progress(progress) as shown:
+            model = _loaded(checkpoint, wanted, device, add_bos_token, shown)
+            gaps = [each.gap for each in prompts]
+            if chat:
+                gaps = [replace(model.chat_gap(gap.prefix), length=gap.length) for gap in gaps]
+            with shown.activity("generating", unit="prompts") as task:
+                for number, decoding in enumerate(wanted):
 
-                def on_written(index: int, each: Written, first: int = number * len(prompts)) -> None:
-                    text = _line(prompts[index], each) if json_lines else each.text
-                    lines.add(first + index, text)
-                    show(len(lines))
+                    def on_written(index: int, each: Written, first: int = number * len(prompts)) -> None:
+                        text = _line(prompts[index], each) if json_lines else each.text
+                        lines.add(first + index, text)
+                        task.update(len(lines), total)
 
-                written = model.fill(
-                    gaps,
-                    decoding.options,
-                    sampler=decoding.sampler,
-                    seed=seed,
-                    batch_size=batch_size,
-                    trace=trace is not None or gif is not None,
-                    on_written=on_written,
-                )
-                done.append(replace(decoding, written=written))
+                    written = model.fill(
+                        gaps,
+                        decoding.options,
+                        sampler=decoding.sampler,
+                        seed=seed,
+                        batch_size=batch_size,
+                        trace=trace is not None or gif is not None,
+                        on_written=on_written,
+                    )
+                    done.append(replace(decoding, written=written))
         if trace_file is not None and is_page(trace):
             write_page(trace_file, checkpoint, model, prompts, done)
         elif trace_file is not None:
@@ -161,24 +170,52 @@ def generate(
 def _check_names(checkpoint: str, wanted: Sequence[Decoding]) -> None:
     """Say at once what is wrong with names and options, before anything heavy is imported.
 
+    Of a checkpoint on the hub its config.json is asked for alone.
+
     Raises:
         UserError: there is no such checkpoint or sampler, or it doesn't take these options.
     """
     plugins = installed_plugins()
-    folder = Path(checkpoint).expanduser()
     for each in wanted:
         if each.sampler is not None:
             sort_options(each.options, plugins.samplers.get(each.sampler))
-    if not folder.exists() and is_hub_id(checkpoint):
-        return  # whose config.json, which knows the sampler, is to be fetched first
-    path = fetch(checkpoint)
-    family = backbone_of(plugins, path).options
+    path = fetch_config(checkpoint)
+    family, noise = backbone_of(plugins, path), noise_of(path)
+    attention = attention_of(family, path)
     for each in wanted:
-        chosen = plugins.samplers.get(each.sampler or family.default_sampler)
-        unnamed = each.sampler is None
-        defaults = default_options(family, stored_block_length(path)) if unnamed else {}
-        sort_over_defaults(each.options, defaults, chosen)
-        check_destination(chosen, noise_of(path).destination)
+        chosen, decoder, _ = _sorted_options(each, path, family.options)
+        check_destination(chosen, noise.destination)
+        check_reach(decoder, attention, noise.time_conditioning)
+
+
+def _sorted_options(
+    wanted: Decoding, path: Path, family: BackboneOptions
+) -> tuple[Registration[Sampler], DecoderOptions, SamplerOptions]:
+    """A sampler, by default that of the model's authors with what they set beside it."""
+    chosen = installed_plugins().samplers.get(wanted.sampler or family.default_sampler)
+    defaults = default_options(family, stored_block_length(path)) if wanted.sampler is None else {}
+    return chosen, *sort_over_defaults(wanted.options, defaults, chosen)
+
+
+def _loaded(
+    checkpoint: str, wanted: Sequence[Decoding], device: str, add_bos_token: bool | None, progress: Progress
+) -> LanguageModel:
+    """The model, once it is known that all samplers go with it.
+
+    Raises:
+        UserError: see `load`; or one doesn't.
+    """
+    with progress.activity("importing libraries"):
+        import_model_libraries()
+        from opendllm.core import load
+    path = fetch_config(checkpoint)
+    family = backbone_of(installed_plugins(), path)
+    attention, told = attention_of(family, path), noise_of(path).time_conditioning
+    for each in wanted:
+        chosen, decoder, own = _sorted_options(each, path, family.options)
+        check_sampler(chosen.build(own), decoder, attention, told)
+    with progress.activity("loading the model"):
+        return load(checkpoint, device=device, add_bos_token=add_bos_token)
 
 
 def _line(prompt: Prompt, written: Written) -> str:

@@ -79,7 +79,7 @@ status_command.add_to(app)
 def _show_warning(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
     """What is meant for people in their form, everything else in Python's."""
     if issubclass(category, (PluginWarning, DeprecatedWarning)):
-        print(f"warning: {message}", file=sys.stderr)
+        print(f"warning: {visible(str(message))}", file=sys.stderr)
     else:
         _python_shows(message, category, *where, **more)
 
@@ -128,11 +128,12 @@ def _report(error: Exception) -> int:
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # of the command's own arguments
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "platform"
-        print(f"error: {error.format_message()} ({command} --help says more)", file=sys.stderr)
+        print(f"error: {visible(error.format_message())} ({command} --help says more)", file=sys.stderr)
         return 2
     if isinstance(error, UserError):
         for line in str(error).splitlines():
             print(f"error: {visible(line)}", file=sys.stderr)
         return error.exit_code
-    print(f"internal error: {type(error).__name__}: {error} (--debug shows where)", file=sys.stderr)
+    said = visible(f"{type(error).__name__}: {error}")
+    print(f"internal error: {said} (--debug shows where)", file=sys.stderr)
     return 1

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from opendllm.core.cli.common_options import AllowCodeExecution, ProgressStyle
 from opendllm.core.cli.generate_command import parse_option
 from opendllm.core.foundation.visible_text import visible
-from opendllm.core.progress.views import Style, shown_progress
+from opendllm.core.progress.views import shown_progress
 from opendllm.registries.benchmarks import CodeExecution, IsolationLevel
 from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.errors import UserError
@@ -45,9 +45,7 @@ def score(
         Literal["named", "failed", "refused"],
         typer.Option(help="Tasks without a sample: only named, counted as failed, or nothing is scored."),
     ] = "named",
-    allow_code_execution: Annotated[
-        bool, typer.Option("--allow-code-execution", help="Let generated code run, in a sandbox.")
-    ] = False,
+    allow_code_execution: AllowCodeExecution = False,
     isolation: Annotated[
         IsolationLevel | None,
         typer.Option(help="The weakest sandbox that will do; by default the strongest of this machine."),
@@ -59,6 +57,7 @@ def score(
         list[str] | None,
         typer.Option("--option", "-o", metavar="KEY=VALUE", help="Of the benchmark."),
     ] = None,
+    progress: ProgressStyle = None,
 ) -> None:
     """Score samples made anywhere. Exit code 1: scored, but something is wrong with the file."""
     if not allow_code_execution and (isolation is not None or workers is not None):
@@ -71,8 +70,7 @@ def score(
     options = dict(parse_option(text) for text in option or [])
     job = ScoringJob(benchmark, samples, options, problems, output, missing)
     execution = CodeExecution(isolation, workers) if allow_code_execution else None
-    style: Style | None = None if sys.stderr.isatty() else "none"
-    with shown_progress(style) as progress, evaluation_progress(progress, benchmark) as told:
+    with shown_progress(progress) as shown, evaluation_progress(shown, benchmark) as told:
         scored = score_samples(plugins, job, execution, told.judged)
     _print_table(scored)
     for note in scored.scores.notes:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -36,7 +37,7 @@ def status(
         return
     typer.echo(f"{run}: {found.state}{_where(found)}")
     if found.progress.get("activity"):
-        typer.echo(f"  {'' if found.state == 'running' else 'it was at '}{_said(found.progress)}")
+        typer.echo(f"  {'' if found.state == 'running' else 'it was at '}{_said(found)}")
     width = max((len(variant.name) for variant in found.variants), default=0)
     for variant in found.variants:
         steps = "no checkpoint yet" if variant.step is None else f"step {variant.step}"
@@ -54,8 +55,9 @@ def _where(found: RunStatus) -> str:
     return f"{process}, heard of {duration(found.age)} ago"
 
 
-def _said(said: dict[str, Any]) -> str:
+def _said(found: RunStatus) -> str:
     """What it last said, in the words of its own lines; a damaged file may hold anything."""
+    said = found.progress
     figures = {
         name: float(value)
         for name, value in said.items()
@@ -72,9 +74,17 @@ def _said(said: dict[str, Any]) -> str:
         figures,
         first=done,
     )
-    left = said.get("seconds_left")
-    known = isinstance(left, int | float) and total is not None and done is not None and done < total
-    return line(moment, 0.0) + (f", {duration(left)} left" if known and isinstance(left, int | float) else "")
+    left, seconds = _seconds(said.get("seconds_left")), _seconds(said.get("seconds"))
+    if left is not None and total is not None and done is not None and done < total:
+        return f"{line(moment, 0.0)}, {duration(left)} left"
+    if done is None and found.state == "running" and seconds is not None:
+        return f"{line(moment, 0.0)}, for {duration(seconds + (found.age or 0.0))}"
+    return line(moment, 0.0)
+
+
+def _seconds(value: object) -> float | None:
+    known = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return max(0.0, float(value)) if known and isinstance(value, int | float) else None
 
 
 def _whole(value: object) -> int | None:

@@ -7,15 +7,36 @@ from dataclasses import replace
 
 from opendllm.core.manifest.schema import Data
 from opendllm.registries.corpora import Corpus, Document
+from opendllm.registries.errors import UserError
+
+LOOKING_AT_CORPORA = "looking whether the corpus has changed"
+"""What `fingerprints` does, as an activity is called: files are read as a whole."""
 
 
-def fingerprints(data: Data, corpora: Sequence[Corpus]) -> dict[str, str]:
-    """Corpus, as the manifest has it -> what changes whenever a document of it does."""
+def fingerprints(
+    data: Data, corpora: Sequence[Corpus], unread: dict[str, str] | None = None
+) -> dict[str, str]:
+    """Corpus, as the manifest has it -> what changes whenever a document of it does.
+
+    Args:
+        data: the manifest's.
+        corpora: those that it names.
+        unread: takes the corpora that can't be read, and why.
+
+    Raises:
+        UserError: one can't be read, and nothing takes it.
+    """
     keys = ["data.corpus"] if data.corpus else [f"data.mixture.{n}.corpus" for n in range(len(data.mixture))]
-    return {
-        f"{key} ({choice.name})": corpus.fingerprint()
-        for key, choice, corpus in zip(keys, data.corpora(), corpora, strict=True)
-    }
+    found = {}
+    for key, choice, corpus in zip(keys, data.corpora(), corpora, strict=True):
+        name = f"{key} ({choice.name})"
+        try:
+            found[name] = corpus.fingerprint()
+        except UserError as error:
+            if unread is None:
+                raise
+            unread[name] = str(error)
+    return found
 
 
 def changed_corpora(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:

@@ -16,6 +16,7 @@ from opendllm.core.decoding.options import DecoderOptions
 from opendllm.core.decoding.plan import IntArray, Plan
 from opendllm.core.decoding.proposer import Proposer, start_of
 from opendllm.core.decoding.selection_checks import checked_selection
+from opendllm.core.decoding.settings import check_reach, check_sampler
 from opendllm.core.decoding.step_cursor import StepCursor
 from opendllm.core.decoding.step_parts import (
     StepPlan,
@@ -255,29 +256,9 @@ def _width(real: Tensor) -> int:
 
 
 def _check_options(lm: DiffusionLM, sampler: Sampler, options: DecoderOptions) -> None:
-    if lm.attention.kind != "bidirectional":
-        sub_blocks = lm.attention.block_length is not None and options.block_length is not None
-        if options.cache != "none" and not (sub_blocks and options.cache == "dual"):
-            raise UserError(
-                f"cache has no effect with a {lm.attention.kind} checkpoint, whose cache is exact and always "
-                f"on: leave it out (or, with block_length for sub-blocks, take dual)"
-            )
-        if sub_blocks and options.cache_refresh is not None:
-            raise UserError("cache_refresh has no effect with a block-causal checkpoint: leave it out")
-        if sampler.edits_length or sampler.spans_blocks:
-            raise UserError(
-                f"this sampler needs a bidirectional checkpoint, and this is a {lm.attention.kind} one"
-            )
-    if options.cache == "delayed" and sampler.revises and not sampler.spans_blocks:
-        raise UserError(
-            "cache: delayed keeps the keys of blocks without a mask, and this sampler changes such blocks: "
-            "take prefix or dual"
-        )
-    if lm.noise.time_conditioning and (options.cache != "none" or options.compile):
-        raise UserError(
-            "cache and compile have no effect with a model that is told the time, which changes all keys: "
-            "leave them out"
-        )
+    told = lm.noise.time_conditioning
+    check_reach(options, lm.attention.kind, told)
+    check_sampler(sampler, options, lm.attention.kind, told)
     if options.compile == "graphs" and not next(lm.module.parameters()).is_cuda:
         raise UserError("compile: graphs needs a GPU: leave it out")
     if options.early_stop and not lm.stops:

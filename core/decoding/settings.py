@@ -10,7 +10,8 @@ from opendllm.core.foundation.option_errors import checked_options
 from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.errors import UserError
 from opendllm.registries.noise_schedules import Destination
-from opendllm.registries.options import BackboneOptions, SamplerOptions
+from opendllm.registries.options import AttentionKind, BackboneOptions, SamplerOptions
+from opendllm.registries.plugin_calls import owner_of
 from opendllm.registries.registry import Registration, did_you_mean
 from opendllm.registries.samplers import Sampler
 
@@ -118,4 +119,53 @@ def check_effect(decoder: DecoderOptions, registration: Registration[Sampler]) -
         raise UserError(
             f"top_p and top_k have no effect with sampler {registration.name!r} at temperature 0: "
             f"leave them out"
+        )
+
+
+def check_reach(decoder: DecoderOptions, attention: AttentionKind, time_conditioning: bool) -> None:
+    """Refuse a decoder option that a checkpoint has no use for.
+
+    Args:
+        decoder: the decoder's options.
+        attention: the checkpoint's.
+        time_conditioning: whether its model has to be told the time.
+
+    Raises:
+        UserError: one is set.
+    """
+    if attention != "bidirectional":
+        sub_blocks = attention == "block-causal" and decoder.block_length is not None
+        if decoder.cache != "none" and not (sub_blocks and decoder.cache == "dual"):
+            raise UserError(
+                f"cache has no effect with a {attention} checkpoint, whose cache is exact and always on: "
+                f"leave it out (or, with block_length for sub-blocks, take dual)"
+            )
+        if sub_blocks and decoder.cache_refresh is not None:
+            raise UserError("cache_refresh has no effect with a block-causal checkpoint: leave it out")
+    if time_conditioning and (decoder.cache != "none" or decoder.compile):
+        raise UserError(
+            "cache and compile have no effect with a model that is told the time, which changes all keys: "
+            "leave them out"
+        )
+
+
+def check_sampler(
+    sampler: Sampler, decoder: DecoderOptions, attention: AttentionKind, time_conditioning: bool
+) -> None:
+    """Refuse a sampler that asks of a checkpoint or a cache what it can't do; the rest is `check_reach`'s.
+
+    Raises:
+        UserError: it does.
+    """
+    if attention != "bidirectional" and (sampler.edits_length or sampler.spans_blocks):
+        raise UserError(f"this sampler needs a bidirectional checkpoint, and this is a {attention} one")
+    if decoder.cache == "delayed" and sampler.revises and not sampler.spans_blocks:
+        raise UserError(
+            "cache: delayed keeps the keys of blocks without a mask, and this sampler changes such blocks: "
+            "take prefix or dual"
+        )
+    if time_conditioning and type(sampler).times is Sampler.times:
+        raise UserError(
+            f"this model was trained with the time as an input, and {owner_of(sampler, 'sampler')} has none "
+            f"to tell it: choose one that has `times`"
         )

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from opendllm.core.checkpoints.files import model_folder, provenance_of
 from opendllm.core.checkpoints.pretrained import fetch
-from opendllm.core.data.sources import changed_corpora, fingerprints, held_out_documents
+from opendllm.core.data.sources import LOOKING_AT_CORPORA, changed_corpora, fingerprints, held_out_documents
 from opendllm.core.evaluation.answering import Asked
 from opendllm.core.evaluation.answers import AnswerFile
 from opendllm.core.evaluation.evaluator import Evaluation, evaluate, unasked_note, write_result
 from opendllm.core.evaluation.kept_traces import TRACES_A_VARIANT, TraceWanted, keep_trace
 from opendllm.core.evaluation.progress import evaluation_progress
 from opendllm.core.evaluation.replicas import LoadedModel, load_replicas
+from opendllm.core.evaluation.sampler_checks import check_samplers
 from opendllm.core.evaluation.samples_file import about_file
 from opendllm.core.evaluation.set_aside import set_aside_other_sources
 from opendllm.core.evaluation.shards import this_process
@@ -63,11 +65,15 @@ def evaluate_variant(
     """
     manifest, shard = variant.manifest, this_process()
     traces = 0
-    # 1. The last checkpoint, once on every device.
+    # 1. The last checkpoint, once on every device, if its samplers go with it.
+    check_samplers(variant, folder)
     with progress.activity("loading the model"):
         models, trained = _load_checkpoint(variant, folder)
     corpora = variant.plugins.built_corpora()
-    read = fingerprints(manifest.data, corpora) if manifest.data else {}
+    with progress.activity(LOOKING_AT_CORPORA) if manifest.data else nullcontext():
+        read, unread = _fingerprints(manifest, corpora)
+    for corpus, why in unread.items() if shard.is_first else ():
+        on_message(visible(f"{variant.name}: {corpus} cannot be read, so no benchmark may ask for it: {why}"))
     for index, entry in enumerate(manifest.evaluate):
         # 2. The answers on file, and beside them what they are made with.
         label = entry.label or entry.benchmark.name
@@ -101,7 +107,8 @@ def evaluate_variant(
         if evaluation is not None and evaluation.first_text is not None and traces < TRACES_A_VARIANT:
             traces += 1
             path = folder / "traces" / f"{label}.json"
-            keep_trace(asked, TraceWanted(path, *evaluation.first_text, answers.digest, settings))
+            with progress.activity(f"recording a trace of {label}"):
+                keep_trace(asked, TraceWanted(path, *evaluation.first_text, answers.digest, settings))
 
 
 def _load_checkpoint(variant: Variant, folder: Path) -> tuple[list[LoadedModel], dict[str, Any]]:
@@ -126,6 +133,16 @@ def _load_checkpoint(variant: Variant, folder: Path) -> tuple[list[LoadedModel],
             f"{variant.name} is trained to step {step} of {wanted}: run the manifest without --only to finish"
         )
     return models, trained
+
+
+def _fingerprints(manifest: Manifest, corpora: Sequence[Corpus]) -> tuple[dict[str, str], dict[str, str]]:
+    """(corpus -> its fingerprint, corpus -> why it can't be read): of a model that was trained elsewhere the
+    corpora may have stayed there, and many a benchmark has no use for them.
+    """
+    unread: dict[str, str] = {}
+    if manifest.data is None:
+        return {}, unread
+    return fingerprints(manifest.data, corpora, unread if manifest.train is None else None), unread
 
 
 def _context(

@@ -9,7 +9,7 @@ from opendllm.core.progress.progress import Progress, Task
 
 
 class EvaluationProgress:
-    """One activity for the answers, and one for their scoring, once that begins."""
+    """One activity after the other: the problems are read, answered and scored."""
 
     def __init__(self, progress: Progress, benchmark: str, activities: ExitStack) -> None:
         self._progress = progress
@@ -39,4 +39,5 @@ class EvaluationProgress:
 def evaluation_progress(progress: Progress, benchmark: str) -> Iterator[EvaluationProgress]:
     """Of several processes the first tells its own share."""
     with ExitStack() as activities:
+        activities.enter_context(progress.activity(f"reading {benchmark}"))
         yield EvaluationProgress(progress, benchmark, activities)

@@ -11,7 +11,6 @@ import torch
 from opendllm.core.checkpoints.files import model_folder
 from opendllm.core.checkpoints.loading import load_checkpoint, torch_device
 from opendllm.core.checkpoints.text_codec import TextCodec
-from opendllm.core.decoding.settings import check_destination
 from opendllm.core.evaluation.answering import Replica
 from opendllm.core.foundation.ranks import world_size
 from opendllm.registries.backbones import Backbone, DiffusionLM
@@ -33,12 +32,7 @@ class LoadedModel:
     codec: TextCodec
 
     def with_sampler(self, sampler: ChosenPlugin[Sampler, SamplerOptions]) -> Replica:
-        """The replica that writes with a sampler of its own.
-
-        Raises:
-            UserError: the sampler undoes other noise than the model was trained on.
-        """
-        check_destination(sampler.registration, self.lm.noise.destination)
+        """The replica that writes with a sampler of its own."""
         return Replica(self.lm, self.tokenizer, self.codec, sampler.build())
 
 

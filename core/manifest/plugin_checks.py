@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from opendllm.core.decoding.settings import check_destination, check_effect
+from opendllm.core.checkpoints.families import attention_of, noise_of
+from opendllm.core.decoding.settings import check_destination, check_effect, check_reach
 from opendllm.core.manifest.checks import (
     Issue,
     ManifestError,
@@ -22,12 +25,14 @@ from opendllm.core.manifest.schema import PLUGIN_KEYS, Generate, Manifest
 from opendllm.core.manifest.section import PluginChoice
 from opendllm.core.manifest.sources import KeyPath, Source
 from opendllm.core.manifest.variant_plugins import EvaluationPlugins, TrainingPlugins, VariantPlugins
+from opendllm.registries.backbones import Backbone
 from opendllm.registries.corpora import Corpus
 from opendllm.registries.discovery import Plugins
 from opendllm.registries.errors import PluginError, UserError
 from opendllm.registries.noise_schedules import Destination
 from opendllm.registries.objectives import Objective
 from opendllm.registries.options import (
+    AttentionKind,
     BackboneOptions,
     ObjectiveOptions,
     PluginOptions,
@@ -63,8 +68,8 @@ def resolve_plugins(manifest: Manifest, source: Source, plugins: Plugins) -> Var
         )
     if schedule is not None:
         resolver.destination = noise_destination(schedule.options)
-    elif manifest.train is None and backbone is not None and backbone.options.pretrained is None:
-        resolver.destination = "mask"  # of a model that nobody has trained
+    if backbone is not None:
+        resolver.decoded_model(backbone)
     benchmarks = [
         resolver.plugin(plugins.benchmarks, PluginOptions, entry.benchmark, ("evaluate", index, "benchmark"))
         for index, entry in enumerate(manifest.evaluate)
@@ -129,6 +134,8 @@ class _Resolver:
 
     Attributes:
         destination: of the noise that the evaluated model undoes; None where only its files can tell.
+        attention: of the evaluated model; None where only its files can tell.
+        time_conditioning: whether it is known that it has to be told the time.
         decodes: whether some benchmark has texts written: else the backbone's own sampler is never used.
     """
 
@@ -136,6 +143,8 @@ class _Resolver:
     source: Source
     plugins: Plugins
     destination: Destination | None = None
+    attention: AttentionKind | None = None
+    time_conditioning: bool = False
     decodes: bool = True
     issues: list[Issue] = field(default_factory=list)
 
@@ -164,6 +173,20 @@ class _Resolver:
         assert isinstance(options, base)  # the registry takes no others of this kind
         return ChosenPlugin(registration, options)
 
+    def decoded_model(self, backbone: ChosenPlugin[Backbone, BackboneOptions]) -> None:
+        """Note what is known of the model that is decoded; the hub's files are asked when it is loaded."""
+        pretrained, trained = backbone.options.pretrained, self.manifest.train is not None
+        if pretrained is None:
+            self.attention = backbone.options.attention
+            self.destination = self.destination if trained else "mask"  # of a model that nobody has trained
+            return
+        folder = Path(pretrained).expanduser()
+        if trained or not folder.is_dir():
+            return
+        with suppress(UserError):  # which says when it is loaded what is wrong with it
+            noise, self.attention = noise_of(folder), attention_of(backbone, folder)
+            self.destination, self.time_conditioning = noise.destination, noise.time_conditioning
+
     def corpora(self) -> list[ChosenPlugin[Corpus, PluginOptions] | None]:
         """In the order of `Data.corpora`."""
         data = self.manifest.data
@@ -185,9 +208,12 @@ class _Resolver:
         chosen = self.plugin(self.plugins.samplers, SamplerOptions, choice, (*path, "sampler"))
         if chosen is not None:
             try:
+                decoder = decoder_options(generate)
                 if self.destination is not None and (self.decodes or self._names_sampler(path)):
                     check_destination(chosen.registration, self.destination)
-                check_effect(decoder_options(generate), chosen.registration)
+                if self.attention is not None and self.decodes:
+                    check_reach(decoder, self.attention, self.time_conditioning)
+                check_effect(decoder, chosen.registration)
             except UserError as error:
                 self.issues.append(Issue(self.source.location(path), dotted(path), str(error)))
         return chosen

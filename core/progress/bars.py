@@ -40,6 +40,8 @@ class BarView:
         if event in ("finished", "cut off"):
             self._progress.stop()
             return
+        if event == "still":
+            return  # seconds pass on the terminal by themselves
         key = (moment.variant, moment.activity)
         if key not in self._bars:
             self._progress.start()

@@ -1,4 +1,4 @@
-"""Progress without a terminal: a line for each activity, and one every few seconds while it goes on."""
+"""Progress without a terminal: a line for each activity, and some while it goes on, with news or without."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from opendllm.core.progress.progress import Event, Moment
 
 SECONDS_BETWEEN = 5.0
 """Of lines about the same activity."""
+SECONDS_OF_SILENCE = 20.0
+"""After which a line says what still goes on."""
 
 
 class _Paced:
@@ -18,9 +20,17 @@ class _Paced:
     def __init__(self) -> None:
         self._last: dict[str, float] = {}
         self._shown: Moment | None = None
+        self._spoke = -math.inf
 
     def wants(self, event: Event, moment: Moment, now: float) -> bool:
-        """Each activity's beginning; its course now and then; its last state, unless that was just said."""
+        """Each activity's beginning; its course now and then, or that it goes on; its last state, unless
+        that was just said.
+        """
+        wanted = self._wants(event, moment, now)
+        self._spoke = now if wanted else self._spoke
+        return wanted
+
+    def _wants(self, event: Event, moment: Moment, now: float) -> bool:
         if event == "begun":
             self._last[moment.activity] = now
             return True
@@ -28,6 +38,8 @@ class _Paced:
             self._last[moment.activity] = now
             self._shown = moment
             return True
+        if event == "still":
+            return bool(moment.activity) and now - self._spoke >= SECONDS_OF_SILENCE
         if event == "ended":
             self._last.pop(moment.activity, None)
             return moment.started and moment is not self._shown
@@ -47,7 +59,8 @@ class PlainView:
         """See `View`."""
         self._origin = now if self._origin is None else self._origin
         if self._paced.wants(event, moment, now):
-            print(f"[{duration(now - self._origin)}] {line(moment, now)}", file=self._file, flush=True)
+            said = still_line(moment, now) if event == "still" else line(moment, now)
+            print(f"[{duration(now - self._origin)}] {said}", file=self._file, flush=True)
 
 
 class JsonView:
@@ -82,9 +95,18 @@ def as_json(moment: Moment, now: float) -> dict[str, object]:
 
 def line(moment: Moment, now: float) -> str:
     """A moment in a line: `llada (2 of 5): training: 40 of 200, loss 3.41, 8,900 tokens/s, 0:41 left`."""
+    return _whose(moment) + ": ".join(filter(None, (moment.activity, ", ".join(details(moment, now)))))
+
+
+def still_line(moment: Moment, now: float) -> str:
+    """A moment that hasn't changed in a line: `llada: still compiling, 2:00`."""
+    said = f"still {moment.activity}, {duration(now - moment.since)}"
+    return _whose(moment) + ": ".join(filter(None, (said, ", ".join(details(moment, now)))))
+
+
+def _whose(moment: Moment) -> str:
     place = f" ({moment.number} of {moment.of})" if moment.of > 1 else ""
-    whose = f"{moment.variant}{place}: " if moment.variant else ""
-    return whose + ": ".join(filter(None, (moment.activity, ", ".join(details(moment, now)))))
+    return f"{moment.variant}{place}: " if moment.variant else ""
 
 
 def details(moment: Moment, now: float) -> list[str]:
@@ -104,6 +126,8 @@ def figure(name: str, value: float) -> str:
     """A figure with its name and unit."""
     if name == "tokens_per_second":
         return f"{value:,.0f} tokens/s"
+    if name == "characters_per_second":
+        return f"{value / 1e6:,.1f} million characters/s"
     if name == "utilisation":
         return f"{value:.0%} busy"
     words = name.replace("_", " ")

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-import re
+import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
-Event = Literal["begun", "went on", "ended", "finished", "cut off"]
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+from opendllm.core.foundation.visible_text import visible_line
+
+Event = Literal["begun", "went on", "still", "ended", "finished", "cut off"]
+
+_TELLING = threading.RLock()
+"""Held while views are told: a heartbeat tells them from a thread of its own. No process is forked meanwhile,
+whose copy of a stream or of this lock would be in use for ever."""
+os.register_at_fork(
+    before=_TELLING.acquire, after_in_parent=_TELLING.release, after_in_child=_TELLING.release
+)
 
 
 @dataclass(frozen=True)
@@ -60,7 +69,8 @@ class View(Protocol):
         """Told of each; which of them it shows is its own affair.
 
         Args:
-            event: what happened to the activity; one of the last two comes once, when everything is over.
+            event: what happened to the activity; "still" comes now and then while nothing does, without an
+                activity where none is under way. One of the last two comes once, when everything is over.
             moment: how far it is now.
             now: in seconds of `Progress`'s clock.
         """
@@ -101,6 +111,7 @@ class Progress:
         self._clock = clock
         self._place: tuple[str, int, int] = ("", 0, 0)
         self._under_way: list[Task] = []
+        self._closed = False
 
     def variant(self, name: str, number: int, of: int) -> None:
         """From now on everything is this variant's, the `number`th of `of`."""
@@ -109,29 +120,38 @@ class Progress:
     @contextmanager
     def activity(self, name: str, total: int | None = None, unit: str = "") -> Iterator[Task]:
         """Something is being done while the block runs; within another activity it takes its place."""
-        clean = printable(name)
-        task = Task(self, Moment(clean, *self._place, total=total, since=self._clock(), unit=unit))
-        self._under_way.append(task)
-        self.tell("begun", task.moment)
+        task = Task(
+            self, Moment(visible_line(name), *self._place, total=total, since=self._clock(), unit=unit)
+        )
+        with _TELLING:
+            self._under_way.append(task)
+            self.tell("begun", task.moment)
         try:
             yield task
         finally:
-            self._under_way.remove(task)
-            self.tell("ended", task.moment)
-            if self._under_way and self._under_way[-1].moment.started:
-                self.tell("went on", self._under_way[-1].moment)
+            with _TELLING:
+                self._under_way.remove(task)
+                self.tell("ended", task.moment)
+                if self._under_way and self._under_way[-1].moment.started:
+                    self.tell("went on", self._under_way[-1].moment)
 
     def tell(self, event: Event, moment: Moment) -> None:
-        """Tell all views."""
-        now = self._clock()
-        for view in self._views:
-            view.show(event, moment, now)
+        """Tell all views; nothing after `close`."""
+        with _TELLING:
+            if self._closed:
+                return
+            now = self._clock()
+            for view in self._views:
+                view.show(event, moment, now)
+
+    def beat(self) -> None:
+        """Tell all views that what is under way goes on; from any thread."""
+        with _TELLING:
+            nothing = Moment("", *self._place, since=self._clock())
+            self.tell("still", self._under_way[-1].moment if self._under_way else nothing)
 
     def close(self, finished: bool) -> None:
         """Nothing follows: everything is done, or it was cut off."""
-        self.tell("finished" if finished else "cut off", Moment("", *self._place, since=self._clock()))
-
-
-def printable(text: str) -> str:
-    """Text for a terminal: whatever could move its cursor or turn its lines round is spelt out."""
-    return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
+        with _TELLING:
+            self.tell("finished" if finished else "cut off", Moment("", *self._place, since=self._clock()))
+            self._closed = True

@@ -18,7 +18,7 @@ SECONDS_BETWEEN = 1.0
 
 
 class StatusFile:
-    """Writes the file whenever something begins, and while it goes on at most once a second."""
+    """Writes the file whenever something begins or still goes on; of its course at most once a second."""
 
     def __init__(self, folder: Path) -> None:
         """Name the run's folder; nothing is written before it is there."""
@@ -28,9 +28,9 @@ class StatusFile:
 
     def show(self, event: Event, moment: Moment, now: float) -> None:
         """See `View`."""
-        if event == "cut off" and not self._last.activity:
+        if event in ("still", "cut off") and not moment.activity and not self._last.activity:
             return  # before anything was done: another run may be at work in the folder
-        if event != "cut off":
+        if moment.activity or event == "finished":
             self._last = moment  # an activity that is cut off ends first, and is what is remembered
         if event == "ended":
             self._written = -math.inf  # what goes on is said at once

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Literal
 
 from opendllm.core.foundation.ranks import is_first_process
+from opendllm.core.progress.heartbeat import heartbeat
 from opendllm.core.progress.lines import JsonView, PlainView
 from opendllm.core.progress.progress import Progress, View
 from opendllm.core.progress.status_file import StatusFile
@@ -27,9 +28,11 @@ def shown_progress(style: Style | None, folder: Path | None = None) -> Iterator[
     if not is_first_process():
         yield Progress()
         return
-    progress = Progress([*_shown(style), *([] if folder is None else [StatusFile(folder)])])
+    views = [*_shown(style), *([] if folder is None else [StatusFile(folder)])]
+    progress = Progress(views)
     try:
-        yield progress
+        with heartbeat(progress) if views else nullcontext():
+            yield progress
     except BaseException:
         progress.close(finished=False)
         raise

@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from opendllm.core.foundation.contamination_file import CONTAMINATION_FILE
 from opendllm.core.foundation.decoding_traces import read_trace
-from opendllm.core.reporting.contamination import COMPARE_AGAIN, CONTAMINATION_FILE
+from opendllm.core.reporting.contamination_tables import COMPARE_AGAIN
 from opendllm.core.reporting.json_files import as_integer, as_number, as_text, get_object, read_object
 from opendllm.core.reporting.records import Published, Run, Study, Variant
 from opendllm.core.reporting.variant_files import read_result, read_samples, read_training

@@ -8,7 +8,7 @@ from typing import Any
 
 from opendllm.core.reporting import cost_tables, figures, score_tables, tables, tradeoff_figures
 from opendllm.core.reporting.comparisons import ABOUT_DIFFERENCES, Comparison
-from opendllm.core.reporting.contamination import contaminations
+from opendllm.core.reporting.contamination_tables import contaminations
 from opendllm.core.reporting.differences import variants_only_in
 from opendllm.core.reporting.pages import packed_plotly, render_page, scripts, styles
 from opendllm.core.reporting.parallelism import AUP_SOURCE

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from opendllm.core.reporting.comparisons import Comparison
-from opendllm.core.reporting.contamination import read_contamination
+from opendllm.core.reporting.contamination_tables import read_contamination
 from opendllm.core.reporting.records import BenchmarkResult, Curve, Estimate, Study, TrainingLog, Variant
 from opendllm.core.reporting.repeats import contenders
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from opendllm.core.foundation.visible_text import visible
 from opendllm.core.reporting import cost_tables, score_tables, tables
 from opendllm.core.reporting.comparisons import ABOUT_DIFFERENCES, Comparison
-from opendllm.core.reporting.contamination import contaminations
+from opendllm.core.reporting.contamination_tables import contaminations
 from opendllm.core.reporting.differences import variants_only_in
 from opendllm.core.reporting.formatting import MISSING
 from opendllm.core.reporting.parallelism import AUP_SOURCE

@@ -13,12 +13,12 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from opendllm.core.foundation.visible_text import visible
+from opendllm.core.foundation.visible_text import UNSEEN, visible
 
 HERE = Path(__file__).parent / "page-parts"
 GZIP_WINDOW = 31
 """zlib's sign for its largest window and gzip's header."""
-UNSEEN = 100_000
+HELD_BACK = 100_000
 """Bytes that a compressor may hold back."""
 
 
@@ -45,13 +45,14 @@ def _finalize(value: object) -> object:
 
 
 def scripts(names: Sequence[str]) -> Markup:
-    """Our own scripts one after the other, as a page has them."""
-    return Markup("\n".join((HERE / name).read_text(encoding="utf-8") for name in names))  # noqa: S704
+    """Our own scripts one after the other, as a page has them; before them, what `visible` spells."""
+    runs = f"const UNSEEN_RUNS = {json.dumps(UNSEEN)};\n"
+    return Markup(runs) + styles(names)  # noqa: S704
 
 
 def styles(names: Sequence[str]) -> Markup:
     """Our own style sheets."""
-    return scripts(names)
+    return Markup("\n".join((HERE / name).read_text(encoding="utf-8") for name in names))  # noqa: S704
 
 
 def packed_data(content: object) -> str:
@@ -81,7 +82,7 @@ class Packer:
     @property
     def has_room(self) -> bool:
         """Whether there is some left, but for what is still being compressed: tens of kilobytes at most."""
-        return len(self._compressed) < self._most - UNSEEN
+        return len(self._compressed) < self._most - HELD_BACK
 
     def add(self, piece: str) -> None:
         """Pack one more, lone surrogates only as escapes."""

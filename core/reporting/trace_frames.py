@@ -21,6 +21,7 @@ class CanvasCell:
         step: that wrote it; 0 of what was there before the first.
         confidence: with which it was written, where that is stated.
         change: what the step just taken did to it.
+        gone: how many positions that step took out left of it; of the last one, right of it too.
     """
 
     token: int
@@ -28,6 +29,7 @@ class CanvasCell:
     step: int = 0
     confidence: float | None = None
     change: Change | None = None
+    gone: int = 0
 
 
 def canvases(trace: DecodingTrace) -> Iterator[list[CanvasCell]]:
@@ -41,8 +43,16 @@ def canvases(trace: DecodingTrace) -> Iterator[list[CanvasCell]]:
 
 
 def _after(cells: list[CanvasCell], step: TraceStep, number: int, mask: int) -> list[CanvasCell]:
-    gone = frozenset(step.delete)
-    kept = [replace(cell, change=None) for column, cell in enumerate(cells) if column not in gone]
+    deleted, gone = frozenset(step.delete), 0
+    kept: list[CanvasCell] = []
+    for column, cell in enumerate(cells):
+        if column in deleted:
+            gone += 1
+        else:
+            kept.append(replace(cell, change=None, gone=gone))
+            gone = 0
+    if gone and kept:
+        kept[-1] = replace(kept[-1], gone=kept[-1].gone + gone)
     for column, token, confidence in step.insert:
         kept.insert(column, CanvasCell(token, True, number, confidence, "insert"))
     changes: tuple[tuple[Change, tuple[tuple[int, int, float | None], ...]], ...] = (
@@ -51,7 +61,7 @@ def _after(cells: list[CanvasCell], step: TraceStep, number: int, mask: int) -> 
     )
     for change, written in changes:
         for column, token, confidence in written:
-            kept[column] = CanvasCell(token, True, number, confidence, change)
+            kept[column] = CanvasCell(token, True, number, confidence, change, kept[column].gone)
     for column in step.remask:
-        kept[column] = CanvasCell(mask, True, kept[column].step, None, "remask")
+        kept[column] = CanvasCell(mask, True, kept[column].step, None, "remask", kept[column].gone)
     return kept

@@ -3,48 +3,66 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
 
 from opendllm.core.foundation.decoding_traces import DecodingTrace
-from opendllm.core.foundation.visible_text import visible
-from opendllm.core.reporting.trace_frames import CanvasCell, canvases
+from opendllm.core.foundation.visible_text import visible_line
+from opendllm.core.reporting.trace_frames import Change, canvases
+from opendllm.core.reporting.trace_layout import COLUMNS, GONE, Drawn, Laid, Window, lay_out, windows
 
 FONTS = ("DejaVuSansMono.ttf", "LiberationMono-Regular.ttf", "Menlo.ttc", "consola.ttf")
 """The first that the system has; else Pillow's own."""
 FONT_SIZE, LINE_HEIGHT, MARGIN = 15, 21, 12
-COLUMNS, LINES_LEFT_OF_THE_GAP, MOST_LINES = 46, 6, 22
 FRAME_MILLISECONDS, LAST_FRAME_MILLISECONDS, MOST_FRAMES = 220, 2500, 120
 PAGE, INK, FAINT, MASK, BAD, GOOD = "#ffffff", "#1c2430", "#7b8794", "#c9d0d8", "#b02a37", "#157347"
 LOW, HIGH = (255, 217, 168), (143, 211, 193)
-"""The shades of the least and of the most confidence, or of the first and the last step."""
+"""The shades of the first and the last step."""
 COLOURS = 48
+MARKS: dict[Change, str] = {
+    "commit": "written now", "edit": "overwritten", "remask": "masked again", "insert": "put in"
+}  # fmt: skip
+TAKEN_OUT = "taken out before"
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+Box = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
-class _Drawn:
-    """A character on the grid of a pane, and the cell that it belongs to."""
+class _Pane:
+    """A trace as it is drawn.
 
-    line: int
-    column: int
-    text: str
-    cell: CanvasCell
+    Attributes:
+        trace: itself.
+        laid_out: its canvas after each of the steps that are drawn.
+        windows: the lines of each that are.
+    """
+
+    trace: DecodingTrace
+    laid_out: Sequence[Laid]
+    windows: Sequence[Window]
+
+    @property
+    def steps(self) -> int:
+        """All that were taken."""
+        return len(self.trace.row.steps)
+
+    @property
+    def lines(self) -> int:
+        """The most that are drawn of a canvas."""
+        return max(window.end - window.top for window in self.windows)
 
 
 def render_gif(traces: Sequence[DecodingTrace]) -> bytes:
     """One or more traces of the same prompt, each beside the other; the longer one ends last."""
     font = _font()
-    frames = [list(canvases(trace)) for trace in traces]
-    laid_out = [
-        [_layout(trace, cells) for cells in of_trace] for trace, of_trace in zip(traces, frames, strict=True)
-    ]
-    lines = max(drawn[-1].line for of_trace in laid_out for drawn in of_trace if drawn) + 1
-    steps = max(map(len, frames)) - 1
+    steps = max(len(trace.row.steps) for trace in traces)
     stride = -(-(steps + 1) // MOST_FRAMES)
     shown = [*range(0, steps, stride), steps]
-    images = [_image(traces, laid_out, step, min(lines, MOST_LINES), font) for step in shown]
+    panes = [_pane(trace, shown) for trace in traces]
+    images = [_image(panes, number, step, font) for number, step in enumerate(shown)]
     palette = _palette(images)
     quantized = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
     file = io.BytesIO()
@@ -60,6 +78,16 @@ def render_gif(traces: Sequence[DecodingTrace]) -> bytes:
     return file.getvalue()
 
 
+def _pane(trace: DecodingTrace, shown: Sequence[int]) -> _Pane:
+    last = len(trace.row.steps)
+    wanted = {min(step, last) for step in shown}
+    laid_out = {
+        number: lay_out(trace, cells) for number, cells in enumerate(canvases(trace)) if number in wanted
+    }
+    of_frames = [laid_out[min(step, last)] for step in shown]
+    return _Pane(trace, of_frames, windows(of_frames))
+
+
 def _palette(images: Sequence[Image.Image]) -> Image.Image:
     """The same for all frames; the colours of rare marks are in it too."""
     chosen = images[:: max(1, len(images) // 6)]
@@ -73,7 +101,7 @@ def _palette(images: Sequence[Image.Image]) -> Image.Image:
     return sheet.quantize(COLOURS, dither=Image.Dither.NONE)
 
 
-def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def _font() -> Font:
     for name in FONTS:
         try:
             return ImageFont.truetype(name, FONT_SIZE)
@@ -82,71 +110,111 @@ def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(FONT_SIZE)
 
 
-def _layout(trace: DecodingTrace, cells: Sequence[CanvasCell]) -> list[_Drawn]:
-    """Characters on a grid, from a few lines left of the first position that is written."""
-    line = column = 0
-    found: list[_Drawn] = []
-    for cell in cells:
-        mask = cell.token == trace.mask_token_id
-        text = "▒" if mask else visible(trace.vocabulary[cell.token]).replace("\t", "    ")
-        for character in text:
-            if column >= COLUMNS:
-                line, column = line + 1, 0
-            found.append(_Drawn(line, column, character, cell))
-            column += 1
-            if character == "\n":
-                line, column = line + 1, 0
-    first = next((drawn.line for drawn in found if drawn.cell.editable), 0)
-    start = max(0, first - LINES_LEFT_OF_THE_GAP)
-    return [
-        _Drawn(drawn.line - start, drawn.column, drawn.text, drawn.cell)
-        for drawn in found
-        if 0 <= drawn.line - start < MOST_LINES
-    ]
-
-
-def _image(
-    traces: Sequence[DecodingTrace],
-    laid_out: Sequence[Sequence[Sequence[_Drawn]]],
-    step: int,
-    lines: int,
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
-) -> Image.Image:
+def _image(panes: Sequence[_Pane], number: int, step: int, font: Font) -> Image.Image:
+    """The frame of that number, after that step."""
     letter = round(font.getlength("m"))
     width = COLUMNS * letter + 2 * MARGIN
-    image = Image.new("RGB", (width * len(traces), (lines + 1) * LINE_HEIGHT + 3 * MARGIN), PAGE)
+    key = list(_key(panes, width * len(panes) - 2 * MARGIN, font))
+    lines = max(pane.lines for pane in panes)
+    below = LINE_HEIGHT * (key[-1].line + 1) + MARGIN if key else 0
+    image = Image.new("RGB", (width * len(panes), (lines + 1) * LINE_HEIGHT + 3 * MARGIN + below), PAGE)
     draw = ImageDraw.Draw(image)
-    for number, (trace, frames) in enumerate(zip(traces, laid_out, strict=True)):
-        at = min(step, len(frames) - 1)
-        left, top = number * width + MARGIN, LINE_HEIGHT + 2 * MARGIN
-        draw.text((left, MARGIN), f"{trace.sampler}  step {at} of {len(frames) - 1}", font=font, fill=FAINT)
-        for drawn in frames[at]:
-            x, y = left + drawn.column * letter, top + drawn.line * LINE_HEIGHT
-            _draw_character(draw, (x, y, letter), drawn, trace, len(frames) - 1, font)
+    for place, pane in enumerate(panes):
+        left, top = place * width + MARGIN, LINE_HEIGHT + 2 * MARGIN
+        window = pane.windows[number]
+        draw.text((left, MARGIN), _head(pane, number, step), font=font, fill=FAINT)
+        for drawn in pane.laid_out[number].drawn:
+            if window.top <= drawn.line < window.end:
+                x, y = left + drawn.column * letter, top + (drawn.line - window.top) * LINE_HEIGHT
+                _draw_character(draw, (x, y, letter), drawn, pane, font)
+    for entry in key:
+        _draw_entry(draw, entry, (MARGIN, (lines + 1) * LINE_HEIGHT + 3 * MARGIN), font)
     return image
 
 
+def _head(pane: _Pane, number: int, step: int) -> str:
+    """Whose canvas it is, how far it is, and what of it is beyond the picture."""
+    window, laid = pane.windows[number], pane.laid_out[number]
+    said = f"step {min(step, pane.steps)} of {pane.steps}"
+    if window.end - window.top < laid.lines:
+        said += f", lines {window.top + 1}-{window.end} of {laid.lines}"
+    name = visible_line(pane.trace.sampler)
+    room = COLUMNS - len(said) - 2
+    return f"{name if len(name) <= room else name[: room - 1] + '…'}  {said}"
+
+
 def _draw_character(
-    draw: ImageDraw.ImageDraw,
-    place: tuple[int, int, int],
-    drawn: _Drawn,
-    trace: DecodingTrace,
-    steps: int,
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+    draw: ImageDraw.ImageDraw, place: tuple[int, int, int], drawn: Drawn, pane: _Pane, font: Font
 ) -> None:
     x, y, letter = place
-    cell, box = drawn.cell, (place[0], place[1], place[0] + letter - 1, place[1] + LINE_HEIGHT - 3)
-    if cell.editable and cell.token == trace.mask_token_id:
-        draw.rectangle((x + 1, y + 3, x + letter - 2, y + LINE_HEIGHT - 6), fill=MASK)
-        if cell.change == "remask":
-            draw.rectangle(box, outline=BAD)
+    cell, box = drawn.cell, (x, y, x + letter - 1, y + LINE_HEIGHT - 3)
+    if drawn.is_gone:
+        draw.text((x, y), GONE, font=font, fill=BAD)
         return
-    if cell.editable and cell.step:
-        share = (cell.step - 1) / max(1, steps - 1)
-        shade = tuple(round(low + share * (high - low)) for low, high in zip(LOW, HIGH, strict=True))
-        draw.rectangle(box, fill=shade)
-    if drawn.text != "\n":
-        draw.text((x, y), drawn.text, font=font, fill=INK if cell.editable else FAINT)
+    if cell.editable and cell.token == pane.trace.mask_token_id:
+        draw.rectangle((x + 1, y + 3, x + letter - 2, y + LINE_HEIGHT - 6), fill=MASK)
+    else:
+        if cell.editable and cell.step:
+            draw.rectangle(box, fill=_shade((cell.step - 1) / max(1, pane.steps - 1)))
+        if drawn.text != "\n":
+            draw.text((x, y), drawn.text, font=font, fill=INK if cell.editable else FAINT)
     if cell.change is not None:
-        colour = {"commit": INK, "edit": BAD, "insert": GOOD, "remask": BAD}[cell.change]
-        draw.line((x, box[3], box[2], box[3]), fill=colour, width=2)
+        _draw_mark(draw, box, cell.change)
+
+
+def _shade(share: float) -> tuple[int, int, int]:
+    red, green, blue = (round(low + share * (high - low)) for low, high in zip(LOW, HIGH, strict=True))
+    return red, green, blue
+
+
+def _draw_mark(draw: ImageDraw.ImageDraw, box: Box, change: Change) -> None:
+    """A line, two lines, dots or a frame: they differ without their colours, too."""
+    left, top, right, bottom = box
+    if change == "remask":
+        draw.rectangle((left, top, right, bottom), outline=BAD)
+    elif change == "edit":
+        for y in (bottom - 2, bottom):
+            draw.line((left, y, right, y), fill=BAD)
+    elif change == "insert":
+        for x in range(left, right, 4):
+            draw.line((x, bottom, min(x + 1, right), bottom), fill=GOOD, width=3)
+    else:
+        draw.line((left, bottom, right, bottom), fill=INK, width=2)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A part of the key, at `left` pixels of a line: a change's name, what is `GONE`, or the shades."""
+
+    line: int
+    left: int
+    text: str
+    change: Change | None = None
+
+
+def _key(panes: Sequence[_Pane], width: int, font: Font) -> Iterator[_Entry]:
+    """The shades, and the marks that occur anywhere in the traces."""
+    steps = [step for pane in panes for step in pane.trace.row.steps]
+    occur: list[tuple[str, Change | None]] = [("early to late", None)] if steps else []
+    occur += [(text, change) for change, text in MARKS.items() if any(getattr(s, change) for s in steps)]
+    occur += [(f"{GONE} {TAKEN_OUT}", None)] if any(step.delete for step in steps) else []
+    line = left = 0
+    for text, change in occur:
+        length = round(font.getlength(text))
+        if left and left + length > width:
+            line, left = line + 1, 0
+        yield _Entry(line, left, text, change)
+        left += length + 2 * FONT_SIZE
+
+
+def _draw_entry(draw: ImageDraw.ImageDraw, entry: _Entry, corner: tuple[int, int], font: Font) -> None:
+    x, y = corner[0] + entry.left, corner[1] + entry.line * LINE_HEIGHT
+    right, bottom = x + round(font.getlength(entry.text)), y + LINE_HEIGHT - 3
+    if entry.change is None and not entry.text.startswith(GONE):
+        for column in range(x, right):
+            draw.line((column, y, column, bottom), fill=_shade((column - x) / (right - x)))
+    draw.text((x, y), entry.text, font=font, fill=INK)
+    if entry.text.startswith(GONE):
+        draw.text((x, y), GONE, font=font, fill=BAD)
+    if entry.change is not None:
+        _draw_mark(draw, (x, y, right, bottom), entry.change)

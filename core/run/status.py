@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import socket
 import time
 from dataclasses import dataclass
@@ -10,14 +11,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from opendllm.core.checkpoints.files import VARIANT_FILE, steps, steps_wanted
-from opendllm.core.progress.progress import printable
+from opendllm.core.foundation.visible_text import visible_line
 from opendllm.core.progress.status_file import PROGRESS_FILE
 from opendllm.core.run.folder import RESOLVED_FILE
 from opendllm.core.run.lock import is_locked
 from opendllm.registries.errors import UserError
 
 RECENT_SECONDS = 120
-"""A run of another machine that was heard of so lately is taken to go on: locks may not reach that far."""
+"""A run of another machine that was heard of so lately is taken to go on: locks may not reach that far, and
+its heartbeat comes every few seconds, whatever it does."""
 
 State = Literal["running", "stopped", "finished"]
 
@@ -67,7 +69,8 @@ def run_status(folder: Path) -> RunStatus:
         raise UserError(f"{folder} {what}: give a run's folder, as in runs/quickstart")
     progress = _progress(folder / PROGRESS_FILE)
     said = progress.get("updated")
-    age = max(0.0, time.time() - said) if isinstance(said, int | float) else None
+    known = isinstance(said, int | float) and math.isfinite(said)
+    age = max(0.0, time.time() - said) if known and isinstance(said, int | float) else None
     closed = progress.get("closed") is True
     elsewhere = progress.get("host") not in (None, socket.gethostname())
     running = is_locked(folder) or (elsewhere and not closed and age is not None and age < RECENT_SECONDS)
@@ -88,7 +91,7 @@ def _progress(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(content, dict):
         return {}
-    return {key: printable(value) if isinstance(value, str) else value for key, value in content.items()}
+    return {key: visible_line(value) if isinstance(value, str) else value for key, value in content.items()}
 
 
 def _variant(folder: Path) -> VariantStatus:
@@ -100,8 +103,8 @@ def _variant(folder: Path) -> VariantStatus:
     found = steps(trained_in)
     step, checkpoint = found[-1] if found else (None, None)
     return VariantStatus(
-        printable(folder.name),
+        visible_line(folder.name),
         step,
         None if checkpoint is None else steps_wanted(checkpoint),
-        tuple(printable(file.stem) for file in sorted((folder / "results").glob("*.json"))),
+        tuple(visible_line(file.stem) for file in sorted((folder / "results").glob("*.json"))),
     )

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from opendllm.core.data.rows import Rows
 from opendllm.core.foundation.process_group import summed
 from opendllm.core.foundation.ranks import rank, world_size
 from opendllm.core.manifest.train_schema import HeldOut
-from opendllm.core.toolkit.likelihood import log_likelihood
+from opendllm.core.toolkit.likelihood import TOKENS_AT_ONCE, log_likelihood
 from opendllm.core.toolkit.segments import document_starts
 from opendllm.registries.backbones import DiffusionLM
 from opendllm.registries.sequences import ModelInputs
 
 
 @torch.no_grad()
-def held_out_loss(lm: DiffusionLM, rows: Rows, settings: HeldOut) -> float | None:
+def held_out_loss(
+    lm: DiffusionLM,
+    rows: Rows,
+    settings: HeldOut,
+    on_rows: Callable[[int, int], object] = lambda done, total: None,
+) -> float | None:
     """Nats a token of held-out rows: the ELBO, exact for a causal model; first tokens are given.
 
     None where no row has a token to score.
@@ -27,6 +34,7 @@ def held_out_loss(lm: DiffusionLM, rows: Rows, settings: HeldOut) -> float | Non
         lm: the model; every rank must call this.
         rows: the held-out split.
         settings: how many rows, how many draws.
+        on_rows: told how many of this rank's rows are read, and of how many, where not all are at once.
     """
     total = min(settings.rows, len(rows))
     share = -(-total // world_size())
@@ -37,13 +45,20 @@ def held_out_loss(lm: DiffusionLM, rows: Rows, settings: HeldOut) -> float | Non
     scorable = batch.maskable & ~document_starts(batch.segments) & counted[:, None]
     training = lm.module.training
     lm.module.eval()
-    found = log_likelihood(
-        lm,
-        ModelInputs(batch.tokens, batch.segments, batch.positions),
-        scorable,
-        settings.draws,
-        batch.sample_index,
-    )
+    total_nats = torch.zeros((), dtype=torch.float64, device=device)
+    # As many rows at a time as a forward pass has: so that each is full, and all are those of one call.
+    parts = torch.arange(share).split(max(1, TOKENS_AT_ONCE // batch.tokens.shape[1]))
+    for part in parts:
+        found = log_likelihood(
+            lm,
+            ModelInputs(batch.tokens, batch.segments, batch.positions).rows(part),
+            scorable[part],
+            settings.draws,
+            batch.sample_index[part],
+        )
+        total_nats += found.log_likelihood.sum()
+        if len(parts) > 1:
+            on_rows(int(part[-1]) + 1, share)
     lm.module.train(training)
-    sums = summed(torch.stack([found.log_likelihood.sum(), scorable.sum().double()]))
+    sums = summed(torch.stack([total_nats, scorable.sum().double()]))
     return -float(sums[0] / sums[1]) if sums[1] else None

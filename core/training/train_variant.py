@@ -16,7 +16,7 @@ from opendllm.core.checkpoints.pretrained import fetch
 from opendllm.core.checkpoints.tokenizer_files import id_count
 from opendllm.core.data.prepared import PreparedData, prepare_all, read_prepared
 from opendllm.core.data.rows import MixedRows, PackedRows, Rows
-from opendllm.core.data.sources import changed_corpora, fingerprints
+from opendllm.core.data.sources import LOOKING_AT_CORPORA, changed_corpora, fingerprints
 from opendllm.core.foundation.atomic_files import integrity_error
 from opendllm.core.foundation.process_group import join_process_group, text_from_first
 from opendllm.core.foundation.ranks import is_first_process, rank, started_by_launcher, world_size
@@ -57,10 +57,12 @@ def train_variant(
     assert data is not None
     corpora = plugins.built_corpora()
     if started_by_launcher():
-        join_process_group(torch_device(manifest.device))
+        with progress.activity("waiting for the other processes"):
+            join_process_group(torch_device(manifest.device))
     last_step = manifest.train.steps if manifest.train else 0
     finished = _finished(folder, last_step)
-    read = fingerprints(data, corpora) if is_first_process() else {}
+    with progress.activity(LOOKING_AT_CORPORA):
+        read = fingerprints(data, corpora) if is_first_process() else {}
     origin: dict[str, Any] = {"corpora": json.loads(text_from_first(json.dumps(read)))}
     if finished is not None and not _changed(finished, origin["corpora"]):
         return

@@ -159,8 +159,8 @@ def _take_steps(
     def measure() -> float | None:
         if run.lm.noise.bound == "none":
             return None
-        with run.progress.activity("measuring the held-out loss"), weights.evaluated():
-            return held_out_loss(run.lm, run.held_out_rows, settings.held_out)
+        with run.progress.activity("measuring the held-out loss", unit="rows") as task, weights.evaluated():
+            return held_out_loss(run.lm, run.held_out_rows, settings.held_out, task.update)
 
     with closing(log), stop_requests(lambda: _what_is_saved(run.folder)) as stop:
         if step == 0:

@@ -145,6 +145,21 @@ def test_samples_are_filtered_searched_and_walked_by_keys(report: Path, open_pag
     assert options.count() < 40
 
 
+def test_a_screen_reader_is_told_of_the_row_that_is_chosen_and_no_more(report: Path, open_page: Open) -> None:
+    page = open_page(report)
+    rows = page.get_by_role("listbox", name="samples")
+    rows.press("ArrowDown")
+    expect(rows).to_have_attribute("aria-activedescendant", "sample-1")
+    assert page.locator("#samples [aria-live]").count() == 0
+    rows.evaluate("element => { element.scrollTop = 100000; }")
+    expect(page.locator("#sample-1")).to_have_count(0)
+    expect(rows).not_to_have_attribute("aria-activedescendant", re.compile(""))
+    rows.press("ArrowDown")
+    expect(rows).to_have_attribute("aria-activedescendant", "sample-2")
+    expect(page.locator("#sample-2")).to_have_attribute("aria-selected", "true")
+    expect(page.get_by_role("region", name="the chosen sample")).to_be_visible()
+
+
 def test_what_a_model_wrote_is_text_whatever_it_is(report: Path, open_page: Open) -> None:
     page = open_page(report)
     shown = {}

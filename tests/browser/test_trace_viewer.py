@@ -235,6 +235,19 @@ def test_the_page_replays_random_traces_as_python_does(trace_page: Path, open_pa
         assert frames == expected
 
 
+def test_keys_work_where_the_hint_says(trace_page: Path, open_page: Open) -> None:
+    page = open_page(trace_page)
+    expect(page.locator(".hint")).to_contain_text("once a canvas or a button here has the focus")
+    page.keyboard.press("ArrowRight")
+    expect(canvas(page)).to_have_text("def f(x):▒▒▒")  # the page's own keys stay its own
+    canvas(page).click()
+    page.keyboard.press("ArrowRight")
+    expect(canvas(page)).to_have_text("def f(x): a c▒")
+    page.locator(".back").focus()
+    page.keyboard.press("End")
+    expect(canvas(page)).to_have_text("def f(x): a b")
+
+
 def test_another_prompt_is_text_and_stands_alone(trace_page: Path, open_page: Open) -> None:
     page = open_page(trace_page)
     page.get_by_label("task", exact=True).select_option(index=1)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from opendllm.core.cli import doctor_command
 from opendllm.core.planning.devices import gpus_here
 
 Here = Callable[..., tuple[Any, str, str]]
@@ -61,6 +63,61 @@ def test_a_part_that_is_broken_is_a_finding(here: Here, monkeypatch: pytest.Monk
     assert code == 1
     assert "problem torch       OSError: libc10.so: cannot open\\x1b[2J" in output
     assert "pip install" in output
+
+
+@pytest.mark.parametrize(
+    ("module", "state", "found"),
+    [
+        ("flash_attn_varlen_func = print", "ok", "flash-attn"),
+        (
+            "raise ImportError('undefined symbol: _ZN3c10')",
+            "note",
+            "so torch's own kernels are used: undefined symbol",
+        ),
+        (
+            "raise OSError('libcudart.so.12\\x1b')",
+            "problem",
+            "fails when it is imported: OSError: libcudart.so.12",
+        ),
+        ("import os; os.kill(os.getpid(), 11)", "problem", "fails when it is imported: exit code -11"),
+    ],
+)
+def test_flash_attention_is_imported_and_not_only_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, state: str, found: str
+) -> None:
+    (tmp_path / "flash_attn.py").write_text(module)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(tmp_path)
+    [finding] = doctor_command._attention()
+    assert finding.state == state
+    assert found in finding.found
+    assert state == "ok" or "build it for this torch: pip install" in finding.advice
+    assert "flash_attn" not in sys.modules
+
+
+def test_versions_are_judged_by_what_the_platform_requires(monkeypatch: pytest.MonkeyPatch) -> None:
+    [fine] = doctor_command._packages()
+    assert fine.state == "ok"
+    wanted = ["torch>=2.11", "nosuchpackage>=3", "pluggy<99", 'flash-attn>=2.7; extra == "gpu"']
+    monkeypatch.setattr(doctor_command, "requires", lambda name: wanted)
+    monkeypatch.setattr(doctor_command, "version", {"torch": "2.4.1+cu121", "pluggy": "1.6"}.__getitem__)
+    monkeypatch.setattr(doctor_command, "PackageNotFoundError", KeyError)
+    assert [(each.what, each.state, each.found, each.advice) for each in doctor_command._packages()] == [
+        ("torch", "problem", "2.4.1+cu121 is installed, and >=2.11 is needed", "pip install 'torch>=2.11'"),
+        ("nosuchpackage", "problem", "is missing, and >=3 is needed", "pip install 'nosuchpackage>=3'"),
+    ]
+    monkeypatch.setattr(doctor_command, "metadata", lambda name: {"Requires-Python": ">=9.1"})
+    [old] = doctor_command._python()
+    assert old.state == "problem"
+    assert old.advice
+
+
+def test_a_folder_that_cannot_be_written_comes_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.access", lambda *_: False)
+    run, cache = doctor_command._disk()
+    assert run.found.endswith(", not writable")
+    assert run.advice == "a run can't be written here: --set output=DIR puts a run elsewhere"
+    assert cache.advice == "downloads can't be kept: HF_HOME=DIR puts them elsewhere"
 
 
 @pytest.mark.usefixtures("two_gpus")

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from opendllm.core.checkpoints.files import steps
+from opendllm.registries.errors import UserError
 
 Accepted = Callable[..., str]
 Refused = Callable[..., str]
@@ -34,6 +35,48 @@ def test_results_equal_those_of_the_checkpoints_run(
     assert here.keys() == there.keys()
     for key in ("metrics", "per_task", "headline", "notes", "limit", "seed"):
         assert here[key] == there[key], key
+
+
+def test_a_corpus_that_stayed_behind_is_missed_by_those_who_read_it(
+    workspace: Path, accepted: Accepted, refused: Refused, here: Callable[..., tuple[Any, str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(workspace)
+    checkpoint = workspace / "runs" / "tiny" / "trained" / "checkpoints" / "step-2"
+    provenance = checkpoint / "provenance.json"
+    content = json.loads(provenance.read_text())
+    options = content["manifest"]["data"]["corpus"]["options"]
+    options.update(train="gone/train*.py", held_out="gone/held_out*.py")
+    provenance.write_text(json.dumps(content))
+    asked = ("--progress", "none", "--limit", "1", "-o", "fixed_lengths=[2]", "--output")
+    accepted("evaluate", checkpoint, "--benchmark", "stdlib-infilling", *asked, "here")
+    assert result(workspace / "here" / "checkpoint", "stdlib-infilling")["metrics"]
+    said = refused("evaluate", checkpoint, "--benchmark", "perplexity", *asked[:4], "--output", "there")
+    assert "no held-out file matches" in said
+    content["manifest"]["data"]["corpus"] = {"name": "stranger\x1b", "options": {}}
+    provenance.write_text(json.dumps(content))
+    code, _, errors = here("evaluate", checkpoint, "--benchmark", "stdlib-infilling", *asked, "other")
+    assert code == 0
+    assert errors.splitlines() == [
+        "note: the checkpoint was trained on corpus stranger\\x1b, whose plugin isn't installed here: no "
+        "benchmark can read its held-out texts"
+    ]
+
+
+def test_a_corpus_that_cannot_be_read_is_said_and_not_needed(
+    workspace: Path, here: Callable[..., tuple[Any, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unread(*_: object) -> str:
+        raise UserError("the hub can't be reached")
+
+    monkeypatch.chdir(workspace)
+    monkeypatch.setattr("opendllm.plugins.corpora.text_files.content_digest", unread)
+    variant = workspace / "runs" / "tiny" / "trained"
+    asked = ("--progress", "none", "--limit", "1", "-o", "fixed_lengths=[2]", "--output", "here")
+    code, output, errors = here("evaluate", variant, "--benchmark", "stdlib-infilling", *asked)
+    assert code == 0, errors
+    assert "data.corpus (text-files) cannot be read, so no benchmark may ask for it: " in output
+    assert result(workspace / "here" / "checkpoint", "stdlib-infilling")["settings"]["corpora"] == {}
 
 
 def test_options_reach_what_they_belong_to(

@@ -23,6 +23,9 @@ from opendllm.registries.backbones import Vocabulary
 from opendllm.registries.discovery import installed_plugins
 
 LETTERS = "abcdefgh \n"
+Own = dict[str, object]
+Here = Callable[..., tuple[Any, str, str]]
+QUIET = ["--progress", "none"]
 OPTIONS = ["-o", "max_new_tokens=5", "-o", "temperature=1"]
 
 
@@ -53,7 +56,7 @@ def generate(
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(piped), encoding="utf-8"))
         monkeypatch.setattr(
             "sys.argv",
-            ["platform", "generate", "--checkpoint", str(checkpoint), *map(str, arguments), *OPTIONS],
+            ["platform", "generate", "--checkpoint", str(checkpoint), *QUIET, *map(str, arguments), *OPTIONS],
         )
         with pytest.raises(SystemExit) as ended:
             main()
@@ -98,6 +101,63 @@ def test_json_lines_in_and_out(
         code, nothing, _ = generate("--input", given, "--output", target, "--batch-size", batch_size)
         assert (code, nothing) == (0, "")
         assert target.read_text() == output
+
+
+def test_how_far_it_is_stands_beside_what_is_written(
+    generate: Callable[..., tuple[int, str, str]], checkpoint: Path
+) -> None:
+    texts = expected(checkpoint, ["abc", "a b"])
+    asked = ("--prompt", "abc", "--prompt", "a b", "--batch-size", 1)
+    _, output, errors = generate(*asked, "--progress", "plain")
+    assert output == "".join(text + "\n" for text in texts)
+    assert "[0:00] loading the model" in errors.splitlines()
+    assert re.search(r"^\[\d:\d\d\] generating: 2 of 2 prompts$", errors, re.MULTILINE)
+    _, output, errors = generate(*asked, "--progress", "json")
+    assert output == "".join(text + "\n" for text in texts)
+    assert {json.loads(line)["activity"] for line in errors.splitlines()} >= {"generating"}
+
+
+def write_alone(checkpoint: Path, folder: Path, **own: object) -> Path:
+    """A checkpoint's config.json without the rest: whoever reads weights says that they are missing."""
+    config = json.loads((checkpoint / "config.json").read_text())
+    config["open_dllm"] = {**config.get("open_dllm", {}), **own}
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+UNIFORM: Own = {"name": "linear", "options": {"destination": "uniform"}}
+NOISY: Own = {"noise": {"bound": "noise", "schedule": UNIFORM, "time_conditioning": True}}
+TIMED: Own = {"noise": {"bound": "masks", "schedule": None, "time_conditioning": True}}
+BLOCKS: Own = {"attention": "block-causal", "block_length": 4}
+COMMANDS = ("generate --prompt a --checkpoint", "evaluate --benchmark stdlib-infilling")
+MISFITS: list[tuple[Own, str, str]] = [
+    (NOISY, "--sampler=p2", "sampler 'p2' undoes mask noise, and this model's is uniform"),
+    (NOISY, "--sampler=uniform-ancestral -o cache=dual", "a model that is told the time"),
+    (TIMED, "--sampler=p2", "trained with the time as an input"),
+    (BLOCKS, "--sampler=p2 -o cache=prefix", "cache has no effect with a block-causal checkpoint"),
+    (BLOCKS, "--sampler=dreamon", "needs a bidirectional checkpoint, and this is a block-causal one"),
+]
+
+
+@pytest.mark.parametrize(("own", "options", "said"), MISFITS)
+@pytest.mark.parametrize(
+    "command", ["generate --prompt a --checkpoint", "evaluate --benchmark stdlib-infilling"]
+)
+def test_what_does_not_go_with_a_checkpoint_is_said_before_its_weights_are_read(
+    checkpoint: Path,
+    tmp_path: Path,
+    here: Here,
+    command: str,
+    own: dict[str, object],
+    options: str,
+    said: str,
+) -> None:
+    folder = write_alone(checkpoint, tmp_path / "alone", **own)
+    output = ("--output", tmp_path / "results") if command.startswith("evaluate") else ()
+    code, _, errors = here(*command.split(), folder, *options.split(), *QUIET, *output)
+    assert (code, errors.count("\n")) == (2, 1)
+    assert said in errors
 
 
 def test_an_existing_file_is_never_overwritten(

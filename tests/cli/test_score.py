@@ -47,7 +47,8 @@ def write(folder: Path, *lines: str | bytes) -> Path:
 
 def run(here: Here, *more: str | Path, samples: str | Path = "samples.jsonl") -> tuple[Any, str, list[str]]:
     code, output, errors = here(
-        "score", "--benchmark", "santacoder-fim", "--samples", samples, "--problems", "problems.jsonl", *more
+        *("score", "--benchmark", "santacoder-fim", "--samples", samples, "--problems", "problems.jsonl"),
+        *("--progress", "none", *more),
     )
     return code, output, errors.splitlines()
 
@@ -67,6 +68,18 @@ def test_a_table_and_a_json_file(here: Here, folder: Path) -> None:
     assert written["metrics"]["exact_match"] == {"value": 1.0, "low": 1.0, "high": 1.0, "kind": "estimate"}
     assert written["per_task"]["py/n0"]["exact_match"] == 1.0
     assert written["settings"]["benchmark"]["options"] == {"problems": "problems.jsonl"}
+
+
+def test_it_says_how_far_it_is(here: Here, folder: Path) -> None:
+    write(folder, *[gold(number) for number in range(TASKS)])
+    code, output, errors = run(here, "--progress", "plain")
+    assert code == 0
+    assert "[0:00] reading santacoder-fim" in errors
+    assert "1.0000" in output
+    assert all(line.startswith("[0:") for line in errors)
+    code, output, errors = run(here, "--progress", "json")
+    assert code == 0
+    assert json.loads(errors[0])["activity"] == "reading santacoder-fim"
 
 
 def test_the_scores_lie_beside_the_samples_by_default(here: Here, folder: Path) -> None:
@@ -311,7 +324,7 @@ def test_nothing_to_score_is_exit_code_2_with_every_reason(here: Here, folder: P
 def test_a_mistake_is_one_line(here: Here, folder: Path, arguments: list[str], expected: str) -> None:
     before = write(folder, *[gold(number) for number in range(TASKS)]).read_bytes()
     given = ["--benchmark", "santacoder-fim", "--samples", "samples.jsonl", "--problems", "problems.jsonl"]
-    code, _, errors = here("score", *given, *arguments)
+    code, _, errors = here("score", *given, "--progress", "none", *arguments)
     assert code == 2
     assert expected in errors
     assert len(errors.splitlines()) == 1

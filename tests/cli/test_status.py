@@ -96,12 +96,31 @@ def test_the_status_of_a_finished_run(finished: Path, accepted: Callable[..., st
 
 
 @pytest.mark.parametrize(
+    ("ago", "shown"),
+    [
+        (11.0, "running as process 7 on elsewhere, heard of 0:11 ago\n  trained: compiling, for 15:11\n"),
+        (121.0, "stopped, heard of 2:01 ago\n  it was at trained: compiling\n"),
+    ],
+)
+def test_a_run_of_another_machine_goes_on_while_its_heart_beats(
+    workspace: Path, accepted: Callable[..., str], monkeypatch: pytest.MonkeyPatch, ago: float, shown: str
+) -> None:
+    folder = workspace / "runs" / "tiny"
+    said = {"process": 7, "host": "elsewhere", "updated": 1e9, "closed": False, "variant": "trained"}
+    content = {**said, "activity": "compiling", "done": None, "total": None, "seconds": 900.0}
+    (folder / "progress.json").write_text(json.dumps(content))
+    monkeypatch.setattr("opendllm.core.run.status.time.time", lambda: 1e9 + ago)
+    assert accepted("status", folder).startswith(f"{folder}: {shown}")
+
+
+@pytest.mark.parametrize(
     "content",
     [
         "",
         "[1]",
         "{",
         '{"activity": "\\u001b[2Jtraining", "done": "x", "total": [], "updated": "y"}',
+        '{"activity": "x", "done": 1, "total": 2, "updated": -Infinity, "seconds": NaN, "seconds_left": NaN}',
     ],
 )
 def test_a_damaged_progress_file_is_no_obstacle(

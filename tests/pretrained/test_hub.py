@@ -88,7 +88,13 @@ def test_download_takes_what_is_needed_and_the_cache_serves_it_offline(
     unwanted = {"pytorch_model.bin": b"pickle", "modeling.py": b"raise SystemExit", "model.gguf": b"gguf"}
     hub.files = {**contents(published), **unwanted, "logo.png": b"png"}
     environment = hub.environment(tmp_path / "cache")
-    first = platform(*PROMPT, "--checkpoint", "org/name", cwd=tmp_path, **environment)
+    asked = (*PROMPT, "--checkpoint", "org/name")
+    misfit = platform(*asked, "--sampler", "gidd", cwd=tmp_path, **environment)
+    assert "sampler 'gidd' undoes mixture noise, and this model's is mask" in one_line(misfit)
+    assert [
+        Path(request).name for request in hub.requests if "/resolve/" in request and "GET" in request
+    ] == ["config.json"]
+    first = platform(*asked, cwd=tmp_path, **environment)
     assert first.returncode == 0, first.stderr
     [snapshot] = (tmp_path / "cache").glob("hub/models--org--name/snapshots/*")
     assert contents(snapshot) == contents(published)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import queue
+import threading
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from opendllm.core.progress.bars import BarView, sparkline
+from opendllm.core.progress.heartbeat import heartbeat
 from opendllm.core.progress.lines import JsonView, PlainView, duration
-from opendllm.core.progress.progress import Progress, View, printable
+from opendllm.core.progress.progress import Event, Moment, Progress, View
 from opendllm.core.progress.status_file import PROGRESS_FILE, StatusFile
 
 
@@ -86,10 +90,9 @@ def test_a_sparkline_falls_as_the_loss_does() -> None:
 def test_what_could_move_a_terminals_cursor_is_spelt_out() -> None:
     file = io.StringIO()
     progress = Progress([PlainView(file)])
-    with progress.activity("evaluating \x1b[2J\u202ex\r\n"):
+    with progress.activity("evaluating \x1b[2J\u202e\u200bx\u2028\r\n\ud83d añ 語"):
         pass
-    assert file.getvalue() == "[0:00] evaluating \\x1b[2J\\x202ex\\x0d\\x0a\n"
-    assert printable("añ 語") == "añ 語"
+    assert file.getvalue() == "[0:00] evaluating \\x1b[2J\\u202e\\u200bx\\u2028\\x0d\\x0a\\ud83d añ 語\n"
 
 
 @pytest.mark.parametrize(
@@ -121,3 +124,139 @@ def test_a_full_disk_stops_nothing(tmp_path: Path) -> None:
     (tmp_path / PROGRESS_FILE).mkdir()  # nothing can take its place
     with Progress([StatusFile(tmp_path)]).activity("training") as task:
         task.update(1)
+
+
+class Timer:
+    """Beats when it is told to."""
+
+    def __init__(self) -> None:
+        self.due: queue.Queue[bool] = queue.Queue()
+        self.waiting: queue.Queue[threading.Thread] = queue.Queue()
+
+    def __call__(self, over: threading.Event, seconds: float) -> bool:
+        self.waiting.put(threading.current_thread())
+        return self.due.get()
+
+    def beat(self) -> None:
+        """One, and it is over when this returns; it may be late."""
+        self.waiting.get(timeout=60)
+        self.due.put(False)
+        self.waiting.put(self.waiting.get(timeout=60))
+
+    def end(self, over: bool = True) -> threading.Thread:
+        """The last one."""
+        thread = self.waiting.get(timeout=60)
+        self.due.put(over)
+        thread.join(60)
+        return thread
+
+
+def test_what_goes_on_without_news_is_said_again_and_again() -> None:
+    clock, file, lines = Clock(), io.StringIO(), io.StringIO()
+    progress = Progress([PlainView(file), JsonView(lines)], clock)
+    progress.variant("llada", 2, 5)
+    with progress.activity("training", 10, "steps") as task:
+        task.update(3, loss=3.7)
+        with progress.activity("measuring the held-out loss"):
+            for _ in range(6):
+                clock.now += 10
+                progress.beat()
+        progress.beat()
+        clock.now += 25
+        progress.beat()
+    progress.beat()
+    assert file.getvalue().splitlines()[2:] == [
+        "[0:20] llada (2 of 5): still measuring the held-out loss, 0:20",
+        "[0:40] llada (2 of 5): still measuring the held-out loss, 0:40",
+        "[1:00] llada (2 of 5): still measuring the held-out loss, 1:00",
+        "[1:00] llada (2 of 5): training: 3 of 10 steps, loss 3.700",
+        "[1:25] llada (2 of 5): still training, 1:25: 3 of 10 steps, loss 3.700",
+    ]
+    said = [json.loads(line) for line in lines.getvalue().splitlines()]
+    assert [(each["activity"], each["seconds"]) for each in said if each["event"] == "still"] == [
+        ("measuring the held-out loss", 20.0), ("measuring the held-out loss", 40.0),
+        ("measuring the held-out loss", 60.0), ("training", 85.0),
+    ]  # fmt: skip
+
+
+def test_the_file_of_a_run_without_news_stays_fresh_until_it_ends(tmp_path: Path) -> None:
+    path, timer = tmp_path / PROGRESS_FILE, Timer()
+    progress = Progress([StatusFile(tmp_path)])
+    with heartbeat(progress, timer):
+        timer.beat()
+        assert not path.exists()  # nothing is done yet: another run may be at work in the folder
+        with progress.activity("compiling"):
+            for _ in range(3):
+                path.unlink()
+                timer.beat()
+                assert json.loads(path.read_text())["activity"] == "compiling"
+        path.unlink()
+        timer.beat()
+        assert json.loads(path.read_text())["closed"] is False  # between two activities, too
+    progress.close(finished=True)
+    before = path.read_text()
+    timer.beat()
+    assert path.read_text() == before
+    assert not timer.end().is_alive()
+
+
+def test_nothing_is_said_once_all_is_over() -> None:
+    file, timer = io.StringIO(), Timer()
+    clock = Clock()
+    progress = Progress([PlainView(file)], clock)
+    with progress.activity("saving"):
+        with heartbeat(progress, timer):
+            pass
+        progress.close(finished=False)
+        clock.now += 1000
+        timer.beat()
+    assert not timer.end().is_alive()
+    assert file.getvalue() == "[0:00] saving\n"
+
+
+def test_a_beat_that_fails_breaks_nothing() -> None:
+    file, timer, clock = io.StringIO(), Timer(), Clock()
+    progress = Progress([PlainView(file)], clock)
+    with heartbeat(progress, timer), progress.activity("saving"):
+        clock.now += 1000
+        file.close()
+        assert not timer.end(over=False).is_alive()  # nor is there a traceback, which would fail the test
+
+
+def test_the_heart_keeps_no_process_alive() -> None:
+    timer = Timer()
+    with heartbeat(Progress(), timer):
+        thread = timer.waiting.get(timeout=60)
+        assert thread.daemon
+    timer.due.put(True)
+    thread.join(60)
+    assert not thread.is_alive()
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")  # of Python 3.12 and later
+def test_a_process_that_is_forked_while_others_are_told_can_tell_too() -> None:
+    """Neither its lock nor its stream is in the hands of a thread that it doesn't have."""
+    telling, go_on = threading.Event(), threading.Event()
+
+    class Slow:
+        def show(self, event: Event, moment: Moment, now: float) -> None:
+            if event == "still":
+                telling.set()
+                go_on.wait(60)
+
+    progress = Progress([Slow()])
+    thread = threading.Thread(target=progress.beat)
+    thread.start()
+    telling.wait(60)
+    threading.Timer(0.1, go_on.set).start()
+    child = os.fork()  # waits until the others are told
+    if child == 0:
+        try:
+            other = threading.Thread(target=progress.tell, args=("begun", Moment("x")), daemon=True)
+            other.start()
+            other.join(60)
+            os._exit(1 if other.is_alive() else 0)
+        finally:
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    thread.join(60)

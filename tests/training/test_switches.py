@@ -215,6 +215,29 @@ def test_measuring_keeps_no_second_model_and_leaves_the_model_training(make_run:
     assert again == held_out_loss(run.lm, run.held_out_rows, run.settings.held_out)
 
 
+def test_the_held_out_loss_says_how_many_rows_are_read_and_is_the_same(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Part by part, where not all rows go through the model at once."""
+    run = make_run(held_out={"rows": 5, "draws": 16})
+    length = run.held_out_rows.batch(range(1)).tokens.shape[1]
+    told: list[tuple[int, int]] = []
+
+    def measured() -> float | None:
+        return held_out_loss(
+            run.lm, run.held_out_rows, run.settings.held_out, lambda *counts: told.append(counts)
+        )
+
+    whole = measured()
+    assert told == []  # one pass, of which there is nothing to tell
+    for module in ("opendllm.core.training.held_out", "opendllm.core.toolkit.likelihood"):
+        monkeypatch.setattr(f"{module}.TOKENS_AT_ONCE", 2 * length)
+    assert measured() == pytest.approx(whole, rel=1e-6)
+    total = min(5, len(run.held_out_rows))
+    assert told == [(min(done, total), total) for done in range(2, total + 2, 2)]
+    assert len(told) > 1
+
+
 def test_the_step_that_fails_is_not_counted_into_the_average(make_run: MakeRun) -> None:
     run = make_run(ema={"decay": 0.5}, checkpoint={"every": 1})
 

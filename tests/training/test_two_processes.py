@@ -40,11 +40,16 @@ def test_two_processes_compute_what_one_does_and_report_once(commands: Any, work
         (workspace / "texts" / f"held{number}.py").write_text(text * 4)
     for ranks, output, launcher in ((2, "both", ["--launcher", "torchrun"]), (1, "alone", [])):
         settings = [EVALUATE, "generate={steps: 4, temperature: 0.9}", f"output={output}"]
+        settings.append("data.contamination=6")
         arguments = ["run", "short.yaml", *(f"--set={setting}" for setting in settings), *launcher]
         done = commands.run(*arguments, cwd=workspace, ranks=ranks)
         assert done.codes == [0] * ranks, done.said
         assert done.said.count("report: ") == 1
     both, alone = (workspace / output / "default" for output in ("both", "alone"))
+    overlap = [
+        json.loads((run.parent / "contamination.json").read_text())["corpora"] for run in (both, alone)
+    ]
+    assert overlap[0][0] | {"seconds": 0} == overlap[1][0] | {"seconds": 0}  # by the first, the other waits
     held_out_too = 7  # before the first of six steps
     assert len(lines(both / "train.jsonl")) == held_out_too
     for ours, theirs in zip(*(lines(run / "train.jsonl") for run in (both, alone)), strict=True):

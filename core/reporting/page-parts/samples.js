@@ -35,7 +35,8 @@ class SampleBrowser {
     this.count = make("p", {class: "small faint count", role: "status"});
     this.spacer = make("div", {class: "spacer"});
     this.list = make("div", {class: "list", role: "listbox", tabindex: "0", "aria-label": "samples"}, this.spacer);
-    this.detail = make("div", {class: "detail", "aria-live": "polite"});
+    // Not live: the list names the chosen sample, and a screen reader isn't to read whole prompts at each key.
+    this.detail = make("div", {class: "detail", role: "region", "aria-label": "the chosen sample"});
     root.append(make("div", {class: "filters"}, ...Object.values(this.filters), this.search), this.count,
       make("div", {class: "browser"}, this.list, this.detail));
     for (const select of Object.values(this.filters)) select.addEventListener("change", () => this.filter());
@@ -95,7 +96,8 @@ class SampleBrowser {
     if (drawn === this.drawn) return;
     this.drawn = drawn;
     this.spacer.replaceChildren(...this.found.slice(first, last).map((row, offset) => this.option(row, first + offset)));
-    if (this.found.length) this.list.setAttribute("aria-activedescendant", `sample-${this.selected}`);
+    const isDrawn = first <= this.selected && this.selected < last; // no other row is in the document
+    if (isDrawn) this.list.setAttribute("aria-activedescendant", `sample-${this.selected}`);
     else this.list.removeAttribute("aria-activedescendant");
   }
 

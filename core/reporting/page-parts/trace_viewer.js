@@ -5,6 +5,7 @@ const STEPS_A_SECOND = 4;
 const CHANGES = ["", "commit", "edit", "remask", "insert"];
 const CHANGE_NAMES = {commit: "written", edit: "overwritten", remask: "masked again", insert: "put in"};
 const MASK = "▒";
+const KEYS = "Keys, once a canvas or a button here has the focus (click it, or Tab): Space or k plays and pauses, the arrow keys step, Home and End go to the ends.";
 
 // Every canvas of a trace: per position its token, the step that wrote it, with what confidence, and what the
 // step just taken did to it; and how many positions were taken out left of it.
@@ -208,7 +209,7 @@ class TraceViewer {
     root.append(
       make("div", {class: "controls"}, labelled("task", this.group), labelled("left", this.left), labelled("right", this.right)),
       make("div", {class: "controls"}, this.play, this.back, this.scrub, this.forward, labelled("speed", this.speed), labelled("colour", this.colour)),
-      panes, this.key, this.status,
+      panes, this.key, make("p", {class: "hint small faint"}, KEYS), this.status,
     );
     this.panes = [new Pane(panes), new Pane(panes)];
     this.group.addEventListener("change", () => this.openGroup(Number(this.group.value)));
