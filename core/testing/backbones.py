@@ -12,7 +12,7 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from opendllm.core.testing.contract import PluginContract, check_close, example_options
+from opendllm.core.testing.contract import PluginContract, check_close
 from opendllm.core.toolkit.segments import inputs_from_mask
 from opendllm.registries.backbones import Backbone, DiffusionLM, DistributionLoss, Vocabulary
 from opendllm.registries.errors import UserError
@@ -70,7 +70,7 @@ class BackboneContract(PluginContract):
         registration = self.registration()
         block_length = 4 if kind == "block-causal" else None
         given = {
-            **example_options(registration, self.options),
+            **self.given(),
             "attention": kind,
             "block_length": block_length,
         }
