@@ -35,8 +35,8 @@ TEXT = 27
 SHORT = 4
 """How long a text is whose noisy rows are all enumerated."""
 WEIGH = (
-    "let the weights belong to the chances that tokens are drawn with, at every time of the schedule, or give "
-    "loss_is_bound = False where it isn't meant to be the bound"
+    "let the weights belong to the chances that tokens are drawn with, at every time of the schedule, or "
+    "give loss_is_bound = False where it isn't meant to be the bound"
 )
 
 
@@ -114,7 +114,7 @@ class BoundTests(ObjectiveCase):
     def mean_losses(
         self, models: Mapping[str, DiffusionLM], tokens: Tensor, schedule: NoiseSchedule
     ) -> dict[str, tuple[float, float]]:
-        """By model: (the mean of a row's loss sum, its standard error) over rows [N, L], a batch at a time."""
+        """By model: (the mean of a row's loss sum, its standard error) over rows [N, L], by batches."""
         objective, attention = self.objective(), self.attention(BLOCK_LENGTH)
         sums: dict[str, list[Tensor]] = {what: [] for what in models}
         for start in range(0, len(tokens), BATCH_ROWS):
@@ -124,4 +124,6 @@ class BoundTests(ObjectiveCase):
             for what, lm in models.items():
                 sums[what].append(self.loss_sum(corruption, schedule, lm) / BATCH_ROWS)
         means = {what: torch.stack(each).double() for what, each in sums.items()}
-        return {what: (float(each.mean()), float(each.std()) / len(each) ** 0.5) for what, each in means.items()}
+        return {
+            what: (float(each.mean()), float(each.std()) / len(each) ** 0.5) for what, each in means.items()
+        }

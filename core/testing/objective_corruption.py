@@ -30,8 +30,8 @@ class CorruptionTests(ObjectiveCase):
         for told, schedule in self.schedules().items():
             masking = self.masking(schedule, packed_rows())
             assert bool(masking.masked.any()), (
-                f"of eight rows no token was masked, with {told}: `mask` draws with `noise` what is hidden, a "
-                f"share of the maskable tokens"
+                f"of eight rows no token was masked, with {told}: `mask` draws with `noise` what is hidden, "
+                f"a share of the maskable tokens"
             )
             wrong = (masking.masked & ~masking.rows.maskable).nonzero().tolist()
             assert not wrong, (
@@ -106,9 +106,7 @@ class CorruptionTests(ObjectiveCase):
     def test_a_row_is_corrupted_alike_in_any_batch(self) -> None:
         """Micro-batches must not matter: rows in two halves equal rows in one batch."""
         for _, schedule, whole in self.corruptions():
-            halves = [
-                self.corrupt(schedule, packed_rows(start, ROWS // 2)) for start in (0, ROWS // 2)
-            ]
+            halves = [self.corrupt(schedule, packed_rows(start, ROWS // 2)) for start in (0, ROWS // 2)]
             mend = "draw with `noise`, which is addressed by sample, and weigh each row by itself"
             for name, found, wanted in (
                 ("a token", [half.inputs.tokens for half in halves], whole.inputs.tokens),

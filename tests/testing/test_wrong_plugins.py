@@ -38,7 +38,7 @@ def test_a_right_plugin_passes(kind: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("kind", "wrong"), EACH)
 def test_a_wrong_plugin_is_caught(kind: str, wrong: Wrong, tmp_path: Path) -> None:
     options = wrong.options or KINDS[kind].OPTIONS
-    found = failures(contract_for(kind, wrong.plugin, options), tmp_path)
+    found = failures(contract_for(kind, wrong.plugin, options, wrong.watched), tmp_path)
     assert wrong.caught_by in found
     assert wrong.says in found[wrong.caught_by]
     assert "\n" not in found[wrong.caught_by]
