@@ -6,7 +6,8 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, TypeAlias
+from weakref import WeakKeyDictionary
 
 from opendllm.core.testing.contract import PluginContract, passed_over
 from opendllm.core.testing.other_process import asked_elsewhere, said_by
@@ -25,6 +26,8 @@ from opendllm.registries.corpora import Document
 
 PROBLEMS, FEW, PAIR = 6, 3, 2
 """How many problems are asked: all of right answers, and fewer where they are scored again and again."""
+_OF_RIGHT_ONES: WeakKeyDictionary[type, dict[str, tuple[Scores, Scores]]] = WeakKeyDictionary()
+"""By test class and options; programs take long to run."""
 
 
 def context(limit: int | None = PROBLEMS) -> BenchmarkContext:
@@ -37,7 +40,6 @@ class BenchmarkContract(PluginContract):
     """Asks the same every time, and tells right answers from wrong ones."""
 
     kind = "benchmarks"
-    _of_right_ones: ClassVar[dict[str, tuple[Scores, Scores]]] = {}
 
     def benchmark(self) -> Benchmark:
         """The plugin."""
@@ -201,12 +203,12 @@ class BenchmarkContract(PluginContract):
 
     def of_right_ones(self) -> tuple[Scores, Scores]:
         """What two right answers score, and again from the same object; run once for all tests of it."""
-        key = f"{type(self).__module__} {type(self).__qualname__} {id(type(self))} {dict(self.given())}"
-        if key not in self._of_right_ones:
+        known, given = _OF_RIGHT_ONES.setdefault(type(self), {}), repr(self.given())
+        if given not in known:
             benchmark = self.benchmark()
             answers = [_answer(request, None) for request in benchmark.requests(context(PAIR))]
-            self._of_right_ones[key] = benchmark.score(answers), benchmark.score(answers)
-        return self._of_right_ones[key]
+            known[given] = benchmark.score(answers), benchmark.score(answers)
+        return known[given]
 
     def shown(self, scores: Scores) -> dict[str, tuple[float, bool]]:
         """Of each headline metric its value, and whether less is better."""
