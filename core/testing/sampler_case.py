@@ -49,13 +49,13 @@ class SamplerCase(PluginContract):
         self,
         lm: TableLM,
         canvas: torch.Tensor,
+        decoder: DecoderOptions,
         mask: torch.Tensor | None = None,
-        seeds: int = 0,
-        **options: float,
+        first_seed: int = 0,
     ) -> Decoded:
-        """Decode; `seeds` is the first row's, the others count on."""
-        row_seeds = torch.arange(canvas.shape[0]) + seeds
-        return decode(lm, canvas, mask, self.sampler(), self.decoder(**options), row_seeds)
+        """Decode; seeds count on from the first row's."""
+        seeds = torch.arange(canvas.shape[0]) + first_seed
+        return decode(lm, canvas, mask, self.sampler(), decoder, seeds)
 
     def decoder(self, **options: float | None) -> DecoderOptions:
         """Its options, those left out that the sampler can't have."""
@@ -63,7 +63,7 @@ class SamplerCase(PluginContract):
             options.pop("block_length", None)
         return DecoderOptions.model_validate(options)
 
-    def trace(self, lm: TableLM, canvas: torch.Tensor, **options: float) -> list[torch.Tensor]:
+    def trace(self, lm: TableLM, canvas: torch.Tensor, decoder: DecoderOptions) -> list[torch.Tensor]:
         """The canvas before the first and after every step."""
         seeds = torch.arange(canvas.shape[0])
-        return decode(lm, canvas, None, self.sampler(), self.decoder(**options), seeds, keep_trace=True).trace
+        return decode(lm, canvas, None, self.sampler(), decoder, seeds, keep_trace=True).trace

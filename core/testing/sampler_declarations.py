@@ -20,11 +20,13 @@ class DeclarationTests(SamplerCase):
     def test_options_that_it_takes_have_an_effect(self) -> None:
         """Steps and the temperature of the order: whoever sets one in vain has to be told."""
         declared = self.sampler_options().without_effect
-        base = {"steps": 4} if "temperature" in declared else {"steps": 4, "temperature": 0.9}
+        base = self.decoder(steps=4, temperature=0.0 if "temperature" in declared else 0.9)
         for destination, name in itertools.product(self.destinations(), OTHERWISE.keys() - declared):
             lm = self.lm(destination)
             rows = self.canvas(lm, 3, 12).expand(ROWS, -1)
-            first, second = (self.trace(lm, rows, **base | {name: value}) for value in OTHERWISE[name])
+            first, second = (
+                self.trace(lm, rows, base.model_copy(update={name: value})) for value in OTHERWISE[name]
+            )
             same = len(first) == len(second) and all(map(torch.equal, first, second))
             assert not same, (
                 f"{name} {OTHERWISE[name][0]} and {OTHERWISE[name][1]} write the same, step by step, and "

@@ -123,4 +123,4 @@ def _by_chance(counts: Tensor, wanted: Tensor) -> bool:
         pairs.append((counts[rare].sum(), wanted[rare].sum()))
     statistic = sum(float((seen - due) ** 2 / due) for seen, due in pairs)
     # Seven standard deviations above a chi-square's mean: chance alone never gets there.
-    return statistic < len(pairs) + 7 * (2 * len(pairs)) ** 0.5
+    return bool(statistic < len(pairs) + 7 * (2 * len(pairs)) ** 0.5)

@@ -26,8 +26,8 @@ class RowTests(SamplerCase):
             canvases = [self.canvas(lm, *shape) for shape in SHAPES]
             width = max(canvas.shape[1] for canvas in canvases)
             for temperature, block_length in ((0.8, 64), (0.0, 4)):
-                options = {"steps": 4, "temperature": temperature, "block_length": block_length}
-                alone = [self.run(lm, row, seeds=number, **options) for number, row in enumerate(canvases)]
+                decoder = self.decoder(steps=4, temperature=temperature, block_length=block_length)
+                alone = [self.run(lm, row, decoder, first_seed=n) for n, row in enumerate(canvases)]
                 for side in (0, 1):
                     batch = torch.zeros(len(canvases), width, dtype=torch.int64)
                     mask = torch.zeros_like(batch, dtype=torch.bool)
@@ -35,7 +35,7 @@ class RowTests(SamplerCase):
                         first = (width - row.shape[1]) * ((number + side) % 2)
                         batch[number, first : first + row.shape[1]] = row[0]
                         mask[number, first : first + row.shape[1]] = True
-                    together = self.run(lm, batch, mask, **options)
+                    together = self.run(lm, batch, decoder, mask)
                     for number, one in enumerate(alone):
                         found = together.tokens[number][together.real[number]]
                         wanted = one.tokens[0][one.real[0]]
@@ -50,17 +50,15 @@ class RowTests(SamplerCase):
         for destination in self.destinations():
             lm = self.lm(destination)
             canvas = self.canvas(lm, 3, 12)
-            first = self.run(lm, canvas, steps=6, temperature=3.0).tokens
-            again = self.run(lm, canvas, steps=6, temperature=3.0).tokens
+            decoder = self.decoder(steps=6, temperature=3.0)
+            first, again = (self.run(lm, canvas, decoder).tokens for _ in range(2))
             assert torch.equal(first, again), (
                 f"seed 0 wrote {first.tolist()} and then {again.tolist()}: draw with `step.draws`, and keep "
                 f"what one step tells the next in `Selection.memory`"
             )
             if {"temperature", "steps"} & self.sampler_options().without_effect:
                 continue
-            others = [
-                self.run(lm, canvas, seeds=seed, steps=6, temperature=3.0).tokens for seed in range(1, 5)
-            ]
+            others = [self.run(lm, canvas, decoder, first_seed=seed).tokens for seed in range(1, 5)]
             assert any(not torch.equal(first, other) for other in others), (
                 f"five seeds wrote the same {first.tolist()} at temperature 3: draw with `step.draws`"
             )
@@ -89,7 +87,7 @@ class RowTests(SamplerCase):
             lm = self.lm(destination)
             long, short = self.canvas(lm, 3, 9), self.canvas(lm, 5, 7)
             # the decoder looks at each
-            self.run(lm, torch.cat([long, short, long]), steps=6, temperature=0.9)
+            self.run(lm, torch.cat([long, short, long]), self.decoder(steps=6, temperature=0.9))
 
     def test_a_step_is_only_read(self) -> None:
         """What is to change is told in the Selection: the decoder goes on with what it has given."""

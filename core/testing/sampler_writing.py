@@ -104,7 +104,7 @@ class WritingTests(SamplerCase):
         masks = 9
         for destination, steps in itertools.product(self.destinations(), (1, 3, 9, 20)):
             lm = self.lm(destination)
-            trace = self.trace(lm, self.canvas(lm, 3, masks), steps=steps, temperature=0.9)
+            trace = self.trace(lm, self.canvas(lm, 3, masks), self.decoder(steps=steps, temperature=0.9))
             left = [int((snapshot == lm.mask_token_id).sum()) for snapshot in trace]
             if self.sampler().plans and destination == "mask":
                 planned = self.planned_masks(masks, steps)
