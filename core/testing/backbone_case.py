@@ -83,8 +83,9 @@ class BackboneCase(PluginContract):
 
     def models(self) -> Iterator[tuple[Backbone, DiffusionLM]]:
         """The family as it is built, and with each attention pattern that it takes."""
-        yield self.built(Backbone), self.lm()  # type: ignore[type-abstract]
-        yield from filter(None, map(self.of_attention, KINDS))
+        lm = self.lm()
+        yield self.built(Backbone), lm  # type: ignore[type-abstract]
+        yield from filter(None, map(self.of_attention, [each for each in KINDS if each != lm.attention.kind]))
 
     @torch.no_grad()
     def logits(self, lm: DiffusionLM, inputs: ModelInputs) -> torch.Tensor:

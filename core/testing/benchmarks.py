@@ -10,7 +10,6 @@ from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
 from opendllm.core.testing.contract import PluginContract, passed_over
-from opendllm.core.testing.other_process import asked_elsewhere, said_by
 from opendllm.registries.benchmarks import (
     Answer,
     Benchmark,
@@ -60,17 +59,6 @@ class BenchmarkContract(PluginContract):
         """`--limit N` means N problems, each in all its settings."""
         tasks = {request.task_id for request in self.benchmark().requests(context(2))}
         assert len(tasks) == 2, f"with a limit of 2 it asks {len(tasks)} problems: keep to `context.limit`"
-
-    def test_another_process_asks_the_same(self) -> None:
-        """Variants are paired by task, whichever process asks."""
-        here = said_by(self.benchmark(), self.kind)
-        there = asked_elsewhere(self.registration(), self.plugin_options())
-        differing = [pair for pair in zip(here["names"], there["names"], strict=False) if pair[0] != pair[1]]
-        assert here == there, (
-            f"as here, {here['names'][:3]} was expected, and another process asks {there['names'][:3]} "
-            f"({len(differing)} differ, or what they ask): draw with `context.seed`, and never with hash() "
-            f"or in a set's order"
-        )
 
     def test_a_task_is_called_by_its_own_name(self) -> None:
         """`task_of` leaves the benchmark's own ids as they are."""

@@ -45,7 +45,7 @@ class CorpusContract(PluginContract):
 
     def test_another_process_reads_the_same(self) -> None:
         """A run that goes on does; it also finds what was prepared, by the fingerprint."""
-        here = said_by(self.build(), self.kind)
+        here = said_by(self.corpus())
         there = asked_elsewhere(self.registration(), self.plugin_options())
         mend = "order by nothing that hash() has a part in, as in a set, nor by what a process is"
         assert here["names"] == there["names"] and here["digest"] == there["digest"], (  # noqa: PT018

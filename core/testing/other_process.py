@@ -12,11 +12,12 @@ import os
 import subprocess
 import sys
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from opendllm.registries.corpora import Corpus
 from opendllm.registries.options import PluginOptions
 from opendllm.registries.registry import Registration
 
@@ -25,7 +26,7 @@ FIRST = 50
 
 
 def asked_elsewhere(registration: Registration[Any], options: PluginOptions) -> dict[str, Any]:
-    """What a corpus or a benchmark says in the other process; compare `said_by` the one here.
+    """What a corpus says in the other process; compare `said_by` the one here.
 
     Args:
         registration: the plugin's.
@@ -41,7 +42,6 @@ def asked_elsewhere(registration: Registration[Any], options: PluginOptions) -> 
         "implementation": [target, _root_of(target), attribute],
         "options_model": [model.__module__, _root_of(model.__module__), model.__qualname__],
         "options": options.model_dump(mode="json", exclude_unset=True),
-        "kind": registration.kind,
     }
     process = _process()
     assert process.stdin is not None, "the other process was started with a pipe"
@@ -55,28 +55,15 @@ def asked_elsewhere(registration: Registration[Any], options: PluginOptions) -> 
     return answer
 
 
-def said_by(plugin: Any, kind: str) -> dict[str, Any]:
-    """Of a corpus names and digest of its first documents, and its fingerprint; of a benchmark its tasks and
-    the digest of what it asks.
-    """
-    if kind == "corpora":
-        documents = list(islice(plugin.documents("train"), FIRST))
-        return {
-            "names": [document.name for document in documents],
-            "digest": _digest(map(repr, documents)),
-            "fingerprint": plugin.fingerprint(),
-        }
-    from opendllm.core.testing.benchmarks import context
-
-    requests = plugin.requests(context())
+def said_by(corpus: Corpus) -> dict[str, Any]:
+    """The names and a digest of its first documents, and its fingerprint."""
+    documents = list(islice(corpus.documents("train"), FIRST))
+    digest = hashlib.sha256("\0".join(map(repr, documents)).encode(errors="surrogatepass"))
     return {
-        "names": [f"{request.task_id} {request.setting}" for request in requests],
-        "digest": _digest(map(repr, requests)),
+        "names": [document.name for document in documents],
+        "digest": digest.hexdigest(),
+        "fingerprint": corpus.fingerprint(),
     }
-
-
-def _digest(texts: Iterable[str]) -> str:
-    return hashlib.sha256("\0".join(texts).encode(errors="surrogatepass")).hexdigest()
 
 
 @functools.cache
@@ -121,7 +108,7 @@ def _answer(question: Mapping[str, Any]) -> dict[str, Any]:
     make = getattr(_imported(module, root), attribute)
     module, root, attribute = question["options_model"]
     model = getattr(_imported(module, root), attribute)
-    return said_by(make(model.model_validate(question["options"])), question["kind"])
+    return said_by(make(model.model_validate(question["options"])))
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from opendllm.core.testing.contract import passed_over
 from opendllm.core.testing.sampler_case import SamplerCase
 from opendllm.registries.samplers import Selection, Step
 
-SHAPES = ((3, 5), (6, 42), (0, 9), (3, 12), (3, 12), (2, 1), (5, 17))
+SHAPES = ((3, 5), (6, 42), (3, 12), (3, 12), (2, 1))
 """(prompt, masks) of the rows of a batch: narrow ones beside one that is far wider, and two alike."""
 
 
@@ -58,9 +58,9 @@ class RowTests(SamplerCase):
             )
             if {"temperature", "steps"} & self.sampler_options().without_effect:
                 continue
-            others = [self.run(lm, canvas, decoder, first_seed=seed).tokens for seed in range(1, 5)]
+            others = [self.run(lm, canvas, decoder, first_seed=seed).tokens for seed in range(1, 3)]
             assert any(not torch.equal(first, other) for other in others), (
-                f"five seeds wrote the same {first.tolist()} at temperature 3: draw with `step.draws`"
+                f"three seeds wrote the same {first.tolist()} at temperature 3: draw with `step.draws`"
             )
 
     def test_one_that_decides_first_decides_the_same_with_proposals(self) -> None:

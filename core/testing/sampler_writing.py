@@ -13,8 +13,18 @@ from opendllm.core.testing.contract import passed_over
 from opendllm.core.testing.sampler_case import SamplerCase
 from opendllm.registries.samplers import Selection, Step
 
-STEPS = (1, 3, 7, 20, 1, 3, 7, 20, 1, 3, 7, 20)
-"""With each of some block lengths and temperatures in turn."""
+WAYS = (
+    (1, None, 0.0),
+    (1, 3, 0.9),
+    (3, 1, 0.9),
+    (3, 50, 0.0),
+    (7, None, 0.9),
+    (7, 3, 0.0),
+    (20, None, 0.9),
+)
+"""Steps, block length and temperature."""
+SHAPES = ((2, 3, 1), (1, 1, 0), (0, 5, 0), (3, 0, 0), (0, 1, 3), (1, 17, 2))
+"""(tokens left, masks, tokens right) of rows; of the first, two stand side by side."""
 
 
 class WritingTests(SamplerCase):
@@ -32,8 +42,7 @@ class WritingTests(SamplerCase):
         """At any number of steps, block length and temperature, for completion and infilling."""
         for destination in self.destinations():
             lm = self.lm(destination)
-            lengths, temperatures = itertools.cycle((None, 1, None, 3, 50)), itertools.cycle((0.0, 0.9))
-            for steps, block_length, temperature in zip(STEPS, lengths, temperatures, strict=False):
+            for steps, block_length, temperature in WAYS:
                 canvas = self.canvas(lm, 4, 7, 2)
                 options = self.decoder(steps=steps, block_length=block_length, temperature=temperature)
                 decoded = decode(lm, canvas, None, self.sampler(), options, torch.tensor([0]))
@@ -81,16 +90,23 @@ class WritingTests(SamplerCase):
         """One mask, none, no prompt, gaps apart, rows that no block length divides, more steps than masks."""
         for destination in self.destinations():
             lm = self.lm(destination)
-            apart = self.canvas(lm, 2, 3, 1).repeat(1, 2)
-            shapes = [(1, 1, 0), (0, 5, 0), (3, 0, 0), (0, 1, 3), (1, 17, 2)]
-            canvases = [apart, *(self.canvas(lm, *shape) for shape in shapes)]
-            for canvas, (block_length, steps) in itertools.product(canvases, ((None, 2), (None, 23), (4, 7))):
+            rows = [self.canvas(lm, *shape) for shape in SHAPES]
+            rows[0] = rows[0].repeat(1, 2)
+            batch = torch.zeros(len(rows), max(row.shape[1] for row in rows), dtype=torch.int64)
+            real = torch.zeros_like(batch, dtype=torch.bool)
+            for number, row in enumerate(rows):
+                batch[number, : row.shape[1]], real[number, : row.shape[1]] = row[0], True
+            whole = [(row, None, None, 4) for row in rows[:4]]
+            padded = [(batch, real, *way) for way in ((None, 2), (None, 23), (4, 7))]
+            for canvas, mask, block_length, steps in [*whole, *padded]:
                 options = self.decoder(steps=steps, temperature=0.5, block_length=block_length)
+                others = f" and {len(canvas) - 1} others" if len(canvas) > 1 else ""
                 told = (
-                    f"the canvas {canvas.tolist()[0]} in {steps} steps, block_length {options.block_length}"
+                    f"the canvas {canvas[0].tolist()}{others} in {steps} steps, block_length "
+                    f"{options.block_length}"
                 )
                 try:
-                    decoded = decode(lm, canvas, None, self.sampler(), options, torch.tensor([0]))
+                    decoded = decode(lm, canvas, mask, self.sampler(), options, torch.arange(len(canvas)))
                 except Exception as error:
                     raise AssertionError(
                         f"it was expected to write {told}, and raised {error}: count positions by "

@@ -16,7 +16,7 @@ from opendllm.registries.objectives import Corruption, Masking, Noise, Objective
 from opendllm.registries.options import Bound
 from opendllm.registries.sequences import TokenRows
 
-from .wrong import EVERYWHERE, Wrong
+from .wrong import Wrong
 
 OPTIONS = ObjectiveOptions
 LEAST = 1e-3
@@ -318,57 +318,38 @@ LIKELY = "test_tokens_are_masked_as_likely_as_it_says"
 SHOWN = "test_no_scored_token_is_shown"
 INTERVAL = "test_times_keep_to_the_schedules_interval"
 COUNT = "test_the_count_is_of_what_the_rows_hold"
-BOUND = frozenset({UNBIASED, LAW})
 WRONG = [
     Wrong(
         MasksPrompts,
         "test_prompts_and_padding_are_never_masked",
         "mask only where `rows.maskable`",
-        EVERYWHERE,
         watched=False,
     ),
     Wrong(
         ScoresPrompts,
         "test_prompts_and_padding_are_never_scored",
         "score only where `rows.maskable`",
-        EVERYWHERE,
         watched=False,
     ),
-    Wrong(
-        DrawsFromTorch,
-        "test_the_same_noise_gives_the_same_corruption",
-        "draw with `noise` only",
-        frozenset({"test_a_row_is_corrupted_alike_in_any_batch", MICRO_BATCHES, SHOWN}),
-    ),
+    Wrong(DrawsFromTorch, "test_the_same_noise_gives_the_same_corruption", "draw with `noise` only"),
     Wrong(
         WritesIntoItsRows,
         "test_the_same_noise_gives_the_same_corruption",
         "were changed in place: work on a copy",
-        BOUND,
     ),
-    Wrong(
-        MeanOfTheBatch,
-        "test_a_row_is_corrupted_alike_in_any_batch",
-        "weigh each row by itself",
-        BOUND | {MICRO_BATCHES},
-    ),
-    Wrong(UnweighedMasks, UNBIASED, "loss_is_bound = False", BOUND),
-    Wrong(WeighsForLinear, UNBIASED, "with mask noise of alpha = 1 - t^2", BOUND),
-    Wrong(
-        AlwaysHalf,
-        UNBIASED,
-        "where 1 of the tokens are hidden",
-        BOUND | {INTERVAL},
-    ),
-    Wrong(AlwaysThreeFifths, UNBIASED, "where 1 of the tokens are hidden", BOUND),
-    Wrong(OneDrawARow, UNBIASED, "chances that tokens are drawn with", BOUND),
-    Wrong(OneStreamForBoth, UNBIASED, "chances that tokens are drawn with", BOUND),
+    Wrong(MeanOfTheBatch, "test_a_row_is_corrupted_alike_in_any_batch", "weigh each row by itself"),
+    Wrong(UnweighedMasks, UNBIASED, "loss_is_bound = False"),
+    Wrong(WeighsForLinear, UNBIASED, "with mask noise of alpha = 1 - t^2"),
+    Wrong(AlwaysHalf, UNBIASED, "where 1 of the tokens are hidden"),
+    Wrong(AlwaysThreeFifths, UNBIASED, "where 1 of the tokens are hidden"),
+    Wrong(OneDrawARow, UNBIASED, "chances that tokens are drawn with"),
+    Wrong(OneStreamForBoth, UNBIASED, "chances that tokens are drawn with"),
     Wrong(AlwaysHalfUniform, UNBIASED, "by enumeration", options=UniformOptions),
-    Wrong(CrossEntropyOfNoise, UNBIASED, "with uniform noise of", BOUND, UniformOptions),
-    Wrong(ForgetsHalf, LAW, "bound lies above", BOUND),
+    Wrong(CrossEntropyOfNoise, UNBIASED, "with uniform noise of", options=UniformOptions),
+    Wrong(ForgetsHalf, LAW, "bound lies above"),
     Wrong(KnowsOnlyLinear, LIKELY, "mask_probability, against that of mask noise of alpha = 1 - t^2"),
     Wrong(SaysHalfTheChance, LIKELY, "give the chance that each was drawn with"),
-    Wrong(SaysAnotherTime, LIKELY, "the schedule's time at which", BOUND | {INTERVAL}),
+    Wrong(SaysAnotherTime, LIKELY, "the schedule's time at which"),
     Wrong(LeavesTheInterval, INTERVAL, "draw them from `schedule.interval`"),
     Wrong(ShowsTheAnswer, SHOWN, "score only what is hidden from it", options=NoBoundOptions),
     Wrong(ScoresAll, SHOWN, "score only what is hidden from it", options=NoBoundOptions),
@@ -376,30 +357,17 @@ WRONG = [
         ReplacesNothing,
         "test_noise_leaves_no_more_than_the_schedule_says",
         "replace as many as the schedule says",
-        BOUND,
-        UniformOptions,
+        options=UniformOptions,
     ),
-    Wrong(LearnsMasks, "test_scored_positions_have_their_clean_token_as_target", "before the noise", BOUND),
-    Wrong(
-        MeanOfTheLoss,
-        "test_loss_sums_add_up_over_positions",
-        "no mean, no normalising",
-        BOUND | {MICRO_BATCHES, "test_rows_with_nothing_to_learn_count_for_nothing"},
-    ),
+    Wrong(LearnsMasks, "test_scored_positions_have_their_clean_token_as_target", "before the noise"),
+    Wrong(MeanOfTheLoss, "test_loss_sums_add_up_over_positions", "no mean, no normalising"),
     Wrong(CountsNothing, COUNT, "above 0 and at most 168"),
     Wrong(CountsBelowNothing, COUNT, "the count is -144000"),
     Wrong(CountsItsVocabulary, COUNT, "how many tokens, or texts, the loss is a mean over"),
     Wrong(
-        MeanOfMasked,
-        "test_rows_with_nothing_to_learn_count_for_nothing",
-        "divide by nothing that can be 0",
+        MeanOfMasked, "test_rows_with_nothing_to_learn_count_for_nothing", "divide by nothing that can be 0"
     ),
-    Wrong(Rewards, "test_less_surprise_is_a_smaller_loss", "weights are never negative", BOUND),
-    Wrong(
-        Detached,
-        "test_the_loss_is_finite_and_has_gradients",
-        "don't detach it",
-        frozenset({"test_a_gradient_reaches_every_parameter", "test_less_surprise_is_a_smaller_loss"}),
-    ),
-    Wrong(LearnsNothing, "test_a_gradient_reaches_every_parameter", "no gradient reaches", BOUND),
+    Wrong(Rewards, "test_less_surprise_is_a_smaller_loss", "weights are never negative"),
+    Wrong(Detached, "test_the_loss_is_finite_and_has_gradients", "don't detach it"),
+    Wrong(LearnsNothing, "test_a_gradient_reaches_every_parameter", "no gradient reaches"),
 ]

@@ -12,9 +12,6 @@ from opendllm.core.testing import PluginContract, contract_of
 from opendllm.registries import PluginOptions
 from opendllm.registries.registry import Provenance, Registration
 
-EVERYWHERE = frozenset({"*"})
-"""Of what is refused as soon as it is called, wherever that is."""
-
 
 @dataclass(frozen=True)
 class Wrong:
@@ -24,7 +21,6 @@ class Wrong:
         plugin: its class.
         caught_by: the contract's test that is there for this mistake.
         says: what its message says, among other things.
-        also: further tests that can't but fail with it.
         options: its options model.
         watched: whether its calls are looked at as those of an installed plugin are: where that refuses the
             mistake at once, the contract's own test is only seen without.
@@ -33,7 +29,6 @@ class Wrong:
     plugin: type
     caught_by: str
     says: str
-    also: frozenset[str] = frozenset()
     options: type[PluginOptions] | None = None
     watched: bool = True
 
@@ -54,10 +49,10 @@ def contract_for(
     return type("TestIt", (contract_of(kind),), {"plugin": "wrong", "registration": registration, **own})
 
 
-def failures(contract: type[PluginContract], folder: Path) -> dict[str, str]:
-    """What each failing test of a contract says."""
+def failures(contract: type[PluginContract], folder: Path, only: str | None = None) -> dict[str, str]:
+    """What each failing test of a contract says; or one of them."""
     found = {}
-    for name in dir(contract):
+    for name in dir(contract) if only is None else [only]:
         if not name.startswith("test_"):
             continue
         test = getattr(contract(), name)
