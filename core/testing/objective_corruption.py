@@ -137,6 +137,20 @@ class CorruptionTests(ObjectiveCase):
                 atol=1e-6,
             )
 
+    def test_every_token_gets_its_turn(self) -> None:
+        """In each document of a packed row; but for a document's first, which nothing need predict."""
+        for told, schedule in self.schedules().items():
+            rows = packed_rows(0, MANY_ROWS)
+            corruption = self.corrupt(schedule, rows)
+            copies, halves = self.copies(corruption, MANY_ROWS)
+            scored = corruption.scored.view(MANY_ROWS * copies, halves, -1).any(0).any(0)
+            wanted = rows.maskable[0] & (rows.positions[0] > 0)
+            never = (wanted & ~scored).nonzero()[:, 0].tolist()
+            assert not never, (
+                f"of {MANY_ROWS} rows with {told}, the maskable tokens at columns {never[:5]} are never "
+                f"scored, and each was expected to be at times: learn every document of a row, to its end"
+            )
+
     def test_times_keep_to_the_schedules_interval(self) -> None:
         """A schedule says in `interval` which part of its noise is trained on."""
         options = self.objective_options()

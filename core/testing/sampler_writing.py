@@ -124,7 +124,10 @@ class WritingTests(SamplerCase):
             left = [int((snapshot == lm.mask_token_id).sum()) for snapshot in trace]
             if self.sampler().plans and destination == "mask":
                 planned = self.planned_masks(masks, steps)
-                assert left == planned, f"{planned} masks were planned in {steps} steps, and {left} were left"
+                assert left == planned, (
+                    f"{planned} masks were planned in {steps} steps, and {left} were left: commit as many as "
+                    f"leaves `step.target` of them"
+                )
             assert left[-1] == 0, f"{left[-1]} masks are left after {steps} steps: write every position"
 
     def test_early_stop_changes_no_text(self) -> None:

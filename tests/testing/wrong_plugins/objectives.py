@@ -92,6 +92,15 @@ class ForgetsHalf(Right):
         return Corruption.of_masked(masking, mask_token_id, weight=weight, count=count, scored=scored)
 
 
+class FirstDocumentOnly(Right):
+    """Takes a packed row for one document, and what comes after it for padding."""
+
+    def corrupt(self, masking: Masking, schedule: NoiseSchedule, mask_token_id: int) -> Corruption:
+        weight, count = schedule.elbo_weight(masking.time), masking.rows.maskable.sum()
+        scored = masking.masked & (masking.rows.segments == 0)
+        return Corruption.of_masked(masking, mask_token_id, weight=weight, count=count, scored=scored)
+
+
 class LearnsMasks(Right):
     def corrupt(self, masking: Masking, schedule: NoiseSchedule, mask_token_id: int) -> Corruption:
         found = super().corrupt(masking, schedule, mask_token_id)
@@ -359,6 +368,7 @@ WRONG = [
         "replace as many as the schedule says",
         options=UniformOptions,
     ),
+    Wrong(FirstDocumentOnly, "test_every_token_gets_its_turn", "learn every document of a row"),
     Wrong(LearnsMasks, "test_scored_positions_have_their_clean_token_as_target", "before the noise"),
     Wrong(MeanOfTheLoss, "test_loss_sums_add_up_over_positions", "no mean, no normalising"),
     Wrong(CountsNothing, COUNT, "above 0 and at most 168"),
