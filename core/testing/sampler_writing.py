@@ -117,18 +117,19 @@ class WritingTests(SamplerCase):
 
     def test_a_plan_is_kept(self) -> None:
         """`select` leaves as many masks as was planned, step by step and in order: nobody counts them."""
-        masks = 9
-        for destination, steps in itertools.product(self.destinations(), (1, 3, 9, 20)):
-            lm = self.lm(destination)
+        if not self.sampler().plans:
+            passed_over("its plans is False")
+        if "mask" not in self.destinations():
+            passed_over("its options' destinations are without masks: there are none to count")
+        lm, masks = self.lm("mask"), 9
+        for steps in (1, 3, 9, 20):
             trace = self.trace(lm, self.canvas(lm, 3, masks), self.decoder(steps=steps, temperature=0.9))
             left = [int((snapshot == lm.mask_token_id).sum()) for snapshot in trace]
-            if self.sampler().plans and destination == "mask":
-                planned = self.planned_masks(masks, steps)
-                assert left == planned, (
-                    f"{planned} masks were planned in {steps} steps, and {left} were left: commit as many as "
-                    f"leaves `step.target` of them"
-                )
-            assert left[-1] == 0, f"{left[-1]} masks are left after {steps} steps: write every position"
+            planned = self.planned_masks(masks, steps)
+            assert left == planned, (
+                f"{planned} masks were planned in {steps} steps, and {left} were left: commit as many as "
+                f"leaves `step.target` of them"
+            )
 
     def test_early_stop_changes_no_text(self) -> None:
         """Where a sampler takes it: up to its end, a row reads the same. Others say that it has no effect."""
