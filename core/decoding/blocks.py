@@ -30,6 +30,15 @@ class Blocks:
     first: NDArray[np.int64]
     last: NDArray[np.int64]
 
+    def as_one(self) -> Blocks:
+        """All of each row as a single block."""
+        return Blocks(
+            torch.where(self.of >= 0, 0, -1),
+            [[sum(row)] if row else [] for row in self.sizes],
+            self.first.min(1, keepdims=True),
+            self.last.max(1, keepdims=True),
+        )
+
 
 def find_blocks(lm: DiffusionLM, layout: ModelInputs, editable: Tensor, block_length: int | None) -> Blocks:
     """A causal checkpoint's blocks are single positions, a block-causal one's its own; else by length.

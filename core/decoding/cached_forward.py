@@ -15,6 +15,7 @@ from opendllm.core.decoding.compiled_shapes import (
     round_up,
     round_up_to_power_of_two,
 )
+from opendllm.core.decoding.delayed_cache import DelayedKeys
 from opendllm.core.decoding.options import DecoderOptions
 from opendllm.core.decoding.plan import IntArray
 from opendllm.registries.backbones import (
@@ -25,6 +26,9 @@ from opendllm.registries.backbones import (
     WholeReader,
 )
 from opendllm.registries.sequences import ModelInputs
+
+DEFAULT_DELAY = 2
+"""d3LLM's own."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +151,11 @@ class CachedForward:
             self._exact = False
         self._use_kv_cache = self._exact or options.cache != "none"
         self._spans = _block_spans(lm, layout, blocks, options)
+        self._delayed: DelayedKeys | None = None
+        if options.cache == "delayed":
+            delay = DEFAULT_DELAY if options.cache_delay is None else options.cache_delay
+            predictors = lm.predictors(layout.segments).cpu().numpy()
+            self._delayed = DelayedKeys.of(blocks, predictors, delay, options.cache_refresh)
         rows, self._length = layout.tokens.shape
         # The block that each row was last read at, and how many steps it had been at it by then.
         self._block: IntArray = np.full(rows, -1, dtype=np.int64)
@@ -162,6 +171,8 @@ class CachedForward:
         for reader in self._readers:
             reader.select_rows(index)
         self._spans = self._spans.select_rows(rows)
+        if self._delayed is not None:
+            self._delayed = self._delayed.select_rows(rows, index)
         self._block, self._age = self._block[rows], self._age[rows]
 
     def relayout(self, inputs: ModelInputs) -> None:
@@ -221,6 +232,11 @@ class CachedForward:
         if not self._use_kv_cache:
             return [None]
         read = ~idle
+        if self._delayed is not None:
+            first = self._delayed.next_pass(canvas == self._lm.mask_token_id, read)
+            if not first[read].any():
+                return [None]
+            return self._grouped(first, np.full_like(first, self._length - 1), None, first == 0, read)
         rows, device = np.arange(len(block)), canvas.device
         first, last = self._spans.first[rows, block], self._spans.last[rows, block]
         entering = self._block != block

@@ -23,6 +23,7 @@ from opendllm.core.decoding.step_parts import (
     carry_out,
     counts_masks,
     masks_left,
+    positions_to_ask,
 )
 from opendllm.core.toolkit.segments import inputs_from_mask
 from opendllm.registries.backbones import DiffusionLM, TokenPositions
@@ -101,7 +102,8 @@ def decode(
     layout = inputs_from_mask(canvas, real)
     editable = (canvas == lm.mask_token_id) & real
     blocks = find_blocks(lm, layout, editable, options.block_length)
-    cursor = StepCursor(Plan(blocks.sizes, options.steps, sampler), len(canvas))
+    written = blocks.as_one() if sampler.spans_blocks else blocks
+    cursor = StepCursor(Plan(written.sizes, options.steps, sampler), len(canvas))
     proposer = Proposer(lm, sampler, options)
     if proposer.noise_schedule is not None:
         start = start_of(proposer.noise_schedule, seeds, layout.positions, lm, "canvas")
@@ -114,7 +116,8 @@ def decode(
         tokens=canvas,
         real=real,
         editable=editable,
-        block_of=blocks.of,
+        block_of=written.of,
+        part_of=blocks.of,
         positions=layout.positions,
         confidence=confidence,
         memory=torch.full_like(canvas, -1),
@@ -128,7 +131,7 @@ def decode(
         fixed = fixed_step(lm, state, layout, sampler, options)
         state = fixed.state
     readers = readers_of(lm, layout, options) if fixed is None else fixed.readers
-    forward = CachedForward(lm, layout, blocks, options, readers)
+    forward = CachedForward(lm, layout, blocks if options.cache == "delayed" else written, options, readers)
     while True:
         kept = cursor.drop_finished() if not options.compile else None
         if kept is not None:
@@ -186,13 +189,12 @@ def _take_step(
         commit = plan.last[:, None] if chosen.commit is None else chosen.commit | plan.last[:, None]
         wanted = step.masked & commit
         count = wanted.sum(-1).cpu().numpy()
-    elif sampler.proposes == "masked":
-        wanted, count = step.masked, planned.masks
-    elif sampler.edits_length:
-        wanted = step.editable
-        count = wanted.sum(-1).cpu().numpy()
     else:
-        wanted, count = step.editable, planned.size
+        wanted = positions_to_ask(sampler, step)
+        if sampler.edits_length or sampler.proposes == "asked":
+            count = wanted.sum(-1).cpu().numpy()
+        else:
+            count = planned.masks if sampler.proposes == "masked" else planned.size
     at = _positions_of(wanted, int(count[unfinished].sum()))
 
     # 3. The model's proposals there, or its distributions for a sampler that draws itself.
@@ -261,10 +263,15 @@ def _check_options(lm: DiffusionLM, sampler: Sampler, options: DecoderOptions) -
             )
         if sub_blocks and options.cache_refresh is not None:
             raise UserError("cache_refresh has no effect with a block-causal checkpoint: leave it out")
-        if sampler.edits_length:
+        if sampler.edits_length or sampler.spans_blocks:
             raise UserError(
                 f"this sampler needs a bidirectional checkpoint, and this is a {lm.attention.kind} one"
             )
+    if options.cache == "delayed" and sampler.revises and not sampler.spans_blocks:
+        raise UserError(
+            "cache: delayed keeps the keys of blocks without a mask, and this sampler changes such blocks: "
+            "take prefix or dual"
+        )
     if lm.noise.time_conditioning and (options.cache != "none" or options.compile):
         raise UserError(
             "cache and compile have no effect with a model that is told the time, which changes all keys: "

@@ -26,6 +26,7 @@ from opendllm.core.decoding.step_parts import (
     carry_out,
     counts_masks,
     masks_left,
+    positions_to_ask,
 )
 from opendllm.registries.backbones import CanvasReader, DiffusionLM, RefreshSpan, TokenPositions
 from opendllm.registries.samplers import Sampler, Selection, Step
@@ -99,7 +100,7 @@ class FixedStep:
         sampler, planned, unfinished = self._sampler, cursor.current_steps(), cursor.unfinished
         packed = StepPlan.packed(planned, unfinished, self._width)
         self._plan.copy_(torch.from_numpy(packed), non_blocking=True)
-        most = planned.size if sampler.proposes == "editable" else planned.masks
+        most = planned.size if sampler.proposes != "masked" else planned.masks
         size = min(round_up_to_power_of_two(max(1, int(most[unfinished].max()))), self.state.tokens.shape[1])
         self._calls(("ask", size), lambda: self._ask(size))
         count = self._count.cpu().numpy() if sampler.decides_first else most
@@ -140,7 +141,7 @@ class FixedStep:
             self._masks_only_fall = chosen.remask is None and chosen.overwrite is None
             commit = plan.last[:, None] if chosen.commit is None else chosen.commit | plan.last[:, None]
             return plan, draws, step, chosen, step.masked & commit
-        return plan, draws, step, None, step.masked if self._sampler.proposes == "masked" else step.editable
+        return plan, draws, step, None, positions_to_ask(self._sampler, step)
 
     def _ask(self, size: int) -> None:
         """The columns of each row that the model is asked at; beyond their number its first one again."""

@@ -138,6 +138,7 @@ class WritingTests(SamplerCase):
             lacking = {
                 "block_length",
                 "cache",
+                "cache_delay",
                 "cache_refresh",
                 "compile",
                 "early_stop",
