@@ -271,6 +271,8 @@ class TokenEditingOptions(SamplerOptions):
 class MultiBlockOptions(SamplerOptions):
     """Options of d3LLM's sampler; its blocks are the decoder's `block_length`."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{}, {"threshold": None, "end_at_eos": True}]})
+
     without_effect: ClassVar[frozenset[str]] = frozenset({"alg_temp", "steps"})
 
     threshold: float | None = Field(
