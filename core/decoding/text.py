@@ -32,10 +32,17 @@ class SeededGap:
 
 @dataclass(frozen=True)
 class _Row:
-    """A canvas's ids, of which so many stand left of the gap."""
+    """A canvas.
+
+    Attributes:
+        ids: of all its positions.
+        given: how many of them stand left of the gap.
+        surplus: how many at its end fill the last block beyond what is asked for.
+    """
 
     ids: list[int]
     given: int
+    surplus: int
 
 
 @dataclass(frozen=True)
@@ -44,11 +51,12 @@ class Written:
 
     Attributes:
         text: up to the first stop id.
-        tokens: every id, also those after it.
+        tokens: every id that was asked for, also those after it.
         kept_tokens: how many of them `text` is made of.
         forward_passes: that the row took part in.
         seconds: its share of its batch's wall time.
-        trace: the row's ids before the first and after every step, where asked for.
+        trace: the row's ids before the first and after every step, where asked for; with what fills the last
+            block beyond `tokens`, see `write`.
         row_trace: the same as what each step changed.
     """
 
@@ -104,6 +112,9 @@ def write(
 ) -> Iterator[tuple[int, Written]]:
     """Fill every gap; rows of similar length go together, so results come out of order.
 
+    Where the model `fills_last_block`, a gap at its row's end goes on to the end of its last block, as far as
+    the context reaches; what stands beyond the length that is asked for is cut off afterwards.
+
     Yields:
         (index into `gaps`, what was written there).
 
@@ -135,6 +146,7 @@ def write(
         canvases = [CanvasLists.of(snapshot) for snapshot in decoded.snapshots]
         for row, index in enumerate(chosen):
             written = [token for token, new in zip(tokens[row], is_written[row], strict=True) if new]
+            written = written[: len(written) - rows[index].surplus]
             end = next((at for at, token in enumerate(written) if token in lm.stops), len(written))
             kept = written[:end]
             traced = [canvas.row(row) for canvas in canvases]
@@ -179,7 +191,22 @@ def _row(lm: DiffusionLM, codec: TextCodec, gap: Gap, options: DecoderOptions, n
             f"prompt{number} has {len(ids)} tokens with its gap, more than the model's context of "
             f"{lm.context_length}"
         )
-    return _Row(ids, len(prefix))
+    surplus = 0 if suffix else _end_of_block(lm, len(ids)) - len(ids)
+    return _Row([*ids, *[lm.mask_token_id] * surplus], len(prefix), surplus)
+
+
+def _end_of_block(lm: DiffusionLM, length: int) -> int:
+    """Up to where a row is written that is asked for up to `length`.
+
+    The published code fills masks up to ceil((P + new) / B) B, and takes [P : P + new] (JetAstra/SDAR
+    @c2041a83, generate.py; the LLaDA2 authors' `generate`; Fast-dLLM v2).
+    """
+    block_length = lm.attention.block_length
+    if block_length is None or not lm.fills_last_block:
+        return length
+    if lm.logit_shift and (length - 1) % block_length == 0:
+        return length  # the block before, which is clean, predicts a block's first token
+    return min(length + -length % block_length, lm.context_length)
 
 
 def _pad(
