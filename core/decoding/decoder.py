@@ -28,7 +28,7 @@ from opendllm.core.decoding.step_parts import (
 from opendllm.core.toolkit.segments import inputs_from_mask
 from opendllm.registries.backbones import DiffusionLM, TokenPositions
 from opendllm.registries.errors import UserError
-from opendllm.registries.plugin_calls import owner_of
+from opendllm.registries.plugin_calls import wrong_answer
 from opendllm.registries.samplers import Sampler, Selection
 
 
@@ -242,10 +242,11 @@ def _check_written(whole: WholeCanvas, mask_token_id: int, sampler: Sampler) -> 
     """
     left = int((whole.editable & (whole.tokens == mask_token_id)).sum())
     if left:
-        raise UserError(
-            f"{owner_of(sampler, 'sampler')} left {left} masks: at a block's last step, where index is "
-            f"steps - 1, or where it says that a block is finished, it has to write every editable position"
+        issue = (
+            f"left {left} masks: at a block's last step, where index is steps - 1, or where it says that a "
+            f"block is finished, it has to write every editable position"
         )
+        raise wrong_answer(sampler, "sampler", "select", issue)
 
 
 def _width(real: Tensor) -> int:
