@@ -9,6 +9,7 @@ makes one, and the class below goes into its sampler.py.
 from __future__ import annotations
 
 import sys
+from typing import ClassVar
 
 import torch
 
@@ -24,6 +25,8 @@ GAPS = [("def add(a, b):\n    ", "\n    return c\n"), ("for name in names:\n    
 
 class OutsideInOptions(SamplerOptions):
     """None."""
+
+    without_effect: ClassVar[frozenset[str]] = frozenset({"alg_temp"})
 
 
 class OutsideIn(Sampler):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
 from opendllm.registries.corpora import Document, Message
@@ -256,6 +257,9 @@ class Benchmark(ABC):
     """The metrics to show first, of those that there are."""
     lower_is_better: frozenset[str] = frozenset()
     """The metrics of which less is better."""
+    gold_scores: Mapping[str, float] = MappingProxyType({})
+    """What the published answers score, by metric, where that isn't 1 (or 0, where less is better): 100 of a
+    percentage, say."""
     executes_code: bool = False
     """Whether `score` runs generated code: it is then only called where the context allows that."""
     accepts: frozenset[AnswerForm] = frozenset({"written"})

@@ -32,11 +32,14 @@ def keep_contract(
     option: Annotated[
         list[str] | None,
         typer.Option(
-            "--option", "-o", metavar="KEY=VALUE", help="To build it with; by default its first example."
+            "--option", "-o", metavar="KEY=VALUE", help="To build it with; by default each of its examples."
         ),
     ] = None,
 ) -> None:
-    """Hold a plugin against its extension point's contract; needs the extra `testing`."""
+    """Hold a plugin against its extension point's contract; needs the extra `testing`.
+
+    Tests that a declaration of the plugin makes void are listed with that declaration.
+    """
     registration = named_plugin(plugin)
     options = parse_options(option or [])
     if options:
@@ -52,7 +55,7 @@ def keep_contract(
         )
         found = subprocess.run(
             [
-                sys.executable, "-m", "pytest", str(file), "-q", "--tb=line", "--no-header",
+                sys.executable, "-m", "pytest", str(file), "-q", "-rs", "--tb=line", "--no-header",
                 "-c", os.devnull, "--rootdir", folder, "-p", "no:cacheprovider",
             ],
             check=False,

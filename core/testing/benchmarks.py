@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
-from typing import Any
+from typing import Any, TypeAlias
+from weakref import WeakKeyDictionary
 
-from opendllm.core.testing.contract import PluginContract
+from opendllm.core.testing.contract import PluginContract, passed_over
 from opendllm.registries.benchmarks import (
     Answer,
     Benchmark,
@@ -22,7 +23,10 @@ from opendllm.registries.benchmarks import (
 )
 from opendllm.registries.corpora import Document
 
-PROBLEMS = 6
+PROBLEMS, FEW, PAIR = 6, 3, 2
+"""How many problems are asked: all of right answers, and fewer where they are scored again and again."""
+_OF_RIGHT_ONES: WeakKeyDictionary[type, dict[str, tuple[Scores, Scores]]] = WeakKeyDictionary()
+"""By test class and options; programs take long to run."""
 
 
 def context(limit: int | None = PROBLEMS) -> BenchmarkContext:
@@ -56,26 +60,88 @@ class BenchmarkContract(PluginContract):
         tasks = {request.task_id for request in self.benchmark().requests(context(2))}
         assert len(tasks) == 2, f"with a limit of 2 it asks {len(tasks)} problems: keep to `context.limit`"
 
-    def test_the_published_answers_score_best(self) -> None:
-        """Right answers beat wrong ones in every headline metric: a harness that passes all is none."""
-        right, wrong = self.scores(right=True), self.scores(right=False)
+    def test_a_task_is_called_by_its_own_name(self) -> None:
+        """`task_of` leaves the benchmark's own ids as they are."""
         benchmark = self.benchmark()
-        benchmark.requests(context())  # some know only then what they measure
-        shown = [name for name in benchmark.headline if name in right.metrics]
-        assert shown, f"none of the headline {benchmark.headline} is among {sorted(right.metrics)}"
-        for name in shown:
-            better, worse = right.metrics[name].value, wrong.metrics[name].value
-            if name in benchmark.lower_is_better:
-                better, worse = -better, -worse
-            assert better > worse, (
-                f"{name} is {right.metrics[name].value} of the published answers and "
-                f"{wrong.metrics[name].value} of wrong ones: score what is right, or say lower_is_better"
+        for request in benchmark.requests(context()):
+            found = benchmark.task_of(request.task_id)
+            assert found == request.task_id, (
+                f"task_of({request.task_id!r}) gave {found!r}, and the id itself was expected: change only "
+                f"ids that other harnesses have"
             )
+
+    def test_the_published_answers_score_best(self) -> None:
+        """They reach the best value in every headline metric: a harness that fails some of them is none."""
+        asked, scores = self.scored(right)
+        for name, (value, lower) in self.shown(scores).items():
+            if not all(isinstance(request, GenerationRequest) for request in asked):
+                assert math.isfinite(value), f"{name} of likely texts is {value}, and a number was expected"
+                continue
+            best = self.benchmark().gold_scores.get(name, 0.0 if lower else 1.0)
+            assert abs(value - best) <= 1e-9, (
+                f"{name} is {value} of the published answers, and {best} was expected: score what is right "
+                f"as right, or say in `gold_scores` what they reach"
+            )
+
+    def test_wrong_answers_score_worse(self) -> None:
+        """Those of other problems, cut ones, unlikely texts: a harness that passes all is none.
+
+        In the first headline metric; others may be of the form alone, and must not be better.
+        """
+        best = self.shown(self.of_right_ones()[0])
+        for what, wrong in WRONG_ANSWERS.items():
+            asked, scores = self.scored(wrong, PAIR)
+            if all(wrong(request, asked) == right(request, asked) for request in asked):
+                continue  # there is one right answer to all problems
+            found = {name: shown for name, shown in self.shown(scores).items() if name in best}
+            for number, (name, (value, lower)) in enumerate(found.items()):
+                gold, sign = best[name][0], -1 if lower else 1
+                told = (
+                    f"{name} is {gold} of the published answers, and {value} of {what}, where a worse one "
+                    f"was expected: score what is right, all of it, or say lower_is_better"
+                )
+                assert sign * value <= sign * gold, told
+                assert value != gold or number > 0, told
+
+    def test_failed_answers_count_as_wrong(self) -> None:
+        """As a bracket does, in every headline metric; those that are left out shift no other."""
+        benchmark = self.benchmark()
+        asked = benchmark.requests(context(FEW))
+        if not all(isinstance(request, GenerationRequest) for request in asked):
+            passed_over("it asks for likelihoods, of which failed ones may be left out")
+        tasks = list(dict.fromkeys(request.task_id for request in asked))
+        if len(tasks) < FEW:
+            passed_over(f"it asks {len(tasks)} problems only")
+        best = self.shown(self.of_right_ones()[0])
+        for what, text, failure in (("wrong", ")", None), ("failed", "", "it failed")):
+            answers = [
+                _answer(each, text, failure=failure) if each.task_id == tasks[1] else _answer(each, None)
+                for each in asked
+                if each.task_id != tasks[0]
+            ]
+            for name, (value, lower) in self.shown(benchmark.score(answers)).items():
+                gold, sign = best.get(name, (value, lower))[0], -1 if lower else 1
+                assert sign * value < sign * gold, (
+                    f"with one problem left out, one {what} and one right, {name} is {value}, and less good "
+                    f"than {gold}, of right answers alone, was expected: count every answer that comes, a "
+                    f"failed one as wrong"
+                )
+                assert lower or value > 0, (
+                    f"with one problem left out, one {what} and one right, {name} is {value}, and more was "
+                    f"expected: find an answer's problem by its `task_id`, not by its place"
+                )
+
+    def test_answers_are_scored_alike_every_time(self) -> None:
+        """The same object scores several times: what was scored before doesn't matter."""
+        first, second = (json.dumps(_plain(scores.metrics), default=str) for scores in self.of_right_ones())
+        assert first == second, (
+            f"the same answers were expected to score {first} again, and scored {second}: keep nothing of "
+            f"them in the object"
+        )
 
     def test_scores_can_be_written_as_json(self) -> None:
         """They travel in results/BENCHMARK.json: strings, numbers, lists and mappings with string keys."""
-        benchmark = self.benchmark()
-        scores = benchmark.score(answers(benchmark.requests(context()), right=True))
+        scores = self.of_right_ones()[0]
         for name, value in (("metrics", _plain(scores.metrics)), ("per_task", _plain(scores.per_task))):
             try:
                 text = json.dumps(value)
@@ -90,38 +156,114 @@ class BenchmarkContract(PluginContract):
 
     def test_intervals_contain_their_values(self) -> None:
         """And every task is accounted for."""
-        scores = self.scores(right=True)
+        scores = self.of_right_ones()[0]
         for name, metric in scores.metrics.items():
             inside = metric.low <= metric.value <= metric.high or math.isnan(metric.value)
-            assert inside, f"{name} {metric.value} lies outside its interval {metric.low} to {metric.high}"
-        tasks = {request.task_id for request in self.benchmark().requests(context())}
+            assert inside, (
+                f"{name} {metric.value} lies outside its interval {metric.low} to {metric.high}: give the "
+                f"value between the two"
+            )
+        tasks = {request.task_id for request in self.benchmark().requests(context(PAIR))}
         missing = sorted(tasks ^ set(scores.per_task))
         assert not missing, (
             f"per_task lacks, or makes up, {missing[:5]}: give every task that was asked a line"
         )
 
-    def scores(self, right: bool) -> Scores:
-        """Of right answers, or of empty and unlikely ones."""
+    def test_a_quick_score_is_of_what_is_right(self) -> None:
+        """Where there is one: right answers are worth more than empty ones."""
         benchmark = self.benchmark()
-        return benchmark.score(answers(benchmark.requests(context()), right))
+        asked = [each for each in benchmark.requests(context()) if isinstance(each, GenerationRequest)]
+        found = [[benchmark.quick_score(_answer(request, text)) for request in asked] for text in (None, "")]
+        values = [[each for each in some if each is not None] for some in found]
+        if not all(values):
+            passed_over("its quick_score gives None")
+        best, worst = (sum(some) / len(some) for some in values)
+        assert best > worst, (
+            f"right answers have a quick_score of {best} on average, and empty ones {worst}; more was "
+            f"expected of the right ones: give None where it can't be had cheaply"
+        )
+
+    def scored(self, answer: Answering, limit: int = PROBLEMS) -> tuple[Sequence[Request], Scores]:
+        """The requests, and what the answers to them score."""
+        benchmark = self.benchmark()
+        asked = benchmark.requests(context(limit))
+        return asked, benchmark.score([_answer(request, answer(request, asked)) for request in asked])
+
+    def of_right_ones(self) -> tuple[Scores, Scores]:
+        """What two right answers score, and again from the same object; run once for all tests of it."""
+        known, given = _OF_RIGHT_ONES.setdefault(type(self), {}), repr(self.given())
+        if given not in known:
+            benchmark = self.benchmark()
+            answers = [_answer(request, None) for request in benchmark.requests(context(PAIR))]
+            known[given] = benchmark.score(answers), benchmark.score(answers)
+        return known[given]
+
+    def shown(self, scores: Scores) -> dict[str, tuple[float, bool]]:
+        """Of each headline metric its value, and whether less is better."""
+        benchmark = self.benchmark()
+        benchmark.requests(context())  # some know only then what they measure
+        assert not isinstance(benchmark.headline, str), (
+            f"headline is {benchmark.headline!r}, and a tuple of names was expected: write "
+            f"({benchmark.headline!r},)"
+        )
+        shown = [name for name in benchmark.headline if name in scores.metrics]
+        assert shown, (
+            f"none of the headline {benchmark.headline} is among {sorted(scores.metrics)}: name metrics that "
+            f"`score` gives"
+        )
+        return {name: (scores.metrics[name].value, name in benchmark.lower_is_better) for name in shown}
 
 
-def answers(requests: Sequence[Request], right: bool) -> list[Answer]:
-    """The references, or nothing; likely texts, or unlikely ones."""
-    given: list[Answer] = []
-    for request in requests:
-        if isinstance(request, GenerationRequest):
-            reference = request.reference or ""
-            text = reference if right else ")"
-            tokens = tuple(text.encode())
-            given.append(
-                GeneratedText(request.task_id, request.setting, 0, text, tokens, tuple(reference.encode()))
-            )
-        else:
-            size = len(request.text.encode())
-            nats = size * (0.5 if right else 5.0)
-            given.append(TextLikelihood(request.task_id, request.setting, -nats, 0.01, size, size))
-    return given
+Answering: TypeAlias = Callable[[Request, Sequence[Request]], str | None]
+"""From a request, and all of them, to an answer's text; None is the published one, or a likely text."""
+
+
+def right(request: Request, asked: Sequence[Request]) -> str | None:
+    """The published answer, or a likely text."""
+    return None
+
+
+def of_another(request: Request, asked: Sequence[Request]) -> str | None:
+    """The published answer to another problem, of the same setting."""
+    if not isinstance(request, GenerationRequest):
+        return ""
+    others = [
+        each.reference
+        for each in asked
+        if isinstance(each, GenerationRequest)
+        and each.task_id != request.task_id
+        and each.setting == request.setting
+        and each.reference != request.reference
+    ]
+    return others[0] if others else None
+
+
+def cut(request: Request, asked: Sequence[Request]) -> str | None:
+    """The first half of the published answer's first line that isn't blank."""
+    reference = request.reference or "" if isinstance(request, GenerationRequest) else ""
+    blank = len(reference) - len(reference.lstrip())
+    line = reference[blank:].partition("\n")[0]
+    return reference[:blank] + line[: len(line) // 2]
+
+
+WRONG_ANSWERS: Mapping[str, Answering] = {
+    "other problems' answers": of_another,
+    "answers cut in half, or unlikely ones": cut,
+}
+
+
+def _answer(request: Request, text: str | None, sample: int = 0, failure: str | None = None) -> Answer:
+    """That text, or the published answer; a likely text, or an unlikely one."""
+    if isinstance(request, GenerationRequest):
+        reference = request.reference or ""
+        written = reference if text is None else text
+        tokens, wanted = tuple(written.encode()), tuple(reference.encode())
+        return GeneratedText(
+            request.task_id, request.setting, sample, written, tokens, wanted, failure=failure
+        )
+    size = len(request.text.encode())
+    nats = size * (0.5 if text is None else 5.0)
+    return TextLikelihood(request.task_id, request.setting, -nats, 0.01, size, size)
 
 
 def _plain(value: Any) -> Any:

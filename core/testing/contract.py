@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar
+
+import pytest
 
 from opendllm.registries.discovery import installed_plugins
+from opendllm.registries.errors import PluginError
+from opendllm.registries.options import PluginOptions
 from opendllm.registries.registry import Registration
 from opendllm.registries.typed_options import untyped_options
 
@@ -21,21 +26,48 @@ class PluginContract:
     Attributes:
         kind: the extension point.
         plugin: the plugin's registered name.
-        options: what to build it with; by default the first of its options model's `examples`
-            (pydantic's `json_schema_extra`), or nothing.
+        options: what to build it with; by default each of its options model's `examples` (pydantic's
+            `json_schema_extra`), every test with one after the other, or nothing where it gives none.
     """
 
     kind: ClassVar[str]
     plugin: ClassVar[str]
     options: ClassVar[Mapping[str, Any] | None] = None
+    _example: Mapping[str, Any] | None = None
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """Each test once for each example; pytest asks."""
+        if self.options is not None or "_each_example" not in metafunc.fixturenames:
+            return
+        try:
+            examples = examples_of(self.registration().options)
+        except PluginError:  # the tests themselves say so
+            return
+        names = [" ".join(f"{key}={_brief(value)}" for key, value in each.items()) for each in examples]
+        if any(names):
+            metafunc.parametrize("_each_example", examples, indirect=True, ids=names)
+
+    @pytest.fixture(autouse=True)
+    def _each_example(self, request: pytest.FixtureRequest) -> None:
+        self._example = getattr(request, "param", None)
 
     def registration(self) -> Registration[Any]:
         """How the plugin was registered."""
         return installed_plugins().of_kind(self.kind).get(self.plugin)
 
+    def given(self) -> Mapping[str, Any]:
+        """What it is built with: `options`, or the example that this test is about."""
+        if self.options is not None:
+            return self.options
+        return examples_of(self.registration().options)[0] if self._example is None else self._example
+
+    def plugin_options(self) -> PluginOptions:
+        """The same, checked."""
+        return self.registration().options.model_validate(dict(self.given()))
+
     def build(self) -> Any:
         """A fresh instance."""
-        return self.registration().build(example_options(self.registration(), self.options))
+        return self.registration().build(self.given())
 
     def built(self, contract: type[ContractT]) -> ContractT:
         """A fresh instance, which must be one of the contract's."""
@@ -101,12 +133,22 @@ def check_close(
         )
 
 
-def example_options(registration: Registration[Any], given: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    """The options to build a plugin with in a test."""
-    if given is not None:
-        return given
-    extra = registration.options.model_config.get("json_schema_extra")
+def examples_of(options: type[PluginOptions]) -> Sequence[Mapping[str, Any]]:
+    """The examples that an options model gives, at least one: of nothing, where it gives none."""
+    extra = options.model_config.get("json_schema_extra")
     examples = extra.get("examples") if isinstance(extra, dict) else None
-    if isinstance(examples, list) and examples and isinstance(examples[0], dict):
-        return examples[0]
-    return {}
+    found = [each for each in examples if isinstance(each, dict)] if isinstance(examples, list) else []
+    return found or [{}]
+
+
+def passed_over(declared: str) -> NoReturn:
+    """End a test that a declaration of the plugin makes void; pytest counts and shows it (-rs) as skipped.
+
+    Args:
+        declared: what the plugin declares, and where.
+    """
+    pytest.skip(f"passed over by declaration: {declared}")
+
+
+def _brief(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

@@ -34,26 +34,28 @@ def masked_bound(lm: DiffusionLM, rows: TokenRows) -> float:
     inputs = ModelInputs(rows.tokens, rows.segments, rows.positions)
     if lm.attention.kind == "causal":
         return float(lm.negative_log_likelihood(inputs, rows.tokens, rows.maskable).double().sum())
-    columns = rows.maskable[0].nonzero()[:, 0].tolist()
-    blocks = torch.zeros_like(rows.tokens) if rows.blocks is None else rows.blocks
+    columns = rows.maskable[0].nonzero()[:, 0]
+    patterns = torch.tensor(list(itertools.product((False, True), repeat=len(columns))))
+    masked = torch.zeros(len(patterns), rows.tokens.shape[1], dtype=torch.bool)
+    masked[:, columns] = patterns
+    tokens = rows.tokens.expand(masked.shape)
+    noisy = torch.where(masked, lm.mask_token_id, tokens)
+    read = ModelInputs(noisy, rows.segments.expand_as(tokens), rows.positions.expand_as(tokens))
+    scored, targets, blocks = masked, tokens, torch.zeros_like(tokens)
+    if rows.blocks is not None:
+        blocks = rows.blocks.expand_as(tokens)
+        read = noisy_then_clean(read.with_tokens(tokens), noisy, blocks)
+        scored = torch.cat([masked, torch.zeros_like(masked)], 1)
+        targets = torch.cat([targets, targets], 1)
+    surprise = torch.zeros(masked.shape, dtype=torch.float64)
+    surprise[masked] = lm.negative_log_likelihood(read, targets, scored).double()
     total = 0.0
-    for pattern in itertools.product((False, True), repeat=len(columns)):
-        masked = torch.zeros_like(rows.maskable)
-        masked[0, columns] = torch.tensor(pattern)
-        noisy = torch.where(masked, lm.mask_token_id, rows.tokens)
-        read, scored, targets = inputs.with_tokens(noisy), masked, rows.tokens
-        if rows.blocks is not None:
-            read = noisy_then_clean(inputs, noisy, rows.blocks)
-            scored = torch.cat([masked, torch.zeros_like(masked)], 1)
-            targets = torch.cat([targets, targets], 1)
-        surprise = torch.zeros(masked.shape, dtype=torch.float64)
-        surprise[masked] = lm.negative_log_likelihood(read, targets, scored).double()
-        for block in blocks[rows.maskable].unique():
-            inside = (blocks == block) & rows.maskable
-            size, hidden = int(inside.sum()), int((inside & masked).sum())
-            if hidden:
-                alike = math.comb(size, hidden) * 2 ** (len(columns) - size)
-                total += float(surprise[inside].sum()) / hidden / alike
+    for block in blocks[0, columns].unique():
+        inside = (blocks[0] == block) & rows.maskable[0]
+        size, hidden = int(inside.sum()), masked[:, inside].sum(-1)
+        alike = torch.tensor([math.comb(size, number) for number in range(size + 1)])[hidden]
+        mean = surprise[:, inside].sum(-1) / hidden.clamp(min=1)
+        total += float((mean / (alike * 2 ** (len(columns) - size))).sum())
     return total
 
 

@@ -43,7 +43,7 @@ class TableModule(nn.Module):
             # Aligned logits of a causal model: position i sees earlier tokens only.
             visible = visible & ~torch.eye(visible.shape[-1], dtype=torch.bool)
         weights = visible.float() / visible.sum(-1, keepdim=True).clamp(min=1)
-        hidden = weights @ embedded + self.position_embeddings[inputs.positions % CONTEXT]
+        hidden = weights.to(embedded.dtype) @ embedded + self.position_embeddings[inputs.positions % CONTEXT]
         if inputs.time is None:
             return hidden
         if self.time is None:
@@ -61,7 +61,8 @@ class TableModule(nn.Module):
     def likelihoods(self, inputs: ModelInputs, targets: Tensor, scored: Tensor) -> Tensor:
         """See `DiffusionLM.negative_log_likelihood`."""
         logits = self.hidden(inputs)[scored] @ self.output
-        return cross_entropy(logits, targets[scored], reduction="none")
+        single = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return cross_entropy(single, targets[scored], reduction="none")
 
 
 def _parts(positions: int) -> list[slice]:

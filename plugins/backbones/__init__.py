@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from opendllm.plugins.backbones.presets import (
     A2D,
@@ -84,6 +84,8 @@ class DreamOptions(BackboneOptions):
 
 class Qwen3Options(BackboneOptions):
     """Options of Qwen3-shaped models."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{}, {"logit_shift": True}]})
 
     default_sampler: ClassVar[str] = "low-confidence"
 
@@ -215,6 +217,8 @@ class Llada2Options(_BlockOptions):
 
 class CausalLmOptions(BackboneOptions):
     """Options of an autoregressive model turned bidirectional."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{}, {"logit_shift": False}]})
 
     default_sampler: ClassVar[str] = "entropy"
 

@@ -81,7 +81,14 @@ class AssertionOptions(ProgramOptions):
 class HumanEvalOptions(AssertionOptions):
     """Options of HumanEval."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"problems": "humaneval.jsonl"}]})
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"problems": "humaneval.jsonl"},
+                {"problems": "humaneval.jsonl", "protocol": "open-dllm"},
+            ]
+        }
+    )
 
     protocol: Literal["openai", "open-dllm"] = Field(
         "openai",
@@ -96,7 +103,11 @@ class HumanEvalOptions(AssertionOptions):
 class MbppOptions(AssertionOptions):
     """Options of MBPP."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"problems": "mbpp.jsonl"}]})
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"problems": "mbpp.jsonl"}, {"problems": "mbpp.jsonl", "protocol": "open-dllm"}]
+        }
+    )
 
     protocol: Literal["docstring", "open-dllm"] = Field(
         "docstring",
@@ -149,7 +160,14 @@ class DifferentialOptions(ProgramOptions):
 class HumanEvalPlusOptions(DifferentialOptions):
     """Options of HumanEval+."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"problems": "humaneval-plus.jsonl"}]})
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"problems": "humaneval-plus.jsonl"},
+                {"problems": "humaneval-plus.jsonl", "protocol": "open-dllm"},
+            ]
+        }
+    )
 
     def planned_requests(self) -> Sequence[PlannedRequests] | None:
         """See `BenchmarkOptions.planned_requests`."""
@@ -190,7 +208,14 @@ class HumanEvalInfillingOptions(AssertionOptions):
 class SantacoderFimOptions(ProblemFileOptions):
     """Options of SantaCoder's fill-in-the-middle benchmark."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"problems": "santacoder-fim.jsonl"}]})
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"problems": "santacoder-fim.jsonl"},
+                {"problems": "santacoder-fim.jsonl", "protocol": "santacoder"},
+            ]
+        }
+    )
 
     languages: tuple[Literal["py", "js", "java"], ...] = Field(
         ("py",), min_length=1, description="Which of its languages are asked."

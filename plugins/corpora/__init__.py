@@ -77,7 +77,11 @@ class RecordFileOptions(RecordOptions):
 class JsonlOptions(RecordFileOptions):
     """Options of a corpus of JSON lines."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"train": "data/*.jsonl"}]})
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"train": "data/*.jsonl"}, {"train": "data/*.jsonl", "on_bad_record": "skip"}]
+        }
+    )
 
 
 class ParquetOptions(RecordFileOptions):

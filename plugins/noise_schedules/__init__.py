@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from opendllm.registries import NoiseScheduleOptions, Register
 from opendllm.registries.noise_schedules import Destination
@@ -12,6 +12,8 @@ HERE = "opendllm.plugins.noise_schedules"
 
 class OneDestinationOptions(NoiseScheduleOptions):
     """Options of a schedule that says how much survives, whatever becomes of the rest."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{}, {"destination": "uniform"}]})
 
     destination: Literal["mask", "uniform"] = Field(
         "mask", description="What tokens become that don't survive: the mask token, or any token alike."
@@ -25,6 +27,8 @@ class OneDestinationOptions(NoiseScheduleOptions):
 
 class MappableOptions(OneDestinationOptions):
     """Options of a schedule that runs from 1 to 0."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{}, {"destination": "uniform"}, {"eps": 1e-4}]})
 
     eps: float = Field(
         0.0, ge=0, lt=0.5, description="Maps alpha into [eps, 1 - eps]; MD4 trains with 1e-4. 0 leaves it."
@@ -91,6 +95,8 @@ class MixtureOptions(NoiseScheduleOptions):
 class GiddOptions(MixtureOptions):
     """Options of GIDD's mixture."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{}, {"p_uniform": 0.5}]})
+
     p_uniform: float = Field(
         0.1,
         ge=0,
@@ -113,6 +119,8 @@ class GiddOptions(MixtureOptions):
 
 class GiddLogSnrOptions(MixtureOptions):
     """Options of the mixture by log-SNR."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{}, {"shift": -2.0}]})
 
     shift: float = Field(
         0.0, description="At log-SNR l, sigmoid(l + shift) of the noise is uniform; -1000 is all masks."

@@ -2,7 +2,7 @@
 
 from typing import ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from opendllm.registries import AttentionKind, ObjectiveOptions, Register
 from opendllm.registries.noise_schedules import Destination
@@ -14,6 +14,8 @@ LINEAR = frozenset({"linear"})
 
 class MaskedOptions(ObjectiveOptions):
     """Options of every objective of masked tokens; the published ones are of linear noise."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{}, {"complementary_masks": True}]})
 
     noise_schedules: ClassVar[frozenset[str] | None] = LINEAR
 
@@ -37,6 +39,10 @@ class MaskedOptions(ObjectiveOptions):
 class OpenDcoderOptions(MaskedOptions):
     """Options of Open-dLLM's objective."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{}, {"form": "head"}, {"complementary_masks": True}]}
+    )
+
     form: Literal["release", "head"] = Field(
         "release",
         description="`release` weighs the whole loss with 1/r, as the published 0.5B was trained; "
@@ -52,6 +58,10 @@ class OpenDcoderOptions(MaskedOptions):
 class MdlmOptions(MaskedOptions):
     """Options of the MDLM / MD4 objective."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{}, {"times": "independent"}, {"complementary_masks": True}]}
+    )
+
     noise_schedules: ClassVar[frozenset[str] | None] = None
 
     times: Literal["antithetic", "independent"] = Field(
@@ -61,6 +71,10 @@ class MdlmOptions(MaskedOptions):
 
 class LladaOptions(MaskedOptions):
     """Options of LLaDA's objective."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{}, {"form": "sft"}, {"complementary_masks": True}]}
+    )
 
     form: Literal["pretraining", "sft"] = Field(
         "pretraining",
@@ -88,6 +102,12 @@ class LladaOptions(MaskedOptions):
 
 class DreamOptions(MaskedOptions):
     """Options of Dream's objective."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{}, {"weighting": "1-t"}, {"weighting": "cart"}, {"complementary_masks": True}]
+        }
+    )
 
     weighting: Literal["1/t", "1-t", "cart"] = Field(
         "1/t", description="Weight of a masked token; `cart` grows with the clean tokens near it."
@@ -143,6 +163,10 @@ class SdarOptions(BlockOptions):
 class Llada2Options(BlockOptions):
     """Options of LLaDA2's objective."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{}, {"confidence_beta": 0.5}, {"complementary_masks": True}]}
+    )
+
     noise_range: tuple[float, float] = Field(
         (0.3, 0.8), description="Least and most share of a document's tokens that are masked."
     )
@@ -167,6 +191,8 @@ class Llada2Options(BlockOptions):
 
 class FastDllmV2Options(BlockOptions):
     """Options of Fast-dLLM v2's objective."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{}, {"complementary_masks": False}]})
 
     complementary_masks: bool = Field(
         True, description="Read each row twice, the second time with just the other tokens masked."
@@ -216,6 +242,10 @@ class DistributionOptions(ObjectiveOptions):
 class DuoOptions(DistributionOptions):
     """Options of uniform noise's NELBO."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{}, {"times": "independent"}, {"time_conditioning": True}]}
+    )
+
     noise_schedules: ClassVar[frozenset[str] | None] = None
     destinations: ClassVar[frozenset[Destination]] = frozenset({"uniform"})
 
@@ -226,6 +256,10 @@ class DuoOptions(DistributionOptions):
 
 class UdlmOptions(DistributionOptions):
     """Options of UDLM's objective."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{}, {"zero_recon_loss": True}, {"time_conditioning": True}]}
+    )
 
     noise_schedules: ClassVar[frozenset[str] | None] = LINEAR
     destinations: ClassVar[frozenset[Destination]] = frozenset({"uniform"})
@@ -248,6 +282,18 @@ class UdlmOptions(DistributionOptions):
 
 class GiddOptions(DistributionOptions):
     """Options of GIDD's objective."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {},
+                {"weighting": "elbo"},
+                {"weighting": "clip"},
+                {"weighting": "log-snr"},
+                {"weighting": "elbo", "times": "independent", "time_conditioning": True},
+            ]
+        }
+    )
 
     noise_schedules: ClassVar[frozenset[str] | None] = None
     destinations: ClassVar[frozenset[Destination]] = frozenset({"mixture"})

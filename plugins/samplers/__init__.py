@@ -19,6 +19,8 @@ GRID = "Times of the steps: evenly spaced, or MD4's cosine grid, which commits l
 class AncestralOptions(SamplerOptions):
     """Options of the reverse process."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{}, {"grid": "cosine"}]})
+
     without_effect: ClassVar[frozenset[str]] = frozenset({"alg_temp"})
     reads_filtered: ClassVar[bool] = False
 
@@ -37,6 +39,16 @@ class P2Options(SamplerOptions):
 
 class LowConfidenceOptions(SamplerOptions):
     """Options of LLaDA's sampler."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {},
+                {"remasking": "random", "logits_eos_inf": True},
+                {"confidence_eos_eot_inf": True},
+            ]
+        }
+    )
 
     without_effect: ClassVar[frozenset[str]] = frozenset({"alg_temp"})
     reads_filtered: ClassVar[bool] = False
@@ -89,6 +101,18 @@ class EntropyBoundedOptions(SamplerOptions):
 class BlockStepsOptions(SamplerOptions):
     """Options of block diffusion's samplers."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {},
+                {"rule": "static", "confidence": "filtered"},
+                {"rule": "sequential", "block_steps": 2},
+                {"rule": "near-best"},
+                {"rule": "entropy-bound"},
+            ]
+        }
+    )
+
     without_effect: ClassVar[frozenset[str]] = frozenset({"alg_temp", "steps"})
 
     rule: Literal["dynamic", "static", "sequential", "near-best", "entropy-bound"] = Field(
@@ -120,6 +144,12 @@ class BlockStepsOptions(SamplerOptions):
 
 class RemdmOptions(SamplerOptions):
     """Options of the remasking sampler."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{}, {"strategy": "rescale", "eta": 0.5}, {"strategy": "conf", "grid": "cosine"}]
+        }
+    )
 
     without_effect: ClassVar[frozenset[str]] = frozenset({"alg_temp", "early_stop"})
 
@@ -162,6 +192,8 @@ TAIL = (
 class UniformAncestralOptions(SamplerOptions):
     """Options of the reverse process of uniform noise."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{}, {"tail": "greedy"}, {"tail": "none"}]})
+
     without_effect: ClassVar[frozenset[str]] = frozenset({"alg_temp"})
     reads_filtered: ClassVar[bool] = False
     destinations: ClassVar[frozenset[Destination]] = frozenset({"uniform"})
@@ -171,6 +203,8 @@ class UniformAncestralOptions(SamplerOptions):
 
 class PredictorCorrectorOptions(SamplerOptions):
     """Options of the psi-sampler."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{}, {"kappa": 0.0, "tail": "greedy"}]})
 
     without_effect: ClassVar[frozenset[str]] = frozenset({"alg_temp"})
     reads_filtered: ClassVar[bool] = False
@@ -201,6 +235,10 @@ class GiddOptions(SamplerOptions):
 class AdaptiveGreedyOptions(SamplerOptions):
     """Options of GIDD's self-correction."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{}, {"tokens_per_step": 2, "noise_of": "start"}]}
+    )
+
     without_effect: ClassVar[frozenset[str]] = frozenset({"alg_temp", "temperature", "top_p", "top_k"})
     destinations: ClassVar[frozenset[Destination]] = frozenset({"mixture", "uniform"})
 
@@ -215,6 +253,10 @@ class AdaptiveGreedyOptions(SamplerOptions):
 class TokenEditingOptions(SamplerOptions):
     """Options of LLaDA2.1's sampler."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{}, {"max_post_steps": 0, "num_to_transfer": 2}]}
+    )
+
     without_effect: ClassVar[frozenset[str]] = frozenset({"alg_temp", "steps"})
     reads_filtered: ClassVar[bool] = False
 
@@ -228,6 +270,8 @@ class TokenEditingOptions(SamplerOptions):
 
 class MultiBlockOptions(SamplerOptions):
     """Options of d3LLM's sampler; its blocks are the decoder's `block_length`."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{}, {"threshold": None, "end_at_eos": True}]})
 
     without_effect: ClassVar[frozenset[str]] = frozenset({"alg_temp", "steps"})
 

@@ -20,6 +20,7 @@ class PredictorCorrector(ReverseProcess):
 
     def __init__(self, options: PredictorCorrectorOptions) -> None:
         self.tail = options.tail
+        self.follows_model = options.tail == "ancestral"
         self._options = options
 
     def grid(self, index: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,6 +17,7 @@ class UniformAncestral(ReverseProcess):
 
     def __init__(self, options: UniformAncestralOptions) -> None:
         self.tail = options.tail
+        self.follows_model = options.tail == "ancestral"
 
     def grid(self, index: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
         """Evenly spaced from 1 to 1e-5."""

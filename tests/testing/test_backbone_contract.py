@@ -8,9 +8,9 @@ import pytest
 from torch import Tensor
 
 from opendllm.core.testing import BackboneContract
-from opendllm.core.testing.backbones import VOCABULARY
+from opendllm.core.testing.backbone_case import VOCABULARY
 from opendllm.core.testing.table_lm import TableLM, TableModule
-from opendllm.registries.backbones import DiffusionLM, LossPart
+from opendllm.registries.backbones import DiffusionLM, LossPart, Vocabulary
 from opendllm.registries.sequences import AttentionPattern, ModelInputs
 
 PATTERNS = [AttentionPattern(), AttentionPattern("causal"), AttentionPattern("block-causal", 4)]
@@ -29,7 +29,7 @@ class OfTable(BackboneContract):
     def __init__(self, module: type[TableModule], attention: AttentionPattern = PATTERNS[0]) -> None:
         self._module, self._attention = module, attention
 
-    def lm(self) -> DiffusionLM:
+    def lm(self, vocabulary: Vocabulary = VOCABULARY) -> DiffusionLM:
         lm = TableLM(VOCABULARY.size, self._attention)
         lm.module = self._module(VOCABULARY.size, self._attention)
         lm.table = lm.module

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -38,9 +39,11 @@ class Right(Benchmark):
         numbers = range(10 if context.limit is None else context.limit)
         return [GenerationRequest(f"sum-{n}", Gap(f"{n}+1=", length=4), str(n + 1)) for n in numbers]
 
+    def reference(self, answer: GeneratedText) -> str:
+        return str(int(answer.task_id.removeprefix("sum-")) + 1)
+
     def passed(self, answer: GeneratedText) -> bool:
-        number = int(answer.task_id.removeprefix("sum-"))
-        return answer.text.strip() == str(number + 1)
+        return answer.text.strip() == self.reference(answer)
 
     def score(self, answers: Sequence[Answer]) -> Scores:
         per_task: Mapping[str, Mapping[str, Any]] = {
@@ -94,12 +97,136 @@ class LosesTasks(Right):
         return Scores(found.metrics, dict(list(found.per_task.items())[1:]))
 
 
+class AnyNumberIsRight(Right):
+    def passed(self, answer: GeneratedText) -> bool:
+        return answer.text.strip().isdigit()
+
+
+class AnyTextIsRight(Right):
+    """All but what the contract's first version called wrong."""
+
+    def passed(self, answer: GeneratedText) -> bool:
+        return answer.text != ")"
+
+
+class BeginningIsRight(Right):
+    """What the reference begins with is right, and so is nothing at all."""
+
+    def passed(self, answer: GeneratedText) -> bool:
+        return self.reference(answer).startswith(answer.text)
+
+
+class AskedInWords(Right):
+    """Of numbers in words, the first half of which is enough."""
+
+    def requests(self, context: BenchmarkContext) -> Sequence[Request]:
+        found = super().requests(context)
+        return [
+            replace(each, reference=f"number {each.reference}")
+            for each in found
+            if isinstance(each, GenerationRequest)
+        ]
+
+    def reference(self, answer: GeneratedText) -> str:
+        return f"number {super().reference(answer)}"
+
+    def passed(self, answer: GeneratedText) -> bool:
+        return bool(answer.text) and self.reference(answer).startswith(answer.text)
+
+
+class FailsMostOfItsOwn(Right):
+    def passed(self, answer: GeneratedText) -> bool:
+        return super().passed(answer) and answer.task_id == "sum-0"
+
+
+class InPercent(Right):
+    """A hundred is all of it, and nothing says so."""
+
+    def score(self, answers: Sequence[Answer]) -> Scores:
+        found = super().score(answers)
+        return Scores({"accuracy": Metric(100 * found.metrics["accuracy"].value, 0.0, 100.0)}, found.per_task)
+
+
+class LeavesFailuresOut(Right):
+    """A mean of the answers that there are."""
+
+    def score(self, answers: Sequence[Answer]) -> Scores:
+        there = [each for each in answers if isinstance(each, GeneratedText) and each.failure is None]
+        return super().score(there or answers)
+
+
+class LeavesWrongOnesOut(Right):
+    def score(self, answers: Sequence[Answer]) -> Scores:
+        return super().score(
+            [each for each in answers if isinstance(each, GeneratedText) and each.text != ")"] or answers
+        )
+
+
+class ByPlace(Right):
+    """The first answer is the first problem's, whoever left some out."""
+
+    def score(self, answers: Sequence[Answer]) -> Scores:
+        texts = [each for each in answers if isinstance(each, GeneratedText)]
+        renamed = [replace(each, task_id=f"sum-{n}") for n, each in enumerate(texts)]
+        found = super().score(renamed)
+        names = [each.task_id for each in texts]
+        return Scores(found.metrics, dict(zip(names, found.per_task.values(), strict=False)))
+
+
+class AddsUp(Right):
+    """Keeps what it has scored, and counts it again."""
+
+    def __init__(self, options: BenchmarkOptions) -> None:
+        super().__init__(options)
+        self._number = 0
+
+    def score(self, answers: Sequence[Answer]) -> Scores:
+        self._number += len(answers)
+        found = super().score(answers)
+        return Scores({**found.metrics, "answers": Metric(self._number, 0.0, 1e9)}, found.per_task)
+
+
+class RenamesItsOwn(Right):
+    def task_of(self, given: str) -> str:
+        return f"sum-{given}"
+
+
+class QuickOfLength(Right):
+    """Short answers look best in the progress bar."""
+
+    def quick_score(self, answer: Answer) -> float | None:
+        return -float(len(answer.text)) if isinstance(answer, GeneratedText) else None
+
+
+class HeadlineOfLetters(Right):
+    headline = "accuracy"  # type: ignore[assignment]
+
+
+PUBLISHED = "test_the_published_answers_score_best"
+WORSE = "test_wrong_answers_score_worse"
+FAILED = "test_failed_answers_count_as_wrong"
+INTERVALS = "test_intervals_contain_their_values"
 WRONG = [
     Wrong(AsksAtRandom, "test_it_asks_the_same_every_time", "draw with `context.seed` only"),
     Wrong(KnowsNoLimit, "test_it_keeps_to_the_limit", "keep to `context.limit`"),
-    Wrong(PassesAll, "test_the_published_answers_score_best", "score what is right"),
-    Wrong(FailsItsOwnAnswers, "test_the_published_answers_score_best", "of the published answers"),
+    Wrong(
+        RenamesItsOwn, "test_a_task_is_called_by_its_own_name", "change only ids that other harnesses have"
+    ),
+    Wrong(PassesAll, WORSE, "score what is right"),
+    Wrong(AnyNumberIsRight, WORSE, "of other problems' answers"),
+    Wrong(AnyTextIsRight, WORSE, "of other problems' answers"),
+    Wrong(BeginningIsRight, FAILED, "one failed and one right"),
+    Wrong(AskedInWords, WORSE, "of answers cut in half"),
+    Wrong(FailsItsOwnAnswers, PUBLISHED, "of the published answers"),
+    Wrong(FailsMostOfItsOwn, PUBLISHED, "and 1.0 was expected"),
+    Wrong(InPercent, PUBLISHED, "say in `gold_scores` what they reach"),
+    Wrong(HeadlineOfLetters, PUBLISHED, "write ('accuracy',)"),
+    Wrong(LeavesFailuresOut, FAILED, "a failed one as wrong"),
+    Wrong(LeavesWrongOnesOut, FAILED, "count every answer that comes"),
+    Wrong(ByPlace, FAILED, "by its `task_id`, not by its place"),
+    Wrong(AddsUp, "test_answers_are_scored_alike_every_time", "keep nothing of them in the object"),
+    Wrong(QuickOfLength, "test_a_quick_score_is_of_what_is_right", "more was expected of the right ones"),
     Wrong(Tensors, "test_scores_can_be_written_as_json", "`.item()` of a tensor's"),
-    Wrong(IntervalBeside, "test_intervals_contain_their_values", "lies outside its interval"),
-    Wrong(LosesTasks, "test_intervals_contain_their_values", "give every task that was asked a line"),
+    Wrong(IntervalBeside, INTERVALS, "lies outside its interval"),
+    Wrong(LosesTasks, INTERVALS, "give every task that was asked a line"),
 ]
