@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -11,9 +12,9 @@ from torch import Tensor
 
 from opendllm.core.decoding.blocks import Blocks
 from opendllm.core.decoding.compiled_shapes import (
-    REFRESH_WIDTH_MULTIPLE,
-    round_up,
+    refresh_width,
     round_up_to_power_of_two,
+    seen_bucket,
 )
 from opendllm.core.decoding.options import DecoderOptions
 from opendllm.core.decoding.plan import IntArray
@@ -53,6 +54,20 @@ class BlockSpans:
         own = None if self.own is None else self.own[rows]
         return BlockSpans(self.first[rows], self.last[rows], self.entry[rows], own, sub_blocks)
 
+    def replace_rows(self, rows: IntArray, others: BlockSpans) -> BlockSpans:
+        """With the spans of other rows in place of some [R] int64; all are of equally long canvases."""
+        own = None if self.own is None or others.own is None else _replaced(self.own, rows, others.own)
+        sub_blocks = None
+        if self.sub_blocks is not None and others.sub_blocks is not None:
+            sub_blocks = self.sub_blocks.replace_rows(rows, others.sub_blocks)
+        return BlockSpans(
+            _replaced(self.first, rows, others.first),
+            _replaced(self.last, rows, others.last),
+            _replaced(self.entry, rows, others.entry),
+            own,
+            sub_blocks,
+        )
+
 
 @dataclass(frozen=True)
 class SubBlockSpans:
@@ -73,6 +88,15 @@ class SubBlockSpans:
     def select_rows(self, rows: IntArray) -> SubBlockSpans:
         """These rows only."""
         return SubBlockSpans(self.first[rows], self.last[rows], self.fresh[rows], self.never[rows])
+
+    def replace_rows(self, rows: IntArray, others: SubBlockSpans) -> SubBlockSpans:
+        """See `BlockSpans.replace_rows`."""
+        return SubBlockSpans(
+            _replaced(self.first, rows, others.first),
+            _replaced(self.last, rows, others.last),
+            _replaced(self.fresh, rows, others.fresh),
+            _replaced(self.never, rows, others.never),
+        )
 
 
 @dataclass(frozen=True)
@@ -139,9 +163,7 @@ class CachedForward:
         """
         self._lm = lm
         self._exact = lm.attention.kind != "bidirectional" and lm.supports_kv_cache
-        self._cache = options.cache
-        self._refresh = options.cache_refresh
-        self._compiled = bool(options.compile)
+        self._options = options
         self._readers = readers
         if lm.noise.time_conditioning:
             self._exact = False
@@ -163,6 +185,22 @@ class CachedForward:
             reader.select_rows(index)
         self._spans = self._spans.select_rows(rows)
         self._block, self._age = self._block[rows], self._age[rows]
+
+    def replace_rows(self, rows: IntArray, layout: ModelInputs, blocks: Blocks) -> None:
+        """Read other rows in place of some; the readers have been told.
+
+        Args:
+            rows: [R] int64, those that make way; none has been dropped yet.
+            layout: of the others.
+            blocks: that they are written in.
+        """
+        self._spans = self._spans.replace_rows(rows, _block_spans(self._lm, layout, blocks, self._options))
+        self._block[rows], self._age[rows] = -1, 0
+
+    @property
+    def looks_at_canvas(self) -> bool:
+        """Whether a step's plan hangs on what the step before has written."""
+        return self._spans.sub_blocks is not None and self._lm.logit_shift
 
     def relayout(self, inputs: ModelInputs) -> None:
         """Go on with rows whose layout has changed; without a cache only."""
@@ -238,7 +276,7 @@ class CachedForward:
                 first, last = np.where(whole, first, begin), np.where(whole, last, end)
                 entering = whole
             return self._grouped(first, last, seen, entering, read)
-        whole = self._age == 0 if self._refresh is None else self._age % self._refresh == 0
+        whole = self._age == 0 if self._options.cache_refresh is None else self._age % self._options.cache_refresh == 0
         if (whole & read).all():
             return [None]
         first, last = np.where(whole, 0, first), np.where(whole, self._length - 1, last)
@@ -262,9 +300,9 @@ class CachedForward:
                 continue
             everyone = len(chosen) == len(first)
             width = int((last - first)[chosen].max()) + 1
-            if self._compiled:
+            if self._options.compile:
                 # Few shapes: some columns go nowhere, and one row may be read (and written) several times.
-                width = round_up(width, REFRESH_WIDTH_MULTIPLE)
+                width = refresh_width(width, self._length)
                 some = min(len(first), round_up_to_power_of_two(len(chosen)))
                 chosen = np.pad(chosen, (0, some - len(chosen)), mode="edge")
             sight = self._sight(chosen, first, last, seen)
@@ -274,10 +312,13 @@ class CachedForward:
     def _sight(
         self, rows: IntArray, first: IntArray, last: IntArray, seen: IntArray | None
     ) -> tuple[int | None, bool]:
-        """`RefreshSpan.seen` and `see_alike` of these rows; where compiled, one shape serves all blocks."""
+        """`RefreshSpan.seen` and `see_alike` of these rows; where compiled, a shape serves several blocks."""
         own = self._spans.own
-        if seen is None or own is None or self._compiled:
+        if seen is None or own is None:
             return None, False
+        if self._options.compile:
+            bucket = seen_bucket(int(seen[rows].max()), fused=self._options.compile is True)
+            return (bucket if bucket < self._length else None), False
         in_one_block = own[rows, first[rows]] == own[rows, last[rows]]
         most = int(seen[rows].max())
         return most, bool((in_one_block & (seen[rows] == most)).all())
@@ -333,6 +374,17 @@ def _sub_block_spans(
         fresh=fresh,
         never=read != _start(own, columns),
     )
+
+
+ValueT = TypeVar("ValueT", bound=np.generic)
+
+
+def _replaced(values: NDArray[ValueT], rows: IntArray, others: NDArray[ValueT]) -> NDArray[ValueT]:
+    """[B, K] with others [R, K'] in some rows; the narrower ones are filled up, with what nobody reads."""
+    width = max(values.shape[1], others.shape[1])
+    found = np.pad(values, ((0, 0), (0, width - values.shape[1])), mode="edge")
+    found[rows] = np.pad(others, ((0, 0), (0, width - others.shape[1])), mode="edge")
+    return found
 
 
 def _sent(values: IntArray, device: torch.device) -> Tensor:

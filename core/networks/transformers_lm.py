@@ -208,7 +208,7 @@ class TransformersLM(DiffusionLM):
         return TransformersReader(
             self.module.network,
             self.attention,
-            self.predictors,
+            self.module.predictors,
             inputs,
             use_kv_cache,
             self._compiled if compiled else None,

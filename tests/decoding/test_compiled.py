@@ -88,7 +88,7 @@ def test_steps_of_fixed_shapes_are_the_same_steps(
         assert torch.equal(plain.tokens, same.tokens)
         assert torch.equal(plain.forward_passes, same.forward_passes)
     # One for rows that are padded, one for others: the third canvas came into the first one's memory.
-    assert len(vars(model.lm)["_fixed_steps"]) == 2
+    assert len(vars(model.lm)["_kept_steps"]) == 2
 
 
 @pytest.mark.parametrize("name", OF_OTHER_NOISE)
