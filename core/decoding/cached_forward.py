@@ -276,7 +276,11 @@ class CachedForward:
                 first, last = np.where(whole, first, begin), np.where(whole, last, end)
                 entering = whole
             return self._grouped(first, last, seen, entering, read)
-        whole = self._age == 0 if self._options.cache_refresh is None else self._age % self._options.cache_refresh == 0
+        whole = (
+            self._age == 0
+            if self._options.cache_refresh is None
+            else self._age % self._options.cache_refresh == 0
+        )
         if (whole & read).all():
             return [None]
         first, last = np.where(whole, 0, first), np.where(whole, self._length - 1, last)

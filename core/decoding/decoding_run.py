@@ -145,7 +145,7 @@ class DecodingRun:
         draws, step = begin_step(state, plan, proposer, options)
         forward.tell_time(proposer.told_time(sampler.times(step.index, step.steps), state))
 
-        # 2. The positions that the model is asked at: those already chosen, those masked, or all editable ones.
+        # 2. Where the model is asked: at the positions already chosen, those masked, or all editable ones.
         chosen: Selection | None = None
         if sampler.decides_first:
             chosen = checked_selection(sampler.select(step), sampler, state.tokens)

@@ -67,7 +67,7 @@ class FixedStep:
     them write to. Rows that are finished stay, and are not written, until others take their place.
 
     Where the host has to know what a step came to, small models' steps are read late: the next one is
-    launched first. A row that turns out to be through with its block is left alone by that one, on the device.
+    launched first. A row that turns out to be through with its block is left alone by that one.
 
     Attributes:
         readers: one for each canvas, with the keys that they keep.
@@ -341,7 +341,7 @@ class FixedStep:
             self._done.copy_(torch.where(outcome.stopped & plan.unfinished, ALL_BLOCKS, self._done))
 
     def _learn(self, cursor: StepCursor, step: _Launched, following: _Launched | None) -> None:
-        """What a step came to; `following` has been launched since, and was in vain for rows that are done."""
+        """What a step came to; `following`, launched since, was in vain for rows that are done."""
         flags, told = step.flags(), ~step.known
         counted = counts_masks(self._sampler)
         masks = flags[0] if counted else None

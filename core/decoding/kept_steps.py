@@ -1,4 +1,4 @@
-"""The fixed steps that a model keeps from call to call, with their graphs and keys: as much as fits a bound."""
+"""The fixed steps that a model keeps from call to call, with their graphs and keys, within a bound."""
 
 from __future__ import annotations
 

@@ -1,15 +1,16 @@
 """CUDA graphs, emulated on a CPU: what breaks there breaks here.
 
-A capture records every operation with its tensors; a replay does the same operations to the same memory. As on a
-GPU, a capture may not read a number on the host, nor make shapes out of data; what a function allocated is
-overwritten between replays; and memory that it read and that is gone by then is an error (on a GPU it
-would be another tensor's).
+A capture records every operation with its tensors; a replay does the same operations to the same memory.
+As on a GPU, a capture may not read a number on the host, nor make shapes out of data; what a function
+allocated is overwritten between replays; and memory that it read and that is gone by then is an error (on a
+GPU it would be another tensor's).
 """
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
 
@@ -19,8 +20,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
-WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "lift_fresh", "is_nonzero", "equal.")
-"""Operations that read the device, or whose result's shape hangs on data, or that copy from the host."""
+WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "is_nonzero", "aten.equal.")
+"""Operations that read the device, or whose result's shape hangs on data."""
 
 
 class CaptureError(RuntimeError):
@@ -57,7 +58,8 @@ class _Recorder(TorchDispatchMode):
             isinstance(each, Tensor) and each.dtype == torch.bool for each in tree_flatten(args[1:])[0]
         )
         name = str(func)
-        if any(word in name for word in WAITS) and "nonzero_static" not in name:
+        numbers = all(map(self._graph.is_number, _tensors((args, kwargs))))
+        if not numbers and any(word in name for word in WAITS) and "nonzero_static" not in name:
             raise CaptureError(f"{name} waits for the device")
         if boolean and "aten.index" in name and "_select" not in name:
             raise CaptureError(f"{name} by a mask waits for the device")
@@ -73,6 +75,7 @@ class EmulatedGraph:
     def __init__(self) -> None:
         self._operations: list[tuple[Any, Any, Any, Any, bool]] = []
         self._made: dict[int, Tensor] = {}
+        self._numbers: dict[int, Tensor] = {}
         self._before: dict[int, tuple[Tensor, Tensor]] = {}
 
     def prepare(self, func: Any, args: Any, kwargs: Any) -> None:
@@ -86,6 +89,10 @@ class EmulatedGraph:
                     whole = _whole(each)
                     self._before[_address(each)] = (whole, whole.clone())
 
+    def is_number(self, tensor: Tensor) -> bool:
+        """Whether it lies on the host, as what is made of the program's own numbers does."""
+        return _address(tensor) in self._numbers
+
     def undo(self) -> None:
         for whole, before in self._before.values():
             whole.copy_(before)
@@ -95,6 +102,11 @@ class EmulatedGraph:
         read = {_address(each) for each in _tensors((args, kwargs))}
         writes = any(arg.alias_info is not None and arg.alias_info.is_write for arg in func._schema.arguments)
         made = _tensors(found)
+        of_numbers = all(_address(each) in self._numbers for each in _tensors((args, kwargs)))
+        if "lift_fresh" in str(func) or (of_numbers and made and not made[0].ndim):
+            # The program's own, on the host: a graph holds its value.
+            self._numbers.update({_address(each): each for each in made})
+            return
         view = not writes and bool(made) and all(_address(each) in read for each in made)
         if not writes:
             for each in made:
@@ -105,7 +117,9 @@ class EmulatedGraph:
             self._operations.append((func, *kept, writes))
 
     def _kept(self, value: Any) -> Any:
-        inside = not isinstance(value, Tensor) or not value.numel() or _address(value) in self._made
+        if not isinstance(value, Tensor) or not value.numel():
+            return value
+        inside = _address(value) in self._made or _address(value) in self._numbers
         return value if inside else _Outside(value)
 
     def replay(self) -> None:
@@ -121,8 +135,7 @@ class EmulatedGraph:
     def forget(self) -> None:
         """What was allocated is another graph's until the next replay."""
         for each in self._made.values():
-            rubbish: float = torch.nan if each.is_floating_point() else (1 if each.dtype == torch.bool else -7)
-            _whole(each).fill_(rubbish)
+            _whole(each).fill_(torch.nan if each.is_floating_point() else each.dtype == torch.bool or -7)
 
 
 class EmulatedCaptures:
@@ -141,12 +154,12 @@ class EmulatedCaptures:
 
     def capture(self, function: Callable[[], None]) -> _Counted:
         graph = EmulatedGraph()
-        with no_host_reads():
+        with no_host_reads(graph.is_number):
             try:
                 with _Recorder(graph):
                     function()
             except CaptureError as error:
-                self.refused.append(str(error))
+                self.refused.append("".join(traceback.format_exception(error)))
                 raise
             finally:
                 graph.undo()
@@ -165,19 +178,25 @@ class _Counted:
 
 
 @contextmanager
-def no_host_reads() -> Iterator[None]:
+def no_host_reads(is_number: Callable[[Tensor], bool]) -> Iterator[None]:
     """Tensors don't come to the host, and nothing goes from there to the device."""
 
     def refuse(name: str) -> Callable[..., Any]:
-        def refused(*_args: Any, **_kwargs: Any) -> Any:
+        own = getattr(Tensor, name, None)
+
+        def refused(*args: Any, **kwargs: Any) -> Any:
+            if own is not None and is_number(args[0]):
+                return own(*args, **kwargs)
             raise CaptureError(f"{name} under capture")
 
         return refused
 
-    names = ("cpu", "numpy", "tolist", "item", "__bool__", "__int__", "__float__")
-    with mock.patch.multiple(Tensor, **{name: refuse(name) for name in names}), mock.patch.multiple(
-        torch, from_numpy=refuse("from_numpy"), tensor=refuse("torch.tensor")
-    ):
+    with ExitStack() as patches:
+        patches.enter_context(mock.patch.object(Tensor, "is_cuda", True))  # what it does there is meant
+        for name in ("cpu", "numpy", "tolist", "item", "__bool__", "__int__", "__float__"):
+            patches.enter_context(mock.patch.object(Tensor, name, refuse(name)))
+        for name in ("from_numpy", "tensor"):
+            patches.enter_context(mock.patch.object(torch, name, refuse(f"torch.{name}")))
         yield
 
 
