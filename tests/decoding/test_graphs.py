@@ -1,11 +1,13 @@
-"""What CUDA graphs can break: memory of another canvas, pointers to what is gone, reads on the host."""
+"""What CUDA graphs can break: memory of another canvas, pointers to what is gone, reads on the host.
+
+And continuous batching, whose rows come into the memory of others: with graphs and without.
+"""
 
 from __future__ import annotations
 
-import gc
+import functools
 import shutil
-import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,49 +15,76 @@ import pytest
 import torch
 
 from opendllm.core import load
-from opendllm.core.decoding import fixed_step, kept_steps
+from opendllm.core.decoding import kept_steps
+from opendllm.core.decoding.decoder import decode
+from opendllm.core.decoding.graph_calls import GraphCalls, GraphTiming
 from opendllm.core.decoding.kept_steps import release_steps
+from opendllm.core.decoding.row_pool import WaitingRow, decode_waiting
+from opendllm.core.decoding.settings import sort_options
 from opendllm.core.language_model import LanguageModel
+from opendllm.registries.discovery import installed_plugins
 
-from .emulated_graphs import CaptureError, DeadPointerError, EmulatedCaptures
+from .emulated_graphs import DeadPointerError, EmulatedCaptures
 
 M = 150
-FAMILIES: dict[str, dict[str, Any]] = {
-    "llada": {},
-    "dream": {},
-    "open-dcoder": {},
-    "sdar": {},
-    "llada2": {"block_length": 8},
-    "fast-dllm-v2": {},
-}
-SETTINGS: list[tuple[str, str, dict[str, Any]]] = [
-    ("sdar", "block-steps", {"threshold": 0.02, "block_steps": 4}),
-    ("sdar", "block-steps", {"threshold": 0.02, "temperature": 1.0, "top_k": 5, "early_stop": True}),
-    ("llada2", "block-steps", {"threshold": 0.02}),
-    ("llada2", "token-editing", {"threshold": 0.02, "editing_threshold": 0.05, "early_stop": True}),
-    ("sdar", "token-editing", {"threshold": 0.02, "editing_threshold": 0.05, "temperature": 0.8}),
-    ("fast-dllm-v2", "block-steps", {"threshold": 0.02}),
-    ("fast-dllm-v2", "block-steps", {"threshold": 0.02, "block_length": 4, "cache": "dual"}),
-    ("fast-dllm-v2", "confidence-threshold", {"threshold": 0.02, "block_length": 2, "cache": "dual"}),
-    ("llada", "confidence-threshold", {"threshold": 0.02, "block_length": 5, "cache": "dual"}),
-    ("llada", "confidence-threshold", {"threshold": 0.02, "block_length": 5, "early_stop": True}),
-    ("dream", "confidence-factor", {"block_length": 5, "cache": "prefix", "temperature": 0.9}),
-    ("dream", "entropy", {"guidance_scale": 0.5, "cache": "prefix", "block_length": 6}),
-    (
-        "llada",
-        "low-confidence",
-        {"block_length": 5, "cache": "prefix", "cache_refresh": 3, "guidance_scale": 0.5},
+BLOCK_LENGTHS = {"llada2": 8}
+SETTINGS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "exact": ("sdar", "block-steps", {"threshold": 0.02, "block_steps": 4}),
+    "exact-stop": (
+        "sdar",
+        "block-steps",
+        {"threshold": 0.02, "temperature": 1.0, "top_k": 5, "early_stop": True},
     ),
-    ("llada", "low-confidence", {"block_length": 6, "cache": "dual", "early_stop": True}),
-    ("open-dcoder", "p2", {"steps": 6, "temperature": 0.7, "cache": "dual", "block_length": 6}),
-    ("llada", "remdm", {"temperature": 0.7, "cache": "dual", "block_length": 6, "steps": 9}),
-    ("llada", "ancestral", {"temperature": 0.7, "cache": "dual", "block_length": 6}),
-]
+    "edits": ("llada2", "token-editing", {"threshold": 0.02, "editing_threshold": 0.05, "max_post_steps": 2}),
+    "edits-stop": (
+        "sdar",
+        "token-editing",
+        {"threshold": 0.02, "editing_threshold": 0.05, "early_stop": True, "max_post_steps": 2},
+    ),
+    "shifted": ("fast-dllm-v2", "block-steps", {"threshold": 0.02}),
+    "sub-blocks": ("fast-dllm-v2", "block-steps", {"threshold": 0.02, "block_length": 4, "cache": "dual"}),
+    "dual": ("llada", "confidence-threshold", {"threshold": 0.02, "block_length": 5, "cache": "dual"}),
+    "counted-stop": (
+        "llada",
+        "confidence-threshold",
+        {"threshold": 0.02, "early_stop": True, "temperature": 1.0},
+    ),
+    "prefix": ("dream", "confidence-factor", {"block_length": 5, "cache": "prefix", "temperature": 0.9}),
+    "guided": ("dream", "entropy", {"guidance_scale": 0.5, "cache": "prefix", "block_length": 6}),
+    "refreshed": ("llada", "low-confidence", {"block_length": 5, "cache": "prefix", "cache_refresh": 3}),
+    "planned-stop": ("llada", "low-confidence", {"block_length": 6, "cache": "dual", "early_stop": True}),
+    "revises": ("open-dcoder", "p2", {"steps": 6, "temperature": 0.7, "cache": "dual", "block_length": 6}),
+    "remasks": ("llada", "remdm", {"temperature": 0.7, "cache": "dual", "block_length": 6, "steps": 9}),
+    "decides-first": ("llada", "ancestral", {"temperature": 0.7, "cache": "dual", "block_length": 6}),
+    "top-p": ("llada", "confidence-threshold", {"threshold": 0.02, "temperature": 1.0, "top_p": 0.8}),
+}
 ROWS = {
-    (2, 24): ([7, 11], [(0, 0), (3, 0)]),
-    (3, 20): ([2, 20, 9], [(0, 0), (0, 0), (0, 2)]),
+    (2, 18): ([7, 11], [(0, 0), (2, 0)]),
+    (3, 15): ([2, 15, 9], [(0, 0), (0, 0), (0, 2)]),
 }
 """(rows, columns): the prompts' lengths, and the padding (left, right)."""
+
+of_every_kind = pytest.mark.parametrize("setting", SETTINGS)
+
+
+@functools.cache
+def loaded(folder: Path) -> LanguageModel:
+    block_length = BLOCK_LENGTHS.get(folder.name)
+    return load(folder, mask_token_id=M, device="cpu", block_length=block_length)
+
+
+@pytest.fixture
+def model(goldens: Path) -> Iterator[Callable[[str], LanguageModel]]:
+    """(family) -> its golden checkpoint, which has captured nothing yet."""
+    used = []
+
+    def found(family: str) -> LanguageModel:
+        used.append(loaded(goldens / family))
+        return used[-1]
+
+    yield found
+    for each in used:
+        release_steps(each.lm)
 
 
 @pytest.fixture
@@ -68,42 +97,102 @@ def captures(monkeypatch: pytest.MonkeyPatch) -> EmulatedCaptures:
     return found
 
 
-@pytest.fixture
-def model(goldens: Path) -> Callable[[str], LanguageModel]:
-    return lambda name: load(goldens / name, mask_token_id=M, device="cpu", **FAMILIES[name])
-
-
 def canvas_of(shape: tuple[int, int], turn: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Other tokens at every turn."""
     prompts, padding = ROWS[shape]
-    canvas = torch.full(shape, M)
-    mask = torch.ones(shape, dtype=torch.int64)
+    canvas, mask = torch.full(shape, M), torch.ones(shape, dtype=torch.int64)
     numbers = torch.Generator().manual_seed(turn)
     for row, (prompt, (left, right)) in enumerate(zip(prompts, padding, strict=True)):
-        canvas[row, left : left + prompt] = torch.randint(5, 140, (prompt,), generator=numbers)[
-            : shape[1] - left
-        ]
+        tokens = torch.randint(5, 140, (prompt,), generator=numbers)
+        canvas[row, left : left + prompt] = tokens[: shape[1] - left]
         mask[row, :left] = 0
         mask[row, shape[1] - right :] = 0
     return canvas, mask
 
 
-@pytest.mark.parametrize(("family", "sampler", "options"), SETTINGS, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize("setting", ["exact", "sub-blocks", "dual", "guided", "revises", "top-p"])
 def test_replayed_steps_are_the_same_steps(
-    family: str,
-    sampler: str,
-    options: dict[str, Any],
-    captures: EmulatedCaptures,
-    model: Callable[[str], LanguageModel],
+    setting: str, captures: EmulatedCaptures, model: Callable[[str], LanguageModel]
 ) -> None:
     """Of canvases of two shapes by turns."""
+    family, sampler, options = SETTINGS[setting]
     lm = model(family)
-    for turn in range(5):
+    for turn in range(3):
         canvas, mask = canvas_of(list(ROWS)[turn % 2], turn)
         plain = lm.sample(canvas, sampler, mask, seed=turn, **options)
         same = lm.sample(canvas, sampler, mask, seed=turn, compile=True, **options)
         assert torch.equal(plain.tokens, same.tokens)
         assert torch.equal(plain.forward_passes, same.forward_passes)
     assert captures.captured
-    assert captures.replayed > captures.captured
+    assert captures.replayed >= captures.captured
     assert captures.refused == []
+
+
+@of_every_kind
+@pytest.mark.parametrize("replayed", [False, True], ids=["as-they-are", "replayed"])
+def test_a_row_is_written_the_same_in_the_place_of_another(
+    setting: str, replayed: bool, captures: EmulatedCaptures, model: Callable[[str], LanguageModel]
+) -> None:
+    """Of seven rows two are written at a time, each of its own length and seed; alone they are the same."""
+    family, name, flat = SETTINGS[setting]
+    lm, registration = model(family).lm, installed_plugins().samplers.get(name)
+    options, own = sort_options({**flat, "compile": replayed}, registration)
+    alone = options.model_copy(update={"compile": False})
+    sampler = registration.build(own)
+    numbers = torch.Generator().manual_seed(1)
+    rows = []
+    for number, (prompt, gap, rest) in enumerate(
+        [(3, 9, 0), (6, 4, 2), (2, 12, 0), (9, 0, 2), (1, 3, 0), (5, 7, 1), (4, 10, 0)]
+    ):
+        given = torch.randint(5, 140, (prompt + rest,), generator=numbers).tolist()
+        rows.append(WaitingRow(10 + number, [*given[:prompt], *[M] * gap, *given[prompt:]], 100 - number))
+    found = {each.number: each for each in decode_waiting(lm, rows, 2, 16, sampler, options)}
+    assert sorted(found) == [row.number for row in rows]
+    for row in rows:
+        one = decode(lm, torch.tensor([row.ids]), None, sampler, alone, torch.tensor([row.seed]))
+        assert found[row.number].written == one.tokens[0][one.written[0]].tolist()
+        assert found[row.number].forward_passes == int(one.forward_passes[0])
+    assert bool(captures.captured) == replayed
+    assert captures.refused == []
+
+
+def test_the_emulation_refuses_what_a_gpu_refuses() -> None:
+    """And says when a replay reads memory that is gone, or that another graph has written to."""
+    captures, kept, found = EmulatedCaptures(), torch.zeros(3), torch.zeros(3)
+    for function in (
+        lambda: found.copy_(kept * float(kept[0])),
+        lambda: found.add_(kept.nonzero().sum()),
+        lambda: found.add_(kept[kept > 0].sum()),
+        lambda: found.copy_(torch.tensor([1.0, 2.0, 3.0])),
+    ):
+        with pytest.raises(RuntimeError, match=r"capture|waits"):
+            captures.capture(function)  # type: ignore[arg-type]
+    temporary, leaked = [torch.ones(3)], []
+
+    def step() -> None:
+        found.add_(temporary[0])
+        leaked.append(found * 2)
+
+    graph = captures.capture(step)
+    assert found.tolist() == [0, 0, 0]  # a capture does nothing
+    graph.replay()
+    assert found.tolist() == [1, 1, 1]
+    assert leaked[0].isnan().all()
+    temporary[0] = torch.ones(3)
+    with pytest.raises(DeadPointerError):
+        graph.replay()
+
+
+def test_what_cannot_be_captured_is_called_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever was raised, even without a word."""
+
+    class Refuses:
+        def capture(self, function: Callable[[], None]) -> Any:
+            raise AssertionError
+
+    done: list[int] = []
+    calls = GraphCalls(Refuses(), GraphTiming())
+    for _ in range(4):
+        calls(("silent",), lambda: done.append(1))
+    assert len(done) == 4
+    assert "silent is not replayed as a CUDA graph: AssertionError" in capsys.readouterr().err
