@@ -100,4 +100,6 @@ def shapes_line(shapes: Sequence[CanvasShape]) -> str:
     """What is going to be decoded in which shapes."""
     count = sum(len(shape.members) for shape in shapes)
     each = ", ".join(f"{shape.rows} x {shape.length}" for shape in shapes)
-    return f"decoding: {count} texts in {len(shapes)} shapes (rows x tokens): {each}"
+    texts = f"{count} text{'s' if count > 1 else ''}"
+    found = f"{len(shapes)} shape{'s' if len(shapes) > 1 else ''}"
+    return f"decoding: {texts} in {found} (rows x tokens): {each}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 from weakref import WeakSet
@@ -73,6 +73,22 @@ class GraphTiming:
     shapes: int = 0
     graphs: int = 0
     capture_seconds: float = 0.0
+
+    @staticmethod
+    def summed(parts: Iterable[GraphTiming]) -> GraphTiming:
+        """All of them together."""
+        found = GraphTiming()
+        for part in parts:
+            found.shapes += part.shapes
+            found.graphs += part.graphs
+            found.capture_seconds += part.capture_seconds
+        return found
+
+    def __str__(self) -> str:
+        return (
+            f"{self.graphs} CUDA graphs for canvases of {self.shapes} shapes were captured in "
+            f"{self.capture_seconds:.1f} s"
+        )
 
 
 class GraphCalls:

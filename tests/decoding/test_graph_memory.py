@@ -172,9 +172,7 @@ def test_a_model_without_memory_of_its_own_is_refused(
 ) -> None:
     """Its readers make all anew at every step: nothing could be replayed."""
     model = written_model(torch.randn(7))
-    monkeypatch.setattr(
-        type(model.lm), "reader", lambda lm, inputs, *_how: whole_reader(lm, inputs), False
-    )
+    monkeypatch.setattr(type(model.lm), "reader", lambda lm, inputs, *_how: whole_reader(lm, inputs), False)
     with pytest.raises(UserError, match=r"WrittenLM has no form that CUDA graphs could replay"):
         model.sample(torch.zeros(1, 4, dtype=torch.int64), "entropy", compile=True)
 
