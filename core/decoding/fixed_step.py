@@ -37,7 +37,8 @@ from opendllm.registries.samplers import Sampler, Selection, Step
 
 READ_LATE_BELOW_BYTES = 4 << 30
 """Weights below which a wait for the device (some 0.2 ms) costs more than reading a row once in vain: what
-is read of a step only after the next one was launched costs a pass a block, some 8 passes long."""
+is read of a step only after the next one was launched costs a pass a block, some 8 passes long. (Where the
+plan says when a block is done, a pass a row, if it stops early: it is always read late.)"""
 NO_BLOCK = -1
 ALL_BLOCKS = 1 << 40
 
@@ -138,7 +139,7 @@ class FixedStep:
         self._masks_only_fall = False
         self._passes = 2 if options.guidance_scale > 0 else 1
         weights = sum(parameter.nbytes for parameter in lm.module.parameters())
-        self._may_be_late = weights < READ_LATE_BELOW_BYTES and self._late_changes_nothing
+        self._may_be_late = self._late_changes_nothing and (sampler.plans or weights < READ_LATE_BELOW_BYTES)
         # Hidden states are as wide as the embedding's rows, or thereabouts: keys are what counts.
         self.memory_bytes = sum(size or 0 for size in sizes)
 

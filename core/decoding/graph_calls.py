@@ -85,10 +85,8 @@ class GraphTiming:
         return found
 
     def __str__(self) -> str:
-        return (
-            f"{self.graphs} CUDA graphs for canvases of {self.shapes} shapes were captured in "
-            f"{self.capture_seconds:.1f} s"
-        )
+        shapes = f"{self.shapes} shape{'s' if self.shapes > 1 else ''}"
+        return f"{self.graphs} CUDA graphs for canvases of {shapes} captured in {self.capture_seconds:.1f} s"
 
 
 class GraphCalls:

@@ -79,9 +79,12 @@ class KeptSteps:
 
 def kept_steps(lm: DiffusionLM) -> KeptSteps:
     """Those of a model."""
-    device = next(lm.module.parameters()).device
-    kept: KeptSteps = vars(lm).setdefault("_kept_steps", KeptSteps(device))
-    return kept
+    found: KeptSteps | None = vars(lm).get("_kept_steps")
+    if found is None:
+        found = KeptSteps(next(lm.module.parameters()).device)
+        found = vars(lm).setdefault("_kept_steps", found)
+    assert found is not None
+    return found
 
 
 def release_steps(lm: DiffusionLM) -> GraphTiming:

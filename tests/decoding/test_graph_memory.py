@@ -220,8 +220,9 @@ def test_each_read_compiles_once_and_before_it_is_captured(
     canvas[:, :7] = torch.arange(7)
     model.sample(canvas, sampler, compile=True, **options)
     step = next(iter(kept(model)._kept.values()))
-    shapes = {key for key in step._calls._called if key[0] == "read"}
-    passes = {(key[1], key[2], key[3], key[4]) if key[1] is not None else key[:2] for key in shapes}
+    called: set[Any] = step._calls._called
+    # (read, rows, width, seen, whether all rows, size); where all is read, (read, None, size).
+    passes = {key[1:5] if key[1] is not None else None for key in called if key[0] == "read"}
     assert compiled["unique_graphs"] == len(passes)
     model.sample(canvas, sampler, compile=True, seed=1, **options)
     assert compiled["unique_graphs"] == len(passes)

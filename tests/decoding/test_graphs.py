@@ -15,12 +15,13 @@ import pytest
 import torch
 
 from opendllm.core import load
-from opendllm.core.decoding import kept_steps
+from opendllm.core.decoding import fixed_step, kept_steps
 from opendllm.core.decoding.decoder import decode
 from opendllm.core.decoding.graph_calls import GraphCalls, GraphTiming
 from opendllm.core.decoding.kept_steps import release_steps
-from opendllm.core.decoding.row_pool import WaitingRow, decode_waiting
+from opendllm.core.decoding.row_pool import WaitingRow, decode_waiting, padded_rows
 from opendllm.core.decoding.settings import sort_options
+from opendllm.core.decoding.step_flags import FlagsOnHost
 from opendllm.core.language_model import LanguageModel
 from opendllm.registries.discovery import installed_plugins
 
@@ -196,3 +197,53 @@ def test_what_cannot_be_captured_is_called_as_it_is(capsys: pytest.CaptureFixtur
         calls(("silent",), lambda: done.append(1))
     assert len(done) == 4
     assert "silent is not replayed as a CUDA graph: AssertionError" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("below", [0, 1 << 40], ids=["at-once", "late"])
+@pytest.mark.parametrize("setting", ["dual", "planned-stop", "refreshed", "exact", "sub-blocks", "remasks"])
+def test_when_the_host_waits(
+    setting: str,
+    below: int,
+    captures: EmulatedCaptures,
+    model: Callable[[str], LanguageModel],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Never for what is planned; for small models' steps after the next one; the passes are the same."""
+    log: list[tuple[str, int]] = []
+    send = FlagsOnHost.send
+
+    def watched(flags: FlagsOnHost) -> Callable[[], Any]:
+        step, read = len(log), send(flags)
+        log.append(("sent", step))
+
+        def logged() -> Any:
+            log.append(("read", step))
+            return read()
+
+        return logged
+
+    monkeypatch.setattr(FlagsOnHost, "send", watched)
+    monkeypatch.setattr(fixed_step, "READ_LATE_BELOW_BYTES", below)
+    family, sampler, options = SETTINGS[setting]
+    canvas, mask = canvas_of((2, 18), 1)
+    plain = model(family).sample(canvas, sampler, mask, seed=1, **options)
+    same = model(family).sample(canvas, sampler, mask, seed=1, compile=True, **options)
+    assert torch.equal(plain.tokens, same.tokens)
+    assert torch.equal(plain.forward_passes, same.forward_passes)
+    order = [what for what, _ in log]
+    if setting == "refreshed":
+        assert order == []
+    elif (below or setting == "planned-stop") and setting not in ("sub-blocks", "remasks"):
+        assert order[:3] == ["sent", "sent", "read"]
+        assert order.count("read") == order.count("sent") - 1
+    else:
+        assert order == ["sent", "read"] * (len(order) // 2)
+
+
+def test_what_fills_up_a_row_is_no_mask(written_model: Callable[..., LanguageModel]) -> None:
+    """Even where the mask's id is 0, and no token ends a text."""
+    lm = written_model(torch.zeros(5)).lm
+    assert (lm.mask_token_id, lm.stops) == (0, ())
+    canvas, real = padded_rows([[3, 0], [2]], lm, 4)
+    assert canvas.tolist() == [[3, 0, 1, 1], [2, 1, 1, 1]]
+    assert real.tolist() == [[True, True, False, False], [True, False, False, False]]
