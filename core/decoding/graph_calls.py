@@ -42,13 +42,14 @@ class CudaCaptures:
         """See `Captures`."""
         if not self._graphs:  # a pool ends with the last graph in it
             self._pool = torch.cuda.graph_pool_handle()
-        graph = torch.cuda.CUDAGraph()
+        graph, current = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
         try:
             with torch.cuda.graph(
                 graph, pool=self._pool, stream=self._stream, capture_error_mode=ONLY_THIS_THREAD
             ):
                 function()
         except Exception:
+            torch.cuda.set_stream(current)  # a capture that fails in its end doesn't
             torch.cuda.synchronize()
             raise
         self._graphs.add(graph)

@@ -18,7 +18,7 @@ class FlagsOnHost:
         self._flags = flags
         self._turn = 0
         self._places = (
-            [torch.empty_like(flags, device="cpu", pin_memory=True) for _ in range(2)]
+            [torch.empty(flags.shape, dtype=flags.dtype, pin_memory=True) for _ in range(2)]
             if flags.is_cuda
             else []
         )

@@ -116,7 +116,6 @@ class TransformersReader(CanvasReader):
         self._blocks = pattern.blocks(self._positions)
         self._cache = CanvasCache(*inputs.tokens.shape) if use_kv_cache else None
         self._read = network_states if compiled is None else compiled
-        self._whole = self._visible(self._blocks)
         self._is_fixed = False
 
     def states(self, tokens: Tensor, at: TokenPositions, refresh: RefreshSpan | None = None) -> Tensor:
@@ -125,7 +124,8 @@ class TransformersReader(CanvasReader):
         if refresh is None:
             if self._cache is not None:
                 self._cache.rows, self._cache.columns = None, None
-            hidden = self._read(self._network, tokens, self._positions, self._whole, self._cache)
+            visible = self._visible(self._blocks)
+            hidden = self._read(self._network, tokens, self._positions, visible, self._cache)
             return hidden[at.rows, sources]
         assert self._cache is not None
         length = tokens.shape[1]
@@ -172,17 +172,12 @@ class TransformersReader(CanvasReader):
         blocks = self._pattern.blocks(inputs.positions)
         if self._blocks is not None and blocks is not None:
             self._blocks[rows] = blocks
-        whole = self._visible(self._blocks)
-        if self._is_fixed and self._whole is not None and whole is not None:
-            self._whole.copy_(whole)
-        else:
-            self._whole = whole
         return True
 
     def fix_memory(self) -> int:
         """See `CanvasReader.fix_memory`."""
         self._is_fixed = True
-        own = (self._predictors, self._positions, self._real, self._blocks, self._whole)
+        own = (self._predictors, self._positions, self._real, self._blocks)
         size = sum(each.nbytes for each in own if each is not None)
         if self._cache is None:
             return size
@@ -197,7 +192,6 @@ class TransformersReader(CanvasReader):
         self._positions = self._positions[rows]
         self._real = None if self._real is None else self._real[rows]
         self._blocks = None if self._blocks is None else self._blocks[rows]
-        self._whole = self._visible(self._blocks)
         if self._cache is not None:
             self._cache.select_rows(rows)
 

@@ -44,6 +44,11 @@ SETTINGS: dict[str, tuple[str, str, dict[str, Any]]] = {
     ),
     "shifted": ("fast-dllm-v2", "block-steps", {"threshold": 0.02}),
     "sub-blocks": ("fast-dllm-v2", "block-steps", {"threshold": 0.02, "block_length": 4, "cache": "dual"}),
+    "sub-blocks-late": (
+        "sdar",
+        "confidence-threshold",
+        {"threshold": 0.02, "block_length": 2, "cache": "dual"},
+    ),
     "dual": ("llada", "confidence-threshold", {"threshold": 0.02, "block_length": 5, "cache": "dual"}),
     "counted-stop": (
         "llada",
