@@ -14,6 +14,7 @@ from opendllm.core.decoding.decoder import check_options, check_written
 from opendllm.core.decoding.decoding_run import DecodingRun
 from opendllm.core.decoding.options import DecoderOptions
 from opendllm.core.decoding.prepared_rows import PreparedRows, prepare_rows
+from opendllm.core.foundation.notices import warn_once
 from opendllm.registries.backbones import DiffusionLM
 from opendllm.registries.samplers import Sampler
 
@@ -61,7 +62,7 @@ def decode_waiting(
 ) -> Iterator[FinishedRow]:
     """Write rows side by side; each that is finished is given, and the next waiting one takes its place.
 
-    What is written is the same as of each row alone.
+    What is written is the same as of each row alone. Where so many don't fit the memory, half as many go on.
 
     Args:
         lm: the model.
@@ -73,15 +74,28 @@ def decode_waiting(
 
     Raises:
         UserError: see `decode`.
+        OutOfMemoryError: not even one row fits.
     """
     check_options(lm, sampler, options)
+    padded = any(len(row.ids) < length for row in waiting)
     left = list(waiting)
     while left:
-        # More than one round only for a model whose readers don't take other rows.
+        # Another round for a model whose readers don't take other rows, or with fewer rows.
         first, left = left[:rows], left[rows:]
-        pool = _Pool(lm, first, length, sampler, options, any(len(row.ids) < length for row in waiting))
-        with pool.run:
-            yield from pool.write(left)
+        pool = None
+        try:
+            pool = _Pool(lm, first, length, sampler, options, padded)
+            with pool.run:
+                yield from pool.write(left)
+        except torch.OutOfMemoryError:
+            if len(first) == 1:
+                raise
+            left = [*(first if pool is None else pool.unwritten), *left]
+            rows = len(first) // 2
+            warn_once(
+                f"decoding: {len(first)} rows of {length} tokens don't fit the memory, so {rows} are written "
+                f"side by side: set a smaller batch_size"
+            )
 
 
 class _Pool:
@@ -106,6 +120,11 @@ class _Pool:
         # By row of the run: which waiting row it is; None once that is given.
         self._is: list[WaitingRow | None] = list(first)
         self._seconds = np.zeros(len(first))
+
+    @property
+    def unwritten(self) -> list[WaitingRow]:
+        """Those that have begun and not been given."""
+        return [row for row in self._is if row is not None]
 
     def write(self, left: list[WaitingRow]) -> Iterator[FinishedRow]:
         """All rows; those that are taken from `left` are no longer in it."""

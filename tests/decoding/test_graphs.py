@@ -17,11 +17,13 @@ import torch
 from opendllm.core import load
 from opendllm.core.decoding import fixed_step, kept_steps
 from opendllm.core.decoding.decoder import decode
+from opendllm.core.decoding.decoding_run import DecodingRun
 from opendllm.core.decoding.graph_calls import GraphCalls, GraphTiming
 from opendllm.core.decoding.kept_steps import release_steps
 from opendllm.core.decoding.row_pool import WaitingRow, decode_waiting, padded_rows
 from opendllm.core.decoding.settings import sort_options
 from opendllm.core.decoding.step_flags import FlagsOnHost
+from opendllm.core.foundation.notices import warn_once
 from opendllm.core.language_model import LanguageModel
 from opendllm.registries.discovery import installed_plugins
 
@@ -252,3 +254,38 @@ def test_what_fills_up_a_row_is_no_mask(written_model: Callable[..., LanguageMod
     canvas, real = padded_rows([[3, 0], [2]], lm, 4)
     assert canvas.tolist() == [[3, 0, 1, 1], [2, 1, 1, 1]]
     assert real.tolist() == [[True, True, False, False], [True, False, False, False]]
+
+
+@pytest.mark.parametrize("replayed", [False, True], ids=["as-they-are", "replayed"])
+def test_rows_that_do_not_fit_are_written_by_fewer_at_a_time(
+    replayed: bool,
+    captures: EmulatedCaptures,
+    model: Callable[[str], LanguageModel],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What was given before stays; the others begin again, and come to the same."""
+    family, name, flat = SETTINGS["dual"]
+    lm, registration = model(family).lm, installed_plugins().samplers.get(name)
+    options, own = sort_options({**flat, "compile": replayed}, registration)
+    sampler = registration.build(own)
+    rows = [WaitingRow(at, [*range(5, 9 + at), *[M] * (3 * at + 1)], at) for at in range(6)]
+    expected = {row.number: row.written for row in decode_waiting(lm, rows, 1, 30, sampler, options)}
+    warn_once.cache_clear()
+    take_step, taken = DecodingRun.take_step, []
+
+    def short(run: DecodingRun) -> None:
+        taken.append(len(run.cursor.rows))
+        if len(taken) > 2 and taken[-1] > 2:
+            raise torch.OutOfMemoryError("a GPU's memory is full")
+        take_step(run)
+
+    monkeypatch.setattr(DecodingRun, "take_step", short)
+    found = [(row.number, row.written) for row in decode_waiting(lm, rows, 4, 30, sampler, options)]
+    assert len(found) == 6
+    assert dict(found) == expected
+    assert max(taken[3:]) == 2
+    assert "4 rows of 30 tokens don't fit the memory, so 2 are written" in capsys.readouterr().err
+    monkeypatch.setattr(DecodingRun, "take_step", lambda _run: (_ for _ in ()).throw(torch.OutOfMemoryError))
+    with pytest.raises(torch.OutOfMemoryError):
+        list(decode_waiting(lm, rows, 4, 30, sampler, options))
