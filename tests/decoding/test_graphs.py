@@ -269,7 +269,7 @@ def test_rows_that_do_not_fit_are_written_by_fewer_at_a_time(
     lm, registration = model(family).lm, installed_plugins().samplers.get(name)
     options, own = sort_options({**flat, "compile": replayed}, registration)
     sampler = registration.build(own)
-    rows = [WaitingRow(at, [*range(5, 9 + at), *[M] * (3 * at + 1)], at) for at in range(6)]
+    rows = [WaitingRow(at, [*range(5, 9 + at), *[M] * (16 - 2 * at)], at) for at in range(6)]
     expected = {row.number: row.written for row in decode_waiting(lm, rows, 1, 30, sampler, options)}
     warn_once.cache_clear()
     take_step, taken = DecodingRun.take_step, []
