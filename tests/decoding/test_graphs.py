@@ -64,7 +64,7 @@ SETTINGS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "revises": ("open-dcoder", "p2", {"steps": 6, "temperature": 0.7, "cache": "dual", "block_length": 6}),
     "remasks": ("llada", "remdm", {"temperature": 0.7, "cache": "dual", "block_length": 6, "steps": 9}),
     "decides-first": ("llada", "ancestral", {"temperature": 0.7, "cache": "dual", "block_length": 6}),
-    "top-p": ("llada", "confidence-threshold", {"threshold": 0.02, "temperature": 1.0, "top_p": 0.8}),
+    "top-p": ("llada", "confidence-threshold", {"threshold": 0.5, "temperature": 1.0, "top_p": 0.8}),
 }
 ROWS = {
     (2, 18): ([7, 11], [(0, 0), (2, 0)]),
@@ -141,7 +141,7 @@ def test_replayed_steps_are_the_same_steps(
 def test_a_row_is_written_the_same_in_the_place_of_another(
     setting: str, replayed: bool, captures: EmulatedCaptures, model: Callable[[str], LanguageModel]
 ) -> None:
-    """Of seven rows two are written at a time, each of its own length and seed; alone they are the same."""
+    """Of five rows two are written at a time, each of its own length and seed; alone they are the same."""
     family, name, flat = SETTINGS[setting]
     lm, registration = model(family).lm, installed_plugins().samplers.get(name)
     options, own = sort_options({**flat, "compile": replayed}, registration)
@@ -150,11 +150,11 @@ def test_a_row_is_written_the_same_in_the_place_of_another(
     numbers = torch.Generator().manual_seed(1)
     rows = []
     for number, (prompt, gap, rest) in enumerate(
-        [(3, 9, 0), (6, 4, 2), (2, 12, 0), (9, 0, 2), (1, 3, 0), (5, 7, 1), (4, 10, 0)]
+        [(3, 7, 0), (6, 4, 2), (2, 9, 0), (9, 0, 2), (1, 3, 0)]
     ):
         given = torch.randint(5, 140, (prompt + rest,), generator=numbers).tolist()
         rows.append(WaitingRow(10 + number, [*given[:prompt], *[M] * gap, *given[prompt:]], 100 - number))
-    found = {each.number: each for each in decode_waiting(lm, rows, 2, 16, sampler, options)}
+    found = {each.number: each for each in decode_waiting(lm, rows, 2, 13, sampler, options)}
     assert sorted(found) == [row.number for row in rows]
     for row in rows:
         one = decode(lm, torch.tensor([row.ids]), None, sampler, alone, torch.tensor([row.seed]))
@@ -269,23 +269,23 @@ def test_rows_that_do_not_fit_are_written_by_fewer_at_a_time(
     lm, registration = model(family).lm, installed_plugins().samplers.get(name)
     options, own = sort_options({**flat, "compile": replayed}, registration)
     sampler = registration.build(own)
-    rows = [WaitingRow(at, [*range(5, 9 + at), *[M] * (16 - 2 * at)], at) for at in range(6)]
-    expected = {row.number: row.written for row in decode_waiting(lm, rows, 1, 30, sampler, options)}
+    rows = [WaitingRow(at, [*range(5, 9 + at), *[M] * (12 - at)], at) for at in range(6)]
+    expected = {row.number: row.written for row in decode_waiting(lm, rows, 1, 20, sampler, options)}
     warn_once.cache_clear()
     take_step, taken = DecodingRun.take_step, []
 
     def short(run: DecodingRun) -> None:
         taken.append(len(run.cursor.rows))
-        if len(taken) > 2 and taken[-1] > 2:
+        if len(taken) > 1 and taken[-1] > 2:
             raise torch.OutOfMemoryError("a GPU's memory is full")
         take_step(run)
 
     monkeypatch.setattr(DecodingRun, "take_step", short)
-    found = [(row.number, row.written) for row in decode_waiting(lm, rows, 4, 30, sampler, options)]
+    found = [(row.number, row.written) for row in decode_waiting(lm, rows, 4, 20, sampler, options)]
     assert len(found) == 6
     assert dict(found) == expected
-    assert max(taken[3:]) == 2
-    assert "4 rows of 30 tokens don't fit the memory, so 2 are written" in capsys.readouterr().err
+    assert max(taken[2:]) == 2
+    assert "4 rows of 20 tokens don't fit the memory, so 2 are written" in capsys.readouterr().err
     monkeypatch.setattr(DecodingRun, "take_step", lambda _run: (_ for _ in ()).throw(torch.OutOfMemoryError))
     with pytest.raises(torch.OutOfMemoryError):
-        list(decode_waiting(lm, rows, 4, 30, sampler, options))
+        list(decode_waiting(lm, rows, 4, 20, sampler, options))
