@@ -149,9 +149,7 @@ def test_a_row_is_written_the_same_in_the_place_of_another(
     sampler = registration.build(own)
     numbers = torch.Generator().manual_seed(1)
     rows = []
-    for number, (prompt, gap, rest) in enumerate(
-        [(3, 7, 0), (6, 4, 2), (2, 9, 0), (9, 0, 2), (1, 3, 0)]
-    ):
+    for number, (prompt, gap, rest) in enumerate([(3, 7, 0), (6, 4, 2), (2, 9, 0), (9, 0, 2), (1, 3, 0)]):
         given = torch.randint(5, 140, (prompt + rest,), generator=numbers).tolist()
         rows.append(WaitingRow(10 + number, [*given[:prompt], *[M] * gap, *given[prompt:]], 100 - number))
     found = {each.number: each for each in decode_waiting(lm, rows, 2, 13, sampler, options)}
