@@ -102,6 +102,8 @@ class Step:
         steps: [B] int64, the number of steps in the block.
         target: [B] int64, how many masks should remain after this step, from `remaining_masks`;
             0 at a block's last step, whether the sampler plans or not.
+        block: [B, L] int64, the number of the block that each position to be written is in, from 0; -1
+            elsewhere. For a sampler that `spans_blocks` the active one has several.
         width: [B] int64, positions of the active block, those that the prompt fixes and that are beyond the
             canvas counted.
         room: [B] int64, how many tokens each row has still room for.
@@ -125,6 +127,7 @@ class Step:
     index: Tensor
     steps: Tensor
     target: Tensor
+    block: Tensor
     width: Tensor
     room: Tensor
     alg_temp: float
@@ -178,8 +181,9 @@ class Selection:
 class Sampler(ABC):
     """Decides what is committed, masked again, overwritten, put in or taken out, and what is done."""
 
-    proposes: Literal["masked", "editable"] = "masked"
-    """The positions at which it needs proposals or distributions; fewer are faster."""
+    proposes: Literal["masked", "editable", "asked"] = "masked"
+    """The positions at which it needs proposals or distributions; fewer are faster. Those that are asked for
+    are what `asks` says."""
     confidence: Confidence | None = None
     """What `Step.confidence` holds; None where it isn't read."""
     cuts_top_k_first: bool = False
@@ -198,6 +202,9 @@ class Sampler(ABC):
     decides_first: bool = False
     """Whether it chooses before the model is asked: `select` then sees no proposals and no confidences, the
     model is asked at the chosen positions only, and not at all at steps that commit nothing."""
+    spans_blocks: bool = False
+    """Whether it writes in several blocks at a time: the active block is then all that is written, and
+    `Step.block` says how `block_length` divides it."""
     follows_model: bool = True
     """Whether, at temperature 1, a position that is written alone follows the model's distribution; not so
     where it is greedy or revises its own draws."""
@@ -232,6 +239,13 @@ class Sampler(ABC):
         A sampler that `plans` gives this, and no other is asked.
         """
         raise NotImplementedError(f"{type(self).__name__} has plans = True, and no remaining_masks")
+
+    def asks(self, step: Step) -> Tensor:
+        """[B, L] bool: of the editable positions, those at which it needs proposals, before there are any.
+
+        A sampler that proposes what is "asked" gives this, and no other is asked.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has proposes = 'asked', and no asks")
 
     def suppressed_tokens(
         self, special: SpecialTokens, room: Tensor, last: Tensor

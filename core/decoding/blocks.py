@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -29,6 +30,15 @@ class Blocks:
     sizes: list[list[int]]
     first: NDArray[np.int64]
     last: NDArray[np.int64]
+
+    def as_one(self) -> Blocks:
+        """All of each row as a single block."""
+        return Blocks(
+            torch.where(self.of >= 0, 0, -1),
+            [[sum(row)] if row else [] for row in self.sizes],
+            self.first.min(1, keepdims=True),
+            self.last.max(1, keepdims=True),
+        )
 
 
 def find_blocks(lm: DiffusionLM, layout: ModelInputs, editable: Tensor, block_length: int | None) -> Blocks:
@@ -108,3 +118,14 @@ def check_lengths(lm: DiffusionLM, real: Tensor, growth: int) -> Tensor:
                 f"row {row} has {length} tokens, more than the model's context of {lm.context_length}"
             )
     return (lm.context_length - lengths).clamp(max=growth)
+
+
+ValueT = TypeVar("ValueT", bound=np.generic)
+
+
+def with_rows(values: NDArray[ValueT], rows: NDArray[np.int64], others: NDArray[ValueT]) -> NDArray[ValueT]:
+    """[B, K] with others [R, K'] in some rows; the narrower ones are filled up, with what nobody reads."""
+    width = max(values.shape[1], others.shape[1])
+    found = np.pad(values, ((0, 0), (0, width - values.shape[1])), mode="edge")
+    found[rows] = np.pad(others, ((0, 0), (0, width - others.shape[1])), mode="edge")
+    return found

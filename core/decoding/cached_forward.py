@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from opendllm.core.decoding.blocks import Blocks
+from opendllm.core.decoding.blocks import Blocks, with_rows
 from opendllm.core.decoding.compiled_shapes import (
     refresh_width,
     round_up_to_power_of_two,
     seen_bucket,
 )
+from opendllm.core.decoding.delayed_cache import DelayedKeys
 from opendllm.core.decoding.options import DecoderOptions
 from opendllm.core.decoding.plan import IntArray
 from opendllm.registries.backbones import (
@@ -26,6 +26,9 @@ from opendllm.registries.backbones import (
     WholeReader,
 )
 from opendllm.registries.sequences import ModelInputs
+
+DEFAULT_DELAY = 2
+"""d3LLM's own."""
 
 
 @dataclass(frozen=True)
@@ -56,14 +59,14 @@ class BlockSpans:
 
     def replace_rows(self, rows: IntArray, others: BlockSpans) -> BlockSpans:
         """With the spans of other rows in place of some [R] int64; all are of equally long canvases."""
-        own = None if self.own is None or others.own is None else _replaced(self.own, rows, others.own)
+        own = None if self.own is None or others.own is None else with_rows(self.own, rows, others.own)
         sub_blocks = None
         if self.sub_blocks is not None and others.sub_blocks is not None:
             sub_blocks = self.sub_blocks.replace_rows(rows, others.sub_blocks)
         return BlockSpans(
-            _replaced(self.first, rows, others.first),
-            _replaced(self.last, rows, others.last),
-            _replaced(self.entry, rows, others.entry),
+            with_rows(self.first, rows, others.first),
+            with_rows(self.last, rows, others.last),
+            with_rows(self.entry, rows, others.entry),
             own,
             sub_blocks,
         )
@@ -92,10 +95,10 @@ class SubBlockSpans:
     def replace_rows(self, rows: IntArray, others: SubBlockSpans) -> SubBlockSpans:
         """See `BlockSpans.replace_rows`."""
         return SubBlockSpans(
-            _replaced(self.first, rows, others.first),
-            _replaced(self.last, rows, others.last),
-            _replaced(self.fresh, rows, others.fresh),
-            _replaced(self.never, rows, others.never),
+            with_rows(self.first, rows, others.first),
+            with_rows(self.last, rows, others.last),
+            with_rows(self.fresh, rows, others.fresh),
+            with_rows(self.never, rows, others.never),
         )
 
 
@@ -169,6 +172,7 @@ class CachedForward:
             self._exact = False
         self._use_kv_cache = self._exact or options.cache != "none"
         self._spans = _block_spans(lm, layout, blocks, options)
+        self._delayed = self._delayed_keys(layout, blocks) if options.cache == "delayed" else None
         rows, self._length = layout.tokens.shape
         # The block that each row was last read at, and how many steps it had been at it by then.
         self._block: IntArray = np.full(rows, -1, dtype=np.int64)
@@ -184,6 +188,8 @@ class CachedForward:
         for reader in self._readers:
             reader.select_rows(index)
         self._spans = self._spans.select_rows(rows)
+        if self._delayed is not None:
+            self._delayed = self._delayed.select_rows(rows, index)
         self._block, self._age = self._block[rows], self._age[rows]
 
     def replace_rows(self, rows: IntArray, layout: ModelInputs, blocks: Blocks) -> None:
@@ -195,12 +201,20 @@ class CachedForward:
             blocks: that they are written in.
         """
         self._spans = self._spans.replace_rows(rows, _block_spans(self._lm, layout, blocks, self._options))
+        if self._delayed is not None:
+            self._delayed = self._delayed.replace_rows(rows, self._delayed_keys(layout, blocks))
         self._block[rows], self._age[rows] = -1, 0
 
     @property
     def looks_at_canvas(self) -> bool:
         """Whether a step's plan hangs on what the step before has written."""
-        return self._spans.sub_blocks is not None and self._lm.logit_shift
+        return self._delayed is not None or (self._spans.sub_blocks is not None and self._lm.logit_shift)
+
+    def _delayed_keys(self, layout: ModelInputs, blocks: Blocks) -> DelayedKeys:
+        options = self._options
+        delay = DEFAULT_DELAY if options.cache_delay is None else options.cache_delay
+        predictors = self._lm.predictors(layout.segments).cpu().numpy()
+        return DelayedKeys.of(blocks, predictors, delay, options.cache_refresh)
 
     def relayout(self, inputs: ModelInputs) -> None:
         """Go on with rows whose layout has changed; without a cache only."""
@@ -259,6 +273,11 @@ class CachedForward:
         if not self._use_kv_cache:
             return [None]
         read = ~idle
+        if self._delayed is not None:
+            first = self._delayed.next_pass(canvas == self._lm.mask_token_id, read)
+            if not first[read].any():
+                return [None]
+            return self._grouped(first, np.full_like(first, self._length - 1), None, first == 0, read)
         rows, device = np.arange(len(block)), canvas.device
         first, last = self._spans.first[rows, block], self._spans.last[rows, block]
         entering = self._block != block
@@ -378,17 +397,6 @@ def _sub_block_spans(
         fresh=fresh,
         never=read != _start(own, columns),
     )
-
-
-ValueT = TypeVar("ValueT", bound=np.generic)
-
-
-def _replaced(values: NDArray[ValueT], rows: IntArray, others: NDArray[ValueT]) -> NDArray[ValueT]:
-    """[B, K] with others [R, K'] in some rows; the narrower ones are filled up, with what nobody reads."""
-    width = max(values.shape[1], others.shape[1])
-    found = np.pad(values, ((0, 0), (0, width - values.shape[1])), mode="edge")
-    found[rows] = np.pad(others, ((0, 0), (0, width - others.shape[1])), mode="edge")
-    return found
 
 
 def _sent(values: IntArray, device: torch.device) -> Tensor:

@@ -22,7 +22,8 @@ class DecodeState:
         tokens: [R, L] int64.
         real: [R, L] bool, False on padding.
         editable: [R, L] bool.
-        block_of: [R, L] int64, see `Blocks`.
+        block_of: [R, L] int64, which block is active when each position is written; -1 where none is.
+        part_of: [R, L] int64, see `Step.block`.
         positions: [R, L] int64, counting from 0 at a row's first real column.
         confidence: [R, L] float32, each committed position's when it was committed.
         memory: [R, L] int64, what the sampler wants to find at its next step.
@@ -37,6 +38,7 @@ class DecodeState:
     real: Tensor
     editable: Tensor
     block_of: Tensor
+    part_of: Tensor
     positions: Tensor
     confidence: Tensor
     memory: Tensor
@@ -52,6 +54,7 @@ class DecodeState:
             real=self.real[index],
             editable=self.editable[index],
             block_of=self.block_of[index],
+            part_of=self.part_of[index],
             positions=self.positions[index],
             confidence=self.confidence[index],
             memory=self.memory[index],
@@ -103,6 +106,7 @@ class DecodeState:
             real=real,
             editable=edited(self.editable, insert, delete, True, False),
             block_of=edited(self.block_of, insert, delete, 0, -1),
+            part_of=edited(self.part_of, insert, delete, 0, -1),
             positions=inputs_from_mask(tokens, real).positions,
             confidence=edited(self.confidence, insert, delete, 0.0, 0.0),
             memory=edited(self.memory, insert, delete, -1, -1),

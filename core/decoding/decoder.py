@@ -144,10 +144,15 @@ def check_options(lm: DiffusionLM, sampler: Sampler, options: DecoderOptions) ->
             )
         if sub_blocks and options.cache_refresh is not None:
             raise UserError("cache_refresh has no effect with a block-causal checkpoint: leave it out")
-        if sampler.edits_length:
+        if sampler.edits_length or sampler.spans_blocks:
             raise UserError(
                 f"this sampler needs a bidirectional checkpoint, and this is a {lm.attention.kind} one"
             )
+    if options.cache == "delayed" and sampler.revises and not sampler.spans_blocks:
+        raise UserError(
+            "cache: delayed keeps the keys of blocks without a mask, and this sampler changes such blocks: "
+            "take prefix or dual"
+        )
     if lm.noise.time_conditioning and (options.cache != "none" or options.compile):
         raise UserError(
             "cache and compile have no effect with a model that is told the time, which changes all keys: "

@@ -26,6 +26,7 @@ from opendllm.core.decoding.step_parts import (
     carry_out,
     counts_masks,
     masks_left,
+    positions_to_ask,
 )
 from opendllm.core.toolkit.segments import inputs_from_mask
 from opendllm.registries.backbones import DiffusionLM, TokenPositions
@@ -63,7 +64,7 @@ class DecodingRun:
             self._fixed.begin(rows)
             self.state = self._fixed.state
         self._readers = readers_of(lm, rows.layout, options) if self._fixed is None else self._fixed.readers
-        self._forward = CachedForward(lm, rows.layout, rows.blocks, options, self._readers)
+        self._forward = CachedForward(lm, rows.layout, rows.read_in, options, self._readers)
 
     def __enter__(self) -> Self:
         return self
@@ -120,7 +121,7 @@ class DecodingRun:
             self.state = self.state.replace_rows(index, rows.state)
         else:
             return False
-        self._forward.replace_rows(slots, rows.layout, rows.blocks)
+        self._forward.replace_rows(slots, rows.layout, rows.read_in)
         self.cursor.replace_rows(slots, rows.blocks.sizes)
         return True
 
@@ -152,13 +153,12 @@ class DecodingRun:
             commit = plan.last[:, None] if chosen.commit is None else chosen.commit | plan.last[:, None]
             wanted = step.masked & commit
             count = wanted.sum(-1).cpu().numpy()
-        elif sampler.proposes == "masked":
-            wanted, count = step.masked, planned.masks
-        elif sampler.edits_length:
-            wanted = step.editable
-            count = wanted.sum(-1).cpu().numpy()
         else:
-            wanted, count = step.editable, planned.size
+            wanted = positions_to_ask(sampler, step)
+            if sampler.edits_length or sampler.proposes == "asked":
+                count = wanted.sum(-1).cpu().numpy()
+            else:
+                count = planned.masks if sampler.proposes == "masked" else planned.size
         at = _positions_of(wanted, int(count[unfinished].sum()))
 
         # 3. The model's proposals there, or its distributions for a sampler that draws itself.

@@ -29,6 +29,7 @@ from opendllm.core.decoding.step_parts import (
     carry_out,
     counts_masks,
     masks_left,
+    positions_to_ask,
 )
 from opendllm.core.toolkit.segments import inputs_from_mask
 from opendllm.registries.backbones import CanvasReader, DiffusionLM, RefreshSpan, TokenPositions
@@ -117,7 +118,7 @@ class FixedStep:
             **{name: canvas.new_zeros(rows) for name in ("number", "seeds", "room")},
             **{
                 name: torch.zeros_like(canvas)
-                for name in ("tokens", "block_of", "positions", "memory", "origin")
+                for name in ("tokens", "block_of", "part_of", "positions", "memory", "origin")
             },
             real=real,
             editable=torch.zeros_like(real),
@@ -171,7 +172,7 @@ class FixedStep:
         sampler, planned, unfinished = self._sampler, cursor.current_steps(), cursor.unfinished
         packed = StepPlan.packed(planned, unfinished, self._width)
         self._plan.copy_(torch.from_numpy(packed), non_blocking=True)
-        most = planned.size if sampler.proposes == "editable" else planned.masks
+        most = planned.size if sampler.proposes != "masked" else planned.masks
         size = min(round_up_to_power_of_two(max(1, int(most[unfinished].max()))), self.state.tokens.shape[1])
         self._calls(("ask", size), lambda: self._ask(size))
         # Here a wait pays: a sampler that has chosen nothing asks the model nothing.
@@ -240,7 +241,7 @@ class FixedStep:
             self._masks_only_fall = not (self._sampler.revises or self._sampler.finishes)
             commit = plan.last[:, None] if chosen.commit is None else chosen.commit | plan.last[:, None]
             return plan, draws, step, chosen, step.masked & commit
-        return plan, draws, step, None, step.masked if self._sampler.proposes == "masked" else step.editable
+        return plan, draws, step, None, positions_to_ask(self._sampler, step)
 
     def _ask(self, size: int) -> None:
         """The columns of each row that the model is asked at; beyond their number its first one again."""

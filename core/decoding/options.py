@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 LEAST_TEMPERATURE, MOST_TEMPERATURE = 1e-6, 1e6
 """In between, divided logits stay far from float32's limits; below is the mode, above chance."""
 
-Cache = Literal["none", "prefix", "dual"]
+Cache = Literal["none", "prefix", "dual", "delayed"]
 
 
 class DecoderOptions(BaseModel):
@@ -37,11 +37,20 @@ class DecoderOptions(BaseModel):
     )
     cache: Cache = Field(
         "none",
-        description="Keep keys and values while a block is written: of what stands before it (prefix), or "
-        "of all but the block (dual). Faster, approximate.",
+        description="Keep keys and values while a block is written: of what stands before it (prefix), "
+        "of all but the block (dual), or of what has been done for some passes (delayed). Faster, "
+        "approximate.",
+    )
+    cache_delay: int | None = Field(
+        None,
+        ge=0,
+        description="With the delayed cache: passes that a block is read for after it is done; by default 2.",
     )
     cache_refresh: int | None = Field(
-        None, ge=1, description="Read the whole row anew at every so manieth step of a block; 1 is exact."
+        None,
+        ge=1,
+        description="Read the whole row anew at every so manieth step of a block, where 1 is exact; with the "
+        "delayed cache at every so manieth of the row that no block's keys are kept at.",
     )
     early_stop: bool = Field(
         False,

@@ -26,11 +26,13 @@ class PreparedRows:
         state: what is known of them.
         layout: as the model reads them.
         blocks: that they are written in.
+        read_in: the blocks by which keys are kept.
     """
 
     state: DecodeState
     layout: ModelInputs
     blocks: Blocks
+    read_in: Blocks
 
     @property
     def whole(self) -> WholeCanvas:
@@ -67,7 +69,8 @@ def prepare_rows(
     canvas, real = room_to_grow(canvas, real, int(room.max()) if len(room) else 0)
     layout = inputs_from_mask(canvas, real)
     editable = (canvas == lm.mask_token_id) & real
-    blocks = find_blocks(lm, layout, editable, options.block_length)
+    parts = find_blocks(lm, layout, editable, options.block_length)
+    blocks = parts.as_one() if sampler.spans_blocks else parts
     if lm.noise.schedule is not None:
         start = start_of(lm.noise.schedule.build(), seeds, layout.positions, lm, "canvas")
         canvas = torch.where(editable, start, canvas)
@@ -77,6 +80,7 @@ def prepare_rows(
         real=real,
         editable=editable,
         block_of=blocks.of,
+        part_of=parts.of,
         positions=layout.positions,
         confidence=torch.zeros(canvas.shape, device=canvas.device),
         memory=torch.full_like(canvas, -1),
@@ -84,4 +88,4 @@ def prepare_rows(
         room=room,
         origin=torch.where(real, torch.arange(canvas.shape[1], device=canvas.device), -1),
     )
-    return PreparedRows(state, layout, blocks)
+    return PreparedRows(state, layout, blocks, parts if options.cache == "delayed" else blocks)

@@ -59,14 +59,27 @@ def checked_selection(selection: object, sampler: Sampler, canvas: Tensor) -> Se
     return selection
 
 
-def _check_tensor(name: str, field: str, values: object, dtype: torch.dtype, shape: list[int]) -> None:
+def checked_positions(asked: object, sampler: Sampler, canvas: Tensor) -> Tensor:
+    """The positions of `canvas` [R, L] that a sampler `asks` for, if these are positions.
+
+    Raises:
+        UserError: they aren't.
+    """
+    _check_tensor(owner_of(sampler, "sampler"), None, asked, torch.bool, list(canvas.shape))
+    assert isinstance(asked, Tensor)
+    return asked
+
+
+def _check_tensor(name: str, field: str | None, values: object, dtype: torch.dtype, shape: list[int]) -> None:
+    """Of a field of what `select` gave; None where it is what `asks` gave."""
     if isinstance(values, Tensor):
         if values.dtype == dtype and list(values.shape) == shape:
             return
         came = f"{_dtype(values.dtype)} {list(values.shape)}"
     else:
         came = type(values).__name__
-    raise UserError(f"{name}: select gave {field} as {came}, and {_dtype(dtype)} {shape} was expected")
+    gave = "asks gave" if field is None else f"select gave {field} as"
+    raise UserError(f"{name}: {gave} {came}, and {_dtype(dtype)} {shape} was expected")
 
 
 def _dtype(dtype: torch.dtype) -> str:

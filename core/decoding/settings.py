@@ -72,6 +72,10 @@ def check_effect(decoder: DecoderOptions, registration: Registration[Sampler]) -
     assert issubclass(registration.options, SamplerOptions)
     if decoder.cache_refresh is not None and decoder.cache == "none":
         raise UserError("cache_refresh has no effect without a cache: set cache, or leave it out")
+    if decoder.cache_delay is not None and decoder.cache != "delayed":
+        raise UserError(
+            "cache_delay has no effect without the delayed cache: set cache: delayed, or leave it out"
+        )
     for name in sorted(registration.options.without_effect):
         if getattr(decoder, name) != DecoderOptions.model_fields[name].default:
             raise UserError(f"{name} has no effect with sampler {registration.name!r}: leave it out")

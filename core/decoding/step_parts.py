@@ -14,6 +14,7 @@ from opendllm.core.decoding.early_stop import settled_tails
 from opendllm.core.decoding.options import DecoderOptions
 from opendllm.core.decoding.plan import IntArray, PlannedSteps
 from opendllm.core.decoding.proposer import Proposer
+from opendllm.core.decoding.selection_checks import checked_positions
 from opendllm.registries.samplers import Sampler, Selection, SpecialTokens, Step
 
 
@@ -85,6 +86,7 @@ def begin_step(
         index=plan.index,
         steps=plan.steps,
         target=plan.target,
+        block=state.part_of,
         width=plan.width,
         room=state.room,
         alg_temp=options.alg_temp,
@@ -94,6 +96,19 @@ def begin_step(
         noise_schedule=proposer.noise_schedule,
     )
     return draws, step
+
+
+def positions_to_ask(sampler: Sampler, step: Step) -> Tensor:
+    """[R, L] bool, where a sampler that doesn't decide first needs proposals.
+
+    Raises:
+        UserError: what the sampler asks for are no positions.
+    """
+    if sampler.proposes == "masked":
+        return step.masked
+    if sampler.proposes == "editable":
+        return step.editable
+    return checked_positions(sampler.asks(step), sampler, step.canvas) & step.editable
 
 
 def in_block(state: DecodeState, block: Tensor) -> Tensor:
@@ -142,7 +157,7 @@ def masks_left(state: DecodeState, plan: StepPlan, mask_token_id: int) -> Tensor
 
 def counts_masks(sampler: Sampler) -> bool:
     """Whether only the device knows how many masks a step leaves, and the loop has to know."""
-    return not sampler.plans and (sampler.proposes == "masked" or not sampler.revises)
+    return not sampler.plans and (sampler.proposes != "editable" or not sampler.revises)
 
 
 def _unsettled(state: DecodeState, block: Tensor, done: Tensor | None, mask_token_id: int) -> Tensor:

@@ -21,28 +21,37 @@ class Family:
     variants: tuple[Variant, ...]
 
 
-def accuracy_under_parallelism(points: Iterable[tuple[float, float]], best: float) -> float | None:
+def accuracy_under_parallelism(
+    points: Iterable[tuple[float, float]], best: float, alpha: float = ALPHA, most_lost: float = MOST_LOST
+) -> float | None:
     """AUP, the weighted area under accuracy over parallelism (d3LLM, arXiv:2601.07568, and its `aup_utils`).
 
     rho_1 y_1 + sum of (rho_i - rho_(i-1)) (y_i W(y_i) + y_(i-1) W(y_(i-1))) / 2 over the points in order of
-    rho that lose at most 5 points of accuracy from the first; W(y) = min(exp(-3 (1 - y / y_max)), 1).
+    rho that lose at most `most_lost` points of accuracy from the first.
 
     Args:
         points: (tokens per forward pass, accuracy in per cent) of each setting.
         best: y_max, the highest accuracy that any method reached.
+        alpha: see `accuracy_weight`.
+        most_lost: points of accuracy.
 
     Returns:
-        None where it isn't defined: no points, or the most parallel one loses more than 5 points.
+        None where it isn't defined: no points, or the most parallel one loses more than `most_lost`.
     """
     ordered = sorted(points, key=lambda point: point[0])
-    if not ordered or best <= 0 or ordered[0][1] - ordered[-1][1] > MOST_LOST:
+    if not ordered or best <= 0 or ordered[0][1] - ordered[-1][1] > most_lost:
         return None
-    kept = [(rho, y) for rho, y in ordered if y >= ordered[0][1] - MOST_LOST]
-    weighted = [(rho, y * min(math.exp(-ALPHA * (1 - y / best)), 1.0)) for rho, y in kept]
+    kept = [(rho, y) for rho, y in ordered if y >= ordered[0][1] - most_lost]
+    weighted = [(rho, y * accuracy_weight(y, best, alpha)) for rho, y in kept]
     area = kept[0][0] * kept[0][1]
     for (rho, y), (rho_before, y_before) in zip(weighted[1:], weighted, strict=False):
         area += (rho - rho_before) * (y + y_before) / 2
     return area
+
+
+def accuracy_weight(accuracy: float, best: float, alpha: float = ALPHA) -> float:
+    """W(y) = min(exp(-alpha (1 - y / y_max)), 1): how much of an accuracy counts beside the best one."""
+    return min(math.exp(-alpha * (1 - accuracy / best)), 1.0)
 
 
 def families(study: Study, benchmark: str) -> tuple[Family, ...]:

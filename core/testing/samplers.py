@@ -279,6 +279,7 @@ class SamplerContract(PluginContract):
             lacking = {
                 "block_length",
                 "cache",
+                "cache_delay",
                 "cache_refresh",
                 "compile",
                 "early_stop",

@@ -143,7 +143,7 @@ class DreamonOptions(SamplerOptions):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"expand_token_id": 3, "expand_budget": 8}]})
     without_effect: ClassVar[frozenset[str]] = frozenset(
-        {"block_length", "cache", "cache_refresh", "early_stop", "compile"}
+        {"block_length", "cache", "cache_delay", "cache_refresh", "early_stop", "compile"}
     )
 
     expand_token_id: int = Field(
@@ -224,6 +224,28 @@ class TokenEditingOptions(SamplerOptions):
         16, ge=0, description="The most passes over a block without a mask; 0 never looks at it again."
     )
     num_to_transfer: int = Field(1, ge=1, description="The least number of masks to commit at a pass.")
+
+
+class MultiBlockOptions(SamplerOptions):
+    """Options of d3LLM's sampler; its blocks are the decoder's `block_length`."""
+
+    without_effect: ClassVar[frozenset[str]] = frozenset({"alg_temp", "steps"})
+
+    threshold: float | None = Field(
+        0.5, ge=0, description="A mask commits where the entropy in nats is at most this; null: everywhere."
+    )
+    block_add_threshold: float = Field(
+        0.5, ge=0, le=1, description="So much of the last open block is written before the next one opens."
+    )
+    decoded_token_threshold: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="So much of a block is written before the next one commits a token at every pass.",
+    )
+    end_at_eos: bool = Field(
+        False, description="Once an EOS is written, all behind it is EOS, whatever is masked before it."
+    )
 
 
 class EntropyAcceptOptions(SamplerOptions):
@@ -349,6 +371,12 @@ def register_all(register: Register) -> None:
         options=TokenEditingOptions,
         target=f"{HERE}.token_editing:TokenEditing",
         summary="parallel commits, and written tokens of the block are replaced (LLaDA2.1)",
+    )
+    register(
+        "multi-block",
+        options=MultiBlockOptions,
+        target=f"{HERE}.multi_block:MultiBlock",
+        summary="the next block opens before the one before it is done (d3LLM)",
     )
     register(
         "entropy-accept",

@@ -23,9 +23,11 @@ from .samplers_by_noise import suited
 M = 150
 FAMILIES = ["open-dcoder", "llada", "dream"]
 CACHED = [
-    name
+    (name, cache)
     for name in installed_plugins().samplers.names()
     if "cache" not in installed_plugins().samplers.get(name).options.without_effect  # type: ignore[attr-defined]
+    for cache in ("prefix", "dual", "delayed")
+    if cache != "delayed" or not installed_plugins().samplers.get(name).build().revises
 ]
 ROWS = [[5, 9, 31, *[M] * 11], [7, M, M, M, 8, 9, M, M, 10, 11, 12, 13, 14, M], [20, *[M] * 6, 4, 4, M]]
 
@@ -61,9 +63,8 @@ def columns_read(
     return watch
 
 
-@pytest.mark.parametrize("name", CACHED)
+@pytest.mark.parametrize(("name", "cache"), [pair for pair in CACHED if pair[1] != "delayed"])
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("cache", ["prefix", "dual"])
 def test_a_refresh_at_every_step_changes_nothing(
     name: str,
     family: str,
@@ -87,9 +88,8 @@ def test_a_refresh_at_every_step_changes_nothing(
     assert torch.equal(plain.forward_passes, refreshed.forward_passes)
 
 
-@pytest.mark.parametrize("name", CACHED)
+@pytest.mark.parametrize(("name", "cache"), CACHED)
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("cache", ["prefix", "dual"])
 @pytest.mark.parametrize("refresh", [None, 3])
 def test_a_row_under_a_cache_does_not_depend_on_its_batch(
     name: str,
@@ -114,6 +114,45 @@ def test_a_row_under_a_cache_does_not_depend_on_its_batch(
         alone = model.sample(torch.tensor([row]), name, seed=[number + 1], **options)
         assert torch.equal(together.tokens[number][mask[number]], alone.tokens[0])
         assert int(together.forward_passes[number]) == int(alone.forward_passes[0])
+
+
+def test_what_is_done_is_read_no_more_after_the_delay(
+    golden_model: Callable[[str], LanguageModel], columns_read: Callable[[str], list[int]]
+) -> None:
+    """A mask a pass: the prompt's keys are kept at the second; a block of two is read two passes longer."""
+    canvas = torch.tensor([[5, 9, 31, 7, *[M] * 6]])
+    options: dict[str, Any] = {"block_length": 2, "cache": "delayed"}
+    counts = columns_read("llada")
+    golden_model("llada").sample(canvas, "low-confidence", **options, cache_delay=0)
+    assert counts == [10, 6, 6, 4, 4, 2]
+    counts.clear()
+    golden_model("llada").sample(canvas, "low-confidence", **options, cache_delay=2)
+    assert counts == [10, 10, 10, 10, 6, 10]
+
+
+def test_a_delay_that_never_ends_changes_nothing(golden_model: Callable[[str], LanguageModel]) -> None:
+    canvas, mask = batch()
+    options: dict[str, Any] = {
+        "block_length": 4,
+        "temperature": 0.8,
+        "guidance_scale": 0.3,
+        "seed": [1, 2, 3],
+    }
+    plain = golden_model("dream").sample(canvas, "multi-block", mask, **options)
+    delayed = golden_model("dream").sample(
+        canvas, "multi-block", mask, **options, cache="delayed", cache_delay=10_000
+    )
+    assert torch.equal(plain.tokens, delayed.tokens)
+
+
+def test_a_delayed_cache_is_refused_where_blocks_without_masks_change(
+    golden_model: Callable[[str], LanguageModel],
+) -> None:
+    canvas = torch.tensor([[5, M, M]])
+    with pytest.raises(UserError, match="this sampler changes such blocks: take prefix or dual"):
+        golden_model("llada").sample(canvas, "p2", cache="delayed")
+    with pytest.raises(UserError, match="cache_delay has no effect without the delayed cache"):
+        golden_model("llada").sample(canvas, "entropy", cache="dual", cache_delay=1)
 
 
 @pytest.mark.parametrize("cache", ["prefix", "dual"])

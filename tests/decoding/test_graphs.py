@@ -64,6 +64,12 @@ SETTINGS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "revises": ("open-dcoder", "p2", {"steps": 6, "temperature": 0.7, "cache": "dual", "block_length": 6}),
     "remasks": ("llada", "remdm", {"temperature": 0.7, "cache": "dual", "block_length": 6, "steps": 9}),
     "decides-first": ("llada", "ancestral", {"temperature": 0.7, "cache": "dual", "block_length": 6}),
+    "pipelined": ("llada", "multi-block", {"threshold": 3.5, "block_length": 4}),
+    "pipelined-delayed": (
+        "llada",
+        "multi-block",
+        {"threshold": 3.5, "block_length": 4, "cache": "delayed", "cache_delay": 1},
+    ),
     "top-p": ("llada", "confidence-threshold", {"threshold": 0.5, "temperature": 1.0, "top_p": 0.8}),
 }
 ROWS = {

@@ -28,6 +28,7 @@ def committed(sampler: str, values: list[float], masked: list[bool], **options: 
         index=one * 0,
         steps=one * 9,
         target=one * len(values),
+        block=torch.zeros_like(mask).long(),
         width=one * len(values),
         room=one * 0,
         alg_temp=0.0,

@@ -46,6 +46,7 @@ def select(
         index=one * index,
         steps=one * STEPS,
         target=one * 4,
+        block=torch.zeros(1, 4).long(),
         width=one * 4,
         room=one * 0,
         alg_temp=0.0,

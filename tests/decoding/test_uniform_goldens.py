@@ -240,6 +240,7 @@ def asked_step(canvas: Tensor, logits: Tensor, mask: int, schedule: NoiseSchedul
         index=rows,
         steps=rows + 2,
         target=rows,
+        block=torch.zeros_like(canvas),
         width=rows,
         room=rows,
         alg_temp=0.0,

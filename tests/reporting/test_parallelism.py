@@ -8,9 +8,10 @@ import pytest
 
 from opendllm.core.reporting.collect import read_study
 from opendllm.core.reporting.cost_tables import parallelism_table
-from opendllm.core.reporting.parallelism import accuracy_under_parallelism, families
+from opendllm.core.reporting.parallelism import accuracy_under_parallelism, accuracy_weight, families
 from opendllm.core.reporting.tradeoff_figures import frontier
 
+from ..golden_vectors import Vectors, golden
 from .conftest import FakeRun
 
 
@@ -34,6 +35,21 @@ def test_settings_that_lose_too_much_dont_count_and_the_last_one_may_not() -> No
     assert accuracy_under_parallelism([(1.0, 40.0), (3.0, 34.0)], 40.0) is None
     assert accuracy_under_parallelism([], 40.0) is None
     assert accuracy_under_parallelism([(1.0, 0.0)], 0.0) is None
+
+
+@golden("multi-block")
+def test_the_area_is_what_d3llm_computes(vectors: Vectors) -> None:
+    expected = vectors.expected["aup"]
+    assert expected["curves"]
+    for curve in expected["curves"]:
+        points = list(zip(curve["rho"], curve["y"], strict=True))
+        ours = accuracy_under_parallelism(points, curve["y_max"], curve["alpha"], curve["y_min_offset"])
+        assert ours == (None if curve["aup"] is None else pytest.approx(curve["aup"], abs=1e-5)), curve[
+            "name"
+        ]
+    for case in expected["weights"]:
+        weight = accuracy_weight(case["y"], case["y_max"], case["alpha"])
+        assert weight == pytest.approx(case["weight"], abs=1e-7)
 
 
 def test_settings_of_one_checkpoint_and_sampler_are_a_family(empty_run: FakeRun) -> None:
