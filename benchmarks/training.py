@@ -1,6 +1,6 @@
 """Training beside a plain transformers loop: real tokens a second, model FLOPs utilisation, peak memory.
 
-    python benchmarks/training.py [--rounds 4] [--steps 2] [--rows 16] [--device cpu] [--compile]
+    python benchmarks/training.py [--preset 0.5b] [--rounds 4] [--steps 2] [--rows 16] [--device cpu]
 
 Three ways to train one and the same LLaDA-shaped model on the same documents with the same loss:
   padded    a plain loop: documents padded to the longest of their batch, all logits, then the loss
@@ -10,190 +10,54 @@ Each lives in a process of its own and takes `--steps` steps in turn; a figure i
 rounds, a ratio the median of the rounds' ratios. Tokens are real ones, never padding. Useful
 operations are those of real tokens within their document, half of which reach the head; the peak is a
 large matrix product's, measured here. Memory on a CPU is the process's largest resident set
-(VmHWM) less what it held after its imports, on a GPU the allocator's largest.
+(VmHWM) less what it held after its imports, on a GPU the allocator's largest; beside it stands what
+`platform plan` forecasts, and the speed at the utilisation that it assumes.
+
+`--preset` takes a published size (nano, 0.5b, 1b; by default small, with the sizes that may be given one by
+one). The ways are there together, and take turns; with `--one-at-a-time` (0.5b and 1b always) each is done
+before the next begins. `--ways open-dllm` measures ours alone. A way that runs out of memory says so.
+`--compile` compiles our own.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import multiprocessing
 import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-import numpy as np
 import torch
-from torch.nn.functional import cross_entropy
+from training_cases import PRESETS, Case, packed_batches, padded_batches, plain_loop
 
-from opendllm.core.data.packing import pack
-from opendllm.core.data.rows import PackedRows
 from opendllm.core.data.tokenizers import train_tokenizer
 from opendllm.core.foundation.process_group import join_process_group
-from opendllm.core.manifest.train_schema import Train
-from opendllm.core.toolkit.segments import visibility
+from opendllm.core.planning.devices import Device
+from opendllm.core.planning.hardware import Hardware
+from opendllm.core.planning.training_plan import plan_training
 from opendllm.core.training.deepspeed_environment import deepspeed_environment
 from opendllm.core.training.trainer import TrainingRun, train
-from opendllm.plugins.backbones.presets import LLADA
-from opendllm.registries.architecture import Architecture
-from opendllm.registries.backbones import DiffusionLM, Vocabulary
 from opendllm.registries.corpora import Document
 from opendllm.registries.discovery import installed_plugins
-from opendllm.registries.sequences import PADDING_SEGMENT, ModelInputs, TokenRows
+from opendllm.registries.options import ObjectiveOptions
 
 WARM_UP = {"cpu": 2, "cuda": 12}
 """Steps before the clock runs: a GPU loads kernels and takes memory with the first rows of each length."""
-DOCUMENTS = 4000
-MIN_PROBABILITY = 1e-3
-Step = Callable[[], int]
-"""Trains one step and says how many real tokens it read."""
-
-
-@dataclass(frozen=True)
-class Case:
-    """What is trained, and on what."""
-
-    width: int
-    layers: int
-    intermediate: int
-    heads: int
-    key_value_heads: int
-    vocabulary: int
-    length: int
-    shortest: int
-    rows: int
-    device: str
-    compile: bool
-
-    @property
-    def precision(self) -> str:
-        return "fp32" if self.device == "cpu" else "bf16"
-
-    def documents(self) -> tuple[np.ndarray, np.ndarray]:
-        """(all tokens, ends of the documents): lengths log-uniform, seed 0."""
-        generator = np.random.default_rng(0)
-        bounds = np.log(self.shortest), np.log(self.length)
-        lengths = np.exp(generator.uniform(*bounds, DOCUMENTS)).astype(np.int64)
-        tokens = generator.integers(1, self.vocabulary - 1, lengths.sum(), dtype=np.uint32)
-        return tokens, np.cumsum(lengths)
-
-    def packed_rows(self) -> PackedRows:
-        tokens, ends = self.documents()
-        return PackedRows(tokens, pack(ends, self.length), self.length, 0, seed=0)
-
-    def lm(self) -> DiffusionLM:
-        sizes = {
-            "d_model": self.width, "n_layers": self.layers, "mlp_hidden_size": self.intermediate,
-            "n_heads": self.heads, "n_kv_heads": self.key_value_heads, "max_sequence_length": self.length,
-        }  # fmt: skip
-        LLADA["nano"].update(sizes)
-        torch.manual_seed(0)
-        vocabulary = Vocabulary(self.vocabulary, self.vocabulary - 1, 0)
-        lm = installed_plugins().backbones.get("llada").build({}).build(vocabulary)
-        lm.module.to(self.device)
-        return lm
-
-    def useful_flops_per_token(self) -> float:
-        """Of a real token: within its document, half of the tokens scored."""
-        _, ends = self.documents()
-        lengths = np.diff(ends, prepend=0)
-        architecture = Architecture(
-            self.vocabulary, self.width, self.intermediate, self.layers, self.heads, self.key_value_heads,
-            self.width // self.heads, tied=False,
-        )  # fmt: skip
-        seen = float((lengths.astype(float) ** 2).sum() / lengths.sum())
-        return architecture.training_flops(1, seen, scored_share=0.5)  # type: ignore[arg-type]
-
-
-def padded_batches(case: Case) -> Iterator[TokenRows]:
-    """Documents in random order, as many as `rows` at once, padded to the longest."""
-    tokens, ends = case.documents()
-    starts = np.concatenate([[0], ends[:-1]])
-    order = np.random.default_rng(0).permutation(len(ends))
-    for first in itertools.count(0, case.rows):
-        chosen = [order[n % len(order)] for n in range(first, first + case.rows)]
-        longest = max(ends[n] - starts[n] for n in chosen)
-        batch = np.zeros((case.rows, longest), dtype=np.int64)
-        segments = np.full_like(batch, PADDING_SEGMENT)
-        for row, n in enumerate(chosen):
-            batch[row, : ends[n] - starts[n]] = tokens[starts[n] : ends[n]]
-            segments[row, : ends[n] - starts[n]] = 0
-        positions = np.broadcast_to(np.arange(longest), batch.shape).copy()
-        real = torch.from_numpy(segments) != PADDING_SEGMENT
-        parts = [torch.from_numpy(part) for part in (batch, segments, positions)]
-        yield TokenRows(*[*parts, real, torch.arange(case.rows)])
-
-
-def packed_batches(case: Case) -> Iterator[TokenRows]:
-    rows = case.packed_rows()
-    for first in itertools.count(0, case.rows):
-        yield rows.batch(range(first, first + case.rows))
-
-
-def plain_loop(case: Case, batches: Iterator[TokenRows], mask_rows: bool) -> Iterator[int]:
-    """LLaDA's loss in a loop of its own; yields the real tokens of each step."""
-    from transformers import LlamaForCausalLM
-
-    lm = case.lm()
-    trained: Any = lm.module.network
-    config = trained.config
-    config._attn_implementation = "sdpa"
-    network = LlamaForCausalLM(config).to(case.device)
-    network.load_state_dict(trained.state_dict())
-    mask_token_id = lm.mask_token_id
-    del lm, trained
-    network.train()
-    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.01)
-    for rows in batches:
-        rows = rows.to(case.device)
-        real = rows.maskable
-        probability = (1 - MIN_PROBABILITY) * torch.rand(len(real), 1, device=case.device) + MIN_PROBABILITY
-        masked = real & (torch.rand(real.shape, device=case.device) < probability)
-        attention_mask: torch.Tensor | None = real.long()
-        if mask_rows:
-            visible = visibility(ModelInputs(rows.tokens, rows.segments, rows.positions), None)
-            attention_mask = None if visible is None else visible[:, None]
-        with torch.autocast(case.device, torch.bfloat16, enabled=case.precision == "bf16"):
-            logits = network(
-                input_ids=torch.where(masked, mask_token_id, rows.tokens),
-                attention_mask=attention_mask,
-                position_ids=rows.positions,
-                use_cache=False,
-            ).logits
-        losses = cross_entropy(logits[masked].float(), rows.tokens[masked], reduction="none")
-        loss = (losses / probability.expand(real.shape)[masked]).sum() / real.sum()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        float(loss.detach())
-        del logits, losses, loss
-        yield int(real.sum())
+Answer = tuple[int, float, int]
+"""Real tokens, seconds and bytes of memory of some steps."""
 
 
 def our_trainer(case: Case, most_steps: int, stepped: Callable[[int], None]) -> None:
     """The platform's own; `stepped` is told the real tokens of each step."""
     plugins, rows = installed_plugins(), case.packed_rows()
-    settings = Train.model_validate(
-        {
-            "objective": {"name": "llada", "options": {"random_length_probability": 0}},
-            "steps": most_steps,
-            "global_batch_size": case.rows,
-            "learning_rate": 1e-4,
-            "precision": case.precision,
-            "compile": case.compile,
-            "held_out": {"rows": 1, "draws": 1},
-        }
-    )
-
+    settings = case.settings(most_steps)
     firsts = range(0, most_steps * case.rows, case.rows)
     real = [int(rows.batch(range(first, first + case.rows)).maskable.sum()) for first in firsts]
 
@@ -256,6 +120,8 @@ def work(way: str, case: Case, most_steps: int, parent: Connection) -> None:
             stepped(step_tokens)
     except FinishedError:
         pass
+    except torch.OutOfMemoryError:
+        parent.send("out of memory")
 
 
 def resident(which: str) -> int:
@@ -281,6 +147,9 @@ def measured_peak(device: str) -> float:
 
 
 WAYS = ("padded", "packed", "open-dllm")
+LARGE = ("0.5b", "1b")
+ASSUMED = 0.4
+"""The utilisation that `platform plan` assumes."""
 
 
 def main() -> None:
@@ -288,52 +157,95 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--steps", type=int, default=2, help="of each way in a round")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    for name, default in (
-        ("width", 256), ("layers", 6), ("intermediate", 704), ("heads", 4), ("key-value-heads", 2),
-        ("vocabulary", 32000), ("length", 512), ("shortest", 32), ("rows", 16),
-    ):  # fmt: skip
-        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--preset", default="small", choices=tuple(PRESETS))
+    parser.add_argument("--ways", nargs="+", default=WAYS, choices=WAYS)
+    parser.add_argument("--one-at-a-time", action="store_true")
+    for name in PRESETS["small"]:
+        if name != "tied":
+            parser.add_argument(f"--{name.replace('_', '-')}", type=int, help="by default the preset's")
     parser.add_argument("--compile", action="store_true", help="our own, by torch.compile")
     given = vars(parser.parse_args())
-    rounds, steps = given.pop("rounds"), given.pop("steps")
-    case = Case(**given)
+    rounds, steps, ways = given.pop("rounds"), given.pop("steps"), given.pop("ways")
+    preset = given.pop("preset")
+    alone = given.pop("one_at_a_time") or preset in LARGE
+    sizes = {**PRESETS[preset], **{key: value for key, value in given.items() if value is not None}}
+    case = Case(**sizes)
     peak = measured_peak(case.device)
     print(f"{case}\ntorch {torch.__version__}, {torch.get_num_threads()} threads, {case.precision}, "
-          f"matrix products at {peak / 1e12:.3g} TFLOP/s")  # fmt: skip
-    context = multiprocessing.get_context("spawn")
-    warm_up = WARM_UP["cpu" if case.device == "cpu" else "cuda"]
-    most_steps = warm_up + rounds * steps + 1  # never reached: what follows a run's last step is not timed
-    pipes = {}
-    for way in WAYS:
-        pipes[way], child = context.Pipe()
-        context.Process(target=work, args=(way, case, most_steps, child), daemon=True).start()
-        pipes[way].recv()
-    found: dict[str, list[tuple[int, float, int]]] = {way: [] for way in WAYS}
-    for number in range(-1, rounds):
-        for way in WAYS:
-            pipes[way].send(warm_up if number < 0 else steps)
-            answer = pipes[way].recv()
-            if number >= 0:
-                found[way].append(answer)
-    for way in WAYS:
-        pipes[way].send(0)
+          f"matrix products at {peak / 1e12:.3g} TFLOP/s", flush=True)  # fmt: skip
+    found: dict[str, list[Answer]] = {}
+    for together in [[way] for way in ways] if alone else [ways]:
+        found |= measured(together, case, rounds, steps)
     report(case, found, peak)
 
 
-def report(case: Case, found: dict[str, list[tuple[int, float, int]]], peak: float) -> None:
-    speeds = {way: [tokens / seconds for tokens, seconds, _ in found[way]] for way in WAYS}
-    memory = {way: max(used for _, _, used in found[way]) for way in WAYS}
+def measured(ways: Sequence[str], case: Case, rounds: int, steps: int) -> dict[str, list[Answer]]:
+    """Each way's answers, a round each; the ways take turns. None of one that ran out of memory."""
+    context = multiprocessing.get_context("spawn")
+    warm_up = WARM_UP["cpu" if case.device == "cpu" else "cuda"]
+    most_steps = warm_up + rounds * steps + 1  # never reached: what follows a run's last step is not timed
+    pipes, processes = {}, []
+    for way in ways:
+        pipes[way], child = context.Pipe()
+        processes.append(context.Process(target=work, args=(way, case, most_steps, child), daemon=True))
+        processes[-1].start()
+        child.close()
+        pipes[way].recv()
+    found: dict[str, list[Answer]] = {way: [] for way in ways}
+    for number in range(-1, rounds):
+        for way in list(pipes):
+            pipes[way].send(warm_up if number < 0 else steps)
+            answer = _answer(pipes[way])
+            if isinstance(answer, str):
+                print(f"{way:10}{answer}", flush=True)
+                del pipes[way], found[way]
+            elif number >= 0:
+                found[way].append(answer)
+    for pipe in pipes.values():
+        pipe.send(0)
+    for process in processes:
+        process.join()
+    return found
+
+
+def _answer(pipe: Connection) -> Answer | str:
+    """Of a child, or why there is none."""
+    try:
+        answer: Answer | str = pipe.recv()
+    except EOFError:
+        return "its process has ended"
+    return answer
+
+
+def report(case: Case, found: dict[str, list[Answer]], peak: float) -> None:
+    speeds = {way: [tokens / seconds for tokens, seconds, _ in answers] for way, answers in found.items()}
+    memory = {way: max(used for _, _, used in answers) for way, answers in found.items()}
     flops = case.useful_flops_per_token()
     print(f"{'':10}{'real tokens/s':>14}{'utilisation':>13}{'peak memory':>14}{'speed':>9}{'memory':>9}")
-    for way in WAYS:
+    for way in found:
         speed = statistics.median(speeds[way])
-        print(
-            f"{way:10}{speed:14,.0f}{speed * flops / peak:13.1%}{memory[way] / 2**20:10,.0f} MiB"
-            f"{ratio(speeds[way], speeds['padded']):8.2f}x{memory[way] / memory['padded']:8.2f}x"
-        )
-    packing = ratio(speeds["packed"], speeds["padded"])
-    rest = ratio(speeds["open-dllm"], speeds["packed"])
-    print(f"packing alone {packing:.2f}x, everything else {rest:.2f}x")
+        line = f"{way:10}{speed:14,.0f}{speed * flops / peak:13.1%}{memory[way] / 2**20:10,.0f} MiB"
+        if "padded" in found:
+            against = ratio(speeds[way], speeds["padded"]), memory[way] / memory["padded"]
+            line += "".join(f"{value:8.2f}x" for value in against)
+        print(line)
+    if {"packed", "padded", "open-dllm"} <= found.keys():
+        packing = ratio(speeds["packed"], speeds["padded"])
+        rest = ratio(speeds["open-dllm"], speeds["packed"])
+        print(f"packing alone {packing:.2f}x, everything else {rest:.2f}x")
+    memory_planned, speed_planned = forecast(case, peak)
+    print(f"{'plan':10}{speed_planned:14,.0f}{ASSUMED:13.1%}{memory_planned / 2**20:10,.0f} MiB")
+
+
+def forecast(case: Case, peak: float) -> tuple[int, float]:
+    """Bytes and tokens a second that `platform plan` tells, of rows that are one document each."""
+    chosen: Any = installed_plugins().objectives.get("llada").options
+    objective: ObjectiveOptions = chosen(random_length_probability=0)
+    device = Device("this one", {case.precision: peak}, 1.0, 0, is_gpu=case.device != "cpu")
+    hardware = Hardware(1, device, ASSUMED)
+    settings = case.settings(1)
+    planned = plan_training(settings, objective, case.length, case.architecture, hardware)
+    return planned.memory, planned.tokens / planned.seconds
 
 
 def ratio(ours: list[float], theirs: list[float]) -> float:

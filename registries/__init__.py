@@ -14,6 +14,7 @@ from opendllm.registries.options import (
     ProblemFileOptions,
     SamplerOptions,
 )
+from opendllm.registries.planned_requests import PlannedLikelihoods, PlannedRequests, PlannedTexts
 
 __all__ = [
     "AttentionKind",
@@ -23,6 +24,9 @@ __all__ = [
     "ManifestPath",
     "NoiseScheduleOptions",
     "ObjectiveOptions",
+    "PlannedLikelihoods",
+    "PlannedRequests",
+    "PlannedTexts",
     "PluginError",
     "PluginOptions",
     "ProblemFileOptions",

@@ -1,7 +1,7 @@
 """Options models: what a plugin lets its user set, checked before anything heavy is imported."""
 
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from opendllm.registries.architecture import Sizes
 from opendllm.registries.deprecations import warn_deprecated
 from opendllm.registries.noise_schedules import Destination
+from opendllm.registries.planned_requests import PlannedRequests
 
 AttentionKind = Literal["bidirectional", "causal", "block-causal"]
 Bound = Literal["masks", "noise", "noise-and-reconstruction", "none"]
@@ -167,6 +168,8 @@ class BackboneOptions(PluginOptions):
 
     knows_block_length: ClassVar[bool] = False
     """Whether the family's config.json, or the family itself, says how long a block is."""
+    published_block_length: ClassVar[int | None] = None
+    """Of the family's published checkpoints, where it `knows_block_length`; for planning."""
     known_ids: ClassVar[Mapping[str, int]] = {}
     """`mask_token_id` and `eos_token_id` of its published checkpoints, where their config.json lacks them."""
 
@@ -211,6 +214,10 @@ class BenchmarkOptions(PluginOptions):
     def only_likelihoods(self) -> bool:
         """Whether it asks for nothing else: it then decodes nothing, and needs a model with a likelihood."""
         return False
+
+    def planned_requests(self) -> Sequence[PlannedRequests] | None:
+        """What it will ask, for `platform plan`; None where only its problems can tell."""
+        return None
 
 
 def only_asks_likelihoods(options: PluginOptions) -> bool:

@@ -10,7 +10,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from opendllm.core.networks.token_losses import LOGITS_AT_ONCE
+from opendllm.core.networks.logit_chunks import LOGITS_AT_ONCE
 from opendllm.core.testing import CONTRACT_CLASSES, contract_of
 from opendllm.registries.discovery import EXTENSION_POINTS, installed_plugins
 

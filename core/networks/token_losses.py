@@ -10,10 +10,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear
 from torch.utils.checkpoint import checkpoint
 
+from opendllm.core.networks.logit_chunks import rows_at_once
 from opendllm.registries.backbones import DistributionLoss, LikelihoodLoss, LossPart
-
-LOGITS_AT_ONCE = {"cpu": 1 << 23, "cuda": 1 << 27}
-"""A chunk's logits: on a CPU they should stay near its caches, on a GPU a matrix product wants many rows."""
 
 
 class ScoringHead(nn.Linear):
@@ -113,7 +111,7 @@ def _scores_itself(head: nn.Module) -> bool:
 
 
 def _chunks(hidden: Tensor, vocabulary: int) -> list[slice]:
-    rows = max(1, LOGITS_AT_ONCE.get(hidden.device.type, 1 << 27) // vocabulary)
+    rows = rows_at_once(vocabulary, hidden.device.type)
     return [slice(start, min(start + rows, len(hidden))) for start in range(0, len(hidden), rows)]
 
 

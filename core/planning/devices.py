@@ -6,18 +6,56 @@ import csv
 import os
 import shutil
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
-PEAK_TFLOPS: dict[str, dict[str, float]] = {
-    "A100": {"bf16": 312.0, "fp32": 19.5},
-    "H100": {"bf16": 989.0, "fp32": 67.0},
-    "H200": {"bf16": 989.0, "fp32": 67.0},
-    "L40S": {"bf16": 362.0, "fp32": 91.6},
-}
-"""Dense peak by name and training precision, in 10^12 operations a second (NVIDIA's data sheets)."""
+GIB = 2**30
+Precision = Literal["fp32", "bf16"]
 ASSUMED = "H100"
 """Where a plan names no device, and this machine has none that is known."""
+PASS_SECONDS_A_LAYER = 1e-3
+"""What the calls of an uncompiled pass take, whatever they compute: 33 ms for the 32 layers of LLaDA 8B,
+measured beside an H100."""
+COPY_SHARE = 0.8
+"""Of the memory bandwidth on a data sheet, what a copy reaches (2.6 to 3.0 TB/s measured on an H100)."""
 _ASK = ("--query-gpu=name,memory.total,driver_version", "--format=csv,noheader,nounits")
+
+
+@dataclass(frozen=True)
+class Device:
+    """What a model may run on.
+
+    Attributes:
+        name: for people.
+        operations: floating-point operations a second, dense peak, by precision.
+        bandwidth: bytes a second that are read from its memory at most.
+        memory: bytes.
+        is_gpu: whether it is one.
+    """
+
+    name: str
+    operations: Mapping[str, float]
+    bandwidth: float
+    memory: int
+    is_gpu: bool = True
+
+    @property
+    def kind(self) -> str:
+        """As torch calls it."""
+        return "cuda" if self.is_gpu else "cpu"
+
+
+KNOWN = {
+    gpu.name: gpu
+    for gpu in (
+        Device("A100", {"bf16": 312e12, "fp32": 19.5e12}, 2.0e12 * COPY_SHARE, 79 * GIB),
+        Device("H100", {"bf16": 989e12, "fp32": 67e12}, 3.35e12 * COPY_SHARE, 79 * GIB),
+        Device("H200", {"bf16": 989e12, "fp32": 67e12}, 4.8e12 * COPY_SHARE, 140 * GIB),
+        Device("L40S", {"bf16": 362e12, "fp32": 91.6e12}, 0.864e12 * COPY_SHARE, 44 * GIB),
+    )
+}
+"""By name (NVIDIA's data sheets; the memory that their drivers report of the largest ones)."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +74,8 @@ class Gpu:
 
     @property
     def model(self) -> str | None:
-        """The name in `PEAK_TFLOPS`; None of one that isn't there."""
-        return next((known for known in PEAK_TFLOPS if known in self.name), None)
+        """The name in `KNOWN`; None of one that isn't there."""
+        return next((known for known in KNOWN if known in self.name), None)
 
 
 def gpus_here() -> list[Gpu]:
@@ -53,11 +91,26 @@ def gpus_here() -> list[Gpu]:
     return [Gpu(row[0], int(row[1]) << 20, row[2]) for row in rows if len(row) == 3 and row[1].isdecimal()]
 
 
+def cores_here() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def memory_here() -> int:
+    """Bytes of this machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def this_machine(gpus: list[Gpu]) -> str:
-    """In a line: its GPUs, or that there are none, and its cores."""
-    cores = f"{len(os.sched_getaffinity(0))} CPU cores"
+    """In a line: its GPUs, or that there are none, its cores and its memory."""
+    cores = f"{counted(cores_here(), 'CPU core')}, {memory_here() / GIB:.1f} GiB"
     if not gpus:
         return f"{cores}, no GPU"
     names = sorted({gpu.name for gpu in gpus})
-    least = min(gpu.memory for gpu in gpus) / 2**30
+    least = min(gpu.memory for gpu in gpus) / GIB
     return f"{len(gpus)} x {' and '.join(names)} ({least:.0f} GiB), {cores}"
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 GPU`, `2 GPUs`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -1,66 +1,27 @@
-"""Parameters, tokens, operations, memory, disk and time of a variant's training."""
+"""What a variant will cost: its model, its training, its benchmarks."""
 
 from __future__ import annotations
 
-import importlib.util
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from opendllm.core.foundation.hub import in_hub_cache
 from opendllm.core.manifest.experiment_manifest import Variant
-from opendllm.core.manifest.train_schema import Train
-from opendllm.core.planning.devices import ASSUMED, PEAK_TFLOPS
-from opendllm.core.training.settings import batch_shape, zero_stage
+from opendllm.core.planning.canvas_pattern import Pattern
+from opendllm.core.planning.evaluation_plan import Evaluated, EvaluationPlan, plan_evaluation
+from opendllm.core.planning.forward_costs import Loaded
+from opendllm.core.planning.hardware import Hardware
+from opendllm.core.planning.training_plan import TrainingPlan, plan_training
 from opendllm.registries.architecture import Architecture, Sizes
 from opendllm.registries.backbones import Backbone
-from opendllm.registries.options import BackboneOptions, ObjectiveOptions
+from opendllm.registries.options import BackboneOptions
 from opendllm.registries.registry import ChosenPlugin
 
-OPTIMIZER_NUMBERS = {"fp32": 2, "bf16": 3}
-"""Two moments a parameter and, beside bf16 weights, those that ZeRO steps on."""
-
-
-@dataclass(frozen=True)
-class Hardware:
-    """What it is to run on.
-
-    Attributes:
-        devices: how many, all training together.
-        peak_tflops: of one device, in 10^12 operations a second; None for that of `model`.
-        utilisation: share of the peak that is reached.
-        model: one of `PEAK_TFLOPS`.
-    """
-
-    devices: int
-    peak_tflops: float | None
-    utilisation: float
-    model: str = ASSUMED
-
-
-@dataclass(frozen=True)
-class TrainingPlan:
-    """Of one training run; sizes in bytes.
-
-    Attributes:
-        tokens: read in all steps.
-        flops: of forward and backward passes, in all steps.
-        weights: held by a device, as are the following.
-        gradients: see weights.
-        optimizer: moments and, beside bf16 weights, those that it steps on.
-        activations: an estimate, for one micro-batch: a gated block keeps about eight tensors of the
-            model's width and four of the feed-forward's; None where its widths aren't known.
-        checkpoint: one step's folder on disk.
-        seconds: at the hardware's utilisation.
-    """
-
-    tokens: int
-    flops: float
-    weights: int
-    gradients: int
-    optimizer: int
-    activations: int | None
-    checkpoint: int
-    seconds: float
+UNKNOWN_VOCABULARY = 1 << 15
+"""Entries of a vocabulary that nobody says the size of."""
+_FLOAT32 = ("float32", "torch.float32")
 
 
 @dataclass(frozen=True)
@@ -71,15 +32,33 @@ class Plan:
         architecture: None where the backbone doesn't tell.
         training: None where the variant is only evaluated, or nobody knows the sizes.
         unknown: why nothing is known of the sizes, and what to do; empty where they are.
+        evaluations: one for each entry of `evaluate`.
+        trained_in: the variant whose training run this one shares; empty where it has its own, or none.
+        download: what comes from the hub, and bytes of it; None where it is here, or none is wanted.
     """
 
     architecture: Sizes | None
     training: TrainingPlan | None
     unknown: str = ""
+    evaluations: tuple[EvaluationPlan, ...] = ()
+    trained_in: str = ""
+    download: tuple[str, int] | None = None
+
+    @property
+    def memory(self) -> int | None:
+        """The most that a device needs, of what is known; None where nothing is."""
+        found = [each.memory for each in self.evaluations if each.memory is not None]
+        found += [self.training.memory] if self.training is not None else []
+        return max(found, default=None)
 
 
-def plan(variant: Variant, hardware: Hardware) -> Plan:
-    """What a variant will cost.
+def plan(variant: Variant, hardware: Hardware, ask: bool = False) -> Plan:
+    """What a variant will cost, alone.
+
+    Args:
+        variant: the variant.
+        hardware: what it is to run on.
+        ask: whether benchmarks may be loaded to be counted, which may download their problems.
 
     Raises:
         UserError: the batch doesn't divide.
@@ -89,30 +68,81 @@ def plan(variant: Variant, hardware: Hardware) -> Plan:
     trained_size = tokenizer.train.vocab_size if tokenizer and tokenizer.train else None
     architecture = backbone.options.architecture(trained_size)
     if architecture is None:
-        return Plan(None, None, _unknown(backbone))
+        return Plan(None, None, _unknown(backbone), _unknown_evaluations(variant))
+    vocab_size = architecture.vocab_size if isinstance(architecture, Architecture) else trained_size
+    config = _local_config(backbone.options)
+    evaluated = Evaluated(
+        variant,
+        _loaded(variant, architecture, hardware, config),
+        _pattern(backbone.options, config),
+        hardware,
+        vocab_size or UNKNOWN_VOCABULARY,
+    )
+    found = Plan(
+        architecture,
+        None,
+        evaluations=tuple(plan_evaluation(evaluated, index, ask) for index in range(len(manifest.evaluate))),
+    )
     training = variant.plugins.training
     if manifest.train is None or manifest.data is None or training is None:
-        return Plan(architecture, None)
-    objective = training.objective.options
-    length = manifest.data.sequence_length
-    return Plan(architecture, _training(manifest.train, objective, length, architecture, hardware))
+        return found
+    objective, length = training.objective.options, manifest.data.sequence_length
+    return replace(found, training=plan_training(manifest.train, objective, length, architecture, hardware))
 
 
-def missing(variant: Variant) -> list[str]:
-    """What a variant needs that isn't on this machine, each with what to do."""
-    found = []
-    train, backbone = variant.manifest.train, variant.plugins.backbone.options
-    packages: list[str] = list(train.trackers) if train else []
-    packages += ["peft"] if train and train.lora else []
-    packages += ["torchao", "accelerate"] if getattr(backbone, "load_in_8bit", False) else []
-    packages += ["accelerate"] if getattr(backbone, "device_map", None) else []
-    for package in dict.fromkeys(packages):
-        if importlib.util.find_spec(package) is None:
-            found.append(f"the package {package}: pip install {package}")
-    pretrained = backbone.pretrained
-    if pretrained and not Path(pretrained).expanduser().exists() and not in_hub_cache(pretrained):
-        found.append(f"{pretrained}: is downloaded from the hub when the run begins")
-    return found
+def weight_bytes(variant: Variant, config: Mapping[str, Any]) -> int:
+    """Bytes of a weight that is evaluated.
+
+    Trained here as it was trained, of a folder as its config.json says, and of the hub 2: bf16 is what most
+    are published in.
+    """
+    train, pretrained = variant.manifest.train, variant.plugins.backbone.options.pretrained
+    if train is not None:
+        return 2 if train.precision == "bf16" else 4
+    if pretrained is None:
+        return 4
+    return 4 if str(config.get("dtype") or config.get("torch_dtype")) in _FLOAT32 else 2
+
+
+def _loaded(variant: Variant, sizes: Sizes, hardware: Hardware, config: Mapping[str, Any]) -> Loaded:
+    """As `load_replicas` has it: whole on each device, or spread over all."""
+    options = variant.plugins.backbone.options
+    published = options.pretrained is not None and variant.manifest.train is None
+    return Loaded(
+        sizes,
+        weight_bytes(variant, config),
+        in_8bit=published and options.load_in_8bit,
+        devices=hardware.devices if published and options.device_map else 1,
+    )
+
+
+def _pattern(options: BackboneOptions, config: Mapping[str, Any]) -> Pattern:
+    """The checkpoint's; what the options say goes before its file."""
+    own = config.get("open_dllm")
+    stored = own if isinstance(own, dict) else {}
+    given = options.model_fields_set
+    attention = options.attention if "attention" in given else stored.get("attention", options.attention)
+    if attention != "block-causal":
+        return Pattern(attention)
+    length = options.block_length or stored.get("block_length") or options.published_block_length
+    return Pattern(attention, length)
+
+
+def _local_config(options: BackboneOptions) -> dict[str, Any]:
+    """The config.json of a checkpoint that lies on this machine; its damage is the architecture's to name."""
+    if options.pretrained is None:
+        return {}
+    path = Path(options.pretrained).expanduser() / "config.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _unknown_evaluations(variant: Variant) -> tuple[EvaluationPlan, ...]:
+    labels = [entry.label or entry.benchmark.name for entry in variant.manifest.evaluate]
+    return tuple(EvaluationPlan(label, "the model's sizes aren't known") for label in labels)
 
 
 def _unknown(backbone: ChosenPlugin[Backbone, BackboneOptions]) -> str:
@@ -126,61 +156,3 @@ def _unknown(backbone: ChosenPlugin[Backbone, BackboneOptions]) -> str:
         return f"backbone {backbone.name!r} has no `architecture` in its options, which says its sizes"
     todo = " or ".join(ways) or "see its options"
     return f"backbone {backbone.name!r} cannot tell its sizes from {given}: {todo}"
-
-
-def _training(
-    train: Train,
-    objective: ObjectiveOptions,
-    sequence_length: int,
-    architecture: Sizes,
-    hardware: Hardware,
-) -> TrainingPlan:
-    micro_batch, _ = batch_shape(train, hardware.devices)
-    parameters = architecture.parameters
-    number = 2 if train.precision == "bf16" else 4
-    kept = OPTIMIZER_NUMBERS[train.precision] * (4 if train.master_weights else 2)
-    zero, stage = train.deepspeed.zero_optimization, zero_stage(train)
-    tokens = train.steps * train.global_batch_size * sequence_length
-    length = sequence_length * objective.positions_per_token
-    read = objective.positions_per_token * objective.copies_per_row
-    flops = architecture.training_flops(
-        tokens * read, length, objective.scored_share / objective.positions_per_token
-    )
-    peak = (hardware.peak_tflops or PEAK_TFLOPS[hardware.model][train.precision]) * 1e12
-    return TrainingPlan(
-        tokens=tokens,
-        flops=flops,
-        weights=0 if zero.offload_parameters else _share(parameters * number, stage >= 3, hardware),
-        gradients=_share(parameters * number, stage >= 2, hardware),
-        optimizer=0 if zero.offload_optimizer else _share(parameters * kept, stage >= 1, hardware),
-        activations=(
-            _activations(train, objective, architecture, micro_batch * sequence_length)
-            if isinstance(architecture, Architecture)
-            else None
-        ),
-        checkpoint=parameters * (2 * number + kept),
-        seconds=flops / (hardware.devices * peak * hardware.utilisation),
-    )
-
-
-def _activations(
-    train: Train, objective: ObjectiveOptions, architecture: Architecture, micro_tokens: int
-) -> int:
-    number = 2 if train.precision == "bf16" else 4
-    read = objective.positions_per_token * objective.copies_per_row
-    block = 8 * architecture.hidden_size + 4 * architecture.intermediate_size
-    layers = micro_tokens * read * architecture.layers * block * number
-    if train.activation_checkpointing:  # each layer's input, and one layer in full
-        layers = layers // architecture.layers + (
-            micro_tokens * read * architecture.layers * architecture.hidden_size * number
-        )
-    logits = (
-        int(micro_tokens * objective.copies_per_row * objective.scored_share)
-        * architecture.vocab_size
-        * (number + 4)
-    )
-    return layers + logits
-
-
-def _share(size: int, partitioned: bool, hardware: Hardware) -> int:
-    return -(-size // hardware.devices) if partitioned else size

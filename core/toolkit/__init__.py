@@ -21,7 +21,7 @@
                            builds and loads it
     attention              segment-aware attention; segment_kernels, its kernels
     canvas_reader          repeated forward passes over a canvas, with a key-value cache
-    token_losses           the LM head's loss, chunk by chunk
+    token_losses           the LM head's loss, chunk by chunk; logit_chunks, how large a chunk is
     load_balancing         a mixture's loss that spreads tokens over its experts
     noise_section          what config.json says of the noise that a checkpoint undoes
     weight_files           which tensor is in which file; safetensors_folder, reading and writing them;

@@ -122,6 +122,7 @@ class SdarOptions(_BlockOptions):
     model_types: ClassVar[frozenset[str]] = frozenset({"sdar"})
     default_sampler: ClassVar[str] = "block-steps"
     known_ids: ClassVar[Mapping[str, int]] = {"mask_token_id": 151669}
+    published_block_length: ClassVar[int | None] = 4
 
     preset: Literal["nano", "1.7b", "4b", "8b"] = Field(
         "nano", description="Size of a model built from scratch."
@@ -138,6 +139,7 @@ class FastDllmV2Options(_BlockOptions):
     model_types: ClassVar[frozenset[str]] = frozenset({"Fast_dLLM_Qwen"})
     default_sampler: ClassVar[str] = "block-steps"
     known_ids: ClassVar[Mapping[str, int]] = {"mask_token_id": 151665, "eos_token_id": 151645}
+    published_block_length: ClassVar[int | None] = 32
 
     preset: Literal["nano", "1.5b", "7b"] = Field("nano", description="Size of a model built from scratch.")
 
@@ -152,6 +154,7 @@ class SdarMoeOptions(_BlockOptions):
     model_types: ClassVar[frozenset[str]] = frozenset({"sdar_moe"})
     default_sampler: ClassVar[str] = "block-steps"
     known_ids: ClassVar[Mapping[str, int]] = {"mask_token_id": 151669}
+    published_block_length: ClassVar[int | None] = 4
 
     preset: Literal["nano", "30b-a3b"] = Field("nano", description="Size of a model built from scratch.")
 
@@ -187,6 +190,7 @@ class Llada2Options(_BlockOptions):
     model_types: ClassVar[frozenset[str]] = frozenset({"llada2_moe", "llada2_moe_veomni"})
     default_sampler: ClassVar[str] = "block-steps"
     known_ids: ClassVar[Mapping[str, int]] = {"mask_token_id": 156895, "eos_token_id": 156892}
+    published_block_length: ClassVar[int | None] = 32
 
     preset: Literal["nano", "mini", "flash"] = Field(
         "nano", description="Size of a model built from scratch."

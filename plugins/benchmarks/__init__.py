@@ -1,11 +1,20 @@
 """Benchmarks: names, options and where each is implemented."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import ConfigDict, Field, PositiveInt
 
 from opendllm.core.scoring.infilling_lengths import STANDARD_LENGTHS, Length
-from opendllm.registries import BenchmarkOptions, ManifestPath, ProblemFileOptions, Register
+from opendllm.plugins.benchmarks import planned_sizes
+from opendllm.registries import (
+    BenchmarkOptions,
+    ManifestPath,
+    PlannedLikelihoods,
+    PlannedRequests,
+    ProblemFileOptions,
+    Register,
+)
 
 HERE = "opendllm.plugins.benchmarks"
 
@@ -20,6 +29,10 @@ class PerplexityOptions(BenchmarkOptions):
 
     documents: int = Field(48, ge=1, description="How many held-out documents are scored.")
 
+    def planned_requests(self) -> Sequence[PlannedRequests] | None:
+        """See `BenchmarkOptions.planned_requests`."""
+        return [PlannedLikelihoods(self.documents, at_most=True)]
+
 
 class StdlibInfillingOptions(BenchmarkOptions):
     """Options of the standard-library infilling benchmark."""
@@ -32,6 +45,13 @@ class StdlibInfillingOptions(BenchmarkOptions):
     context_lines: int = Field(
         4, ge=1, description="At most so many lines of the function on either side of the hidden one."
     )
+
+    def planned_requests(self) -> Sequence[PlannedRequests] | None:
+        """See `BenchmarkOptions.planned_requests`."""
+        return planned_sizes.at_lengths(
+            planned_sizes.stdlib_infilling(self.problems, self.context_lines),
+            ("oracle", *self.fixed_lengths),
+        )
 
 
 class ProgramOptions(ProblemFileOptions):
@@ -68,6 +88,10 @@ class HumanEvalOptions(AssertionOptions):
         description="How answers become programs: after the prompt, or through EvalPlus's sanitizer, too.",
     )
 
+    def planned_requests(self) -> Sequence[PlannedRequests] | None:
+        """See `BenchmarkOptions.planned_requests`."""
+        return None if self.problems else [planned_sizes.HUMANEVAL]
+
 
 class MbppOptions(AssertionOptions):
     """Options of MBPP."""
@@ -82,11 +106,25 @@ class MbppOptions(AssertionOptions):
         "test", description="The test split (tasks 11 to 510), or every task of the file."
     )
 
+    def planned_requests(self) -> Sequence[PlannedRequests] | None:
+        """See `BenchmarkOptions.planned_requests`."""
+        if self.problems:
+            return None
+        return [planned_sizes.MBPP_TEST if self.tasks == "test" else planned_sizes.MBPP_ALL]
+
 
 class MbppSanitizedOptions(MbppOptions):
     """Options of sanitized MBPP."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"problems": "mbpp-sanitized.jsonl"}]})
+
+    def planned_requests(self) -> Sequence[PlannedRequests] | None:
+        """See `BenchmarkOptions.planned_requests`."""
+        if self.problems:
+            return None
+        return [
+            planned_sizes.MBPP_SANITIZED_TEST if self.tasks == "test" else planned_sizes.MBPP_SANITIZED_ALL
+        ]
 
 
 class DifferentialOptions(ProgramOptions):
@@ -113,11 +151,19 @@ class HumanEvalPlusOptions(DifferentialOptions):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"problems": "humaneval-plus.jsonl"}]})
 
+    def planned_requests(self) -> Sequence[PlannedRequests] | None:
+        """See `BenchmarkOptions.planned_requests`."""
+        return None if self.problems else [planned_sizes.HUMANEVAL]
+
 
 class MbppPlusOptions(DifferentialOptions):
     """Options of MBPP+."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"problems": "mbpp-plus.jsonl"}]})
+
+    def planned_requests(self) -> Sequence[PlannedRequests] | None:
+        """See `BenchmarkOptions.planned_requests`."""
+        return None if self.problems else [planned_sizes.MBPP_PLUS[self.protocol]]
 
 
 class HumanEvalInfillingOptions(AssertionOptions):
@@ -133,6 +179,12 @@ class HumanEvalInfillingOptions(AssertionOptions):
         min_length=1,
         description="The lengths to ask at, in tokens; `oracle` is the hidden text's own.",
     )
+
+    def planned_requests(self) -> Sequence[PlannedRequests] | None:
+        """See `BenchmarkOptions.planned_requests`."""
+        if self.problems:
+            return None
+        return planned_sizes.at_lengths(planned_sizes.humaneval_infilling(self.subset), self.lengths)
 
 
 class SantacoderFimOptions(ProblemFileOptions):
@@ -151,6 +203,13 @@ class SantacoderFimOptions(ProblemFileOptions):
     protocol: Literal["open-dllm", "santacoder"] = Field(
         "open-dllm", description="How prompts are put: with a newline at their end, or as published."
     )
+
+    def planned_requests(self) -> Sequence[PlannedRequests] | None:
+        """See `BenchmarkOptions.planned_requests`."""
+        if self.problems:
+            return None
+        problems = [planned_sizes.SANTACODER[language] for language in self.languages]
+        return [texts for each in problems for texts in planned_sizes.at_lengths(each, self.lengths)]
 
 
 class LmEvalOptions(BenchmarkOptions):

@@ -76,7 +76,7 @@ def test_a_plan_is_of_this_machines_gpu(here: Here, pretraining: Path) -> None:
     _, output, _ = here("plan", pretraining)
     assert output.startswith("device: H200, as in this machine; this machine: 2 x NVIDIA H200 (140 GiB), ")
     _, output, _ = here("plan", pretraining, "--set", "train.micro_batch_size=512")
-    assert "; more than the 140 GiB of this machine's GPU" in output
+    assert "more than the 140.4 GiB of one H200" in output
 
 
 @pytest.mark.usefixtures("no_gpu")
@@ -84,9 +84,10 @@ def test_a_plan_names_the_device_that_it_assumes_and_what_is_missing(here: Here,
     _, output, _ = here("plan", pretraining)
     assumed = "device: H100, assumed: --peak-tflops says what another one reaches; this machine: "
     assert output.startswith(assumed)
-    assert output.splitlines()[0].endswith(" CPU cores, no GPU")
-    [found] = json.loads(here("plan", pretraining, "--json", "--peak-tflops", "100")[1]).values()
-    assert found["device"].startswith("one of 100 * 10^12 operations a second")
+    assert output.splitlines()[0].endswith(" GiB, no GPU")
+    content = json.loads(here("plan", pretraining, "--json", "--peak-tflops", "100")[1])
+    assert content["device"]["why"] == "H100 with 100 TFLOP/s, as --peak-tflops says"
+    [found] = content["variants"].values()
     assert any("is downloaded from the hub" in what for what in found["missing"])
 
 

@@ -37,7 +37,6 @@ print("LOADED", *sorted({name.partition(".")[0] for name in sys.modules}))
         ["plugins", "--json"],
         ["plugins", "show", "samplers/p2"],
         ["schema"],
-        ["plan", "experiments/quickstart.yaml"],
         ["evaluate", "--help"],
         ["doctor", "--help"],
     ],

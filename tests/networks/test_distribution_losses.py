@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from opendllm.core.networks import token_losses as module
+from opendllm.core.networks.logit_chunks import LOGITS_AT_ONCE
 from opendllm.core.networks.token_losses import summed_loss
 from opendllm.core.toolkit.noise_bound import NoiseAt, NoisyTokens, bound
 from opendllm.registries.backbones import DistributionLoss
@@ -21,7 +21,7 @@ ROWS = 5
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(module.LOGITS_AT_ONCE, "cpu", ROWS * VOCABULARY)
+    monkeypatch.setitem(LOGITS_AT_ONCE, "cpu", ROWS * VOCABULARY)
 
 
 def of_noise(targets: Tensor) -> Callable[[Tensor, slice], Tensor]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from opendllm.core.networks import token_losses as module
+from opendllm.core.networks.logit_chunks import LOGITS_AT_ONCE
 from opendllm.core.networks.token_losses import ScoringHead, let_score, summed_loss, token_losses
 from opendllm.registries.sequences import ModelInputs
 
@@ -20,7 +20,7 @@ TOKENS, WIDTH, VOCABULARY = 37, 12, 50
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Five tokens at once, so that the last chunk is a part."""
-    monkeypatch.setitem(module.LOGITS_AT_ONCE, "cpu", 5 * VOCABULARY)
+    monkeypatch.setitem(LOGITS_AT_ONCE, "cpu", 5 * VOCABULARY)
 
 
 class Scaled(nn.Module):
