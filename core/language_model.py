@@ -17,7 +17,7 @@ from opendllm.core.checkpoints.text_codec import TextCodec
 from opendllm.core.decoding.chat import chat_prompt
 from opendllm.core.decoding.decoder import Decoded, decode
 from opendllm.core.decoding.options import DecoderOptions
-from opendllm.core.decoding.settings import check_destination, sort_options
+from opendllm.core.decoding.settings import check_destination, default_options, sort_over_defaults
 from opendllm.core.decoding.text import SeededGap, Written, encode, write
 from opendllm.core.evaluation.text_likelihood import TextToScore, score_texts
 from opendllm.core.toolkit.draws import hash_address
@@ -70,7 +70,8 @@ def load(
     if block_length is not None:
         family = with_block_length(family, block_length)
     found = load_checkpoint(folder, family, torch_device(device), dtype, mask_token_id, add_bos_token)
-    return LanguageModel(found, family.options.default_sampler, plugins)
+    defaults = default_options(family.options, found.lm.attention.block_length)
+    return LanguageModel(found, family.options.default_sampler, plugins, defaults)
 
 
 class LanguageModel:
@@ -80,13 +81,22 @@ class LanguageModel:
         lm: the model itself.
         tokenizer: None where the checkpoint has none; calls with text then raise.
         default_sampler: the one its authors decode with.
+        default_options: what they set beside it. They hold where a call names no sampler, each until the
+            call says otherwise; a named sampler begins with its own defaults.
     """
 
-    def __init__(self, checkpoint: Checkpoint, default_sampler: str, plugins: Plugins) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        default_sampler: str,
+        plugins: Plugins,
+        default_options: Mapping[str, Any] | None = None,
+    ) -> None:
         self.lm = checkpoint.lm
         self.tokenizer = checkpoint.tokenizer
         self._text_codec = checkpoint.codec
         self.default_sampler = default_sampler
+        self.default_options = dict(default_options or {})
         self._plugins = plugins
 
     def __repr__(self) -> str:
@@ -122,8 +132,9 @@ class LanguageModel:
         """Fill the masks of `canvas` [B, L]; the whole canvas comes back, never cut at EOS.
 
         Args:
-            canvas: int64; every mask token is to be written.
-            sampler: by default the family's own.
+            canvas: int64; every mask token is to be written. `generate` lets a block-causal checkpoint's end
+                with a block, which changes what is written in it; here that is the caller's affair.
+            sampler: by default the family's own, with its `default_options`.
             attention_mask: [B, L], zero on padding.
             seed: an integer, or one a row.
             trace: whether to keep the canvas after every step.
@@ -240,7 +251,7 @@ class LanguageModel:
 
         Args:
             prompts: what to continue.
-            sampler: by default the family's own.
+            sampler: by default the family's own, with its `default_options`.
             seed: an integer, or one a prompt.
             batch_size: rows decoded together; changes no result.
             chat: put each prompt into the checkpoint's chat template.
@@ -270,7 +281,7 @@ class LanguageModel:
         Args:
             gaps: (prefix, suffix) of each.
             max_new_tokens: how much is written into each; by default as much as `generate` writes.
-            sampler: by default the family's own.
+            sampler: by default the family's own, with its `default_options`.
             seed: an integer, or one a gap.
             batch_size: rows decoded together; changes no result.
             options: the decoder's and the sampler's own, flat. `middle_tokens`, the deprecated name of
@@ -306,7 +317,7 @@ class LanguageModel:
         Args:
             gaps: completions and infillings, mixed as you like.
             options: the decoder's and the sampler's own, flat.
-            sampler: by default the family's own.
+            sampler: by default the family's own, with its `default_options`.
             seed: an integer, or one a gap.
             batch_size: rows decoded together; changes no result.
             trace: whether to keep every canvas.
@@ -330,6 +341,12 @@ class LanguageModel:
             found[index] = written
             on_written(index, written)
         return [found[index] for index in range(len(seeded))]
+
+    def decoding(self, sampler: str | None, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+        """The sampler and the options, flat, that a call with these decodes with."""
+        if sampler is not None:
+            return sampler, dict(options)
+        return self.default_sampler, {**self.default_options, **options}
 
     def chat_gap(self, prompt: str) -> Gap:
         """The answer to a prompt, which is a user's turn in the checkpoint's chat template.
@@ -357,7 +374,8 @@ class LanguageModel:
     def _sampler(self, name: str | None, flat: Mapping[str, Any]) -> tuple[Sampler, DecoderOptions]:
         registration = self._plugins.samplers.get(self.default_sampler if name is None else name)
         check_destination(registration, self.lm.noise.destination)
-        decoder, own = sort_options(flat, registration)
+        defaults = self.default_options if name is None else {}
+        decoder, own = sort_over_defaults(flat, defaults, registration)
         return registration.build(own), decoder
 
     def _codec(self) -> TextCodec:

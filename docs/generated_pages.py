@@ -1,29 +1,30 @@
 """What the documentation takes from the code: mkdocs calls the hooks at the end.
 
-`reference/*.md` are made whole. In other pages a line of its own, `<!-- plugins: samplers -->`, becomes the
-built-in plugins of that kind and their options, and `<!-- contract: opendllm.registries.samplers:Sampler -->`
-what a class says of its attributes and methods.
+`reference/*.md` are made whole. In other pages a line of its own is a marker:
+
+    <!-- plugins: samplers -->                          the built-in plugins of that kind and their options
+    <!-- contract: opendllm.registries.samplers:Step -->    what a class, function or alias says of itself
+    <!-- others: opendllm.registries.samplers -->       the same of all in a module that have no marker
+    <!-- tests: CONTRACT DECLARATIONS -->               a contract's tests
 """
 
 from __future__ import annotations
 
-import ast
-import importlib
-import inspect
-import itertools
+import functools
 import re
-import textwrap
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import contract_sections  # beside this file
 import typer.main
+from contract_sections import cell
 
 from opendllm.core.cli.described_options import DescribedOption, described_options, type_text
 from opendllm.core.cli.main import app
 from opendllm.core.decoding.options import DecoderOptions
 from opendllm.core.manifest.experiment_manifest import WHOLE_EXPERIMENT_KEYS
 from opendllm.core.manifest.schema import PLUGIN_KEYS, ExperimentManifest
-from opendllm.registries import hookspecs
 from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.options import BackboneOptions
 from opendllm.registries.registry import OWN_PACKAGE
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
     from mkdocs.structure.files import Files
     from mkdocs.structure.pages import Page
 
-MARKER = re.compile(r"^<!-- (plugins|contract): (\S+) -->$", re.MULTILINE)
+MARKER = re.compile(r"^<!-- (plugins|contract|others|tests): (\S+)(?: (\S+))? -->$", re.MULTILINE)
+DOCS = Path(__file__).parent
 
 
 def manifest_page() -> str:
@@ -53,7 +55,7 @@ def manifest_page() -> str:
     while waiting:
         path, section = waiting.pop(0)
         title = f"## `{path}`" if path else "## Top level"
-        lines += ["", title, "", _joined(section.get("description", "")), "", *_KEY_TABLE]
+        lines += ["", title, "", " ".join(section.get("description", "").split()), "", *_KEY_TABLE]
         for key, content in section["properties"].items():
             whole = f"{path}.{key}" if path else key
             nested = _section_of(content, definitions)
@@ -76,12 +78,12 @@ def _key_row(key: str, content: Mapping[str, Any], definitions: Mapping[str, Any
         anchor = key.replace(".", "").replace("[]", "").lower()
         kind = f"[{'list of sections' if _is_list(content) else 'section'}](#{anchor})"
     else:
-        kind = _cell(type_text(content, definitions))
-    default = "required" if required else _default_cell(content)
-    return f"| `{name}` | {kind} | {default} | {_cell(content.get('description', ''))} |"
+        kind = cell(type_text(content, definitions))
+    default = "required" if required else _defaultcell(content)
+    return f"| `{name}` | {kind} | {default} | {cell(content.get('description', ''))} |"
 
 
-def _default_cell(content: Mapping[str, Any]) -> str:
+def _defaultcell(content: Mapping[str, Any]) -> str:
     default = content.get("default")
     return "" if default in (None, "", [], {}) or isinstance(default, dict) else f"`{default}`".lower()
 
@@ -153,7 +155,7 @@ def _parameter_row(parameter: Any) -> str:
     default = "required" if parameter.required else ""
     if not switch and not parameter.required and parameter.default not in (None, (), []):
         default = f"`{parameter.default}`"
-    return f"| {spelling} | {_cell(takes)} | {default} | {_cell(getattr(parameter, 'help', None) or '')} |"
+    return f"| {spelling} | {cell(takes)} | {default} | {cell(getattr(parameter, 'help', None) or '')} |"
 
 
 def decoder_page() -> str:
@@ -177,7 +179,7 @@ def plugins_section(kind: str) -> str:
     common: set[str] = set()
     if kind == "backbones":
         common = set(BackboneOptions.model_fields)
-        lines += ["### Options of every backbone", "", *_option_table(described_options(BackboneOptions)), ""]
+        lines += ["Each has the options of [BackboneOptions](#backboneoptions), too.", ""]
     for registration in installed_plugins().of_kind(kind):
         if registration.provenance.package != OWN_PACKAGE:
             continue
@@ -187,6 +189,7 @@ def plugins_section(kind: str) -> str:
             "",
             f"{registration.summary[:1].upper()}{registration.summary[1:]}.",
         ]
+        lines += ["", *contract_sections.about(registration.target)]
         lines += ["", *_traits(kind, registration.options)]
         lines += ["", *(_option_table(options) if options else ["No options of its own."]), ""]
     return "\n".join(lines)
@@ -205,7 +208,9 @@ def _traits(kind: str, options: Any) -> list[str]:
         return [f"Trains {options.trains} models; noise schedules: {named}; noise: {noise}."]
     if kind == "backbones":
         types = ", ".join(f"`{name}`" for name in sorted(options.model_types)) or "none of its own"
-        return [f"`model_type` of config.json: {types}. Sampler by default: `{options.default_sampler}`."]
+        own = "".join(f", {name} {value}" for name, value in options.default_options.items())
+        sampler = f"Sampler by default: `{options.default_sampler}`{own}."
+        return [f"`model_type` of config.json: {types}. {sampler}"]
     return []
 
 
@@ -213,98 +218,44 @@ def _option_table(options: Iterable[DescribedOption]) -> list[str]:
     rows = []
     for each in options:
         default = "required" if each.required else f"`{each.default_text.removeprefix('default ')}`"
-        rows.append(f"| `{each.name}` | {_cell(each.type)} | {default} | {_cell(each.description)} |")
+        rows.append(f"| `{each.name}` | {cell(each.type)} | {default} | {cell(each.description)} |")
     return ["| option | type | default | |", "|---|---|---|---|", *rows]
 
 
-def contract_section(target: str) -> str:
-    """A class or hook: its docstring, its attributes and methods with theirs.
-
-    Args:
-        target: "module:name".
-    """
-    module, name = target.split(":")
-    thing = getattr(importlib.import_module(module), name)
-    about = inspect.getdoc(thing) or ""
-    if not inspect.isclass(thing):
-        return "\n".join(
-            ["```python", _signature(ast.parse(inspect.getsource(thing)).body[0]), "```", "", about]
-        )
-    [tree] = ast.parse(textwrap.dedent(inspect.getsource(thing))).body
-    assert isinstance(tree, ast.ClassDef)
-    lines = [f"### `{name}`", "", f"`{module}.{name}`", "", *_docstring(about)]
-    lines += _attributes(tree.body)
-    for node in tree.body:
-        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
-            decorators = {getattr(each, "id", getattr(each, "attr", "")) for each in node.decorator_list}
-            must = " *(to be written)*" if "abstractmethod" in decorators else ""
-            doc = inspect.cleandoc(ast.get_docstring(node) or "")
-            lines += ["", f"#### `{node.name}`{must}", "", "```python", _signature(node), "```", ""]
-            lines += _docstring(doc)
-    return "\n".join(lines) + "\n"
-
-
-def _attributes(body: list[ast.stmt]) -> list[str]:
-    """A table of the assignments that have a docstring below them."""
-    rows = []
-    for node, after in itertools.pairwise(body):
-        if not (isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)):
-            continue
-        if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
-            value = f" = {ast.unparse(node.value)}" if node.value is not None else ""
-            meaning = " ".join(str(after.value.value).split())
-            rows.append(f"| `{node.target.id}{value}` | {_cell(meaning)} |")
-    return ["", "| attribute | |", "|---|---|", *rows] if rows else []
-
-
-def _signature(node: ast.stmt) -> str:
-    assert isinstance(node, ast.FunctionDef)
-    returns = f" -> {ast.unparse(node.returns)}" if node.returns is not None else ""
-    return f"def {node.name}({ast.unparse(node.args)}){returns}"
-
-
-def _docstring(text: str) -> list[str]:
-    """Google's sections as lists; formulas and pipes are left as they are."""
-    lines: list[str] = []
-    for line in text.splitlines():
-        section = re.fullmatch(r"(Args|Attributes|Returns|Raises):", line)
-        entry = re.match(r"    (\w+): (.*)", line)
-        if section:
-            lines += ["", f"{section[1]}:", ""]
-        elif entry:
-            lines.append(f"- `{entry[1]}`: {_escaped(entry[2])}")
-        elif line.startswith("    "):
-            lines.append(f"  {_escaped(line.strip())}")
-        else:
-            lines.append(_escaped(line))
-    return lines
-
-
-def _escaped(text: str) -> str:
-    """Plain text, in which `[B, L]` is no link and `a * b * c` no emphasis, but for code spans."""
-    parts = re.split(r"(`[^`]*`)", text)
-    return "".join(part if part.startswith("`") else re.sub(r"([\[\]*_<])", r"\\\1", part) for part in parts)
-
-
-def _cell(text: str) -> str:
-    return _joined(text).replace("|", "\\|").replace("<", "&lt;")
-
-
-def _joined(text: str) -> str:
-    return " ".join(text.split())
-
-
-def hook_names() -> list[str]:
-    """The hooks that a package may implement."""
-    return sorted(name for name in vars(hookspecs) if name.startswith("register_"))
+def examples_page() -> str:
+    """What lies in `examples/`, in its own words."""
+    return (DOCS.parent / "examples" / "README.md").read_text(encoding="utf-8")
 
 
 PAGES = {
+    "examples.md": examples_page,
     "reference/manifest.md": manifest_page,
     "reference/commands.md": commands_page,
     "reference/decoder.md": decoder_page,
 }
-SECTIONS = {"plugins": plugins_section, "contract": contract_section}
+
+
+def filled(found: re.Match[str]) -> str:
+    """What a marker stands for."""
+    what, of, more = found.groups()
+    if what == "plugins":
+        return plugins_section(of)
+    if what == "tests":
+        return contract_sections.tests_of(of, more or "")
+    if what == "others":
+        return contract_sections.others(of, _elsewhere(of))
+    return contract_sections.section(of)
+
+
+@functools.cache
+def _elsewhere(module: str) -> frozenset[str]:
+    """What has a marker of its own, or is in another module that a page has whole."""
+    markers = [found for page in DOCS.rglob("*.md") for found in MARKER.finditer(page.read_text("utf-8"))]
+    whole = {found[2] for found in markers if found[1] == "others"} - {module}
+    single = {found[2] for found in markers if found[1] == "contract"}
+    return frozenset(
+        single | {f"{each}:{name}" for each in whole for name in contract_sections.definitions(each)}
+    )
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -318,4 +269,4 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Called by mkdocs: fill in the sections that pages name."""
-    return MARKER.sub(lambda found: SECTIONS[found[1]](found[2]), markdown)
+    return MARKER.sub(filled, markdown)

@@ -22,10 +22,9 @@ MANIFEST = Path("compare-checkpoints.yaml")
 
 
 def variant(checkpoint: str) -> dict[str, Any]:
-    """Evaluates a checkpoint as it is, decoded with the sampler that its family's authors use."""
+    """Evaluates a checkpoint as it is, decoded as its family's authors do: no sampler is named."""
     family = backbone_of(installed_plugins(), fetch(checkpoint), None)
-    model = {"backbone": {"name": family.name, "options": {"pretrained": checkpoint}}}
-    return {"model": model, "generate": {"sampler": {"name": family.options.default_sampler}}}
+    return {"model": {"backbone": {"name": family.name, "options": {"pretrained": checkpoint}}}}
 
 
 def main(*checkpoints: str, limit: int = 8) -> Path:

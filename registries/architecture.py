@@ -85,6 +85,14 @@ class Architecture:
         """Those that take part in one token's way through the model, embedding and head among them."""
         return self._parameters(None if self.experts is None else self.experts.active)
 
+    def adapter_parameters(self, rank: int) -> int:
+        """Of low-rank adapters of this rank on all linear layers of the blocks; a mixture's experts have none."""
+        query, key_value = self.heads * self.head_size, self.key_value_heads * self.head_size
+        widths = 2 * (self.hidden_size + query) + 2 * (self.hidden_size + key_value)
+        feed_forward = 3 * (self.hidden_size + self.intermediate_size)
+        dense = self.layers - (0 if self.experts is None else self.experts.layers)
+        return rank * (self.layers * widths + dense * feed_forward)
+
     def _parameters(self, experts_read: int | None) -> int:
         query = self.heads * self.head_size
         key_value = self.key_value_heads * self.head_size

@@ -43,7 +43,13 @@ adds them up and divides by nothing. Likelihoods are float32, nats.
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What a model built from scratch has to know of its tokenizer."""
+    """What a model built from scratch has to know of its tokenizer.
+
+    Attributes:
+        size: V, the number of its ids.
+        mask_token_id: one of them.
+        eos_token_id: another.
+    """
 
     size: int
     mask_token_id: int
@@ -167,6 +173,8 @@ class DiffusionLM(ABC):
             and holes. Never proposed; empty where no tokenizer is known.
         context_length: the most positions that it was made for.
         attention: the checkpoint's own pattern.
+        fills_last_block: whether a block-causal checkpoint's texts are written up to the end of their last
+            block, and then cut: the block is read as a whole, whatever length is asked for.
         logit_shift: whether the checkpoint's hidden state i-1 predicts token i. The logits given
             out here are aligned all the same.
         supports_kv_cache: whether its readers can keep keys and values.
@@ -182,6 +190,7 @@ class DiffusionLM(ABC):
     ids_without_token: tuple[int, ...] = ()
     context_length: int
     attention: AttentionPattern
+    fills_last_block: bool = True
     logit_shift: bool
     supports_kv_cache: bool = False
     noise: TrainedNoise = TrainedNoise()

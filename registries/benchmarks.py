@@ -62,6 +62,7 @@ class LikelihoodRequest:
 
 
 Request = GenerationRequest | LikelihoodRequest
+"""What a model is asked."""
 
 
 AnswerForm = Literal["written", "completion", "solution"]
@@ -74,6 +75,9 @@ class GeneratedText:
     """An answer to a GenerationRequest.
 
     Attributes:
+        task_id: the request's.
+        setting: the request's.
+        sample: which of the answers to that request, from 0.
         text: the answer, cut at the first EOS and stop string; a "solution" repeats prefix and suffix.
         tokens: the token ids as written, uncut; empty in a samples file of others.
         reference_tokens: the reference's own ids, empty where there is none.
@@ -99,6 +103,8 @@ class TextLikelihood:
     """An answer to a LikelihoodRequest.
 
     Attributes:
+        task_id: the request's.
+        setting: the request's.
         log_likelihood: nats; the ELBO of a diffusion model, exact for a causal one.
         variance: of that estimate, in nats squared; 0 where exact.
         tokens: how many tokens were scored.
@@ -119,11 +125,18 @@ class TextLikelihood:
 
 
 Answer = GeneratedText | TextLikelihood
+"""What it answers."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A score with its 95 % interval."""
+    """A score with its 95 % interval.
+
+    Attributes:
+        value: the score.
+        low: the interval's lower end.
+        high: its upper end.
+    """
 
     value: float
     low: float

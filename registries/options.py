@@ -163,6 +163,10 @@ class BackboneOptions(PluginOptions):
     """The `model_type` values of config.json that belong to this family."""
     default_sampler: ClassVar[str] = "ancestral"
     """The sampler that the family's authors decode with."""
+    default_options: ClassVar[Mapping[str, Any]] = {}
+    """The decoder's and that sampler's options that they decode with, where they aren't these's own defaults:
+    `{"threshold": 0.95}`. They hold where no sampler is named, each until another value is asked for; a
+    `block_length` only where it divides the checkpoint's own blocks. How much is written isn't among them."""
     reads_time: ClassVar[bool] = False
     """Whether its models read `ModelInputs.time`."""
 

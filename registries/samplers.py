@@ -24,13 +24,19 @@ the model's own distribution.
 
 @dataclass(frozen=True)
 class SpecialTokens:
-    """Ids that a sampler may treat apart; None where the checkpoint has no such token."""
+    """Ids that a sampler may treat apart; None where the checkpoint has no such token.
+
+    Attributes:
+        mask: stands for an unknown token.
+        eos: ends a document.
+        end_of_turn: ends an answer of a chat model.
+        stops: all ids at which a text ends, EOS and end of turn among them.
+    """
 
     mask: int
     eos: int | None = None
     end_of_turn: int | None = None
     stops: tuple[int, ...] = ()
-    """All ids at which a text ends, EOS and end of turn among them."""
 
 
 class Draws(Protocol):

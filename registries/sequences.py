@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PADDING_SEGMENT = -1
+"""The document number of padding."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,10 @@ class AttentionPattern:
 
     Each position has a block number; a query sees the keys of its own and of earlier blocks. One
     block for all is bidirectional, one block a position is causal.
+
+    Attributes:
+        kind: of the pattern.
+        block_length: in tokens, counted from a document's start; None where blocks aren't of one length.
     """
 
     kind: AttentionKind = "bidirectional"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -22,29 +21,6 @@ def blocks(repository: Path) -> dict[str, list[str]]:
     for language, block in re.findall(r"```(\w+)\n(.*?)```", text, flags=re.DOTALL):
         found.setdefault(language, []).append(block)
     return found
-
-
-@pytest.mark.slow
-def test_the_third_party_sampler_keeps_the_contract(blocks: dict[str, list[str]], tmp_path: Path) -> None:
-    registration, implementation, contract = blocks["python"][1:4]
-    (tmp_path / "my_sampler").mkdir()
-    (tmp_path / "my_sampler" / "__init__.py").write_text(registration)
-    (tmp_path / "my_sampler" / "sampler.py").write_text(implementation)
-    (tmp_path / "test_my_sampler.py").write_text(contract)
-    entry_point = blocks["toml"][0].split("[project.entry-points.opendllm]\n")[1]
-    installed = tmp_path / "my_sampler-0.1.dist-info"
-    installed.mkdir()
-    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: my-sampler\nVersion: 0.1\n")
-    (installed / "entry_points.txt").write_text("[opendllm]\n" + entry_point.replace('"', ""))
-    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_my_sampler.py"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout
-    shown = subprocess.run(
-        [sys.executable, "-m", "opendllm.core", "plugins", "show", "samplers/left-to-right"],
-        env=environment, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert "from my-sampler 0.1" in shown.stdout
 
 
 def test_the_example_manifest_is_valid(

@@ -111,6 +111,17 @@ def noise_of(path: Path) -> TrainedNoise:
     return read_noise(own_section(folder, read_config(folder)), folder / CONFIG_FILE)
 
 
+def stored_block_length(path: Path) -> int | None:
+    """That of a checkpoint's own blocks, as one made here says it; None where config.json has no word on it.
+
+    Raises:
+        UserError: config.json can't be read.
+    """
+    folder = model_folder(path)
+    found = own_section(folder, read_config(folder)).get("block_length")
+    return found if type(found) is int and found > 0 else None
+
+
 def own_section(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     """What config.json says beyond the family's own format."""
     own = config.get(OWN_SECTION, {})

@@ -10,12 +10,13 @@ from typing import Annotated, Any
 
 import typer
 
-from opendllm.core.checkpoints.families import backbone_of
+from opendllm.core.checkpoints.families import backbone_of, stored_block_length
 from opendllm.core.checkpoints.files import PROVENANCE_FILE, model_folder, provenance_of
 from opendllm.core.checkpoints.pretrained import fetch, is_hub_id
 from opendllm.core.cli.generate_command import parse_options
 from opendllm.core.cli.run_report import print_report
 from opendllm.core.decoding.options import DecoderOptions
+from opendllm.core.decoding.settings import default_options
 from opendllm.core.experiment import run_experiment
 from opendllm.core.launching.stopping import stopping_at_once
 from opendllm.core.manifest.experiment_manifest import experiment_of
@@ -54,7 +55,13 @@ def evaluate(
     benchmark: Annotated[
         list[str], typer.Option(metavar="NAME", help="As in `platform plugins`; may be repeated.")
     ],
-    sampler: Annotated[str | None, typer.Option(help="By default the one of the model's authors.")] = None,
+    sampler: Annotated[
+        str | None,
+        typer.Option(
+            help="By default the one of the model's authors, with their options (platform plugins show "
+            "backbones/NAME); one that is named begins with its own."
+        ),
+    ] = None,
     option: Annotated[
         list[str] | None,
         typer.Option(
@@ -93,12 +100,18 @@ def evaluate(
     folder = fetch(checkpoint)
     family = backbone_of(plugins, folder)
     chosen = plugins.samplers.get(sampler or family.options.default_sampler).name
+    defaults = default_options(family.options, stored_block_length(folder)) if sampler is None else {}
     options = _sorted(parse_options(option or []), plugins, chosen, benchmark)
+    authors = _sorted(defaults, plugins, chosen, ())
     manifest = {
         **_of_its_run(folder),
         "name": _name(checkpoint),
         "device": device,
-        "generate": {**options.decoder, "sampler": {"name": sampler or chosen, "options": options.sampler}},
+        "generate": {
+            **authors.decoder,
+            **options.decoder,
+            "sampler": {"name": sampler or chosen, "options": {**authors.sampler, **options.sampler}},
+        },
         "evaluate": [
             {"benchmark": {"name": name, "options": options.benchmarks[name]}, **options.entry}
             for name in benchmark

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from opendllm.core.checkpoints.families import backbone_of, noise_of
+from opendllm.core.checkpoints.families import backbone_of, noise_of, stored_block_length
 from opendllm.core.checkpoints.pretrained import fetch, is_hub_id
 from opendllm.core.cli.described_options import described_options, option_lines
 from opendllm.core.cli.output_files import Lines, new_file
@@ -26,7 +26,12 @@ from opendllm.core.cli.trace_files import (
     write_page,
 )
 from opendllm.core.decoding.options import DecoderOptions
-from opendllm.core.decoding.settings import check_destination, sort_options
+from opendllm.core.decoding.settings import (
+    check_destination,
+    default_options,
+    sort_options,
+    sort_over_defaults,
+)
 from opendllm.core.manifest.sources import parse_value
 from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.errors import UserError
@@ -68,8 +73,9 @@ def generate(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="By default the one of the model's authors; given twice, with --trace FILE.html or --gif, "
-            "both are shown side by side.",
+            help="By default the one of the model's authors, with their options (platform plugins show "
+            "backbones/NAME); one that is named begins with its own. Given twice, with --trace FILE.html or "
+            "--gif, both are shown side by side.",
         ),
     ] = None,
     option: Annotated[
@@ -144,11 +150,9 @@ def generate(
         if trace_file is not None and is_page(trace):
             write_page(trace_file, checkpoint, model, prompts, done)
         elif trace_file is not None:
-            about: dict[str, Any] = {
-                "checkpoint": checkpoint,
-                "sampler": done[0].sampler or model.default_sampler,
-            }
-            about |= {"options": options, "seed": seed}
+            used, set_to = model.decoding(done[0].sampler, options)
+            about: dict[str, Any] = {"checkpoint": checkpoint, "sampler": used}
+            about |= {"options": set_to, "seed": seed}
             write_json_trace(trace_file, about, model, prompts, done[0])
         if gif_file is not None:
             write_gif(gif_file, model, prompts, done)
@@ -168,10 +172,12 @@ def _check_names(checkpoint: str, wanted: Sequence[Decoding]) -> None:
     if not folder.exists() and is_hub_id(checkpoint):
         return  # whose config.json, which knows the sampler, is to be fetched first
     path = fetch(checkpoint)
-    default = backbone_of(plugins, path).options.default_sampler
+    family = backbone_of(plugins, path).options
     for each in wanted:
-        chosen = plugins.samplers.get(each.sampler or default)
-        sort_options(each.options, chosen)
+        chosen = plugins.samplers.get(each.sampler or family.default_sampler)
+        unnamed = each.sampler is None
+        defaults = default_options(family, stored_block_length(path)) if unnamed else {}
+        sort_over_defaults(each.options, defaults, chosen)
         check_destination(chosen, noise_of(path).destination)
 
 

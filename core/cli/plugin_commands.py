@@ -13,7 +13,7 @@ from opendllm.core.cli.plugin_names import named_plugin
 from opendllm.core.decoding.options import DecoderOptions
 from opendllm.registries.discovery import EXTENSION_POINTS, Plugins, installed_plugins
 from opendllm.registries.errors import UserError
-from opendllm.registries.options import SamplerOptions
+from opendllm.registries.options import BackboneOptions, SamplerOptions
 from opendllm.registries.registry import Registration
 
 AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable.")]
@@ -67,7 +67,10 @@ def show(
         _show_decoder(as_json)
         return
     registration = named_plugin(plugin)
-    details = {**_summary(registration), "target": registration.target}
+    details: dict[str, Any] = {**_summary(registration), "target": registration.target}
+    if issubclass(registration.options, BackboneOptions):
+        details["default_sampler"] = registration.options.default_sampler
+        details["default_options"] = dict(registration.options.default_options)
     options = described_options(registration.options)
     if as_json:
         typer.echo(json.dumps({**details, "options": [each.as_json() for each in options]}, indent=2))
@@ -76,6 +79,9 @@ def show(
     typer.echo(f"from {registration.provenance}, {registration.target}")
     if issubclass(registration.options, SamplerOptions):
         typer.echo(f"undoes {' or '.join(sorted(registration.options.destinations))} noise")
+    if issubclass(registration.options, BackboneOptions):
+        own = [f"-o {name}={value}" for name, value in registration.options.default_options.items()]
+        typer.echo(f"decodes by default with {' '.join([registration.options.default_sampler, *own])}")
     _print_options(options)
     if not options:
         typer.echo("\n  no options of its own")

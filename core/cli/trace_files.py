@@ -129,17 +129,18 @@ def _traces(model: LanguageModel, prompts: Sequence[Prompt], done: Sequence[Deco
         vocabulary = spellings(model.tokenizer.decode, used)
         for given, each in zip(prompts, decoding.written, strict=True):
             assert each.row_trace is not None
+            sampler, options = model.decoding(decoding.sampler, decoding.options)
             traces.append(
                 DecodingTrace(
                     prompt=given.gap.prefix,
                     suffix=given.gap.suffix,
                     text=each.text,
-                    sampler=decoding.sampler or model.default_sampler,
+                    sampler=sampler,
                     mask_token_id=model.lm.mask_token_id,
                     vocabulary=vocabulary,
                     forward_passes=each.forward_passes,
                     row=each.row_trace,
-                    options=decoding.options,
+                    options=options,
                 )
             )
     return traces

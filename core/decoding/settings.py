@@ -10,7 +10,7 @@ from opendllm.core.foundation.option_errors import checked_options
 from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.errors import UserError
 from opendllm.registries.noise_schedules import Destination
-from opendllm.registries.options import SamplerOptions
+from opendllm.registries.options import BackboneOptions, SamplerOptions
 from opendllm.registries.registry import Registration, did_you_mean
 from opendllm.registries.samplers import Sampler
 
@@ -36,6 +36,40 @@ def sort_options(
     assert isinstance(sampler, SamplerOptions)
     check_effect(decoder, registration)
     return decoder, sampler
+
+
+def default_options(family: BackboneOptions, block_length: int | None = None) -> dict[str, Any]:
+    """What a family's authors decode with, beside their sampler: see `BackboneOptions.default_options`.
+
+    Args:
+        family: its options.
+        block_length: of the checkpoint's own blocks, where it is known; by default what `family` says.
+    """
+    found = dict(family.default_options)
+    own = family.block_length if block_length is None else block_length
+    sub_block = found.get("block_length")
+    if own is not None and sub_block is not None and own % sub_block:
+        del found["block_length"]
+    return found
+
+
+def sort_over_defaults(
+    flat: Mapping[str, Any], defaults: Mapping[str, Any], registration: Registration[Sampler]
+) -> tuple[DecoderOptions, SamplerOptions]:
+    """`sort_options` of what is asked for, over a family's default options.
+
+    Raises:
+        UserError: see `sort_options`; a default that doesn't go with what is asked for is named as one.
+    """
+    try:
+        return sort_options({**defaults, **flat}, registration)
+    except UserError as error:
+        sort_options(flat, registration)
+        kept = ", ".join(f"{name}={value}" for name, value in defaults.items() if name not in flat)
+        raise UserError(
+            f"{error} ({kept} is how the model's authors decode: name the sampler, {registration.name}, to "
+            f"start from its own defaults)"
+        ) from error
 
 
 def check_destination(registration: Registration[Sampler], destination: Destination) -> None:

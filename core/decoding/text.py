@@ -33,10 +33,17 @@ class SeededGap:
 
 @dataclass(frozen=True)
 class _Row:
-    """A canvas's ids, of which so many stand left of the gap."""
+    """A canvas.
+
+    Attributes:
+        ids: of all its positions.
+        given: how many of them stand left of the gap.
+        surplus: how many at its end fill the last block beyond what is asked for.
+    """
 
     ids: list[int]
     given: int
+    surplus: int
 
 
 @dataclass(frozen=True)
@@ -45,11 +52,12 @@ class Written:
 
     Attributes:
         text: up to the first stop id.
-        tokens: every id, also those after it.
+        tokens: every id that was asked for, also those after it.
         kept_tokens: how many of them `text` is made of.
         forward_passes: that the row took part in.
         seconds: its share of the wall time, of all that was written side by side.
-        trace: the row's ids before the first and after every step, where asked for.
+        trace: the row's ids before the first and after every step, where asked for; with what fills the last
+            block beyond `tokens`, see `write`.
         row_trace: the same as what each step changed.
     """
 
@@ -108,6 +116,9 @@ def write(
     As many as `batch_size` are written side by side; one that is finished makes way for another, which
     changes no result.
 
+    Where the model `fills_last_block`, a gap at its row's end goes on to the end of its last block, as far as
+    the context reaches; what stands beyond the length that is asked for is cut off afterwards.
+
     Yields:
         (index into `gaps`, what was written there).
 
@@ -141,10 +152,11 @@ def write(
 def _written(
     lm: DiffusionLM, codec: TextCodec, row: _Row, done: FinishedRow, traced: _Traced | None = None
 ) -> Written:
-    end = next((at for at, token in enumerate(done.written) if token in lm.stops), len(done.written))
+    written = done.written[: len(done.written) - row.surplus]
+    end = next((at for at, token in enumerate(written) if token in lm.stops), len(written))
     return Written(
-        codec.decode(done.written[:end], row.ids[: row.given]),
-        tuple(done.written),
+        codec.decode(written[:end], row.ids[: row.given]),
+        tuple(written),
         end,
         done.forward_passes,
         done.seconds,
@@ -214,4 +226,19 @@ def _row(lm: DiffusionLM, codec: TextCodec, gap: Gap, options: DecoderOptions, n
             f"prompt{number} has {len(ids)} tokens with its gap, more than the model's context of "
             f"{lm.context_length}"
         )
-    return _Row(ids, len(prefix))
+    surplus = 0 if suffix else _end_of_block(lm, len(ids)) - len(ids)
+    return _Row([*ids, *[lm.mask_token_id] * surplus], len(prefix), surplus)
+
+
+def _end_of_block(lm: DiffusionLM, length: int) -> int:
+    """Up to where a row is written that is asked for up to `length`.
+
+    The published code fills masks up to ceil((P + new) / B) B, and takes [P : P + new] (JetAstra/SDAR
+    @c2041a83, generate.py; the LLaDA2 authors' `generate`; Fast-dLLM v2).
+    """
+    block_length = lm.attention.block_length
+    if block_length is None or not lm.fills_last_block:
+        return length
+    if lm.logit_shift and (length - 1) % block_length == 0:
+        return length  # the block before, which is clean, predicts a block's first token
+    return min(length + -length % block_length, lm.context_length)

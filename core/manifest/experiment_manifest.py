@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from opendllm.core.manifest.checks import Issue, ManifestError, validate
+from opendllm.core.manifest.default_decoding import with_default_decoding
 from opendllm.core.manifest.grids import without_grids
 from opendllm.core.manifest.lengths import unwritable
 from opendllm.core.manifest.paths import with_absolute_paths, without_paths
@@ -222,6 +223,7 @@ def _variant(name: str, merged: Source, seed: int | None, plugins: Plugins) -> V
         manifest = validate(source, Manifest, ExperimentManifest)
     except ManifestError as error:
         raise ManifestError([*error.issues, *unknown_plugins(source, plugins)]) from error
+    manifest = with_default_decoding(manifest, plugins)
     chosen = resolve_plugins(manifest, source, plugins)
     labels = [entry.label or entry.benchmark.name for entry in manifest.evaluate]
     for index, label in enumerate(labels):

@@ -184,12 +184,16 @@ class _Resolver:
         chosen = self.plugin(self.plugins.samplers, SamplerOptions, choice, (*path, "sampler"))
         if chosen is not None:
             try:
-                if self.destination is not None and (self.decodes or generate.sampler is not None):
+                if self.destination is not None and (self.decodes or self._names_sampler(path)):
                     check_destination(chosen.registration, self.destination)
                 check_effect(decoder_options(generate), chosen.registration)
             except UserError as error:
                 self.issues.append(Issue(self.source.location(path), dotted(path), str(error)))
         return chosen
+
+    def _names_sampler(self, path: KeyPath) -> bool:
+        """Whether the manifest itself does, in a `generate` section at `path` or in the general one."""
+        return any(_said(self.source.data, (*at, "sampler")) for at in (path, ("generate",)))
 
     def _default_sampler(self) -> PluginChoice | None:
         """The sampler of the backbone's authors; None where the backbone is unknown."""
@@ -199,6 +203,15 @@ class _Resolver:
         except PluginError:
             return None
         return PluginChoice(name=options.default_sampler) if issubclass(options, BackboneOptions) else None
+
+
+def _said(node: Any, path: KeyPath) -> bool:
+    for key in path:
+        try:
+            node = node[key]
+        except (KeyError, IndexError, TypeError):
+            return False
+    return node is not None
 
 
 def _data_issues(manifest: Manifest, source: Source, backbone: BackboneOptions) -> Iterator[Issue]:

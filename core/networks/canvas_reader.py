@@ -50,14 +50,18 @@ class CanvasCache(Cache):
             for store, states in ((self.keys, key_states), (self.values, value_states)):
                 store.append(states.new_zeros(size))
         found = []
+        # A model that is spread over devices has layers elsewhere than what says where their entries go.
+        device = key_states.device
+        chosen = None if self.rows is None else self.rows.to(device)
+        columns = None if self.columns is None else self.columns.to(device)
         for kept, new in ((self.keys[layer_idx], key_states), (self.values[layer_idx], value_states)):
-            if self.columns is None:
-                kept[slice(None) if self.rows is None else self.rows, :, : self._length] = new
+            if columns is None:
+                kept[slice(None) if chosen is None else chosen, :, : self._length] = new
                 found.append(new)
                 continue
-            rows = torch.arange(kept.shape[0], device=kept.device) if self.rows is None else self.rows
-            kept[rows[:, None], :, self.columns] = new.transpose(1, 2)
-            found.append(kept[slice(None) if self.rows is None else self.rows, :, : self.seen])
+            rows = torch.arange(kept.shape[0], device=device) if chosen is None else chosen
+            kept[rows[:, None], :, columns] = new.transpose(1, 2)
+            found.append(kept[slice(None) if chosen is None else chosen, :, : self.seen])
         return found[0], found[1]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
@@ -79,8 +83,8 @@ class CanvasCache(Cache):
     def select_rows(self, rows: Tensor) -> None:
         """Forget the other rows."""
         self._rows = len(rows)
-        self.keys = [keys[rows] for keys in self.keys]
-        self.values = [values[rows] for values in self.values]
+        self.keys = [keys[rows.to(keys.device)] for keys in self.keys]
+        self.values = [values[rows.to(values.device)] for values in self.values]
 
 
 class TransformersReader(CanvasReader):

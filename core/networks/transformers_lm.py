@@ -53,8 +53,10 @@ class CheckpointFormat:
         other_pieces: further keys that are read in their place, and never written.
         block_length: that the checkpoint was trained with; None where nobody says.
         block_key: of config.json, where the family writes its block length down.
+        fills_last_block: see `DiffusionLM.fills_last_block`.
         softmax_router: whether it has mixture layers that a softmax routes, so that their load can be
             balanced by a loss.
+        model_type: of config.json, of what is saved; None for that of the file that was read.
         adapt: changes the stock network in place, before its weights are there.
     """
 
@@ -68,7 +70,9 @@ class CheckpointFormat:
     other_pieces: Pieces = field(default_factory=dict)
     block_length: int | None = None
     block_key: str | None = None
+    fills_last_block: bool = True
     softmax_router: bool = False
+    model_type: str | None = None
     adapt: Callable[[PreTrainedModel], None] | None = None
 
 
@@ -174,6 +178,7 @@ class TransformersLM(DiffusionLM):
             )
         self.module = ScoringModule(network, attention, checkpoint.logit_shift)
         self.attention = attention
+        self.fills_last_block = checkpoint.fills_last_block
         self.logit_shift = checkpoint.logit_shift
         self.mask_token_id = mask_token_id
         self.eos_token_id = eos_token_id
@@ -293,6 +298,8 @@ class TransformersLM(DiffusionLM):
             "torch_dtype": str(next(iter(weights.values())).dtype).removeprefix("torch."),
             OWN_SECTION: own,
         }
+        if self._format.model_type is not None:
+            config["model_type"] = self._format.model_type
         if self.eos_token_id != first_id(config.get("eos_token_id")):
             config["eos_token_id"] = self.eos_token_id
         if self._format.block_key is not None and self.attention.block_length is not None:

@@ -14,6 +14,9 @@ from opendllm.registries.options import ObjectiveOptions
 OPTIMIZER_NUMBERS = {"fp32": 2, "bf16": 3}
 """Two moments a parameter and, beside bf16 weights, those that ZeRO steps on."""
 
+FROZEN_SHARE = 2 / 3
+"""Of a training's operations where weights want no gradient: one of the three products with each."""
+
 
 @dataclass(frozen=True)
 class TrainingPlan:
@@ -28,7 +31,7 @@ class TrainingPlan:
         activations: an estimate, for one micro-batch: a gated block keeps about eight tensors of the
             model's width and four of the feed-forward's; None where its widths aren't known.
         offloaded: held by the CPU's memory instead.
-        checkpoint: one step's folder on disk.
+        checkpoint: one step's folder on disk; where adapters are trained, their base's weights too.
         checkpoints: how many of them are kept.
         seconds: at the hardware's utilisation.
     """
@@ -63,7 +66,9 @@ def plan_training(
         UserError: the batch doesn't divide.
     """
     micro_batch, _ = batch_shape(train, hardware.devices)
-    parameters = architecture.parameters
+    parameters = trained = architecture.parameters
+    if train.lora is not None and isinstance(architecture, Architecture):
+        trained = architecture.adapter_parameters(train.lora.rank)
     number = 2 if train.precision == "bf16" else 4
     kept = OPTIMIZER_NUMBERS[train.precision] * (4 if train.master_weights else 2)
     zero, stage = train.deepspeed.zero_optimization, zero_stage(train)
@@ -73,13 +78,15 @@ def plan_training(
     flops = architecture.training_flops(
         tokens * read, length, objective.scored_share / objective.positions_per_token
     )
+    if train.lora is not None:
+        flops *= FROZEN_SHARE
     weights = _share(parameters * number, stage >= 3, hardware)
-    optimizer = _share(parameters * kept, stage >= 1, hardware)
+    optimizer = _share(trained * kept, stage >= 1, hardware)
     return TrainingPlan(
         tokens=tokens,
         flops=flops,
         weights=0 if zero.offload_parameters else weights,
-        gradients=_share(parameters * number, stage >= 2, hardware),
+        gradients=_share(trained * number, stage >= 2, hardware),
         optimizer=0 if zero.offload_optimizer else optimizer,
         activations=(
             _activations(train, objective, architecture, (micro_batch * sequence_length, hardware))
@@ -87,7 +94,7 @@ def plan_training(
             else None
         ),
         offloaded=(weights if zero.offload_parameters else 0) + (optimizer if zero.offload_optimizer else 0),
-        checkpoint=parameters * (2 * number + kept),
+        checkpoint=2 * parameters * number + trained * kept,
         checkpoints=_kept(train.checkpoint, train.steps),
         seconds=hardware.seconds(flops, train.precision) / hardware.devices,
     )

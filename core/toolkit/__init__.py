@@ -27,6 +27,7 @@
     weight_files           which tensor is in which file; safetensors_folder, reading and writing them;
                            weight_pieces, experts and fused projections
     placement              over devices and in 8 bit; quantized, what others quantized
+    config_checks          keys and sizes of a config.json that the network can't honour, refused by name
 
 `core.scoring`, for benchmarks:
     problem_files      problems from a file or the hub

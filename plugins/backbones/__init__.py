@@ -32,6 +32,8 @@ from opendllm.registries import AttentionKind, BackboneOptions, Register
 from opendllm.registries.architecture import Architecture
 
 HERE = "opendllm.plugins.backbones"
+SDAR_DECODING: dict[str, Any] = {"rule": "dynamic", "threshold": 0.85, "temperature": 1.0}
+"""Of JetAstra/SDAR @c2041a83, generate.py; its evaluation has others, see docs/decoding.md."""
 
 
 class OpenDcoderOptions(BackboneOptions):
@@ -121,6 +123,7 @@ class SdarOptions(_BlockOptions):
 
     model_types: ClassVar[frozenset[str]] = frozenset({"sdar"})
     default_sampler: ClassVar[str] = "block-steps"
+    default_options: ClassVar[Mapping[str, Any]] = SDAR_DECODING
     known_ids: ClassVar[Mapping[str, int]] = {"mask_token_id": 151669}
     published_block_length: ClassVar[int | None] = 4
 
@@ -138,6 +141,8 @@ class FastDllmV2Options(_BlockOptions):
 
     model_types: ClassVar[frozenset[str]] = frozenset({"Fast_dLLM_Qwen"})
     default_sampler: ClassVar[str] = "block-steps"
+    # Its `generate`: sub-blocks of 8 in blocks of 32, no block cache.
+    default_options: ClassVar[Mapping[str, Any]] = {"rule": "dynamic", "threshold": 1.0, "block_length": 8}
     known_ids: ClassVar[Mapping[str, int]] = {"mask_token_id": 151665, "eos_token_id": 151645}
     published_block_length: ClassVar[int | None] = 32
 
@@ -153,6 +158,7 @@ class SdarMoeOptions(_BlockOptions):
 
     model_types: ClassVar[frozenset[str]] = frozenset({"sdar_moe"})
     default_sampler: ClassVar[str] = "block-steps"
+    default_options: ClassVar[Mapping[str, Any]] = SDAR_DECODING
     known_ids: ClassVar[Mapping[str, int]] = {"mask_token_id": 151669}
     published_block_length: ClassVar[int | None] = 4
 
@@ -188,7 +194,13 @@ class Llada2Options(_BlockOptions):
     """Options of LLaDA2 models."""
 
     model_types: ClassVar[frozenset[str]] = frozenset({"llada2_moe", "llada2_moe_veomni"})
+    # LLaDA2.0's `generate`. LLaDA2.1's is the sampler token-editing; config.json doesn't tell the two.
     default_sampler: ClassVar[str] = "block-steps"
+    default_options: ClassVar[Mapping[str, Any]] = {
+        "rule": "dynamic",
+        "threshold": 0.95,
+        "confidence": "filtered",
+    }
     known_ids: ClassVar[Mapping[str, int]] = {"mask_token_id": 156895, "eos_token_id": 156892}
     published_block_length: ClassVar[int | None] = 32
 

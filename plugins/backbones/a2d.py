@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from opendllm.core.networks.transformers_backbone import TransformersBackbone
@@ -20,4 +21,5 @@ def a2d(options: A2dOptions) -> Backbone:
 
 def _format(config: Mapping[str, Any]) -> CheckpointFormat:
     shape = str(config["model_type"]).removeprefix("a2d-")
-    return qwen_format("a2d", shape, config, logit_shift=False)
+    # dllm's sampler gives a last block only the positions that are asked for (@ca176752, samplers/bd3lm.py).
+    return replace(qwen_format("a2d", shape, config, logit_shift=False), fills_last_block=False)

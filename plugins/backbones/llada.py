@@ -7,6 +7,12 @@ from typing import Any
 
 from transformers import LlamaConfig
 
+from opendllm.core.networks.config_checks import (
+    require_counts,
+    require_divides,
+    require_positive,
+    require_values,
+)
 from opendllm.core.networks.transformers_backbone import TransformersBackbone
 from opendllm.core.networks.transformers_lm import CheckpointFormat
 from opendllm.plugins.backbones import LladaOptions
@@ -31,12 +37,37 @@ _OUTER_KEYS = {
 }
 
 
+_HONOURED: dict[str, tuple[Any, ...]] = {
+    "alibi": (False,),
+    "rope": (True,),
+    "attention_layer_norm": (False,),
+    "multi_query_attention": (False,),
+    "block_type": ("llama",),
+    "activation_type": ("silu",),
+    "layer_norm_type": ("rms",),
+    "layer_norm_with_affine": (True,),
+    "bias_for_layer_norm": (False,),
+    "input_emb_norm": (False,),
+    "scale_logits": (False,),
+    "clip_qkv": (False,),
+    "rope_scaling": ({},),
+}
+"""The published values; others would be another arithmetic."""
+
+
 def llada(options: LladaOptions) -> Backbone:
     """GSAI-ML/LLaDA-8B-Base, -Instruct, LLaDA-1.5 and models of their kind."""
     return TransformersBackbone(options, LLADA[options.preset], _format)
 
 
 def _format(config: Mapping[str, Any]) -> CheckpointFormat:
+    require_values(config, _HONOURED)
+    require_counts(config, "d_model", "mlp_hidden_size", "n_layers", "n_heads", "max_sequence_length")
+    if config.get("n_kv_heads") is not None:
+        require_counts(config, "n_kv_heads", most=config["n_heads"])
+        require_divides(config, "n_kv_heads", "n_heads")
+    require_divides(config, "n_heads", "d_model")
+    require_positive(config, "rms_norm_eps", "rope_theta")
     network = LlamaConfig(
         vocab_size=config.get("embedding_size") or config["vocab_size"],
         hidden_size=config["d_model"],

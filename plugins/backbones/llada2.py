@@ -7,6 +7,15 @@ from typing import Any
 
 from transformers import Glm4MoeConfig
 
+from opendllm.core.networks.config_checks import (
+    require_activation,
+    require_counts,
+    require_divides,
+    require_full_attention,
+    require_head_size,
+    require_positive,
+    require_values,
+)
 from opendllm.core.networks.transformers_backbone import TransformersBackbone
 from opendllm.core.networks.transformers_lm import CheckpointFormat
 from opendllm.core.networks.weight_pieces import Piece, expert_pieces, stacked_pieces
@@ -19,16 +28,25 @@ BLOCK_LENGTH = 32
 """Of the published checkpoints, whose config.json doesn't say it."""
 BLOCK_KEY = "block_length"
 """Of models made here, whose vocabulary may be any."""
-_ONLY: dict[str, Any] = {
-    "score_function": "sigmoid",
-    "moe_router_enable_expert_bias": True,
-    "use_qkv_bias": False,
-    "use_bias": False,
-    "use_rmsnorm": True,
-    "norm_head": False,
-    "using_split_qkv_in_self_attention": False,
+_HONOURED: dict[str, tuple[Any, ...]] = {
+    "score_function": ("sigmoid",),
+    "moe_router_enable_expert_bias": (True,),
+    "use_qkv_bias": (False,),
+    "use_bias": (False,),
+    "use_rmsnorm": (True,),
+    "use_qk_norm": (True,),
+    "norm_head": (False,),
+    "norm_softmax": (False,),
+    "using_split_qkv_in_self_attention": (False,),
+    "router_dtype": ("fp32", "float32"),
+    "rope_scaling": ({},),
 }
 """The published values; others would be another arithmetic."""
+_ROTATED = 0.5
+"""The share of head_dim that RoPE turns where config.json is silent, as in the published LLaDA2MoeConfig."""
+_PUBLISHED_TYPE = "llada2_moe"
+"""Of checkpoints whose experts have tensors of their own. dFactory's llada2_moe_veomni has them stacked, and
+its loader expects them so: what is saved here has them apart."""
 _LAYER_KEYS = {
     "self_attn.q_norm.weight": "attention.query_layernorm.weight",
     "self_attn.k_norm.weight": "attention.key_layernorm.weight",
@@ -44,13 +62,9 @@ def llada2(options: Llada2Options) -> Backbone:
 
 def _format(config: Mapping[str, Any]) -> CheckpointFormat:
     """transformers' Glm4Moe, whose router leaves out unselected groups as LLaDA2's does."""
-    for key, value in _ONLY.items():
-        if config.get(key, value) != value:
-            raise UserError(f"config.json sets {key} to {config[key]!r}, which is not supported")
-    if config.get("rope_scaling"):
-        raise UserError("config.json sets rope_scaling, which is not supported")
+    _check(config)
     head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
-    rotary = config.get("rotary_dim") or int(head_dim * config.get("partial_rotary_factor", 1.0))
+    rotary = _rotary_dim(config, head_dim)
     network = Glm4MoeConfig(
         vocab_size=config["vocab_size"],
         hidden_size=config["hidden_size"],
@@ -104,4 +118,49 @@ def _format(config: Mapping[str, Any]) -> CheckpointFormat:
         other_pieces=stacked,
         block_length=config.get(BLOCK_KEY, BLOCK_LENGTH if published else None),
         block_key=BLOCK_KEY if BLOCK_KEY in config else None,
+        model_type=_PUBLISHED_TYPE,
     )
+
+
+def _check(config: Mapping[str, Any]) -> None:
+    """Refuse what would be another arithmetic, and a router that can't choose as many experts as it is to."""
+    require_values(config, _HONOURED)
+    require_full_attention(config)
+    require_activation(config)
+    require_positive(config, "rms_norm_eps", "rope_theta", "routed_scaling_factor")
+    sizes = ("vocab_size", "hidden_size", "intermediate_size", "moe_intermediate_size", "num_hidden_layers")
+    heads = ("num_attention_heads", "num_key_value_heads", "max_position_embeddings")
+    require_counts(config, *sizes, *heads, "num_experts", "num_shared_experts", "n_group")
+    require_head_size(config)
+    require_counts(config, "first_k_dense_replace", least=0, most=config["num_hidden_layers"])
+    require_divides(config, "n_group", "num_experts")
+    in_group = config["num_experts"] // config["n_group"]
+    if in_group < 2:
+        raise UserError(
+            f"config.json: n_group is {config['n_group']}, of {config['num_experts']} experts: a group is "
+            f"scored by its two best experts, so each is to have two"
+        )
+    require_counts(config, "topk_group", most=config["n_group"])
+    require_counts(config, "num_experts_per_tok", most=config["topk_group"] * in_group)
+
+
+def _rotary_dim(config: Mapping[str, Any], head_dim: int) -> int:
+    """How many of a head's numbers are turned: the first ones, by `partial_rotary_factor`.
+
+    Raises:
+        UserError: that is none, or `rotary_dim`, which the published code never reads, says another number.
+    """
+    share = config.get("partial_rotary_factor")
+    share = _ROTATED if share is None else share
+    if type(share) not in (int, float) or not 0 < share <= 1 or int(head_dim * share) % 2:
+        raise UserError(
+            f"config.json: partial_rotary_factor is {share!r}: it is to make an even part of head_dim, "
+            f"{head_dim}"
+        )
+    rotary = int(head_dim * share)
+    if config.get("rotary_dim") not in (None, rotary):
+        raise UserError(
+            f"config.json: rotary_dim is {config['rotary_dim']!r}, and partial_rotary_factor ({share}) of "
+            f"head_dim ({head_dim}) is {rotary}"
+        )
+    return rotary

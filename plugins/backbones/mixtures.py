@@ -15,6 +15,14 @@ from torch.nn.functional import linear
 from transformers import PreTrainedModel, Qwen3MoeConfig
 from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeTopKRouter
 
+from opendllm.core.networks.config_checks import (
+    require_activation,
+    require_counts,
+    require_full_attention,
+    require_head_size,
+    require_positive,
+    require_values,
+)
 from opendllm.core.networks.transformers_backbone import TransformersBackbone
 from opendllm.core.networks.transformers_lm import CheckpointFormat
 from opendllm.core.networks.weight_pieces import Piece, expert_pieces
@@ -36,13 +44,23 @@ _SIZES = (
 )
 _OPTIONAL = ("tie_word_embeddings", "hidden_act", "attention_dropout", "norm_topk_prob")
 _ROTARY = ("rope_theta", "rope_scaling", "rope_parameters")
-_UNKNOWN = (
-    "attention_bias",
-    "clip_qkv",
-    "shared_expert_intermediate_size",
-    "moe_router_enable_expert_bias",
-)
-"""What the stock class would silently compute otherwise."""
+_HONOURED: dict[str, tuple[Any, ...]] = {
+    "attention_bias": (False,),
+    "clip_qkv": (False,),
+    "shared_expert_intermediate_size": (0,),
+    "num_shared_experts": (0,),
+    "moe_router_enable_expert_bias": (False,),
+    "moe_router_score_function": ("softmax",),
+    "routed_scaling_factor": (1,),
+    "qk_layernorm": (True,),
+    "use_qk_norm": (True,),
+    "partial_rotary_factor": (1,),
+    "router_num_group": (-2, -1, 0, 1),
+    "router_topk_group": (-2, -1, 0, 1),
+    "n_group": (1,),
+    "topk_group": (1,),
+}
+"""What the stock class computes, whatever a config.json says; LLaDA-MoE's -2 is no group."""
 
 
 class Float32Router(Qwen3MoeTopKRouter):
@@ -80,6 +98,7 @@ def llada_moe(options: LladaMoeOptions) -> Backbone:
 
 
 def _sdar_moe(config: Mapping[str, Any]) -> CheckpointFormat:
+    _check(config, "intermediate_size", "moe_intermediate_size", "decoder_sparse_step")
     dense = config.get("mlp_only_layers") or []
     step = config.get("decoder_sparse_step", 1)
     sparse = [
@@ -109,10 +128,15 @@ def _sdar_moe(config: Mapping[str, Any]) -> CheckpointFormat:
 
 
 def _llada_moe(config: Mapping[str, Any]) -> CheckpointFormat:
-    _check_llada_moe(config)
+    _check(config, "expert_intermediate_size")
     width = config["expert_intermediate_size"]
     layers = range(config["num_hidden_layers"])
     frequency = config.get("moe_layer_freq") or [1 for _ in layers]
+    if not isinstance(frequency, list) or len(frequency) != len(layers):
+        raise UserError(
+            f"config.json: moe_layer_freq is {frequency!r}: it is to be a list with an entry for each of the "
+            f"{len(layers)} layers"
+        )
     sparse = [layer for layer in layers if frequency[layer]]
     network = Qwen3MoeConfig(
         **{**_stock_sizes(config), "norm_topk_prob": False},  # always, whatever config.json says
@@ -132,20 +156,19 @@ def _llada_moe(config: Mapping[str, Any]) -> CheckpointFormat:
     )
 
 
-def _check_llada_moe(config: Mapping[str, Any]) -> None:
-    """Refuse another router or attention than the published checkpoints have."""
-    published = {"moe_router_score_function": "softmax", "qk_layernorm": True, "partial_rotary_factor": 1}
-    for key, value in published.items():
-        if config.get(key) not in (None, value):
-            raise UserError(f"config.json sets {key} to {config[key]!r}, which is not supported")
+def _check(config: Mapping[str, Any], *counts: str) -> None:
+    """Refuse another router or attention than the stock class computes, and sizes that are none."""
+    require_values(config, _HONOURED)
+    require_full_attention(config)
+    sizes = [key for key in _SIZES if key != "rms_norm_eps"]
+    require_counts(config, *sizes, *counts)
+    require_counts(config, "num_experts_per_tok", most=config["num_experts"])
+    require_head_size(config)
+    require_activation(config)
+    require_positive(config, "rms_norm_eps", "rope_theta")
 
 
 def _stock_sizes(config: Mapping[str, Any]) -> dict[str, Any]:
-    for key in _UNKNOWN:
-        if config.get(key):
-            raise UserError(f"config.json sets {key}, which is not supported")
-    if config.get("use_sliding_window"):
-        raise UserError("config.json asks for sliding-window attention, which is not supported")
     head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
     given = {key: config[key] for key in (*_OPTIONAL, *_ROTARY) if config.get(key) is not None}
     return {**{key: config[key] for key in _SIZES}, **given, "head_dim": head_dim}

@@ -178,7 +178,7 @@ _SDAR = {
 _SDAR_VOCABULARY = {"vocab_size": 151936, "num_key_value_heads": 8, "head_dim": 128}
 SDAR: dict[str, dict[str, Any]] = {
     "nano": {**_SDAR, **_NANO_QWEN, "head_dim": 32, "tie_word_embeddings": True},
-    # JetLM/SDAR-1.7B-Chat: Qwen3-1.7B's sizes, untied as the larger ones are; its own file wasn't seen
+    # JetLM/SDAR-1.7B-Chat, as hxhcreate/DARE @b6aa3ba8, models/SDAR-1dot7B-Chat, carries its config.json
     "1.7b": {
         **_SDAR,
         **_SDAR_VOCABULARY,
@@ -304,7 +304,11 @@ LLADA_MOE: dict[str, dict[str, Any]] = {
         "num_experts_per_tok": 2,
         "max_position_embeddings": 2048,
     },
-    # inclusionAI/LLaDA-MoE-7B-A1B-Base; its file wasn't seen. 7B and 1.4B active parameters are published.
+    # inclusionAI/LLaDA-MoE-7B-A1B-Base and -Instruct, whose config.json was not to be had. Layers, width,
+    # heads, experts, their width and RoPE's base as a review of arXiv:2509.24389 quotes them
+    # (themoonlight.io); the context of 8192 from another (aoijays.top); vocabulary and LM head from a GGUF
+    # copy's header (157,184 rows, 195 tensors). Their sum, 7.36 billion, is what 14.7 GB of bf16 weights
+    # hold, which a program that reads them reports. All read 2026-11-27.
     "7b-a1b": {
         **_LLADA_MOE,
         "vocab_size": 157184,
@@ -362,7 +366,8 @@ LLADA2: dict[str, dict[str, Any]] = {
         "topk_group": 2,
         "max_position_embeddings": 2048,
     },
-    # inclusionAI/LLaDA2.0-mini as in inclusionAI/dFactory @92b68908, and LLaDA2.1-mini
+    # inclusionAI/LLaDA2.0-mini as in inclusionAI/dFactory @92b68908, and LLaDA2.1-mini. The two differ in how
+    # they are decoded, which config.json doesn't say: name the sampler token-editing for 2.1.
     "mini": {
         **_LLADA2,
         **_LLADA2_PUBLISHED,

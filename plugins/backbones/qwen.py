@@ -7,6 +7,14 @@ from typing import Any
 
 from transformers import Qwen2Config, Qwen3Config
 
+from opendllm.core.networks.config_checks import (
+    require_activation,
+    require_counts,
+    require_full_attention,
+    require_head_size,
+    require_positive,
+    require_values,
+)
 from opendllm.core.networks.transformers_lm import CheckpointFormat
 from opendllm.registries.errors import UserError
 
@@ -23,6 +31,11 @@ _REQUIRED = (
 _OPTIONAL = ("tie_word_embeddings", "hidden_act", "attention_dropout", "head_dim")
 # transformers 4 writes rope_theta and rope_scaling, transformers 5 rope_parameters.
 _ROTARY = ("rope_theta", "rope_scaling", "rope_parameters")
+_HONOURED: dict[str, dict[str, tuple[Any, ...]]] = {
+    "qwen2": {"attention_bias": (True,), "use_qk_norm": (False,), "partial_rotary_factor": (1,)},
+    "qwen3": {"attention_bias": (False,), "use_qk_norm": (True,), "partial_rotary_factor": (1,)},
+}
+"""What the stock classes compute, whatever a config.json says."""
 _CLASSES = {"qwen2": Qwen2Config, "qwen3": Qwen3Config}
 
 
@@ -37,12 +50,17 @@ def qwen_format(backbone: str, shape: str, config: Mapping[str, Any], logit_shif
 
     Raises:
         KeyError: config.json lacks a size.
-        UserError: it asks for sliding windows, which a bidirectional model doesn't have.
+        UserError: it asks for sliding windows, which a bidirectional model doesn't have, for what the stock
+            class computes otherwise, or has a size that is none.
     """
     if shape not in _CLASSES:
         raise UserError(f"model_type {config.get('model_type')!r} is not Qwen-shaped")
-    if config.get("use_sliding_window"):
-        raise UserError("config.json asks for sliding-window attention, which is not supported")
+    require_full_attention(config)
+    require_values(config, _HONOURED[shape])
+    require_counts(config, *[key for key in _REQUIRED if key != "rms_norm_eps"])
+    require_head_size(config)
+    require_activation(config)
+    require_positive(config, "rms_norm_eps", "rope_theta")
     if not any(config.get(key) for key in ("rope_theta", "rope_parameters")):
         raise KeyError("rope_theta")
     sizes = {key: config[key] for key in _REQUIRED}

@@ -399,7 +399,7 @@ def test_a_missing_projection_is_named_as_published(llada2: Path) -> None:
         load(llada2, mask_token_id=150, block_length=8, device="cpu")
 
 
-def test_stacked_experts_of_a_training_checkpoint(llada2: Path) -> None:
+def test_stacked_experts_of_a_training_checkpoint(llada2: Path, tmp_path: Path) -> None:
     """dFactory's: [E, out, in], no `.weight`."""
     tokens = torch.arange(20)[None]
     wanted = load(llada2, mask_token_id=150, block_length=8, device="cpu").logits(tokens)
@@ -411,7 +411,17 @@ def test_stacked_experts_of_a_training_checkpoint(llada2: Path) -> None:
                 [weights.pop(key) for key in keys]
             )
     save_file(weights, llada2 / "model.safetensors", metadata={"format": "pt"})
-    assert torch.equal(load(llada2, mask_token_id=150, block_length=8, device="cpu").logits(tokens), wanted)
+    config = json.loads((llada2 / "config.json").read_text()) | {"model_type": "llada2_moe_veomni"}
+    (llada2 / "config.json").write_text(json.dumps(config))
+    model = load(llada2, mask_token_id=150, block_length=8, device="cpu")
+    assert torch.equal(model.logits(tokens), wanted)
+    # That type means stacked experts to the published loader: they are saved one by one, under the other.
+    saved = tmp_path / "saved"
+    saved.mkdir()
+    model.lm.save(saved, model.lm.module.state_dict())
+    assert json.loads((saved / "config.json").read_text())["model_type"] == "llada2_moe"
+    assert "model.layers.1.mlp.experts.0.gate_proj.weight" in load_file(saved / "model.safetensors")
+    assert torch.equal(load(saved, device="cpu").logits(tokens), wanted)
 
 
 def test_a_tiny_checkpoint_has_no_published_ids_or_blocks(llada2: Path) -> None:

@@ -249,6 +249,34 @@ def test_balanced_experts_cost_least() -> None:
     assert float(load_balancing_loss([skewed], 1, real)) == pytest.approx(4, abs=1e-3)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
+def test_experts_are_balanced_in_compiled_passes_too(stock: tuple[Path, Qwen3MoeForCausalLM]) -> None:
+    tokens = torch.arange(12).view(2, 6)
+    scored = tokens % 3 == 0
+    inputs = inputs_of(torch.where(scored, 63, tokens))
+
+    def mean(likelihoods: Tensor, _which: slice) -> Tensor:
+        return likelihoods.sum() / 4
+
+    found: list[list[Tensor]] = []
+    for compiled in (False, True):
+        lm = load(stock[0], device="cpu").lm
+        lm.balance_experts(0.5)
+        if compiled:
+            torch._dynamo.reset()
+            lm.module.compile(backend="eager")
+        balanced = lm.module(inputs, tokens, scored, mean)
+        balanced.backward()
+        router = lm.network.get_parameter("model.layers.1.mlp.gate.weight").grad
+        assert router is not None
+        found.append([balanced.detach(), router])
+    torch._dynamo.reset()
+    with torch.no_grad():
+        assert float(found[0][0] - lm.module(inputs, tokens, scored, mean)) > 0.5
+    for ours, wanted in zip(*found, strict=True):
+        torch.testing.assert_close(ours, wanted, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["llada", "llada2"])
 def test_what_has_no_softmax_router_cannot_be_balanced(name: str) -> None:
     with pytest.raises(UserError, match="no mixture layers that a softmax routes: leave it out"):

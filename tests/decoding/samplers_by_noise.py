@@ -20,8 +20,8 @@ def _options(name: str) -> type[SamplerOptions]:
 SAMPLERS = installed_plugins().samplers.names()
 OF_MASKS = [name for name in SAMPLERS if "mask" in _options(name).destinations]
 OF_OTHER_NOISE = [name for name in SAMPLERS if name not in OF_MASKS]
-ONE_WAY = [name for name in OF_MASKS if name not in ("dreamon", "token-editing")]
-"""Of masks, neither changing a row's length nor going back to a block that is written."""
+ONE_WAY = [name for name in OF_MASKS if name not in ("dreamon", "token-editing", "multi-block")]
+"""Of masks, block by block: neither changing a row's length nor going back to a block that is written."""
 
 
 def with_effect(name: str, **options: Any) -> dict[str, Any]:

@@ -8,9 +8,14 @@ import pytest
 import torch
 
 from opendllm.core.decoding.decoder import Decoded
+from opendllm.core.decoding.settings import sort_options
+from opendllm.core.decoding.text import SeededGap, Written, write
 from opendllm.core.language_model import LanguageModel
+from opendllm.registries.discovery import installed_plugins
+from opendllm.registries.gaps import Gap
 
 from ..golden_vectors import Entry, Vectors, golden, golden_entries
+from .id_codec import ID_CODEC, spelt
 
 
 def written(
@@ -19,6 +24,23 @@ def written(
     """The prompt, continued up to `end` positions."""
     canvas = torch.tensor([prompt + [model.lm.mask_token_id] * (end - len(prompt))])
     return model.sample(canvas, sampler=sampler, trace=True, **options)
+
+
+def answer(
+    model: LanguageModel, prompt: list[int], new: int, sampler: str = "block-steps", **options: Any
+) -> Written:
+    """The same as texts are written: `new` tokens are asked for, wherever in a block they end."""
+    chosen = installed_plugins().samplers.get(sampler)
+    decoder, own = sort_options({**options, "max_new_tokens": new}, chosen)
+    gaps = [SeededGap(Gap(spelt(prompt)), 0)]
+    [(_, found)] = write(model.lm, ID_CODEC, gaps, chosen.build(own), decoder, 1)
+    return found
+
+
+def check_answer(text: Written, whole: Decoded, given: int, new: int, passes_less: int = 0) -> None:
+    """What was asked for of a canvas that goes on to its last block's end, in as many passes."""
+    assert list(text.tokens) == whole.tokens[0, given : given + new].tolist()
+    assert text.forward_passes == int(whole.forward_passes) - passes_less
 
 
 def canvases(decoded: Decoded) -> list[list[int]]:
@@ -45,8 +67,8 @@ def modes_at(model: LanguageModel, temperature: float, patch: pytest.MonkeyPatch
 @golden_entries("samples", "sdar")
 def test_sdar_sample(vectors: Vectors, entry: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     with Entry(entry) as sample:
-        for key in ("reference_forward_passes", "stopping_criteria_idx"):
-            sample.take(key)  # after a stop nothing is written: what is there is compared
+        sample.take("stopping_criteria_idx")  # after a stop nothing is written: what is there is compared
+        passes = sample.take("reference_forward_passes")
         rule = RULES[sample.take("algorithm")]
         draw, code = sample.take("draw"), sample.take("code")
         temperature, top_k, top_p = (sample.take(key) for key in ("temperature", "top_k", "top_p"))
@@ -65,10 +87,14 @@ def test_sdar_sample(vectors: Vectors, entry: dict[str, Any], monkeypatch: pytes
         if draw == "argmax":
             modes_at(model, temperature, monkeypatch)
         cases = zip(sample.take("prompts"), sample.take("sequences"), sample.take("history"), strict=True)
-        for prompt, wanted, history in cases:
+        for number, (prompt, wanted, history) in enumerate(cases):
             decoded = written(model, prompt, -(-(len(prompt) + new) // block) * block, **options)
             ours = decoded.tokens[0].tolist()
             assert len(wanted) == len(ours)
+            if model.lm.mask_token_id not in wanted:
+                assert int(decoded.forward_passes) == passes[number]["denoise"]
+            if (len(prompt) + new) % block:
+                check_answer(answer(model, prompt, new, **options), decoded, len(prompt), new)
             left = wanted.index(model.lm.mask_token_id) if model.lm.mask_token_id in wanted else len(wanted)
             assert wanted[:left] == ours[:left]
             assert set(wanted[left:]) <= {model.lm.mask_token_id}  # blocks after the one with a stop
@@ -172,6 +198,9 @@ def test_llada2_sample(vectors: Vectors, entry: dict[str, Any], monkeypatch: pyt
             decoded = written(model, prompt, end, threshold=threshold, **options)
             ours = decoded.tokens[0].tolist()
             ends = [*ours[len(prompt) :], eos].index(eos) + len(prompt)
+            if (len(prompt) + new) % block:
+                text = answer(model, prompt, new, threshold=threshold, **options)
+                check_answer(text, decoded, len(prompt), new)
             assert completions[number] in (None, wanted[len(prompt) :])
             if algorithm != "dinfer_threshold":  # whose passes include those that only fill its cache
                 if eos not in ours[len(prompt) :]:  # ours goes on behind one, unless told otherwise
@@ -244,6 +273,13 @@ def test_fast_dllm_v2_sample(vectors: Vectors, entry: dict[str, Any]) -> None:
                 both = model.sample(canvas, sampler="block-steps", **options)
                 assert both.tokens[number].tolist() == ours
                 continue
+            if (
+                number == 0
+            ):  # asked for three tokens less, within the last block: the one behind it isn't read
+                new_tokens = end - len(prompt) - 3
+                options = {"threshold": threshold, "block_length": sub, "cache": cache}
+                text = answer(model, prompt, new_tokens, **options)
+                check_answer(text, decoded, len(prompt), new_tokens, passes_less=1)
             length = min([*ours[len(prompt) :], stop].index(stop) + len(prompt) + 1, end)
             # Shorter rows of theirs go on to the longest one's end; what they have alone is held.
             assert wanted[: length if function == "batch_sample" else None] == ours[:length]

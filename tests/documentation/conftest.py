@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -10,16 +11,7 @@ from pathlib import Path
 
 import pytest
 
-QUICK = (
-    "--limit",
-    "2",
-    "--set",
-    "train.steps=2",
-    "--set",
-    "train.held_out.rows=2",
-    "--set",
-    "train.checkpoint.every=2",
-)
+from .commands import QUICK, run_command
 
 
 @pytest.fixture(scope="session")
@@ -36,15 +28,30 @@ def site(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def workplace(
-    repository: Path,
-    platform: Callable[..., subprocess.CompletedProcess[str]],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Path:
-    """A folder with the experiments, and the quickstart's run at a smaller size still."""
+def workplace(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the experiments, and two variants of the quickstart's run at a smaller size still.
+
+    Don't write to it: take `working_folder`.
+    """
     folder = tmp_path_factory.mktemp("workplace")
     (folder / "experiments").symlink_to(repository / "experiments")
-    run = ("run", "experiments/quickstart.yaml", "--variant", "open-dcoder", *QUICK)
-    done = platform(*run, cwd=folder)
-    assert done.returncode == 0, done.stderr
+    variants = ("--variant", "open-dcoder", "--variant", "llada")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        run_command(["platform", "run", "experiments/quickstart.yaml", *variants, *QUICK])
     return folder
+
+
+@pytest.fixture(scope="session")
+def working_folder(workplace: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A page -> the folder in which all its blocks run, one after the other, beside the quickstart's run."""
+
+    @functools.cache
+    def of(page: str) -> Path:
+        folder = tmp_path_factory.mktemp("page")
+        (folder / "experiments").symlink_to(workplace / "experiments")
+        (folder / "runs").mkdir()
+        (folder / "runs" / "quickstart").symlink_to(workplace / "runs" / "quickstart")
+        return folder
+
+    return of

@@ -16,6 +16,7 @@ from opendllm.core.decoding.options import DecoderOptions
 from opendllm.core.manifest.schema import ExperimentManifest
 from opendllm.registries import hookspecs
 from opendllm.registries.discovery import EXTENSION_POINTS, installed_plugins
+from opendllm.registries.options import BackboneOptions
 from opendllm.registries.registry import OWN_PACKAGE
 
 
@@ -34,7 +35,7 @@ def sections_of(site: Path, page: str) -> dict[str, set[str]]:
 @pytest.mark.parametrize("kind", EXTENSION_POINTS)
 def test_every_option_of_a_built_in_plugin_is_documented(kind: str, site: Path) -> None:
     documented = sections_of(site, f"extension-points/{kind.replace('_', '-')}")
-    common = documented.get("Options of every backbone", set())
+    common = set(BackboneOptions.model_fields) if kind == "backbones" else set()  # in a section of their own
     for registration in installed_plugins().of_kind(kind):
         if registration.provenance.package == OWN_PACKAGE:
             missing = set(registration.options.model_fields) - documented[registration.name] - common
@@ -74,3 +75,19 @@ def test_every_key_of_a_manifest_is_documented(site: Path) -> None:
     sections = [schema, *schema["$defs"].values()]
     keys = {key for section in sections for key in section.get("properties", {})}
     assert keys - documented <= {"name", "options"}  # a plugin choice's, said in words
+
+
+@pytest.mark.parametrize("kind", EXTENSION_POINTS)
+def test_every_built_in_plugin_has_its_formula_or_rule(kind: str, repository: Path) -> None:
+    """A line of the table on top of its page, which sets them side by side."""
+    page = repository / "docs" / "extension-points" / f"{kind.replace('_', '-')}.md"
+    table = page.read_text().partition("## Formulas")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (`[^|]+`) \|", table, re.MULTILINE)
+    named = {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
+    built_in = {
+        each.name for each in installed_plugins().of_kind(kind) if each.provenance.package == OWN_PACKAGE
+    }
+    assert built_in <= named, f"{page}: the table below Formulas lacks {built_in - named}"
+    assert named <= built_in, (
+        f"{page}: the table below Formulas has {named - built_in}, and nothing is called so"
+    )

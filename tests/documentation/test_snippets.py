@@ -1,4 +1,4 @@
-"""What the documentation shows works: manifests are valid, code runs, commands are there."""
+"""What the documentation shows works: manifests are valid as they stand, code and commands run."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,75 +19,106 @@ from opendllm.core.cli.main import app
 from opendllm.core.manifest.experiment_manifest import read_experiment
 from opendllm.registries.discovery import installed_plugins
 
-from .conftest import QUICK
-from .snippets import Snippet, shown_commands, snippets
+from .commands import QUICK, run_command
+from .snippets import Snippet, indented_blocks, pages, snippets
 
-DOCS = Path(__file__).parents[2] / "docs"
-ALL = list(snippets(DOCS))
+REPOSITORY = Path(__file__).parents[2]
+ALL = list(snippets(REPOSITORY))
+LANGUAGES = {"python", "yaml", "sh", "toml", "json", "text"}
 MANIFESTS = [each for each in ALL if each.language == "yaml"]
-TUTORIAL = [each for each in ALL if each.page == "tutorial.md"]
+TUTORIAL = [each for each in ALL if each.page == "docs/tutorial.md"]
+SHELL = [each for each in ALL if each.language == "sh" and each not in TUTORIAL]
 PROGRAMS: dict[str, list[Snippet]] = defaultdict(list)
 for each in ALL:
-    if each.language == "python" and each.title is None:
+    if each.language == "python" and each.title is None and each.reason is None:
         PROGRAMS[each.page].append(each)
 
 
-def test_every_block_is_of_a_kind_that_is_tested() -> None:
-    assert {each.language for each in ALL} <= {"python", "yaml", "sh"}
-    assert {each.page for each in ALL if each.language == "sh"} <= {"tutorial.md", "coming-from.md"}
-    not_run = [each for each in ALL if each.language == "sh" and each.page != "tutorial.md"]
-    assert all(each.reason for each in not_run), "only the tutorial's shell blocks are run"
+def test_every_block_says_what_it_is() -> None:
+    """One that doesn't, or that is only indented, would be looked at by no test."""
+    assert not [each.where for each in ALL if each.language not in LANGUAGES]
+    found = {page.name: lines for page in pages(REPOSITORY) if (lines := indented_blocks(page))}
+    assert not found, f"fence them, with a language: {found}"
+
+
+def test_no_command_hides_in_a_block_of_text() -> None:
+    for each in ALL:
+        programs = {line.split()[0] for line in each.text.splitlines() if line.strip()}
+        assert each.language != "text" or not programs & {"platform", "python", "pip", "make"}, each.where
 
 
 @pytest.mark.parametrize("snippet", MANIFESTS, ids=lambda each: each.where)
-def test_manifests_are_valid(snippet: Snippet, repository: Path, tmp_path: Path) -> None:
-    quickstart = (repository / "experiments" / "quickstart.yaml").read_text()
+def test_manifests_are_valid_as_they_stand(snippet: Snippet, tmp_path: Path) -> None:
+    """A part of one goes into a manifest that says the rest, and nothing in it is changed."""
+    quickstart = (REPOSITORY / "experiments" / "quickstart.yaml").read_text()
+    (tmp_path / "experiments").symlink_to(REPOSITORY / "experiments")
     (tmp_path / "base.yaml").write_text(quickstart.split("variants:")[0])
-    for name in ("chats.jsonl", "santacoder-fim.jsonl"):  # files that they name
+    for name in ("chats.jsonl", "texts.jsonl", "santacoder-fim.jsonl"):  # files that they name
         (tmp_path / name).write_text("{}\n")
-    said = YAML(typ="safe").load(snippet.text)
-    (tmp_path / "shown.yaml").write_text(snippet.text if "name" in said else _extending(said))
+    is_whole = "name" in YAML(typ="safe").load(snippet.text)
+    head = "" if is_whole else "name: shown\nextends: base.yaml\n"
+    (tmp_path / "shown.yaml").write_text(head + snippet.text)
     assert read_experiment(tmp_path / "shown.yaml", [], installed_plugins()).variants
-
-
-def _extending(said: dict[str, Any]) -> str:
-    """A part of a manifest on the quickstart's; a corpus or mixture takes the place of the one there."""
-    if "mixture" in said.get("data", {}):
-        said["data"]["corpus"] = None
-    if (said.get("data") or {}).get("tokenizer", {}).get("path"):
-        said["data"]["tokenizer"]["train"] = None
-    noise = (said.get("train") or {}).get("noise_schedule", {}).get("options", {}).get("destination")
-    if noise == "uniform":
-        said["generate"] = {"sampler": {"name": "uniform-ancestral"}}
-    return json.dumps({"extends": "base.yaml", **said})
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PROGRAMS)
-def test_programs_run(page: str, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(workplace)
+def test_programs_run(
+    page: str, working_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(working_folder(page))
     names: dict[str, Any] = {"__name__": "documentation"}
     for snippet in PROGRAMS[page]:
-        if snippet.reason is None:
-            exec(compile("\n" * (snippet.line - 1) + snippet.text, str(DOCS / page), "exec"), names)
+        exec(compile("\n" * (snippet.line - 1) + snippet.text, str(REPOSITORY / page), "exec"), names)
+
+
+def shell_blocks() -> list[Any]:
+    """Each by its place; one that isn't run stands among the skipped tests with its reason."""
+    return [
+        pytest.param(
+            each,
+            id=each.where,
+            marks=[pytest.mark.skip(reason=f"{each.where} is not run: {each.reason}")] if each.reason else [],
+        )
+        for each in SHELL
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("snippet", shell_blocks())
+def test_commands_run(
+    snippet: Snippet, working_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a folder that has the quickstart's run, with the files that its page shows above it."""
+    monkeypatch.chdir(working_folder(snippet.page))
+    for each in ALL:
+        if each.page == snippet.page and each.line < snippet.line and each.title is not None:
+            Path(each.title).parent.mkdir(parents=True, exist_ok=True)
+            Path(each.title).write_text(each.text)
+    for words in snippet.commands():
+        run_command(words)
 
 
 @pytest.mark.parametrize(
-    ("where", "words"), list(shown_commands(DOCS)), ids=lambda each: each if isinstance(each, str) else ""
+    "snippet", [each for each in ALL if each.language == "sh"], ids=lambda each: each.where
 )
-def test_commands_take_what_they_are_shown_with(where: str, words: list[str], repository: Path) -> None:
-    words = words[: words.index(">")] if ">" in words else words
-    command: Any = typer.main.get_command(app)
-    name = "platform"
-    while words and words[0] in getattr(command, "commands", {}):
-        name, command = f"{name} {words[0]}", command.commands[words[0]]
-        words = words[1:]
-    if words[:1] == ["M"] or not words or words == ["--help"] or words[0] == "COMMAND":
-        words = ["experiments/quickstart.yaml", *words[1:]] if words[:1] == ["M"] else words
-    if not getattr(command, "commands", {}):
-        command.make_context(name, list(words))
-    for manifest in (word for word in words if word.startswith("experiments/")):
-        assert read_experiment(repository / manifest, [], installed_plugins()).variants, where
+def test_commands_take_what_they_are_shown_with(snippet: Snippet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those too that are not run."""
+    monkeypatch.chdir(REPOSITORY)
+    for words in snippet.commands():
+        if words[0] != "platform":
+            continue
+        command: Any = typer.main.get_command(app)
+        rest, name = words[1 : words.index(">")] if ">" in words else words[1:], "platform"
+        while rest and rest[0] in getattr(command, "commands", {}):
+            name, command = f"{name} {rest[0]}", command.commands[rest[0]]
+            rest = rest[1:]
+        written = {each.title for each in ALL if each.page == snippet.page} | {"my-sampler/compare.yaml"}
+        there = ["experiments/quickstart.yaml" if word in written else word for word in rest]
+        if not getattr(command, "commands", {}):
+            command.make_context(name, there)
+        for manifest in (word for word in there if word.startswith("experiments/")):
+            assert read_experiment(REPOSITORY / manifest, [], installed_plugins()).variants
 
 
 @pytest.mark.slow
@@ -110,9 +142,15 @@ def test_the_tutorial_goes_from_nothing_to_a_compared_sampler(tmp_path: Path) ->
                 )  # fmt: skip
                 assert done.returncode == 0, f"{words}: {done.stdout}{done.stderr}"
                 ran.append(words[1])
-        else:
+        elif "pip" in snippet.text:
             installed.mkdir(parents=True)
             (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: my-sampler\nVersion: 0.1.0\n")
             (installed / "entry_points.txt").write_text("[opendllm]\nmy-sampler = my_sampler\n")
     assert ran == ["new-plugin", "plugins", "-m", "validate", "run"]
-    assert "my-sampler" in (tmp_path / "runs" / "my-sampler" / "report.md").read_text()
+    run = tmp_path / "runs" / "my-sampler"
+    assert "my-sampler" in (run / "report.md").read_text()
+    written = [
+        [json.loads(line)["tokens"] for line in answers.read_text().splitlines()]
+        for answers in sorted(run.glob("*/samples/stdlib-infilling.jsonl"))
+    ]
+    assert written[0] != written[1], "a comparison of samplers that write the same says nothing"

@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 import pytest
 import torch
+from peft import LoraConfig, inject_adapter_in_model
 from transformers import AutoModelForCausalLM
 
 from opendllm.core.networks.transformers_backbone import TransformersBackbone
@@ -85,6 +86,21 @@ def test_active_parameters_leave_out_the_experts_that_are_not_read(name: str) ->
     architecture = options_of(name).architecture(None)
     assert isinstance(architecture, Architecture)
     assert architecture.active_parameters == active < architecture.parameters
+
+
+@pytest.mark.parametrize("name", ["a2d", "llada", "dream", "sdar"])
+def test_adapters_are_counted_as_peft_makes_them(name: str) -> None:
+    """On every linear layer but the head."""
+    backbone = BACKBONES.get(name).build()
+    assert isinstance(backbone, TransformersBackbone)
+    assert backbone._preset is not None
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(backbone._describe(dict(backbone._preset)).network_config)
+        inject_adapter_in_model(LoraConfig(r=5, target_modules="all-linear", task_type="CAUSAL_LM"), model)
+    counted = sum(value.numel() for key, value in model.named_parameters() if ".lora_" in key)
+    architecture = options_of(name).architecture(None)
+    assert isinstance(architecture, Architecture)
+    assert architecture.adapter_parameters(5) == counted
 
 
 def test_every_published_total_is_checked() -> None:

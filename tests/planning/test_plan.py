@@ -209,6 +209,19 @@ def test_memory_that_is_offloaded_or_computed_again_is_not_counted(planned: Answ
     assert training("activation_checkpointing=true")["activations"] < training()["activations"]
 
 
+def test_adapters_want_gradients_and_moments_their_base_does_not(planned: Answer) -> None:
+    def training(*overrides: str) -> dict[str, float]:
+        [found] = planned(PRETRAINING, *overrides).values()
+        return dict(found["training"])
+
+    whole, adapted = training(), training("--set", "train.lora={rank: 16}")
+    assert adapted["weights"] == whole["weights"]
+    for part in ("gradients", "optimizer"):
+        assert adapted[part] / adapted["gradients"] == whole[part] / whole["gradients"]
+        assert adapted[part] < whole[part] / 50
+    assert adapted["flops"] == pytest.approx(whole["flops"] * 2 / 3)
+
+
 def test_every_variant_is_planned(planned: Answer) -> None:
     found = planned(REPOSITORY / "experiments" / "quickstart.yaml")
     assert list(found) == ["open-dcoder", "llada", "dream", "autoregressive", "untrained"]

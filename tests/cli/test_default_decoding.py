@@ -1,0 +1,117 @@
+"""What a checkpoint is decoded with where nobody names a sampler, and where that is recorded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from opendllm.core import load
+from opendllm.registries.backbones import Vocabulary
+from opendllm.registries.discovery import installed_plugins
+from opendllm.registries.errors import UserError
+
+Accepted = Callable[..., str]
+Refused = Callable[..., str]
+AUTHORS = {"rule": "dynamic", "threshold": 0.95, "confidence": "filtered"}
+ASCII = [chr(number) for number in range(10, 127)]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny LLaDA2 of one-letter tokens, with blocks of 8."""
+    folder = tmp_path_factory.mktemp("llada2")
+    vocabulary = {letter: number for number, letter in enumerate([*ASCII, "</s>", "<M>"])}
+    raw = Tokenizer(models.WordLevel(vocabulary, unk_token="a"))
+    raw.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    raw.decoder = decoders.Fuse()
+    raw.add_special_tokens(["</s>", "<M>"])
+    PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="</s>", mask_token="<M>").save_pretrained(folder)
+    torch.manual_seed(0)
+    size = len(vocabulary)
+    backbone = installed_plugins().backbones.get("llada2").build({"block_length": 8})
+    lm = backbone.build(Vocabulary(size, size - 1, size - 2))
+    lm.save(folder, lm.module.state_dict())
+    return folder
+
+
+def test_a_call_that_names_no_sampler_has_its_authors_options(goldens: Path) -> None:
+    model = load(goldens / "fast-dllm-v2", mask_token_id=150, block_length=16, device="cpu")
+    own = {"rule": "dynamic", "threshold": 1.0, "block_length": 8}
+    assert (model.default_sampler, model.default_options) == ("block-steps", own)
+    other = load(goldens / "fast-dllm-v2", mask_token_id=150, block_length=4, device="cpu")
+    assert "block_length" not in other.default_options
+    canvas = torch.tensor([[5, 6, 7, *[150] * 29]])
+    decoded = [
+        model.sample(canvas, name, **options).tokens.tolist()
+        for name, options in ((None, {}), ("block-steps", own), ("block-steps", {"threshold": 0.01}))
+    ]
+    assert decoded[0] == decoded[1] != decoded[2]
+    overridden = model.sample(canvas, threshold=0.01, block_length=16)
+    assert overridden.tokens.tolist() == decoded[2]
+    assert model.decoding(None, {"threshold": 0.01}) == ("block-steps", {**own, "threshold": 0.01})
+    assert model.decoding("block-steps", {}) == ("block-steps", {})
+
+
+def test_an_option_that_does_not_go_with_the_authors_is_said_to_be_theirs(goldens: Path) -> None:
+    model = load(goldens / "llada2", mask_token_id=150, block_length=8, device="cpu")
+    canvas = torch.tensor([[5, 150]])
+    said = r"has no effect with rule sequential.*threshold=0.95.* is how the model's authors decode: name the"
+    with pytest.raises(UserError, match=said):
+        model.sample(canvas, rule="sequential")
+    model.sample(canvas, "block-steps", rule="sequential")
+    with pytest.raises(UserError, match="has an option 'treshold'") as caught:
+        model.sample(canvas, treshold=0.5)
+    assert "authors" not in str(caught.value)
+
+
+def test_a_trace_says_what_was_used(checkpoint: Path, accepted: Accepted, tmp_path: Path) -> None:
+    call = ("generate", "--checkpoint", checkpoint, "--prompt", "ab", "-o", "max_new_tokens=5")
+    for number, (extra, sampler, options) in enumerate(
+        [
+            ((), "block-steps", AUTHORS),
+            (("-o", "threshold=0.5"), "block-steps", {**AUTHORS, "threshold": 0.5}),
+            (("--sampler", "entropy"), "entropy", {}),
+        ]
+    ):
+        path = tmp_path / f"{number}.json"
+        accepted(*call, *extra, "--trace", path)
+        trace = json.loads(path.read_text())
+        assert (trace["sampler"], trace["options"]) == (sampler, {**options, "max_new_tokens": 5})
+
+
+def test_mistakes_are_told_before_the_model_is_loaded(
+    checkpoint: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("opendllm.core.load", lambda *_args, **_options: pytest.fail("loaded"))
+    said = refused("generate", "--checkpoint", checkpoint, "--prompt", "ab", "-o", "rule=static")
+    assert "threshold has no effect with rule static" in said
+    assert "name the sampler, block-steps" in said
+
+
+def test_a_result_says_what_was_used(
+    checkpoint: Path, accepted: Accepted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    corpus = ("--benchmark", "stdlib-infilling", "-o", "fixed_lengths=[3]", "--limit", "1")
+    accepted("evaluate", checkpoint, *corpus, "-o", "threshold=0.6", "--progress", "none", "--output", "here")
+    results = tmp_path / "here" / "checkpoint" / "results" / "stdlib-infilling.json"
+    settings = json.loads(results.read_text())["settings"]
+    assert settings["sampler"] == {"name": "block-steps", "options": {**AUTHORS, "threshold": 0.6}}
+
+
+def test_a_backbones_page_shows_them(accepted: Accepted) -> None:
+    shown = accepted("plugins", "show", "backbones/llada2")
+    assert (
+        "decodes by default with block-steps -o rule=dynamic -o threshold=0.95 -o confidence=filtered"
+        in shown
+    )
+    details: dict[str, Any] = json.loads(accepted("plugins", "show", "backbones/fast-dllm-v2", "--json"))
+    assert details["default_sampler"] == "block-steps"
+    assert details["default_options"] == {"rule": "dynamic", "threshold": 1.0, "block_length": 8}
