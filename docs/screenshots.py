@@ -1,11 +1,13 @@
-"""The pictures in README.md, from a run: python docs/screenshots.py runs/quickstart
+"""The pictures and the scores in README.md, from a run: python docs/screenshots.py runs/quickstart
 
 Makes the run's report anew and photographs it in the system's Chromium; has one of its checkpoints write by
-two samplers, drawn as a GIF. Needs playwright, as tests/browser does.
+two samplers, drawn as a GIF; keeps the scores that README's table shows. Needs playwright, as tests/browser
+does.
 """
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -16,11 +18,17 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
-PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 HERE = Path(__file__).parent
+PROGRAMS = (HERE.parent / "tests" / "browser" / "programs.txt").read_text().split()
+"""What the system's Chromium may be called."""
 COLOURS, LARGEST = 128, 150_000
 PROMPT = "def add(a, b):\n    return a + b\n\ndef sub(a, b):\n"
 OPTIONS = ("-o", "max_new_tokens=64", "-o", "steps=32", "-o", "temperature=0.7")
+SCORES = "scores.txt"
+DRAWN = """() => [...document.querySelectorAll(".chart")].every((chart) => {
+    const box = chart.getBoundingClientRect();
+    return chart.dataset.drawn || box.bottom < 0 || box.top > innerHeight;
+})"""
 
 
 def main() -> None:
@@ -32,6 +40,8 @@ def main() -> None:
     given = parser.parse_args()
     given.output.mkdir(parents=True, exist_ok=True)
     platform("report", str(given.run))
+    scores = (given.run / "report.md").read_text().split("\n## Scores\n")[1].split("\n## ")[0]
+    (given.output / SCORES).write_text("\n".join(re.findall(r"^[#|].*", scores, re.MULTILINE)) + "\n")
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         trace = Path(folder) / "trace.gif"
         platform(
@@ -41,13 +51,7 @@ def main() -> None:
         shutil.copy(trace, given.output / trace.name)
         program = next(found for name in PROGRAMS if (found := shutil.which(name)))
         browser = playwright.chromium.launch(executable_path=program)
-        report = given.run.resolve() / "report.html"
-        photograph(open_page(browser, report, (1280, 860)), given.output / "report.png")
-        photograph(open_page(browser, report, (390, 844)), given.output / "report-phone.png")
-        page = open_page(browser, report, (1280, 760), dark=True)
-        page.locator("#answers").scroll_into_view_if_needed()
-        page.evaluate("document.querySelector('#answers').scrollIntoView()")
-        photograph(page, given.output / "samples.png")
+        take_pictures(browser, given.run / "report.html", given.output)
         browser.close()
 
 
@@ -56,20 +60,30 @@ def platform(*arguments: str) -> None:
     subprocess.run([sys.executable, "-m", "opendllm.core", *arguments], check=True)
 
 
+def take_pictures(browser: Browser, report: Path, output: Path) -> None:
+    """Of a report that has samples: its beginning, at two sizes, and its samples in the dark."""
+    photograph(open_page(browser, report, (1280, 860)), output / "report.png")
+    photograph(open_page(browser, report, (390, 844)), output / "report-phone.png")
+    page = open_page(browser, report, (1280, 760), dark=True)
+    page.evaluate("document.querySelector('#answers').scrollIntoView()")
+    photograph(page, output / "samples.png")
+
+
 def open_page(browser: Browser, path: Path, size: tuple[int, int], dark: bool = False) -> Page:
-    """A page with what is in sight drawn."""
+    """A page with its samples there."""
     page = browser.new_context(
         viewport={"width": size[0], "height": size[1]}, color_scheme="dark" if dark else "light"
     ).new_page()
     page.goto(path.resolve().as_uri())
-    page.wait_for_selector(".cell")
-    page.wait_for_timeout(1500)  # charts are drawn as they come into sight
+    page.wait_for_selector("#samples [role=option]", state="attached")
     return page
 
 
 def photograph(page: Page, path: Path) -> None:
-    """A small PNG of what is in sight."""
+    """A small PNG of what is in sight, once that is drawn."""
+    page.wait_for_function(DRAWN)
     page.screenshot(path=path)
+    page.context.close()
     with Image.open(path) as image:
         image.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
     if path.stat().st_size > LARGEST:

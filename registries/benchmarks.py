@@ -110,6 +110,7 @@ class TextLikelihood:
         tokens: how many tokens were scored.
         bytes: how many UTF-8 bytes these tokens spell.
         greedy: whether the model would write just this text; None where that wasn't asked.
+        exact: whether it is the likelihood itself; False of a lower bound, None where nobody says.
         failure: why the text has no likelihood (it couldn't be put to the model, say); the numbers are then
             NaN and 0, and where there is right and wrong it counts as wrong.
     """
@@ -122,10 +123,31 @@ class TextLikelihood:
     bytes: int
     greedy: bool | None = None
     failure: str | None = None
+    exact: bool | None = None
 
 
 Answer = GeneratedText | TextLikelihood
 """What it answers."""
+
+
+MetricKind = Literal["estimate", "exact", "upper bound"]
+"""Whether a score has an error; "exact" of one that has none for the tasks that were asked (a causal model's
+perplexity), "upper bound" of one that the model's own number may lie below (an ELBO's perplexity)."""
+
+
+@dataclass(frozen=True)
+class TaskRatio:
+    """What a metric is where it isn't the mean over tasks: a ratio of totals.
+
+    Attributes:
+        numerator: the number in `per_task` whose total is divided.
+        denominator: that by whose total.
+        exponential: whether the metric is e to the power of that.
+    """
+
+    numerator: str
+    denominator: str
+    exponential: bool = False
 
 
 @dataclass(frozen=True)
@@ -136,11 +158,15 @@ class Metric:
         value: the score.
         low: the interval's lower end.
         high: its upper end.
+        kind: what the score is; of two kinds, not every difference proves something.
+        ratio: how it is made of `per_task`; None where it is the mean of the number that has its name there.
     """
 
     value: float
     low: float
     high: float
+    kind: MetricKind = "estimate"
+    ratio: TaskRatio | None = None
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,27 @@ def blocks(repository: Path) -> dict[str, list[str]]:
     return found
 
 
+def cells(table: str) -> dict[tuple[str, str], str]:
+    """(variant, column) -> what stands there, without the mark of the best."""
+    rows = [[word.strip(" *") for word in line.split("|")[1:-1]] for line in table.strip().splitlines()]
+    return {
+        (row[0], name): re.sub(r"\*", "", cell)
+        for row in rows[2:]
+        for name, cell in zip(rows[0][1:], row[1:], strict=True)
+    }
+
+
+def test_its_scores_are_those_of_the_run_that_its_pictures_are_of(repository: Path) -> None:
+    """docs/screenshots.py keeps them beside the pictures."""
+    readme, kept = (repository / name for name in ("README.md", "docs/images/scores.txt"))
+    [shown] = re.findall(r"(?:^\| *variant .*\n)(?:^\|.*\n)+", readme.read_text(), re.MULTILINE)
+    measured: dict[tuple[str, str], str] = {}
+    for table in re.findall(r"(?:^\|.*\n)+", kept.read_text(), re.MULTILINE):
+        measured |= cells(table)
+    assert cells(shown).items() <= measured.items()
+    assert {variant for variant, _ in cells(shown)} == {variant for variant, _ in measured}
+
+
 def test_the_example_manifest_is_valid(
     blocks: dict[str, list[str]], repository: Path, tmp_path: Path
 ) -> None:

@@ -99,5 +99,6 @@ def _print_table(scored: Scored) -> None:
         name for name in metrics if name not in scored.headline
     ]:
         metric = metrics[name]
-        table.add_row(name, f"{metric.value:.4f}", f"[{metric.low:.4f}, {metric.high:.4f}]")
+        bound = "≤ " if metric.kind == "upper bound" else ""
+        table.add_row(name, f"{bound}{metric.value:.4f}", f"[{metric.low:.4f}, {metric.high:.4f}]")
     Console(width=100).print(table, markup=False)

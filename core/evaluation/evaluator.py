@@ -25,7 +25,7 @@ from opendllm.core.foundation.json_objects import read_json_object
 from opendllm.core.foundation.peak_memory import peak_memory_bytes, restart_peak_memory
 from opendllm.core.foundation.sample_records import SampleKey, SampleRecord
 from opendllm.core.sandbox.sandbox import Sandbox
-from opendllm.core.toolkit.likelihood import bound_name
+from opendllm.core.toolkit.likelihood import bound_name, is_exact
 from opendllm.registries.benchmarks import (
     Answer,
     Benchmark,
@@ -33,6 +33,7 @@ from opendllm.registries.benchmarks import (
     CodeExecution,
     GenerationRequest,
     LikelihoodRequest,
+    Metric,
     Request,
     Scores,
     TextLikelihood,
@@ -141,7 +142,7 @@ def evaluate(
     scores: Scores | None = None
     if not benchmark.executes_code or context.code_execution is not None:
         on_scoring(0, None, None)
-        scores = benchmark.score([record.answer for record in records])
+        scores = benchmark.score([_with_kind(record.answer, asked) for record in records])
         scores = replace(scores, notes=(*scores.notes, *about))
     return replace(
         evaluation_of(scores, records),
@@ -181,6 +182,13 @@ def _what_likelihoods_are(asked: Asked, requests: Sequence[Request]) -> tuple[st
     if not any(isinstance(request, LikelihoodRequest) for request in requests):
         return ()
     return (f"its likelihood is {bound_name(asked.replicas[0].lm)}",)
+
+
+def _with_kind(answer: Answer, asked: Asked) -> Answer:
+    """Likelihoods on file of before they said whether they are bounds; the model is the same."""
+    if isinstance(answer, TextLikelihood) and answer.failure is None and answer.exact is None:
+        return replace(answer, exact=is_exact(asked.replicas[0].lm))
+    return answer
 
 
 def check_sandbox(execution: CodeExecution) -> None:
@@ -242,7 +250,7 @@ def write_result(path: Path, benchmark: Benchmark, evaluation: Evaluation, about
         path,
         {
             **about,
-            "metrics": {name: asdict(metric) for name, metric in scores.metrics.items()},
+            "metrics": {name: _metric(metric) for name, metric in scores.metrics.items()},
             "headline": [name for name in benchmark.headline if name in scores.metrics],
             "lower_is_better": sorted(benchmark.lower_is_better),
             "per_task": {task: dict(values) for task, values in scores.per_task.items()},
@@ -260,6 +268,10 @@ def write_result(path: Path, benchmark: Benchmark, evaluation: Evaluation, about
             },
         },
     )
+
+
+def _metric(metric: Metric) -> dict[str, Any]:
+    return {name: value for name, value in asdict(metric).items() if value is not None}
 
 
 def _speed_on_file(result: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from opendllm.core.checkpoints.text_codec import TextCodec
 from opendllm.core.decoding.text import refuse_unknown_ids
 from opendllm.core.toolkit.draws import hash_address
-from opendllm.core.toolkit.likelihood import Estimator, log_likelihood
+from opendllm.core.toolkit.likelihood import Estimator, is_exact, log_likelihood
 from opendllm.core.toolkit.segments import inputs_from_mask
 from opendllm.registries.backbones import DiffusionLM
 from opendllm.registries.errors import UserError
@@ -40,6 +40,7 @@ class ScoredText:
     tokens: int
     bytes: int
     greedy: bool | None
+    exact: bool
 
 
 def score_texts(
@@ -84,6 +85,7 @@ def score_texts(
             sum(part.tokens for part in parts),
             sum(part.bytes for part in parts),
             all(part.greedy for part in parts) if text.greedy else None,
+            is_exact(lm),
         )
 
 
@@ -130,6 +132,7 @@ def _score_windows(
                 max(0, len(window.ids) - window.given),
                 window.bytes,
                 bool(written[row]),
+                is_exact(lm),
             )
 
 

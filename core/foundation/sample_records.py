@@ -131,6 +131,7 @@ def record_line(record: SampleRecord) -> str:
     fields: dict[str, Any] = {"task_id": task_id, "setting": setting, "sample": sample}
     if isinstance(answer, TextLikelihood):
         fields |= {name: getattr(answer, name) for name in (*LIKELIHOOD_FIELDS, "greedy")}
+        fields |= {} if answer.exact is None else {"exact": answer.exact}
         fields["log_likelihood"] = None if answer.failure is not None else answer.log_likelihood
         ended, failure = None, answer.failure
     else:
@@ -178,7 +179,9 @@ def _likelihood(task_id: str, setting: str, fields: _Fields) -> TextLikelihood:
     variance, tokens, size = (value or 0 for value in values[1:])
     fields.take("sample", _integer)
     greedy, failure = fields.take("greedy", _truth), fields.take("failure", _text)
-    return TextLikelihood(task_id, setting, log_likelihood, variance, int(tokens), int(size), greedy, failure)
+    exact = fields.take("exact", _truth)
+    counts = int(tokens), int(size)
+    return TextLikelihood(task_id, setting, log_likelihood, variance, *counts, greedy, failure, exact)
 
 
 def _generated(task_id: str, setting: str, text_field: str, fields: _Fields) -> GeneratedText:

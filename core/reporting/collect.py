@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from opendllm.core.foundation.decoding_traces import read_trace
+from opendllm.core.reporting.contamination import COMPARE_AGAIN, CONTAMINATION_FILE
 from opendllm.core.reporting.json_files import as_integer, as_number, as_text, get_object, read_object
 from opendllm.core.reporting.records import Published, Run, Study, Variant
 from opendllm.core.reporting.variant_files import read_result, read_samples, read_training
@@ -115,6 +116,8 @@ def _read_run(folder: Path, label: str) -> Run:
     damage = Damage(folder)
     manifest = damage.spared(MANIFEST, _read_manifest) or _Manifest("", {})
     found = {path.name: path for path in folder.iterdir() if _is_variant(path)}
+    if (folder / CONTAMINATION_FILE).exists():
+        damage.spared(CONTAMINATION_FILE, lambda path: read_object(path, COMPARE_AGAIN))
     variants = {
         name: replace(_read_variant(path), expected=manifest.asked_of(name)) for name, path in found.items()
     }
@@ -181,14 +184,15 @@ def _is_variant(path: Path) -> bool:
 def _read_variant(folder: Path) -> Variant:
     """One folder; its label and `trained_in` are still plain folder names."""
     damage, path = Damage(folder), folder / "variant.json"
-    identity = (damage.spared(path.name, read_object) or {}) if path.exists() else {}
+    identity = (damage.spared(path.name, _read_identity) or {}) if path.exists() else {}
     samples = damage.all_of("samples/*.jsonl", read_samples)
     damage.found |= {
         f"samples/{stem}.jsonl": texts.issue for stem, texts in samples.items() if texts.issue is not None
     }
     seed = as_integer(identity.get("seed"))
     trained_in = as_text(identity.get("trained_in"))
-    return Variant(
+    results = damage.all_of("results/*.json", read_result)
+    variant = Variant(
         label=folder.name,
         group=_group(folder.name, seed),
         seed=seed,
@@ -201,11 +205,29 @@ def _read_variant(folder: Path) -> Variant:
         plugins=damage.spared(path.name, lambda path: _plugins(identity, path)) or {},
         training=damage.spared("train.jsonl", read_training),
         extended=_extended(identity.get("extended")),
-        benchmarks=damage.all_of("results/*.json", read_result),
+        benchmarks=results,
         samples={stem: texts.records for stem, texts in samples.items()},
         traces=damage.all_of("traces/*.json", read_trace),
         damage=damage.found,
     )
+    return replace(variant, absent=frozenset(_absent(folder, variant)))
+
+
+def _read_identity(path: Path) -> dict[str, Any]:
+    return read_object(path, "run the manifest again, which writes it anew")
+
+
+def _absent(folder: Path, variant: Variant) -> Iterator[str]:
+    """What a variant of this kind should have left."""
+    wanted = ["variant.json"]
+    if variant.was_trained and variant.trained_in is None:
+        wanted.append("train.jsonl")
+    wanted += [
+        f"samples/{name}.jsonl"
+        for name, result in variant.benchmarks.items()
+        if result.speed.texts or result.verdicts
+    ]
+    yield from (name for name in wanted if not (folder / name).exists())
 
 
 def _plugins(identity: Mapping[str, Any], path: Path) -> dict[str, str]:
@@ -246,6 +268,6 @@ def _finish(variant: Variant, variants: Mapping[str, Variant], run_label: str) -
         variant,
         label=prefix + variant.label,
         group=prefix + variant.group,
-        trained_in=prefix + shared.label if shared else None,
+        trained_in=prefix + shared.label if shared and shared.was_trained else None,
         training=variant.training or (shared.training if shared else None),
     )

@@ -13,6 +13,7 @@ from opendllm.core.reporting.tables import Cell, Table
 from opendllm.registries.errors import UserError
 
 CONTAMINATION_FILE = "contamination.json"
+COMPARE_AGAIN = "run the manifest again, which compares anew"
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def read_contamination(folder: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        return read_object(path)
+        return read_object(path, COMPARE_AGAIN)
     except UserError as error:
         return {"damage": str(error)}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from opendllm.core.reporting.formatting import count, duration, memory, number
-from opendllm.core.reporting.parallelism import families, family_score
+from opendllm.core.reporting.parallelism import accuracy_metric, families, family_score
 from opendllm.core.reporting.records import Study, Variant
 from opendllm.core.reporting.tables import Cell, Table, row
 
@@ -76,7 +76,7 @@ def speed_table(study: Study) -> Table:
 
 
 def parallelism_table(study: Study) -> Table:
-    """AUP of the families that were decoded at several settings, by headline metric."""
+    """AUP of the families that were decoded at several settings."""
     header = ("family", "benchmark", "metric", "settings", "AUP")
     rows = [
         (
@@ -85,18 +85,11 @@ def parallelism_table(study: Study) -> Table:
             _measured(score, number, "" if score is not None else "loses over 5 points"),
         )
         for benchmark in study.benchmarks
+        if (metric := accuracy_metric(study, benchmark)) is not None
         for family in families(study, benchmark)
-        for metric in study.headline(benchmark)
-        if (score := family_score(study, benchmark, metric, family)) is not None
-        or _is_share(study, benchmark, metric)
+        for score in (family_score(study, benchmark, metric, family),)
     ]
     return Table(header, tuple(rows), names=3)
-
-
-def _is_share(study: Study, benchmark: str, metric: str) -> bool:
-    values = [result.metrics[metric].value for result in study.results(benchmark) if metric in result.metrics]
-    shares = all(value is not None and 0 <= value <= 1 for value in values)
-    return bool(values) and shares and not study.lower_is_better(benchmark, metric)
 
 
 def _measured(value: float | None, shown: Callable[[float | None], str], detail: str = "") -> Cell:

@@ -12,8 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from opendllm.core.foundation.visible_text import visible
+from opendllm.core.reporting.chart_text import described, values_table
+from opendllm.core.reporting.formatting import score
+from opendllm.core.reporting.published_figures import published_rows
 from opendllm.core.reporting.records import Curve, Estimate, Study, TrainingLog
 from opendllm.core.reporting.repeats import contenders
+from opendllm.core.reporting.tables import Table
 
 PALETTE = ("#4c8bf5", "#e8833a", "#2fa37c", "#c94f9b", "#8f6ee0", "#b8901f", "#1ea7bd", "#dc5555")
 """Readable on white and on black."""
@@ -34,6 +38,16 @@ class Chart:
     title: str
     height: int
     figure: Mapping[str, Any]
+
+    @property
+    def label(self) -> str:
+        """What a screen reader reads."""
+        return f"{self.title}. {described(self.figure)}."
+
+    @property
+    def values(self) -> Table:
+        """The numbers; empty of bars."""
+        return values_table(self.figure)
 
 
 def held_out_chart(study: Study) -> Chart | None:
@@ -115,52 +129,89 @@ def score_charts(study: Study) -> tuple[Chart, ...]:
     return tuple(chart for chart in charts if chart is not None)
 
 
+@dataclass(frozen=True)
+class _Bar:
+    label: str
+    colour: str
+    estimate: Estimate
+    edge: float = 0.0
+
+    @property
+    def has_interval(self) -> bool:
+        """One of no width would be drawn as if it were a narrow one."""
+        return self.estimate.low is not None and self.estimate.low != self.estimate.high
+
+
 def _bars(study: Study, benchmark: str, metric: str) -> Chart | None:
     colours = colours_of(study)
-    bars: list[tuple[str, str, Estimate]] = []
-    for variant in study.variants:
-        result = variant.benchmarks.get(benchmark)
-        estimate = result.metrics.get(metric) if result else None
-        if estimate is not None and estimate.value is not None:
-            bars.append((plain(variant.label), colours[variant.label], estimate))
+    bars = [
+        _Bar(plain(variant.label), colours[variant.label], estimate)
+        for variant in study.variants
+        if (result := variant.benchmarks.get(benchmark)) is not None
+        and (estimate := result.metrics.get(metric)) is not None
+        and estimate.value is not None
+    ]
     if not bars:
         return None
-    edges = [0.0] * len(bars)
-    for figures in study.published:
-        if figures.benchmark == benchmark and metric in figures.metrics:
-            bars.append((f"{plain(figures.model)} (published)", HOLLOW, Estimate(figures.metrics[metric])))
-            edges.append(1.5)
-    trace = {
-        "type": "bar",
-        "orientation": "h",
-        "y": [label for label, _, _ in bars],
-        "x": [estimate.value for _, _, estimate in bars],
-        "marker": {"color": [colour for _, colour, _ in bars], "line": {"width": edges, "color": EDGE}},
-        "error_x": {
-            "type": "data",
-            "symmetric": False,
-            "array": [_reach(estimate.high, estimate.value) for _, _, estimate in bars],
-            "arrayminus": [_reach(estimate.value, estimate.low) for _, _, estimate in bars],
-            "thickness": 1.5,
-            "width": 4,
-        },
-        "hovertemplate": "%{x:.4g}<extra></extra>",
-    }
+    for model, (figure,), disputed in published_rows(study, [(benchmark, metric)]):
+        if figure is not None:
+            source = f", {plain(figure.source)}" if disputed else ""
+            label = f"{plain(model)} (published{source})"
+            again = sum(bar.label.startswith(label) for bar in bars)
+            label += f" {again + 1}" if again else ""
+            bars.append(_Bar(label, HOLLOW, Estimate(figure.value), edge=1.5))
+    drawn = ([bar for bar in bars if bar.has_interval == wanted] for wanted in (True, False))
     layout = {
         "xaxis": {"automargin": True, "rangemode": "tozero", "nticks": 5},
-        "yaxis": {"autorange": "reversed", "automargin": True, "type": "category"},
+        "yaxis": {
+            "autorange": "reversed",
+            "automargin": True,
+            "type": "category",
+            "categoryorder": "array",
+            "categoryarray": [bar.label for bar in bars],
+        },
         "margin": {"l": 10, "r": 15, "t": 5, "b": 30},
         "bargap": 0.35,
+        "barmode": "overlay",
+        "showlegend": False,
     }
     direction = "less is better" if study.lower_is_better(benchmark, metric) else "more is better"
+    bounds = "; ≤: upper bounds" if any(bar.estimate.kind == "upper bound" for bar in bars) else ""
     return Chart(
-        f"{benchmark}: {metric} ({direction})",
+        f"{benchmark}: {metric} ({direction}{bounds})",
         BAR_MARGIN + BAR_HEIGHT * len(bars),
-        {"data": [trace], "layout": layout},
+        {"data": [_bar_trace(each) for each in drawn if each], "layout": layout},
     )
 
 
-def _reach(upper: float | None, lower: float | None) -> float:
+def _bar_trace(bars: Sequence[_Bar]) -> dict[str, Any]:
+    """Of bars that have intervals, or of bars that have none."""
+    estimates = [bar.estimate for bar in bars]
+    colours, edges = [bar.colour for bar in bars], [bar.edge for bar in bars]
+    errors = {
+        "type": "data",
+        "symmetric": False,
+        "array": [reach(estimate.high, estimate.value) for estimate in estimates],
+        "arrayminus": [reach(estimate.value, estimate.low) for estimate in estimates],
+        "thickness": 1.5,
+        "width": 4,
+    }
+    return {
+        "type": "bar",
+        "orientation": "h",
+        "y": [bar.label for bar in bars],
+        "x": [estimate.value for estimate in estimates],
+        "text": [score(estimate.value, estimate.kind) for estimate in estimates],
+        "textposition": "auto",
+        "insidetextanchor": "start",
+        "textangle": 0,
+        "marker": {"color": colours, "line": {"width": edges, "color": EDGE}},
+        "hovertemplate": "%{text}<extra></extra>",
+        **({"error_x": errors} if bars[0].has_interval else {}),
+    }
+
+
+def reach(upper: float | None, lower: float | None) -> float:
     """How far an error bar goes; an interval that does not hold its value has none on that side."""
     return 0.0 if upper is None or lower is None else max(0.0, upper - lower)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from opendllm.registries.benchmarks import MetricKind
+
 MISSING = "-"
 
 
@@ -17,6 +19,11 @@ def number(value: float | None) -> str:
     if size < 100:
         return f"{value:.2f}"
     return f"{value:,.1f}" if size < 10_000 else f"{value:,.0f}"
+
+
+def score(value: float | None, kind: MetricKind = "estimate") -> str:
+    """A number; one that is an upper bound says so."""
+    return ("≤ " if kind == "upper bound" and value is not None else "") + number(value)
 
 
 def signed(value: float) -> str:

@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from opendllm.core.reporting import cost_tables, figures, score_tables, tables, tradeoff_figures
-from opendllm.core.reporting.comparisons import Comparison
+from opendllm.core.reporting.comparisons import ABOUT_DIFFERENCES, Comparison
 from opendllm.core.reporting.contamination import contaminations
 from opendllm.core.reporting.differences import variants_only_in
-from opendllm.core.reporting.pages import packed_data, packed_plotly, render_page, scripts, styles
+from opendllm.core.reporting.pages import packed_plotly, render_page, scripts, styles
 from opendllm.core.reporting.parallelism import AUP_SOURCE
+from opendllm.core.reporting.published_figures import published_figures
 from opendllm.core.reporting.records import Study
-from opendllm.core.reporting.sample_browser import sample_data, trace_groups
+from opendllm.core.reporting.sample_browser import sample_page, trace_page
+from opendllm.core.reporting.significance import ABOUT_SCORES
 
 SCRIPTS = (
     "packed.js",
@@ -29,7 +31,7 @@ STYLES = ("page.css", "viewer.css", "report.css")
 
 def render_html(study: Study, comparisons: Sequence[Comparison]) -> str:
     """The whole page."""
-    samples, traces = sample_data(study), trace_groups(study)
+    samples, traces = sample_page(study), trace_page(study)
     losses = (figures.held_out_chart(study), figures.training_chart(study))
     charts: dict[str, Any] = {
         "loss_charts": [chart for chart in losses if chart is not None],
@@ -47,6 +49,10 @@ def render_html(study: Study, comparisons: Sequence[Comparison]) -> str:
         overview_table=score_tables.overview_table(study),
         overview_groups=_groups(study),
         other_metric_tables=score_tables.other_metric_tables(study),
+        published=published_figures(study),
+        absent_samples=tables.absent_samples(study),
+        about_scores=ABOUT_SCORES,
+        about_differences=ABOUT_DIFFERENCES,
         comparison_table=tables.comparison_table(comparisons),
         training_table=tables.training_table(study),
         cost_table=cost_tables.cost_table(study),
@@ -60,11 +66,8 @@ def render_html(study: Study, comparisons: Sequence[Comparison]) -> str:
         contaminations=contaminations(study),
         notes=tables.notes(study),
         **charts,
-        sample_count=len(samples["rows"]),
-        samples_left_out=samples["left_out"],
-        samples=packed_data(samples),
-        trace_count=len(traces),
-        traces=packed_data(traces),
+        samples=samples,
+        traces=traces,
         plotly=packed_plotly(),
         nonce=_nonce(study),
         script=scripts(SCRIPTS),

@@ -11,9 +11,15 @@ from typing import Any
 from opendllm.core.foundation.json_lines import json_lines
 from opendllm.registries.errors import UserError
 
+EVALUATE_AGAIN = "evaluate this variant again"
 
-def read_object(path: Path) -> dict[str, Any]:
+
+def read_object(path: Path, advice: str = EVALUATE_AGAIN) -> dict[str, Any]:
     """The JSON object in a file.
+
+    Args:
+        path: of the file.
+        advice: what to do where it is damaged.
 
     Raises:
         UserError: the file can't be read, or holds something else.
@@ -23,9 +29,9 @@ def read_object(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not valid JSON ({error}): evaluate this variant again") from error
+        raise UserError(f"{path}: not valid JSON ({error}): {advice}") from error
     if not isinstance(value, dict):
-        raise UserError(f"{path}: holds no JSON object: evaluate this variant again")
+        raise UserError(f"{path}: holds no JSON object: {advice}")
     return value
 
 

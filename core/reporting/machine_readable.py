@@ -9,7 +9,7 @@ from typing import Any
 
 from opendllm.core.reporting.comparisons import Comparison
 from opendllm.core.reporting.contamination import read_contamination
-from opendllm.core.reporting.records import BenchmarkResult, Curve, Study, TrainingLog, Variant
+from opendllm.core.reporting.records import BenchmarkResult, Curve, Estimate, Study, TrainingLog, Variant
 from opendllm.core.reporting.repeats import contenders
 
 
@@ -23,9 +23,9 @@ def render_json(study: Study, comparisons: Sequence[Comparison]) -> str:
         ],
         "variants": {variant.label: _variant(variant) for variant in study.variants},
         "repeats": _repeats(study),
-        "published": [asdict(figures) for figures in study.published],
+        "published": _published(study),
         "contamination": {run.label or run.name: read_contamination(run.folder) for run in study.runs},
-        "comparisons": [asdict(comparison) for comparison in comparisons],
+        "comparisons": [_comparison(comparison) for comparison in comparisons],
         "provenance": {
             "plugins": {variant.label: dict(variant.plugins) for variant in study.variants},
             "results": {
@@ -35,6 +35,12 @@ def render_json(study: Study, comparisons: Sequence[Comparison]) -> str:
         },
     }
     return json.dumps(content, indent=2, allow_nan=False) + "\n"
+
+
+def _published(study: Study) -> list[dict[str, Any]]:
+    """What the manifests quote, each entry once."""
+    entries = [asdict(entry) for run in study.runs for entry in run.published]
+    return [entry for number, entry in enumerate(entries) if entry not in entries[:number]]
 
 
 def _variant(variant: Variant) -> dict[str, Any]:
@@ -68,6 +74,25 @@ def _training(log: TrainingLog) -> dict[str, Any]:
     }
 
 
+def _comparison(comparison: Comparison) -> dict[str, Any]:
+    paired = comparison.paired
+    low, high = paired.interval
+    return {
+        "benchmark": comparison.benchmark,
+        "metric": comparison.metric,
+        "variant": comparison.variant,
+        "baseline": comparison.baseline,
+        "verdict": comparison.verdict,
+        "why": comparison.why,
+        "tasks": len(paired.tasks),
+        "difference": paired.difference,
+        "low": low,
+        "high": high,
+        "p_value": paired.p_value,
+        "test": paired.test,
+    }
+
+
 def _ends(curve: Curve) -> tuple[float | None, float | None]:
     return (curve[0][1], curve[-1][1]) if curve else (None, None)
 
@@ -75,7 +100,7 @@ def _ends(curve: Curve) -> tuple[float | None, float | None]:
 def _result(result: BenchmarkResult) -> dict[str, Any]:
     return {
         "benchmark": result.benchmark,
-        "metrics": {name: asdict(estimate) for name, estimate in result.metrics.items()},
+        "metrics": {name: _estimate(estimate) for name, estimate in result.metrics.items()},
         "headline": list(result.headline),
         "lower_is_better": sorted(result.lower_is_better),
         "tasks": len(result.per_task),
@@ -83,6 +108,11 @@ def _result(result: BenchmarkResult) -> dict[str, Any]:
         "settings": dict(result.settings),
         "notes": list(result.notes),
     }
+
+
+def _estimate(estimate: Estimate) -> dict[str, Any]:
+    """As the result's own file has it: a mean has no `ratio`."""
+    return {name: value for name, value in asdict(estimate).items() if name != "ratio" or value is not None}
 
 
 def _repeats(study: Study) -> dict[str, Any]:

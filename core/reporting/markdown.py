@@ -7,13 +7,14 @@ from collections.abc import Sequence
 
 from opendllm.core.foundation.visible_text import visible
 from opendllm.core.reporting import cost_tables, score_tables, tables
-from opendllm.core.reporting.comparisons import Comparison
+from opendllm.core.reporting.comparisons import ABOUT_DIFFERENCES, Comparison
 from opendllm.core.reporting.contamination import contaminations
 from opendllm.core.reporting.differences import variants_only_in
 from opendllm.core.reporting.formatting import MISSING
 from opendllm.core.reporting.parallelism import AUP_SOURCE
 from opendllm.core.reporting.records import Study
 from opendllm.core.reporting.samples import SideBySide
+from opendllm.core.reporting.significance import ABOUT_SCORES
 from opendllm.core.reporting.tables import Cell, Table
 
 SPECIAL = re.compile(r"[\\`*\[\]<>|&]|(?<!\w)_|_(?!\w)")
@@ -33,8 +34,7 @@ def render_markdown(study: Study, comparisons: Sequence[Comparison], samples: Se
     ]
     parts += [
         "## Scores",
-        "A best that differs from every other by more than chance is bold; ↓ means that less is better. In "
-        "brackets, 95 % intervals.",
+        f"Bold: {ABOUT_SCORES} ↓: less is better.",
     ]
     for scores in score_tables.score_tables(study):
         parts += [f"### {_escape(scores.benchmark)}", _table(scores.table)]
@@ -43,6 +43,7 @@ def render_markdown(study: Study, comparisons: Sequence[Comparison], samples: Se
     parts += ["## Speed", _table(cost_tables.speed_table(study))]
     parts += ["### Time, memory, device-hours", _table(cost_tables.cost_table(study))]
     parts += _parallelism(study)
+    parts += [f"**{_escape(absent)}**" for absent in tables.absent_samples(study)]
     for sample in samples:
         parts += _sample(sample)
     for overlap in contaminations(study):
@@ -91,8 +92,7 @@ def _differences(comparisons: Sequence[Comparison]) -> list[str]:
         return ["None: no two variants have a headline metric task by task."]
     baseline = _escape(comparisons[0].baseline)
     return [
-        f"Mean over the tasks that both answered, minus {baseline}'s; 95 % paired-bootstrap interval; exact "
-        f"McNemar test where tasks are passed or failed.",
+        f"Minus {baseline}'s, {ABOUT_DIFFERENCES}",
         _table(tables.comparison_table(comparisons)),
     ]
 

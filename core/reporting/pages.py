@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import zlib
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,10 @@ from markupsafe import Markup
 from opendllm.core.foundation.visible_text import visible
 
 HERE = Path(__file__).parent / "page-parts"
+GZIP_WINDOW = 31
+"""zlib's sign for its largest window and gzip's header."""
+UNSEEN = 100_000
+"""Bytes that a compressor may hold back."""
 
 
 def render_page(template: str, **values: object) -> str:
@@ -57,6 +62,36 @@ def packed_data(content: object) -> str:
 def packed_text(text: str) -> str:
     """Gzip in base64: nothing in it can end a script element, and a report made twice is the same."""
     return base64.b64encode(gzip.compress(text.encode(), compresslevel=6, mtime=0)).decode()
+
+
+class Packer:
+    """Packs text piece by piece, up to a size.
+
+    Attributes:
+        pieces: how many were added.
+    """
+
+    def __init__(self, most: int) -> None:
+        """Take about `most` characters of packed text."""
+        self.pieces = 0
+        self._most = most * 3 // 4  # bytes in base64
+        self._compressed = bytearray()
+        self._compressor = zlib.compressobj(6, zlib.DEFLATED, GZIP_WINDOW)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether there is some left, but for what is still being compressed: tens of kilobytes at most."""
+        return len(self._compressed) < self._most - UNSEEN
+
+    def add(self, piece: str) -> None:
+        """Pack one more, lone surrogates only as escapes."""
+        self.pieces += 1
+        self._compressed += self._compressor.compress(piece.encode())
+
+    def finish(self, piece: str) -> str:
+        """Pack the last one; the whole, as `packed_text` would have it."""
+        self.add(piece)
+        return base64.b64encode(self._compressed + self._compressor.flush()).decode()
 
 
 @cache

@@ -4,18 +4,31 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
+from opendllm.core.reporting.differences import leaves
 from opendllm.core.reporting.records import Study, Variant
 
 ALPHA, MOST_LOST = 3.0, 5.0
+OF_SPEED = (
+    "decoder.steps",
+    "decoder.block_length",
+    "decoder.cache_refresh",
+    "decoder.cache_delay",
+    "sampler.options.",
+)
+"""Settings that trade quality for speed; a curve over temperatures would say something else."""
+SEVERAL_ATTEMPTS = re.compile(r"pass@(?!1(?!\d))\d")
+_OF_MODEL = ("training_digest",)
 AUP_SOURCE = "d3LLM (arXiv:2601.07568): accuracy in per cent over tokens per forward pass"
 
 
 @dataclass(frozen=True)
 class Family:
-    """Variants that differ in nothing but how they are decoded, by one sampler."""
+    """Variants of one checkpoint and sampler that differ in nothing but one setting."""
 
     name: str
     variants: tuple[Variant, ...]
@@ -54,32 +67,89 @@ def accuracy_weight(accuracy: float, best: float, alpha: float = ALPHA) -> float
     return min(math.exp(-alpha * (1 - accuracy / best)), 1.0)
 
 
+@lru_cache(100)
 def families(study: Study, benchmark: str) -> tuple[Family, ...]:
-    """Those of which a benchmark was answered at several settings."""
-    groups: dict[tuple[str, str], list[Variant]] = {}
+    """Those of which a benchmark was answered at several values of one setting, and at several speeds.
+
+    A variant may belong to one family for each of its settings: a grid of two makes curves both ways.
+    """
+    groups: dict[tuple[object, ...], list[_Setting]] = {}
     for variant in study.variants:
         result = variant.benchmarks.get(benchmark)
         if result is not None and result.speed.tokens_a_pass is not None:
-            trained = variant.trained_in or variant.label
-            sampler = result.settings.get("sampler")
-            name = sampler.get("name") if isinstance(sampler, dict) else variant.sampler
-            groups.setdefault((trained, str(name)), []).append(variant)
-    return tuple(
-        Family(_shared_name(members, sampler), tuple(members))
-        for (_, sampler), members in groups.items()
-        if len({variant.benchmarks[benchmark].speed.tokens_a_pass for variant in members}) > 1
-    )
+            values = dict(
+                leaves({key: value for key, value in result.settings.items() if key not in _OF_MODEL})
+            )
+            checkpoint = variant.training_digest or variant.trained_in or variant.label
+            key = checkpoint, variant.seed, values.get("sampler.name", variant.sampler)
+            groups.setdefault(key, []).append(_Setting(variant, values, result.speed.tokens_a_pass))
+    return tuple(family for members in groups.values() for family in _of_group(members))
 
 
-def family_score(study: Study, benchmark: str, metric: str, family: Family) -> float | None:
-    """A family's AUP; None where the metric is no share of right answers, or AUP isn't defined."""
+@dataclass(frozen=True)
+class _Setting:
+    variant: Variant
+    values: Mapping[str, str]
+    speed: float
+
+
+def _of_group(members: Sequence[_Setting]) -> Iterator[Family]:
+    """The curves through the settings of one checkpoint and sampler."""
+    names = dict.fromkeys(name for member in members for name in member.values)
+    varying = [name for name in names if len({member.values.get(name) for member in members}) > 1]
+    for varied in varying:
+        if not varied.startswith(OF_SPEED) or not all(
+            _is_amount(member.values.get(varied)) for member in members
+        ):
+            continue
+        others = [name for name in varying if name != varied]
+        curves: dict[tuple[str | None, ...], list[_Setting]] = {}
+        for member in members:
+            curves.setdefault(tuple(member.values.get(name) for name in others), []).append(member)
+        for fixed, curve in curves.items():
+            if len({member.speed for member in curve}) > 1:
+                said = [f"{varied.rpartition('.')[2]} varied"]
+                if len(curves) > 1:
+                    said += [
+                        f"{name.rpartition('.')[2]} {value}"
+                        for name, value in zip(others, fixed, strict=True)
+                    ]
+                variants = tuple(member.variant for member in curve)
+                yield Family(f"{_shared_name(variants)} ({', '.join(said)})", variants)
+
+
+def _is_amount(value: str | None) -> bool:
+    """A number, or a default that isn't spelt out."""
+    if value in (None, "null"):
+        return True
+    try:
+        return math.isfinite(float(str(value)))
+    except ValueError:
+        return False
+
+
+def accuracy_metric(study: Study, benchmark: str) -> str | None:
+    """The first headline metric, if that is a share of right answers to a single attempt: what AUP is of."""
+    metric = next(iter(study.headline(benchmark)), None)
     values = [
         estimate.value
         for result in study.results(benchmark)
-        if (estimate := result.metrics.get(metric)) is not None and estimate.value is not None
+        if metric is not None
+        and (estimate := result.metrics.get(metric)) is not None
+        and estimate.value is not None
     ]
-    if study.lower_is_better(benchmark, metric) or not values or not 0 <= min(values) <= max(values) <= 1:
+    if metric is None or study.lower_is_better(benchmark, metric) or SEVERAL_ATTEMPTS.search(metric):
         return None
+    return metric if values and 0 <= min(values) <= max(values) <= 1 else None
+
+
+def family_score(study: Study, benchmark: str, metric: str, family: Family) -> float | None:
+    """A family's AUP; None where it isn't defined."""
+    best = max(
+        estimate.value
+        for result in study.results(benchmark)
+        if (estimate := result.metrics.get(metric)) is not None and estimate.value is not None
+    )
     points = [
         (result.speed.tokens_a_pass, 100 * estimate.value)
         for variant in family.variants
@@ -88,13 +158,12 @@ def family_score(study: Study, benchmark: str, metric: str, family: Family) -> f
         and estimate.value is not None
         and result.speed.tokens_a_pass is not None
     ]
-    return accuracy_under_parallelism(points, 100 * max(values))
+    return accuracy_under_parallelism(points, 100 * best)
 
 
-def _shared_name(variants: Sequence[Variant], sampler: str) -> str:
-    """What the variants' names begin with, up to a whole word."""
+def _shared_name(variants: Sequence[Variant]) -> str:
+    """What the variants' names begin with, up to a whole word; else the first one's."""
     columns = zip(*(variant.label for variant in variants), strict=False)
     alike = itertools.takewhile(lambda letters: len(set(letters)) == 1, columns)
     shared = "".join(letters[0] for letters in alike)
-    whole = shared.rstrip("0123456789.").rstrip("-_=/ ")
-    return whole or sampler
+    return shared.rstrip("0123456789.").rstrip("-_=/ ") or variants[0].label

@@ -10,6 +10,7 @@ from typing import Any
 
 from opendllm.core.foundation.decoding_traces import DecodingTrace
 from opendllm.core.foundation.sample_records import SampleKey, SampleRecord
+from opendllm.registries.benchmarks import MetricKind, TaskRatio
 
 Curve = tuple[tuple[int, float], ...]
 """Pairs of step and value, by step."""
@@ -17,11 +18,18 @@ Curve = tuple[tuple[int, float], ...]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A score with its 95 % interval."""
+    """A score with its 95 % interval.
+
+    Attributes:
+        kind: "estimate" too where an older result doesn't say it.
+        ratio: see `Metric`.
+    """
 
     value: float | None
     low: float | None = None
     high: float | None = None
+    kind: MetricKind = "estimate"
+    ratio: TaskRatio | None = None
 
 
 @dataclass(frozen=True)
@@ -122,6 +130,7 @@ class Variant:
         traces: by the same names, how one of them came to be.
         expected: names of the results that the manifest asks for.
         damage: file -> why it couldn't be read.
+        absent: files that should be there, and aren't.
     """
 
     label: str
@@ -141,6 +150,12 @@ class Variant:
     traces: Mapping[str, DecodingTrace] = field(default_factory=dict)
     expected: frozenset[str] = frozenset()
     damage: Mapping[str, str] = field(default_factory=dict)
+    absent: frozenset[str] = frozenset()
+
+    @property
+    def was_trained(self) -> bool:
+        """False of a checkpoint that is evaluated as it is."""
+        return self.objective is not None or self.training is not None
 
     def lacks(self, benchmark: str) -> str | None:
         """Why there is no such result: "damaged", or "missing" where the manifest asks for it."""
@@ -189,9 +204,9 @@ class Run:
         return hashlib.sha256(self.manifest.encode()).hexdigest()[:16] if self.manifest else None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Study:
-    """Everything that one report lays side by side."""
+    """Everything that one report lays side by side; equal to itself alone, what follows from it is kept."""
 
     runs: tuple[Run, ...]
 
@@ -204,14 +219,6 @@ class Study:
     def variants(self) -> tuple[Variant, ...]:
         """Of all runs, in order; the first one is what the others are compared with."""
         return tuple(variant for run in self.runs for variant in run.variants)
-
-    @property
-    def published(self) -> tuple[Published, ...]:
-        """What the runs' manifests quote, each figure once."""
-        unique = {
-            (figures.model, figures.benchmark): figures for run in self.runs for figures in run.published
-        }
-        return tuple(unique.values())
 
     @property
     def benchmarks(self) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from opendllm.core.foundation.sample_records import SampleRecord
@@ -33,14 +33,20 @@ class SideBySide:
 
 def samples_side_by_side(study: Study) -> tuple[SideBySide, ...]:
     """A task for each benchmark that has samples; those that hide a middle come first."""
-    chosen = [shown for benchmark in _with_samples(study) if (shown := _choose(study, benchmark)) is not None]
+    chosen = [
+        shown
+        for benchmark in benchmarks_with_samples(study)
+        if (shown := _choose(study, benchmark)) is not None
+    ]
     return tuple(sorted(chosen, key=lambda shown: shown.suffix is None))
 
 
-def _with_samples(study: Study) -> Iterable[str]:
-    names = dict.fromkeys(study.benchmarks)
-    names |= dict.fromkeys(name for variant in study.variants for name in variant.samples)
-    return names
+def benchmarks_with_samples(study: Study) -> list[str]:
+    """Those of which some variant has samples, in order."""
+    names = [*study.benchmarks, *(name for variant in study.variants for name in variant.samples)]
+    return [
+        name for name in dict.fromkeys(names) if any(variant.samples.get(name) for variant in study.variants)
+    ]
 
 
 def _choose(study: Study, benchmark: str) -> SideBySide | None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from opendllm.core.reporting.formatting import MISSING, number
-from opendllm.core.reporting.records import Published, Study, Variant
+from opendllm.core.reporting.formatting import MISSING, number, score
+from opendllm.core.reporting.published_figures import Column, Figure, published_rows
+from opendllm.core.reporting.records import Study, Variant
 from opendllm.core.reporting.repeats import Contender, contenders
 from opendllm.core.reporting.significance import best, certainty
 from opendllm.core.reporting.tables import Cell, Table
@@ -18,10 +19,6 @@ class MetricTable:
 
     benchmark: str
     table: Table
-
-
-Column = tuple[str, str]
-"""(benchmark, metric)."""
 
 
 def score_tables(study: Study) -> tuple[MetricTable, ...]:
@@ -69,22 +66,10 @@ def _table(study: Study, columns: Sequence[Column], marked: bool) -> Table:
             means = [_seed_mean(contender, column, contender.name == winners[column]) for column in columns]
             rows.append((Cell(contender.name, "mean ± sd"), *means))
     rows += [
-        (Cell(model, "published"), *(Cell(number(value), order=value) for value in values))
-        for model, values in _published(study, columns)
+        (Cell(model, "published"), *(_quoted(figure, disputed) for figure in figures))
+        for model, figures, disputed in published_rows(study, columns)
     ]
     return Table(tuple(header), tuple(rows))
-
-
-def _published(study: Study, columns: Sequence[Column]) -> Iterator[tuple[str, list[float | None]]]:
-    """Each model that something is quoted of, and its figures."""
-    by_model: dict[str, list[Published]] = {}
-    for figures in study.published:
-        by_model.setdefault(figures.model, []).append(figures)
-    for model, found in by_model.items():
-        quoted = {(each.benchmark, metric): value for each in found for metric, value in each.metrics.items()}
-        values = [quoted.get(column) for column in columns]
-        if any(value is not None for value in values):
-            yield model, values
 
 
 def _score(variant: Variant, column: Column, is_best: bool) -> Cell:
@@ -95,7 +80,15 @@ def _score(variant: Variant, column: Column, is_best: bool) -> Cell:
         return Cell(lacks or MISSING, mark="broken" if lacks else None)
     estimate = result.metrics.get(metric)
     value = estimate.value if estimate else None
-    return Cell(number(value), certainty(result, metric), "best" if is_best else None, value)
+    kind = estimate.kind if estimate else "estimate"
+    return Cell(score(value, kind), certainty(result, metric), "best" if is_best else None, value)
+
+
+def _quoted(figure: Figure | None, disputed: bool) -> Cell:
+    """With its source where the model has several figures of one metric."""
+    if figure is None:
+        return Cell(MISSING)
+    return Cell(number(figure.value), figure.source if disputed else "", order=figure.value)
 
 
 def _seed_mean(contender: Contender, column: Column, is_best: bool) -> Cell:
@@ -103,7 +96,7 @@ def _seed_mean(contender: Contender, column: Column, is_best: bool) -> Cell:
     if mean is None:
         return Cell(MISSING)
     return Cell(
-        f"{number(mean.mean)} ± {number(mean.standard_deviation)}",
+        f"{score(mean.mean, contender.kind(*column))} ± {number(mean.standard_deviation)}",
         f"({mean.seeds} seeds)",
         "best" if is_best else None,
         mean.mean,

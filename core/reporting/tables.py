@@ -9,6 +9,8 @@ from typing import Any, Literal
 from opendllm.core.reporting.comparisons import Comparison
 from opendllm.core.reporting.differences import leaves, manifest_differences
 from opendllm.core.reporting.formatting import MISSING, count, interval, number, signed, text
+from opendllm.core.reporting.paired_tests import PairedTasks
+from opendllm.core.reporting.published_figures import published_figures
 from opendllm.core.reporting.records import Curve, Study, Variant
 
 Mark = Literal["best", "better", "worse", "broken"]
@@ -37,17 +39,37 @@ def variant_table(study: Study) -> Table:
     """What was compared."""
     header = ("variant", "backbone", "objective", "sampler", "parameters", "seed")
     rows = [
-        row(
-            variant.label,
-            text(variant.backbone),
-            text(variant.objective),
-            text(variant.sampler),
-            count(variant.parameters),
-            MISSING if variant.seed is None else str(variant.seed),
+        (
+            Cell(variant.label),
+            _absent(variant, "variant.json") or Cell(text(variant.backbone)),
+            *row(
+                text(variant.objective),
+                text(variant.sampler),
+                count(variant.parameters),
+                MISSING if variant.seed is None else str(variant.seed),
+            ),
         )
         for variant in study.variants
     ]
     return Table(header, tuple(rows), names=4)
+
+
+def _absent(variant: Variant, file: str) -> Cell | None:
+    """What stands where a file's content would; None where it is there, or isn't to be."""
+    if file in variant.absent:
+        return Cell(f"{file} is missing", mark="broken")
+    return Cell(f"{file} is damaged", mark="broken") if file in variant.damage else None
+
+
+def absent_samples(study: Study) -> tuple[str, ...]:
+    """The samples files that should be there, or couldn't be read at all."""
+    return tuple(
+        f"{variant.label}: samples/{name}.jsonl is {'missing' if absent else 'damaged'}"
+        for variant in study.variants
+        for name in study.benchmarks
+        if (absent := f"samples/{name}.jsonl" in variant.absent)
+        or (f"samples/{name}.jsonl" in variant.damage and not variant.samples.get(name))
+    )
 
 
 def training_table(study: Study) -> Table:
@@ -67,24 +89,28 @@ def training_table(study: Study) -> Table:
 
 def comparison_table(comparisons: Sequence[Comparison]) -> Table:
     """Paired differences from the first variant."""
-    header = ("variant", "benchmark", "metric", "verdict", "difference", "McNemar p", "tasks")
-    rows = [
-        (
-            *row(comparison.variant, comparison.benchmark, comparison.metric),
-            Cell(comparison.verdict, mark=None if comparison.verdict == "undecided" else comparison.verdict),
-            Cell(signed(comparison.difference), _reach(comparison), order=comparison.difference),
-            Cell(number(comparison.mcnemar_p)),
-            Cell(count(comparison.tasks)),
-        )
-        for comparison in comparisons
-    ]
-    return Table(header, tuple(rows), names=4)
+    header = ("variant", "benchmark", "metric", "verdict", "difference", "p", "tasks")
+    return Table(header, tuple(map(_comparison_row, comparisons)), names=4)
 
 
-def _reach(comparison: Comparison) -> str:
-    if comparison.low == comparison.high:
-        return f"the same in all {comparison.tasks}"
-    return interval(comparison.low, comparison.high)
+def _comparison_row(comparison: Comparison) -> tuple[Cell, ...]:
+    verdict, paired = comparison.verdict, comparison.paired
+    return (
+        *row(comparison.variant, comparison.benchmark, comparison.metric),
+        Cell(
+            verdict,
+            f"({comparison.why})" if comparison.why else "",
+            None if verdict == "undecided" else verdict,
+        ),
+        Cell(signed(paired.difference), _reach(paired), order=paired.difference),
+        Cell(number(paired.p_value), paired.test, order=paired.p_value),
+        Cell(count(len(paired.tasks))),
+    )
+
+
+def _reach(paired: PairedTasks) -> str:
+    low, high = paired.interval
+    return f"the same in all {len(paired.tasks)}" if low == high else interval(low, high)
 
 
 def plugin_table(study: Study) -> Table:
@@ -135,9 +161,9 @@ def notes(study: Study) -> tuple[str, ...]:
     """What is to be known when reading the numbers, each note once."""
     found = [note for benchmark in study.benchmarks for note in _benchmark_notes(study, benchmark)]
     quoted: dict[str, dict[str, None]] = {}
-    for figures in study.published:
-        if figures.benchmark in study.benchmarks:
-            quoted.setdefault(figures.source, {})[figures.model] = None
+    for figure in published_figures(study):
+        if figure.benchmark in study.benchmarks:
+            quoted.setdefault(figure.source, {})[figure.model] = None
     found += [f"published figures of {', '.join(models)}: {source}" for source, models in quoted.items()]
     found += [
         f"{variant.label}: {variant.training.unreadable_lines} lines of its train.jsonl could not be read"
@@ -181,7 +207,8 @@ def _training_row(variant: Variant) -> tuple[Cell, ...]:
     shared = variant.trained_in or (variant.label if training else None)
     digest = text(variant.training_digest and variant.training_digest[:12])
     if training is None:
-        return row(variant.label, text(shared), digest, *[MISSING] * 5)
+        log = _absent(variant, "train.jsonl") or Cell(MISSING)
+        return (*row(variant.label, text(shared), digest), log, *row(*[MISSING] * 4))
     return row(
         variant.label,
         text(shared),

@@ -13,6 +13,7 @@ from opendllm.core.reporting.figures import (
     colours_of,
     line_layout,
     plain,
+    reach,
 )
 from opendllm.core.reporting.parallelism import families
 from opendllm.core.reporting.records import Estimate, Speed, Study, Variant
@@ -106,25 +107,23 @@ def _line(
 
 
 def _point(name: str, x: float, estimate: Estimate, colour: str) -> dict[str, Any]:
-    value = estimate.value or 0.0
-    high = value if estimate.high is None else estimate.high
-    low = value if estimate.low is None else estimate.low
+    errors = {
+        "type": "data",
+        "symmetric": False,
+        "array": [reach(estimate.high, estimate.value)],
+        "arrayminus": [reach(estimate.value, estimate.low)],
+        "thickness": 1,
+        "width": 3,
+    }
     return {
         "type": "scatter",
         "mode": "markers",
         "name": name,
         "x": [x],
-        "y": [value],
-        "error_y": {
-            "type": "data",
-            "symmetric": False,
-            "array": [max(0.0, high - value)],
-            "arrayminus": [max(0.0, value - low)],
-            "thickness": 1,
-            "width": 3,
-        },
+        "y": [estimate.value],
         "marker": {"color": colour, "size": 9},
         "hovertemplate": "%{x:.4g}: %{y:.4g}",
+        **({} if estimate.low == estimate.high else {"error_y": errors}),
     }
 
 

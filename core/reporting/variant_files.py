@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from opendllm.core.foundation.sample_records import SampleKey, SampleRecord, read_records
 from opendllm.core.reporting.json_files import (
@@ -18,6 +18,7 @@ from opendllm.core.reporting.json_files import (
     read_object,
 )
 from opendllm.core.reporting.records import BenchmarkResult, Curve, Estimate, Speed, TrainingLog
+from opendllm.registries.benchmarks import MetricKind, TaskRatio
 
 
 def read_training(path: Path) -> TrainingLog | None:
@@ -175,7 +176,16 @@ def _verdicts(content: object) -> dict[SampleKey, str]:
 
 
 def _estimate(metric: Mapping[str, Any]) -> Estimate:
-    return Estimate(*(as_number(metric.get(key)) for key in ("value", "low", "high")))
+    value, low, high = (as_number(metric.get(key)) for key in ("value", "low", "high"))
+    kind: MetricKind = metric["kind"] if metric.get("kind") in get_args(MetricKind) else "estimate"
+    return Estimate(value, low, high, kind, _ratio(metric.get("ratio")))
+
+
+def _ratio(content: object) -> TaskRatio | None:
+    match content:
+        case {"numerator": str(numerator), "denominator": str(denominator), "exponential": bool(exponential)}:
+            return TaskRatio(numerator, denominator, exponential)
+    return None
 
 
 def _task_numbers(values: Mapping[str, Any]) -> dict[str, float]:

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from opendllm.registries.benchmarks import Metric
+from opendllm.registries.benchmarks import Metric, MetricKind, TextLikelihood
 
 ItemT = TypeVar("ItemT")
 
@@ -37,6 +37,13 @@ def bootstrap_mean(values: Sequence[float], seed: int = 0) -> Metric:
         means[part] = items[chosen].mean(1)
     low, high = np.quantile(means, [0.025, 0.975])
     return Metric(float(items.mean()), float(low), float(high))
+
+
+def likelihood_kind(answers: Sequence[TextLikelihood]) -> MetricKind:
+    """What a perplexity, or anything else that grows as likelihoods fall, is if made of these."""
+    if answers and all(answer.exact for answer in answers):
+        return "exact"
+    return "upper bound" if any(answer.exact is False for answer in answers) else "estimate"
 
 
 def normal_interval(value: float, standard_error: float) -> Metric:

@@ -76,7 +76,7 @@ def log_likelihood(
         return _of_noise(lm, inputs, scorable, draws, seeds, batch_rows)
     if lm.noise.time_conditioning:
         raise UserError("masked diffusion's likelihood is that of models that aren't told the time")
-    if lm.attention.kind == "causal":
+    if is_exact(lm):
         parts = torch.arange(rows, device=device).split(batch_rows)
         exact = torch.cat(
             [
@@ -105,6 +105,11 @@ def log_likelihood(
             tokens = torch.cat([tokens, tokens], 1)
         estimates[row, draw] = -_weighted_sums(lm, read, tokens, hidden, weight)
     return _grouped(estimates)
+
+
+def is_exact(lm: DiffusionLM) -> bool:
+    """Whether `log_likelihood` is a causal model's own, no lower bound."""
+    return lm.noise.bound == "masks" and lm.attention.kind == "causal"
 
 
 def bound_name(lm: DiffusionLM) -> str:

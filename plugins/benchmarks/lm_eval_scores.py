@@ -5,18 +5,30 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from opendllm.core.scoring.statistics import bootstrap_mean, bootstrap_statistic, normal_interval
-from opendllm.registries.benchmarks import Answer, GeneratedText, Metric, TextLikelihood
+from opendllm.registries.benchmarks import (
+    Answer,
+    GeneratedText,
+    Metric,
+    MetricKind,
+    TextLikelihood,
+)
 
 if TYPE_CHECKING:
     from lm_eval.api.group import Group
     from lm_eval.api.instance import Instance
     from lm_eval.api.model import LM
     from lm_eval.api.task import Task
+
+
+OF_LIKELIHOODS = ("perplexity", "weighted_perplexity", "bits_per_byte")
+"""lm-eval's aggregations that grow as likelihoods fall: of lower bounds they make upper ones."""
+ENDS = ("value", "low", "high")
 
 
 def replaying_model(
@@ -62,6 +74,7 @@ def read_results(
     tasks: Mapping[str, Task],
     groups: Mapping[str, Group],
     failed: Mapping[str, Sequence[int]],
+    likelihoods: MetricKind,
 ) -> tuple[dict[str, Metric], dict[str, dict[str, float]]]:
     """Metrics with intervals over documents, and each document's own values.
 
@@ -71,6 +84,7 @@ def read_results(
         groups: by name; those within them are found.
         failed: task -> documents that couldn't be answered. They count as 0 in every mean of which more is
             better; of other metrics nobody can say what they would be, so those are of the others.
+        likelihoods: what a perplexity made of the answers is.
     """
     metrics: dict[str, Metric] = {}
     per_task: dict[str, dict[str, float]] = defaultdict(dict)
@@ -87,20 +101,26 @@ def read_results(
             if name not in tasks:
                 metrics[whole] = _of_group(inner[name], metric, used_filter, of_tasks[key])
                 continue
-            items = []
-            for sample in results["samples"][name]:
-                if sample["filter"] == used_filter and metric in sample:
-                    items.append(sample[metric])
-                    if isinstance(sample[metric], bool | int | float | np.number):
-                        per_task[f"{name}/{sample['doc_id']}"][shown] = float(sample[metric])
+            found_samples = [
+                sample
+                for sample in results["samples"][name]
+                if sample["filter"] == used_filter and metric in sample
+            ]
+            items = [sample[metric] for sample in found_samples]
             wrong: Sequence[int] = ()
-            if _is_mean(items, value) and tasks[name].higher_is_better().get(metric):
-                wrong = failed.get(name, ())
+            if _is_mean(items, value):
+                # What isn't a mean (e to the power of one, say) has no number of its own for a document.
+                for sample in found_samples:
+                    per_task[f"{name}/{sample['doc_id']}"][shown] = float(sample[metric])
+                if tasks[name].higher_is_better().get(metric):
+                    wrong = failed.get(name, ())
             for document in wrong:
                 per_task[f"{name}/{document}"][shown] = 0.0
             of_all = float(value) * len(items) / (len(items) + len(wrong)) if wrong else float(value)
             items += [0.0] * len(wrong)
-            metrics[whole] = _with_interval(of_all, items, tasks[name].aggregation().get(metric))
+            aggregate = tasks[name].aggregation().get(metric)
+            kind = likelihoods if getattr(aggregate, "__name__", "") in OF_LIKELIHOODS else "estimate"
+            metrics[whole] = replace(_with_interval(of_all, items, aggregate), kind=kind)
             size = results["n-samples"][name]["effective"] + len(failed.get(name, ()))
             of_tasks[key][name] = metrics[whole], size
     for name in tasks:
@@ -134,7 +154,9 @@ def _of_group(
         share * (of_task.high - of_task.low) / 2 / 1.96
         for share, (of_task, _) in zip(shares, found, strict=True)
     ]
-    return normal_interval(mean, math.hypot(*errors))
+    kinds = {of_task.kind for of_task, _ in found}
+    kind = kinds.pop() if len(kinds) == 1 else "estimate"
+    return replace(normal_interval(mean, math.hypot(*errors)), kind=kind)
 
 
 def _is_mean(items: Sequence[Any], value: float) -> bool:
@@ -158,8 +180,9 @@ def _with_interval(
 def mean_metrics(runs: Sequence[Mapping[str, Metric]]) -> dict[str, Metric]:
     """Each metric's mean over the samples; so is its interval, since they share their documents."""
     return {
-        name: Metric(
-            *(sum(getattr(run[name], end) for run in runs) / len(runs) for end in ("value", "low", "high"))
+        name: replace(
+            runs[0][name],
+            **{end: sum(getattr(run[name], end) for run in runs) / len(runs) for end in ENDS},
         )
         for name in runs[0]
         if all(name in run for run in runs)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from opendllm.core.scoring.scores_by_setting import OUTPUT_SHARES, output_shares, scores_by_setting
+from opendllm.core.scoring.statistics import likelihood_kind
 from opendllm.plugins.benchmarks import LmEvalOptions
 from opendllm.plugins.benchmarks.lm_eval_loading import load_tasks
 from opendllm.plugins.benchmarks.lm_eval_requests import LmEvalChat, as_lm_eval_seeds, build_requests, quiet
@@ -163,7 +164,9 @@ class LmEvalTask(Benchmark):
                     f"({type(error).__name__}: {first_line(error)})"
                 ) from error
         assert results is not None
-        return read_results(results, self._loaded["tasks"], self._loaded["groups"], failed)
+        given = [answer for of_document in found.values() for answer in of_document]
+        kind = likelihood_kind([answer for answer in given if isinstance(answer, TextLikelihood)])
+        return read_results(results, self._loaded["tasks"], self._loaded["groups"], failed, kind)
 
 
 def _answer(answers: Mapping[Address, Answer], address: tuple[str, str], sample: int) -> Answer | None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
-from opendllm.core.scoring.statistics import normal_interval
+from opendllm.core.scoring.statistics import likelihood_kind, normal_interval
 from opendllm.core.toolkit.draws import stream_id, uniform
 from opendllm.plugins.benchmarks import PerplexityOptions
 from opendllm.registries.benchmarks import (
@@ -16,6 +17,7 @@ from opendllm.registries.benchmarks import (
     LikelihoodRequest,
     Metric,
     Scores,
+    TaskRatio,
     TextLikelihood,
 )
 from opendllm.registries.errors import UserError
@@ -61,17 +63,20 @@ class Perplexity(Benchmark):
                 "benchmark perplexity: no held-out document has two tokens, so none can be scored"
             )
         per_token = normal_interval(nats / tokens, error / tokens)
+        per_byte = normal_interval(nats / size / math.log(2), error / size / math.log(2))
+        perplexity = Metric(math.exp(per_token.value), math.exp(per_token.low), math.exp(per_token.high))
+        metrics = {
+            "perplexity": replace(perplexity, ratio=TaskRatio("nats", "tokens", exponential=True)),
+            "nats_per_token": replace(per_token, ratio=TaskRatio("nats", "tokens")),
+            "bits_per_byte": replace(per_byte, ratio=TaskRatio("bits", "bytes")),
+        }
+        kind = likelihood_kind(likelihoods)
         return Scores(
-            metrics={
-                "perplexity": Metric(
-                    math.exp(per_token.value), math.exp(per_token.low), math.exp(per_token.high)
-                ),
-                "nats_per_token": per_token,
-                "bits_per_byte": normal_interval(nats / size / math.log(2), error / size / math.log(2)),
-            },
+            metrics={name: replace(metric, kind=kind) for name, metric in metrics.items()},
             per_task={
                 answer.task_id: {
                     "nats": -answer.log_likelihood,
+                    "bits": -answer.log_likelihood / math.log(2),
                     "tokens": answer.tokens,
                     "bytes": answer.bytes,
                     "bits_per_byte": -answer.log_likelihood / max(1, answer.bytes) / math.log(2),
@@ -80,7 +85,8 @@ class Perplexity(Benchmark):
             },
             notes=(
                 "each excerpt's first token is given, not scored, where no BOS stands before it",
-                "the intervals are the Monte-Carlo error of the ELBO; an autoregressive model's is exact",
+                "the intervals are the Monte-Carlo error of the ELBO for these texts, an upper bound of the "
+                "model's own perplexity; an autoregressive model's is exact for these texts",
                 *(["documents that failed are left out"] if len(likelihoods) < len(answers) else []),
             ),
         )

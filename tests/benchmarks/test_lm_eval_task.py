@@ -8,6 +8,7 @@ import os
 import random
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -222,6 +223,29 @@ def test_the_directions_are_the_tasks(folder: Path) -> None:
     built, _ = benchmark("last_word")
     assert "perplexity" in built.lower_is_better
     assert "acc" not in built.lower_is_better
+
+
+@pytest.mark.parametrize(("exact", "kind"), [(True, "exact"), (False, "upper bound"), (None, "estimate")])
+def test_what_grows_as_likelihoods_fall_is_a_bound_where_they_are(
+    folder: Path, exact: bool | None, kind: str
+) -> None:
+    for task, expected in (
+        ("last_word", {"acc": "estimate", "perplexity": kind}),
+        ("whole", dict.fromkeys(("word_perplexity", "byte_perplexity", "bits_per_byte"), kind)),
+    ):
+        built, requests = benchmark(task)
+        given = [answer(request) for request in requests]
+        scores = built.score(
+            [replace(each, exact=exact) for each in given if isinstance(each, TextLikelihood)]
+        )
+        assert {name: metric.kind for name, metric in scores.metrics.items()} == expected
+
+
+def test_only_a_mean_has_a_number_for_each_document(folder: Path) -> None:
+    """A document's log-likelihood is no perplexity: of it more is better."""
+    built, requests = benchmark("last_word")
+    scores = built.score([answer(request) for request in requests])
+    assert {name for values in scores.per_task.values() for name in values} == {"acc"}
 
 
 def test_several_samples_are_averaged_and_missing_ones_left_out(folder: Path) -> None:

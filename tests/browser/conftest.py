@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
+import random
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,9 +17,10 @@ from opendllm.core.reporting import write_report
 
 from ..reporting.conftest import FakeRun
 
-PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+PROGRAMS = Path(__file__).with_name("programs.txt").read_text().split()
 SIZES = {"desktop": (1280, 800), "phone": (390, 844)}
-VARIANTS, BENCHMARKS, SAMPLES = ("zebra", "llada", "dream"), ("code", "math", "fill", "more"), 1000
+VARIANTS, BENCHMARKS = ("zebra", "llada", "dream"), ("code", "math", "fill", "more")
+SAMPLES, MANY_SAMPLES = 100, 1000
 
 HTML = "<img src=x onerror='window.attacked=1'><script>window.attacked=1</script></script>&lt;b&gt;"
 STEERING = "\x1b[31mred\x07 \u202eright to left\u202c \u05d0\u05d1 \ud83d \ufeffend"
@@ -81,19 +84,29 @@ def _is_own(url: str) -> bool:
 
 @pytest.fixture(scope="session")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three variants, four benchmarks, a thousand samples each; some of them are up to no good."""
-    run = FakeRun(tmp_path_factory.mktemp("runs") / "large")
+    """Three variants, four benchmarks, some samples each; a few of them are up to no good."""
+    return _written(tmp_path_factory.mktemp("runs") / "small", SAMPLES)
+
+
+@pytest.fixture(scope="session")
+def large_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with a thousand samples each."""
+    return _written(tmp_path_factory.mktemp("runs") / "large", MANY_SAMPLES)
+
+
+def _written(folder: Path, samples: int) -> Path:
+    run = FakeRun(folder)
     run.manifest("name: large\nvariants: {zebra: {}, llada: {}, dream: {}}\n")
     for number, name in enumerate(VARIANTS):
         run.variant(name)
         run.training(name, steps=60)
         run.perplexity(name, (88.0, 66.0, None)[number])
         for benchmark in BENCHMARKS:
-            passed = [(task * 7 + number) % 3 == 0 for task in range(SAMPLES)]
+            passed = [(task * 7 + number) % 3 == 0 for task in range(samples)]
             run.result(
                 name,
                 benchmark,
-                {f"pass@{k}": (sum(passed) / SAMPLES, 0.1, 0.5) for k in (1, 10)},
+                {f"pass@{k}": (sum(passed) / samples, 0.1, 0.5) for k in (1, 10)},
                 per_task={f"task/{task}": {"pass@1": float(each)} for task, each in enumerate(passed)},
                 verdicts=[
                     [f"task/{task}", "default", 0, "passed" if each else "assertion: f(1) == 2"]
@@ -107,7 +120,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
                     "texts": 20,
                 },
             )
-            _write_samples(run.folder / name / "samples" / f"{benchmark}.jsonl", name, benchmark)
+            _write_samples(run.folder, name, benchmark, samples)
         run.trace(
             name,
             "code",
@@ -118,18 +131,20 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_report(run.folder).html
 
 
-def _write_samples(path: Path, variant: str, benchmark: str) -> None:
-    """Those up to no good first: the page holds a thousand, and the last ones give way."""
+def _write_samples(folder: Path, variant: str, benchmark: str, samples: int) -> None:
+    """Of 2,000 characters that don't pack; those up to no good first, since the last ones give way."""
+    path = folder / variant / "samples" / f"{benchmark}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [{"task_id": f"hostile/{name}", "prefix": text, "text": text} for name, text in HOSTILE.items()]
-    for task in range(SAMPLES):
+    generator = random.Random(f"{variant} {benchmark}")
+    for task in range(samples):
         text = f"    result_{task} = {variant}(values, {task * 31 % 977})\n    return result_{task}\n"
-        documented = '    """Returns one of them."""\n' * 8
+        noise = base64.b64encode(generator.randbytes(1500)).decode()
         lines.append(
             {
                 "task_id": f"task/{task}",
-                "prefix": f"def {benchmark}_{task}(values):\n{documented}",
-                "text": text * 4,
+                "prefix": f'def {benchmark}_{task}(values):\n    """Returns one of them."""\n',
+                "text": (text + noise)[:2000],
                 "reference": f"    return {task}\n",
             }
         )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect
+from PIL import Image
+from playwright.sync_api import Browser, Page, expect
 
-from .conftest import BENCHMARKS, HOSTILE, SAMPLES, VARIANTS, Open
+from .conftest import BENCHMARKS, HOSTILE, MANY_SAMPLES, SAMPLES, VARIANTS, Open
 
 pytestmark = pytest.mark.browser
 
@@ -18,14 +20,54 @@ def first_column(page: Page) -> list[str]:
 
 
 def test_a_large_report_is_small_and_keeps_its_samples_out_of_the_document(
-    report: Path, open_page: Open
+    large_report: Path, open_page: Open
 ) -> None:
-    assert report.stat().st_size < 10_000_000
-    page = open_page(report)
-    expected = f"{len(VARIANTS) * len(BENCHMARKS) * SAMPLES:,} of"
-    expect(page.locator("#samples .count")).to_contain_text(expected)
-    assert page.locator("#samples [role=option]").count() < 40
+    """Whatever they are made of: these don't pack."""
+    assert large_report.stat().st_size < 10_000_000
+    page = open_page(large_report)
+    options = page.locator("#samples [role=option]")
+    expect(options.first).to_be_attached()
+    said = page.locator("#answers > p").inner_text()
+    there = f"{len(VARIANTS) * len(BENCHMARKS) * (MANY_SAMPLES + len(HOSTILE)):,}"
+    found = re.fullmatch(
+        rf"This page holds ([\d,]+) of {there} samples, texts up to 500 characters \(([\d,]+) are cut\)\. "
+        r"All of them, and whole, are in the run's folder: VARIANT/samples/BENCHMARK\.jsonl\.",
+        said,
+    )
+    assert found is not None, said
+    assert page.locator("#samples .count").inner_text().startswith(f"{found[1]} of {found[1]} samples; ")
+    assert int(found[1].replace(",", "")) > 0.75 * len(VARIANTS) * len(BENCHMARKS) * MANY_SAMPLES
+    assert options.count() < 40
     assert page.evaluate("document.querySelectorAll('*').length") < 5000
+
+
+def test_a_long_list_of_samples_is_scrolled_with_few_rows_and_none_missing_in_sight(
+    large_report: Path, open_page: Open
+) -> None:
+    page = open_page(large_report)
+    expect(page.locator("#samples [role=option]").first).to_be_attached()
+    found = page.evaluate("""async () => {
+        const list = document.querySelector("#samples .list");
+        const box = list.getBoundingClientRect();
+        const painted = () => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
+        const found = [];
+        for (const share of [0, 0.2, 0.5, 0.500001, 0.9, 1]) {
+            list.scrollTop = share * list.scrollHeight;
+            await painted();
+            const rows = [...list.querySelectorAll("[role=option]")];
+            const boxes = rows.map((row) => row.getBoundingClientRect());
+            found.push({
+                rows: rows.length,
+                above: Math.min(...boxes.map((each) => each.top)) <= box.top + 2,
+                below: Math.max(...boxes.map((each) => each.bottom)) >= box.bottom - 2,
+                last: Math.max(...rows.map((row) => Number(row.ariaPosInSet))),
+            });
+        }
+        return found;
+    }""")
+    assert all(each["above"] and each["below"] and each["rows"] < 40 for each in found)
+    shown = page.locator("#samples .count").inner_text().split(" of ")[0]
+    assert found[-1]["last"] == int(shown.replace(",", ""))
 
 
 def test_nothing_is_off_the_screen_and_first_columns_stay(report: Path, open_page: Open) -> None:
@@ -77,16 +119,16 @@ def test_samples_are_filtered_searched_and_walked_by_keys(report: Path, open_pag
     count, options = page.locator("#samples .count"), page.locator("#samples [role=option]")
     page.get_by_label("benchmark", exact=True).select_option("math")
     page.get_by_label("variant", exact=True).select_option("llada")
-    expect(count).to_contain_text(re.compile("^1,000 of"))
+    expect(count).to_contain_text(re.compile(f"^{SAMPLES + len(HOSTILE)} of"))
     page.get_by_label("verdict", exact=True).select_option("failed")
-    failed = [task for task in range(SAMPLES - len(HOSTILE)) if (task * 7 + 1) % 3 != 0]
+    failed = [task for task in range(SAMPLES) if (task * 7 + 1) % 3 != 0]
     expect(count).to_contain_text(re.compile(f"^{len(failed)} of"))
-    page.get_by_label("search the samples").fill("result_501 ")
+    page.get_by_label("search the samples").fill("result_51 ")
     expect(options).to_have_count(1)
     detail = page.locator("#samples .detail")
-    expect(detail).to_contain_text("task/501 (math, sample 0)")
+    expect(detail).to_contain_text("task/51 (math, sample 0)")
     expect(detail).to_contain_text("failed: assertion: f(1) == 2")
-    expect(detail.locator("mark")).to_contain_text("result_501 = llada(values, ")
+    expect(detail.locator("mark")).to_contain_text("result_51 = llada(values, ")
     expect(detail).to_contain_text("dream(values, ")  # the others' answers
     page.get_by_label("search the samples").fill("no such text")
     expect(detail).to_contain_text("No sample is like that.")
@@ -119,6 +161,24 @@ def test_what_a_model_wrote_is_text_whatever_it_is(report: Path, open_page: Open
     assert shown["empty"] == "nothing"
     assert page.evaluate("window.attacked") is None
     assert page.locator("#samples img").count() == 0
+
+
+@pytest.mark.parametrize("size", ["desktop"], indirect=True)
+def test_readmes_pictures_can_be_taken_of_a_report(
+    report: Path, browser: Browser, size: str, repository: Path, tmp_path: Path
+) -> None:
+    """Not only of the one that they were taken of."""
+    spec = importlib.util.spec_from_file_location("screenshots", repository / "docs" / "screenshots.py")
+    assert spec is not None
+    assert spec.loader is not None
+    screenshots = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(screenshots)
+    screenshots.take_pictures(browser, report, tmp_path)
+    sizes = {}
+    for path in tmp_path.iterdir():
+        with Image.open(path) as image:
+            sizes[path.name] = image.size
+    assert sizes == {"report.png": (1280, 860), "report-phone.png": (390, 844), "samples.png": (1280, 760)}
 
 
 def test_the_page_follows_the_systems_dark_mode(report: Path, open_page: Open) -> None:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from opendllm.core.foundation.decoding_traces import read_trace
+from opendllm.core.foundation.decoding_traces import (
+    DecodingTrace,
+    RowTrace,
+    TraceStep,
+    read_trace,
+    trace_content,
+)
+from opendllm.core.reporting.trace_frames import canvases
 from opendllm.core.reporting.trace_page import render_trace_page
 
 from ..reporting.conftest import FakeRun
@@ -128,9 +136,103 @@ def test_keys_and_a_screen_reader_do_as_the_mouse_does(trace_page: Path, open_pa
     page.get_by_role("slider", name="step").fill("1")
     label = canvas(page).get_attribute("aria-label")
     assert label == "low-confidence, Step 1 of 4: 2 written; 1 masks left.  a c [1 mask] "
-    for _ in range(12):
-        page.keyboard.press("Tab")
-    assert page.evaluate("document.activeElement.closest('.viewer, body') !== null")
+
+
+def test_the_focus_goes_through_the_controls_in_their_order_and_out_again(
+    trace_page: Path, open_page: Open
+) -> None:
+    """Forwards and back; no control holds it."""
+    page = open_page(trace_page)
+    expect(canvas(page)).to_be_visible()
+    order = [
+        *("task", "left", "right", "play", "back", "scrub", "forward"),
+        *("speed", "colour", "canvas", "canvas"),
+    ]
+    focused = "document.activeElement.closest('.viewer') ? document.activeElement.classList[0] : 'outside'"
+
+    def walk(key: str, steps: int) -> list[str]:
+        found = []
+        for _ in range(steps):
+            page.keyboard.press(key)
+            found.append(str(page.evaluate(focused)))
+        return found
+
+    page.get_by_label("task", exact=True).focus()
+    assert walk("Tab", len(order)) == [*order[1:], "outside"]
+    page.get_by_label("task", exact=True).focus()
+    assert walk("Tab", len(order) - 1) == order[1:]
+    assert walk("Shift+Tab", len(order) - 1) == order[-2::-1]
+
+
+def random_trace(seed: int) -> DecodingTrace:
+    """Of steps that write, overwrite, mask again, delete and insert wherever they may."""
+    generator = random.Random(seed)
+    length = generator.randint(2, 9)
+    editable = [column for column in range(length) if generator.random() < 0.8]
+    may_change = [column in editable for column in range(length)]
+    steps = []
+    for _ in range(generator.randint(1, 8)):
+        columns = [column for column, free in enumerate(may_change) if free]
+        delete = sorted(column for column in columns if generator.random() < 0.2)
+        may_change = [free for column, free in enumerate(may_change) if column not in delete]
+        insert: list[tuple[int, int, float | None]] = []
+        for _ in range(generator.choice([0, 0, 1, 2, 3])):
+            after = insert[-1][0] + 1 if insert else 0
+            if after <= len(may_change):
+                column = generator.randint(after, len(may_change))
+                insert.append((column, generator.randrange(5), generator.choice([None, 0.25])))
+                may_change.insert(column, True)
+        new = {column for column, _, _ in insert}
+        kinds: dict[str, list[int]] = {"commit": [], "edit": [], "remask": []}
+        for column, free in enumerate(may_change):
+            if free and column not in new and generator.random() < 0.6:
+                kinds[generator.choice(list(kinds))].append(column)
+        written = {
+            kind: tuple(
+                (column, generator.randrange(1, 5), generator.choice([None, 0.5])) for column in kinds[kind]
+            )
+            for kind in ("commit", "edit")
+        }
+        steps.append(
+            TraceStep(
+                commit=written["commit"],
+                edit=written["edit"],
+                remask=tuple(kinds["remask"]),
+                insert=tuple(insert),
+                delete=tuple(delete),
+            )
+        )
+    start = tuple(generator.randrange(5) for _ in range(length))
+    row = RowTrace(start, tuple(editable), tuple(steps))
+    return DecodingTrace(
+        prompt="",
+        suffix=None,
+        text="",
+        sampler="any",
+        mask_token_id=0,
+        vocabulary={token: str(token) for token in range(5)},
+        forward_passes=1,
+        row=row,
+    )
+
+
+@pytest.mark.parametrize("size", ["desktop"], indirect=True)
+def test_the_page_replays_random_traces_as_python_does(trace_page: Path, open_page: Open) -> None:
+    """Which is held to the decoder's own canvases elsewhere."""
+    traces = [random_trace(seed) for seed in range(200)]
+    page = open_page(trace_page)
+    replayed = page.evaluate(
+        """(traces) => traces.map((trace) => framesOf(trace).map(({cells}) => cells.map(
+            ({token, editable, step, confidence, change}) =>
+                [token, editable, step, confidence, CHANGES[change] || null])))""",
+        [trace_content(trace) for trace in traces],
+    )
+    for trace, frames in zip(traces, replayed, strict=True):
+        expected = [
+            [[each.token, each.editable, each.step, each.confidence, each.change] for each in cells]
+            for cells in canvases(trace)
+        ]
+        assert frames == expected
 
 
 def test_another_prompt_is_text_and_stands_alone(trace_page: Path, open_page: Open) -> None:

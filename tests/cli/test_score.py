@@ -64,7 +64,7 @@ def test_a_table_and_a_json_file(here: Here, folder: Path) -> None:
     assert "1.0000" in output
     written = result(folder / "out" / "scores.json")
     assert written["benchmark"] == "santacoder-fim"
-    assert written["metrics"]["exact_match"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+    assert written["metrics"]["exact_match"] == {"value": 1.0, "low": 1.0, "high": 1.0, "kind": "estimate"}
     assert written["per_task"]["py/n0"]["exact_match"] == 1.0
     assert written["settings"]["benchmark"]["options"] == {"problems": "problems.jsonl"}
 

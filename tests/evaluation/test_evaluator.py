@@ -29,6 +29,7 @@ from opendllm.core.evaluation.evaluator import (
 from opendllm.core.evaluation.kept_traces import TraceWanted, keep_trace
 from opendllm.core.evaluation.text_likelihood import TextToScore, score_texts
 from opendllm.core.foundation.decoding_traces import read_trace
+from opendllm.core.reporting.variant_files import read_result
 from opendllm.core.sandbox.launch import LevelUnavailableError
 from opendllm.registries.backbones import DiffusionLM, Vocabulary
 from opendllm.registries.benchmarks import (
@@ -78,14 +79,14 @@ def ask(
     benchmark: Benchmark,
     path: Path,
     batch_size: int = 4,
-    replicas: int = 1,
+    lms: Sequence[DiffusionLM] | None = None,
     context: BenchmarkContext = CONTEXT,
     on_progress: OnProgress = lambda *_: None,
     on_scoring: OnScoring = lambda *_: None,
 ) -> Evaluation:
     sampler = installed_plugins().samplers.get("low-confidence").build()
     asked = Asked(
-        replicas=[Replica(tiny_lm(), TOKENIZER, CODEC, sampler) for _ in range(replicas)],
+        replicas=[Replica(lm, TOKENIZER, CODEC, sampler) for lm in lms or [tiny_lm()]],
         options=DecoderOptions(steps=4, max_new_tokens=6, temperature=0.9),
         chat=False,
         samples_per_task=2,
@@ -174,7 +175,7 @@ def test_samples_do_not_depend_on_the_batch_size_or_on_a_restart(tmp_path: Path)
 def test_samples_do_not_depend_on_the_number_of_devices(tmp_path: Path) -> None:
     one, three = Questions(infillings()), Questions(infillings())
     ask(one, tmp_path / "one.jsonl")
-    ask(three, tmp_path / "three.jsonl", batch_size=1, replicas=3)
+    ask(three, tmp_path / "three.jsonl", batch_size=1, lms=[tiny_lm() for _ in range(3)])
     assert three.answers == one.answers
     assert keys_of(tmp_path / "three.jsonl") == keys_of(tmp_path / "one.jsonl")
 
@@ -187,7 +188,7 @@ def test_a_device_that_fails_stops_the_evaluation_with_its_error(
 
     monkeypatch.setattr("opendllm.core.evaluation.answering.write", fail)
     with pytest.raises(UserError, match="out of memory"):
-        ask(Questions(infillings()), tmp_path / "s.jsonl", replicas=2)
+        ask(Questions(infillings()), tmp_path / "s.jsonl", lms=[tiny_lm(), tiny_lm()])
 
 
 LONG = GenerationRequest("long", Gap("x = 1\n" * 4000))
@@ -197,7 +198,7 @@ EMPTY = GenerationRequest("empty", Gap(""))
 def test_a_problem_that_does_not_fit_the_model_fails_and_the_rest_goes_on(tmp_path: Path) -> None:
     plain, mixed = Questions(infillings()), Questions([LONG, *infillings(), EMPTY])
     ask(plain, tmp_path / "plain.jsonl")
-    evaluation = ask(mixed, tmp_path / "s.jsonl", replicas=2)
+    evaluation = ask(mixed, tmp_path / "s.jsonl", lms=[tiny_lm(), tiny_lm()])
     answers = [answer for answer in mixed.answers if isinstance(answer, GeneratedText)]
     failed = [answer for answer in answers if answer.failure is not None]
     assert [(answer.task_id, answer.text) for answer in failed] == [("long", "")] * 2 + [("empty", "")] * 2
@@ -437,6 +438,34 @@ def test_perplexity_leaves_out_a_document_that_failed_and_says_so() -> None:
     assert alone.metrics["nats_per_token"].value == pytest.approx(2)
     assert "documents that failed are left out" in both.notes
     assert "documents that failed are left out" not in alone.notes
+
+
+@pytest.mark.parametrize(("attention", "kind"), [("causal", "exact"), ("bidirectional", "upper bound")])
+def test_a_perplexity_says_whether_it_is_exact_or_a_bound_and_how_it_is_made(
+    tmp_path: Path, attention: str, kind: str
+) -> None:
+    """In the result file; of answers on file from before they said it, too."""
+    samples, result = tmp_path / "s.jsonl", tmp_path / "r.json"
+    lm = tiny_lm("open-dcoder", attention=attention)
+    documents = [Document(str(n), f"x = {n}\n" * (n + 2)) for n in range(3)]
+    context = replace(CONTEXT, held_out=lambda: iter(documents))
+    benchmark = installed_plugins().benchmarks.get("perplexity").build({})
+    for _ in range(2):
+        write_result(result, benchmark, ask(benchmark, samples, context=context, lms=[lm]), {})
+        found = read_result(result)
+        assert {estimate.kind for estimate in found.metrics.values()} == {kind}
+        for estimate in found.metrics.values():
+            ratio = estimate.ratio
+            assert ratio is not None
+            totals = [
+                sum(numbers[name] for numbers in found.per_task.values())
+                for name in (ratio.numerator, ratio.denominator)
+            ]
+            value = totals[0] / totals[1]
+            assert (math.exp(value) if ratio.exponential else value) == pytest.approx(estimate.value)
+        lines = [json.loads(line) for line in samples.read_text().splitlines()]
+        assert {line.pop("exact", kind == "exact") for line in lines} == {kind == "exact"}
+        samples.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 def test_a_result_says_what_the_answers_cost_also_when_they_are_on_file(tmp_path: Path) -> None:

@@ -62,6 +62,7 @@ likelihoods = st.builds(
     st.integers(0),
     st.integers(0),
     st.none() | st.booleans(),
+    exact=st.none() | st.booleans(),
 )
 seconds = st.none() | finite
 records = st.builds(
@@ -151,8 +152,9 @@ def test_the_page_names_every_field_and_no_other(repository: Path) -> None:
     page = (repository / "docs" / "samples-format.md").read_text()
     named = set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))
     whole = GeneratedText("t", "s", 0, "x", (1,), (1,), True, failure="why")
+    likelihood = TextLikelihood("t", "s", -1, 0, 1, 1, True, exact=True)
     both = [
         SampleRecord(whole, "p", "s", "r", 1, 1, 0.1, digest="d"),
-        SampleRecord(TextLikelihood("t", "s", -1, 0, 1, 1, True), seconds=0.1, request="f", digest="d"),
+        SampleRecord(likelihood, seconds=0.1, request="f", digest="d"),
     ]
     assert named == {*TEXT_FIELDS, *LIKELIHOOD_FIELDS}.union(*(json.loads(record_line(one)) for one in both))

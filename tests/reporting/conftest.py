@@ -68,7 +68,7 @@ class FakeRun:
         self,
         name: str,
         benchmark: str,
-        metrics: Mapping[str, tuple[float | None, float | None, float | None]],
+        metrics: Mapping[str, tuple[Any, ...]],
         **rest: Any,
     ) -> None:
         content = {
@@ -76,8 +76,8 @@ class FakeRun:
             "variant": name,
             "seed": 7,
             "metrics": {
-                metric: {"value": value, "low": low, "high": high}
-                for metric, (value, low, high) in metrics.items()
+                metric: dict(zip(("value", "low", "high", "kind", "ratio"), given, strict=False))
+                for metric, given in metrics.items()
             },
             "headline": list(metrics)[:1],
             "lower_is_better": [],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import random
 import re
 import subprocess
 import sys
@@ -18,6 +19,9 @@ import pytest
 from opendllm.core.reporting import write_report
 from opendllm.core.reporting.collect import read_study
 from opendllm.core.reporting.differences import manifest_differences, variants_only_in
+from opendllm.core.reporting.figures import held_out_chart, training_chart
+from opendllm.core.reporting.sample_browser import sample_page, trace_page
+from opendllm.core.reporting.tradeoff_figures import pass_at_k_charts
 from opendllm.registries.errors import UserError
 
 from .conftest import MANIFEST, FakeRun
@@ -38,6 +42,7 @@ class Page(HTMLParser):
         self.text = ""
         self.scripts: list[str] = []
         self.marked: list[str] = []
+        self.captions: list[str] = []
         self._open: list[str] = []
         self.feed(path.read_text())
 
@@ -48,6 +53,8 @@ class Page(HTMLParser):
             self.scripts.append("")
         if tag == "mark":
             self.marked.append("")
+        if tag == "figcaption":
+            self.captions.append("")
 
     def handle_endtag(self, tag: str) -> None:
         while self._open and self._open.pop() != tag:
@@ -60,6 +67,8 @@ class Page(HTMLParser):
             self.text += data
         if self._open and self._open[-1] == "mark":
             self.marked[-1] += data
+        if self._open and self._open[-1] == "figcaption":
+            self.captions[-1] += data
 
     def packed(self, name: str) -> str:
         """What lies packed in the script of that id."""
@@ -73,19 +82,19 @@ class Page(HTMLParser):
     def answers(self) -> list[dict[str, Any]]:
         """The samples that can be looked through, with their texts in place of numbers."""
         data = json.loads(self.packed("samples-data"))
-        rows = [dict(zip(FIELDS, row, strict=True)) for row in data["rows"]]
+        texts = [entry for entry in data["entries"] if isinstance(entry, str)]
+        rows = [dict(zip(FIELDS, row, strict=True)) for row in data["entries"] if isinstance(row, list)]
         for row in rows:
             row["benchmark"] = data["benchmarks"][row["benchmark"]]
             row["variant"] = data["variants"][row["variant"]]
             for name in ("prefix", "suffix", "reference"):
-                row[name] = None if row[name] < 0 else data["texts"][row[name]]
+                row[name] = None if row[name] < 0 else texts[row[name]]
         return rows
 
     @property
     def titles(self) -> dict[str, dict[str, Any]]:
         """Charts by title."""
-        charts = [values for _, values in self.tags if "data-figure" in values]
-        return {str(each["aria-label"]): json.loads(each["data-figure"] or "") for each in charts}
+        return dict(zip(self.captions, self.figures, strict=True))
 
     @property
     def figures(self) -> list[dict[str, Any]]:
@@ -115,7 +124,12 @@ def test_results_json_is_strict_and_holds_summaries_metrics_and_comparisons(run:
     assert list(content["variants"]) == ["zebra", "llada"]
     zebra, llada = content["variants"].values()
     assert zebra["benchmarks"]["perplexity"]["metrics"]["perplexity"]["value"] is None
-    assert llada["benchmarks"]["perplexity"]["metrics"]["perplexity"]["value"] == 66.0
+    assert llada["benchmarks"]["perplexity"]["metrics"]["perplexity"] == {
+        "value": 66.0,
+        "low": pytest.approx(59.4),
+        "high": pytest.approx(72.6),
+        "kind": "estimate",
+    }
     assert llada["benchmarks"]["perplexity"]["speed"]["forward_passes"] == 812
     assert llada["training"] == {
         "steps": 3,
@@ -137,6 +151,35 @@ def test_markdown_shows_scores_with_intervals_and_the_best_in_bold(run: FakeRun)
     assert "**0.600** [0.500, 0.700]" in row(text, "llada", "### stdlib-infilling")
     assert "6.00 → 4.00" in row(text, "llada", "## Training")
     assert "+0.400" in row(text, "llada", "## Paired differences")
+
+
+def test_every_published_figure_is_shown_and_those_that_contradict_each_other_with_their_sources(
+    run: FakeRun, tmp_path: Path
+) -> None:
+    entry = "- {{model: M, benchmark: {}, metrics: {{{}}}, source: {}}}\n"
+    figures = entry.format("perplexity", "perplexity: 12.5", "paper A")
+    figures += entry.format("perplexity", "bits: 0.9, perplexity: 12.5", "paper A")
+    figures += entry.format("stdlib-infilling", "token_accuracy_oracle: 0.31", "paper B")
+    run.manifest(f"{MANIFEST}published:\n{figures}")
+    other = type(run)(tmp_path / "runs" / "second")
+    disputed = entry.format("perplexity", "perplexity: 13.25", "paper C")
+    other.manifest(MANIFEST + "published:\n" + disputed)
+    other.perplexity("llada", 30.0)
+    names = ["perplexity", "bits"]
+    other.result("llada", "perplexity", dict.fromkeys(names, (30.0, 20.0, 40.0)), headline=names)
+    report = write_report(run.folder, other.folder)
+    quoted = [line for line in report.text.splitlines() if line.startswith("| M published")]
+    perplexity = [line for line in quoted if "paper" in line]
+    assert [re.findall(r"[0-9.]+ paper .", line) for line in perplexity] == [
+        ["12.50 paper A", "0.900 paper A"],
+        ["13.25 paper C"],
+    ]
+    assert any("0.310" in line for line in quoted)
+    bars = Page(report.html).titles["perplexity: perplexity (less is better)"]["data"][1]
+    assert bars["y"] == ["M (published, paper A)", "M (published, paper C)"]
+    for source in "ABC":
+        assert f"published figures of M: paper {source}" in report.text
+    assert len(json.loads(report.results.read_text())["published"]) == 4
 
 
 PUBLISHED = """
@@ -165,13 +208,14 @@ def test_published_figures_stand_beside_the_measured_ones_with_their_source(run:
 def test_markdown_shows_the_mean_over_seeds(empty_run: FakeRun) -> None:
     for seed, value in enumerate((10.0, 12.0, 14.0)):
         empty_run.perplexity(f"llada-seed-{seed}", value)
-    empty_run.perplexity("zebra", 20.0)
+        empty_run.perplexity(f"zebra-seed-{seed}", value + 20.0)
     text = write_report(empty_run.folder).text
     assert "**12.00 ± 2.00** (3 seeds)" in row(text, "llada mean", "### perplexity")
 
 
 def test_missing_pieces_are_dashes(run: FakeRun) -> None:
-    run.variant("bare")
+    run.variant("bare", objective=None)
+    run.variant("zebra", objective=None)
     (run.folder / "zebra/train.jsonl").unlink()
     text = write_report(run.folder).text
     assert re.fullmatch(r"\| bare +\| +- \|", row(text, "bare", "### perplexity"))
@@ -283,9 +327,55 @@ def test_a_page_holds_a_thousand_samples_of_each_result_and_says_how_many_more_t
     ]
     (run.folder / "llada/samples/stdlib-infilling.jsonl").write_text("\n".join(lines) + "\n")
     page = Page(write_report(run.folder).html)
-    data = json.loads(page.packed("samples-data"))
-    assert (len(data["rows"]), data["left_out"]) == (1001, 100)
-    assert page.answers[1]["text"].endswith("x\n… 10,000 more characters")
+    assert len(page.answers) == 1001
+    assert "1,001 of 1,101 samples, texts up to 20,000 characters (1 are cut)" in page.text
+    assert [each for each in page.answers if each["text"].endswith("x\n… 10,000 more characters")]
+
+
+def noise(length: int, seed: int) -> str:
+    """Letters that hardly pack."""
+    return base64.b64encode(random.Random(seed).randbytes(length)).decode()[:length]
+
+
+@pytest.mark.parametrize(
+    ("most_packed", "longest", "all_there"), [(1_400_000, 2000, True), (300_000, 500, False)]
+)
+def test_texts_are_cut_and_then_samples_left_out_until_the_page_is_small_enough(
+    run: FakeRun, most_packed: int, longest: int, all_there: bool
+) -> None:
+    for name in ("zebra", "llada"):
+        (run.folder / name / "samples/stdlib-infilling.jsonl").unlink()
+        for task in range(200):
+            run.sample(
+                name,
+                "stdlib-infilling",
+                task_id=f"t{task}",
+                prefix=noise(3000, task) + "the end",
+                text=noise(5000, 1000 * len(name) + task),
+                reference=None,
+                suffix=None,
+            )
+    study = read_study([run.folder])
+    page = sample_page(study, most_packed)
+    assert len(page.packed) < most_packed
+    assert page.longest == longest
+    assert (page.count == 400) == all_there
+    assert page.count + page.left_out == 400
+    data = json.loads(gzip.decompress(base64.b64decode(page.packed)))
+    rows = [entry for entry in data["entries"] if isinstance(entry, list)]
+    assert len(rows) == page.count
+    shown = [sum(row[1] == variant for row in rows) for variant in (0, 1)]
+    assert abs(shown[0] - shown[1]) <= 1  # each variant has its share
+    assert max(len(row[8]) for row in rows) < longest + 40
+    prompts = [entry for entry in data["entries"] if isinstance(entry, str)]
+    assert all(prompt.endswith("the end") for prompt in prompts)  # what stands before the answer
+
+
+def test_traces_that_are_too_large_are_named(run: FakeRun) -> None:
+    run.trace("zebra", "stdlib-infilling")
+    run.trace("llada", "perplexity", vocabulary={str(token): noise(4000, token) for token in range(5)})
+    page = trace_page(read_study([run.folder]), 3000)
+    assert (page.count, page.left_out) == (1, ("perplexity · t0 · oracle",))
 
 
 def test_markdown_cannot_be_broken_out_of(run: FakeRun) -> None:
@@ -316,7 +406,7 @@ def test_every_chart_is_a_figure_that_plotly_accepts(run: FakeRun) -> None:
     charts = Page(write_report(run.folder).html).titles
     for figure in charts.values():
         plotly.graph_objects.Figure(figure)
-    bars = charts["perplexity: perplexity (less is better)"]["data"][0]
+    [bars] = charts["perplexity: perplexity (less is better)"]["data"]
     assert bars["y"] == ["zebra", "llada"]
     assert bars["error_x"]["array"] == pytest.approx([8.8, 6.6])
     titles = list(charts)
@@ -326,6 +416,36 @@ def test_every_chart_is_a_figure_that_plotly_accepts(run: FakeRun) -> None:
     assert charts["code: accuracy by masks"]["data"][0]["x"] == ["8", "64", "oracle"]
     against = charts["code: pass@1 against forward passes a text"]
     assert [trace["x"] for trace in against["data"] if trace["mode"] == "markers"] == [[10], [5]]
+
+
+def test_what_a_chart_shows_is_told_in_words_and_numbers(run: FakeRun) -> None:
+    for name in ("zebra", "llada"):
+        run.training(name, steps=60)
+        run.result(name, "code", {f"pass@{k}": (k / 20, 0.0, 1.0, "upper bound") for k in (1, 5, 10)})
+    study = read_study([run.folder])
+    held_out, code = held_out_chart(study), pass_at_k_charts(study)[0]
+    assert held_out is not None
+    assert held_out.label == (
+        "Held-out loss by training step, in nats a token. "
+        "zebra 6.30 at 0 to 4.10 at 60; llada 6.30 at 0 to 4.10 at 60."
+    )
+    assert [[cell.value for cell in each] for each in code.values.rows] == [
+        ["1", "0.050", "0.050"],
+        ["5", "0.250", "0.250"],
+        ["10", "0.500", "0.500"],
+    ]
+    assert code.values.header == ("k", "zebra", "llada")
+    training = training_chart(study)
+    assert training is not None
+    assert len(training.values.rows) == 12
+    assert [cell.value for cell in training.values.rows[-1]][:1] == ["60"]
+    labels = {
+        str(values["aria-label"])
+        for _, values in Page(write_report(run.folder).html).tags
+        if "data-figure" in values
+    }
+    assert held_out.label in labels
+    assert "code: pass@1 (more is better; ≤: upper bounds). zebra ≤ 0.050; llada ≤ 0.050." in labels
 
 
 def test_a_shared_training_run_is_drawn_once_under_both_names(run: FakeRun) -> None:
@@ -455,6 +575,49 @@ def test_what_is_damaged_or_missing_is_said_in_its_place_and_the_rest_is_shown(r
     assert "66.00" in row(report.text, "llada", "### perplexity")
     assert "missing" in row(report.text, "llada", "### stdlib-infilling")
     assert [values["class"] for tag, values in page.tags if "broken" in (values.get("class") or "")]
+
+
+def test_a_variants_files_that_should_be_there_are_named_where_their_content_would_stand(
+    run: FakeRun,
+) -> None:
+    (run.folder / "zebra/train.jsonl").unlink()
+    (run.folder / "llada/variant.json").unlink()
+    (run.folder / "llada/samples/stdlib-infilling.jsonl").unlink()
+    run.result("llada", "stdlib-infilling", {"m": (1.0, 0.5, 1.5)}, speed={"texts": 3})
+    report = write_report(run.folder)
+    page = Page(report.html)
+    assert "train.jsonl is missing" in row(report.text, "zebra", "## Training")
+    assert "variant.json is missing" in row(report.text, "llada", "## Variants")
+    for text in (report.text, page.text):
+        assert "llada: samples/stdlib-infilling.jsonl is missing" in text
+        assert "zebra: samples" not in text
+    broken = [values for _, values in page.tags if "broken" in (values.get("class") or "")]
+    assert len(broken) == 3
+    (run.folder / "llada/variant.json").write_text("{")
+    text = write_report(run.folder).text
+    assert "variant.json is damaged" in row(text, "llada", "## Variants")
+    assert "which writes it anew" in text
+
+
+def test_a_damaged_contamination_file_is_named_at_the_top_with_what_helps(run: FakeRun) -> None:
+    (run.folder / "contamination.json").write_text("{")
+    report = write_report(run.folder)
+    for text in (report.text, Page(report.html).text):
+        damaged = text.split("Not all of it could be read:")[1].split("Variants")[0]
+        assert "contamination.json: not valid JSON" in damaged
+        assert "run the manifest again" in damaged
+        assert "evaluate this variant" not in text
+
+
+def test_settings_of_one_checkpoint_that_nothing_trained_are_trained_in_none_of_them(
+    empty_run: FakeRun,
+) -> None:
+    for steps in (8, 16):
+        empty_run.variant(f"steps-{steps}", trained_in="steps-8", objective=None)
+        empty_run.perplexity(f"steps-{steps}", 20.0)
+    text = write_report(empty_run.folder).text
+    assert re.search(r"\| steps-16 +\| - +\|", row(text, "steps-16", "## Training"))
+    assert "in steps-8" not in text
 
 
 def test_costs_are_those_of_the_steps_and_of_every_device(run: FakeRun) -> None:

@@ -8,7 +8,10 @@ const FIELDS = ["benchmark", "variant", "task", "setting", "sample", "prefix", "
 class SampleBrowser {
   constructor(root, data) {
     this.data = data;
-    this.rows = data.rows.map((row) => Object.fromEntries(row.map((value, index) => [FIELDS[index], value])));
+    this.texts = data.entries.filter((entry) => typeof entry === "string");
+    this.rows = data.entries.filter((entry) => typeof entry !== "string")
+      .map((row) => Object.fromEntries(row.map((value, index) => [FIELDS[index], value])));
+    this.rows.sort((one, other) => one.benchmark - other.benchmark || one.variant - other.variant);
     this.found = this.rows;
     this.selected = 0;
     this.build(root);
@@ -47,7 +50,7 @@ class SampleBrowser {
   }
 
   text(index) {
-    return index < 0 ? null : this.data.texts[index];
+    return index < 0 ? null : this.texts[index];
   }
 
   filter() {
