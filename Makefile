@@ -16,11 +16,14 @@ export OMP_WAIT_POLICY ?= passive
 quickstart: $(VENV)/.installed
 	$(BIN)/platform run experiments/quickstart.yaml
 
+# A process a core, whole files each: what a file's tests share is made once.
+PARALLEL := --numprocesses=logical --maxprocesses=4 --dist=loadfile
+
 test: $(VENV)/.installed-dev lint
-	$(BIN)/python -m pytest --durations=15
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) --durations=15
 
 test-fast: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) -m "not slow"
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -34,9 +37,14 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# What is installed here, and so what the tests ran with.
+# What is installed here, and so what the tests ran with. A build of PyTorch that PyPI hasn't (2.13.0+cpu) is on
+# PyTorch's own index.
 lock: $(VENV)/.installed-dev
-	$(BIN)/python -m pip freeze --all --exclude-editable --exclude pip > requirements.lock
+	@$(BIN)/python -m pip freeze --all --exclude-editable --exclude pip > requirements.lock.part
+	@{ echo '# What the tests ran with, written by `make lock`: pip install --requirement requirements.lock'; \
+		sed -n 's|^torch==[^+]*+\(.*\)$$|--extra-index-url https://download.pytorch.org/whl/\1|p' requirements.lock.part; \
+		cat requirements.lock.part; } > requirements.lock
+	@rm requirements.lock.part
 
 dist: $(VENV)/.installed-dev
 	$(BIN)/python -m build --no-isolation

@@ -77,8 +77,9 @@ def about(target: str) -> list[str]:
     """
     module, name = target.split(":")
     node, below = definitions(module)[name]
-    is_value = not isinstance(node, ast.ClassDef | ast.FunctionDef)
-    return docstring(below if is_value else ast.get_docstring(node) or "")
+    if isinstance(node, ast.ClassDef | ast.FunctionDef):
+        return docstring(ast.get_docstring(node) or "")
+    return docstring(below)
 
 
 def class_members(node: ast.ClassDef) -> list[str]:

@@ -86,7 +86,7 @@ class Architecture:
         return self._parameters(None if self.experts is None else self.experts.active)
 
     def adapter_parameters(self, rank: int) -> int:
-        """Of adapters of this rank on all linear layers of the blocks; a mixture's experts have none."""
+        """Of low-rank adapters of this rank on all linear layers of the blocks but a mixture's experts."""
         query, key_value = self.heads * self.head_size, self.key_value_heads * self.head_size
         widths = 2 * (self.hidden_size + query) + 2 * (self.hidden_size + key_value)
         feed_forward = 3 * (self.hidden_size + self.intermediate_size)

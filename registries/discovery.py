@@ -17,16 +17,22 @@ from opendllm.registries.backbones import Backbone
 from opendllm.registries.benchmarks import Benchmark
 from opendllm.registries.corpora import Corpus
 from opendllm.registries.errors import PluginError
+from opendllm.registries.extension_points import EXTENSION_POINTS, spelt_alike
 from opendllm.registries.hookspecs import ENTRY_POINT_GROUP
 from opendllm.registries.noise_schedules import NoiseSchedule
 from opendllm.registries.objectives import Objective
 from opendllm.registries.options import PluginOptions
-from opendllm.registries.registry import Provenance, Registration, Registry, did_you_mean, one_line
+from opendllm.registries.registry import (
+    OWN_PACKAGE,
+    Provenance,
+    Registration,
+    Registry,
+    did_you_mean,
+    one_line,
+)
 from opendllm.registries.samplers import Sampler
-from opendllm.registries.source_lines import where_raised
+from opendllm.registries.source_lines import placed, where_defined, where_raised
 from opendllm.registries.version import check_interface
-
-EXTENSION_POINTS = ("noise_schedules", "objectives", "samplers", "backbones", "corpora", "benchmarks")
 
 
 class EntryPoint(Protocol):
@@ -65,16 +71,22 @@ class Plugins:
     corpora: Registry[Corpus] = field(default_factory=lambda: Registry("corpora"))
     benchmarks: Registry[Benchmark] = field(default_factory=lambda: Registry("benchmarks"))
     broken: list[BrokenPlugin] = field(default_factory=list)
+    unstated: list[Provenance] = field(default_factory=list)
+    """Packages of others that don't say which interface they need."""
 
     def of_kind(self, kind: str) -> Registry[Any]:
         """The registry of one extension point.
 
+        Args:
+            kind: its name; as people write it too, `sampler` or `noise-schedules`.
+
         Raises:
             PluginError: there is no such extension point.
         """
-        if kind not in EXTENSION_POINTS:
+        meant = spelt_alike(kind)
+        if meant is None:
             raise PluginError(f"no extension point {kind!r}: {did_you_mean(kind, list(EXTENSION_POINTS))}")
-        registry: Registry[Any] = getattr(self, kind)
+        registry: Registry[Any] = getattr(self, meant)
         return registry
 
 
@@ -86,11 +98,19 @@ def discover(entry_points: Iterable[EntryPoint]) -> Plugins:
     for entry_point in entry_points:
         provenance = _provenance(entry_point)
         try:
-            for registration in _registrations(manager, entry_point, provenance):
+            module = entry_point.load()
+            stated = check_interface(module)
+            name = f"{provenance.package}:{entry_point.name}"
+            for registration in _registrations(manager, module, name, provenance):
                 plugins.of_kind(registration.kind).add(registration)
+            if not stated and provenance.package != OWN_PACKAGE and provenance not in plugins.unstated:
+                plugins.unstated.append(provenance)
         except (Exception, SystemExit) as error:  # whatever a stranger raises must stop nobody else
-            told = one_line(error) + where_raised(error)
+            told = placed(one_line(error), where_raised(error))
             plugins.broken.append(BrokenPlugin(provenance, entry_point.name, told, traceback.format_exc()))
+            for kind in EXTENSION_POINTS:
+                if provenance not in plugins.of_kind(kind).left_out:
+                    plugins.of_kind(kind).left_out.append(provenance)
     return plugins
 
 
@@ -107,18 +127,18 @@ def _provenance(entry_point: EntryPoint) -> Provenance:
 
 
 def _registrations(
-    manager: pluggy.PluginManager, entry_point: EntryPoint, provenance: Provenance
+    manager: pluggy.PluginManager, module: Any, name: str, provenance: Provenance
 ) -> list[Registration[Any]]:
     """Everything that one entry point's hooks register; nothing is taken in if one of them fails."""
-    module = entry_point.load()
-    check_interface(module)
-    plugin_name = f"{provenance.package}:{entry_point.name}"
-    manager.register(module, plugin_name)
+    manager.register(module, name)
     collected: list[Registration[Any]] = []
     for hook in manager.get_hookcallers(module) or []:
         if not hook.has_spec():
             known = [f"register_{kind}" for kind in EXTENSION_POINTS]
-            raise PluginError(f"there is no hook {hook.name!r}: {did_you_mean(hook.name, known)}")
+            raise PluginError(
+                f"there is no hook {hook.name!r}: {did_you_mean(hook.name, known)}"
+                f"{where_defined(getattr(module, hook.name))}"
+            )
         kind = hook.name.removeprefix("register_")
 
         def register(
@@ -133,7 +153,9 @@ def _registrations(
                 hook.name, [other for other in manager.get_plugins() if other is not module]
             )(register=register)
         except (Exception, SystemExit) as error:
-            raise PluginError(f"{hook.name}: {one_line(error)}{where_raised(error)}") from error
+            raise PluginError(placed(f"{hook.name}: {one_line(error)}", where_raised(error))) from error
     if not collected:
-        raise PluginError("it registers nothing: are its hooks marked with @hookimpl?")
+        raise PluginError(
+            f"it registers nothing: are its hooks marked with @hookimpl?{where_defined(module)}"
+        )
     return collected

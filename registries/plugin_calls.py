@@ -5,10 +5,11 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from opendllm.registries.errors import PluginError, UserError
-from opendllm.registries.source_lines import where_defined, where_raised
+from opendllm.registries.source_lines import placed, where_defined, where_raised
 
 PluginT = TypeVar("PluginT")
 CONTRACTS = "opendllm.registries."
@@ -56,6 +57,19 @@ def owner_of(plugin: object, otherwise: str) -> str:
     return owner if isinstance(owner, str) else f"{otherwise} {type(plugin).__name__}"
 
 
+def wrong_answer(plugin: object, kind: str, method: str, issue: str) -> PluginError:
+    """The error of a plugin's method that gave what its contract has no use for, with the line to mend.
+
+    Args:
+        plugin: whose method.
+        kind: of plugin, for one that nobody has named.
+        method: its name.
+        issue: what is wrong, in words that complete "select ...".
+    """
+    place = where_defined(getattr(type(plugin), method, type(plugin)))
+    return PluginError(f"{owner_of(plugin, kind)}: {method} {issue}{place}")
+
+
 @functools.cache
 def _watched_class(cls: type, owner: str) -> type | None:
     """A subclass of `cls` whose methods are watched; None where there is nothing to watch."""
@@ -84,6 +98,7 @@ def _watched_class(cls: type, owner: str) -> type | None:
 
 
 def _watched_call(function: Any, name: str, contract: type, owner: str) -> Any:
+    from opendllm.registries.backbones import DistributionLoss
     from opendllm.registries.result_checks import ITEM_CHECKS, RESULT_CHECKS
 
     check = RESULT_CHECKS.get((contract.__name__, name))
@@ -98,11 +113,15 @@ def _watched_call(function: Any, name: str, contract: type, owner: str) -> Any:
         if check is not None and checked not in vars(self):
             issue = check(self, _in_order(signature, self, arguments, named), result)
             if issue:
-                raise PluginError(f"{owner}: {name} {issue}{where_defined(function)}")
+                raise PluginError(placed(f"{owner}: {name} {issue}", where_defined(function)))
             if issue != LOOK_AGAIN:
                 object.__setattr__(self, checked, True)
         if isinstance(result, Iterator):
-            return _watched_items(result, name, owner, item_check)
+            return _watched_items(result, function, owner, item_check)
+        if isinstance(result, DistributionLoss):
+            return replace(result, of=_watched_part(result.of, name, owner))
+        if inspect.isfunction(result):
+            return _watched_part(result, name, owner)
         return watched(result, owner)
 
     return call
@@ -115,7 +134,27 @@ def _in_order(
     return list(signature.bind(plugin, *arguments, **named).arguments.values())[1:]
 
 
-def _watched_items(items: Iterator[Any], name: str, owner: str, check: ItemCheck | None) -> Iterator[Any]:
+def _watched_part(part: Any, name: str, owner: str) -> Any:
+    """A loss part that is whose it is when it fails, or gives no scalar."""
+
+    @functools.wraps(part)
+    def loss(*arguments: Any) -> Any:
+        with Blame(owner, f"what {name} gave"):
+            value = part(*arguments)
+        if getattr(value, "ndim", None) != 0:
+            came = list(value.shape) if hasattr(value, "shape") else type(value).__name__
+            raise PluginError(
+                f"{owner}: what {name} gave is a function of {came}, and a scalar tensor was expected"
+                f"{where_defined(part)}"
+            )
+        return value
+
+    return loss
+
+
+def _watched_items(items: Iterator[Any], method: Any, owner: str, check: ItemCheck | None) -> Iterator[Any]:
+    """What a plugin's method yields, looked at."""
+    name = method.__name__
     while True:
         with Blame(owner, name):
             try:
@@ -124,7 +163,7 @@ def _watched_items(items: Iterator[Any], name: str, owner: str, check: ItemCheck
                 return
         issue = None if check is None else check(item)
         if issue is not None:
-            raise PluginError(f"{owner}: {name} {issue}")
+            raise PluginError(f"{owner}: {name} {issue}{where_defined(method)}")
         yield item
 
 

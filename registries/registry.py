@@ -10,27 +10,20 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
+from pydantic import ValidationError
+
+from opendllm.registries.attribute_checks import wrong_attribute, wrong_class_attribute
 from opendllm.registries.errors import PluginError
-from opendllm.registries.options import (
-    BackboneOptions,
-    ObjectiveOptions,
-    PluginOptions,
-    SamplerOptions,
-)
+from opendllm.registries.extension_points import contract_class, options_base
+from opendllm.registries.options import PluginOptions
 from opendllm.registries.plugin_calls import Blame, watched
-from opendllm.registries.source_lines import where_defined, where_raised
+from opendllm.registries.source_lines import placed, where_attribute, where_defined, where_raised
 from opendllm.registries.typed_options import untyped_options
 
 ContractT = TypeVar("ContractT")
 OptionsT = TypeVar("OptionsT", bound=PluginOptions)
 
 NAME_PATTERN = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
-OPTIONS_BASES: Mapping[str, type[PluginOptions]] = {
-    "backbones": BackboneOptions,
-    "objectives": ObjectiveOptions,
-    "samplers": SamplerOptions,
-}
-"""What the options of a kind derive from, where that is more than PluginOptions."""
 OWN_PACKAGE = "open-dllm"
 """The package that brings the built-in plugins."""
 TARGET_PATTERN = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
@@ -87,17 +80,23 @@ class Registration(Generic[ContractT]):
     def __post_init__(self) -> None:
         if not NAME_PATTERN.fullmatch(self.name):
             raise PluginError(f"{self.name!r} is no plugin name: lower-case letters, digits, dashes")
-        base = OPTIONS_BASES.get(self.kind, PluginOptions)
+        base = options_base(self.kind)
         if not (isinstance(self.options, type) and issubclass(self.options, base)):
             raise PluginError(f"options of {self.name!r} must be a subclass of {base.__name__}")
         if self.options.model_config.get("extra") != "forbid":
-            raise PluginError(f"options of {self.name!r} must refuse unknown keys: extra='forbid'")
+            raise PluginError(
+                f"options of {self.name!r} must refuse unknown keys: extra='forbid'"
+                f"{where_defined(self.options)}"
+            )
         untyped = untyped_options(self.options)
         if untyped:
             raise PluginError(
-                f"options of {self.name!r} take anything as {untyped[0]!r}: annotate it with its type"
-                f"{where_defined(self.options)}"
+                f"options of {self.name!r} take anything as {untyped[0]!r}: annotate it with its type, and "
+                f"with its items' (list[str], not list){where_attribute(self.options, untyped[0])}"
             )
+        issue = wrong_class_attribute(self.options)
+        if issue is not None:
+            raise PluginError(f"options of {self.name!r}: {issue}")
         if not TARGET_PATTERN.fullmatch(self.target):
             raise PluginError(f"target {self.target!r} is not of the form 'module:attribute'")
 
@@ -124,13 +123,15 @@ class Registration(Generic[ContractT]):
         """
         module_name, attribute = self.target.split(":")
         try:
-            implementation: Callable[[PluginOptions], ContractT] = getattr(
-                importlib.import_module(module_name), attribute
-            )
+            implementation: Any = getattr(importlib.import_module(module_name), attribute)
         except Exception as error:  # a module may raise anything while it is imported
-            raise PluginError(
-                f"{self.owner} cannot be loaded from {self.target}: {one_line(error)}{where_raised(error)}"
-            ) from error
+            message = f"{self.owner} cannot be loaded from {self.target}: {one_line(error)}"
+            raise PluginError(placed(message, where_raised(error), self._hook_line)) from error
+        contract = contract_class(self.kind)
+        if isinstance(implementation, type) and not issubclass(implementation, contract):
+            raise self._is_no(
+                contract, "is a class that derives from another: derive it from", implementation
+            )
         lacking = sorted(getattr(implementation, "__abstractmethods__", ()))
         if lacking:
             raise PluginError(
@@ -138,25 +139,68 @@ class Registration(Generic[ContractT]):
                 f"contract asks for{where_defined(implementation)}"
             )
         if not callable(implementation):
-            raise PluginError(
+            message = (
                 f"{self.owner} cannot be built: {self.target} is a {type(implementation).__name__}, and a "
                 f"class or function of its options was expected"
             )
-        return implementation
+            raise PluginError(placed(message, self._hook_line))
+        built: Callable[[PluginOptions], ContractT] = implementation
+        return built
 
     def build(self, options: Mapping[str, Any] | PluginOptions | None = None) -> ContractT:
         """The plugin itself, with its options checked.
 
         Raises:
             pydantic.ValidationError: an option is unknown or out of range.
-            PluginError: the implementation cannot be imported, or fails.
+            PluginError: the implementation cannot be imported, fails, or gives what is no plugin of its kind.
         """
         if not isinstance(options, PluginOptions):
             options = self.options.model_validate(dict(options or {}))
         implementation = self.implementation()
         with Blame(self.owner, "its making"):
             plugin = implementation(options)
+        contract = contract_class(self.kind)
+        if not isinstance(plugin, contract):
+            gave = f"gave {type(plugin).__name__}: let it return an instance of"
+            raise self._is_no(contract, gave, implementation)
+        with Blame(self.owner, "its making"):
+            issue = wrong_attribute(plugin, contract)
+        if issue is not None:
+            raise PluginError(f"{self.owner}: {issue}")
         return watched(plugin, self.owner)
+
+    def check(self) -> None:
+        """Find out what can be found out of the implementation without data.
+
+        A class says by itself what it is. What anything else gives is known once it was called: with the
+        defaults of the options, or the first of their `examples` where some have none.
+
+        Raises:
+            PluginError: as by `build`.
+        """
+        if isinstance(self.implementation(), type):
+            return
+        extra = self.options.model_config.get("json_schema_extra")
+        examples = extra.get("examples") if isinstance(extra, dict) else None
+        for given in ({}, *(examples if isinstance(examples, list) else ())):
+            try:
+                options = self.options.model_validate(given)
+            except ValidationError:
+                continue
+            self.build(options)
+            return
+
+    @property
+    def _hook_line(self) -> str:
+        return f" (at {self.registered_at})" if self.registered_at else ""
+
+    def _is_no(self, contract: type, why: str, implementation: object) -> PluginError:
+        """The error of what isn't of its extension point's contract."""
+        message = (
+            f"{self.owner} is no {contract.__name__}: {self.target}, which register_{self.kind} names, {why} "
+            f"{contract.__module__}.{contract.__name__}"
+        )
+        return PluginError(placed(message, where_defined(implementation), self._hook_line))
 
 
 @dataclass(frozen=True)
@@ -192,6 +236,8 @@ class Registry(Generic[ContractT]):
     kind: str
     _by_name: dict[str, list[Registration[ContractT]]] = field(default_factory=dict)
     _warned: set[str] = field(default_factory=set)
+    left_out: list[Provenance] = field(default_factory=list)
+    """Packages that could not be taken in: what isn't here may be theirs."""
 
     def add(self, registration: Registration[ContractT]) -> None:
         """Take a plugin in. A name that is already taken becomes a conflict, reported when it is used."""
@@ -206,31 +252,51 @@ class Registry(Generic[ContractT]):
         Raises:
             PluginError: there is none (the message suggests one), or several packages bring it.
         """
+        chosen = self._chosen(name)
+        same = self._by_name[chosen.name]
+        if ":" not in name and len(same) > 1 and name not in self._warned:
+            self._warned.add(name)
+            choices = " or ".join(registration.qualified_name for registration in same)
+            warnings.warn(
+                f"{self.kind}/{name} is the built-in one; others bring one too: write {choices}",
+                PluginWarning,
+                stacklevel=2,
+            )
+        return chosen
+
+    def means(self, name: str, registration: Registration[Any]) -> bool:
+        """Whether a name, or `package:name`, is of this very plugin, and not only of one called alike."""
+        try:
+            return self._chosen(name) is registration
+        except PluginError:
+            return False
+
+    def _chosen(self, name: str) -> Registration[ContractT]:
         package, colon, bare = name.rpartition(":")
         found = self._by_name.get(bare if colon else name, [])
         if colon:
             named = [registration for registration in found if registration.provenance.package == package]
             if not named:
                 known = [registration.qualified_name for registration in found] or self.names()
-                raise PluginError(f"no plugin {self.kind}/{name}: {did_you_mean(name, known)}")
+                raise PluginError(self._missing(name, known))
             found = named
         if not found:
-            raise PluginError(f"no plugin {self.kind}/{name}: {did_you_mean(name, self.names())}")
+            raise PluginError(self._missing(name, self.names()))
         if len(found) == 1:
             return found[0]
-        choices = " or ".join(registration.qualified_name for registration in found)
         built_in = [registration for registration in found if registration.provenance.package == OWN_PACKAGE]
         if len(built_in) == 1:
-            if name not in self._warned:
-                self._warned.add(name)
-                warnings.warn(
-                    f"{self.kind}/{name} is the built-in one; others bring one too: write {choices}",
-                    PluginWarning,
-                    stacklevel=2,
-                )
             return built_in[0]
+        choices = " or ".join(registration.qualified_name for registration in found)
         packages = " and ".join(str(registration.provenance) for registration in found)
         raise PluginError(f"{self.kind}/{name} is registered by {packages}: write {choices}")
+
+    def _missing(self, name: str, known: list[str]) -> str:
+        message = f"no plugin {self.kind}/{name}: {did_you_mean(name, known)}"
+        if self.left_out:
+            packages = " and ".join(map(str, self.left_out))
+            message += f" ({packages} could not be taken in: `platform plugins` says why)"
+        return message
 
     def names(self) -> list[str]:
         """Every usable name, sorted: of plugins whose name others have too, `package:name`."""

@@ -6,11 +6,14 @@ Each check says what is wrong in words that complete "samplers/x of package 0.1:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from opendllm.registries.benchmarks import GenerationRequest, LikelihoodRequest
-from opendllm.registries.corpora import Document
+from opendllm.registries.attribute_checks import wrong_attribute
+from opendllm.registries.backbones import CanvasReader, DiffusionLM, DistributionLoss
+from opendllm.registries.benchmarks import GenerationRequest, LikelihoodRequest, Metric, Scores
+from opendllm.registries.corpora import Document, Message, Skipped
+from opendllm.registries.gaps import Gap
 from opendllm.registries.noise_schedules import NoiseMass
 from opendllm.registries.objectives import Corruption, Masking
 from opendllm.registries.plugin_calls import LOOK_AGAIN, Check, ItemCheck
@@ -33,7 +36,32 @@ def _document(item: Any) -> str | None:
             f"gave a Document with name {described(item.name)} and text {described(item.text)}: both must be "
             f"strings"
         )
+    prompt = item.prompt
+    turns = isinstance(prompt, tuple) and all(isinstance(turn, Message) for turn in prompt)
+    if not (prompt is None or isinstance(prompt, str) or turns):
+        return (
+            f"gave a Document with prompt {described(prompt)}: make it a string, a tuple of Messages or None"
+        )
     return None
+
+
+def _documents(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
+    return _a(Iterator, "an iterator", result)
+
+
+def _fingerprint(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
+    if isinstance(result, str) and not result:
+        return "gave an empty string, and one that tells these documents from others was expected"
+    return _a(str, "a string", result)
+
+
+def _skipped(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
+    return _a(Skipped, "a Skipped", result)
+
+
+def _a(wanted: type | tuple[type, ...], what: str, result: Any) -> str | None:
+    """What is wrong with a result that should be of a class."""
+    return None if isinstance(result, wanted) else f"gave {described(result)}, and {what} was expected"
 
 
 def _requests(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
@@ -42,6 +70,17 @@ def _requests(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
     for request in result:
         if not isinstance(request, (GenerationRequest, LikelihoodRequest)):
             return f"gave {described(request)} as a request: make it a GenerationRequest or LikelihoodRequest"
+        parts: dict[str, tuple[Any, type]] = {
+            "task_id": (request.task_id, str),
+            "setting": (request.setting, str),
+        }
+        if isinstance(request, GenerationRequest):
+            parts["gap"] = (request.gap, Gap)
+        else:
+            parts["text"] = (request.text, str)
+        for name, (value, wanted) in parts.items():
+            if not isinstance(value, wanted):
+                return f"gave a request whose {name} is {described(value)}: make it a {wanted.__name__}"
     repeated = [
         key for key, count in Counter((each.task_id, each.setting) for each in result).items() if count > 1
     ]
@@ -52,6 +91,41 @@ def _requests(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
             f"give each its own `setting`"
         )
     return None
+
+
+def _scores(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
+    if not isinstance(result, Scores):
+        return f"gave {described(result)}, and Scores were expected"
+    for name, values, wanted in (
+        ("metrics", result.metrics, Metric),
+        ("per_task", result.per_task, Mapping),
+        ("verdicts", result.verdicts, str),
+    ):
+        if not isinstance(values, Mapping):
+            return f"gave Scores whose {name} are {described(values)}: make them a mapping"
+        for key, value in values.items():
+            if not isinstance(value, wanted):
+                return f"gave {described(value)} as {name}[{key!r}]: make it a {wanted.__name__}"
+    if not isinstance(result.notes, tuple) or not all(isinstance(note, str) for note in result.notes):
+        return f"gave notes {result.notes!r:.60}: make them a tuple of strings"
+    return None
+
+
+def _quick_score(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
+    if result is None:
+        return LOOK_AGAIN
+    return _a((int, float), "a number or None", result)
+
+
+def _task(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
+    return _a(str, "a task id", result)
+
+
+def _ends(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
+    numbers = isinstance(result, tuple) and [isinstance(each, (int, float)) for each in result]
+    if numbers == [True, True]:
+        return None
+    return f"gave {result!r:.60}, and two numbers were expected: (alpha(0), alpha(1))"
 
 
 def _like_time(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
@@ -155,6 +229,78 @@ def _answers(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
     )
 
 
+def _loss_part(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
+    if callable(result) or isinstance(result, DistributionLoss):
+        return None
+    return f"gave {described(result)}, and a LossPart was expected: a function, or a DistributionLoss"
+
+
+def _answer_count(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
+    return _a(DistributionLoss, "a DistributionLoss", result)
+
+
+def _model(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
+    if not isinstance(result, DiffusionLM):
+        return (
+            f"gave {described(result)}, and a DiffusionLM was expected: derive its class from "
+            f"opendllm.registries.backbones.DiffusionLM"
+        )
+    issue = wrong_attribute(result, DiffusionLM)
+    return None if issue is None else f"gave a model whose {issue}"
+
+
+def _predictors(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
+    return _tensor(result, "int64", list(given[0].shape), "a column for each position")
+
+
+def _reader(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
+    return _a(CanvasReader, "a CanvasReader", result)
+
+
+def _read(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
+    count = len(given[1].rows)
+    if len(getattr(result, "shape", ())) != 2 or "float" not in str(result.dtype) or len(result) != count:
+        return f"gave {described(result)}, and float [{count}, D] was expected: one state a position"
+    return None
+
+
+def _restarted(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
+    return _a(bool, "whether it does", result)
+
+
+def _network(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
+    return None if hasattr(result, "state_dict") else f"gave {described(result)}, and a module was expected"
+
+
+def _stops(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
+    if isinstance(result, tuple) and all(isinstance(each, int) for each in result):
+        return None
+    return f"gave {result!r:.60}, and a tuple of token ids was expected"
+
+
+def _remaining(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
+    return _a(Sequence, "a list of whole numbers, one a step,", result)
+
+
+def _times(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
+    if result is None:
+        return LOOK_AGAIN
+    return _tensor(result, "float", list(given[0].shape), "a time for each row")
+
+
+def _suppressed(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
+    if not isinstance(result, Mapping):
+        return f"gave {described(result)}, and a mapping from token ids was expected"
+    for token, where in result.items():
+        if not isinstance(token, int):
+            return f"gave {token!r} as a token id: make it an int"
+        if not isinstance(where, bool):
+            issue = _tensor(where, "bool", list(given[1].shape), "rows in which it is suppressed, or True")
+            if issue is not None:
+                return issue
+    return None
+
+
 def _logits(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
     shape = [*given[0].shape[:-1], plugin.vocab_size]
     return _tensor(result, "float", shape, "one logit a token of `vocab_size`")
@@ -165,9 +311,10 @@ def _likelihoods(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
 
 
 def _states(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
-    inputs = given[0]
-    if not hasattr(result, "shape") or list(result.shape[:-1]) != list(inputs.tokens.shape):
-        return f"gave {described(result)}, and [{', '.join(map(str, inputs.tokens.shape))}, D] was expected"
+    shape = list(given[0].tokens.shape)
+    found = getattr(result, "shape", ())
+    if len(found) != len(shape) + 1 or list(found[:-1]) != shape or "float" not in str(result.dtype):
+        return f"gave {described(result)}, and float [{', '.join(map(str, shape))}, D] was expected"
     return None
 
 
@@ -184,20 +331,41 @@ def _tensor(value: Any, kind: str, shape: list[int], what: str) -> str | None:
 
 
 RESULT_CHECKS: Mapping[tuple[str, str], Check] = {
+    ("Backbone", "build"): _model,
+    ("Backbone", "load"): _model,
     ("Benchmark", "requests"): _requests,
+    ("Benchmark", "score"): _scores,
+    ("Benchmark", "quick_score"): _quick_score,
+    ("Benchmark", "task_of"): _task,
+    ("Corpus", "documents"): _documents,
+    ("Corpus", "fingerprint"): _fingerprint,
+    ("Corpus", "skipped"): _skipped,
+    ("NoiseSchedule", "ends"): _ends,
     ("NoiseSchedule", "alpha"): _like_time,
     ("NoiseSchedule", "alpha_prime"): _like_time,
     ("NoiseSchedule", "elbo_weight"): _like_time,
     ("NoiseSchedule", "mask_probability"): _like_time,
+    ("NoiseSchedule", "time_of"): _like_time,
     ("NoiseSchedule", "noise_mass"): _noise_mass,
     ("NoiseSchedule", "noise_mass_prime"): _noise_mass,
     ("Objective", "position_losses"): _losses,
     ("Objective", "answer_losses"): _answers,
     ("Objective", "loss_sum"): _sum,
+    ("Objective", "loss_part"): _loss_part,
+    ("Objective", "answer_count"): _answer_count,
     ("Objective", "mask"): _masking,
     ("Objective", "corrupt"): _corruption,
+    ("Sampler", "remaining_masks"): _remaining,
+    ("Sampler", "suppressed_tokens"): _suppressed,
+    ("Sampler", "times"): _times,
     ("DiffusionLM", "project"): _logits,
     ("DiffusionLM", "hidden_states"): _states,
+    ("DiffusionLM", "network"): _network,
+    ("DiffusionLM", "predictors"): _predictors,
+    ("DiffusionLM", "reader"): _reader,
+    ("DiffusionLM", "stops"): _stops,
+    ("CanvasReader", "states"): _read,
+    ("CanvasReader", "restart"): _restarted,
     ("DiffusionLM", "negative_log_likelihood"): _likelihoods,
 }
 """By contract and method; of the first call of each plugin."""

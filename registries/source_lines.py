@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import traceback
 from pathlib import Path
 from typing import Any
@@ -34,9 +35,36 @@ def where_raised(error: BaseException) -> str:
 
 
 def where_defined(thing: Any) -> str:
-    """` (at FILE:LINE)`, where a class or function begins; nothing where no source is known."""
+    """` (at FILE:LINE)`, where a class, function or module begins; nothing where no source is known."""
+    thing = inspect.unwrap(thing)
     try:
         file, (_, line) = inspect.getsourcefile(thing), inspect.getsourcelines(thing)
     except (OSError, TypeError):
         return ""
     return f" (at {file}:{max(line, 1)})" if file else ""
+
+
+def where_attribute(cls: type, name: str) -> str:
+    """` (at FILE:LINE)`, where a class, or one that it derives from, sets an attribute, itself or on `self`.
+
+    Where no line of theirs does, the class itself. What the contracts say is nobody's to mend.
+    """
+    sets = re.compile(rf"(.*[;:])?\s*(self\.)?{re.escape(name)}\s*(:|=(?!=))")
+    for each in cls.__mro__:
+        try:
+            file, (lines, first) = inspect.getsourcefile(each), inspect.getsourcelines(each)
+        except (OSError, TypeError):
+            continue
+        if file is None or Path(file).parent == _OURS:
+            continue
+        for number, line in enumerate(lines, first):
+            if sets.match(line):
+                return f" (at {file}:{number})"
+    return where_defined(cls)
+
+
+def placed(message: str, *places: str) -> str:
+    """A message with the first place that is known; one that ends with a place keeps that one."""
+    if re.search(r"\(at [^()]*:\d+\)$", message):
+        return message
+    return message + next(filter(None, places), "")

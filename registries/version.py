@@ -6,26 +6,37 @@ from types import ModuleType
 
 from opendllm.registries.errors import PluginError
 
-INTERFACE_VERSION = "1.0"
+INTERFACE_VERSION = "1.1"
 """Of the hooks and contracts in this package. The first number rises where a plugin has to be changed, the
-second where there is more than there was."""
+second where there is more than there was. `tests/registries/interface.txt` holds what it stands for."""
 REQUIREMENT = "OPENDLLM_INTERFACE"
 """The name under which a package's light module says which versions it was written for: a specifier of
 versions, as in `OPENDLLM_INTERFACE = ">=1.0,<2"`."""
 
 
-def check_interface(module: ModuleType | object) -> None:
+def requirement() -> str:
+    """What a package that is written for this interface says."""
+    return f">={INTERFACE_VERSION},<{int(INTERFACE_VERSION.partition('.')[0]) + 1}"
+
+
+def check_interface(module: ModuleType | object) -> bool:
     """A package that needs another interface is not taken in.
 
+    Returns:
+        Whether it says what it needs.
+
     Raises:
-        PluginError: it says so, or says something that is no specifier.
+        PluginError: it needs another, or says something that is no specifier.
     """
     needed = getattr(module, REQUIREMENT, None)
-    if needed is not None and not fits(INTERFACE_VERSION, needed, REQUIREMENT):
+    if needed is None:
+        return False
+    if not fits(INTERFACE_VERSION, needed, REQUIREMENT):
         raise PluginError(
             f"it needs plugin interface {needed}, and this open-dllm has {INTERFACE_VERSION}: install a "
             f"version of the package, or of open-dllm, that goes with the other"
         )
+    return True
 
 
 def fits(version: str, specifier: object, where: str) -> bool:
@@ -40,13 +51,15 @@ def fits(version: str, specifier: object, where: str) -> bool:
         PluginError: it is no specifier.
     """
     from packaging.specifiers import InvalidSpecifier, SpecifierSet
-    from packaging.version import InvalidVersion
+    from packaging.version import InvalidVersion, Version
 
     try:
         return SpecifierSet(str(specifier)).contains(version, prereleases=True)
     except InvalidSpecifier as error:
-        raise PluginError(
-            f"{where} is {specifier!r}, and a specifier of versions was expected, as in '>=1.0,<2'"
-        ) from error
+        try:
+            meant = f"write '>={Version(str(specifier))}' for that one and later ones"
+        except InvalidVersion:
+            meant = "a specifier of versions was expected, as in '>=1.0,<2'"
+        raise PluginError(f"{where} is {specifier!r}: {meant}") from error
     except InvalidVersion:
         return False

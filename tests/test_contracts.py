@@ -12,7 +12,8 @@ from pyarrow import parquet
 
 from opendllm.core.networks.logit_chunks import LOGITS_AT_ONCE
 from opendllm.core.testing import CONTRACT_CLASSES, contract_of
-from opendllm.registries.discovery import EXTENSION_POINTS, installed_plugins
+from opendllm.registries.discovery import installed_plugins
+from opendllm.registries.extension_points import EXTENSION_POINTS
 
 ADDITION = """
 task: addition

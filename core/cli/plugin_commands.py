@@ -11,10 +11,12 @@ from opendllm.core.cli import plugin_test_command
 from opendllm.core.cli.described_options import DescribedOption, described_options, option_lines
 from opendllm.core.cli.plugin_names import named_plugin
 from opendllm.core.decoding.options import DecoderOptions
-from opendllm.registries.discovery import EXTENSION_POINTS, Plugins, installed_plugins
+from opendllm.registries.discovery import Plugins, installed_plugins
 from opendllm.registries.errors import UserError
+from opendllm.registries.extension_points import EXTENSION_POINTS
 from opendllm.registries.options import BackboneOptions, SamplerOptions
 from opendllm.registries.registry import Registration
+from opendllm.registries.version import REQUIREMENT, requirement
 
 AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable.")]
 
@@ -31,7 +33,9 @@ def add_to(app: typer.Typer) -> None:
 def list_plugins(
     context: typer.Context,
     as_json: AsJson = False,
-    check: Annotated[bool, typer.Option("--check", help="Import every implementation too.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Import every implementation too, and see what it is.")
+    ] = False,
 ) -> None:
     """List every plugin by extension point, and those that are broken or in conflict."""
     if context.invoked_subcommand is not None:
@@ -46,7 +50,7 @@ def list_plugins(
             ]
             for kind in EXTENSION_POINTS
         }
-        typer.echo(json.dumps({**listing, "problems": problems}, indent=2))
+        typer.echo(json.dumps({**listing, "problems": problems, "notes": _notes(plugins)}, indent=2))
     else:
         _print_table(plugins, problems)
     if check and problems:
@@ -127,10 +131,18 @@ def _problems(plugins: Plugins, check: bool) -> list[str]:
             problems.append(f"{kind}/{name} is registered by {owners}: write {choices}{hooks}")
         for registration in registry if check else ():
             try:
-                registration.implementation()
+                registration.check()
             except UserError as error:
                 problems.append(str(error))
     return problems
+
+
+def _notes(plugins: Plugins) -> list[str]:
+    return [
+        f"{package} doesn't say which plugin interface it is for: it is taken in whatever has changed; "
+        f"{REQUIREMENT} = {requirement()!r} in its module would say it"
+        for package in plugins.unstated
+    ]
 
 
 def _print_table(plugins: Plugins, problems: list[str]) -> None:
@@ -147,5 +159,7 @@ def _print_table(plugins: Plugins, problems: list[str]) -> None:
             table.add_row(registry.name_of(registration), str(registration.provenance), registration.summary)
         console.print(table)
         console.print()
+    for note in _notes(plugins):
+        typer.echo(f"note: {note}", err=True)
     for problem in problems:
         typer.echo(f"problem: {problem}", err=True)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from opendllm.registries.discovery import EXTENSION_POINTS, installed_plugins
+from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.errors import PluginError, UserError
+from opendllm.registries.extension_points import EXTENSION_POINTS
 from opendllm.registries.registry import Registration, did_you_mean
 
 

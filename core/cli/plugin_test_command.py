@@ -43,6 +43,7 @@ def keep_contract(
         checked_options(registration.options, options)
     if importlib.util.find_spec("pytest") is None:
         raise UserError("plugins test needs pytest: pip install 'open-dllm[testing]'")
+    registration.check()  # what can't be built would fail all tests alike
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "test_contract.py"
         contract = CONTRACT_CLASSES[registration.kind]

@@ -13,7 +13,7 @@ from opendllm.core.decoding.options import DecoderOptions
 from opendllm.core.decoding.prepared_rows import prepare_rows
 from opendllm.registries.backbones import DiffusionLM
 from opendllm.registries.errors import UserError
-from opendllm.registries.plugin_calls import owner_of
+from opendllm.registries.plugin_calls import wrong_answer
 from opendllm.registries.samplers import Sampler
 
 
@@ -118,10 +118,11 @@ def check_written(masked: Tensor, sampler: Sampler) -> None:
     """
     left = int(masked.sum())
     if left:
-        raise UserError(
-            f"{owner_of(sampler, 'sampler')} left {left} masks: at a block's last step, where index is "
-            f"steps - 1, or where it says that a block is finished, it has to write every editable position"
+        issue = (
+            f"left {left} masks: at a block's last step, where index is steps - 1, or where it says that a "
+            f"block is finished, it has to write every editable position"
         )
+        raise wrong_answer(sampler, "sampler", "select", issue)
 
 
 def _width(real: Tensor) -> int:

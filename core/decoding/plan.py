@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from opendllm.registries.errors import UserError
-from opendllm.registries.plugin_calls import owner_of
+from opendllm.registries.plugin_calls import wrong_answer
 from opendllm.registries.samplers import Sampler
 
 IntArray = NDArray[np.int64]
@@ -175,16 +174,12 @@ def _plan_block(size: int, steps: int, sampler: Sampler) -> _BlockSteps:
     if sampler.plans:
         remaining = sampler.remaining_masks(size, steps)
         if len(remaining) != steps:
-            raise UserError(
-                f"{owner_of(sampler, 'sampler')}: remaining_masks gave {len(remaining)} numbers, "
-                f"and {steps} were expected, one a step"
-            )
+            issue = f"gave {len(remaining)} numbers, and {steps} were expected, one a step"
+            raise wrong_answer(sampler, "sampler", "remaining_masks", issue)
         for left in remaining:
             if type(left) is not int or not 0 <= left <= size:
-                raise UserError(
-                    f"{owner_of(sampler, 'sampler')}: remaining_masks gave {left!r} of {size} masks: give "
-                    f"whole numbers from 0 to {size}"
-                )
+                issue = f"gave {left!r} of {size} masks: give whole numbers from 0 to {size}"
+                raise wrong_answer(sampler, "sampler", "remaining_masks", issue)
         target = np.array(remaining, dtype=np.int64)
     target[-1] = 0
     masks = np.concatenate([[size], target[:-1]])
@@ -196,10 +191,8 @@ def _plan_block(size: int, steps: int, sampler: Sampler) -> _BlockSteps:
 def _block_steps(sampler: Sampler, size: int, steps: int | None) -> int:
     found = sampler.block_steps(size, steps)
     if type(found) is not int or found < 1:
-        raise UserError(
-            f"{owner_of(sampler, 'sampler')}: block_steps gave {found!r} for a block of {size}: give a whole "
-            f"number, at least 1"
-        )
+        issue = f"gave {found!r} for a block of {size}: give a whole number, at least 1"
+        raise wrong_answer(sampler, "sampler", "block_steps", issue)
     return found
 
 

@@ -18,7 +18,7 @@ from opendllm.core.toolkit.posteriors import pure_noise
 from opendllm.registries.backbones import DiffusionLM, TokenPositions
 from opendllm.registries.errors import UserError
 from opendllm.registries.noise_schedules import NoiseSchedule
-from opendllm.registries.plugin_calls import owner_of
+from opendllm.registries.plugin_calls import owner_of, wrong_answer
 from opendllm.registries.samplers import Sampler, SpecialTokens, Step
 from opendllm.registries.sequences import TokenIds
 
@@ -232,8 +232,8 @@ class Proposer:
         for token_id, where in self._sampler.suppressed_tokens(self.special, state.room, last).items():
             if not 0 <= token_id < self._lm.vocab_size:
                 raise UserError(
-                    f"the sampler's token id {token_id} is outside the model's vocabulary of "
-                    f"{self._lm.vocab_size}: this checkpoint wasn't made for it"
+                    f"{owner_of(self._sampler, 'sampler')}: its token id {token_id} is outside the model's "
+                    f"vocabulary of {self._lm.vocab_size}: this checkpoint wasn't made for it"
                 )
             if where is False:
                 continue
@@ -253,11 +253,11 @@ def _check_rows(values: Tensor, state: DecodeState, sampler: Sampler, call: str,
     """
     right = values.is_floating_point() if floating else values.dtype == torch.bool
     if not right or values.shape != state.seeds.shape:
-        raise UserError(
-            f"{owner_of(sampler, 'sampler')}: {call} gave {str(values.dtype).removeprefix('torch.')} "
-            f"{list(values.shape)}, and {'float' if floating else 'bool'} {list(state.seeds.shape)} was "
-            f"expected, one a row"
+        issue = (
+            f"gave {str(values.dtype).removeprefix('torch.')} {list(values.shape)}, and "
+            f"{'float' if floating else 'bool'} {list(state.seeds.shape)} was expected, one a row"
         )
+        raise wrong_answer(sampler, "sampler", call, issue)
 
 
 def _spread(values: Tensor, at: TokenPositions, elsewhere: Tensor) -> Tensor:

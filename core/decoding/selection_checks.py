@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from opendllm.registries.errors import UserError
-from opendllm.registries.plugin_calls import owner_of
+from opendllm.registries.errors import PluginError
+from opendllm.registries.plugin_calls import wrong_answer
 from opendllm.registries.samplers import Sampler, Selection
 
 
@@ -22,13 +22,12 @@ def checked_selection(selection: object, sampler: Sampler, canvas: Tensor) -> Se
         canvas: [R, L].
 
     Raises:
-        UserError: it isn't; or the sampler does what it hasn't said that it does.
+        PluginError: it isn't; or the sampler does what it hasn't said that it does.
     """
-    name = owner_of(sampler, "sampler")
     if not isinstance(selection, Selection):
-        raise UserError(f"{name}: select gave {type(selection).__name__}, and a Selection was expected")
+        raise _wrong(sampler, f"gave {type(selection).__name__}, and a Selection was expected")
     if all(value is None for value in vars(selection).values()):
-        raise UserError(f"{name}: select gave a Selection without any decision: give `commit` at least")
+        raise _wrong(sampler, "gave a Selection without any decision: give `commit` at least")
     shape = list(canvas.shape)
     bools: dict[str, object] = {
         "commit": selection.commit,
@@ -42,9 +41,9 @@ def checked_selection(selection: object, sampler: Sampler, canvas: Tensor) -> Se
     for dtype, fields in ((torch.bool, bools), (torch.int64, numbers)):
         for field, values in fields.items():
             if values is not None:
-                _check_tensor(name, field, values, dtype, shape)
+                _check_tensor(sampler, field, values, dtype, shape)
     if selection.finished is not None:
-        _check_tensor(name, "finished", selection.finished, torch.bool, shape[:1])
+        _check_tensor(sampler, "finished", selection.finished, torch.bool, shape[:1])
     for field, (attribute, declared) in {
         "remask": ("revises", sampler.revises),
         "overwrite": ("revises", sampler.revises),
@@ -53,9 +52,7 @@ def checked_selection(selection: object, sampler: Sampler, canvas: Tensor) -> Se
         "finished": ("finishes", sampler.finishes),
     }.items():
         if getattr(selection, field) is not None and not declared:
-            raise UserError(
-                f"{name}: select gave {field}, which only a sampler with {attribute} = True may do"
-            )
+            raise _wrong(sampler, f"gave {field}, which only a sampler with {attribute} = True may do")
     return selection
 
 
@@ -63,14 +60,16 @@ def checked_positions(asked: object, sampler: Sampler, canvas: Tensor) -> Tensor
     """The positions of `canvas` [R, L] that a sampler `asks` for, if these are positions.
 
     Raises:
-        UserError: they aren't.
+        PluginError: they aren't.
     """
-    _check_tensor(owner_of(sampler, "sampler"), None, asked, torch.bool, list(canvas.shape))
+    _check_tensor(sampler, None, asked, torch.bool, list(canvas.shape))
     assert isinstance(asked, Tensor)
     return asked
 
 
-def _check_tensor(name: str, field: str | None, values: object, dtype: torch.dtype, shape: list[int]) -> None:
+def _check_tensor(
+    sampler: Sampler, field: str | None, values: object, dtype: torch.dtype, shape: list[int]
+) -> None:
     """Of a field of what `select` gave; None where it is what `asks` gave."""
     if isinstance(values, Tensor):
         if values.dtype == dtype and list(values.shape) == shape:
@@ -78,8 +77,14 @@ def _check_tensor(name: str, field: str | None, values: object, dtype: torch.dty
         came = f"{_dtype(values.dtype)} {list(values.shape)}"
     else:
         came = type(values).__name__
-    gave = "asks gave" if field is None else f"select gave {field} as"
-    raise UserError(f"{name}: {gave} {came}, and {_dtype(dtype)} {shape} was expected")
+    issue = (
+        f"gave {came if field is None else f'{field} as {came}'}, and {_dtype(dtype)} {shape} was expected"
+    )
+    raise _wrong(sampler, issue, "asks" if field is None else "select")
+
+
+def _wrong(sampler: Sampler, issue: str, method: str = "select") -> PluginError:
+    return wrong_answer(sampler, "sampler", method, issue)
 
 
 def _dtype(dtype: torch.dtype) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
@@ -48,7 +49,43 @@ def validate(source: Source, model: type[Manifest], file: type[Manifest]) -> Man
     try:
         return model.model_validate(source.data)
     except ValidationError as error:
-        raise ManifestError(list(issues_of(error, source, file))) from error
+        raise ManifestError(list(_causes(error, source, model, file))) from error
+
+
+def _causes(
+    error: ValidationError, source: Source, model: type[Manifest], file: type[Manifest]
+) -> Iterator[Issue]:
+    """What pydantic found, but for what only follows from something else.
+
+    A patch that changes one key of a section needs the section: where a mapping was laid over what should
+    have been one and isn't, the keys that are missing there are nobody's mistake, and that thing is.
+    """
+    for found in option_errors(error, file):
+        cause = None
+        for path in source.covered:
+            unsaid = found.path == path or found.path not in source.locations
+            if unsaid and found.path[: len(path)] == path:
+                cause = cause or _issue_of_covered(path, source, model, file)
+        yield cause or Issue(source.location(found.path), dotted(found.path), found.message)
+
+
+def _issue_of_covered(
+    path: KeyPath, source: Source, model: type[Manifest], file: type[Manifest]
+) -> Issue | None:
+    """What is wrong with what stood at `path` before a mapping was laid over it."""
+    value, location = source.covered[path]
+    try:
+        model.model_validate(_with(source.data, path, value))
+    except ValidationError as error:
+        for found in option_errors(error, file):
+            if found.path == path:
+                return Issue(location, dotted(path), found.message)
+    return None
+
+
+def _with(data: Any, path: KeyPath, value: Any) -> Any:
+    first, *rest = path
+    return {**data, first: _with(data[first], tuple(rest), value) if rest else value}
 
 
 def decoder_options(generate: Generate) -> DecoderOptions:

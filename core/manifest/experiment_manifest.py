@@ -8,7 +8,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -218,7 +218,7 @@ def _variant(name: str, merged: Source, seed: int | None, plugins: Plugins) -> V
     if seed is not None:
         data["seed"] = seed
         name = f"{name}-seed-{seed}"
-    source = with_absolute_paths(Source(data, merged.locations), plugins)
+    source = with_absolute_paths(replace(merged, data=data), plugins)
     try:
         manifest = validate(source, Manifest, ExperimentManifest)
     except ManifestError as error:
@@ -266,7 +266,8 @@ def _with_extended(path: Path, through: tuple[Path, ...]) -> Source:
     except UserError as error:
         raise UserError(f"{error} (extended at {location})") from error
     merged = merge(extended, source)
-    return Source(merged.data, {**merged.locations, (): source.location(())})
+    # What `extends` removed, `--set` may bring back: it is the variants' removals that hold.
+    return replace(merged, locations={**merged.locations, (): source.location(())}, removed=set())
 
 
 def _seeds(source: Source, overrides: Sequence[tuple[str, Any]]) -> tuple[int | None, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from opendllm.core.manifest.checks import Issue, ManifestError, dotted
@@ -36,7 +37,7 @@ def without_grids(name: str, merged: Source, by_itself: bool) -> Iterator[tuple[
         for path, value in zip(grids, combination, strict=True):
             data = _replaced(data, path, value)
             parts.append(f"{path[-1]}-{_written(value)}")
-        yield "-".join(parts), Source(data, merged.locations, merged.removed)
+        yield "-".join(parts), replace(merged, data=data)
 
 
 def _grids(merged: Source) -> Iterator[tuple[KeyPath, list[Any]]]:

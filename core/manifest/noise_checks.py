@@ -10,13 +10,14 @@ from opendllm.core.manifest.sources import KeyPath, Source
 from opendllm.core.manifest.train_schema import Train
 from opendllm.core.manifest.variant_plugins import TrainingPlugins
 from opendllm.registries.benchmarks import Benchmark
+from opendllm.registries.noise_schedules import NoiseSchedule
 from opendllm.registries.options import (
     BackboneOptions,
     PluginOptions,
     destination_issue,
     only_asks_likelihoods,
 )
-from opendllm.registries.registry import ChosenPlugin
+from opendllm.registries.registry import ChosenPlugin, Registry
 
 Benchmarks = Sequence[ChosenPlugin[Benchmark, PluginOptions] | None]
 
@@ -27,23 +28,26 @@ def noise_issues(
     backbone: BackboneOptions,
     training: TrainingPlugins,
     benchmarks: Benchmarks,
+    schedules: Registry[NoiseSchedule],
 ) -> Iterator[Issue]:
     """What doesn't go together, of a manifest that trains."""
     assert manifest.train is not None
     for path, message in (
-        *_schedule(training),
+        *_schedule(training, schedules),
         *_time(training, backbone),
         *_bound(manifest.train, training, benchmarks),
     ):
         yield Issue(source.location(path), dotted(path), message)
 
 
-def _schedule(training: TrainingPlugins) -> Iterator[tuple[KeyPath, str]]:
+def _schedule(training: TrainingPlugins, schedules: Registry[NoiseSchedule]) -> Iterator[tuple[KeyPath, str]]:
     objective, schedule = training.objective, training.noise_schedule
     allowed = objective.options.noise_schedules
     at: KeyPath = ("train", "noise_schedule")
-    if allowed is not None and schedule.name not in allowed:
+    if allowed is not None and not any(schedules.means(name, schedule.registration) for name in allowed):
         only = f"only {', '.join(sorted(allowed))} goes with it"
+        if schedule.name in allowed:
+            only += f", and {schedule.registration.qualified_name} is another one"
         yield at, f"objective {objective.name!r} brings its own schedule; {only}"
         return
     issue = destination_issue(objective.name, objective.options, schedule.options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def with_absolute_paths(source: Source, plugins: Plugins) -> Source:
     Raises:
         ManifestError: a path can't be written into a manifest, since it holds what is no Unicode.
     """
-    return Source(_resolved(source.data, (), source, plugins), source.locations, source.removed)
+    return replace(source, data=_resolved(source.data, (), source, plugins))
 
 
 def without_paths(content: dict[str, Any], plugins: VariantPlugins) -> dict[str, Any]:

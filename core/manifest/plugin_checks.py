@@ -84,7 +84,8 @@ def resolve_plugins(manifest: Manifest, source: Source, plugins: Plugins) -> Var
         issues.extend(_loading_issues(manifest, source, backbone.options))
         issues.extend(_attention_issues(manifest, source, backbone.options, objective))
         if training is not None:
-            issues.extend(noise_issues(manifest, source, backbone.options, training, benchmarks))
+            schedules = plugins.noise_schedules
+            issues.extend(noise_issues(manifest, source, backbone.options, training, benchmarks, schedules))
     if issues:
         raise ManifestError(issues)
     assert backbone is not None  # or there would be an issue; so it is with all that may be None here

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import re
 from collections.abc import Iterator
 
 from opendllm.core.manifest.checks import Issue
@@ -10,6 +11,9 @@ from opendllm.core.manifest.sources import Source
 from opendllm.registries.discovery import Plugins
 from opendllm.registries.errors import PluginError
 from opendllm.registries.version import fits
+
+_PACKAGE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
+"""What a package's name looks like (PEP 508)."""
 
 
 def requirement_issues(source: Source, plugins: Plugins) -> Iterator[Issue]:
@@ -28,17 +32,21 @@ def requirement_issues(source: Source, plugins: Plugins) -> Iterator[Issue]:
 
 
 def _issue(name: str, specifier: object, plugins: Plugins) -> str | None:
-    if not name.strip():
+    kind, slash, plugin = name.partition("/")
+    if not (slash or _PACKAGE.fullmatch(name)):
         return "name a package, or a plugin as KIND/NAME"
+    if not isinstance(specifier, str):
+        given = "null" if specifier is None else repr(specifier)
+        example = f"'>={specifier}'" if type(specifier) in (int, float) else "'>=0.2'"
+        return f"write its versions as text, as in {example} (given: {given})"
     try:
-        fits("0", specifier, "it")  # whether it is a specifier, whatever is installed
-        kind, slash, plugin = name.partition("/")
+        fits("0", specifier, "the version")  # whether it is a specifier, whatever is installed
         if slash:
             provenance = plugins.of_kind(kind).get(plugin).provenance
             package, version = provenance.package, provenance.version
         else:
             package, version = name, importlib.metadata.version(name)
-        if fits(version, specifier, "it"):
+        if fits(version, specifier, "the version"):
             return None
     except PluginError as error:
         return str(error)

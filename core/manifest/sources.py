@@ -37,11 +37,13 @@ class Source:
         data: nested dicts, lists and scalars.
         locations: by key path.
         removed: key paths that a patch set to null.
+        covered: what a patch laid a mapping over that was none, and where that was said.
     """
 
     data: dict[str, Any]
     locations: dict[KeyPath, Location]
     removed: set[KeyPath] = field(default_factory=set)
+    covered: dict[KeyPath, tuple[Any, Location]] = field(default_factory=dict)
 
     def location(self, path: KeyPath) -> Location:
         """Where `path` was said, or else the nearest key above it."""
@@ -56,7 +58,8 @@ class Source:
             data = data[key]
         depth = len(path)
         locations = {key[depth:]: location for key, location in self.locations.items() if key[:depth] == path}
-        return Source(data if data is not None else {}, locations)
+        covered = {key[depth:]: what for key, what in self.covered.items() if key[:depth] == path}
+        return Source(data if data is not None else {}, locations, covered=covered)
 
 
 def read_yaml(path: Path) -> Source:
@@ -97,10 +100,9 @@ def parse_value(text: str) -> Any:
 
 def merge(base: Source, patch: Source) -> Source:
     """`patch` over `base`: mappings key by key, anything else whole; null removes."""
-    locations = dict(base.locations)
-    removed = set(base.removed)
-    data = _merge(base.data, patch.data, (), locations, patch.locations, removed)
-    return Source(data, locations, removed)
+    merged = Source({}, dict(base.locations), set(base.removed), {**patch.covered, **base.covered})
+    merged.data = _merge(base.data, patch.data, (), merged, patch.locations)
+    return merged
 
 
 def override(base: Source, key: str, value: Any) -> Source:
@@ -129,31 +131,34 @@ def override(base: Source, key: str, value: Any) -> Source:
     node[last] = value
     locations = {known: at for known, at in base.locations.items() if known[: len(path)] != path}
     locations[path] = location
-    return Source(data, locations, base.removed)
+    return Source(data, locations, base.removed, base.covered)
 
 
 def _merge(
     base: Mapping[str, Any],
     patch: Mapping[str, Any],
     path: KeyPath,
-    locations: dict[KeyPath, Location],
+    whole: Source,
     patch_locations: Mapping[KeyPath, Location],
-    removed: set[KeyPath],
 ) -> dict[str, Any]:
+    """`patch` over `base`, both at `path`; what `whole` knows of its keys is brought up to date."""
     merged = dict(base)
     for key, value in patch.items():
         here = (*path, key)
+        under = merged.get(key)
         if value is None:
             merged.pop(key, None)
-            removed.add(here)
-        elif isinstance(value, dict) and isinstance(merged.get(key), dict):
-            merged[key] = _merge(merged[key], value, here, locations, patch_locations, removed)
+            whole.removed.add(here)
+        elif isinstance(value, dict) and isinstance(under, dict):
+            merged[key] = _merge(under, value, here, whole, patch_locations)
             continue
         else:
+            if isinstance(value, dict) and under is not None:
+                whole.covered.setdefault(here, (under, whole.location(here)))
             merged[key] = value
-        for known in [known for known in locations if known[: len(here)] == here]:
-            del locations[known]
-        locations.update({k: at for k, at in patch_locations.items() if k[: len(here)] == here})
+        for known in [known for known in whole.locations if known[: len(here)] == here]:
+            del whole.locations[known]
+        whole.locations.update({k: at for k, at in patch_locations.items() if k[: len(here)] == here})
     return merged
 
 

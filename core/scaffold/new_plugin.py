@@ -17,7 +17,9 @@ from pathlib import Path
 from opendllm.core.scaffold.plugin_name import PluginName, plugin_name
 from opendllm.registries.discovery import Plugins
 from opendllm.registries.errors import UserError
+from opendllm.registries.extension_points import spelt_alike
 from opendllm.registries.registry import did_you_mean
+from opendllm.registries.version import requirement
 
 TEMPLATES = Path(__file__).parent / "plugin-templates"
 COMMON = "common"
@@ -30,7 +32,7 @@ class Kind:
     """A kind of plugin that there are templates for.
 
     Attributes:
-        name: of its folder, what `--kind` takes.
+        name: of its folder, and what a sentence calls one.
         extension_point: of the registries.
         contract: the class of `opendllm.core.testing`.
         module: of the implementation, a file's stem.
@@ -43,8 +45,17 @@ class Kind:
 
 
 def kinds() -> list[str]:
-    """The kinds that there are templates for, sorted."""
-    return sorted(file.parent.name for file in TEMPLATES.glob(f"*/{KIND_FILE}"))
+    """The kinds that there are templates for, by the names of their extension points, sorted."""
+    return sorted(_templates())
+
+
+def _templates() -> dict[str, Kind]:
+    """By extension point."""
+    found = [
+        Kind(file.parent.name, **tomllib.loads(file.read_text(encoding="utf-8")))
+        for file in TEMPLATES.glob(f"*/{KIND_FILE}")
+    ]
+    return {kind.extension_point: kind for kind in found}
 
 
 def write_plugin(name: str, kind: str, parent: Path, plugins: Plugins) -> Path:
@@ -52,7 +63,7 @@ def write_plugin(name: str, kind: str, parent: Path, plugins: Plugins) -> Path:
 
     Args:
         name: of the folder, the distribution and the plugin.
-        kind: one of `kinds`.
+        kind: one of `kinds`, or as people write it too: `sampler`, `noise-schedule`.
         parent: where the folder is made.
         plugins: what is installed.
 
@@ -62,11 +73,12 @@ def write_plugin(name: str, kind: str, parent: Path, plugins: Plugins) -> Path:
     Raises:
         UserError: there is no such kind, the name won't do, the folder is there already or can't be written.
     """
-    if kind not in kinds():
+    templates = _templates()
+    meant = spelt_alike(kind)
+    if meant not in templates:
         raise UserError(f"--kind {kind}: no such kind of plugin; {did_you_mean(kind, kinds())}")
-    settings = tomllib.loads((TEMPLATES / kind / KIND_FILE).read_text(encoding="utf-8"))
-    chosen = Kind(kind, **settings)
-    checked = plugin_name(name, kind, chosen.extension_point, plugins)
+    chosen = templates[meant]
+    checked = plugin_name(name, chosen.name, chosen.extension_point, plugins)
     folder = parent / name
     try:
         folder.mkdir()
@@ -99,7 +111,7 @@ def _files(name: PluginName, kind: Kind) -> Iterator[tuple[Path, str]]:
         for template in sorted((TEMPLATES / source).rglob(f"*{SUFFIX}")):
             inside = template.relative_to(TEMPLATES)
             text = environment.get_template(inside.as_posix()).render(
-                name=name, kind=kind, version=version("open-dllm")
+                name=name, kind=kind, version=version("open-dllm"), interface=requirement()
             )
             yield _target(inside, name), text
 

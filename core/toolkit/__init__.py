@@ -19,6 +19,7 @@
     transformers_backbone  a family: its config, its keys, its stock class. Start here
     transformers_lm        the stock class as a `DiffusionLM`; `CheckpointFormat`; transformers_loading, which
                            builds and loads it
+    config_keys            what a stock class is built with, out of config.json
     attention              segment-aware attention; segment_kernels, its kernels
     canvas_reader          repeated forward passes over a canvas, with a key-value cache
     token_losses           the LM head's loss, chunk by chunk; logit_chunks, how large a chunk is

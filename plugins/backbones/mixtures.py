@@ -23,6 +23,7 @@ from opendllm.core.networks.config_checks import (
     require_positive,
     require_values,
 )
+from opendllm.core.networks.config_keys import ROTARY, decoder_keys
 from opendllm.core.networks.transformers_backbone import TransformersBackbone
 from opendllm.core.networks.transformers_lm import CheckpointFormat
 from opendllm.core.networks.weight_pieces import Piece, expert_pieces
@@ -42,8 +43,7 @@ _SIZES = (
     "max_position_embeddings",
     "rms_norm_eps",
 )
-_OPTIONAL = ("tie_word_embeddings", "hidden_act", "attention_dropout", "norm_topk_prob")
-_ROTARY = ("rope_theta", "rope_scaling", "rope_parameters")
+_OPTIONAL = ("tie_word_embeddings", "hidden_act", "attention_dropout", "norm_topk_prob", *ROTARY)
 _HONOURED: dict[str, tuple[Any, ...]] = {
     "attention_bias": (False,),
     "clip_qkv": (False,),
@@ -170,8 +170,7 @@ def _check(config: Mapping[str, Any], *counts: str) -> None:
 
 def _stock_sizes(config: Mapping[str, Any]) -> dict[str, Any]:
     head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
-    given = {key: config[key] for key in (*_OPTIONAL, *_ROTARY) if config.get(key) is not None}
-    return {**{key: config[key] for key in _SIZES}, **given, "head_dim": head_dim}
+    return {**decoder_keys(config, _SIZES, _OPTIONAL), "head_dim": head_dim}
 
 
 def _expert_keys(layers: Any, experts: int, width: int) -> dict[str, tuple[Piece, ...]]:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from opendllm.registries.discovery import EXTENSION_POINTS
+from opendllm.registries.extension_points import EXTENSION_POINTS
+from opendllm.registries.version import requirement
 
 SAMPLER_PACKAGE = '''
 from pathlib import Path
@@ -65,6 +66,9 @@ def test_a_third_party_sampler_is_listed_with_its_package(ask: Any, tmp_path: Pa
     assert result.returncode == 0, result.stderr
     listing = json.loads(result.stdout)
     assert listing["problems"] == []
+    [note] = listing["notes"]
+    assert note.startswith("stranger-things 1.0 doesn't say which plugin interface it is for")
+    assert f"OPENDLLM_INTERFACE = {requirement()!r}" in note
     assert {
         "name": "strange",
         "package": "stranger-things",
@@ -152,17 +156,57 @@ def test_a_stranger_of_a_built_in_name_disables_nothing_and_is_had_by_its_packag
     assert "no plugin samplers/second:p2: known: " in missing.stderr
 
 
+WRONG_SAMPLERS = """
+from opendllm.registries.samplers import Sampler
+
+class Duck:
+    def __init__(self, options): pass
+    def select(self, step): pass
+
+class Lacking(Sampler):
+    def __init__(self, options): pass
+
+def nothing(options):
+    return None
+"""
+
+
 @pytest.mark.slow
-def test_check_finds_a_target_that_is_not_there(ask: Any, tmp_path: Path) -> None:
-    install_sampler(tmp_path, "stranger", "strange")
-    (tmp_path / "stranger_heavy.py").write_text("1 / 0\n")
+def test_check_finds_what_cannot_be_used(ask: Any, tmp_path: Path) -> None:
+    hook = SAMPLER_PACKAGE.replace('    must: int = Field(description="Has no default.")\n', "")
+    for target in ("raises:Any", "wrong:Duck", "wrong:Lacking", "wrong:nothing", "wrong:Gone"):
+        name = target.replace(":", "-").lower()
+        install(tmp_path, name, hook.replace("{name}", name).replace("{module}_heavy:Strange", target))
+    (tmp_path / "raises.py").write_text("1 / 0\n")
+    (tmp_path / "wrong.py").write_text(WRONG_SAMPLERS)
     result = ask("plugins", "--check")
     assert result.returncode == 2
-    assert (
-        "problem: samplers/strange of stranger 1.0 cannot be loaded from stranger_heavy:Strange: "
-        "ZeroDivisionError: division by zero"
-    ) in result.stderr
-    assert result.stderr.endswith("error: 1 of the installed plugins cannot be used\n")
+    said = [line for line in result.stderr.splitlines() if line.startswith("problem: ")]
+    contract = "opendllm.registries.samplers.Sampler"
+    expected = [
+        (
+            "raises-any of raises-any 1.0 cannot be loaded from raises:Any: ZeroDivisionError: ",
+            "raises.py:1",
+        ),
+        (
+            "wrong-duck of wrong-duck 1.0 is no Sampler: wrong:Duck, which register_samplers names, is a "
+            f"class that derives from another: derive it from {contract}",
+            "wrong.py:4",
+        ),
+        ("wrong-gone of wrong-gone 1.0 cannot be loaded from wrong:Gone: AttributeError", "wrong_gone.py:19"),
+        ("wrong-lacking of wrong-lacking 1.0 is not finished: wrong:Lacking lacks select", "wrong.py:8"),
+        (
+            "wrong-nothing of wrong-nothing 1.0 is no Sampler: wrong:nothing, which register_samplers names, "
+            f"gave NoneType: let it return an instance of {contract}",
+            "wrong.py:11",
+        ),
+    ]
+    assert len(said) == len(expected)
+    for line, (start, place) in zip(said, expected, strict=True):
+        assert line.startswith(f"problem: samplers/{start}")
+        assert line.endswith(f" (at {tmp_path / place})")
+    assert result.stderr.endswith("error: 5 of the installed plugins cannot be used\n")
+    assert "note: wrong-duck 1.0 doesn't say which plugin interface it is for" in result.stderr
 
 
 def test_every_built_in_can_be_imported(accepted: Any) -> None:
@@ -175,7 +219,7 @@ def test_every_built_in_can_be_imported(accepted: Any) -> None:
     [
         ("entrpy", "no plugin 'entrpy': did you mean 'entropy'"),
         ("gidd", "3 plugins: write noise_schedules/gidd or objectives/gidd or samplers/gidd"),
-        ("sampler/p2", "no extension point 'sampler': did you mean 'samplers'?"),
+        ("samplr/p2", "no extension point 'samplr': did you mean 'samplers'?"),
         ("samplers/entrpy", "no plugin samplers/entrpy: did you mean 'entropy'"),
     ],
 )
@@ -187,8 +231,14 @@ def test_a_name_that_only_one_kind_has_is_enough(accepted: Any) -> None:
     assert accepted("plugins", "show", "p2") == accepted("plugins", "show", "samplers/p2")
 
 
+@pytest.mark.parametrize("kind", ["noise_schedule", "noise-schedules", "noise-schedule", "NoiseSchedule"])
+def test_a_kind_is_taken_however_it_is_spelt_and_shown_in_one_way(accepted: Any, kind: str) -> None:
+    shown = accepted("plugins", "show", f"{kind}/cosine")
+    assert shown.startswith("noise_schedules/cosine: ")
+
+
 @pytest.mark.slow
-def test_a_plugin_is_held_against_its_contract(ask: Any) -> None:
+def test_a_plugin_is_held_against_its_contract(ask: Any, tmp_path: Path) -> None:
     kept = ask("plugins", "test", "noise_schedules/cosine", "-o", "eps=0.1")
     assert kept.returncode == 0, kept.stdout + kept.stderr
     assert "noise_schedules/cosine of open-dllm" in kept.stdout
@@ -196,3 +246,34 @@ def test_a_plugin_is_held_against_its_contract(ask: Any) -> None:
     refused = ask("plugins", "test", "cosine", "-o", "epps=0.1")
     assert (refused.returncode, refused.stdout) == (2, "")
     assert "option epps: unknown key; did you mean 'eps'?" in refused.stderr
+
+
+RISING = """
+import torch
+from opendllm.registries import NoiseScheduleOptions, hookimpl
+from opendllm.registries.noise_schedules import NoiseSchedule
+
+class Rising(NoiseSchedule):
+    ends = (0.0, 1.0)
+    def __init__(self, options): pass
+    def alpha(self, t): return t
+    def alpha_prime(self, t): return torch.ones_like(t)
+
+@hookimpl
+def register_noise_schedules(register):
+    register("rising", options=NoiseScheduleOptions, target="stranger:Rising", summary="runs backwards")
+"""
+
+
+@pytest.mark.slow
+def test_a_plugin_that_breaks_its_contract_is_told_what_and_where(ask: Any, tmp_path: Path) -> None:
+    install(tmp_path, "stranger", RISING)
+    broken = ask("plugins", "test", "noise-schedule/rising")
+    assert broken.returncode == 1
+    assert broken.stdout.splitlines()[-1] == (
+        "noise_schedules/rising of stranger 1.0 doesn't keep its contract: see NoiseScheduleContract in "
+        "opendllm.core.testing"
+    )
+    assert "test_alpha" in broken.stdout
+    assert "failed" in broken.stdout
+    assert "Traceback" not in broken.stdout + broken.stderr

@@ -276,5 +276,5 @@ def test_a_mask_that_is_put_in_at_last_is_left_out() -> None:
 
 
 def test_a_sampler_that_leaves_masks_is_named() -> None:
-    with pytest.raises(UserError, match="sampler Scripted left 1 masks: at a block's last step"):
+    with pytest.raises(UserError, match="sampler Scripted: select left 1 masks: at a block's last step"):
         scripted([5, MASK, 6], {"overwrite": {}})

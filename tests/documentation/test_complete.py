@@ -15,7 +15,8 @@ from opendllm.core.cli.main import app
 from opendllm.core.decoding.options import DecoderOptions
 from opendllm.core.manifest.schema import ExperimentManifest
 from opendllm.registries import hookspecs
-from opendllm.registries.discovery import EXTENSION_POINTS, installed_plugins
+from opendllm.registries.discovery import installed_plugins
+from opendllm.registries.extension_points import EXTENSION_POINTS
 from opendllm.registries.options import BackboneOptions
 from opendllm.registries.registry import OWN_PACKAGE
 

@@ -15,7 +15,7 @@ import pytest
 from opendllm.core import testing
 from opendllm.core.testing import CONTRACT_CLASSES, contract_of, pytest_plugin
 from opendllm.registries import __all__ as exported
-from opendllm.registries.discovery import EXTENSION_POINTS
+from opendllm.registries.extension_points import EXTENSION_POINTS
 
 REGISTRIES = "opendllm.registries"
 PLATFORM_SIDE = f"{REGISTRIES}.registry"

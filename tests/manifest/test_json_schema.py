@@ -12,7 +12,8 @@ from ruamel.yaml import YAML
 
 from opendllm.core.manifest.json_schema import manifest_schema
 from opendllm.registries import PluginOptions
-from opendllm.registries.discovery import EXTENSION_POINTS, Plugins, installed_plugins
+from opendllm.registries.discovery import Plugins, installed_plugins
+from opendllm.registries.extension_points import EXTENSION_POINTS
 from opendllm.registries.registry import Provenance, Registration
 
 

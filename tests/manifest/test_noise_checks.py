@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from dataclasses import replace
 from typing import ClassVar
 
 import pytest
@@ -12,7 +14,7 @@ from opendllm.plugins.objectives import DuoOptions, MdlmOptions
 from opendllm.registries.discovery import Plugins, installed_plugins
 from opendllm.registries.errors import UserError
 from opendllm.registries.options import Bound
-from opendllm.registries.registry import Provenance, Registration, Registry
+from opendllm.registries.registry import PluginWarning, Provenance, Registration, Registry
 from opendllm.registries.trained_noise import TrainedNoise
 
 from .conftest import Read, Refusal, Write
@@ -93,6 +95,26 @@ def test_a_masked_models_noise_is_the_default(read: Read) -> None:
     [variant] = read().variants
     assert variant.plugins.training is not None
     assert variant.plugins.training.noise == TrainedNoise()
+
+
+def test_only_linear_is_that_very_plugin_and_not_one_called_alike(write: Write) -> None:
+    """A stranger's `linear` may be anything."""
+    installed = installed_plugins()
+    plugins = replace(installed, noise_schedules=Registry("noise_schedules"))
+    linear = installed.noise_schedules.get("linear")
+    strangers = replace(linear, target="nowhere:Linear", provenance=Provenance("stranger", "0.1"))
+    for registration in (strangers, linear):
+        plugins.noise_schedules.add(registration)
+    settings = ["train.objective.name=llada", "train.noise_schedule.name=stranger:linear"]
+    with pytest.raises(UserError) as refused:
+        read_experiment(write(), settings, plugins)
+    [line] = str(refused.value).splitlines()
+    assert "only linear goes with it, and stranger:linear is another one" in line
+    for name in ("linear", "open-dllm:linear"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", PluginWarning)
+            experiment = read_experiment(write(), [settings[0], f"train.noise_schedule.name={name}"], plugins)
+        assert experiment.variants[0].plugins.training is not None
 
 
 class Unbounded(DuoOptions):

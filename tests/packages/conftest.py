@@ -14,6 +14,7 @@ import pytest
 
 from opendllm.core.scaffold.new_plugin import kinds, write_plugin
 from opendllm.registries.discovery import installed_plugins
+from opendllm.registries.extension_points import contract_class
 
 BUILT_FROM = ("core", "plugins", "registries", "pyproject.toml", "setup.py", "README.md", "LICENSE")
 GENERATED = {"__pycache__", ".ruff_cache", ".mypy_cache", "build", "runs"}
@@ -42,6 +43,11 @@ class Fresh:
             text=True,
             check=False,
         )
+
+
+def new_name(kind: str) -> str:
+    """Of the new plugin of an extension point: `my-sampler`."""
+    return f"my-{contract_class(kind).__name__.lower()}"
 
 
 def copied(source: Path, target: Path) -> None:
@@ -84,7 +90,7 @@ def fresh(repository: Path, distributions: Path, tmp_path_factory: pytest.TempPa
     packages = folder / "packages"
     packages.mkdir()
     for kind in kinds():
-        write_plugin(f"my-{kind}", kind, packages, installed_plugins())
+        write_plugin(new_name(kind), kind, packages, installed_plugins())
     copied(repository / "examples" / "package", packages / "examples")
     [wheel] = distributions.glob("*.whl")
     command = [

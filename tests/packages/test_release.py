@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -11,6 +13,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 from dockerfile_parse import DockerfileParser
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -25,7 +28,7 @@ INSTRUCTIONS = {"FROM", "RUN", "ENV", "ARG", "COPY", "USER", "WORKDIR", "ENTRYPO
 
 def pins(path: Path) -> dict[str, Version]:
     """Canonical name -> version, of lines `name==version`."""
-    lines = [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
+    lines = [line for line in path.read_text().splitlines() if line and not line.startswith(("#", "--"))]
     found = [line.split("==") for line in lines]
     assert all(len(parts) == 2 for parts in found), f"{path.name} pins every line by =="
     return {canonicalize_name(name): Version(version) for name, version in found}
@@ -95,6 +98,32 @@ def test_the_lock_satisfies_the_constraints(repository: Path) -> None:
     assert not differing, f"(locked, constrained): {differing}: run make lock"
 
 
+def test_make_lock_writes_what_pip_can_install(repository: Path, tmp_path: Path) -> None:
+    """PyPI has no 2.13.0+cpu: the index that has it heads the file."""
+    for name in ("Makefile", "pyproject.toml", "setup.py", "constraints.txt"):
+        shutil.copy(repository / name, tmp_path)
+    python = tmp_path / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    (tmp_path / ".venv/.installed-dev").touch()
+    for frozen, index in (
+        ("numpy==2.4.6\ntorch==2.13.0+cpu\n", "--extra-index-url https://download.pytorch.org/whl/cpu\n"),
+        ("numpy==2.4.6\ntorch==2.13.0\n", ""),
+    ):
+        python.write_text(f"#!/bin/sh\nprintf '{frozen}'\n")
+        python.chmod(0o755)
+        done = subprocess.run(["make", "lock"], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        head, _, rest = (tmp_path / "requirements.lock").read_text().partition("\n")
+        assert head.startswith("# What the tests ran with, written by `make lock`")
+        assert rest == index + frozen
+    written = (repository / "requirements.lock").read_text().splitlines()
+    assert written[0] == head
+    labels = {version.local for version in pins(repository / "requirements.lock").values() if version.local}
+    assert written[1 : 1 + len(labels)] == [
+        f"--extra-index-url https://download.pytorch.org/whl/{label}" for label in sorted(labels)
+    ]
+
+
 def test_the_lock_holds_all_that_the_tests_need(repository: Path) -> None:
     project = tomllib.loads((repository / "pyproject.toml").read_text())["project"]
     extras = {name: listed for name, listed in project["optional-dependencies"].items() if name != "gpu"}
@@ -118,6 +147,14 @@ def test_the_containerfile_copies_what_there_is_and_installs_what_is_tested(
     assert {instruction for instruction, _ in steps} <= INSTRUCTIONS
     [base] = parser.parent_images
     assert re.fullmatch(r"docker\.io/nvidia/cuda:[\d.]+-devel-ubuntu[\d.]+", base)
+    # DeepSpeed's kernels are compiled by the image, and run with the libraries that PyTorch's wheel brings.
+    toolkit = pins(repository / "constraints.txt")["cuda-toolkit"]
+    assert Version(base.partition(":")[2].partition("-")[0]).major == toolkit.major
+    for needed in map(Requirement, importlib.metadata.requires("torch") or ()):
+        if needed.name == "cuda-toolkit":  # of a build for CUDA
+            assert needed.specifier.contains(toolkit), f"torch needs {needed}: pin that in constraints.txt"
+    if torch.version.cuda is not None:
+        assert Version(torch.version.cuda).major == toolkit.major
     copied = {name for instruction, value in steps if instruction == "COPY" for name in value.split()[:-1]}
     assert not [name for name in copied if not (repository / name).exists()]
     assert {*ROOTS, "pyproject.toml", "setup.py", "README.md", "LICENSE", "constraints.txt"} == copied

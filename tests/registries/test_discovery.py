@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from opendllm.registries import PluginError, PluginOptions, SamplerOptions, hookspecs
-from opendllm.registries.discovery import EXTENSION_POINTS, Plugins, discover, installed_plugins
+from opendllm.registries.discovery import Plugins, discover, installed_plugins
+from opendllm.registries.extension_points import EXTENSION_POINTS
 from opendllm.registries.hookspecs import ENTRY_POINT_GROUP
 
 
@@ -88,6 +89,47 @@ def test_a_wrong_registration_is_reported_and_nothing_of_its_package_is_taken_in
     assert plugins.samplers.names() == ["other"]
 
 
+def test_what_a_broken_package_would_have_brought_is_not_missing_without_a_word(
+    package: Any, package_of: Any
+) -> None:
+    fine = package("two", "second")
+    plugins = discover([fine, package_of("bad", raising(ImportError("gone")))])
+    with pytest.raises(PluginError) as caught:
+        plugins.samplers.get("first")
+    assert str(caught.value) == (
+        "no plugin samplers/first: known: second (bad 1.0 could not be taken in: `platform plugins` says why)"
+    )
+    with pytest.raises(PluginError, match=r"^no plugin samplers/first: known: second$"):
+        discover([fine]).samplers.get("first")
+
+
+class OneLetterEach(SamplerOptions):
+    without_effect = "steps"  # type: ignore[assignment]
+
+
+class OfAnyNoise(SamplerOptions):
+    destinations = frozenset({"masks"})  # type: ignore[arg-type]
+
+
+class Shy(SamplerOptions):
+    reads_filtered = None  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (OneLetterEach, "without_effect is 'steps', and frozenset[str] was expected"),
+        (OfAnyNoise, "destinations is frozenset({'masks'}), and frozenset[Literal['mask', 'uniform', 'mix"),
+        (Shy, "reads_filtered is None, and bool was expected"),
+    ],
+)
+def test_what_an_options_model_says_as_a_class_is_looked_at(package: Any, options: Any, message: str) -> None:
+    [broken] = discover([package("bad", "good", options=options)]).broken
+    assert f"register_samplers: options of 'good': {message}" in broken.error
+    line = inspect.getsourcelines(options)[1] + 1
+    assert broken.error.endswith(f" (at {__file__}:{line})")
+
+
 def test_hooks_before_the_one_that_fails_leave_nothing_behind(package_of: Any) -> None:
     def register_corpora(register: Any) -> None:
         register("documents", options=PluginOptions, target="json:loads", summary="")
@@ -118,7 +160,15 @@ def test_a_package_without_metadata_is_still_taken_in(package: Any) -> None:
 
 def test_an_unknown_extension_point_suggests_the_right_one() -> None:
     with pytest.raises(PluginError, match="did you mean 'samplers'"):
-        Plugins().of_kind("sampler")
+        Plugins().of_kind("samplres")
+
+
+@pytest.mark.parametrize("kind", EXTENSION_POINTS)
+def test_an_extension_point_is_meant_however_its_name_is_spelt(kind: str) -> None:
+    one = {"corpora": "corpus"}.get(kind, kind.removesuffix("s"))
+    plugins = Plugins()
+    for spelt in (kind, one, kind.replace("_", "-"), one.replace("_", "-"), one.title()):
+        assert plugins.of_kind(spelt) is plugins.of_kind(kind)
 
 
 def test_every_extension_point_has_a_documented_hook_and_a_registry() -> None:

@@ -121,19 +121,125 @@ def test_a_method_that_raises(package: Any) -> None:
     assert line_of(heavy, "return t[17]") in message
 
 
-def test_an_option_without_a_type(package: Any) -> None:
-    for option, said in (("strength = 3", "non-annotated"), ("strength: Any = 3", "anything as 'strength'")):
-        plugins, light, _ = package(option=option)
-        [broken] = plugins.broken
-        assert str(broken.provenance) == "stranger 1.0"
-        assert said in broken.error
-        place = "class Options" if said == "non-annotated" else "# the hook"
-        assert broken.error.endswith(line_of(light, place))
-        assert "\n" not in broken.error
+@pytest.mark.parametrize(
+    ("alpha", "expected"),
+    [("3", "is no NoiseSchedule: "), ("None", "gave NoneType: let it return an instance of opendllm.regist")],
+)
+def test_a_factory_that_gives_none_of_its_kind(package: Any, alpha: str, expected: str) -> None:
+    """`--check` and use say the same."""
+    factory = f"\n\ndef Mine(options):  # the factory\n    return {alpha}\n"
+    plugins, _, heavy = package(rest=PRIME + factory)
+    message = refusal(plugins)
+    assert message.startswith("noise_schedules/mine of stranger 1.0 is no NoiseSchedule: stranger_")
+    assert "which register_noise_schedules names, gave " in message
+    assert expected in message
+    assert message.endswith(line_of(heavy, "# the factory"))
+    with pytest.raises(PluginError) as checked:
+        plugins.noise_schedules.get("mine").check()
+    assert str(checked.value) == message
+
+
+def test_a_class_that_has_all_methods_and_not_the_contract(package: Any) -> None:
+    plugins, _, heavy = package()
+    heavy.write_text(heavy.read_text().replace("class Mine(NoiseSchedule)", "class Mine"))
+    message = refusal(plugins)
+    assert message.startswith("noise_schedules/mine of stranger 1.0 is no NoiseSchedule: stranger_")
+    assert "derive it from opendllm.registries.noise_schedules.NoiseSchedule" in message
+    assert message.endswith(line_of(heavy, "# the class"))
+    with pytest.raises(PluginError) as checked:
+        plugins.noise_schedules.get("mine").check()
+    assert str(checked.value) == message
+
+
+def test_a_factory_is_checked_with_the_defaults_or_the_first_example(package: Any) -> None:
+    factory = """
+def Mine(options):  # the factory
+    raise ValueError(options.strength)
+"""
+    for option, said in (
+        ("strength: int = 3", "ValueError: 3"),
+        (
+            "strength: int\n    model_config = {'json_schema_extra': {'examples': [{'strength': 4}]}}",
+            "Error: 4",
+        ),
+    ):
+        plugins, _, _ = package(option, rest=PRIME + factory)
+        with pytest.raises(PluginError, match=said):
+            plugins.noise_schedules.get("mine").check()
+    plugins, _, _ = package("strength: int", rest=PRIME + factory)
+    plugins.noise_schedules.get("mine").check()  # nobody knows what to build it with
+
+
+def test_a_target_that_is_not_there(package: Any) -> None:
+    plugins, light, heavy = package()
+    heavy.write_text(heavy.read_text().replace("class Mine", "class Other"))
+    message = refusal(plugins)
+    assert "AttributeError: module" in message
+    assert message.endswith(line_of(light, "# the hook"))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says", "place"),
+    [
+        ("def register_noise_schedules", "def register_noise_shedules", "there is no hook", "@hookimpl"),
+        ("@hookimpl\n", "", "are its hooks marked with @hookimpl?", ""),
+    ],
+)
+def test_a_hook_that_nobody_calls(
+    package: Any, monkeypatch: pytest.MonkeyPatch, old: str, new: str, says: str, place: str
+) -> None:
+    assert old in HOOK
+    monkeypatch.setattr(sys.modules[__name__], "HOOK", HOOK.replace(old, new))
+    plugins, light, _ = package()
+    [broken] = plugins.broken
+    assert says in broken.error
+    assert broken.error.endswith(line_of(light, place))
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("strength = 3  # here", "non-annotated"),
+        ("strength: Any = 3  # here", "anything as 'strength'"),
+        ("strength: object = 3  # here", "anything as 'strength'"),
+        ("many: list = []  # here", "anything as 'many'"),
+        ("more: dict = {}  # here", "anything as 'more'"),
+        ("more: dict[str, Any] = {}  # here", "anything as 'more'"),
+        ("more: list[tuple] | None = None  # here", "anything as 'more'"),
+        ("more: tuple[int, Any] | None = None  # here", "anything as 'more'"),
+    ],
+)
+def test_an_option_without_a_type(package: Any, option: str, said: str) -> None:
+    plugins, light, _ = package(option=f"right: int = 3\n    {option}")
+    [broken] = plugins.broken
+    assert str(broken.provenance) == "stranger 1.0"
+    assert said in broken.error
+    assert broken.error.endswith(line_of(light, "class Options" if said == "non-annotated" else "# here"))
+    assert broken.error.count("(at ") == 1
+    assert "\n" not in broken.error
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "many: list[str] = []",
+        "more: dict[str, int | None] = {}",
+        "some: tuple[int, ...] | None = None",
+        "word: typing.Literal['a', 'b'] = 'a'",
+        "path: typing.Annotated[str, 'where'] = ''",
+        "value: pydantic.JsonValue = None",
+        "inner: Inner | None = None",
+    ],
+)
+def test_an_option_with_a_type(package: Any, monkeypatch: pytest.MonkeyPatch, option: str) -> None:
+    inner = "import pydantic, typing\nclass Inner(pydantic.BaseModel):\n    again: 'Inner | None' = None\n"
+    monkeypatch.setattr(sys.modules[__name__], "HOOK", inner + HOOK)
+    plugins, _, _ = package(option=option)
+    assert not plugins.broken
 
 
 def test_an_error_of_a_hook_names_the_hook_and_the_line(package: Any) -> None:
     plugins, light, _ = package(option="strength: Any = 3")
     [broken] = plugins.broken
     assert broken.error.startswith("register_noise_schedules: options of 'mine' take anything as 'strength'")
-    assert broken.error.endswith(line_of(light, "# the hook"))
+    assert broken.error.endswith(line_of(light, "strength: Any"))

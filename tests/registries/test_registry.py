@@ -10,7 +10,8 @@ import pydantic
 import pytest
 
 from opendllm.registries import PluginError, SamplerOptions
-from opendllm.registries.discovery import EXTENSION_POINTS, discover, installed_plugins
+from opendllm.registries.discovery import discover, installed_plugins
+from opendllm.registries.extension_points import EXTENSION_POINTS
 from opendllm.registries.registry import PluginWarning, Provenance, Registration, did_you_mean
 
 
@@ -83,11 +84,17 @@ def test_a_target_that_cannot_be_imported_names_its_package(
 def test_a_target_is_imported_when_it_is_first_built_and_not_before(
     package: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "a_lazy_target.py").write_text("def make(options):\n    return options.strength\n")
+    (tmp_path / "a_lazy_target.py").write_text(
+        "from opendllm.registries.samplers import Sampler\n"
+        "class Lazy(Sampler):\n"
+        "    def __init__(self, options): self.strength = options.strength\n"
+        "    def select(self, step): ...\n"
+    )
     monkeypatch.syspath_prepend(tmp_path)
-    found = discover([package("one", "lazy", target="a_lazy_target:make")]).samplers.get("lazy")
+    found = discover([package("one", "lazy", target="a_lazy_target:Lazy")]).samplers.get("lazy")
     assert "a_lazy_target" not in sys.modules
-    assert found.build({"strength": 0.25}) == 0.25
+    built: Any = found.build({"strength": 0.25})
+    assert built.strength == 0.25
     assert "a_lazy_target" in sys.modules
     del sys.modules["a_lazy_target"]
 

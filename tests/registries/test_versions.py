@@ -14,6 +14,7 @@ from pydantic import Field
 from opendllm.registries import PluginError, PluginOptions
 from opendllm.registries.deprecations import DeprecatedWarning, warn_deprecated
 from opendllm.registries.discovery import discover, installed_plugins
+from opendllm.registries.extension_points import EXTENSION_POINTS
 from opendllm.registries.registry import Provenance, Registration
 from opendllm.registries.sources import changed_sources, source_digest
 from opendllm.registries.version import INTERFACE_VERSION, fits
@@ -41,7 +42,7 @@ def test_a_package_of_this_interface_is_taken_in(package: Any, needed: str) -> N
     ("needed", "message"),
     [
         (">=2", f"it needs plugin interface >=2, and this open-dllm has {INTERFACE_VERSION}: install"),
-        ("two", "OPENDLLM_INTERFACE is 'two', and a specifier of versions was expected, as in '>=1.0,<2'"),
+        ("two", "OPENDLLM_INTERFACE is 'two': a specifier of versions was expected, as in '>=1.0,<2'"),
     ],
 )
 def test_a_package_of_another_interface_is_told_so(package: Any, needed: str, message: str) -> None:
@@ -49,6 +50,13 @@ def test_a_package_of_another_interface_is_told_so(package: Any, needed: str, me
     [broken] = plugins.broken
     assert broken.error.startswith(message)
     assert plugins.samplers.names() == ["second"]
+
+
+def test_a_package_that_does_not_say_which_interface_it_needs_is_known(package: Any, package_of: Any) -> None:
+    silent, stated = package("silent", "one"), package_that_needs(package, ">=1.0")
+    plugins = discover([silent, package("silent", "two", entry="other"), stated, package("open-dllm", "own")])
+    assert list(map(str, plugins.unstated)) == ["silent 1.0"]
+    assert plugins.samplers.names() == ["mine", "one", "own", "two"]
 
 
 def test_pre_releases_count_and_odd_versions_fit_nothing() -> None:
@@ -74,28 +82,67 @@ class Folder:
         return Registration("corpora", "mine", PluginOptions, target, "mine", Provenance(package, "0.1"))
 
     def digest(self, package: str = "stranger") -> str | None:
-        from opendllm.registries.sources import _digest
+        from opendllm.registries import sources
 
-        _digest.cache_clear()  # a process reads the sources once
+        sources._digest_of_package.cache_clear()  # a process reads the sources once
+        sources._digest_of_built_in.cache_clear()
         return source_digest(self.registration(package))
 
 
 def test_a_strangers_source_is_his_whole_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     folder = Folder(tmp_path, "a_sampler_of_two_modules")
-    before, own = folder.digest(), folder.digest("open-dllm")
-    assert before == folder.digest()
-    (folder.package / "helper.py").write_text("A = 2\n")
-    assert folder.digest() not in (before, None)
-    assert folder.digest("open-dllm") == own, "a built-in is known by its own module"
+    found = [folder.digest()]
+    assert found == [folder.digest()]
+    for name, content in (("helper.py", "A = 2\n"), ("prompts.txt", "Say it."), ("prompts.txt", "Say it!")):
+        (folder.package / name).write_text(content)
+        assert folder.digest() not in (*found, None)
+        found.append(folder.digest())
+    for left in ("__pycache__/helper.pyc", ".ruff_cache/x"):
+        (folder.package / left).parent.mkdir()
+        (folder.package / left).write_text("left by a tool")
+    assert folder.digest() == found[-1]
     assert "a_sampler_of_two_modules.sampler" not in sys.modules
 
 
+def test_a_built_ins_source_is_its_module_and_those_beside_it_that_it_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    folder = Folder(tmp_path, "a_built_in_of_modules")
+    name, write = folder.name, lambda file, text: (folder.package / f"{file}.py").write_text(text)
+    found = [folder.digest("open-dllm")]
+    write("helper", "A = 2\n")
+    assert folder.digest("open-dllm") == found[0], "nothing names it"
+    for statement in (
+        f"from {name}.helper import A",
+        f"from {name} import helper",
+        f"import {name}.helper",
+        "from .helper import A",
+        "from . import helper",
+        f"STARTED = '{name}.helper'",
+    ):
+        write("sampler", statement + "\n")
+        write("helper", f"from {name}.deeper import B\n")
+        for text in ("B = 1\n", "B = 2\n"):
+            write("deeper", text)
+            assert folder.digest("open-dllm") not in (*found, None), statement
+            found.append(folder.digest("open-dllm"))
+
+
 def test_every_built_in_has_a_source_of_its_own() -> None:
-    samplers = {each.target: source_digest(each) for each in installed_plugins().samplers}
-    modules = {target.partition(":")[0] for target in samplers}
-    assert None not in samplers.values()
-    assert len(set(samplers.values())) == len(modules)
+    for kind in EXTENSION_POINTS:
+        registrations = list(installed_plugins().of_kind(kind))
+        digests = {source_digest(each) for each in registrations}
+        assert None not in digests
+        assert len(digests) == len(registrations)
+
+
+def test_schedules_that_are_mapped_are_known_by_what_maps_them() -> None:
+    from opendllm.registries.sources import _named_modules
+
+    linear = installed_plugins().noise_schedules.get("linear").target.partition(":")[0]
+    assert {name.rpartition(".")[2] for name in _named_modules(linear)} == {"linear", "mapped_schedule"}
 
 
 def test_a_plugin_without_a_file_has_no_digest() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+from opendllm.core.networks.config_keys import decoder_keys
 from opendllm.core.networks.transformers_backbone import TransformersBackbone
 from opendllm.core.networks.transformers_lm import CheckpointFormat
 from opendllm.registries.backbones import Backbone
@@ -13,18 +14,6 @@ from opendllm.registries.errors import UserError
 from transformers import Olmo2Config
 
 from opendllm_examples import OLMO2_PRESETS, Olmo2Options
-
-REQUIRED = (
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "max_position_embeddings",
-    "rms_norm_eps",
-)
-OPTIONAL = ("tie_word_embeddings", "hidden_act", "rope_theta", "rope_scaling", "rope_parameters")
 
 
 def olmo2(options: Olmo2Options) -> Backbone:
@@ -43,7 +32,5 @@ def read_config(logit_shift: bool, config: Mapping[str, Any]) -> CheckpointForma
     """
     if config["model_type"] != "olmo2":
         raise UserError(f"model_type {config['model_type']!r} is not OLMo 2: choose another backbone")
-    sizes = {key: config[key] for key in REQUIRED}
-    given = {key: config[key] for key in OPTIONAL if config.get(key) is not None}
-    network = Olmo2Config(**sizes, **given)
+    network = Olmo2Config(**decoder_keys(config))
     return CheckpointFormat("olmo2", network, {}, logit_shift, config["max_position_embeddings"])
