@@ -107,13 +107,25 @@ class CanvasReader(ABC):
     def select_rows(self, rows: Tensor) -> None:
         """Go on with these rows [R] int64 only."""
 
-    def restart(self, inputs: ModelInputs) -> bool:
-        """Go on with other rows of the same shape, in the memory of those before: CUDA graphs stay valid.
+    def replace_rows(self, rows: Tensor, inputs: ModelInputs) -> bool:
+        """Go on with other rows in place of some, in the same memory.
+
+        Args:
+            rows: [R] int64, the rows that make way.
+            inputs: R others, as long as they.
 
         Returns:
             Whether it does; another reader is made if not.
         """
         return False
+
+    def fix_memory(self) -> int | None:
+        """Make all memory now, and let it lie where it is: CUDA graphs read and write it.
+
+        Returns:
+            How many bytes it is; None where the reader can't, and whole steps are not replayed.
+        """
+        return None
 
 
 class WholeReader(CanvasReader):
@@ -134,6 +146,15 @@ class WholeReader(CanvasReader):
     def select_rows(self, rows: Tensor) -> None:
         """See `CanvasReader.select_rows`."""
         self._inputs = self._inputs.rows(rows)
+
+    def replace_rows(self, rows: Tensor, inputs: ModelInputs) -> bool:
+        """See `CanvasReader.replace_rows`."""
+        self._inputs = replace(
+            self._inputs,
+            segments=self._inputs.segments.index_copy(0, rows, inputs.segments),
+            positions=self._inputs.positions.index_copy(0, rows, inputs.positions),
+        )
+        return True
 
 
 class DiffusionLM(ABC):

@@ -270,7 +270,10 @@ class Sampler(ABC):
 
     @abstractmethod
     def select(self, step: Step) -> Selection:
-        """Decide one step.
+        """Decide one step: a function of what it is given.
+
+        Steps may be replayed without it (`compile`), so nothing that it keeps elsewhere is seen again;
+        what the next step wants to know is `Selection.memory`.
 
         What is still masked at a block's last step is committed by the decoder; a sampler that reads
         distributions leaves no mask then.

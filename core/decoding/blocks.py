@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -117,3 +118,14 @@ def check_lengths(lm: DiffusionLM, real: Tensor, growth: int) -> Tensor:
                 f"row {row} has {length} tokens, more than the model's context of {lm.context_length}"
             )
     return (lm.context_length - lengths).clamp(max=growth)
+
+
+ValueT = TypeVar("ValueT", bound=np.generic)
+
+
+def with_rows(values: NDArray[ValueT], rows: NDArray[np.int64], others: NDArray[ValueT]) -> NDArray[ValueT]:
+    """[B, K] with others [R, K'] in some rows; the narrower ones are filled up, with what nobody reads."""
+    width = max(values.shape[1], others.shape[1])
+    found = np.pad(values, ((0, 0), (0, width - values.shape[1])), mode="edge")
+    found[rows] = np.pad(others, ((0, 0), (0, width - others.shape[1])), mode="edge")
+    return found

@@ -9,11 +9,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from opendllm.core.decoding.blocks import Blocks
+from opendllm.core.decoding.blocks import Blocks, with_rows
 from opendllm.core.decoding.compiled_shapes import (
-    REFRESH_WIDTH_MULTIPLE,
-    round_up,
+    refresh_width,
     round_up_to_power_of_two,
+    seen_bucket,
 )
 from opendllm.core.decoding.delayed_cache import DelayedKeys
 from opendllm.core.decoding.options import DecoderOptions
@@ -57,6 +57,20 @@ class BlockSpans:
         own = None if self.own is None else self.own[rows]
         return BlockSpans(self.first[rows], self.last[rows], self.entry[rows], own, sub_blocks)
 
+    def replace_rows(self, rows: IntArray, others: BlockSpans) -> BlockSpans:
+        """With the spans of other rows in place of some [R] int64; all are of equally long canvases."""
+        own = None if self.own is None or others.own is None else with_rows(self.own, rows, others.own)
+        sub_blocks = None
+        if self.sub_blocks is not None and others.sub_blocks is not None:
+            sub_blocks = self.sub_blocks.replace_rows(rows, others.sub_blocks)
+        return BlockSpans(
+            with_rows(self.first, rows, others.first),
+            with_rows(self.last, rows, others.last),
+            with_rows(self.entry, rows, others.entry),
+            own,
+            sub_blocks,
+        )
+
 
 @dataclass(frozen=True)
 class SubBlockSpans:
@@ -77,6 +91,15 @@ class SubBlockSpans:
     def select_rows(self, rows: IntArray) -> SubBlockSpans:
         """These rows only."""
         return SubBlockSpans(self.first[rows], self.last[rows], self.fresh[rows], self.never[rows])
+
+    def replace_rows(self, rows: IntArray, others: SubBlockSpans) -> SubBlockSpans:
+        """See `BlockSpans.replace_rows`."""
+        return SubBlockSpans(
+            with_rows(self.first, rows, others.first),
+            with_rows(self.last, rows, others.last),
+            with_rows(self.fresh, rows, others.fresh),
+            with_rows(self.never, rows, others.never),
+        )
 
 
 @dataclass(frozen=True)
@@ -143,19 +166,13 @@ class CachedForward:
         """
         self._lm = lm
         self._exact = lm.attention.kind != "bidirectional" and lm.supports_kv_cache
-        self._cache = options.cache
-        self._refresh = options.cache_refresh
-        self._compiled = bool(options.compile)
+        self._options = options
         self._readers = readers
         if lm.noise.time_conditioning:
             self._exact = False
         self._use_kv_cache = self._exact or options.cache != "none"
         self._spans = _block_spans(lm, layout, blocks, options)
-        self._delayed: DelayedKeys | None = None
-        if options.cache == "delayed":
-            delay = DEFAULT_DELAY if options.cache_delay is None else options.cache_delay
-            predictors = lm.predictors(layout.segments).cpu().numpy()
-            self._delayed = DelayedKeys.of(blocks, predictors, delay, options.cache_refresh)
+        self._delayed = self._delayed_keys(layout, blocks) if options.cache == "delayed" else None
         rows, self._length = layout.tokens.shape
         # The block that each row was last read at, and how many steps it had been at it by then.
         self._block: IntArray = np.full(rows, -1, dtype=np.int64)
@@ -174,6 +191,30 @@ class CachedForward:
         if self._delayed is not None:
             self._delayed = self._delayed.select_rows(rows, index)
         self._block, self._age = self._block[rows], self._age[rows]
+
+    def replace_rows(self, rows: IntArray, layout: ModelInputs, blocks: Blocks) -> None:
+        """Read other rows in place of some; the readers have been told.
+
+        Args:
+            rows: [R] int64, those that make way; none has been dropped yet.
+            layout: of the others.
+            blocks: that they are written in.
+        """
+        self._spans = self._spans.replace_rows(rows, _block_spans(self._lm, layout, blocks, self._options))
+        if self._delayed is not None:
+            self._delayed = self._delayed.replace_rows(rows, self._delayed_keys(layout, blocks))
+        self._block[rows], self._age[rows] = -1, 0
+
+    @property
+    def looks_at_canvas(self) -> bool:
+        """Whether a step's plan hangs on what the step before has written."""
+        return self._delayed is not None or (self._spans.sub_blocks is not None and self._lm.logit_shift)
+
+    def _delayed_keys(self, layout: ModelInputs, blocks: Blocks) -> DelayedKeys:
+        options = self._options
+        delay = DEFAULT_DELAY if options.cache_delay is None else options.cache_delay
+        predictors = self._lm.predictors(layout.segments).cpu().numpy()
+        return DelayedKeys.of(blocks, predictors, delay, options.cache_refresh)
 
     def relayout(self, inputs: ModelInputs) -> None:
         """Go on with rows whose layout has changed; without a cache only."""
@@ -254,7 +295,11 @@ class CachedForward:
                 first, last = np.where(whole, first, begin), np.where(whole, last, end)
                 entering = whole
             return self._grouped(first, last, seen, entering, read)
-        whole = self._age == 0 if self._refresh is None else self._age % self._refresh == 0
+        whole = (
+            self._age == 0
+            if self._options.cache_refresh is None
+            else self._age % self._options.cache_refresh == 0
+        )
         if (whole & read).all():
             return [None]
         first, last = np.where(whole, 0, first), np.where(whole, self._length - 1, last)
@@ -278,9 +323,9 @@ class CachedForward:
                 continue
             everyone = len(chosen) == len(first)
             width = int((last - first)[chosen].max()) + 1
-            if self._compiled:
+            if self._options.compile:
                 # Few shapes: some columns go nowhere, and one row may be read (and written) several times.
-                width = round_up(width, REFRESH_WIDTH_MULTIPLE)
+                width = refresh_width(width, self._length)
                 some = min(len(first), round_up_to_power_of_two(len(chosen)))
                 chosen = np.pad(chosen, (0, some - len(chosen)), mode="edge")
             sight = self._sight(chosen, first, last, seen)
@@ -290,10 +335,13 @@ class CachedForward:
     def _sight(
         self, rows: IntArray, first: IntArray, last: IntArray, seen: IntArray | None
     ) -> tuple[int | None, bool]:
-        """`RefreshSpan.seen` and `see_alike` of these rows; where compiled, one shape serves all blocks."""
+        """`RefreshSpan.seen` and `see_alike` of these rows; where compiled, a shape serves several blocks."""
         own = self._spans.own
-        if seen is None or own is None or self._compiled:
+        if seen is None or own is None:
             return None, False
+        if self._options.compile:
+            bucket = seen_bucket(int(seen[rows].max()), fused=self._options.compile is True)
+            return (bucket if bucket < self._length else None), False
         in_one_block = own[rows, first[rows]] == own[rows, last[rows]]
         most = int(seen[rows].max())
         return most, bool((in_one_block & (seen[rows] == most)).all())

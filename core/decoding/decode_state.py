@@ -63,6 +63,12 @@ class DecodeState:
             origin=self.origin[index],
         )
 
+    def replace_rows(self, index: Tensor, others: DecodeState) -> DecodeState:
+        """With other rows in place of those in `index` [R'] int64."""
+        return DecodeState(
+            **{name: value.index_copy(0, index, getattr(others, name)) for name, value in vars(self).items()}
+        )
+
     def after(self, selection: Selection, step: Step, mask_token_id: int) -> DecodeState:
         """With a sampler's decision carried out; at a block's last step, nothing stays masked."""
         at_end = (step.index == step.steps - 1)[:, None]

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from opendllm.core.decoding.blocks import Blocks
+from opendllm.core.decoding.blocks import Blocks, with_rows
 from opendllm.core.decoding.plan import IntArray
 
 
@@ -79,6 +79,27 @@ class DelayedKeys:
             kept=self.kept[rows],
             passes=self.passes[rows],
             done_at=self.done_at[rows],
+        )
+
+    def replace_rows(self, rows: IntArray, others: DelayedKeys) -> DelayedKeys:
+        """With others in place of some rows [R] int64; all are of equally long canvases."""
+        index = torch.from_numpy(rows).to(self.blocks.device)
+        kept, passes = self.kept.copy(), self.passes.copy()
+        kept[rows], passes[rows] = others.kept, others.passes
+        # Blocks that a row doesn't have end where its last one does.
+        more = max(0, others.done_at.shape[1] - self.done_at.shape[1])
+        done_at = np.pad(self.done_at, ((0, 0), (0, more)), constant_values=-1)
+        done_at[rows] = -1
+        done_at[rows, : others.done_at.shape[1]] = others.done_at
+        return DelayedKeys(
+            blocks=self.blocks.index_copy(0, index, others.blocks),
+            ends=with_rows(self.ends, rows, others.ends),
+            entries=with_rows(self.entries, rows, others.entries),
+            delay=self.delay,
+            refresh=self.refresh,
+            kept=kept,
+            passes=passes,
+            done_at=done_at,
         )
 
     def next_pass(self, masked: Tensor, read: NDArray[np.bool_]) -> IntArray:

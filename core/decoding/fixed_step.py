@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from dataclasses import fields, replace
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from opendllm.core.decoding.cached_forward import CachedForward, HostSpan, readers_of
@@ -15,10 +16,12 @@ from opendllm.core.decoding.compiled_shapes import round_up_to_power_of_two
 from opendllm.core.decoding.decode_state import DecodeState
 from opendllm.core.decoding.graph_calls import GraphCalls
 from opendllm.core.decoding.options import DecoderOptions
-from opendllm.core.decoding.plan import IntArray
+from opendllm.core.decoding.plan import IntArray, PlannedSteps
+from opendllm.core.decoding.prepared_rows import PreparedRows
 from opendllm.core.decoding.proposer import CHECK_EVERY, NotFiniteError, Proposer
 from opendllm.core.decoding.selection_checks import checked_selection
 from opendllm.core.decoding.step_cursor import StepCursor
+from opendllm.core.decoding.step_flags import FlagsOnHost
 from opendllm.core.decoding.step_parts import (
     Outcome,
     StepPlan,
@@ -28,12 +31,34 @@ from opendllm.core.decoding.step_parts import (
     masks_left,
     positions_to_ask,
 )
+from opendllm.core.toolkit.segments import inputs_from_mask
 from opendllm.registries.backbones import CanvasReader, DiffusionLM, RefreshSpan, TokenPositions
+from opendllm.registries.errors import UserError
 from opendllm.registries.samplers import Sampler, Selection, Step
-from opendllm.registries.sequences import ModelInputs
 
-MOST_KEPT = 4
-"""Shapes of canvases whose graphs and keys a model keeps at a time."""
+READ_LATE_BELOW_BYTES = 4 << 30
+"""Weights below which a wait for the device (some 0.2 ms) costs more than reading a row once in vain: what
+is read of a step only after the next one was launched costs a pass a block, some 8 passes long. (Where the
+plan says when a block is done, a pass a row, if it stops early: it is always read late.)"""
+NO_BLOCK = -1
+ALL_BLOCKS = 1 << 40
+
+
+@dataclass
+class _Launched:
+    """A step that the device has been given, and whose outcome the host doesn't know.
+
+    Attributes:
+        planned: the step, by row.
+        took_part: [R] bool, rows that were read.
+        known: [R] bool, rows whose outcome matters to nobody any more: others are in their place.
+        flags: see `FlagsOnHost`.
+    """
+
+    planned: PlannedSteps
+    took_part: NDArray[np.bool_]
+    known: NDArray[np.bool_]
+    flags: Callable[[], IntArray]
 
 
 class FixedStep:
@@ -41,59 +66,106 @@ class FixedStep:
 
     `ask` finds the positions that the model is asked at, padded to a power of two; `read` reads the rows;
     `decide` proposes, lets the sampler decide and carries that out. The state lies in tensors that all of
-    them write to. Rows that are finished stay, and are not written.
+    them write to. Rows that are finished stay, and are not written, until others take their place.
+
+    Where the host has to know what a step came to, small models' steps are read late: the next one is
+    launched first. A row that turns out to be through with its block is left alone by that one.
 
     Attributes:
         readers: one for each canvas, with the keys that they keep.
         state: the rows; written over by each step.
+        memory_bytes: what stays on the device between steps.
     """
 
     def __init__(
         self,
         lm: DiffusionLM,
-        state: DecodeState,
-        layout: ModelInputs,
+        shape: tuple[int, int, bool],
         sampler: Sampler,
         options: DecoderOptions,
+        calls: GraphCalls,
     ) -> None:
-        """Make room for canvases of the state's shape.
+        """Make room.
 
         Args:
             lm: the model.
-            state: of which the shapes are taken.
-            layout: of the first canvas.
+            shape: rows, columns, and whether a row may have padding.
             sampler: decides.
             options: the decoder's.
+            calls: what the parts of a step are called by.
+
+        Raises:
+            UserError: the model's readers have no memory that stays where it is.
         """
+        rows, length, padded = shape
+        device = next(lm.module.parameters()).device
+        canvas = torch.zeros(rows, length, dtype=torch.int64, device=device)
+        real = torch.ones_like(canvas, dtype=torch.bool)
+        if padded:
+            real[:, 1:] = False
+        layout = inputs_from_mask(canvas, real)
         self.readers: list[CanvasReader] = readers_of(lm, layout, options)
+        sizes = [reader.fix_memory() for reader in self.readers]
+        if None in sizes:
+            raise UserError(
+                f"{lm.__class__.__name__} has no form that CUDA graphs could replay: leave compile out"
+            )
         self._proposer = Proposer(lm, sampler, options)
         self._sampler = sampler
         self._options = options
         self._width = options.block_length or lm.attention.block_length
-        self.state = replace(state, **{name: value.clone() for name, value in _tensors(state).items()})
-        rows, length = state.tokens.shape
-        device = state.tokens.device
+        self.state = DecodeState(
+            **{name: canvas.new_zeros(rows) for name in ("number", "seeds", "room")},
+            **{
+                name: torch.zeros_like(canvas)
+                for name in ("tokens", "block_of", "part_of", "positions", "memory", "origin")
+            },
+            real=real,
+            editable=torch.zeros_like(real),
+            confidence=torch.zeros(rows, length, device=device),
+        )
         self._plan = torch.zeros(7, rows, dtype=torch.int64, device=device)
         self._span = torch.zeros(3, rows, dtype=torch.int64, device=device)
         self._asked = torch.zeros(rows, length, dtype=torch.int64, device=device)
         self._count = torch.zeros(rows, dtype=torch.int64, device=device)
         self._bad = torch.zeros(rows, length + 1, dtype=torch.bool, device=device)
         self._flags = torch.zeros(3, rows, dtype=torch.int64, device=device)
+        self._done = torch.full((rows,), NO_BLOCK, device=device)
         self._hidden: list[Tensor] = []
         self._rows = torch.arange(rows, device=device)
-        self._calls = GraphCalls(device)
+        self._calls = calls
+        self._on_host = FlagsOnHost(self._flags)
+        self._launched: _Launched | None = None
         self._since_check = 0
         self._masks_only_fall = False
+        self._passes = 2 if options.guidance_scale > 0 else 1
+        weights = sum(parameter.nbytes for parameter in lm.module.parameters())
+        self._may_be_late = self._late_changes_nothing and (sampler.plans or weights < READ_LATE_BELOW_BYTES)
+        # Hidden states are as wide as the embedding's rows, or thereabouts: keys are what counts.
+        self.memory_bytes = sum(size or 0 for size in sizes)
 
-    def restart(self, state: DecodeState, layout: ModelInputs) -> bool:
-        """Begin with another canvas of the same shape; gives whether the model's readers can."""
-        if not all(reader.restart(layout) for reader in self.readers):
-            return False
-        for name, value in _tensors(state).items():
-            getattr(self.state, name).copy_(value)
-        self._bad.zero_()
-        self._since_check = 0
-        return True
+    def begin(self, rows: PreparedRows) -> None:
+        """Write these rows from now on, all of another canvas."""
+        self._launched, self._since_check = None, 0
+        self.replace_rows(np.arange(len(self._rows)), rows)
+
+    def replace_rows(self, slots: IntArray, rows: PreparedRows) -> None:
+        """Write others in the place of some rows.
+
+        Args:
+            slots: [R] int64, where.
+            rows: R rows as long as the canvas.
+        """
+        index = torch.from_numpy(slots).to(self._rows.device)
+        for reader in self.readers:
+            if not reader.replace_rows(index, rows.layout):
+                raise UserError(f"{reader.__class__.__name__} doesn't take other rows: leave compile out")
+        for name, value in _tensors(rows.state).items():
+            getattr(self.state, name).index_copy_(0, index, value)
+        self._bad.index_fill_(0, index, False)
+        self._done.index_fill_(0, index, NO_BLOCK)
+        if self._launched is not None:
+            self._launched.known[slots] = True
 
     def take(self, cursor: StepCursor, forward: CachedForward) -> None:
         """One step of every row; `cursor` goes on to the next."""
@@ -103,9 +175,10 @@ class FixedStep:
         most = planned.size if sampler.proposes != "masked" else planned.masks
         size = min(round_up_to_power_of_two(max(1, int(most[unfinished].max()))), self.state.tokens.shape[1])
         self._calls(("ask", size), lambda: self._ask(size))
+        # Here a wait pays: a sampler that has chosen nothing asks the model nothing.
         count = self._count.cpu().numpy() if sampler.decides_first else most
         idle = ~unfinished | (count == 0)
-        cursor.count_passes(2 if self._options.guidance_scale > 0 else 1, ~idle)
+        cursor.count_passes(self._passes, ~idle)
         if not idle.all():
             for span in forward.plan(planned.block, idle, self.state.tokens):
                 self._read(span, size)
@@ -113,7 +186,20 @@ class FixedStep:
             self._calls(("decide", size), lambda: self._decide(size))
         else:
             self._decide_exactly(size)
-        self._advance(cursor, planned.masks - count)
+        cursor.go_on()
+        if sampler.decides_first and self._masks_only_fall and not self._options.early_stop:
+            masks = planned.masks - count
+            cursor.learn(planned, unfinished, masks, masks == 0, None)
+        elif self._is_told:
+            before = self._launched
+            self._launched = _Launched(planned, ~idle, ~unfinished, self._on_host.send())
+            if not (self._may_be_late and not forward.looks_at_canvas):
+                self._learn(cursor, self._launched, None)
+            elif before is not None:
+                self._learn(cursor, before, self._launched)
+        self._since_check += 1
+        if self._since_check >= CHECK_EVERY:
+            self.raise_if_not_finite()
 
     def raise_if_not_finite(self) -> None:
         """Look at all logits since the start.
@@ -132,13 +218,27 @@ class FixedStep:
         """Top-p sorts as many candidates as there are, and a sampler may read what it likes."""
         return not self._sampler.needs_distributions and self._options.top_p in (None, 1)
 
+    @property
+    def _is_told(self) -> bool:
+        """Whether the plan alone doesn't say how rows go on."""
+        return counts_masks(self._sampler) or self._sampler.finishes or self._options.early_stop
+
+    @property
+    def _late_changes_nothing(self) -> bool:
+        """A row may be read once more than it has to, but nothing else may hang on what isn't known yet."""
+        sampler = self._sampler
+        simple = sampler.plans or sampler.proposes == "editable" or not (sampler.revises or sampler.finishes)
+        return simple and not sampler.decides_first and self._decides_in_fixed_shapes
+
     def _begin(self) -> tuple[StepPlan, Any, Step, Selection | None, Tensor]:
         """The step before the model is asked; and [R, L] where it is."""
         plan = StepPlan.unpacked(self._plan)
+        # The host may not know yet which rows are through with their block.
+        plan = replace(plan, unfinished=plan.unfinished & (plan.block > self._done))
         draws, step = begin_step(self.state, plan, self._proposer, self._options)
         if self._sampler.decides_first:
             chosen = checked_selection(self._sampler.select(step), self._sampler, self.state.tokens)
-            self._masks_only_fall = chosen.remask is None and chosen.overwrite is None
+            self._masks_only_fall = not (self._sampler.revises or self._sampler.finishes)
             commit = plan.last[:, None] if chosen.commit is None else chosen.commit | plan.last[:, None]
             return plan, draws, step, chosen, step.masked & commit
         return plan, draws, step, None, positions_to_ask(self._sampler, step)
@@ -164,12 +264,15 @@ class FixedStep:
         packed: IntArray = np.stack([rows, span.first, span.last])
         self._span[:, :some].copy_(torch.from_numpy(packed), non_blocking=True)
         rows_on_device, first, last = self._span[:, :some]
-        refresh = RefreshSpan(None if everyone else rows_on_device, first, last, span.width)
-        key = ("read", some, span.width, everyone, size)
+        refresh = RefreshSpan(None if everyone else rows_on_device, first, last, span.width, span.seen)
+        key = ("read", some, span.width, span.seen, everyone, size)
         self._calls(key, lambda: self._keep(rows_on_device, refresh, size))
 
     def _keep(self, rows: Tensor, refresh: RefreshSpan | None, size: int) -> None:
         at = TokenPositions(rows.repeat_interleave(size), self._asked[rows, :size].flatten())
+        if refresh is not None:  # the keys of a row that isn't asked at all stay as they are
+            last = torch.where(self._count[rows] > 0, refresh.last, refresh.first - 1)
+            refresh = replace(refresh, last=last)
         for number, canvas in enumerate(self._proposer.canvases(self.state)):
             states = self.readers[number].states(canvas, at, refresh)
             if number == len(self._hidden):
@@ -224,57 +327,33 @@ class FixedStep:
         self._write_flags(plan, outcome)
 
     def _write_flags(self, plan: StepPlan, outcome: Outcome) -> None:
-        if counts_masks(self._sampler):
-            self._flags[0].copy_(masks_left(self.state, plan, self._proposer.special.mask))
-        if outcome.finished is not None:
-            self._flags[1].copy_(outcome.finished)
+        sampler, finished = self._sampler, outcome.finished
+        if counts_masks(sampler):
+            left = masks_left(self.state, plan, self._proposer.special.mask)
+            self._flags[0].copy_(left)
+            if not sampler.revises and not sampler.finishes:
+                finished = left == 0
+        if finished is not None:
+            self._flags[1].copy_(finished)
+            self._done.copy_(torch.where(finished & plan.unfinished, plan.block, self._done))
         else:
             self._flags[1].zero_()
         if outcome.stopped is not None:
             self._flags[2].copy_(outcome.stopped)
+            self._done.copy_(torch.where(outcome.stopped & plan.unfinished, ALL_BLOCKS, self._done))
 
-    def _advance(self, cursor: StepCursor, masks_after: IntArray) -> None:
-        sampler = self._sampler
-        counted, finishes, stops = counts_masks(sampler), sampler.finishes, self._options.early_stop
-        masks = finished = stopped = None
-        if counted or finishes or stops:
-            flags = self._flags.cpu().numpy()
-            masks = flags[0] if counted else None
-            finished = flags[1].astype(np.bool_) if finishes else None
-            stopped = flags[2].astype(np.bool_) if stops else None
-        if sampler.decides_first and self._masks_only_fall:
-            masks = masks_after
-        if masks is not None and not sampler.revises and not finishes:
-            finished = masks == 0
-        cursor.advance(masks, finished, stopped)
-        self._since_check += 1
-        if self._since_check >= CHECK_EVERY:
-            self.raise_if_not_finite()
-
-
-def fixed_step(
-    lm: DiffusionLM, state: DecodeState, layout: ModelInputs, sampler: Sampler, options: DecoderOptions
-) -> FixedStep:
-    """The one for canvases of this shape: kept with the model from call to call, with its graphs."""
-    kept: dict[Hashable, FixedStep] = vars(lm).setdefault("_fixed_steps", {})
-    key = (*state.tokens.shape, bool(state.real.all()), _identity(sampler), options)
-    found = kept.pop(key, None)
-    if found is None or not found.restart(state, layout):
-        while len(kept) >= MOST_KEPT:
-            del kept[next(iter(kept))]
-        found = FixedStep(lm, state, layout, sampler, options)
-    kept[key] = found
-    return found
-
-
-def _identity(sampler: Sampler) -> Hashable:
-    """Equal for samplers that decide alike."""
-    try:
-        identity = (type(sampler), tuple(sorted(vars(sampler).items())))
-        hash(identity)
-    except TypeError:
-        return sampler
-    return identity
+    def _learn(self, cursor: StepCursor, step: _Launched, following: _Launched | None) -> None:
+        """What a step came to; `following`, launched since, was in vain for rows that are done."""
+        flags, told = step.flags(), ~step.known
+        counted = counts_masks(self._sampler)
+        masks = flags[0] if counted else None
+        finished = flags[1].astype(np.bool_) & told
+        stopped = flags[2].astype(np.bool_) & told
+        cursor.learn(step.planned, told, masks, finished, stopped)
+        if following is not None:
+            same_block = following.planned.block == step.planned.block
+            in_vain = following.took_part & (stopped | (finished & same_block)) & ~following.known
+            cursor.count_passes(-self._passes, in_vain)
 
 
 def _tensors(state: DecodeState) -> dict[str, Tensor]:

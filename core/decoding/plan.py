@@ -118,14 +118,32 @@ class Plan:
             steps: see `plan_row`.
             sampler: see `plan_row`.
         """
+        self._steps_asked, self._sampler = steps, sampler
+        self._found: dict[tuple[int, ...], tuple[int, int]] = {}
+        self._steps = PlannedSteps.joined([])
+        self._starts: IntArray = np.zeros(len(sizes), dtype=np.int64)
+        self.lengths: IntArray = np.zeros(len(sizes), dtype=np.int64)
+        self.replace_rows(np.arange(len(sizes)), sizes)
+
+    def replace_rows(self, rows: IntArray, sizes: Sequence[Sequence[int]]) -> None:
+        """Plan other rows in place of some.
+
+        Args:
+            rows: [R] which make way.
+            sizes: by new row, how many masks each block has.
+        """
         keys = [tuple(row) for row in sizes]
-        numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
-        plans = [plan_row(key, steps, sampler) for key in numbers]
-        plan_of = np.array([numbers[key] for key in keys], dtype=np.int64)
-        lengths = np.array([len(plan.block) for plan in plans], dtype=np.int64)
-        self._steps = PlannedSteps.joined(plans)
-        self._starts: IntArray = (lengths.cumsum() - lengths)[plan_of]
-        self.lengths: IntArray = lengths[plan_of]
+        parts = [self._steps]
+        total = len(self._steps.block)
+        for key in dict.fromkeys(keys):
+            if key not in self._found:
+                parts.append(plan_row(key, self._steps_asked, self._sampler))
+                self._found[key] = (total, len(parts[-1].block))
+                total += len(parts[-1].block)
+        if len(parts) > 1:
+            self._steps = PlannedSteps.joined(parts)
+        found = np.array([self._found[key] for key in keys], dtype=np.int64).reshape(-1, 2)
+        self._starts[rows], self.lengths[rows] = found[:, 0], found[:, 1]
 
     def at(self, rows: IntArray, cursor: IntArray) -> PlannedSteps:
         """The step that each row is at; the last one of its plan where it is beyond that.

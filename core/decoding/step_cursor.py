@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -52,26 +53,49 @@ class StepCursor:
         """Add forward passes to the rows [R] that took part in them."""
         self.forward_passes[self.rows[took_part]] += passes
 
-    def advance(
+    def go_on(self) -> None:
+        """To each row's next step, as far as anybody knows yet: `learn` tells what the step came to."""
+        following = np.where(self.unfinished, self._cursor + 1, self._cursor)
+        after_block = self.current_steps().after_block
+        self._measured = np.where(following < after_block, self._measured, -1)
+        self._cursor = following
+
+    def learn(
         self,
+        step: PlannedSteps,
+        of: NDArray[np.bool_],
         masks: IntArray | None,
         finished: NDArray[np.bool_] | None,
         stopped: NDArray[np.bool_] | None,
     ) -> None:
-        """Go on to each row's next step.
+        """What an earlier step came to.
 
         Args:
-            masks: [R] how many the row's block has left; None where the plan says so, or nobody asks.
-            finished: [R] whether the row's block is done, whatever steps it has left; None where none is.
+            step: the step.
+            of: [R] bool, the rows that took it.
+            masks: [R] how many the row's block had left; None where the plan says so, or nobody asks.
+            finished: [R] whether the row's block was done, whatever steps it had left; None where none was.
             stopped: [R] whether the rest of the row can be left out; None where none can.
         """
-        following = self._cursor + 1
-        if masks is not None or finished is not None:
-            after_block = self.current_steps().after_block
-            if finished is not None:
-                following = np.where(finished, after_block, following)
-            if masks is not None:
-                self._measured = np.where(following < after_block, masks, -1)
+        cursor = self._cursor
+        if finished is not None:
+            cursor = np.where(of & finished, np.maximum(cursor, step.after_block), cursor)
+        if masks is not None:
+            self._measured = np.where(
+                of & (cursor < step.after_block), masks, np.where(of, -1, self._measured)
+            )
+        elif finished is not None:
+            self._measured = np.where(of & finished, -1, self._measured)
         if stopped is not None:
-            following = np.where(stopped, self._plan.lengths[self.rows], following)
-        self._cursor = np.where(self.unfinished, following, self._cursor)
+            cursor = np.where(of & stopped, self._plan.lengths[self.rows], cursor)
+        self._cursor = cursor
+
+    def replace_rows(self, rows: IntArray, sizes: Sequence[Sequence[int]]) -> None:
+        """Begin with other rows in place of some, of which none has been dropped yet.
+
+        Args:
+            rows: [R] which make way.
+            sizes: by new row, how many masks each block has.
+        """
+        self._plan.replace_rows(rows, sizes)
+        self._cursor[rows], self._measured[rows], self.forward_passes[rows] = 0, -1, 0

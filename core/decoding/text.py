@@ -7,15 +7,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from opendllm.core.checkpoints.text_codec import TextCodec
-from opendllm.core.decoding.compiled_shapes import ROW_LENGTH_MULTIPLE, round_up
+from opendllm.core.decoding.compiled_shapes import plan_shapes, shapes_line
 from opendllm.core.decoding.decoder import decode
 from opendllm.core.decoding.options import DecoderOptions
 from opendllm.core.decoding.proposer import NotFiniteError
+from opendllm.core.decoding.row_pool import FinishedRow, WaitingRow, decode_waiting, padded_rows
 from opendllm.core.decoding.tracing import CanvasLists, row_trace
 from opendllm.core.foundation.decoding_traces import RowTrace
+from opendllm.core.foundation.notices import tell_once
 from opendllm.registries.backbones import DiffusionLM
 from opendllm.registries.errors import UserError
 from opendllm.registries.gaps import Gap
@@ -54,7 +55,7 @@ class Written:
         tokens: every id that was asked for, also those after it.
         kept_tokens: how many of them `text` is made of.
         forward_passes: that the row took part in.
-        seconds: its share of its batch's wall time.
+        seconds: its share of the wall time, of all that was written side by side.
         trace: the row's ids before the first and after every step, where asked for; with what fills the last
             block beyond `tokens`, see `write`.
         row_trace: the same as what each step changed.
@@ -112,6 +113,9 @@ def write(
 ) -> Iterator[tuple[int, Written]]:
     """Fill every gap; rows of similar length go together, so results come out of order.
 
+    As many as `batch_size` are written side by side; one that is finished makes way for another, which
+    changes no result.
+
     Where the model `fills_last_block`, a gap at its row's end goes on to the end of its last block, as far as
     the context reaches; what stands beyond the length that is asked for is cut off afterwards.
 
@@ -123,46 +127,77 @@ def write(
             that isn't finite.
     """
     rows = [_row(lm, codec, each.gap, options, f" {number}") for number, each in enumerate(gaps)]
-    order = sorted(range(len(rows)), key=lambda index: (len(rows[index].ids), index))
-    device = next(lm.module.parameters()).device
-    # Compiled, the last batch is filled up to the number of rows that the others have.
-    height = min(batch_size, len(rows)) if options.compile else 0
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
-        multiple = ROW_LENGTH_MULTIPLE if options.compile else 1
-        canvas, attention_mask = _pad([rows[index].ids for index in chosen], lm, device, height, multiple)
-        seeds = torch.zeros(len(canvas), dtype=torch.int64)
-        seeds[: len(chosen)] = torch.tensor([gaps[index].seed for index in chosen])
-        seeds = seeds.to(device)
-        started = time.perf_counter()
+    waiting = [WaitingRow(at, row.ids, gaps[at].seed) for at, row in enumerate(rows)]
+    shapes = plan_shapes([len(row.ids) for row in rows], batch_size, bool(options.compile)) if rows else []
+    if options.compile:
+        tell_once(shapes_line(shapes))
+    for shape in shapes:
+        members = [waiting[at] for at in shape.members]
         try:
-            decoded = decode(lm, canvas, attention_mask, sampler, options, seeds, keep_trace)
+            # A trace is of a whole canvas, and rows that grow and shrink share one as long as they are.
+            if keep_trace or sampler.edits_length:
+                for start in range(0, len(members), batch_size):
+                    batch = members[start : start + batch_size]
+                    for done, traced in _traced(lm, batch, sampler, options, keep_trace):
+                        yield done.number, _written(lm, codec, rows[done.number], done, traced)
+                continue
+            for done in decode_waiting(lm, members, shape.rows, shape.length, sampler, options):
+                yield done.number, _written(lm, codec, rows[done.number], done)
         except NotFiniteError as error:
             raise UserError(
-                f"prompt {chosen[error.row]}: the model's logits at position {error.column} are not finite"
+                f"prompt {error.row}: the model's logits at position {error.column} are not finite"
             ) from error
-        tokens, is_written = decoded.tokens.tolist(), decoded.written.tolist()
-        seconds = (time.perf_counter() - started) / len(chosen)
-        canvases = [CanvasLists.of(snapshot) for snapshot in decoded.snapshots]
-        for row, index in enumerate(chosen):
-            written = [token for token, new in zip(tokens[row], is_written[row], strict=True) if new]
-            written = written[: len(written) - rows[index].surplus]
-            end = next((at for at, token in enumerate(written) if token in lm.stops), len(written))
-            kept = written[:end]
-            traced = [canvas.row(row) for canvas in canvases]
-            editable = decoded.origin[row][decoded.written[row]].tolist() if traced else []
-            yield (
-                index,
-                Written(
-                    codec.decode(kept, rows[index].ids[: rows[index].given]),
-                    tuple(written),
-                    len(kept),
-                    int(decoded.forward_passes[row]),
-                    seconds,
-                    tuple(tuple(canvas.tokens) for canvas in traced),
-                    row_trace(traced, frozenset(editable), lm.mask_token_id) if traced else None,
-                ),
-            )
+
+
+def _written(
+    lm: DiffusionLM, codec: TextCodec, row: _Row, done: FinishedRow, traced: _Traced | None = None
+) -> Written:
+    written = done.written[: len(done.written) - row.surplus]
+    end = next((at for at, token in enumerate(written) if token in lm.stops), len(written))
+    return Written(
+        codec.decode(written[:end], row.ids[: row.given]),
+        tuple(written),
+        end,
+        done.forward_passes,
+        done.seconds,
+        () if traced is None else traced.trace,
+        None if traced is None else traced.row_trace,
+    )
+
+
+@dataclass(frozen=True)
+class _Traced:
+    """See `Written`."""
+
+    trace: tuple[tuple[int, ...], ...]
+    row_trace: RowTrace
+
+
+def _traced(
+    lm: DiffusionLM, rows: Sequence[WaitingRow], sampler: Sampler, options: DecoderOptions, keep_trace: bool
+) -> Iterator[tuple[FinishedRow, _Traced | None]]:
+    """Rows that are written together, from the first step to the last, and how."""
+    device = next(lm.module.parameters()).device
+    canvas, real = padded_rows([row.ids for row in rows], lm, max(len(row.ids) for row in rows))
+    seeds = torch.tensor([row.seed for row in rows], dtype=torch.int64, device=device)
+    started = time.perf_counter()
+    try:
+        decoded = decode(lm, canvas.to(device), real.to(device), sampler, options, seeds, keep_trace)
+    except NotFiniteError as error:
+        raise NotFiniteError(rows[error.row].number, error.column) from error
+    tokens, is_written = decoded.tokens.cpu(), decoded.written.cpu()
+    seconds = (time.perf_counter() - started) / len(rows)
+    canvases = [CanvasLists.of(snapshot) for snapshot in decoded.snapshots]
+    for at, row in enumerate(rows):
+        written = tokens[at][is_written[at]].tolist()
+        done = FinishedRow(row.number, written, int(decoded.forward_passes[at]), seconds)
+        found = [each.row(at) for each in canvases]
+        traced = None
+        if found:
+            editable = frozenset(decoded.origin[at][decoded.written[at]].tolist())
+            trace = tuple(tuple(each.tokens) for each in found)
+            traced = _Traced(trace, row_trace(found, editable, lm.mask_token_id))
+        yield done, traced
 
 
 def why_unfit(lm: DiffusionLM, codec: TextCodec, gap: Gap, options: DecoderOptions) -> str | None:
@@ -207,18 +242,3 @@ def _end_of_block(lm: DiffusionLM, length: int) -> int:
     if lm.logit_shift and (length - 1) % block_length == 0:
         return length  # the block before, which is clean, predicts a block's first token
     return min(length + -length % block_length, lm.context_length)
-
-
-def _pad(
-    rows: list[list[int]], lm: DiffusionLM, device: torch.device, min_rows: int, multiple: int
-) -> tuple[Tensor, Tensor]:
-    """Rows and attention mask [B, L], B at least `min_rows`, L a `multiple`; further rows are one token."""
-    height, length = max(len(rows), min_rows), round_up(max(map(len, rows)), multiple)
-    filler = next((stop for stop in lm.stops if stop < lm.vocab_size), 0)
-    canvas = torch.full((height, length), filler)
-    attention_mask = torch.zeros(height, length, dtype=torch.bool)
-    attention_mask[len(rows) :, 0] = True
-    for row, ids in enumerate(rows):
-        canvas[row, : len(ids)] = torch.tensor(ids)
-        attention_mask[row, : len(ids)] = True
-    return canvas.to(device), attention_mask.to(device)

@@ -8,13 +8,15 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
 
 from opendllm.core.checkpoints.text_codec import TextCodec
 from opendllm.core.decoding.chat import chat_prompt
+from opendllm.core.decoding.graph_calls import GraphTiming
+from opendllm.core.decoding.kept_steps import release_steps
 from opendllm.core.decoding.options import DecoderOptions
 from opendllm.core.decoding.text import SeededGap, encode, why_unfit, write
 from opendllm.core.evaluation.shards import take_shard
@@ -62,6 +64,7 @@ class Asked:
         likelihood_estimator: see `log_likelihood`.
         likelihood_draws: Monte-Carlo draws a text.
         seed: with task and sample it seeds each answer, so nothing depends on batches or order.
+        graphs: what CUDA graphs have cost, of each replica that is done.
     """
 
     replicas: Sequence[Replica]
@@ -72,6 +75,7 @@ class Asked:
     likelihood_estimator: Estimator
     likelihood_draws: int
     seed: int
+    graphs: list[GraphTiming] = field(default_factory=list)
 
 
 def fingerprint(request: LikelihoodRequest) -> str:
@@ -173,7 +177,10 @@ def _answer(
     texts = {key: r for key, r in requests.items() if isinstance(r, LikelihoodRequest)}
     blanks = {key: r for key, r in requests.items() if isinstance(r, GenerationRequest)}
     yield from _score_likelihoods(asked, replica, texts, sequence_length)
-    yield from _write_answers(asked, replica, blanks)
+    try:
+        yield from _write_answers(asked, replica, blanks)
+    finally:  # the next benchmark may want the memory for something else
+        asked.graphs.append(release_steps(replica.lm))
 
 
 def _score_likelihoods(

@@ -101,6 +101,8 @@ def evaluate_variant(
         # 4. The first process says what the result lacks, and writes it.
         for message in _shortcomings(evaluation, entry.benchmark.name, samples):
             on_message(visible(f"{variant.name}: {label}: {message}"))
+        if evaluation is not None and evaluation.graphs is not None:
+            on_message(f"{variant.name}: {label}: {evaluation.graphs}")
         if evaluation is not None and evaluation.scores is not None:
             write_result(folder / "results" / f"{label}.json", benchmark, evaluation, about)
         # 5. One of the answers once more, step by step, for the report to play.

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from opendllm.core.decoding.chat import chat_template_of
+from opendllm.core.decoding.graph_calls import GraphTiming
 from opendllm.core.evaluation.answering import (
     Asked,
     answer_all,
@@ -52,6 +53,7 @@ class Evaluation:
         unasked: task id -> why it couldn't be put to the model, so that its answers count as wrong.
         peak_memory_bytes: while answers were given; None where all were on file.
         first_text: a request for a text, with its answer's key; None where there is none.
+        graphs: what CUDA graphs cost this process; None where there were none.
     """
 
     scores: Scores | None
@@ -64,6 +66,7 @@ class Evaluation:
     tokens: int
     peak_memory_bytes: int | None = None
     first_text: tuple[SampleKey, GenerationRequest] | None = None
+    graphs: GraphTiming | None = None
 
 
 OnProgress = Callable[[int, int, float | None], None]
@@ -131,6 +134,7 @@ def evaluate(
         answers.add(record)
         progress.add(record)
     peak_memory = peak_memory_bytes() if pending else None
+    graphs = GraphTiming.summed(asked.graphs)
     answers.gather(wanted)
     if not shard.is_first:
         return None
@@ -144,6 +148,7 @@ def evaluate(
         evaluation_of(scores, records),
         peak_memory_bytes=peak_memory,
         first_text=_first_text(wanted, answers, asked.options.max_new_tokens),
+        graphs=graphs if graphs.graphs else None,
     )
 
 
@@ -236,9 +241,11 @@ def write_result(path: Path, benchmark: Benchmark, evaluation: Evaluation, about
     path.parent.mkdir(parents=True, exist_ok=True)
     scores = evaluation.scores
     assert scores is not None
+    before = _speed_on_file(path)
     memory = evaluation.peak_memory_bytes
     if memory is None:
-        memory = _peak_memory_on_file(path)
+        memory = before.get("peak_memory_bytes")
+    graphs = before.get("graphs") if evaluation.graphs is None else asdict(evaluation.graphs)
     write_json(
         path,
         {
@@ -257,6 +264,7 @@ def write_result(path: Path, benchmark: Benchmark, evaluation: Evaluation, about
                 "texts": evaluation.texts,
                 "tokens": evaluation.tokens,
                 "peak_memory_bytes": memory,
+                **({} if graphs is None else {"graphs": graphs}),
             },
         },
     )
@@ -266,12 +274,12 @@ def _metric(metric: Metric) -> dict[str, Any]:
     return {name: value for name, value in asdict(metric).items() if value is not None}
 
 
-def _peak_memory_on_file(result: Path) -> int | None:
+def _speed_on_file(result: Path) -> dict[str, Any]:
     """Of when the answers were given, as an earlier result says it."""
     with suppress(UserError):
         speed = read_json_object(result, optional=True).get("speed")
-        return speed.get("peak_memory_bytes") if isinstance(speed, dict) else None
-    return None
+        return speed if isinstance(speed, dict) else {}
+    return {}
 
 
 class _Progress:

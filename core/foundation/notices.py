@@ -13,3 +13,10 @@ def warn_once(line: str) -> None:
     """Say `line`, once in a process and by the first of a run's processes only."""
     if is_first_process():
         print(f"warning: {line}", file=sys.stderr)
+
+
+@cache
+def tell_once(line: str) -> None:
+    """Say what goes on, not that anything is wrong; see `warn_once`."""
+    if is_first_process():
+        print(line, file=sys.stderr)

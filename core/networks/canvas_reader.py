@@ -68,10 +68,17 @@ class CanvasCache(Cache):
         """Every column has an entry."""
         return self._length
 
-    def clear(self) -> None:
-        """Forget all entries: masked ones count with a weight of 0, which a NaN survives."""
+    def allocate_like(self, other: CanvasCache) -> int:
+        """Make room for the entries of all layers, each like another cache's; gives how many bytes."""
+        for own, theirs in ((self.keys, other.keys), (self.values, other.values)):
+            for store in theirs:
+                own.append(store.new_zeros(self._rows, store.shape[1], self._length + 1, store.shape[3]))
+        return sum(store.nbytes for store in (*self.keys, *self.values))
+
+    def clear(self, rows: Tensor) -> None:
+        """Forget all entries of some rows: masked ones count with a weight of 0, which a NaN survives."""
         for store in (*self.keys, *self.values):
-            store.zero_()
+            store.index_fill_(0, rows.to(store.device), 0)
 
     def select_rows(self, rows: Tensor) -> None:
         """Forget the other rows."""
@@ -105,14 +112,15 @@ class TransformersReader(CanvasReader):
         self._network = network
         self._pattern = pattern
         self._predictors_of = predictors
-        self._predictors = predictors(inputs.segments).contiguous()
-        self._positions = inputs.positions.contiguous()
+        # Copies: other rows are written into them.
+        self._predictors = predictors(inputs.segments).clone(memory_format=torch.contiguous_format)
+        self._positions = inputs.positions.clone(memory_format=torch.contiguous_format)
         real = inputs.segments != PADDING_SEGMENT
         self._real = None if bool(real.all()) else real
-        self._blocks = pattern.blocks(inputs.positions)
+        self._blocks = pattern.blocks(self._positions)
         self._cache = CanvasCache(*inputs.tokens.shape) if use_kv_cache else None
         self._read = network_states if compiled is None else compiled
-        self._whole = self._visible(self._blocks)
+        self._is_fixed = False
 
     def states(self, tokens: Tensor, at: TokenPositions, refresh: RefreshSpan | None = None) -> Tensor:
         """See `CanvasReader.states`."""
@@ -120,14 +128,16 @@ class TransformersReader(CanvasReader):
         if refresh is None:
             if self._cache is not None:
                 self._cache.rows, self._cache.columns = None, None
-            hidden = self._read(self._network, tokens, self._positions, self._whole, self._cache)
+            visible = self._visible(self._blocks)
+            hidden = self._read(self._network, tokens, self._positions, visible, self._cache)
             return hidden[at.rows, sources]
         assert self._cache is not None
         length = tokens.shape[1]
         rows = slice(None) if refresh.rows is None else refresh.rows
         columns = refresh.first[:, None] + torch.arange(refresh.width, device=tokens.device)
         inside = columns <= refresh.last[:, None]
-        read_columns = torch.where(inside, columns, refresh.last[:, None])
+        # A row whose last column is left of its first one is read for nothing.
+        read_columns = torch.where(inside, columns, refresh.last[:, None].clamp(min=0))
         self._cache.rows = refresh.rows
         self._cache.columns = torch.where(inside, columns, length)
         self._cache.seen = length if refresh.seen is None else refresh.seen
@@ -147,26 +157,38 @@ class TransformersReader(CanvasReader):
             number = torch.zeros(tokens.shape[0], dtype=torch.int64, device=tokens.device)
             number[refresh.rows] = torch.arange(len(refresh.rows), device=tokens.device)
             within = number[at.rows]
-        return hidden[within, sources - refresh.first[within]]
+        # Nor is anybody asked for its states: they are some of those that are there.
+        return hidden[within, (sources - refresh.first[within]).clamp(0, refresh.width - 1)]
 
-    def restart(self, inputs: ModelInputs) -> bool:
-        """See `CanvasReader.restart`."""
+    def replace_rows(self, rows: Tensor, inputs: ModelInputs) -> bool:
+        """See `CanvasReader.replace_rows`."""
         real = inputs.segments != PADDING_SEGMENT
+        if self._real is None and not bool(real.all()):
+            if self._is_fixed:
+                return False
+            self._real = torch.ones_like(self._positions, dtype=torch.bool)
         if self._real is not None:
-            self._real.copy_(real)
-        elif not bool(real.all()):
-            return False
+            self._real[rows] = real
         if self._cache is not None:
-            self._cache.clear()
-        self._predictors.copy_(self._predictors_of(inputs.segments))
-        self._positions.copy_(inputs.positions)
+            self._cache.clear(rows)
+        self._predictors[rows] = self._predictors_of(inputs.segments)
+        self._positions[rows] = inputs.positions
         blocks = self._pattern.blocks(inputs.positions)
         if self._blocks is not None and blocks is not None:
-            self._blocks.copy_(blocks)
-        whole = self._visible(self._blocks)
-        if self._whole is not None and whole is not None:
-            self._whole.copy_(whole)
+            self._blocks[rows] = blocks
         return True
+
+    def fix_memory(self) -> int:
+        """See `CanvasReader.fix_memory`."""
+        self._is_fixed = True
+        own = (self._predictors, self._positions, self._real, self._blocks)
+        size = sum(each.nbytes for each in own if each is not None)
+        if self._cache is None:
+            return size
+        # One token tells what a layer keeps, in any architecture and wherever its layers lie.
+        probe, token = CanvasCache(1, 1), torch.zeros_like(self._positions[:1, :1])
+        network_states(self._network, token, token, None, probe)
+        return size + self._cache.allocate_like(probe)
 
     def select_rows(self, rows: Tensor) -> None:
         """See `CanvasReader.select_rows`."""
@@ -174,7 +196,6 @@ class TransformersReader(CanvasReader):
         self._positions = self._positions[rows]
         self._real = None if self._real is None else self._real[rows]
         self._blocks = None if self._blocks is None else self._blocks[rows]
-        self._whole = self._visible(self._blocks)
         if self._cache is not None:
             self._cache.select_rows(rows)
 

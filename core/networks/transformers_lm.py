@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -213,7 +214,7 @@ class TransformersLM(DiffusionLM):
         return TransformersReader(
             self.module.network,
             self.attention,
-            self.predictors,
+            self.module.predictors,
             inputs,
             use_kv_cache,
             self._compiled if compiled else None,
@@ -225,6 +226,7 @@ class TransformersLM(DiffusionLM):
         on_gpu = next(self.module.parameters()).is_cuda
         if not on_gpu and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
             raise UserError("compile needs a C++ compiler on a CPU, and none is installed: leave it out")
+        _keep_kernels()
         # Beyond the limit, 8 by default, a further shape (or model) would be run uncompiled from then on.
         limits = torch._dynamo.config
         limits.recompile_limit = max(limits.recompile_limit, COMPILED_SHAPES)
@@ -307,6 +309,16 @@ class TransformersLM(DiffusionLM):
         if self.stops:
             stops = {"eos_token_id": list(self.stops) if len(self.stops) > 1 else self.stops[0]}
             (folder / GENERATION_FILE).write_text(json.dumps(stops, indent=2) + "\n")
+
+
+def _keep_kernels() -> None:
+    """Between runs, in a folder of the user's, unless TORCHINDUCTOR_CACHE_DIR says where: torch's own choice
+    is a temporary folder."""
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = caches / "open-dllm" / "inductor"
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
 
 
 def _refuse_time(inputs: ModelInputs) -> None:

@@ -20,6 +20,7 @@ from opendllm.core.decoding.decoder import decode
 from opendllm.core.decoding.options import DecoderOptions
 from opendllm.core.decoding.proposer import NotFiniteError
 from opendllm.core.decoding.text import SeededGap, write
+from opendllm.core.foundation.notices import tell_once
 from opendllm.core.language_model import LanguageModel
 from opendllm.core.toolkit.ranking import rank_in_row
 from opendllm.registries.discovery import installed_plugins
@@ -88,7 +89,7 @@ def test_steps_of_fixed_shapes_are_the_same_steps(
         assert torch.equal(plain.tokens, same.tokens)
         assert torch.equal(plain.forward_passes, same.forward_passes)
     # One for rows that are padded, one for others: the third canvas came into the first one's memory.
-    assert len(vars(model.lm)["_fixed_steps"]) == 2
+    assert len(vars(model.lm)["_kept_steps"]) == 2
 
 
 @pytest.mark.parametrize("name", OF_OTHER_NOISE)
@@ -237,11 +238,13 @@ def test_a_row_without_masks_is_no_hindrance(cache: str, traced: Callable[[str],
     assert compiled.forward_passes.tolist() == [7, 0]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("cache", ["none", "prefix", "dual"])
-def test_few_shapes_are_compiled(cache: str, traced: Callable[[str], LanguageModel]) -> None:
-    """Prompts of ten lengths, the last batch not full: whatever else had a shape of its own would be slow."""
-    model = traced("llada")
+def test_few_shapes_are_compiled(
+    cache: str, fixed: Callable[[str], LanguageModel], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Prompts of ten lengths, four at a time: whatever else had a shape of its own would be slow."""
+    model = fixed("llada")
+    tell_once.cache_clear()
     lengths = range(3, 22, 2)
     gaps = [SeededGap(Gap("x" * length, "y" * (length % 3), 9), length) for length in lengths]
     sampler = installed_plugins().samplers.get("confidence-threshold").build({"threshold": 0.02})
@@ -255,8 +258,9 @@ def test_few_shapes_are_compiled(cache: str, traced: Callable[[str], LanguageMod
     found = dict(write(model.lm, letters(), gaps, sampler, compiled, 4))
     assert [found[index].tokens for index in range(10)] == [plain[index].tokens for index in range(10)]
     assert [found[n].forward_passes for n in range(10)] == [plain[n].forward_passes for n in range(10)]
+    assert "10 texts in 1 shape (rows x tokens): 4 x 128" in capsys.readouterr().err
     widths = {"none": [128], "prefix": [128], "dual": [32, 128]}[cache]
-    assert shapes <= {(rows, width) for rows in (1, 2, 4) for width in widths}
+    assert shapes <= {(rows, width) for rows in (1, 2, 4) for width in widths} | {(1, 1)}
 
 
 @pytest.mark.slow

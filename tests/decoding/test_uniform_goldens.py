@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from opendllm.core.decoding import decoder
+from opendllm.core.decoding import prepared_rows
 from opendllm.core.decoding.distributions import ChunkedDistributions
 from opendllm.core.decoding.proposals import Filters
 from opendllm.core.language_model import LanguageModel
@@ -320,7 +320,7 @@ def test_runs(
     if entry.get("noise") == "cosine":
         schedule = SimpleNamespace(options=schedule.options, build=DuoCosine)
     model.lm.noise = TrainedNoise(schedule)
-    monkeypatch.setattr(decoder, "start_of", lambda *_: prior)
+    monkeypatch.setattr(prepared_rows, "start_of", lambda *_: prior)
     drawn = iter(draws)
 
     def draw(self: Posterior, weights: Tensor, tokens: Tensor, mask_token_id: int, _: Tensor) -> Tensor:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from opendllm.core.checkpoints.text_codec import codec_of
 from opendllm.core.data.tokenizers import train_tokenizer
+from opendllm.core.decoding import kept_steps
 from opendllm.core.decoding.options import DecoderOptions
 from opendllm.core.evaluation.answering import Asked, Replica
 from opendllm.core.evaluation.answers import AnswerFile
@@ -97,6 +100,36 @@ def ask(
     )
     assert evaluation is not None
     return evaluation
+
+
+def test_graphs_are_counted_said_and_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A later run that finds all answers on file says what they had cost."""
+
+    class Again:
+        """A graph that calls the function again."""
+
+        def capture(self, function: Callable[[], None]) -> SimpleNamespace:
+            return SimpleNamespace(replay=function)
+
+    monkeypatch.setattr(kept_steps, "captures_on", lambda _device: Again())
+    monkeypatch.setattr(torch, "compile", lambda function, **_options: function)
+    monkeypatch.setattr("shutil.which", lambda _name: "a compiler")
+    plain = Questions(infillings())
+    ask(plain, tmp_path / "plain.jsonl")
+    monkeypatch.setattr(f"{__name__}.DecoderOptions", partial(DecoderOptions, compile=True))
+    benchmark, lm = Questions(infillings()), tiny_lm()
+    monkeypatch.setattr(f"{__name__}.tiny_lm", lambda: lm)
+    first = ask(benchmark, tmp_path / "s.jsonl")
+    assert benchmark.answers == plain.answers
+    assert first.graphs is not None
+    assert first.graphs.shapes == 1
+    assert "graphs for canvases of 1 shape captured in 0." in str(first.graphs)
+    assert "_kept_steps" not in vars(lm)
+    again = ask(Questions(infillings()), tmp_path / "s.jsonl")
+    assert again.graphs is None
+    for evaluation in (first, again):
+        write_result(tmp_path / "r.json", benchmark, evaluation, {})
+        assert json.loads((tmp_path / "r.json").read_text())["speed"]["graphs"] == asdict(first.graphs)
 
 
 def keys_of(path: Path) -> list[tuple[str, str, int]]:

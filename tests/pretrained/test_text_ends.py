@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from tokenizers import AddedToken
 
 from opendllm.core import load
 from opendllm.core.checkpoints.export import export_model
 from opendllm.core.data.prepared import prepare
+from opendllm.core.decoding.row_pool import FinishedRow, WaitingRow
 from opendllm.core.evaluation.text_likelihood import TextToScore, score_texts
 from opendllm.core.language_model import LanguageModel
 from opendllm.core.manifest.schema import Data
@@ -46,16 +47,11 @@ def folder(autoregressive: Path) -> Path:
 def writes(model: LanguageModel, tokens: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the model write these, from wherever its gap begins."""
 
-    def sample(lm: Any, canvas: torch.Tensor, *_: Any) -> Any:
-        from opendllm.core.decoding.decoder import Decoded
+    def written(_lm: Any, waiting: Sequence[WaitingRow], *_: Any) -> Iterator[FinishedRow]:
+        for row in waiting:
+            yield FinishedRow(row.number, tokens, 1, 0.0)
 
-        gap = canvas == lm.mask_token_id
-        written = canvas.clone()
-        for row in range(len(canvas)):
-            written[row, gap[row]] = torch.tensor(tokens)
-        return Decoded(written, torch.ones(len(canvas), dtype=torch.int64), gap | ~gap, gap, [], gap.long())
-
-    monkeypatch.setattr("opendllm.core.decoding.text.decode", sample)
+    monkeypatch.setattr("opendllm.core.decoding.text.decode_waiting", written)
 
 
 @pytest.mark.parametrize("stop", [0, 7, 8, 290, 291])

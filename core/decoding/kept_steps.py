@@ -1,0 +1,128 @@
+"""The fixed steps that a model keeps from call to call, with their graphs and keys, within a bound."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Hashable
+
+import torch
+
+from opendllm.core.decoding.fixed_step import FixedStep
+from opendllm.core.decoding.graph_calls import GraphCalls, GraphTiming, captures_on
+from opendllm.core.decoding.options import DecoderOptions
+from opendllm.registries.backbones import DiffusionLM
+from opendllm.registries.samplers import Sampler
+
+KEPT_BYTES = 2 << 30
+"""Of keys and values beside those in use; of the shape that was used last, however large it is."""
+
+
+class KeptSteps:
+    """Of one model. A step that is in use is not among them, so that nobody else takes it.
+
+    Attributes:
+        timing: what its graphs have cost.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.timing = GraphTiming()
+        self._captures = captures_on(device)
+        self._kept: dict[Hashable, FixedStep] = {}
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def take(
+        self, lm: DiffusionLM, shape: tuple[int, int, bool], sampler: Sampler, options: DecoderOptions
+    ) -> FixedStep:
+        """The step for a shape: the kept one, or a new one; see `FixedStep`."""
+        found = self._kept.pop(_key(lm, shape, sampler, options), None)
+        if found is not None:
+            return found
+        self._evict(KEPT_BYTES)
+        self.timing.shapes += 1
+        # Weak: what the model keeps must not keep the model.
+        model: DiffusionLM = weakref.proxy(lm)
+        calls = GraphCalls(self._captures, self.timing, _weakly(self))
+        try:
+            return FixedStep(model, shape, sampler, options, calls)
+        except torch.OutOfMemoryError:
+            if not self.make_room():
+                raise
+            return FixedStep(model, shape, sampler, options, calls)
+
+    def give_back(
+        self,
+        step: FixedStep,
+        lm: DiffusionLM,
+        shape: tuple[int, int, bool],
+        sampler: Sampler,
+        options: DecoderOptions,
+    ) -> None:
+        """Keep a step for the next call."""
+        self._evict(KEPT_BYTES - step.memory_bytes)
+        self._kept[_key(lm, shape, sampler, options)] = step
+
+    def make_room(self) -> bool:
+        """Forget all that is not in use; gives whether there was any."""
+        was_any = bool(self._kept)
+        self._evict(0)
+        if was_any and torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+        return was_any
+
+    def _evict(self, most_bytes: int) -> None:
+        """The ones used longest ago, until the others take no more than that."""
+        while self._kept and (most_bytes <= 0 or sum(map(_bytes, self._kept.values())) > most_bytes):
+            self._kept.pop(next(iter(self._kept)), None)
+
+
+def kept_steps(lm: DiffusionLM) -> KeptSteps:
+    """Those of a model."""
+    found: KeptSteps | None = vars(lm).get("_kept_steps")
+    if found is None:
+        found = KeptSteps(next(lm.module.parameters()).device)
+        found = vars(lm).setdefault("_kept_steps", found)
+    assert found is not None
+    return found
+
+
+def release_steps(lm: DiffusionLM) -> GraphTiming:
+    """Give back the memory of a model's graphs and of the keys that they read; gives what they had cost."""
+    kept: KeptSteps | None = vars(lm).pop("_kept_steps", None)
+    if kept is None:
+        return GraphTiming()
+    kept.make_room()
+    return kept.timing
+
+
+def _key(
+    lm: DiffusionLM, shape: tuple[int, int, bool], sampler: Sampler, options: DecoderOptions
+) -> Hashable:
+    """Also where the weights lie: graphs read them there, and nowhere else."""
+    weights = hash(tuple((each.data_ptr(), each.dtype) for each in lm.module.parameters()))
+    return shape, _identity(sampler), options, weights
+
+
+def _identity(sampler: Sampler) -> Hashable:
+    """Equal for samplers that decide alike."""
+    try:
+        identity = (type(sampler), tuple(sorted(vars(sampler).items())))
+        hash(identity)
+    except TypeError:
+        return sampler
+    return identity
+
+
+def _bytes(step: FixedStep) -> int:
+    return step.memory_bytes
+
+
+def _weakly(kept: KeptSteps) -> Callable[[], bool]:
+    reference = weakref.ref(kept)
+
+    def make_room() -> bool:
+        found = reference()
+        return found is not None and found.make_room()
+
+    return make_room
