@@ -264,8 +264,14 @@ def _read(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
     return None
 
 
-def _restarted(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
+def _replaced(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
     return _a(bool, "whether it does", result)
+
+
+def _fixed(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
+    if result is None or (isinstance(result, int) and not isinstance(result, bool)):
+        return None
+    return f"gave {described(result)}, and a number of bytes, or None, was expected"
 
 
 def _network(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
@@ -365,7 +371,8 @@ RESULT_CHECKS: Mapping[tuple[str, str], Check] = {
     ("DiffusionLM", "reader"): _reader,
     ("DiffusionLM", "stops"): _stops,
     ("CanvasReader", "states"): _read,
-    ("CanvasReader", "restart"): _restarted,
+    ("CanvasReader", "replace_rows"): _replaced,
+    ("CanvasReader", "fix_memory"): _fixed,
     ("DiffusionLM", "negative_log_likelihood"): _likelihoods,
 }
 """By contract and method; of the first call of each plugin."""
