@@ -55,7 +55,7 @@ def keep_contract(
         )
         found = subprocess.run(
             [
-                sys.executable, "-m", "pytest", str(file), "-q", "-rs", "--tb=line", "--no-header",
+                sys.executable, "-m", "pytest", str(file), "-q", "-rfEs", "--tb=line", "--no-header",
                 "-c", os.devnull, "--rootdir", folder, "-p", "no:cacheprovider",
             ],
             check=False,
