@@ -68,6 +68,11 @@ class Evaluation:
     first_text: tuple[SampleKey, GenerationRequest] | None = None
     graphs: GraphTiming | None = None
 
+    @property
+    def tokens_per_forward_pass(self) -> float | None:
+        """How many tokens of its text a row's forward pass gave, on average; None without a pass."""
+        return self.tokens / self.forward_passes if self.forward_passes else None
+
 
 OnProgress = Callable[[int, int, float | None], None]
 """Told (answers on file, answers wanted, their score so far where that is cheap)."""
@@ -260,6 +265,7 @@ def write_result(path: Path, benchmark: Benchmark, evaluation: Evaluation, about
             "speed": {
                 "tokens_per_second": evaluation.tokens_per_second,
                 "forward_passes": evaluation.forward_passes,
+                "tokens_per_forward_pass": evaluation.tokens_per_forward_pass,
                 "seconds": evaluation.seconds,
                 "texts": evaluation.texts,
                 "tokens": evaluation.tokens,

@@ -68,7 +68,7 @@ def speed_table(study: Study) -> Table:
                     _measured(speed.tokens_per_second if speed else None, number),
                     _measured(speed.forward_passes if speed else None, count),
                     _measured(speed.passes_a_text if speed else None, number),
-                    _measured(speed.tokens_a_pass if speed else None, number),
+                    _measured(speed.tokens_per_forward_pass if speed else None, number),
                     _measured(speed.seconds if speed else None, number),
                 )
             )

@@ -9,6 +9,7 @@ from typing import Any
 
 from opendllm.core.reporting.comparisons import Comparison
 from opendllm.core.reporting.contamination_tables import read_contamination
+from opendllm.core.reporting.parallelism import accuracy_metric, families, family_score
 from opendllm.core.reporting.records import BenchmarkResult, Curve, Estimate, Study, TrainingLog, Variant
 from opendllm.core.reporting.repeats import contenders
 
@@ -26,6 +27,7 @@ def render_json(study: Study, comparisons: Sequence[Comparison]) -> str:
         "published": _published(study),
         "contamination": {run.label or run.name: read_contamination(run.folder) for run in study.runs},
         "comparisons": [_comparison(comparison) for comparison in comparisons],
+        "aup": _aup(study),
         "provenance": {
             "plugins": {variant.label: dict(variant.plugins) for variant in study.variants},
             "results": {
@@ -41,6 +43,22 @@ def _published(study: Study) -> list[dict[str, Any]]:
     """What the manifests quote, each entry once."""
     entries = [asdict(entry) for run in study.runs for entry in run.published]
     return [entry for number, entry in enumerate(entries) if entry not in entries[:number]]
+
+
+def _aup(study: Study) -> list[dict[str, Any]]:
+    """Accuracy under parallelism of the families that were decoded at several settings; null if undefined."""
+    return [
+        {
+            "family": family.name,
+            "benchmark": benchmark,
+            "metric": metric,
+            "variants": [variant.label for variant in family.variants],
+            "aup": family_score(study, benchmark, metric, family),
+        }
+        for benchmark in study.benchmarks
+        if (metric := accuracy_metric(study, benchmark)) is not None
+        for family in families(study, benchmark)
+    ]
 
 
 def _variant(variant: Variant) -> dict[str, Any]:
@@ -104,7 +122,7 @@ def _result(result: BenchmarkResult) -> dict[str, Any]:
         "headline": list(result.headline),
         "lower_is_better": sorted(result.lower_is_better),
         "tasks": len(result.per_task),
-        "speed": asdict(result.speed),
+        "speed": asdict(result.speed) | {"tokens_per_forward_pass": result.speed.tokens_per_forward_pass},
         "settings": dict(result.settings),
         "notes": list(result.notes),
     }

@@ -76,13 +76,13 @@ def families(study: Study, benchmark: str) -> tuple[Family, ...]:
     groups: dict[tuple[object, ...], list[_Setting]] = {}
     for variant in study.variants:
         result = variant.benchmarks.get(benchmark)
-        if result is not None and result.speed.tokens_a_pass is not None:
+        if result is not None and result.speed.tokens_per_forward_pass is not None:
             values = dict(
                 leaves({key: value for key, value in result.settings.items() if key not in _OF_MODEL})
             )
             checkpoint = variant.training_digest or variant.trained_in or variant.label
             key = checkpoint, variant.seed, values.get("sampler.name", variant.sampler)
-            groups.setdefault(key, []).append(_Setting(variant, values, result.speed.tokens_a_pass))
+            groups.setdefault(key, []).append(_Setting(variant, values, result.speed.tokens_per_forward_pass))
     return tuple(family for members in groups.values() for family in _of_group(members))
 
 
@@ -151,12 +151,12 @@ def family_score(study: Study, benchmark: str, metric: str, family: Family) -> f
         if (estimate := result.metrics.get(metric)) is not None and estimate.value is not None
     )
     points = [
-        (result.speed.tokens_a_pass, 100 * estimate.value)
+        (result.speed.tokens_per_forward_pass, 100 * estimate.value)
         for variant in family.variants
         if (result := variant.benchmarks.get(benchmark)) is not None
         and (estimate := result.metrics.get(metric)) is not None
         and estimate.value is not None
-        and result.speed.tokens_a_pass is not None
+        and result.speed.tokens_per_forward_pass is not None
     ]
     return accuracy_under_parallelism(points, 100 * best)
 

@@ -87,7 +87,7 @@ class Speed:
         return self.forward_passes / self.texts if self.forward_passes and self.texts else None
 
     @property
-    def tokens_a_pass(self) -> float | None:
+    def tokens_per_forward_pass(self) -> float | None:
         """How many tokens of its text a forward pass gave, on average."""
         return self.tokens / self.forward_passes if self.tokens and self.forward_passes else None
 

@@ -22,7 +22,7 @@ Axis = tuple[str, bool, Callable[[Speed], float | None]]
 """What is on it, whether less of it is better, and where it is read."""
 SPEEDS: tuple[Axis, ...] = (
     ("forward passes a text", True, lambda speed: speed.passes_a_text),
-    ("tokens a forward pass", False, lambda speed: speed.tokens_a_pass),
+    ("tokens a forward pass", False, lambda speed: speed.tokens_per_forward_pass),
     ("tokens a second", False, lambda speed: speed.tokens_per_second),
 )
 PASS_AT = re.compile(r"(?P<before>.*)pass@(?P<k>\d+)(?P<after>.*)")

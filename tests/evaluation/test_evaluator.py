@@ -475,6 +475,7 @@ def test_a_result_says_what_the_answers_cost_also_when_they_are_on_file(tmp_path
     speed = json.loads((tmp_path / "r.json").read_text())["speed"]
     texts = [answer for answer in benchmark.answers if isinstance(answer, GeneratedText)]
     assert speed["texts"] == len(texts) == 6
+    assert speed["tokens_per_forward_pass"] == speed["tokens"] / speed["forward_passes"]
     assert 0 <= speed["tokens"] <= sum(len(answer.tokens) for answer in texts)
     assert speed["peak_memory_bytes"] > 50_000_000
     again = ask(benchmark, tmp_path / "s.jsonl")

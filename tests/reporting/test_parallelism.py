@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from opendllm.core.reporting.collect import read_study
 from opendllm.core.reporting.cost_tables import parallelism_table
+from opendllm.core.reporting.machine_readable import render_json
 from opendllm.core.reporting.parallelism import (
     accuracy_metric,
     accuracy_under_parallelism,
@@ -90,6 +92,21 @@ def test_settings_of_one_checkpoint_and_sampler_are_a_family(empty_run: FakeRun)
     assert said == ["p2-steps (steps varied)", "code", "pass@1", "2"]
     expected = accuracy_under_parallelism([(1.0, 40.0), (2.0, 36.0)], 40.0)
     assert aup.order == pytest.approx(expected)
+    study = read_study([empty_run.folder])
+    content = json.loads(render_json(study, []))
+    [found] = content["aup"]
+    assert found.pop("aup") == pytest.approx(expected)
+    assert found == {
+        "family": "p2-steps (steps varied)",
+        "benchmark": "code",
+        "metric": "pass@1",
+        "variants": ["p2-steps-16", "p2-steps-8"],
+    }
+    speeds = [
+        content["variants"][name]["benchmarks"]["code"]["speed"]["tokens_per_forward_pass"]
+        for name in ("p2-steps-8", "p2-steps-16")
+    ]
+    assert speeds == [2, 1]
 
 
 @pytest.mark.parametrize(
