@@ -199,7 +199,7 @@ def _sorted_options(
 ) -> tuple[Registration[Sampler], DecoderOptions, SamplerOptions]:
     """A sampler, by default that of the model's authors with what they set beside it."""
     chosen = installed_plugins().samplers.get(wanted.sampler or family.default_sampler)
-    defaults = default_options(family, stored_block_length(path)) if wanted.sampler is None else {}
+    defaults = default_options(family, stored_block_length(path, family)) if wanted.sampler is None else {}
     return chosen, *sort_over_defaults(wanted.options, defaults, chosen)
 
 
