@@ -85,7 +85,8 @@ class AnswerFile:
                 found.setdefault(key, record)
         for other, digest in others:
             for key, record in _records(other, digest).items():
-                found.setdefault(key, replace(record, digest=self.digest))
+                # What it took is counted where it was given.
+                found.setdefault(key, replace(record, digest=self.digest, seconds=0.0))
         wished = [key for key in order if key in found]
         self.records = {key: found[key] for key in [*wished, *found]}
         text = "".join(map(record_line, self.records.values()))

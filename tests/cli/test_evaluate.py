@@ -140,7 +140,13 @@ def test_a_grid_trains_once_and_computes_a_perplexity_once(
     assert all(len(lines) == 2 for lines in answers)
     for first, other in zip(answers[0], answers[2], strict=True):
         assert first.pop("digest") != other.pop("digest")
-        assert first == other  # the seconds that it took, too: taken over, not computed again
+        assert first.pop("seconds") > 0
+        assert other.pop("seconds") == 0  # taken over, not computed again
+        assert first == other
     found = [result(run) for run in runs]
     assert found[0]["metrics"] == found[1]["metrics"] == found[2]["metrics"]
     assert [each["settings"]["decoder"]["steps"] for each in found] == [1, 2, 3]
+    assert [each["speed"]["seconds"] > 0 for each in found] == [True, False, False]
+    assert here("run", "tiny.yaml", "--limit", "2", "--progress", "none")[0] == 0
+    again = [(run / "samples" / "perplexity.jsonl").read_text().splitlines() for run in runs]
+    assert again == samples
