@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -144,6 +145,17 @@ class Registration(Generic[ContractT]):
                 f"class or function of its options was expected"
             )
             raise PluginError(placed(message, self._hook_line))
+        if not _takes_options(implementation):
+            is_class = isinstance(implementation, type)
+            wanted = "give it `__init__(self, options)`" if is_class else "let it take `options` and no more"
+            message = (
+                f"{self.owner} cannot be built: {self.target}, which register_{self.kind} names, is called "
+                f"with its options, and doesn't take them alone: {wanted}"
+            )
+            own = vars(implementation).get("__init__") if is_class else None
+            raise PluginError(
+                placed(message, where_defined(own), where_defined(implementation), self._hook_line)
+            )
         built: Callable[[PluginOptions], ContractT] = implementation
         return built
 
@@ -201,6 +213,19 @@ class Registration(Generic[ContractT]):
             f"{contract.__module__}.{contract.__name__}"
         )
         return PluginError(placed(message, where_defined(implementation), self._hook_line))
+
+
+def _takes_options(implementation: Callable[..., object]) -> bool:
+    """Whether it can be called with one argument; True of what has no signature to look at."""
+    try:
+        signature = inspect.signature(implementation)
+    except (TypeError, ValueError):
+        return True
+    try:
+        signature.bind(None)
+    except TypeError:
+        return False
+    return True
 
 
 @dataclass(frozen=True)

@@ -151,6 +151,38 @@ def test_a_class_that_has_all_methods_and_not_the_contract(package: Any) -> None
     assert str(checked.value) == message
 
 
+INIT = "    def __init__(self, options):\n        pass\n"
+
+
+@pytest.mark.parametrize(
+    ("init", "place"),
+    [
+        ("", "# the class"),
+        ("    def __init__(self):  # init\n        pass\n", "# init"),
+        ("    def __init__(self, options, strength):  # init\n        pass\n", "# init"),
+        ("    def __init__(self, *, options):  # init\n        pass\n", "# init"),
+    ],
+)
+def test_a_class_that_does_not_take_its_options(package: Any, init: str, place: str) -> None:
+    plugins, _, heavy = package()
+    heavy.write_text(heavy.read_text().replace(INIT, init))
+    message = refusal(plugins)
+    assert message.startswith("noise_schedules/mine of stranger 1.0 cannot be built: stranger_")
+    assert "which register_noise_schedules names" in message
+    assert "give it `__init__(self, options)`" in message
+    assert message.endswith(line_of(heavy, place))
+    with pytest.raises(PluginError) as checked:
+        plugins.noise_schedules.get("mine").check()
+    assert str(checked.value) == message
+
+
+def test_a_function_that_does_not_take_its_options(package: Any) -> None:
+    plugins, _, heavy = package(rest=PRIME + "\n\ndef Mine():  # the factory\n    return 3\n")
+    message = refusal(plugins)
+    assert "let it take `options` and no more" in message
+    assert message.endswith(line_of(heavy, "# the factory"))
+
+
 def test_a_factory_is_checked_with_the_defaults_or_the_first_example(package: Any) -> None:
     factory = """
 def Mine(options):  # the factory
