@@ -79,7 +79,7 @@ class Registration(Generic[ContractT]):
     """FILE:LINE of the hook's call, for messages."""
 
     def __post_init__(self) -> None:
-        if not NAME_PATTERN.fullmatch(self.name):
+        if not (isinstance(self.name, str) and NAME_PATTERN.fullmatch(self.name)):
             raise PluginError(f"{self.name!r} is no plugin name: lower-case letters, digits, dashes")
         base = options_base(self.kind)
         if not (isinstance(self.options, type) and issubclass(self.options, base)):
@@ -98,8 +98,10 @@ class Registration(Generic[ContractT]):
         issue = wrong_class_attribute(self.options)
         if issue is not None:
             raise PluginError(f"options of {self.name!r}: {issue}")
-        if not TARGET_PATTERN.fullmatch(self.target):
-            raise PluginError(f"target {self.target!r} is not of the form 'module:attribute'")
+        if not (isinstance(self.target, str) and TARGET_PATTERN.fullmatch(self.target)):
+            where = f"{getattr(self.target, '__module__', '')}:{getattr(self.target, '__qualname__', '')}"
+            meant = f": write {where!r}" if TARGET_PATTERN.fullmatch(where) else ""
+            raise PluginError(f"target {self.target!r} is not of the form 'module:attribute'{meant}")
 
     @property
     def owner(self) -> str:

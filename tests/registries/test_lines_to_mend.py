@@ -215,6 +215,9 @@ def test_a_target_that_is_not_there(package: Any) -> None:
     [
         ("def register_noise_schedules", "def register_noise_shedules", "there is no hook", "@hookimpl"),
         ("@hookimpl\n", "", "are its hooks marked with @hookimpl?", ""),
+        ("schedules(register)", "schedules(reg)", "takes (reg): call its argument `register`", "@hookimpl"),
+        ("(register):", "(register, more):", "takes (register, more): call its argument", "@hookimpl"),
+        ("(register):", "(*, register):", "takes (*, register): call its argument `register`", "@hookimpl"),
     ],
 )
 def test_a_hook_that_nobody_calls(
@@ -268,6 +271,31 @@ def test_an_option_with_a_type(package: Any, monkeypatch: pytest.MonkeyPatch, op
     monkeypatch.setattr(sys.modules[__name__], "HOOK", inner + HOOK)
     plugins, _, _ = package(option=option)
     assert not plugins.broken
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        (
+            'target="{module}_heavy:Mine"',
+            "target=Options",
+            "of the form 'module:attribute': write 'stranger_",
+        ),
+        ('target="{module}_heavy:Mine"', "target=3", "target 3 is not of the form 'module:attribute'"),
+        ('target="{module}_heavy:Mine"', 'target="{module}_heavy.Mine"', "is not of the form 'module:attrib"),
+        ('"mine", ', "3, ", "3 is no plugin name"),
+    ],
+)
+def test_what_a_hook_registers_in_another_form(
+    package: Any, monkeypatch: pytest.MonkeyPatch, old: str, new: str, says: str
+) -> None:
+    assert HOOK.count(old) == 1
+    monkeypatch.setattr(sys.modules[__name__], "HOOK", HOOK.replace(old, new))
+    plugins, light, _ = package()
+    [broken] = plugins.broken
+    assert broken.error.startswith("register_noise_schedules: ")
+    assert says in broken.error
+    assert broken.error.endswith(line_of(light, "# the hook"))
 
 
 def test_an_error_of_a_hook_names_the_hook_and_the_line(package: Any) -> None:
