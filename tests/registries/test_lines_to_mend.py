@@ -232,6 +232,25 @@ def test_a_hook_that_nobody_calls(
 
 
 @pytest.mark.parametrize(
+    ("stated", "says"),
+    [
+        ("OPENDLLM_INTERFACE = '1.2'  # here", "OPENDLLM_INTERFACE is '1.2': write '>=1.2'"),
+        ("OPENDLLM_INTERFACE: str = '>=7'  # here", "it needs plugin interface >=7, and this open-dllm has"),
+        ("from keyword import __name__ as OPENDLLM_INTERFACE  # here", "OPENDLLM_INTERFACE is 'keyword': a"),
+        ("globals()['OPENDLLM_INTERFACE'] = '>=7'", "it needs plugin interface >=7"),
+    ],
+)
+def test_an_interface_that_does_not_fit(
+    package: Any, monkeypatch: pytest.MonkeyPatch, stated: str, says: str
+) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "HOOK", HOOK + stated)
+    plugins, light, _ = package()
+    [broken] = plugins.broken
+    assert broken.error.startswith(says)
+    assert broken.error.endswith(line_of(light, "# here" if "# here" in stated else ""))
+
+
+@pytest.mark.parametrize(
     ("option", "said"),
     [
         ("strength = 3  # here", "non-annotated"),
