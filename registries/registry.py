@@ -7,7 +7,7 @@ import importlib
 import inspect
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -283,7 +283,7 @@ class Registry(Generic[ContractT]):
         same = self._by_name[chosen.name]
         if ":" not in name and len(same) > 1 and name not in self._warned:
             self._warned.add(name)
-            choices = " or ".join(registration.qualified_name for registration in same)
+            choices = " or ".join(dict.fromkeys(registration.qualified_name for registration in same))
             warnings.warn(
                 f"{self.kind}/{name} is the built-in one; others bring one too: write {choices}",
                 PluginWarning,
@@ -314,9 +314,28 @@ class Registry(Generic[ContractT]):
         built_in = [registration for registration in found if registration.provenance.package == OWN_PACKAGE]
         if len(built_in) == 1:
             return built_in[0]
-        choices = " or ".join(registration.qualified_name for registration in found)
-        packages = " and ".join(str(registration.provenance) for registration in found)
-        raise PluginError(f"{self.kind}/{name} is registered by {packages}: write {choices}")
+        raise PluginError("; ".join(self._ambiguities(name, found)))
+
+    def _ambiguities(self, name: str, found: Sequence[Registration[ContractT]]) -> list[str]:
+        """What is wrong with a name that is registered several times, and what to do."""
+        by_package: dict[Provenance, list[Registration[ContractT]]] = {}
+        for each in found:
+            by_package.setdefault(each.provenance, []).append(each)
+        told = []
+        for package, same in by_package.items():
+            if len(same) > 1:
+                lines = " and ".join(dict.fromkeys(each.registered_at for each in same if each.registered_at))
+                told.append(
+                    f"{package} registers {self.kind}/{name.rpartition(':')[2]} {len(same)} times: leave one "
+                    f"of them, or give each its own name in register_{self.kind}{lines and f' (at {lines})'}"
+                )
+        if len(by_package) > 1:
+            packages = " and ".join(map(str, by_package))
+            choices = " or ".join(same[0].qualified_name for same in by_package.values() if len(same) == 1)
+            told.append(
+                f"{self.kind}/{name} is registered by {packages}" + (choices and f": write {choices}")
+            )
+        return told
 
     def _missing(self, name: str, known: list[str]) -> str:
         message = f"no plugin {self.kind}/{name}: {did_you_mean(name, known)}"
@@ -343,12 +362,10 @@ class Registry(Generic[ContractT]):
         own = registration.provenance.package == OWN_PACKAGE and packages.count(OWN_PACKAGE) == 1
         return registration.name if own else registration.qualified_name
 
-    def conflicts(self) -> dict[str, list[Provenance]]:
-        """Names that several packages registered."""
+    def conflicts(self) -> dict[str, list[str]]:
+        """Names that were registered several times: of each, what is wrong and what to do."""
         return {
-            name: [registration.provenance for registration in found]
-            for name, found in self._by_name.items()
-            if len(found) > 1
+            name: self._ambiguities(name, found) for name, found in self._by_name.items() if len(found) > 1
         }
 
     def shadowing(self, name: str) -> list[Registration[ContractT]]:

@@ -123,15 +123,13 @@ def _problems(plugins: Plugins, check: bool) -> list[str]:
     problems = [f"{broken.provenance} ({broken.entry_point}): {broken.error}" for broken in plugins.broken]
     for kind in EXTENSION_POINTS:
         registry = plugins.of_kind(kind)
-        for name, packages in registry.conflicts().items():
-            owners = " and ".join(map(str, packages))
-            choices = " or ".join(f"{owner.package}:{name}" for owner in packages)
+        for name, told in registry.conflicts().items():
             hooks = "".join(
                 f"; the name alone means the built-in one: rename the other in register_{kind} (at "
                 f"{each.registered_at})"
                 for each in registry.shadowing(name)
             )
-            problems.append(f"{kind}/{name} is registered by {owners}: write {choices}{hooks}")
+            problems += [*told[:-1], told[-1] + hooks]
         for registration in registry if check else ():
             try:
                 registration.check()
