@@ -8,7 +8,7 @@ import importlib.util
 import inspect
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 Named = ast.ClassDef | ast.FunctionDef | ast.Assign | ast.AnnAssign
@@ -229,6 +229,7 @@ def tests_of(target: str, declarations: str) -> str:
     whole, *parts = _with_parts(target)
     declared = {own for each in declarations.split(",") if each for own in _declarations(each)}
     members = [member for each in (whole, *parts) for member in _members(each)]
+    helpers = _methods(target)
     lines = [f"### `{whole.name}`", "", *docstring(ast.get_docstring(whole) or "")]
     rows = [
         f"| {_declared(member)} | {cell(text)} |"
@@ -239,7 +240,7 @@ def tests_of(target: str, declarations: str) -> str:
     lines += ["", "| test | what it looks for | by what is declared |", "|---|---|---|"]
     for member, text in members:
         if isinstance(member, ast.FunctionDef) and member.name.startswith("test_"):
-            words = {getattr(each, "attr", getattr(each, "value", None)) for each in ast.walk(member)}
+            words = _words(member, helpers)
             seen = ", ".join(f"`{each}`" for each in sorted(words & declared, key=str))
             lines.append(f"| `{member.name}` | {cell(escaped(text))} | {seen} |")
     return "\n".join(lines) + "\n"
@@ -251,13 +252,47 @@ def _with_parts(target: str) -> list[ast.ClassDef]:
     node, _ = definitions(module)[name]
     assert isinstance(node, ast.ClassDef)
     found = {node.name: node}
-    imports = (each for each in source(module).body if isinstance(each, ast.ImportFrom))
-    whence = {each.name: str(statement.module) for statement in imports for each in statement.names}
+    whence = _imported(module)
     for base in node.bases:
         part = getattr(base, "id", "")
         if part in whence and part != SHARED_CONTRACT:
             found |= {each.name: each for each in _with_parts(f"{whence[part]}:{part}")}
     return list(found.values())
+
+
+def _imported(module: str) -> dict[str, str]:
+    """The names that a module imports from others -> which."""
+    imports = (each for each in source(module).body if isinstance(each, ast.ImportFrom))
+    return {each.name: str(statement.module) for statement in imports for each in statement.names}
+
+
+def _methods(target: str) -> dict[str, ast.FunctionDef]:
+    """The methods of a contract class by name, those of what it derives from too."""
+    module, name = target.split(":")
+    node = next(each for each in source(module).body if isinstance(each, ast.ClassDef) and each.name == name)
+    whence = _imported(module)
+    here = {each.name for each in source(module).body if isinstance(each, ast.ClassDef)}
+    found: dict[str, ast.FunctionDef] = {}
+    for base in reversed(node.bases):
+        part = getattr(base, "id", "")
+        if part in here or part in whence:
+            found |= _methods(f"{module if part in here else whence[part]}:{part}")
+    return found | {each.name: each for each in node.body if isinstance(each, ast.FunctionDef)}
+
+
+def _words(test: ast.FunctionDef, helpers: Mapping[str, ast.FunctionDef]) -> set[object]:
+    """The attributes and texts in a test and in the helpers that it calls on itself, however deep."""
+    waiting, seen, words = [test], set[str](), set[object]()
+    while waiting:
+        function = waiting.pop()
+        seen.add(function.name)
+        for each in ast.walk(function):
+            words.add(getattr(each, "attr", getattr(each, "value", None)))
+            if isinstance(each, ast.Attribute) and getattr(each.value, "id", "") == "self":
+                helper = helpers.get(each.attr)
+                if helper is not None and helper.name not in seen:
+                    waiting.append(helper)
+    return words
 
 
 def _declarations(target: str) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import inspect
 import sys
 import traceback
 from collections.abc import Iterable
@@ -130,6 +131,7 @@ def _registrations(
     manager: pluggy.PluginManager, module: Any, name: str, provenance: Provenance
 ) -> list[Registration[Any]]:
     """Everything that one entry point's hooks register; nothing is taken in if one of them fails."""
+    _refuse_other_arguments(manager, module)
     manager.register(module, name)
     collected: list[Registration[Any]] = []
     for hook in manager.get_hookcallers(module) or []:
@@ -159,3 +161,25 @@ def _registrations(
             f"it registers nothing: are its hooks marked with @hookimpl?{where_defined(module)}"
         )
     return collected
+
+
+def _refuse_other_arguments(manager: pluggy.PluginManager, module: Any) -> None:
+    """Hooks are called by the names of their arguments, and all have the same one.
+
+    Raises:
+        PluginError: a hook's argument has another name.
+    """
+    for hook in (f"register_{kind}" for kind in EXTENSION_POINTS):
+        if not hasattr(module, hook) or manager.parse_hookimpl_opts(module, hook) is None:
+            continue
+        function = getattr(module, hook)
+        names = [
+            f"*, {each.name}" if each.kind is each.KEYWORD_ONLY else each.name
+            for each in inspect.signature(function).parameters.values()
+            if each.default is each.empty and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
+        ]
+        if names not in ([], ["register"]):
+            raise PluginError(
+                f"{hook} takes ({', '.join(names)}): call its argument `register`, as in "
+                f"`def {hook}(register):`{where_defined(function)}"
+            )

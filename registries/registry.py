@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -78,7 +79,7 @@ class Registration(Generic[ContractT]):
     """FILE:LINE of the hook's call, for messages."""
 
     def __post_init__(self) -> None:
-        if not NAME_PATTERN.fullmatch(self.name):
+        if not (isinstance(self.name, str) and NAME_PATTERN.fullmatch(self.name)):
             raise PluginError(f"{self.name!r} is no plugin name: lower-case letters, digits, dashes")
         base = options_base(self.kind)
         if not (isinstance(self.options, type) and issubclass(self.options, base)):
@@ -97,8 +98,10 @@ class Registration(Generic[ContractT]):
         issue = wrong_class_attribute(self.options)
         if issue is not None:
             raise PluginError(f"options of {self.name!r}: {issue}")
-        if not TARGET_PATTERN.fullmatch(self.target):
-            raise PluginError(f"target {self.target!r} is not of the form 'module:attribute'")
+        if not (isinstance(self.target, str) and TARGET_PATTERN.fullmatch(self.target)):
+            where = f"{getattr(self.target, '__module__', '')}:{getattr(self.target, '__qualname__', '')}"
+            meant = f": write {where!r}" if TARGET_PATTERN.fullmatch(where) else ""
+            raise PluginError(f"target {self.target!r} is not of the form 'module:attribute'{meant}")
 
     @property
     def owner(self) -> str:
@@ -144,6 +147,17 @@ class Registration(Generic[ContractT]):
                 f"class or function of its options was expected"
             )
             raise PluginError(placed(message, self._hook_line))
+        if not _takes_options(implementation):
+            is_class = isinstance(implementation, type)
+            wanted = "give it `__init__(self, options)`" if is_class else "let it take `options` and no more"
+            message = (
+                f"{self.owner} cannot be built: {self.target}, which register_{self.kind} names, is called "
+                f"with its options, and doesn't take them alone: {wanted}"
+            )
+            own = vars(implementation).get("__init__") if is_class else None
+            raise PluginError(
+                placed(message, where_defined(own), where_defined(implementation), self._hook_line)
+            )
         built: Callable[[PluginOptions], ContractT] = implementation
         return built
 
@@ -203,6 +217,19 @@ class Registration(Generic[ContractT]):
         return PluginError(placed(message, where_defined(implementation), self._hook_line))
 
 
+def _takes_options(implementation: Callable[..., object]) -> bool:
+    """Whether it can be called with one argument; True of what has no signature to look at."""
+    try:
+        signature = inspect.signature(implementation)
+    except (TypeError, ValueError):
+        return True
+    try:
+        signature.bind(None)
+    except TypeError:
+        return False
+    return True
+
+
 @dataclass(frozen=True)
 class ChosenPlugin(Generic[ContractT, OptionsT]):
     """A plugin together with its options, which have been checked; it is not imported before it is built."""
@@ -256,7 +283,7 @@ class Registry(Generic[ContractT]):
         same = self._by_name[chosen.name]
         if ":" not in name and len(same) > 1 and name not in self._warned:
             self._warned.add(name)
-            choices = " or ".join(registration.qualified_name for registration in same)
+            choices = " or ".join(dict.fromkeys(registration.qualified_name for registration in same))
             warnings.warn(
                 f"{self.kind}/{name} is the built-in one; others bring one too: write {choices}",
                 PluginWarning,
@@ -287,9 +314,28 @@ class Registry(Generic[ContractT]):
         built_in = [registration for registration in found if registration.provenance.package == OWN_PACKAGE]
         if len(built_in) == 1:
             return built_in[0]
-        choices = " or ".join(registration.qualified_name for registration in found)
-        packages = " and ".join(str(registration.provenance) for registration in found)
-        raise PluginError(f"{self.kind}/{name} is registered by {packages}: write {choices}")
+        raise PluginError("; ".join(self._ambiguities(name, found)))
+
+    def _ambiguities(self, name: str, found: Sequence[Registration[ContractT]]) -> list[str]:
+        """What is wrong with a name that is registered several times, and what to do."""
+        by_package: dict[Provenance, list[Registration[ContractT]]] = {}
+        for each in found:
+            by_package.setdefault(each.provenance, []).append(each)
+        told = []
+        for package, same in by_package.items():
+            if len(same) > 1:
+                lines = " and ".join(dict.fromkeys(each.registered_at for each in same if each.registered_at))
+                told.append(
+                    f"{package} registers {self.kind}/{name.rpartition(':')[2]} {len(same)} times: leave one "
+                    f"of them, or give each its own name in register_{self.kind}{lines and f' (at {lines})'}"
+                )
+        if len(by_package) > 1:
+            packages = " and ".join(map(str, by_package))
+            choices = " or ".join(same[0].qualified_name for same in by_package.values() if len(same) == 1)
+            told.append(
+                f"{self.kind}/{name} is registered by {packages}" + (choices and f": write {choices}")
+            )
+        return told
 
     def _missing(self, name: str, known: list[str]) -> str:
         message = f"no plugin {self.kind}/{name}: {did_you_mean(name, known)}"
@@ -316,12 +362,10 @@ class Registry(Generic[ContractT]):
         own = registration.provenance.package == OWN_PACKAGE and packages.count(OWN_PACKAGE) == 1
         return registration.name if own else registration.qualified_name
 
-    def conflicts(self) -> dict[str, list[Provenance]]:
-        """Names that several packages registered."""
+    def conflicts(self) -> dict[str, list[str]]:
+        """Names that were registered several times: of each, what is wrong and what to do."""
         return {
-            name: [registration.provenance for registration in found]
-            for name, found in self._by_name.items()
-            if len(found) > 1
+            name: self._ambiguities(name, found) for name, found in self._by_name.items() if len(found) > 1
         }
 
     def shadowing(self, name: str) -> list[Registration[ContractT]]:

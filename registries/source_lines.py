@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 import traceback
@@ -61,6 +62,21 @@ def where_attribute(cls: type, name: str) -> str:
             if sets.match(line):
                 return f" (at {file}:{number})"
     return where_defined(cls)
+
+
+def where_assigned(module: Any, name: str) -> str:
+    """` (at FILE:LINE)`, where a module sets or imports a name; where nothing does, the module itself."""
+    try:
+        file, source = inspect.getsourcefile(module), inspect.getsource(module)
+        statements = ast.walk(ast.parse(source))
+    except (OSError, TypeError, SyntaxError):
+        return ""
+    for node in statements:
+        is_set = isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and node.id == name
+        is_imported = isinstance(node, ast.alias) and (node.asname or node.name) == name
+        if isinstance(node, ast.Name | ast.alias) and (is_set or is_imported):
+            return f" (at {file}:{node.lineno})"
+    return where_defined(module)
 
 
 def placed(message: str, *places: str) -> str:

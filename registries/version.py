@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import ModuleType
 
 from opendllm.registries.errors import PluginError
+from opendllm.registries.source_lines import where_assigned
 
 INTERFACE_VERSION = "1.2"
 """Of the hooks and contracts in this package. The first number rises where a plugin has to be changed, the
@@ -31,10 +32,15 @@ def check_interface(module: ModuleType | object) -> bool:
     needed = getattr(module, REQUIREMENT, None)
     if needed is None:
         return False
-    if not fits(INTERFACE_VERSION, needed, REQUIREMENT):
+    try:
+        is_this = fits(INTERFACE_VERSION, needed, REQUIREMENT)
+    except PluginError as error:
+        raise PluginError(f"{error}{where_assigned(module, REQUIREMENT)}") from error
+    if not is_this:
         raise PluginError(
             f"it needs plugin interface {needed}, and this open-dllm has {INTERFACE_VERSION}: install a "
             f"version of the package, or of open-dllm, that goes with the other"
+            f"{where_assigned(module, REQUIREMENT)}"
         )
     return True
 

@@ -11,6 +11,7 @@ from opendllm.core.cli import plugin_test_command
 from opendllm.core.cli.described_options import DescribedOption, described_options, option_lines
 from opendllm.core.cli.plugin_names import named_plugin
 from opendllm.core.decoding.options import DecoderOptions
+from opendllm.core.foundation.heavy_imports import import_model_libraries
 from opendllm.registries.discovery import Plugins, installed_plugins
 from opendllm.registries.errors import UserError
 from opendllm.registries.extension_points import EXTENSION_POINTS
@@ -40,6 +41,8 @@ def list_plugins(
     """List every plugin by extension point, and those that are broken or in conflict."""
     if context.invoked_subcommand is not None:
         return
+    if check:
+        import_model_libraries()
     plugins = installed_plugins()
     problems = _problems(plugins, check)
     if as_json:
@@ -120,15 +123,13 @@ def _problems(plugins: Plugins, check: bool) -> list[str]:
     problems = [f"{broken.provenance} ({broken.entry_point}): {broken.error}" for broken in plugins.broken]
     for kind in EXTENSION_POINTS:
         registry = plugins.of_kind(kind)
-        for name, packages in registry.conflicts().items():
-            owners = " and ".join(map(str, packages))
-            choices = " or ".join(f"{owner.package}:{name}" for owner in packages)
+        for name, told in registry.conflicts().items():
             hooks = "".join(
                 f"; the name alone means the built-in one: rename the other in register_{kind} (at "
                 f"{each.registered_at})"
                 for each in registry.shadowing(name)
             )
-            problems.append(f"{kind}/{name} is registered by {owners}: write {choices}{hooks}")
+            problems += [*told[:-1], told[-1] + hooks]
         for registration in registry if check else ():
             try:
                 registration.check()

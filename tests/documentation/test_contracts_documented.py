@@ -151,6 +151,19 @@ def test_every_test_of_a_contract_is_documented(kind: str, sections: dict[str, s
     assert shared <= sections["PluginContract"]
 
 
+@pytest.mark.parametrize(
+    ("test", "declared"),
+    [
+        ("test_the_loss_is_unbiased", "loss_is_bound"),
+        ("test_a_position_alone_follows_the_model", "follows_model"),
+    ],
+)
+def test_declarations_behind_helpers_stand_with_the_test(test: str, declared: str, site: Path) -> None:
+    page = (site / "extension-points" / "conformance-kit" / "index.html").read_text()
+    [row] = [row for row in page.split("<tr>") if f"<code>{test}</code>" in row]
+    assert f"<code>{declared}</code>" in row
+
+
 def test_every_fixture_of_the_kit_is_documented(sections: dict[str, set[str]]) -> None:
     fixtures = {
         name

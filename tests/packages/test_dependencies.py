@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import importlib.metadata
+import itertools
 import sys
 import tomllib
 from collections.abc import Collection, Iterator, Mapping
@@ -92,6 +93,15 @@ def test_what_a_plugin_package_imports_is_a_dependency(repository: Path, tmp_pat
         allowed = platform | {canonicalize_name(Requirement(each).name) for each in project["dependencies"]}
         assert not undeclared(package / "src", allowed, own), package
         assert not undeclared(package / "tests", allowed | declared_in(project) | testing, own), package
+
+
+def test_a_package_has_one_bound(repository: Path) -> None:
+    """Of two the weaker one is what a user's environment is built with, and the stronger what is tested."""
+    project = project_of(repository)
+    extras = project["optional-dependencies"].values()
+    listed = itertools.chain(project["dependencies"], *extras)
+    names = [canonicalize_name(Requirement(each).name) for each in listed]
+    assert sorted(names) == sorted(set(names))
 
 
 def test_a_module_of_no_declared_package_is_seen(tmp_path: Path) -> None:

@@ -165,6 +165,17 @@ def test_the_containerfile_copies_what_there_is_and_installs_what_is_tested(
     assert ("ENTRYPOINT", '["platform"]') in steps
 
 
+@pytest.mark.parametrize("page", ["Containerfile", "docs/installing.md"])
+def test_a_container_writes_into_the_mounted_folder_as_its_owner(repository: Path, page: str) -> None:
+    text = (repository / page).read_text().replace("\n#", "\n")
+    shown = re.findall(r"^ *((?:podman|docker) run (?:.*\\\n)*.*)$", text, re.MULTILINE)
+    assert shown
+    for command in shown:
+        assert '-v "$PWD:/work"' in command
+        assert '--user "$(id -u):$(id -g)" -e HOME=/tmp' in command
+        assert command.startswith("docker") or "--userns=keep-id" in command
+
+
 def test_a_release_is_tested_and_published_without_a_token(repository: Path) -> None:
     workflow = YAML(typ="safe", pure=True).load(repository / ".github/workflows/release.yml")
     jobs = workflow["jobs"]

@@ -48,7 +48,7 @@ def syntax_error() -> None:
         (lambda: object(), {}, "registers nothing: are its hooks marked with @hookimpl"),
         (None, {"register_samplers": raising(KeyError("oops"))}, "KeyError: 'oops'"),
         (None, {"register_samplers": hook_that_fails_half_way}, "RuntimeError: the second half is missing"),
-        (None, {"register_samplers": hook_with_another_argument}, "registry"),
+        (None, {"register_samplers": hook_with_another_argument}, "takes (registry): call its"),
         (None, {"register_sampler": lambda register: None}, "did you mean 'register_samplers'"),
         (None, {"on_startup": lambda: None}, "known: register_backbones, register_benchmarks"),
     ],

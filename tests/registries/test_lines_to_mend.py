@@ -151,6 +151,38 @@ def test_a_class_that_has_all_methods_and_not_the_contract(package: Any) -> None
     assert str(checked.value) == message
 
 
+INIT = "    def __init__(self, options):\n        pass\n"
+
+
+@pytest.mark.parametrize(
+    ("init", "place"),
+    [
+        ("", "# the class"),
+        ("    def __init__(self):  # init\n        pass\n", "# init"),
+        ("    def __init__(self, options, strength):  # init\n        pass\n", "# init"),
+        ("    def __init__(self, *, options):  # init\n        pass\n", "# init"),
+    ],
+)
+def test_a_class_that_does_not_take_its_options(package: Any, init: str, place: str) -> None:
+    plugins, _, heavy = package()
+    heavy.write_text(heavy.read_text().replace(INIT, init))
+    message = refusal(plugins)
+    assert message.startswith("noise_schedules/mine of stranger 1.0 cannot be built: stranger_")
+    assert "which register_noise_schedules names" in message
+    assert "give it `__init__(self, options)`" in message
+    assert message.endswith(line_of(heavy, place))
+    with pytest.raises(PluginError) as checked:
+        plugins.noise_schedules.get("mine").check()
+    assert str(checked.value) == message
+
+
+def test_a_function_that_does_not_take_its_options(package: Any) -> None:
+    plugins, _, heavy = package(rest=PRIME + "\n\ndef Mine():  # the factory\n    return 3\n")
+    message = refusal(plugins)
+    assert "let it take `options` and no more" in message
+    assert message.endswith(line_of(heavy, "# the factory"))
+
+
 def test_a_factory_is_checked_with_the_defaults_or_the_first_example(package: Any) -> None:
     factory = """
 def Mine(options):  # the factory
@@ -183,6 +215,9 @@ def test_a_target_that_is_not_there(package: Any) -> None:
     [
         ("def register_noise_schedules", "def register_noise_shedules", "there is no hook", "@hookimpl"),
         ("@hookimpl\n", "", "are its hooks marked with @hookimpl?", ""),
+        ("schedules(register)", "schedules(reg)", "takes (reg): call its argument `register`", "@hookimpl"),
+        ("(register):", "(register, more):", "takes (register, more): call its argument", "@hookimpl"),
+        ("(register):", "(*, register):", "takes (*, register): call its argument `register`", "@hookimpl"),
     ],
 )
 def test_a_hook_that_nobody_calls(
@@ -194,6 +229,25 @@ def test_a_hook_that_nobody_calls(
     [broken] = plugins.broken
     assert says in broken.error
     assert broken.error.endswith(line_of(light, place))
+
+
+@pytest.mark.parametrize(
+    ("stated", "says"),
+    [
+        ("OPENDLLM_INTERFACE = '1.2'  # here", "OPENDLLM_INTERFACE is '1.2': write '>=1.2'"),
+        ("OPENDLLM_INTERFACE: str = '>=7'  # here", "it needs plugin interface >=7, and this open-dllm has"),
+        ("from keyword import __name__ as OPENDLLM_INTERFACE  # here", "OPENDLLM_INTERFACE is 'keyword': a"),
+        ("globals()['OPENDLLM_INTERFACE'] = '>=7'", "it needs plugin interface >=7"),
+    ],
+)
+def test_an_interface_that_does_not_fit(
+    package: Any, monkeypatch: pytest.MonkeyPatch, stated: str, says: str
+) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "HOOK", HOOK + stated)
+    plugins, light, _ = package()
+    [broken] = plugins.broken
+    assert broken.error.startswith(says)
+    assert broken.error.endswith(line_of(light, "# here" if "# here" in stated else ""))
 
 
 @pytest.mark.parametrize(
@@ -236,6 +290,31 @@ def test_an_option_with_a_type(package: Any, monkeypatch: pytest.MonkeyPatch, op
     monkeypatch.setattr(sys.modules[__name__], "HOOK", inner + HOOK)
     plugins, _, _ = package(option=option)
     assert not plugins.broken
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        (
+            'target="{module}_heavy:Mine"',
+            "target=Options",
+            "of the form 'module:attribute': write 'stranger_",
+        ),
+        ('target="{module}_heavy:Mine"', "target=3", "target 3 is not of the form 'module:attribute'"),
+        ('target="{module}_heavy:Mine"', 'target="{module}_heavy.Mine"', "is not of the form 'module:attrib"),
+        ('"mine", ', "3, ", "3 is no plugin name"),
+    ],
+)
+def test_what_a_hook_registers_in_another_form(
+    package: Any, monkeypatch: pytest.MonkeyPatch, old: str, new: str, says: str
+) -> None:
+    assert HOOK.count(old) == 1
+    monkeypatch.setattr(sys.modules[__name__], "HOOK", HOOK.replace(old, new))
+    plugins, light, _ = package()
+    [broken] = plugins.broken
+    assert broken.error.startswith("register_noise_schedules: ")
+    assert says in broken.error
+    assert broken.error.endswith(line_of(light, "# the hook"))
 
 
 def test_an_error_of_a_hook_names_the_hook_and_the_line(package: Any) -> None:

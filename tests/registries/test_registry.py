@@ -46,9 +46,31 @@ def test_a_name_of_two_packages_is_an_error_that_names_both_and_only_when_used(p
     assert plugins.samplers.get("one:first").name == "first"
     with pytest.raises(PluginError, match="no plugin samplers/three:same: did you mean"):
         plugins.samplers.get("three:same")
-    assert {name: [str(p) for p in owners] for name, owners in plugins.samplers.conflicts().items()} == {
-        "same": ["one 1.0", "two 1.0"]
-    }
+    assert list(plugins.samplers.conflicts()) == ["same"]
+
+
+def test_a_name_that_one_package_registers_twice_is_for_that_package_to_mend(package: Any) -> None:
+    """No `package:name` would choose between them."""
+    plugins = discover(
+        [package("one", "same", "same"), package("one", "same", entry="b"), package("two", "fine")]
+    )
+    here = Path(__file__).with_name("conftest.py")
+    [line] = [n for n, text in enumerate(here.read_text().splitlines(), 1) if "register(name, " in text]
+    message = (
+        "one 1.0 registers samplers/same 3 times: leave one of them, or give each its own name in "
+        f"register_samplers (at {here}:{line})"
+    )
+    for name in ("same", "one:same"):
+        with pytest.raises(PluginError) as caught:
+            plugins.samplers.get(name)
+        assert str(caught.value) == message
+    assert plugins.samplers.conflicts() == {"same": [message]}
+    more = discover([package("one", "same", "same"), package("two", "same")]).samplers
+    assert more.get("two:same").provenance.package == "two"
+    with pytest.raises(
+        PluginError, match=r"same 2 times.*; .* registered by one 1\.0 and two 1\.0: write two:same$"
+    ):
+        more.get("same")
 
 
 def test_the_built_in_one_goes_before_a_strangers_of_its_name_and_says_so_once(package: Any) -> None:
