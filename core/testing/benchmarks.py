@@ -144,6 +144,30 @@ class BenchmarkContract(PluginContract):
                     f"expected: find an answer's problem by its `task_id`, not by its place"
                 )
 
+    def test_every_sample_counts(self) -> None:
+        """Of a right and a wrong answer to each request, the scores are the same whichever comes first."""
+        benchmark = self.benchmark()
+        requests = benchmark.requests(context(1))
+        asked = [request for request in requests if isinstance(request, GenerationRequest)]
+        if len(asked) < len(requests):
+            passed_over("it asks for likelihoods, of which there is one sample")
+        needs_references(asked)
+        first, second = (
+            _shown(
+                benchmark,
+                benchmark.score(
+                    [answer_to(each, text, sample) for each in asked for sample, text in enumerate(texts)]
+                ),
+            )
+            for texts in ((None, ")"), (")", None))
+        )
+        for name, (value, _) in first.items():
+            other = second[name][0] if name in second else math.nan
+            assert abs(value - other) <= 1e-9 or math.isnan(value), (
+                f"of a right sample and a wrong one, {name} is {value} with the right one first, and {other} "
+                f"with the wrong one first, and the same was expected: count every sample of a request"
+            )
+
     def test_answers_are_scored_alike_every_time(self) -> None:
         """The same object scores several times: what was scored before doesn't matter."""
         first, second = (json.dumps(_plain(scores.metrics), default=str) for scores in self.of_right_ones())

@@ -49,10 +49,12 @@ class Right(Benchmark):
         return answer.text.strip() == self.reference(answer)
 
     def score(self, answers: Sequence[Answer]) -> Scores:
+        by_task: dict[str, list[bool]] = defaultdict(list)
+        for answer in answers:
+            if isinstance(answer, GeneratedText):
+                by_task[answer.task_id].append(self.passed(answer))
         per_task: Mapping[str, Mapping[str, Any]] = {
-            answer.task_id: {"passed": self.passed(answer)}
-            for answer in answers
-            if isinstance(answer, GeneratedText)
+            task: {"passed": sum(found) / len(found)} for task, found in by_task.items()
         }
         share = sum(task["passed"] for task in per_task.values()) / len(per_task)
         return Scores({"accuracy": Metric(share, 0.0, 1.0)}, per_task)
@@ -241,6 +243,13 @@ class AddsUp(Right):
         return Scores({**found.metrics, "answers": Metric(self._number, 0.0, 1e9)}, found.per_task)
 
 
+class KeepsTheLastSample(Right):
+    """Finds a problem's answer by its id, and the next one takes its place."""
+
+    def score(self, answers: Sequence[Answer]) -> Scores:
+        return super().score(list({answer.task_id: answer for answer in answers}.values()))
+
+
 class RenamesItsOwn(Right):
     def task_of(self, given: str) -> str:
         return f"sum-{given}"
@@ -282,6 +291,7 @@ WRONG = [
     Wrong(LeavesFailuresOut, FAILED, "a failed one as wrong"),
     Wrong(LeavesWrongOnesOut, FAILED, "count every answer that comes"),
     Wrong(ByPlace, FAILED, "by its `task_id`, not by its place"),
+    Wrong(KeepsTheLastSample, "test_every_sample_counts", "count every sample of a request"),
     Wrong(AddsUp, "test_answers_are_scored_alike_every_time", "keep nothing of them in the object"),
     Wrong(QuickOfLength, "test_a_quick_score_is_of_what_is_right", "more was expected of the right ones"),
     Wrong(Tensors, "test_scores_can_be_written_as_json", "`.item()` of a tensor's"),
