@@ -17,7 +17,12 @@ from opendllm.core.checkpoints.text_codec import TextCodec
 from opendllm.core.decoding.chat import chat_prompt
 from opendllm.core.decoding.decoder import Decoded, decode
 from opendllm.core.decoding.options import DecoderOptions
-from opendllm.core.decoding.settings import check_destination, default_options, sort_over_defaults
+from opendllm.core.decoding.settings import (
+    check_destination,
+    default_options,
+    kept_defaults,
+    sort_over_defaults,
+)
 from opendllm.core.decoding.text import SeededGap, Written, encode, write
 from opendllm.core.evaluation.text_likelihood import TextToScore, score_texts
 from opendllm.core.toolkit.draws import hash_address
@@ -346,7 +351,11 @@ class LanguageModel:
         """The sampler and the options, flat, that a call with these decodes with."""
         if sampler is not None:
             return sampler, dict(options)
-        return self.default_sampler, {**self.default_options, **options}
+        registration = self._plugins.samplers.get(self.default_sampler)
+        return self.default_sampler, {
+            **kept_defaults(options, self.default_options, registration),
+            **options,
+        }
 
     def chat_gap(self, prompt: str) -> Gap:
         """The answer to a prompt, which is a user's turn in the checkpoint's chat template.

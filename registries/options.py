@@ -165,13 +165,16 @@ class BackboneOptions(PluginOptions):
     """The sampler that the family's authors decode with."""
     default_options: ClassVar[Mapping[str, Any]] = {}
     """The decoder's and that sampler's options that they decode with, where they aren't these's own defaults:
-    `{"threshold": 0.95}`. They hold where no sampler is named, each until another value is asked for; a
-    `block_length` only where it divides the checkpoint's own blocks. How much is written isn't among them."""
+    `{"threshold": 0.95}`. They hold where no sampler is named, each until another value is asked for, or one
+    that leaves it without effect; a `block_length` only where it divides the checkpoint's own blocks. How
+    much is written isn't among them."""
     reads_time: ClassVar[bool] = False
     """Whether its models read `ModelInputs.time`."""
 
     knows_block_length: ClassVar[bool] = False
     """Whether the family's config.json, or the family itself, says how long a block is."""
+    block_length_key: ClassVar[str | None] = None
+    """Where config.json says it; None where it has no word of its own for that."""
     published_block_length: ClassVar[int | None] = None
     """Of the family's published checkpoints, where it `knows_block_length`; for planning."""
     known_ids: ClassVar[Mapping[str, int]] = {}

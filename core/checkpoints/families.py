@@ -150,14 +150,17 @@ def noise_of(path: Path) -> TrainedNoise:
     return read_noise(own_section(folder, read_config(folder)), folder / CONFIG_FILE)
 
 
-def stored_block_length(path: Path) -> int | None:
-    """That of a checkpoint's own blocks, as one made here says it; None where config.json has no word on it.
+def stored_block_length(path: Path, family: BackboneOptions) -> int | None:
+    """That of a checkpoint's own blocks, in our words or its family's; None where config.json has none.
 
     Raises:
         UserError: config.json can't be read.
     """
     folder = model_folder(path)
-    found = own_section(folder, read_config(folder)).get("block_length")
+    config = read_config(folder)
+    found = own_section(folder, config).get("block_length")
+    if found is None and family.block_length_key is not None:
+        found = config.get(family.block_length_key)
     return found if type(found) is int and found > 0 else None
 
 

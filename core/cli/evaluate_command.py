@@ -17,7 +17,7 @@ from opendllm.core.cli.common_options import AllowCodeExecution, Limit, Progress
 from opendllm.core.cli.generate_command import parse_options
 from opendllm.core.cli.run_report import print_report
 from opendllm.core.decoding.options import DecoderOptions
-from opendllm.core.decoding.settings import default_options
+from opendllm.core.decoding.settings import default_options, kept_defaults
 from opendllm.core.experiment import run_experiment
 from opendllm.core.foundation.visible_text import visible
 from opendllm.core.launching.stopping import stopping_at_once
@@ -96,9 +96,14 @@ def evaluate(
         plugins.benchmarks.get(name)
     folder = fetch_config(checkpoint)
     family = backbone_of(plugins, folder)
-    chosen = plugins.samplers.get(sampler or family.options.default_sampler).name
-    defaults = default_options(family.options, stored_block_length(folder)) if sampler is None else {}
+    registration = plugins.samplers.get(sampler or family.options.default_sampler)
+    chosen = registration.name
     options = _sorted(parse_options(option or []), plugins, chosen, benchmark)
+    defaults: dict[str, Any] = {}
+    if sampler is None:
+        stored = stored_block_length(folder, family.options)
+        asked = {**options.decoder, **options.sampler}
+        defaults = kept_defaults(asked, default_options(family.options, stored), registration)
     authors = _sorted(defaults, plugins, chosen, ())
     own = {**authors.sampler, **options.sampler}
     # The default is named where it has options only: a benchmark may be one that has nothing written.

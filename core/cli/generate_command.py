@@ -36,6 +36,7 @@ from opendllm.core.decoding.settings import (
     sort_over_defaults,
 )
 from opendllm.core.foundation.heavy_imports import import_model_libraries
+from opendllm.core.launching.stopping import stopping_at_once
 from opendllm.core.manifest.sources import parse_value
 from opendllm.core.progress.views import shown_progress
 from opendllm.registries.discovery import installed_plugins
@@ -127,7 +128,12 @@ def generate(
         raise UserError("--chat has no effect with a suffix: infilling has no chat template")
     samplers = sampler or []
     check_traces(samplers, len(prompts), trace, gif)
-    with new_file(output) as output_file, new_file(trace) as trace_file, new_file(gif) as gif_file:
+    with (
+        stopping_at_once(),
+        new_file(output) as output_file,
+        new_file(trace) as trace_file,
+        new_file(gif) as gif_file,
+    ):
         json_lines = as_json or input_file is not None or output is not None
         wanted = decodings(samplers, options)
         total = len(prompts) * len(wanted)
@@ -193,7 +199,7 @@ def _sorted_options(
 ) -> tuple[Registration[Sampler], DecoderOptions, SamplerOptions]:
     """A sampler, by default that of the model's authors with what they set beside it."""
     chosen = installed_plugins().samplers.get(wanted.sampler or family.default_sampler)
-    defaults = default_options(family, stored_block_length(path)) if wanted.sampler is None else {}
+    defaults = default_options(family, stored_block_length(path, family)) if wanted.sampler is None else {}
     return chosen, *sort_over_defaults(wanted.options, defaults, chosen)
 
 

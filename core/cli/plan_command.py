@@ -72,7 +72,8 @@ def _device(known: Gpu | None, gpus: list[Gpu], peak_tflops: float | None) -> tu
     """The one that is planned for, and why that one."""
     device = KNOWN[(known and known.model) or ASSUMED]
     if gpus:
-        device = replace(device, memory=min(gpu.memory for gpu in gpus))
+        like = [gpu for gpu in gpus if known is None or gpu.model == known.model]
+        device = replace(device, memory=min(gpu.memory for gpu in like))
         if known is None:
             device = replace(device, name=gpus[0].name)
     if peak_tflops is not None:

@@ -10,6 +10,7 @@ import typer
 from opendllm.core.cli.common_options import AllowCodeExecution, ProgressStyle
 from opendllm.core.cli.generate_command import parse_option
 from opendllm.core.foundation.visible_text import visible
+from opendllm.core.launching.stopping import stopping_at_once
 from opendllm.core.progress.views import shown_progress
 from opendllm.registries.benchmarks import CodeExecution, IsolationLevel
 from opendllm.registries.discovery import installed_plugins
@@ -70,7 +71,7 @@ def score(
     options = dict(parse_option(text) for text in option or [])
     job = ScoringJob(benchmark, samples, options, problems, output, missing)
     execution = CodeExecution(isolation, workers) if allow_code_execution else None
-    with shown_progress(progress) as shown, evaluation_progress(shown, benchmark) as told:
+    with stopping_at_once(), shown_progress(progress) as shown, evaluation_progress(shown, benchmark) as told:
         scored = score_samples(plugins, job, execution, told.judged)
     _print_table(scored)
     for note in scored.scores.notes:

@@ -40,7 +40,7 @@ def status(
         typer.echo(f"  {'' if found.state == 'running' else 'it was at '}{_said(found)}")
     width = max((len(variant.name) for variant in found.variants), default=0)
     for variant in found.variants:
-        steps = "no checkpoint yet" if variant.step is None else f"step {variant.step}"
+        steps = "no checkpoint" if variant.step is None else f"step {variant.step}"
         if variant.step is not None and variant.wanted:
             steps += f" of {variant.wanted} is saved"
         results = ", ".join(variant.results) or "nothing yet"

@@ -275,8 +275,8 @@ class CachedForward:
         read = ~idle
         if self._delayed is not None:
             first = self._delayed.next_pass(canvas == self._lm.mask_token_id, read)
-            if not first[read].any():
-                return [None]
+            if read.all() and not first.any():
+                return [None]  # which would read the rows that sit this pass out, too
             return self._grouped(first, np.full_like(first, self._length - 1), None, first == 0, read)
         rows, device = np.arange(len(block)), canvas.device
         first, last = self._spans.first[rows, block], self._spans.last[rows, block]

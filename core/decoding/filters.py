@@ -100,7 +100,7 @@ def _nucleus(weights: Tensor, below: Tensor, total: Tensor, top_p: float) -> Ten
     keep = buckets < edge
     row, token = (buckets == edge).nonzero(as_tuple=True)
     # Ascending by row, then by distance (floats that aren't negative order like their bits), then by id.
-    bits = (-below[row, token]).clamp(min=0).view(torch.int32).long()
+    bits = below[row, token].abs().view(torch.int32).long()  # the sign of -0.0 is a bit, too
     order = torch.sort((row << 32) | bits, stable=True).indices
     row, token = row[order], token[order]
     mass_here = weights[row, token].double()

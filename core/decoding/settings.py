@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
+from itertools import combinations
 from typing import Any
 
 from opendllm.core.decoding.options import DecoderOptions
@@ -44,33 +46,42 @@ def default_options(family: BackboneOptions, block_length: int | None = None) ->
 
     Args:
         family: its options.
-        block_length: of the checkpoint's own blocks, where it is known; by default what `family` says.
+        block_length: of the checkpoint's own blocks, where it is known and `family` says no other.
     """
     found = dict(family.default_options)
-    own = family.block_length if block_length is None else block_length
+    own = block_length if family.block_length is None else family.block_length
     sub_block = found.get("block_length")
     if own is not None and sub_block is not None and own % sub_block:
         del found["block_length"]
     return found
 
 
+def kept_defaults(
+    flat: Mapping[str, Any], defaults: Mapping[str, Any], registration: Registration[Sampler]
+) -> dict[str, Any]:
+    """Those of a family's default options that hold beside what is asked for: as many as go with it.
+
+    A rule that is asked for has no use for another rule's threshold, say.
+    """
+    unsaid = [name for name in defaults if name not in flat]
+    for count in range(len(unsaid), 0, -1):
+        for names in combinations(unsaid, count):
+            held = {name: defaults[name] for name in names}
+            with suppress(UserError):
+                sort_options({**held, **flat}, registration)
+                return held
+    return {}
+
+
 def sort_over_defaults(
     flat: Mapping[str, Any], defaults: Mapping[str, Any], registration: Registration[Sampler]
 ) -> tuple[DecoderOptions, SamplerOptions]:
-    """`sort_options` of what is asked for, over a family's default options.
+    """`sort_options` of what is asked for, over those of a family's default options that go with it.
 
     Raises:
-        UserError: see `sort_options`; a default that doesn't go with what is asked for is named as one.
+        UserError: see `sort_options`.
     """
-    try:
-        return sort_options({**defaults, **flat}, registration)
-    except UserError as error:
-        sort_options(flat, registration)
-        kept = ", ".join(f"{name}={value}" for name, value in defaults.items() if name not in flat)
-        raise UserError(
-            f"{error} ({kept} is how the model's authors decode: name the sampler, {registration.name}, to "
-            f"start from its own defaults)"
-        ) from error
+    return sort_options({**kept_defaults(flat, defaults, registration), **flat}, registration)
 
 
 def check_destination(registration: Registration[Sampler], destination: Destination) -> None:

@@ -27,7 +27,7 @@ def with_default_decoding(manifest: Manifest, plugins: Plugins) -> Manifest:
     family = _family(manifest.model.backbone, plugins)
     if family is None or not family.default_options:
         return manifest
-    defaults = default_options(family, _stored_block_length(family.pretrained))
+    defaults = default_options(family, _stored_block_length(family))
     evaluate = []
     for index, entry in enumerate(manifest.evaluate):
         own = entry.generate
@@ -56,11 +56,12 @@ def _family(choice: PluginChoice, plugins: Plugins) -> BackboneOptions | None:
     return options if isinstance(options, BackboneOptions) else None
 
 
-def _stored_block_length(pretrained: str | None) -> int | None:
+def _stored_block_length(family: BackboneOptions) -> int | None:
     """Of a folder that is there; a hub id's files aren't fetched for it."""
+    pretrained = family.pretrained
     if pretrained is None or not Path(pretrained).is_dir():
         return None
     try:
-        return stored_block_length(Path(pretrained))
+        return stored_block_length(Path(pretrained), family)
     except UserError:
         return None  # told where the model is loaded

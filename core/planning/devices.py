@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import shutil
 import subprocess
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 GIB = 2**30
+CGROUP = Path("/sys/fs/cgroup")
+"""A container's own limits, where it has a namespace for them."""
 Precision = Literal["fp32", "bf16"]
 ASSUMED = "H100"
 """Where a plan names no device, and this machine has none that is known."""
@@ -74,8 +79,10 @@ class Gpu:
 
     @property
     def model(self) -> str | None:
-        """The name in `KNOWN`; None of one that isn't there."""
-        return next((known for known in KNOWN if known in self.name), None)
+        """The name in `KNOWN`; None of one that isn't there, and of slower forms of one that is."""
+        if re.search(r"\b(PCIe|NVL)\b", self.name):
+            return None
+        return next((known for known in KNOWN if re.search(rf"\b{re.escape(known)}\b", self.name)), None)
 
 
 def gpus_here() -> list[Gpu]:
@@ -88,17 +95,36 @@ def gpus_here() -> list[Gpu]:
     except (OSError, subprocess.TimeoutExpired):
         return []
     rows = csv.reader(done.stdout.splitlines(), skipinitialspace=True) if not done.returncode else ()
-    return [Gpu(row[0], int(row[1]) << 20, row[2]) for row in rows if len(row) == 3 and row[1].isdecimal()]
+    return [
+        # One that shares the machine's memory names none of its own.
+        Gpu(row[0], int(row[1]) << 20 if row[1].isdecimal() else memory_here(), row[2])
+        for row in rows
+        if len(row) == 3 and (row[1].isdecimal() or row[1].startswith("["))
+    ]
 
 
 def cores_here() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0))
+    """CPU cores that this process may use, a container's share of them if that is less."""
+    cores = len(os.sched_getaffinity(0))
+    quota, _, period = _cgroup("cpu.max").partition(" ")
+    if quota.isdecimal() and period.isdecimal():
+        cores = min(cores, max(1, int(quota) // max(1, int(period))))
+    return cores
 
 
 def memory_here() -> int:
-    """Bytes of this machine's memory."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    """Bytes of this machine's memory, or of what a container may use of it."""
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    most = _cgroup("memory.max")
+    return min(whole, int(most)) if most.isdecimal() else whole
+
+
+def _cgroup(limit: str) -> str:
+    """What the kernel says of one of this process's limits; empty where it says nothing."""
+    try:
+        return (CGROUP / limit).read_text().strip()
+    except OSError:
+        return ""
 
 
 def this_machine(gpus: list[Gpu]) -> str:
@@ -106,9 +132,10 @@ def this_machine(gpus: list[Gpu]) -> str:
     cores = f"{counted(cores_here(), 'CPU core')}, {memory_here() / GIB:.1f} GiB"
     if not gpus:
         return f"{cores}, no GPU"
-    names = sorted({gpu.name for gpu in gpus})
-    least = min(gpu.memory for gpu in gpus) / GIB
-    return f"{len(gpus)} x {' and '.join(names)} ({least:.0f} GiB), {cores}"
+    names = Counter(gpu.name for gpu in gpus)
+    least = {name: min(gpu.memory for gpu in gpus if gpu.name == name) / GIB for name in names}
+    said = " and ".join(f"{count} x {name} ({least[name]:.0f} GiB)" for name, count in sorted(names.items()))
+    return f"{said}, {cores}"
 
 
 def counted(number: int, noun: str) -> str:

@@ -107,7 +107,7 @@ class Progress:
 
     def __init__(self, views: Sequence[View] = (), clock: Callable[[], float] = time.monotonic) -> None:
         """Name who is told; nobody is by default."""
-        self._views = views
+        self._views = list(views)
         self._clock = clock
         self._place: tuple[str, int, int] = ("", 0, 0)
         self._under_way: list[Task] = []
@@ -136,13 +136,19 @@ class Progress:
                     self.tell("went on", self._under_way[-1].moment)
 
     def tell(self, event: Event, moment: Moment) -> None:
-        """Tell all views; nothing after `close`."""
+        """Tell all views; nothing after `close`. One that can't be written to is told no more."""
         with _TELLING:
             if self._closed:
                 return
             now = self._clock()
-            for view in self._views:
-                view.show(event, moment, now)
+            for view in tuple(self._views):
+                try:
+                    view.show(event, moment, now)
+                except (
+                    OSError,
+                    ValueError,
+                ):  # whoever read it has gone, or the disk is full: the work goes on
+                    self._views.remove(view)
 
     def beat(self) -> None:
         """Tell all views that what is under way goes on; from any thread."""

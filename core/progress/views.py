@@ -40,12 +40,12 @@ def shown_progress(style: Style | None, folder: Path | None = None) -> Iterator[
 
 
 def _shown(style: Style | None) -> list[View]:
+    if style == "none" or sys.stderr is None:  # which is closed
+        return []
     if style == "plain" or (style is None and not sys.stderr.isatty()):
         return [PlainView(sys.stderr)]
     if style == "json":
         return [JsonView(sys.stderr)]
-    if style == "none":
-        return []
     from rich.console import Console
 
     from opendllm.core.progress.bars import BarView

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from opendllm.core.reporting.formatting import count, duration, memory, number
-from opendllm.core.reporting.parallelism import accuracy_metric, families, family_score
+from opendllm.core.reporting.parallelism import accuracy_metric, families, family_score, undefined
 from opendllm.core.reporting.records import Study, Variant
 from opendllm.core.reporting.tables import Cell, Table, row
 
@@ -82,7 +82,7 @@ def parallelism_table(study: Study) -> Table:
         (
             *row(family.name, benchmark, metric),
             _measured(len(family.variants), count),
-            _measured(score, number, "" if score is not None else "loses over 5 points"),
+            _measured(score, number, "" if score is not None else undefined(study, benchmark, metric)),
         )
         for benchmark in study.benchmarks
         if (metric := accuracy_metric(study, benchmark)) is not None

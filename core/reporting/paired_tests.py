@@ -13,7 +13,7 @@ from typing import Literal
 
 NORMAL_QUANTILE = 1.96
 RESAMPLES, MOST_TASKS_RESAMPLED = 2000, 200
-MOST_FLIPPED_EXACTLY, MOST_FLIPPED, DRAWS = 13, 2000, 10_000
+MOST_FLIPPED_EXACTLY, MOST_FLIPPED, DRAWS = 13, 500, 10_000
 LARGEST_EXPONENT = 700.0
 DIGITS = 12
 """After the point: means over seeds that are equal differ behind them."""

@@ -161,6 +161,16 @@ def family_score(study: Study, benchmark: str, metric: str, family: Family) -> f
     return accuracy_under_parallelism(points, 100 * best)
 
 
+def undefined(study: Study, benchmark: str, metric: str) -> str:
+    """Why a family has no AUP."""
+    values = [
+        estimate.value or 0.0
+        for result in study.results(benchmark)
+        if (estimate := result.metrics.get(metric)) is not None
+    ]
+    return f"loses over {MOST_LOST:g} points" if max(values, default=0.0) > 0 else "nothing right"
+
+
 def _shared_name(variants: Sequence[Variant]) -> str:
     """What the variants' names begin with, up to a whole word; else the first one's."""
     columns = zip(*(variant.label for variant in variants), strict=False)

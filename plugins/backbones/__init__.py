@@ -110,6 +110,10 @@ class A2dOptions(BackboneOptions):
         return planned_architecture(qwen_architecture, self.pretrained, A2D, self.preset, vocab_size)
 
 
+SDAR_BLOCK_KEY, FAST_DLLM_V2_BLOCK_KEY, LLADA2_BLOCK_KEY = "block_size", "bd_size", "block_length"
+"""Where config.json holds the block length."""
+
+
 class _BlockOptions(BackboneOptions):
     """Of families with block-causal attention."""
 
@@ -127,6 +131,7 @@ class SdarOptions(_BlockOptions):
     default_sampler: ClassVar[str] = "block-steps"
     default_options: ClassVar[Mapping[str, Any]] = SDAR_DECODING
     known_ids: ClassVar[Mapping[str, int]] = {"mask_token_id": 151669}
+    block_length_key: ClassVar[str | None] = SDAR_BLOCK_KEY
     published_block_length: ClassVar[int | None] = 4
 
     preset: Literal["nano", "1.7b", "4b", "8b"] = Field(
@@ -146,6 +151,7 @@ class FastDllmV2Options(_BlockOptions):
     # Its `generate`: sub-blocks of 8 in blocks of 32, no block cache.
     default_options: ClassVar[Mapping[str, Any]] = {"rule": "dynamic", "threshold": 1.0, "block_length": 8}
     known_ids: ClassVar[Mapping[str, int]] = {"mask_token_id": 151665, "eos_token_id": 151645}
+    block_length_key: ClassVar[str | None] = FAST_DLLM_V2_BLOCK_KEY
     published_block_length: ClassVar[int | None] = 32
 
     preset: Literal["nano", "1.5b", "7b"] = Field("nano", description="Size of a model built from scratch.")
@@ -162,6 +168,7 @@ class SdarMoeOptions(_BlockOptions):
     default_sampler: ClassVar[str] = "block-steps"
     default_options: ClassVar[Mapping[str, Any]] = SDAR_DECODING
     known_ids: ClassVar[Mapping[str, int]] = {"mask_token_id": 151669}
+    block_length_key: ClassVar[str | None] = SDAR_BLOCK_KEY
     published_block_length: ClassVar[int | None] = 4
 
     preset: Literal["nano", "30b-a3b"] = Field("nano", description="Size of a model built from scratch.")
@@ -204,6 +211,7 @@ class Llada2Options(_BlockOptions):
         "confidence": "filtered",
     }
     known_ids: ClassVar[Mapping[str, int]] = {"mask_token_id": 156895, "eos_token_id": 156892}
+    block_length_key: ClassVar[str | None] = LLADA2_BLOCK_KEY
     published_block_length: ClassVar[int | None] = 32
 
     preset: Literal["nano", "mini", "flash"] = Field(

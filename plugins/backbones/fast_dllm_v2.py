@@ -8,12 +8,10 @@ from typing import Any
 
 from opendllm.core.networks.transformers_backbone import TransformersBackbone
 from opendllm.core.networks.transformers_lm import CheckpointFormat
-from opendllm.plugins.backbones import FastDllmV2Options
+from opendllm.plugins.backbones import FAST_DLLM_V2_BLOCK_KEY, FastDllmV2Options
 from opendllm.plugins.backbones.presets import FAST_DLLM_V2
 from opendllm.plugins.backbones.qwen import qwen_format
 from opendllm.registries.backbones import Backbone
-
-BLOCK_KEY = "bd_size"
 
 
 def fast_dllm_v2(options: FastDllmV2Options) -> Backbone:
@@ -23,4 +21,4 @@ def fast_dllm_v2(options: FastDllmV2Options) -> Backbone:
 
 def _format(config: Mapping[str, Any]) -> CheckpointFormat:
     stock = qwen_format("fast-dllm-v2", "qwen2", config, logit_shift=True)
-    return replace(stock, block_length=config.get(BLOCK_KEY), block_key=BLOCK_KEY)
+    return replace(stock, block_length=config.get(FAST_DLLM_V2_BLOCK_KEY), block_key=FAST_DLLM_V2_BLOCK_KEY)

@@ -19,14 +19,13 @@ from opendllm.core.networks.config_checks import (
 from opendllm.core.networks.transformers_backbone import TransformersBackbone
 from opendllm.core.networks.transformers_lm import CheckpointFormat
 from opendllm.core.networks.weight_pieces import Piece, expert_pieces, stacked_pieces
-from opendllm.plugins.backbones import Llada2Options
+from opendllm.plugins.backbones import LLADA2_BLOCK_KEY, Llada2Options
 from opendllm.plugins.backbones.presets import LLADA2
 from opendllm.registries.backbones import Backbone
 from opendllm.registries.errors import UserError
 
 BLOCK_LENGTH = 32
 """Of the published checkpoints, whose config.json doesn't say it."""
-BLOCK_KEY = "block_length"
 """Of models made here, whose vocabulary may be any."""
 _HONOURED: dict[str, tuple[Any, ...]] = {
     "score_function": ("sigmoid",),
@@ -116,8 +115,8 @@ def _format(config: Mapping[str, Any]) -> CheckpointFormat:
         config["max_position_embeddings"],
         pieces=pieces,
         other_pieces=stacked,
-        block_length=config.get(BLOCK_KEY, BLOCK_LENGTH if published else None),
-        block_key=BLOCK_KEY if BLOCK_KEY in config else None,
+        block_length=config.get(LLADA2_BLOCK_KEY, BLOCK_LENGTH if published else None),
+        block_key=LLADA2_BLOCK_KEY if LLADA2_BLOCK_KEY in config else None,
         model_type=_PUBLISHED_TYPE,
     )
 

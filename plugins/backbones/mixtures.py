@@ -27,7 +27,7 @@ from opendllm.core.networks.config_keys import ROTARY, decoder_keys
 from opendllm.core.networks.transformers_backbone import TransformersBackbone
 from opendllm.core.networks.transformers_lm import CheckpointFormat
 from opendllm.core.networks.weight_pieces import Piece, expert_pieces
-from opendllm.plugins.backbones import LladaMoeOptions, SdarMoeOptions
+from opendllm.plugins.backbones import SDAR_BLOCK_KEY, LladaMoeOptions, SdarMoeOptions
 from opendllm.plugins.backbones.presets import LLADA_MOE, SDAR_MOE
 from opendllm.registries.backbones import Backbone
 from opendllm.registries.errors import UserError
@@ -120,8 +120,8 @@ def _sdar_moe(config: Mapping[str, Any]) -> CheckpointFormat:
         False,
         config["max_position_embeddings"],
         pieces=_expert_keys(sparse, config["num_experts"], config["moe_intermediate_size"]),
-        block_length=config.get("block_size"),
-        block_key="block_size",
+        block_length=config.get(SDAR_BLOCK_KEY),
+        block_key=SDAR_BLOCK_KEY,
         softmax_router=True,
         adapt=route_in_float32,
     )

@@ -8,12 +8,10 @@ from typing import Any
 
 from opendllm.core.networks.transformers_backbone import TransformersBackbone
 from opendllm.core.networks.transformers_lm import CheckpointFormat
-from opendllm.plugins.backbones import SdarOptions
+from opendllm.plugins.backbones import SDAR_BLOCK_KEY, SdarOptions
 from opendllm.plugins.backbones.presets import SDAR
 from opendllm.plugins.backbones.qwen import qwen_format
 from opendllm.registries.backbones import Backbone
-
-BLOCK_KEY = "block_size"
 
 
 def sdar(options: SdarOptions) -> Backbone:
@@ -23,4 +21,4 @@ def sdar(options: SdarOptions) -> Backbone:
 
 def _format(config: Mapping[str, Any]) -> CheckpointFormat:
     stock = qwen_format("sdar", "qwen3", config, logit_shift=False)
-    return replace(stock, block_length=config.get(BLOCK_KEY), block_key=BLOCK_KEY)
+    return replace(stock, block_length=config.get(SDAR_BLOCK_KEY), block_key=SDAR_BLOCK_KEY)

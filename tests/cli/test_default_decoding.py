@@ -13,9 +13,12 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from opendllm.core import load
+from opendllm.core.checkpoints.families import stored_block_length
+from opendllm.core.decoding.settings import default_options
 from opendllm.registries.backbones import Vocabulary
 from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.errors import UserError
+from opendllm.registries.options import BackboneOptions
 
 Accepted = Callable[..., str]
 Refused = Callable[..., str]
@@ -59,16 +62,42 @@ def test_a_call_that_names_no_sampler_has_its_authors_options(goldens: Path) -> 
     assert model.decoding("block-steps", {}) == ("block-steps", {})
 
 
-def test_an_option_that_does_not_go_with_the_authors_is_said_to_be_theirs(goldens: Path) -> None:
-    model = load(goldens / "llada2", mask_token_id=150, block_length=8, device="cpu")
-    canvas = torch.tensor([[5, 150]])
-    said = r"has no effect with rule sequential.*threshold=0.95.* is how the model's authors decode: name the"
-    with pytest.raises(UserError, match=said):
-        model.sample(canvas, rule="sequential")
-    model.sample(canvas, "block-steps", rule="sequential")
-    with pytest.raises(UserError, match="has an option 'treshold'") as caught:
-        model.sample(canvas, treshold=0.5)
-    assert "authors" not in str(caught.value)
+@pytest.mark.parametrize(
+    ("family", "asked", "kept"),
+    [
+        ("llada2", {"rule": "sequential"}, {}),
+        ("sdar", {"rule": "static"}, {"temperature": 1.0}),
+        ("sdar", {"rule": "entropy-bound"}, {"temperature": 1.0}),
+        ("fast-dllm-v2", {"rule": "static"}, {"block_length": 8}),
+        ("sdar", {"temperature": 0.0}, {"rule": "dynamic", "threshold": 0.85}),
+    ],
+)
+def test_what_does_not_go_with_what_is_asked_for_is_left_out(
+    goldens: Path, family: str, asked: dict[str, Any], kept: dict[str, Any]
+) -> None:
+    """Another rule has no use for their rule's threshold."""
+    model = load(goldens / family, mask_token_id=150, block_length=16, device="cpu")
+    assert model.decoding(None, asked) == ("block-steps", {**kept, **asked})
+    canvas = torch.tensor([[5, *[150] * 15]])
+    own = model.sample(canvas, seed=1, **asked)
+    assert torch.equal(own.tokens, model.sample(canvas, "block-steps", seed=1, **kept, **asked).tokens)
+    with pytest.raises(UserError, match="has an option 'treshold'"):
+        model.sample(canvas, treshold=0.5, **asked)
+
+
+@pytest.mark.parametrize(
+    ("stored", "given", "sub_blocks"), [(4, None, None), (12, None, None), (16, None, 8), (16, 4, None)]
+)
+def test_sub_blocks_fit_the_blocks_that_config_json_tells(
+    goldens: Path, tmp_path: Path, stored: int, given: int | None, sub_blocks: int | None
+) -> None:
+    """In the family's own key, unless an option says another length."""
+    config = json.loads((goldens / "fast-dllm-v2" / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"bd_size": stored}))
+    family = installed_plugins().backbones.get("fast-dllm-v2").options.model_validate({"block_length": given})
+    assert isinstance(family, BackboneOptions)
+    found = default_options(family, stored_block_length(tmp_path, family))
+    assert found.get("block_length") == sub_blocks
 
 
 def test_a_trace_says_what_was_used(checkpoint: Path, accepted: Accepted, tmp_path: Path) -> None:
@@ -90,9 +119,8 @@ def test_mistakes_are_told_before_the_model_is_loaded(
     checkpoint: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("opendllm.core.load", lambda *_args, **_options: pytest.fail("loaded"))
-    said = refused("generate", "--checkpoint", checkpoint, "--prompt", "ab", "-o", "rule=static")
-    assert "threshold has no effect with rule static" in said
-    assert "name the sampler, block-steps" in said
+    said = refused("generate", "--checkpoint", checkpoint, "--prompt", "ab", "-o", "rule=statick")
+    assert "option rule: " in said
 
 
 def test_a_result_says_what_was_used(

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from opendllm.core.cli import doctor_command
-from opendllm.core.planning.devices import gpus_here
+from opendllm.core.planning import devices
+from opendllm.core.planning.devices import Gpu, cores_here, gpus_here, memory_here
 
 Here = Callable[..., tuple[Any, str, str]]
 SMI = 'echo "NVIDIA H200, 143771, 570.86.15"\necho "NVIDIA H200, 143771, 570.86.15"'
@@ -146,6 +147,48 @@ def test_a_plan_names_the_device_that_it_assumes_and_what_is_missing(here: Here,
     assert content["device"]["why"] == "H100 with 100 TFLOP/s, as --peak-tflops says"
     [found] = content["variants"].values()
     assert any("is downloaded from the hub" in what for what in found["missing"])
+
+
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [
+        ("NVIDIA A100-SXM4-80GB", "A100"),
+        ("NVIDIA H100 80GB HBM3", "H100"),
+        ("NVIDIA H100 PCIe", None),  # slower
+        ("NVIDIA RTX A1000", None),
+        ("NVIDIA GH200 480GB", None),
+        ("NVIDIA L40S", "L40S"),
+    ],
+)
+def test_a_gpu_is_known_by_its_whole_name(name: str, model: str | None) -> None:
+    assert Gpu(name, 1 << 30, "1").model == model
+
+
+def test_a_gpu_that_shares_the_machines_memory_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver(tmp_path, monkeypatch, 'echo "NVIDIA GB10, [N/A], 580.95"')
+    assert gpus_here() == [Gpu("NVIDIA GB10", memory_here(), "580.95")]
+
+
+def test_a_small_gpu_beside_does_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: Here, pretraining: Path
+) -> None:
+    driver(tmp_path, monkeypatch, 'echo "NVIDIA T400, 4096, 1"\necho "NVIDIA H200, 143771, 1"')
+    content = json.loads(here("plan", pretraining, "--json")[1])
+    assert content["device"]["memory"] == 143771 << 20
+    assert "1 x NVIDIA H200 (140 GiB) and 1 x NVIDIA T400 (4 GiB)" in json.dumps(content["this_machine"])
+
+
+def test_a_containers_share_is_what_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "CGROUP", tmp_path)
+    cores, memory = cores_here(), memory_here()
+    (tmp_path / "cpu.max").write_text("max 100000\n")
+    (tmp_path / "memory.max").write_text("max\n")
+    assert (cores_here(), memory_here()) == (cores, memory)
+    (tmp_path / "cpu.max").write_text("100000 100000\n")
+    (tmp_path / "memory.max").write_text("1048576\n")
+    assert (cores_here(), memory_here()) == (1, 1048576)
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def test_the_status_of_a_live_run_and_of_one_that_was_killed(
         shown = accepted("status", folder)
         assert f"running as process {run.pid} on " in shown
         assert re.search(r"trained \(1 of 2\): training: [\d,]+ of 100,000, .*loss \d", shown)
-        assert "trained  no checkpoint yet; scored: nothing yet" in shown
+        assert "trained  no checkpoint; scored: nothing yet" in shown
     finally:
         run.kill()
         run.wait()

@@ -130,6 +130,24 @@ def test_what_is_done_is_read_no_more_after_the_delay(
     assert counts == [10, 10, 10, 10, 6, 10]
 
 
+def test_kept_keys_of_a_row_that_sits_a_pass_out_stay(golden_model: Callable[[str], LanguageModel]) -> None:
+    """Ancestral steps commit nothing now and then; alone, such a row isn't read at them."""
+    rows = [[5, 9, 31, 7, *[M] * 8], [8, 3, *[M] * 10], [9, 4, 4, 4, 4, 4, 4, 4, 4, M, M, M]]
+    model = golden_model("llada")
+    options: dict[str, Any] = {"steps": 24, "block_length": 4, "temperature": 0.8, "cache": "delayed"}
+    waited = 0
+    for seed in range(8):
+        seeds = [seed, seed + 100, seed + 200]
+        together = model.sample(torch.tensor(rows), "ancestral", seed=seeds, cache_delay=0, **options)
+        for number, row in enumerate(rows):
+            alone = model.sample(
+                torch.tensor([row]), "ancestral", seed=[seeds[number]], cache_delay=0, **options
+            )
+            assert torch.equal(together.tokens[number], alone.tokens[0])
+        waited += int(together.forward_passes.max() > together.forward_passes.min())
+    assert waited
+
+
 def test_a_delay_that_never_ends_changes_nothing(golden_model: Callable[[str], LanguageModel]) -> None:
     canvas, mask = batch()
     options: dict[str, Any] = {

@@ -77,6 +77,19 @@ def test_tokens_that_tie_at_top_p_are_taken_by_position() -> None:
     assert kept(torch.zeros(1, 300), 1.0, 0.5, None)[0].nonzero()[:, 0].tolist() == list(range(151))
 
 
+@pytest.mark.parametrize("top_p", [0.6, 0.9, 0.95])
+def test_the_nucleus_of_a_row_does_not_depend_on_the_others(top_p: float) -> None:
+    """Of two best tokens that are nearly equal both stay, in whichever row they are."""
+    draws = torch.Generator().manual_seed(0)
+    rows = torch.randn(8, 160, generator=draws) - 12
+    best = torch.stack([torch.randperm(160, generator=draws)[:2] for _ in rows])
+    rows.scatter_(1, best, torch.tensor([[0.0, 1e-4]]).expand(8, 2))
+    together = kept(rows, 1.0, top_p, None)
+    assert together.sum(-1).tolist() == [2] * 8
+    for number, row in enumerate(rows):
+        assert torch.equal(kept(row[None], 1.0, top_p, None)[0], together[number])
+
+
 def test_top_p_comes_before_top_k() -> None:
     """Top-k first would let the second token's share of the kept mass exceed the threshold."""
     logits = torch.tensor([[0.4, 0.3, 0.2, 0.1]]).log()

@@ -214,13 +214,31 @@ def test_nothing_is_said_once_all_is_over() -> None:
     assert file.getvalue() == "[0:00] saving\n"
 
 
+def test_a_line_that_cannot_be_written_ends_no_work() -> None:
+    """Its reader has gone: the others are told all the same."""
+
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    file = io.StringIO()
+    progress = Progress([PlainView(Gone()), PlainView(file)])
+    with progress.activity("training", 2, "steps") as task:
+        task.update(1)
+        progress.beat()
+    progress.close(finished=True)
+    assert file.getvalue().splitlines()[0] == "[0:00] training"
+
+
 def test_a_beat_that_fails_breaks_nothing() -> None:
     file, timer, clock = io.StringIO(), Timer(), Clock()
     progress = Progress([PlainView(file)], clock)
     with heartbeat(progress, timer), progress.activity("saving"):
         clock.now += 1000
         file.close()
-        assert not timer.end(over=False).is_alive()  # nor is there a traceback, which would fail the test
+        timer.beat()  # a traceback would fail the test
+        timer.beat()
+        timer.end()
 
 
 def test_the_heart_keeps_no_process_alive() -> None:
