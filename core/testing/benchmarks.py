@@ -4,27 +4,35 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, is_dataclass
-from typing import Any, TypeAlias
+from typing import Any
 from weakref import WeakKeyDictionary
 
+from opendllm.core.testing.benchmark_answers import (
+    WRONG_ANSWERS,
+    Answering,
+    answer_to,
+    given_to,
+    needs_references,
+    right,
+)
 from opendllm.core.testing.contract import PluginContract, passed_over
+from opendllm.core.testing.likely_texts import Likelihoods, LikelyTexts, likely_texts
 from opendllm.registries.benchmarks import (
-    Answer,
     Benchmark,
     BenchmarkContext,
     CodeExecution,
-    GeneratedText,
     GenerationRequest,
+    LikelihoodRequest,
     Request,
     Scores,
-    TextLikelihood,
 )
 from opendllm.registries.corpora import Document
 
 PROBLEMS, FEW, PAIR = 6, 3, 2
 """How many problems are asked: all of right answers, and fewer where they are scored again and again."""
+_LIKELY_TEXTS: WeakKeyDictionary[type, dict[str, LikelyTexts]] = WeakKeyDictionary()
 _OF_RIGHT_ONES: WeakKeyDictionary[type, dict[str, tuple[Scores, Scores]]] = WeakKeyDictionary()
 """By test class and options; programs take long to run."""
 
@@ -73,6 +81,7 @@ class BenchmarkContract(PluginContract):
     def test_the_published_answers_score_best(self) -> None:
         """They reach the best value in every headline metric: a harness that fails some of them is none."""
         asked, scores = self.scored(right)
+        needs_references(asked)
         for name, (value, lower) in self.shown(scores).items():
             if not all(isinstance(request, GenerationRequest) for request in asked):
                 assert math.isfinite(value), f"{name} of likely texts is {value}, and a number was expected"
@@ -86,11 +95,13 @@ class BenchmarkContract(PluginContract):
     def test_wrong_answers_score_worse(self) -> None:
         """Those of other problems, cut ones, unlikely texts: a harness that passes all is none.
 
+        Of several texts a problem, that which scores best as the only likely one counts as published.
         In the first headline metric; others may be of the form alone, and must not be better.
         """
         best = self.shown(self.of_right_ones()[0])
         for what, wrong in WRONG_ANSWERS.items():
             asked, scores = self.scored(wrong, PAIR)
+            needs_references(asked)
             if all(wrong(request, asked) == right(request, asked) for request in asked):
                 continue  # there is one right answer to all problems
             found = {name: shown for name, shown in self.shown(scores).items() if name in best}
@@ -106,16 +117,18 @@ class BenchmarkContract(PluginContract):
     def test_failed_answers_count_as_wrong(self) -> None:
         """As a bracket does, in every headline metric; those that are left out shift no other."""
         benchmark = self.benchmark()
-        asked = benchmark.requests(context(FEW))
-        if not all(isinstance(request, GenerationRequest) for request in asked):
+        requests = benchmark.requests(context(FEW))
+        asked = [request for request in requests if isinstance(request, GenerationRequest)]
+        if len(asked) < len(requests):
             passed_over("it asks for likelihoods, of which failed ones may be left out")
+        needs_references(asked)
         tasks = list(dict.fromkeys(request.task_id for request in asked))
         if len(tasks) < FEW:
             passed_over(f"it asks {len(tasks)} problems only")
         best = self.shown(self.of_right_ones()[0])
         for what, text, failure in (("wrong", ")", None), ("failed", "", "it failed")):
             answers = [
-                _answer(each, text, failure=failure) if each.task_id == tasks[1] else _answer(each, None)
+                answer_to(each, text, failure=failure) if each.task_id == tasks[1] else answer_to(each, None)
                 for each in asked
                 if each.task_id != tasks[0]
             ]
@@ -130,6 +143,30 @@ class BenchmarkContract(PluginContract):
                     f"with one problem left out, one {what} and one right, {name} is {value}, and more was "
                     f"expected: find an answer's problem by its `task_id`, not by its place"
                 )
+
+    def test_every_sample_counts(self) -> None:
+        """Of a right and a wrong answer to each request, the scores are the same whichever comes first."""
+        benchmark = self.benchmark()
+        requests = benchmark.requests(context(1))
+        asked = [request for request in requests if isinstance(request, GenerationRequest)]
+        if len(asked) < len(requests):
+            passed_over("it asks for likelihoods, of which there is one sample")
+        needs_references(asked)
+        first, second = (
+            _shown(
+                benchmark,
+                benchmark.score(
+                    [answer_to(each, text, sample) for each in asked for sample, text in enumerate(texts)]
+                ),
+            )
+            for texts in ((None, ")"), (")", None))
+        )
+        for name, (value, _) in first.items():
+            other = second[name][0] if name in second else math.nan
+            assert abs(value - other) <= 1e-9 or math.isnan(value), (
+                f"of a right sample and a wrong one, {name} is {value} with the right one first, and {other} "
+                f"with the wrong one first, and the same was expected: count every sample of a request"
+            )
 
     def test_answers_are_scored_alike_every_time(self) -> None:
         """The same object scores several times: what was scored before doesn't matter."""
@@ -173,7 +210,10 @@ class BenchmarkContract(PluginContract):
         """Where there is one: right answers are worth more than empty ones."""
         benchmark = self.benchmark()
         asked = [each for each in benchmark.requests(context()) if isinstance(each, GenerationRequest)]
-        found = [[benchmark.quick_score(_answer(request, text)) for request in asked] for text in (None, "")]
+        needs_references(asked)
+        found = [
+            [benchmark.quick_score(answer_to(request, text)) for request in asked] for text in (None, "")
+        ]
         values = [[each for each in some if each is not None] for some in found]
         if not all(values):
             passed_over("its quick_score gives None")
@@ -187,14 +227,37 @@ class BenchmarkContract(PluginContract):
         """The requests, and what the answers to them score."""
         benchmark = self.benchmark()
         asked = benchmark.requests(context(limit))
-        return asked, benchmark.score([_answer(request, answer(request, asked)) for request in asked])
+        texts = self.texts()
+        return asked, benchmark.score([given_to(request, answer(request, asked), texts) for request in asked])
+
+    def texts(self) -> LikelyTexts:
+        """Which of a pair of problems' texts have to be likely, found out once for all tests."""
+        known, given = _LIKELY_TEXTS.setdefault(type(self), {}), repr(self.given())
+        if given not in known:
+            benchmark = self.benchmark()
+            asked = benchmark.requests(context(PAIR))
+            texts = [request for request in asked if isinstance(request, LikelihoodRequest)]
+
+            def goodness(likelihoods: Likelihoods) -> float:
+                found = [
+                    likelihoods[request.task_id, request.setting]
+                    if isinstance(request, LikelihoodRequest)
+                    else answer_to(request, None)
+                    for request in asked
+                ]
+                value, lower = next(iter(_shown(benchmark, benchmark.score(found)).values()))
+                return -value if lower else value
+
+            known[given] = likely_texts(texts, goodness)
+        return known[given]
 
     def of_right_ones(self) -> tuple[Scores, Scores]:
         """What two right answers score, and again from the same object; run once for all tests of it."""
         known, given = _OF_RIGHT_ONES.setdefault(type(self), {}), repr(self.given())
         if given not in known:
             benchmark = self.benchmark()
-            answers = [_answer(request, None) for request in benchmark.requests(context(PAIR))]
+            texts = self.texts()
+            answers = [given_to(request, None, texts) for request in benchmark.requests(context(PAIR))]
             known[given] = benchmark.score(answers), benchmark.score(answers)
         return known[given]
 
@@ -202,68 +265,20 @@ class BenchmarkContract(PluginContract):
         """Of each headline metric its value, and whether less is better."""
         benchmark = self.benchmark()
         benchmark.requests(context())  # some know only then what they measure
-        assert not isinstance(benchmark.headline, str), (
-            f"headline is {benchmark.headline!r}, and a tuple of names was expected: write "
-            f"({benchmark.headline!r},)"
-        )
-        shown = [name for name in benchmark.headline if name in scores.metrics]
-        assert shown, (
-            f"none of the headline {benchmark.headline} is among {sorted(scores.metrics)}: name metrics that "
-            f"`score` gives"
-        )
-        return {name: (scores.metrics[name].value, name in benchmark.lower_is_better) for name in shown}
+        return _shown(benchmark, scores)
 
 
-Answering: TypeAlias = Callable[[Request, Sequence[Request]], str | None]
-"""From a request, and all of them, to an answer's text; None is the published one, or a likely text."""
-
-
-def right(request: Request, asked: Sequence[Request]) -> str | None:
-    """The published answer, or a likely text."""
-    return None
-
-
-def of_another(request: Request, asked: Sequence[Request]) -> str | None:
-    """The published answer to another problem, of the same setting."""
-    if not isinstance(request, GenerationRequest):
-        return ""
-    others = [
-        each.reference
-        for each in asked
-        if isinstance(each, GenerationRequest)
-        and each.task_id != request.task_id
-        and each.setting == request.setting
-        and each.reference != request.reference
-    ]
-    return others[0] if others else None
-
-
-def cut(request: Request, asked: Sequence[Request]) -> str | None:
-    """The first half of the published answer's first line that isn't blank."""
-    reference = request.reference or "" if isinstance(request, GenerationRequest) else ""
-    blank = len(reference) - len(reference.lstrip())
-    line = reference[blank:].partition("\n")[0]
-    return reference[:blank] + line[: len(line) // 2]
-
-
-WRONG_ANSWERS: Mapping[str, Answering] = {
-    "other problems' answers": of_another,
-    "answers cut in half, or unlikely ones": cut,
-}
-
-
-def _answer(request: Request, text: str | None, sample: int = 0, failure: str | None = None) -> Answer:
-    """That text, or the published answer; a likely text, or an unlikely one."""
-    if isinstance(request, GenerationRequest):
-        reference = request.reference or ""
-        written = reference if text is None else text
-        tokens, wanted = tuple(written.encode()), tuple(reference.encode())
-        return GeneratedText(
-            request.task_id, request.setting, sample, written, tokens, wanted, failure=failure
-        )
-    size = len(request.text.encode())
-    nats = size * (0.5 if text is None else 5.0)
-    return TextLikelihood(request.task_id, request.setting, -nats, 0.01, size, size)
+def _shown(benchmark: Benchmark, scores: Scores) -> dict[str, tuple[float, bool]]:
+    assert not isinstance(benchmark.headline, str), (
+        f"headline is {benchmark.headline!r}, and a tuple of names was expected: write "
+        f"({benchmark.headline!r},)"
+    )
+    shown = [name for name in benchmark.headline if name in scores.metrics]
+    assert shown, (
+        f"none of the headline {benchmark.headline} is among {sorted(scores.metrics)}: name metrics that "
+        f"`score` gives"
+    )
+    return {name: (scores.metrics[name].value, name in benchmark.lower_is_better) for name in shown}
 
 
 def _plain(value: Any) -> Any:

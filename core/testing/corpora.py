@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from opendllm.core.testing.contract import PluginContract, passed_over
-from opendllm.core.testing.moved_data import changes, copied
+from opendllm.core.testing.contract import PluginContract, examples_of, passed_over
+from opendllm.core.testing.moved_data import changes, copied, varied
 from opendllm.core.testing.other_process import asked_elsewhere, said_by
 from opendllm.registries.corpora import Corpus, Document, Split
 from opendllm.registries.errors import UserError
@@ -171,6 +172,25 @@ class CorpusContract(PluginContract):
             return
         passed_over("no word of its documents could be exchanged in its files")
 
+    def test_the_fingerprint_follows_the_options(self) -> None:
+        """Of the `examples`, and with a number or switch changed: other documents, another fingerprint."""
+        options = self.plugin_options()
+        found: dict[str, tuple[Mapping[str, Any], list[Document]]] = {}
+        for given in (self.given(), *examples_of(type(options)), *varied(self.given(), options)):
+            try:
+                corpus: Corpus = self.registration().build(given)
+                documents = list(islice(corpus.documents("train"), MANY))
+                with contextlib.suppress(UserError):  # it has no such split, and says so
+                    documents += islice(corpus.documents("held-out"), MANY)
+                fingerprint = corpus.fingerprint()
+            except Exception:  # noqa: S112 (options that it refuses, or that lead nowhere)
+                continue
+            known, same = found.setdefault(fingerprint, (given, documents))
+            assert documents == same, (
+                f"with {_brief(given)} its documents are others than with {_brief(known)}, and another "
+                f"fingerprint than {fingerprint} was expected: hash the options that they hang on too"
+            )
+
     def _of(self, paths: dict[str, str]) -> Corpus:
         """Of other paths."""
         given: dict[str, Any] = {**self.given(), **paths}
@@ -180,3 +200,7 @@ class CorpusContract(PluginContract):
 
 def _names(documents: list[Document]) -> list[str]:
     return [document.name for document in documents[:3]]
+
+
+def _brief(given: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in given.items()) or "the defaults"

@@ -1,12 +1,14 @@
-"""A corpus's files, copied elsewhere and changed there."""
+"""A corpus's files, copied elsewhere and changed there, and its options, changed."""
 
 from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator
+import typing
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from opendllm.registries.corpora import Document
 from opendllm.registries.options import PluginOptions, path_fields
@@ -65,3 +67,20 @@ def changes(documents: Iterator[Document], files: list[Path]) -> Iterator[str]:
                 yield word
                 file.write_bytes(content)
                 break
+
+
+def varied(given: Mapping[str, Any], options: PluginOptions) -> Iterator[dict[str, Any]]:
+    """What was given, with one number or switch of the options changed."""
+    for name, field in type(options).model_fields.items():
+        value = getattr(options, name)
+        others: list[float] = []
+        if isinstance(value, bool):
+            others = [not value]
+        elif isinstance(value, int):
+            others = [value + 1, value - 1]
+        elif isinstance(value, float):
+            others = [value / 2, value * 2 + 0.25]
+        elif value is None and int in typing.get_args(field.annotation):
+            others = [1]
+        for other in others:
+            yield {**given, name: other}

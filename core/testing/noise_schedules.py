@@ -11,6 +11,8 @@ from opendllm.registries.options import noise_destination
 VOCABULARY = 12
 COVERED = 0.95
 """The least share of what alpha falls by that has to lie in `interval`."""
+MEASURABLE = 1e-8
+"""The least 1 - alpha, and slope, that is well above the rounding of 1 - alpha, 1e-16."""
 NEAR_THE_ENDS = (1e-4, 1e-3)
 """Where in the interval a weight has to be finite too: objectives keep no further away."""
 
@@ -96,6 +98,7 @@ class NoiseScheduleContract(PluginContract):
         low, high = self.schedule().interval
         near = torch.tensor(NEAR_THE_ENDS, dtype=torch.float64)
         times = torch.cat([low + (high - low) * near, self.times(), high - (high - low) * near])
+        times = times[self.schedule().mask_probability(times) > 0]  # nothing is masked at others, nor weighed
         weight = self.schedule().elbo_weight(times)
         wrong = ~(torch.isfinite(weight) & (weight >= 0))
         assert not bool(wrong.any()), (
@@ -106,9 +109,10 @@ class NoiseScheduleContract(PluginContract):
     def test_the_weight_belongs_to_alpha(self) -> None:
         """elbo_weight is -alpha' / (1 - alpha), the loss's weight where tokens are masked as alpha says."""
         schedule, times = self.schedule(), self.times()
+        times = times[1 - schedule.alpha(times) > MEASURABLE]
         check_close(
             schedule.elbo_weight(times),
-            -schedule.alpha_prime(times) / (1 - schedule.alpha(times)),
+            -schedule.alpha_prime(times) / schedule.mask_probability(times),
             "elbo_weight, against -alpha' / (1 - alpha)",
             "elbo_weight is -alpha' / (1 - alpha), which is there without being defined; an objective's own "
             "weighting belongs into the objective",
@@ -127,13 +131,22 @@ class NoiseScheduleContract(PluginContract):
         )
 
     def test_a_mask_probability_leads_back_to_its_time(self) -> None:
-        """`time_of` inverts `mask_probability`."""
+        """`time_of` inverts `mask_probability`; where that stands still, any time of the same one will do."""
         schedule, times = self.schedule(), self.times()
+        mend = (
+            "it is inherited, a bisection: mend mask_probability, which has to rise over `interval`"
+            if type(schedule).time_of is NoiseSchedule.time_of
+            else "time_of is the inverse of mask_probability; leave it out to have it found by bisection"
+        )
+        probability = schedule.mask_probability(times)
+        found = schedule.time_of(probability)
+        changing = -schedule.alpha_prime(times) > MEASURABLE
+        check_close(found[changing], times[changing], "time_of(mask_probability(t))", mend, rtol=0, atol=1e-6)
         check_close(
-            schedule.time_of(schedule.mask_probability(times)),
-            times,
-            "time_of(mask_probability(t))",
-            "time_of is the inverse of mask_probability; leave it out to have it found by bisection",
+            schedule.mask_probability(found),
+            probability,
+            "mask_probability(time_of(p)), which is p",
+            mend,
             rtol=0,
             atol=1e-6,
         )

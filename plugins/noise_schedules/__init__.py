@@ -46,6 +46,19 @@ class CosineOptions(MappableOptions):
 class PolynomialOptions(MappableOptions):
     """Options of the polynomial schedule."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {},
+                {"destination": "uniform"},
+                {"eps": 1e-4},
+                {"exponent": 5},
+                {"exponent": 8},
+                {"exponent": 8, "eps": 1e-4},
+            ]
+        }
+    )
+
     exponent: float = Field(2.0, gt=0, description="k of alpha = 1 - t^k; 1 is the linear schedule.")
 
 

@@ -28,6 +28,14 @@ class Polynomial(NoiseSchedule):
         """-k t^(k-1)."""
         return -self._exponent * t ** (self._exponent - 1)
 
+    def mask_probability(self, t: Tensor) -> Tensor:
+        """t^k, also where 1 - t^k is rounded to 1."""
+        return t**self._exponent
+
+    def elbo_weight(self, t: Tensor) -> Tensor:
+        """k/t."""
+        return self._exponent / t
+
 
 def polynomial(options: PolynomialOptions) -> NoiseSchedule:
     """The schedule, mapped as its options say."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from opendllm.core.testing import BackboneContract
 from opendllm.core.testing.backbone_case import VOCABULARY
-from opendllm.core.testing.table_lm import TableLM, TableModule
+from opendllm.core.testing.table_lm import WIDTH, TableLM, TableModule
+from opendllm.core.toolkit.segments import visibility
 from opendllm.registries.backbones import DiffusionLM, LossPart, Vocabulary
 from opendllm.registries.sequences import AttentionPattern, ModelInputs
 
@@ -46,6 +49,23 @@ class OfTable(BackboneContract):
         return found
 
 
+class KeyBias(TableModule):
+    """Softmax attention, whose key bias has a gradient of 0 but for rounding."""
+
+    def __init__(self, vocab_size: int, attention: AttentionPattern) -> None:
+        super().__init__(vocab_size, attention)
+        torch.manual_seed(0)
+        self.query, self.key, self.value = (nn.Linear(WIDTH, WIDTH) for _ in range(3))
+
+    def hidden(self, inputs: ModelInputs) -> Tensor:
+        hidden = super().hidden(inputs)
+        scores = self.query(hidden) @ self.key(hidden).mT / WIDTH**0.5
+        visible = visibility(inputs, inputs.blocks)
+        if visible is not None:
+            scores = scores.masked_fill(~visible, torch.finfo(scores.dtype).min)
+        return hidden + scores.softmax(-1) @ self.value(hidden)
+
+
 class ThreeArguments(TableModule):
     def forward(self, inputs: ModelInputs, targets: Tensor, scored: Tensor) -> Tensor:  # type: ignore[override]
         return self.likelihoods(inputs, targets, scored)
@@ -74,6 +94,18 @@ class Uphill(TableModule):
 class Averaged(TableModule):
     def forward(self, inputs: ModelInputs, targets: Tensor, scored: Tensor, loss_part: LossPart) -> Tensor:
         return super().forward(inputs, targets, scored, loss_part) / max(1, int(scored.sum()))
+
+
+class SumOfNothing(TableModule):
+    """Begins no sum with a tensor."""
+
+    def forward(self, inputs: ModelInputs, targets: Tensor, scored: Tensor, loss_part: LossPart) -> Tensor:
+        nll = self.likelihoods(inputs, targets, scored)
+        total: Any = 0
+        for number in range(len(nll)):
+            piece = slice(number, number + 1)
+            total += loss_part(nll[piece], piece)
+        return total
 
 
 class InParts(TableModule):
@@ -113,6 +145,15 @@ def test_the_kits_own_table_keeps_it(attention: AttentionPattern) -> None:
         getattr(OfTable(TableModule, attention), test)()
 
 
+def test_a_key_bias_is_nothing_wrong() -> None:
+    assert OfTable(KeyBias).broken() == set()
+
+
+def test_a_sum_of_nothing_is_told_how_to_begin() -> None:
+    with pytest.raises(AssertionError, match=r"gave 0, no tensor: .* `logits\.sum\(\) \* 0`"):
+        OfTable(SumOfNothing).test_nothing_scored_is_a_loss_of_zero()
+
+
 SAME, ADD_UP, STEP, NOTHING = TESTS
 
 
@@ -124,6 +165,7 @@ SAME, ADD_UP, STEP, NOTHING = TESTS
         (WithoutGradients, {SAME, ADD_UP, STEP, NOTHING}),
         (Uphill, {SAME, STEP}),
         (Averaged, {SAME, ADD_UP}),
+        (SumOfNothing, {NOTHING}),
         (PartsOfTheirOwn, {SAME}),
         (LastPartMissing, {SAME, ADD_UP}),
         (PartTwice, {SAME, ADD_UP}),

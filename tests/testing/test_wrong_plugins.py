@@ -27,12 +27,23 @@ EACH = [
     for wrong in module.WRONG
 ]
 
+ALSO_RIGHT = [
+    pytest.param(kind, plugin, id=f"{kind}-{plugin.__name__}")
+    for kind, module in KINDS.items()
+    for plugin in getattr(module, "ALSO_RIGHT", ())
+]
+
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_right_plugin_passes(kind: str, tmp_path: Path) -> None:
     """The control: the wrong ones differ from it by their mistake."""
     module = KINDS[kind]
     assert failures(contract_for(kind, module.Right, module.OPTIONS), tmp_path) == {}
+
+
+@pytest.mark.parametrize(("kind", "plugin"), ALSO_RIGHT)
+def test_an_unusual_right_plugin_passes(kind: str, plugin: type, tmp_path: Path) -> None:
+    assert failures(contract_for(kind, plugin, KINDS[kind].OPTIONS), tmp_path) == {}
 
 
 @pytest.mark.parametrize(("kind", "wrong"), EACH)

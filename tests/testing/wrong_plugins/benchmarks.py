@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,9 +17,11 @@ from opendllm.registries.benchmarks import (
     BenchmarkContext,
     GeneratedText,
     GenerationRequest,
+    LikelihoodRequest,
     Metric,
     Request,
     Scores,
+    TextLikelihood,
 )
 from opendllm.registries.gaps import Gap
 
@@ -46,13 +49,67 @@ class Right(Benchmark):
         return answer.text.strip() == self.reference(answer)
 
     def score(self, answers: Sequence[Answer]) -> Scores:
+        by_task: dict[str, list[bool]] = defaultdict(list)
+        for answer in answers:
+            if isinstance(answer, GeneratedText):
+                by_task[answer.task_id].append(self.passed(answer))
         per_task: Mapping[str, Mapping[str, Any]] = {
-            answer.task_id: {"passed": self.passed(answer)}
-            for answer in answers
-            if isinstance(answer, GeneratedText)
+            task: {"passed": sum(found) / len(found)} for task, found in by_task.items()
         }
         share = sum(task["passed"] for task in per_task.values()) / len(per_task)
         return Scores({"accuracy": Metric(share, 0.0, 1.0)}, per_task)
+
+
+class Choices(Right):
+    """Sums with three results to choose from, the likeliest of which is taken."""
+
+    def requests(self, context: BenchmarkContext) -> Sequence[Request]:
+        return [
+            LikelihoodRequest(each.task_id, choice, f"choice-{number}", f"{each.task_id}=")
+            for each in super().requests(context)
+            for number, choice in enumerate(("no number", str(int(each.task_id[4:]) + 1), "a colour"))
+        ]
+
+    def chosen(self, answers: Sequence[TextLikelihood]) -> str:
+        return max(answers, key=lambda each: each.log_likelihood).setting
+
+    def score(self, answers: Sequence[Answer]) -> Scores:
+        by_task: dict[str, list[TextLikelihood]] = defaultdict(list)
+        for answer in answers:
+            if isinstance(answer, TextLikelihood):
+                by_task[answer.task_id].append(answer)
+        per_task = {task: {"passed": self.chosen(some) == "choice-1"} for task, some in by_task.items()}
+        share = sum(each["passed"] for each in per_task.values()) / len(per_task)
+        return Scores({"accuracy": Metric(share, 0.0, 1.0)}, per_task)
+
+
+class ChoicesByByte(Choices):
+    def chosen(self, answers: Sequence[TextLikelihood]) -> str:
+        return max(answers, key=lambda each: each.log_likelihood / each.bytes).setting
+
+
+class AnyChoiceIsRight(Choices):
+    def chosen(self, answers: Sequence[TextLikelihood]) -> str:
+        return "choice-1"
+
+
+class TakesTheFirstChoice(Choices):
+    def chosen(self, answers: Sequence[TextLikelihood]) -> str:
+        return answers[0].setting
+
+
+class WithoutReferences(Right):
+    """Judges the form alone."""
+
+    def requests(self, context: BenchmarkContext) -> Sequence[Request]:
+        return [
+            replace(each, reference=None)
+            for each in super().requests(context)
+            if isinstance(each, GenerationRequest)
+        ]
+
+    def passed(self, answer: GeneratedText) -> bool:
+        return len(answer.text) < 4
 
 
 class AsksAtRandom(Right):
@@ -186,6 +243,13 @@ class AddsUp(Right):
         return Scores({**found.metrics, "answers": Metric(self._number, 0.0, 1e9)}, found.per_task)
 
 
+class KeepsTheLastSample(Right):
+    """Finds a problem's answer by its id, and the next one takes its place."""
+
+    def score(self, answers: Sequence[Answer]) -> Scores:
+        return super().score(list({answer.task_id: answer for answer in answers}.values()))
+
+
 class RenamesItsOwn(Right):
     def task_of(self, given: str) -> str:
         return f"sum-{given}"
@@ -206,6 +270,7 @@ PUBLISHED = "test_the_published_answers_score_best"
 WORSE = "test_wrong_answers_score_worse"
 FAILED = "test_failed_answers_count_as_wrong"
 INTERVALS = "test_intervals_contain_their_values"
+ALSO_RIGHT = [Choices, ChoicesByByte, WithoutReferences]
 WRONG = [
     Wrong(AsksAtRandom, "test_it_asks_the_same_every_time", "draw with `context.seed` only"),
     Wrong(KnowsNoLimit, "test_it_keeps_to_the_limit", "keep to `context.limit`"),
@@ -216,6 +281,8 @@ WRONG = [
     Wrong(AnyNumberIsRight, WORSE, "of other problems' answers"),
     Wrong(AnyTextIsRight, WORSE, "of other problems' answers"),
     Wrong(BeginningIsRight, FAILED, "one failed and one right"),
+    Wrong(AnyChoiceIsRight, WORSE, "where a worse one was expected"),
+    Wrong(TakesTheFirstChoice, WORSE, "where a worse one was expected"),
     Wrong(AskedInWords, WORSE, "of answers cut in half"),
     Wrong(FailsItsOwnAnswers, PUBLISHED, "of the published answers"),
     Wrong(FailsMostOfItsOwn, PUBLISHED, "and 1.0 was expected"),
@@ -224,6 +291,7 @@ WRONG = [
     Wrong(LeavesFailuresOut, FAILED, "a failed one as wrong"),
     Wrong(LeavesWrongOnesOut, FAILED, "count every answer that comes"),
     Wrong(ByPlace, FAILED, "by its `task_id`, not by its place"),
+    Wrong(KeepsTheLastSample, "test_every_sample_counts", "count every sample of a request"),
     Wrong(AddsUp, "test_answers_are_scored_alike_every_time", "keep nothing of them in the object"),
     Wrong(QuickOfLength, "test_a_quick_score_is_of_what_is_right", "more was expected of the right ones"),
     Wrong(Tensors, "test_scores_can_be_written_as_json", "`.item()` of a tensor's"),

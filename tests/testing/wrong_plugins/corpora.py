@@ -23,6 +23,12 @@ class LinesOptions(PluginOptions):
     file: ManifestPath = Field(str(Path(__file__).with_name("texts.txt")), description="One text a line.")
 
 
+class SeedOptions(LinesOptions):
+    """Also, in which order."""
+
+    seed: int = Field(0, ge=0, description="Of the order.")
+
+
 OPTIONS = LinesOptions
 
 
@@ -181,11 +187,25 @@ class NamedByItsPlace(Right):
             yield Document(f"{self.path.absolute()}:{document.name}", document.text)
 
 
+class InDrawnOrder(Right):
+    """Its order hangs on the seed, and its fingerprint doesn't."""
+
+    def __init__(self, options: SeedOptions) -> None:
+        super().__init__(options)
+        self._seed = options.seed
+
+    def documents(self, split: Split) -> Iterator[Document]:
+        found = list(super().documents(split))
+        random.Random(self._seed).shuffle(found)
+        yield from found
+
+
 SAME_ORDER = "test_documents_come_in_the_same_order_every_time"
 TAKEN_UP = "test_a_reading_can_be_taken_up_again"
 THREAD = "test_they_can_be_read_in_another_thread"
 PROCESS = "test_another_process_reads_the_same"
 FOLLOWS = "test_the_fingerprint_follows_the_data"
+OPTIONS_TOO = "test_the_fingerprint_follows_the_options"
 WRONG = [
     Wrong(Shuffles, SAME_ORDER, "sort, and seed what is drawn"),
     Wrong(ShufflesLater, SAME_ORDER, "its documents from number 36 on are"),
@@ -204,5 +224,6 @@ WRONG = [
     Wrong(AlwaysTheSame, FOLLOWS, "another fingerprint was expected"),
     Wrong(OfWhereItLies, FOLLOWS, "hash what is read, not where it lies"),
     Wrong(NamedByItsPlace, FOLLOWS, "name them relative to what the option names"),
+    Wrong(InDrawnOrder, OPTIONS_TOO, "with seed=1 its documents are others", options=SeedOptions),
     Wrong(NoHeldOut, "test_the_held_out_split_is_there", "raise a UserError that says why"),
 ]

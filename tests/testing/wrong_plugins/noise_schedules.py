@@ -30,6 +30,34 @@ class Right(NoiseSchedule):
         return -2 * t
 
 
+class PowerOfTwenty(Right):
+    """1 - t^20, which is 1 to float64 for a while."""
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return 1 - t**20
+
+    def alpha_prime(self, t: Tensor) -> Tensor:
+        return -20 * t**19
+
+
+class ExactPowerOfTwenty(PowerOfTwenty):
+    def mask_probability(self, t: Tensor) -> Tensor:
+        return t**20
+
+    def elbo_weight(self, t: Tensor) -> Tensor:
+        return 20 / t
+
+
+class Steep(Right):
+    """A sigmoid of steepness 60, which stands still at both ends."""
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return (60 * (0.5 - t)).sigmoid()
+
+    def alpha_prime(self, t: Tensor) -> Tensor:
+        return -60 * self.alpha(t) * self.alpha(1 - t)
+
+
 class GoesBack(Right):
     def alpha(self, t: Tensor) -> Tensor:
         return 1 - t - 0.2 * torch.sin(2 * torch.pi * t)
@@ -62,6 +90,13 @@ class WeightOfAnother(Right):
 class LinearTime(Right):
     def time_of(self, mask_probability: Tensor) -> Tensor:
         return mask_probability
+
+
+class FallingMasks(Right):
+    """A survival taken for a chance of noise, which no bisection inverts."""
+
+    def mask_probability(self, t: Tensor) -> Tensor:
+        return self.alpha(t)
 
 
 class SaysMasks(Right):
@@ -208,6 +243,7 @@ NEVER_BACK = "test_noise_never_takes_tokens_back"
 GOES_TO = "test_noise_goes_where_the_destination_says"
 EACH = "test_each_time_stands_by_itself"
 UPWARDS = "test_alpha_prime_is_never_positive"
+ALSO_RIGHT = [PowerOfTwenty, ExactPowerOfTwenty, Steep]
 WRONG = [
     Wrong(GoesBack, ALPHA, "it rises before t"),
     Wrong(OtherEnds, "test_the_declared_ends_are_true", "ends says alpha(1) is 0.1, and alpha gives 0"),
@@ -220,6 +256,7 @@ WRONG = [
     Wrong(IntervalBackwards, "test_the_interval_covers_the_noise", "two times in order"),
     Wrong(HalfTheMasks, "test_what_does_not_survive_is_masked", "mask_probability is 1 - alpha"),
     Wrong(LinearTime, TIME_OF, "the inverse of mask_probability"),
+    Wrong(FallingMasks, TIME_OF, "it is inherited, a bisection: mend mask_probability"),
     Wrong(SaysMasks, "test_the_destination_is_what_the_options_say", "NoiseScheduleOptions"),
     Wrong(ForgetsTheMask, TAKEN, "which is 1 - alpha"),
     Wrong(OfTwelveTokens, TAKEN, "over a vocabulary of 5", options=MixtureOptions),
