@@ -6,7 +6,9 @@ import base64
 import gzip
 import io
 import json
+import os
 import re
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from transformers import PreTrainedTokenizerFast
 from opendllm.core import load
 from opendllm.core.cli.main import main
 from opendllm.core.cli.output_files import Lines, new_file
+from opendllm.core.progress.views import shown_progress
 from opendllm.registries.backbones import Vocabulary
 from opendllm.registries.discovery import installed_plugins
 
@@ -101,6 +104,36 @@ def test_json_lines_in_and_out(
         code, nothing, _ = generate("--input", given, "--output", target, "--batch-size", batch_size)
         assert (code, nothing) == (0, "")
         assert target.read_text() == output
+
+
+def test_what_is_answered_when_it_is_terminated_is_kept(
+    generate: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is a file left behind in which nothing was written."""
+    add, ignored = Lines.add, []
+
+    def add_and_terminate(self: Lines, index: int, line: str) -> None:
+        add(self, index, line)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Lines, "add", add_and_terminate)
+    before = signal.signal(signal.SIGTERM, lambda *_: ignored.append(1))
+    target, trace = tmp_path / "texts.jsonl", tmp_path / "trace.html"
+    try:
+        asked = ("--prompt", "abc", "--batch-size", 1, "--output", target)
+        code, _, errors = generate(*asked, "--trace", trace)
+        assert (code, ignored) == (143, [])
+        assert "1 of 1 prompts are answered" in errors
+        assert len(target.read_text().splitlines()) == 1
+        assert not trace.exists()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_a_closed_standard_error_shows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr", None)
+    with shown_progress(None) as shown, shown.activity("generating") as task:
+        task.update(1, 2)
 
 
 def test_how_far_it_is_stands_beside_what_is_written(

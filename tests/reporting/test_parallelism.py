@@ -110,6 +110,16 @@ def test_settings_of_one_checkpoint_and_sampler_are_a_family(empty_run: FakeRun)
 
 
 @pytest.mark.parametrize(
+    ("accuracies", "why"), [((0.0, 0.0), "nothing right"), ((0.5, 0.4), "loses over 5 points")]
+)
+def test_why_there_is_no_aup(empty_run: FakeRun, accuracies: tuple[float, float], why: str) -> None:
+    for steps, accuracy in zip((16, 8), accuracies, strict=True):
+        answered(empty_run, f"p2-steps-{steps}", accuracy, 10 * steps, steps=steps)
+    [(*_, aup)] = parallelism_table(read_study([empty_run.folder])).rows
+    assert (aup.order, aup.detail) == (None, why)
+
+
+@pytest.mark.parametrize(
     ("headline", "expected"),
     [
         (["pass@1", "pass@10"], "pass@1"),
