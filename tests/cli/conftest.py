@@ -6,7 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,20 @@ variants:
 """
 
 Platform = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def save_letter_tokenizer(folder: Path, letters: Iterable[str]) -> int:
+    """A token a letter, then EOS and the mask; gives how many tokens there are."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {letter: number for number, letter in enumerate([*letters, "</s>", "<M>"])}
+    raw = Tokenizer(models.WordLevel(vocabulary, unk_token="a"))
+    raw.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    raw.decoder = decoders.Fuse()
+    raw.add_special_tokens(["</s>", "<M>"])
+    PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="</s>", mask_token="<M>").save_pretrained(folder)
+    return len(vocabulary)
 
 
 def lay_out(folder: Path) -> Path:

@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 from opendllm.core import load
 from opendllm.core.checkpoints.families import stored_block_length
@@ -19,6 +17,8 @@ from opendllm.registries.backbones import Vocabulary
 from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.errors import UserError
 from opendllm.registries.options import BackboneOptions
+
+from .conftest import save_letter_tokenizer
 
 Accepted = Callable[..., str]
 Refused = Callable[..., str]
@@ -30,14 +30,8 @@ ASCII = [chr(number) for number in range(10, 127)]
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny LLaDA2 of one-letter tokens, with blocks of 8."""
     folder = tmp_path_factory.mktemp("llada2")
-    vocabulary = {letter: number for number, letter in enumerate([*ASCII, "</s>", "<M>"])}
-    raw = Tokenizer(models.WordLevel(vocabulary, unk_token="a"))
-    raw.pre_tokenizer = pre_tokenizers.Split("", "isolated")
-    raw.decoder = decoders.Fuse()
-    raw.add_special_tokens(["</s>", "<M>"])
-    PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="</s>", mask_token="<M>").save_pretrained(folder)
+    size = save_letter_tokenizer(folder, ASCII)
     torch.manual_seed(0)
-    size = len(vocabulary)
     backbone = installed_plugins().backbones.get("llada2").build({"block_length": 8})
     lm = backbone.build(Vocabulary(size, size - 1, size - 2))
     lm.save(folder, lm.module.state_dict())

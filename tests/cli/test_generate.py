@@ -15,8 +15,6 @@ from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 from opendllm.core import load
 from opendllm.core.cli.main import main
@@ -24,6 +22,8 @@ from opendllm.core.cli.output_files import Lines, new_file
 from opendllm.core.progress.views import shown_progress
 from opendllm.registries.backbones import Vocabulary
 from opendllm.registries.discovery import installed_plugins
+
+from .conftest import save_letter_tokenizer
 
 LETTERS = "abcdefgh \n"
 Own = dict[str, object]
@@ -36,12 +36,7 @@ OPTIONS = ["-o", "max_new_tokens=5", "-o", "temperature=1"]
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny LLaDA of one-letter tokens."""
     folder = tmp_path_factory.mktemp("checkpoint")
-    vocabulary = {letter: number for number, letter in enumerate([*LETTERS, "</s>", "<M>"])}
-    raw = Tokenizer(models.WordLevel(vocabulary, unk_token="a"))
-    raw.pre_tokenizer = pre_tokenizers.Split("", "isolated")
-    raw.decoder = decoders.Fuse()
-    raw.add_special_tokens(["</s>", "<M>"])
-    PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="</s>", mask_token="<M>").save_pretrained(folder)
+    save_letter_tokenizer(folder, LETTERS)
     torch.manual_seed(0)
     lm = installed_plugins().backbones.get("llada").build().build(Vocabulary(12, 11, 10))
     lm.save(folder, lm.module.state_dict())
