@@ -125,7 +125,7 @@ def _load_checkpoint(variant: Variant, folder: Path) -> tuple[list[LoadedModel],
         folder if pretrained is None else fetch(pretrained),
         backbone,
         manifest.device,
-        manifest.model.add_bos_token,
+        manifest.local_model.add_bos_token,
     )
     trained = _trained(folder) if pretrained is None else {"step": 0}
     step = trained["step"]

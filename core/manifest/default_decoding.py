@@ -22,9 +22,12 @@ def with_default_decoding(manifest: Manifest, plugins: Plugins) -> Manifest:
     """The manifest with `generate`, here and in `evaluate`, as the backbone's authors have it.
 
     A section that names a sampler stays as it is: the sampler begins with its own defaults. So does a
-    manifest whose backbone is unknown or can't have its options, which is told elsewhere.
+    manifest whose backbone is unknown or can't have its options, which is told elsewhere, and one that asks a
+    server.
     """
-    family = _family(manifest.model.backbone, plugins)
+    if manifest.endpoint is not None:
+        return manifest
+    family = _family(manifest.local_model.backbone, plugins)
     if family is None or not family.default_options:
         return manifest
     defaults = default_options(family, _stored_block_length(family))

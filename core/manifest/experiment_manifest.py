@@ -15,6 +15,7 @@ from typing import Any
 
 from opendllm.core.manifest.checks import Issue, ManifestError, validate
 from opendllm.core.manifest.default_decoding import with_default_decoding
+from opendllm.core.manifest.endpoint_checks import resolve_endpoint_plugins
 from opendllm.core.manifest.grids import without_grids
 from opendllm.core.manifest.lengths import unwritable
 from opendllm.core.manifest.paths import with_absolute_paths, without_paths
@@ -41,6 +42,8 @@ _NOT_TRAINED_FROM = (
 """Keys of `train` that only say how the same weights are come by; a run may go on with others."""
 
 
+_ANSWERS_OF_A_SERVER = ("endpoint", "model", "api", "extra_body")
+"""Keys of a `model` that names a server which its answers depend on; the others say how it is reached."""
 _ADDED_LATER = frozenset({"add_bos_token", "eos_token", "load_balancing"})
 """Keys that earlier manifests lack: null means what was done before there was one, and the same digest."""
 
@@ -55,6 +58,8 @@ def trained_from(manifest: dict[str, Any]) -> dict[str, Any]:
     """What of a dumped manifest decides the trained weights, but for float rounding."""
     content = {key: manifest.get(key) for key in ("model", "data", "train", "seed")}
     content["model"] = _without_new_defaults(content["model"])
+    if content["model"] is not None and "endpoint" in content["model"]:
+        content["model"] = {key: content["model"][key] for key in _ANSWERS_OF_A_SERVER}
     if content["data"] is not None:  # what is only looked at decides nothing
         content["data"] = {key: value for key, value in content["data"].items() if key != "contamination"}
     if content["data"] is not None and content["data"].get("tokenizer") is not None:
@@ -224,7 +229,8 @@ def _variant(name: str, merged: Source, seed: int | None, plugins: Plugins) -> V
     except ManifestError as error:
         raise ManifestError([*error.issues, *unknown_plugins(source, plugins)]) from error
     manifest = with_default_decoding(manifest, plugins)
-    chosen = resolve_plugins(manifest, source, plugins)
+    resolve = resolve_plugins if manifest.endpoint is None else resolve_endpoint_plugins
+    chosen = resolve(manifest, source, plugins)
     labels = [entry.label or entry.benchmark.name for entry in manifest.evaluate]
     for index, label in enumerate(labels):
         if label in labels[:index]:

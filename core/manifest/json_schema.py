@@ -19,6 +19,7 @@ def manifest_schema(plugins: Plugins) -> dict[str, Any]:
     """
     schema = ExperimentManifest.model_json_schema()
     definitions = schema["$defs"]
+    _merge_models(schema)
     for kind in PLUGIN_KEYS.values():
         definitions[f"choice_{kind}"] = _choice(plugins, kind, definitions)
     for definition in [schema, *definitions.values()]:
@@ -44,6 +45,15 @@ def manifest_schema(plugins: Plugins) -> dict[str, Any]:
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "Open-dLLM manifest"
     return schema
+
+
+def _merge_models(schema: dict[str, Any]) -> None:
+    """One `model` section with both kinds' keys: a patch may null those of one and give the other's."""
+    definitions = schema["$defs"]
+    endpoint = definitions.pop("Endpoint")
+    definitions["Model"]["properties"] |= endpoint["properties"]
+    definitions["Model"]["description"] += " Or, from `endpoint` on: " + endpoint["description"]
+    schema["properties"]["model"] = {"$ref": "#/$defs/Model"}
 
 
 def _choice(plugins: Plugins, kind: str, definitions: dict[str, Any]) -> dict[str, Any]:

@@ -39,8 +39,9 @@ def without_paths(content: dict[str, Any], plugins: VariantPlugins) -> dict[str,
     Corpora are known by their fingerprints, which a checkpoint keeps; a folder to start from, or with a
     tokenizer, is known by what it holds.
     """
-    backbone = content["model"]["backbone"]
-    content = {**content, "model": {"backbone": _by_content(backbone, type(plugins.backbone.options))}}
+    if plugins.own_backbone is not None:
+        backbone = _by_content(content["model"]["backbone"], type(plugins.own_backbone.options))
+        content = {**content, "model": {"backbone": backbone}}
     data = content.get("data")
     if data is None:
         return content

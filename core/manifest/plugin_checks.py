@@ -48,14 +48,14 @@ OptionsT = TypeVar("OptionsT", bound=PluginOptions)
 
 
 def resolve_plugins(manifest: Manifest, source: Source, plugins: Plugins) -> VariantPlugins:
-    """Find every plugin that a manifest names.
+    """Find every plugin that a manifest names whose model is one of this machine.
 
     Raises:
         ManifestError: one isn't there, doesn't take its options, or doesn't go with the others.
     """
-    resolver = _Resolver(manifest, source, plugins)
+    resolver = Resolver(manifest, source, plugins)
     backbone = resolver.plugin(
-        plugins.backbones, BackboneOptions, manifest.model.backbone, ("model", "backbone")
+        plugins.backbones, BackboneOptions, manifest.local_model.backbone, ("model", "backbone")
     )
     corpora = resolver.corpora()
     objective = schedule = None
@@ -129,7 +129,7 @@ def _chosen_names(node: Any, path: KeyPath) -> Iterator[tuple[KeyPath, str]]:
 
 
 @dataclass
-class _Resolver:
+class Resolver:
     """Looks plugins up one by one, and collects what is wrong with them.
 
     Attributes:
@@ -224,7 +224,7 @@ class _Resolver:
 
     def _default_sampler(self) -> PluginChoice | None:
         """The sampler of the backbone's authors; None where the backbone is unknown."""
-        name = self.manifest.model.backbone.name
+        name = self.manifest.local_model.backbone.name
         try:
             options = self.plugins.backbones.get(name).options
         except PluginError:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from opendllm.core.decoding.options import DecoderOptions
+from opendllm.core.manifest.endpoint_schema import Endpoint
 from opendllm.core.manifest.section import PluginChoice, Section
 from opendllm.core.manifest.train_schema import Train
 from opendllm.registries.benchmarks import IsolationLevel
@@ -33,6 +34,18 @@ class Model(Section):
     add_bos_token: bool | None = Field(
         None, description="Whether texts begin with BOS; by default as the tokenizer says."
     )
+
+
+def _model_kind(model: Any) -> str:
+    named = "endpoint" in model if isinstance(model, dict) else isinstance(model, Endpoint)
+    return "<endpoint>" if named else "<model>"
+
+
+AnyModel = Annotated[
+    Annotated[Model, Tag("<model>")] | Annotated[Endpoint, Tag("<endpoint>")], Discriminator(_model_kind)
+]
+"""A model that is built or loaded here, or one that a server runs. Angle brackets keep the kind out of the paths
+that errors name (see `option_errors`)."""
 
 
 class TokenizerTraining(Section):
@@ -191,7 +204,7 @@ class Manifest(Section):
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="`auto`, `cpu` or `cuda`.")
     output: str | None = Field(None, description="The run folder; `runs/NAME` by default.")
     launch: Launch | None = Field(None, description="For `platform run --launcher ...`.")
-    model: Model
+    model: AnyModel
     data: Data | None = Field(None, description="Needed to train, and by benchmarks of held-out documents.")
     train: Train | None = Field(None, description="Without it the model is evaluated as it is.")
     generate: Generate = Generate()
@@ -202,6 +215,17 @@ class Manifest(Section):
     isolation: IsolationLevel | None = Field(
         None, description="The weakest sandbox that will do; by default the strongest of this machine."
     )
+
+    @property
+    def endpoint(self) -> Endpoint | None:
+        """The server that is asked; None where the model is one of this machine."""
+        return self.model if isinstance(self.model, Endpoint) else None
+
+    @property
+    def local_model(self) -> Model:
+        """Of a manifest without an endpoint."""
+        assert isinstance(self.model, Model)
+        return self.model
 
 
 class PublishedFigures(Section):

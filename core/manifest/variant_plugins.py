@@ -41,10 +41,21 @@ class TrainingPlugins:
 
 @dataclass(frozen=True)
 class EvaluationPlugins:
-    """Of one entry of `evaluate`; the sampler may be the one of `generate`, or the backbone's own."""
+    """Of one entry of `evaluate`; the sampler may be the one of `generate`, or the backbone's own.
+
+    Attributes:
+        benchmark: the entry's.
+        own_sampler: None where a server is asked.
+    """
 
     benchmark: ChosenPlugin[Benchmark, PluginOptions]
-    sampler: ChosenPlugin[Sampler, SamplerOptions]
+    own_sampler: ChosenPlugin[Sampler, SamplerOptions] | None
+
+    @property
+    def sampler(self) -> ChosenPlugin[Sampler, SamplerOptions]:
+        """Of a model of this machine."""
+        assert self.own_sampler is not None
+        return self.own_sampler
 
 
 @dataclass(frozen=True)
@@ -52,27 +63,41 @@ class VariantPlugins:
     """Everything that a variant's manifest names.
 
     Attributes:
-        backbone: of the model.
+        own_backbone: of the model; None where a server is asked.
         corpora: of the data, in the order of `Data.corpora`; none where the manifest has no data.
         training: None where nothing is trained.
-        sampler: the one of `generate`, or the backbone's own.
+        own_sampler: the one of `generate`, or the backbone's own; None where a server is asked.
         evaluations: one for each entry of `evaluate`.
     """
 
-    backbone: ChosenPlugin[Backbone, BackboneOptions]
+    own_backbone: ChosenPlugin[Backbone, BackboneOptions] | None
     corpora: tuple[ChosenPlugin[Corpus, PluginOptions], ...]
     training: TrainingPlugins | None
-    sampler: ChosenPlugin[Sampler, SamplerOptions]
+    own_sampler: ChosenPlugin[Sampler, SamplerOptions] | None
     evaluations: tuple[EvaluationPlugins, ...]
+
+    @property
+    def backbone(self) -> ChosenPlugin[Backbone, BackboneOptions]:
+        """Of a model of this machine."""
+        assert self.own_backbone is not None
+        return self.own_backbone
+
+    @property
+    def sampler(self) -> ChosenPlugin[Sampler, SamplerOptions]:
+        """That such a model is decoded with."""
+        assert self.own_sampler is not None
+        return self.own_sampler
 
     def __iter__(self) -> Iterator[ChosenPlugin[Any, Any]]:
         """All of them, but for samplers that only one benchmark is decoded with."""
-        yield self.backbone
+        if self.own_backbone is not None:
+            yield self.own_backbone
         yield from self.corpora
         if self.training is not None:
             yield self.training.objective
             yield self.training.noise_schedule
-        yield self.sampler
+        if self.own_sampler is not None:
+            yield self.own_sampler
         yield from (evaluation.benchmark for evaluation in self.evaluations)
 
     def built_corpora(self) -> list[Corpus]:

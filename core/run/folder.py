@@ -211,7 +211,7 @@ def write_variant(experiment: Experiment, variant: Variant) -> None:
     """Say in a variant's folder what it is: what its results were made with."""
     if not is_first_process():
         return
-    manifest = variant.manifest
+    manifest, endpoint = variant.manifest, variant.manifest.endpoint
     trained_in = training_folders(experiment)[variant.name]
     write_json(
         experiment.output / variant.name / VARIANT_FILE,
@@ -220,9 +220,10 @@ def write_variant(experiment: Experiment, variant: Variant) -> None:
             "seed": manifest.seed,
             "training_digest": variant.training_digest,
             "trained_in": trained_in,
-            "backbone": manifest.model.backbone.name,
+            "backbone": None if endpoint else manifest.local_model.backbone.name,
+            **({"endpoint": endpoint.base_url, "model": endpoint.model} if endpoint else {}),
             "objective": manifest.train.objective.name if manifest.train else None,
-            "sampler": variant.plugins.sampler.written_name,
+            "sampler": None if endpoint else variant.plugins.sampler.written_name,
             "parameters": _parameters(experiment.output / trained_in),
             "extended": _extended(experiment.output / trained_in),
             "plugins": plugin_versions(variant),

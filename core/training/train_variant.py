@@ -133,7 +133,7 @@ def _prepared_by_first(
     if rank() == 0:
         with progress.activity("preparing data", unit="documents") as task:
             assert manifest.data is not None
-            bos = manifest.model.add_bos_token
+            bos = manifest.local_model.add_bos_token
 
             counted: dict[str, tuple[int, int]] = {}
 

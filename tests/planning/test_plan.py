@@ -305,7 +305,7 @@ def test_a_strangers_backbone_is_planned_as_far_as_it_tells(options: type[Backbo
     registration: Registration[Backbone] = Registration(
         "backbones", "mine", options, "json:loads", "mine", Provenance("stranger", "0.1")
     )
-    plugins = replace(variant.plugins, backbone=ChosenPlugin(registration, options()))
+    plugins = replace(variant.plugins, own_backbone=ChosenPlugin(registration, options()))
     found = make_plan(replace(variant, plugins=plugins), Hardware(1))
     if options is NoSizesOptions:
         assert found.training is None
