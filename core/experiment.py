@@ -131,9 +131,10 @@ def _evaluate(
     limit: int | None,
     told: _Told,
 ) -> None:
-    """Evaluate the variant's last checkpoint."""
-    with told.progress.activity("importing libraries") if not imported() else nullcontext():
-        import_model_libraries()
+    """Evaluate the variant's last checkpoint, or ask its server."""
+    if variant.manifest.endpoint is None:
+        with told.progress.activity("importing libraries") if not imported() else nullcontext():
+            import_model_libraries()
     from opendllm.core.evaluation.evaluate_variant import evaluate_variant
 
     folder = open_variant(experiment, variant)

@@ -1,4 +1,4 @@
-"""Puts requests to a model: texts written, likelihoods estimated, on every device at once."""
+"""Puts requests to a model of this machine: texts written, likelihoods estimated, on every device at once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from opendllm.core.checkpoints.text_codec import TextCodec
-from opendllm.core.decoding.chat import chat_prompt
+from opendllm.core.decoding.chat import chat_prompt, chat_template_of
 from opendllm.core.decoding.graph_calls import GraphTiming
 from opendllm.core.decoding.kept_steps import release_steps
 from opendllm.core.decoding.options import DecoderOptions
@@ -24,9 +24,11 @@ from opendllm.core.evaluation.text_likelihood import TextToScore, score_texts, w
 from opendllm.core.foundation.sample_records import SampleKey, SampleRecord
 from opendllm.core.scoring.problem_files import preparation_failure
 from opendllm.core.toolkit.draws import hash_address, stream_id
-from opendllm.core.toolkit.likelihood import Estimator
+from opendllm.core.toolkit.likelihood import Estimator, bound_name, is_exact
 from opendllm.registries.backbones import DiffusionLM
 from opendllm.registries.benchmarks import (
+    Answer,
+    ChatTemplate,
     GeneratedText,
     GenerationRequest,
     LikelihoodRequest,
@@ -53,7 +55,7 @@ class Replica:
 
 @dataclass(frozen=True)
 class Asked:
-    """How a benchmark is put to a model.
+    """How a benchmark is put to a model of this machine.
 
     Attributes:
         replicas: the model, once a device.
@@ -76,6 +78,44 @@ class Asked:
     likelihood_draws: int
     seed: int
     graphs: list[GraphTiming] = field(default_factory=list)
+    runs_here = True
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Where a request doesn't say how many."""
+        return self.options.max_new_tokens
+
+    def chat_template(self) -> ChatTemplate:
+        """The checkpoint's."""
+        replica = self.replicas[0]
+        return chat_template_of(replica.tokenizer, replica.codec)
+
+    def askable(self, requests: Sequence[Request]) -> tuple[Sequence[Request], Sequence[str]]:
+        """All of them; and where likelihoods are asked for, what they are."""
+        if not any(isinstance(request, LikelihoodRequest) for request in requests):
+            return requests, ()
+        return requests, (f"its likelihood is {bound_name(self.replicas[0].lm)}",)
+
+    def with_kind(self, answer: Answer) -> Answer:
+        """Likelihoods on file of before they said whether they are bounds; the model is the same."""
+        if isinstance(answer, TextLikelihood) and answer.failure is None and answer.exact is None:
+            return replace(answer, exact=is_exact(self.replicas[0].lm))
+        return answer
+
+    def unanswerable(
+        self, requests: Mapping[SampleKey, Request], sequence_length: int
+    ) -> dict[SampleKey, str]:
+        """See `Respondent`."""
+        reasons: dict[Request, str | None] = {}
+        for request in requests.values():
+            if request not in reasons:
+                reasons[request] = _why_unanswerable(self, request, sequence_length)
+        found = {key: reasons[request] for key, request in requests.items()}
+        return {key: reason for key, reason in found.items() if reason is not None}
+
+    def answer_all(self, requests: dict[SampleKey, Request], sequence_length: int) -> Iterator[SampleRecord]:
+        """Of all replicas."""
+        return _answer_all(self, requests, sequence_length)
 
 
 def fingerprint(request: LikelihoodRequest) -> str:
@@ -87,18 +127,6 @@ def answer_seed(seed: int, key: SampleKey) -> int:
     """One seed for each answer."""
     task_id, setting, sample = key
     return int(hash_address(seed, stream_id(task_id), stream_id(setting), sample))
-
-
-def unanswerable(
-    asked: Asked, requests: Mapping[SampleKey, Request], sequence_length: int
-) -> dict[SampleKey, str]:
-    """Why problems can't be put to the model, of those that can't."""
-    reasons: dict[Request, str | None] = {}
-    for request in requests.values():
-        if request not in reasons:
-            reasons[request] = _why_unanswerable(asked, request, sequence_length)
-    found = {key: reasons[request] for key, request in requests.items()}
-    return {key: reason for key, reason in found.items() if reason is not None}
 
 
 def _why_unanswerable(asked: Asked, request: Request, sequence_length: int) -> str | None:
@@ -121,16 +149,15 @@ def _why_unanswerable(asked: Asked, request: Request, sequence_length: int) -> s
 def failed_answer(key: SampleKey, request: Request, reason: str) -> SampleRecord:
     """What is kept of a problem that wasn't put to the model."""
     if isinstance(request, GenerationRequest):
-        return _record(request, GeneratedText(*key, text="", failure=reason))
+        return record_of(request, GeneratedText(*key, text="", failure=reason))
     task_id, setting, _ = key
     answer = TextLikelihood(task_id, setting, math.nan, 0.0, 0, 0, failure=reason)
     return SampleRecord(answer, request=fingerprint(request))
 
 
-def answer_all(
+def _answer_all(
     asked: Asked, requests: dict[SampleKey, Request], sequence_length: int
 ) -> Iterator[SampleRecord]:
-    """The answers of all replicas, as they come."""
     if len(asked.replicas) == 1:
         yield from _answer(asked, asked.replicas[0], requests, sequence_length)
         return
@@ -226,7 +253,7 @@ def _write_answers(
         replica.lm, replica.codec, gaps, replica.sampler, asked.options, asked.batch_size
     ):
         key, request = keys[index], requests[keys[index]]
-        text = _cut(written.text, request.stop)
+        text = cut(written.text, request.stop)
         answer = GeneratedText(
             *key,
             text=text,
@@ -235,14 +262,15 @@ def _write_answers(
             ended=written.kept_tokens < len(written.tokens) or text != written.text,
         )
         yield replace(
-            _record(request, answer),
+            record_of(request, answer),
             kept_tokens=written.kept_tokens,
             forward_passes=written.forward_passes,
             seconds=written.seconds,
         )
 
 
-def _record(request: GenerationRequest, answer: GeneratedText) -> SampleRecord:
+def record_of(request: GenerationRequest, answer: GeneratedText) -> SampleRecord:
+    """The line of an answer, with what it was asked."""
     return SampleRecord(answer, request.gap.prefix, request.gap.suffix, request.reference)
 
 
@@ -264,6 +292,7 @@ def gap_of(asked: Asked, replica: Replica, request: GenerationRequest) -> Gap:
     return gap
 
 
-def _cut(text: str, stop: tuple[str, ...]) -> str:
+def cut(text: str, stop: tuple[str, ...]) -> str:
+    """Up to the first stop string."""
     ends = [text.index(word) for word in stop if word and word in text]
     return text[: min(ends)] if ends else text

@@ -1,4 +1,4 @@
-"""Asks a checkpoint what a benchmark asks, and scores the answers."""
+"""Asks a model what a benchmark asks, and scores the answers."""
 
 from __future__ import annotations
 
@@ -9,23 +9,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from opendllm.core.decoding.chat import chat_template_of
 from opendllm.core.decoding.graph_calls import GraphTiming
-from opendllm.core.evaluation.answering import (
-    Asked,
-    answer_all,
-    failed_answer,
-    fingerprint,
-    unanswerable,
-)
+from opendllm.core.evaluation.answering import failed_answer, fingerprint
 from opendllm.core.evaluation.answers import AnswerFile
+from opendllm.core.evaluation.respondent import Respondent
 from opendllm.core.evaluation.shards import ALONE, Shard, take_shard
 from opendllm.core.foundation.atomic_files import write_json
 from opendllm.core.foundation.json_objects import read_json_object
 from opendllm.core.foundation.peak_memory import peak_memory_bytes, restart_peak_memory
 from opendllm.core.foundation.sample_records import SampleKey, SampleRecord
 from opendllm.core.sandbox.sandbox import Sandbox
-from opendllm.core.toolkit.likelihood import bound_name, is_exact
 from opendllm.registries.benchmarks import (
     Answer,
     Benchmark,
@@ -49,7 +42,8 @@ class Evaluation:
         scores: None where scoring would run generated code, which isn't allowed.
         tasks: how many there are answers to.
         texts: how many answers are texts that the model wrote.
-        tokens: that these are made of.
+        tokens: that these are made of; None where nobody counted them all.
+        forward_passes: of all answers; None where nobody knows.
         unasked: task id -> why it couldn't be put to the model, so that its answers count as wrong.
         peak_memory_bytes: while answers were given; None where all were on file.
         first_text: a request for a text, with its answer's key; None where there is none.
@@ -58,12 +52,12 @@ class Evaluation:
 
     scores: Scores | None
     tokens_per_second: float | None
-    forward_passes: int
+    forward_passes: int | None
     seconds: float
     tasks: int
     unasked: Mapping[str, str]
     texts: int
-    tokens: int
+    tokens: int | None
     peak_memory_bytes: int | None = None
     first_text: tuple[SampleKey, GenerationRequest] | None = None
     graphs: GraphTiming | None = None
@@ -71,7 +65,9 @@ class Evaluation:
     @property
     def tokens_per_forward_pass(self) -> float | None:
         """How many tokens of its text a row's forward pass gave, on average; None without a pass."""
-        return self.tokens / self.forward_passes if self.forward_passes else None
+        if self.tokens is None or not self.forward_passes:
+            return None
+        return self.tokens / self.forward_passes
 
 
 OnProgress = Callable[[int, int, float | None], None]
@@ -82,7 +78,7 @@ NAMED_TASKS = 5
 
 
 def evaluate(
-    asked: Asked,
+    asked: Respondent,
     benchmark: Benchmark,
     context: BenchmarkContext,
     answers: AnswerFile,
@@ -95,7 +91,7 @@ def evaluate(
     A problem that can't be put to the model is answered wrongly, and named; the others go on.
 
     Args:
-        asked: model and settings.
+        asked: the model or server, and settings.
         benchmark: what is asked.
         context: of the run.
         answers: the file that answers are kept in.
@@ -114,18 +110,16 @@ def evaluate(
     if context.code_execution is not None:
         context = replace(context, code_execution=replace(context.code_execution, on_progress=on_scoring))
     if asked.chat:
-        replica = asked.replicas[0]
-        context = replace(context, chat=chat_template_of(replica.tokenizer, replica.codec))
-    requests = benchmark.requests(context)
+        context = replace(context, chat=asked.chat_template())
+    requests, about = asked.askable(benchmark.requests(context))
     if asked.chat:
         _check_chat_has_an_effect(requests)
-    about = _what_likelihoods_are(asked, requests)
     wanted = _keyed(requests, asked.samples_per_task)
     _check_same_requests(wanted, answers)
     pending = [key for key in wanted if key not in answers.records]
     if pending and shard.is_first and benchmark.executes_code and context.code_execution is not None:
         check_sandbox(context.code_execution)
-    unfit = unanswerable(asked, {key: wanted[key] for key in pending}, context.sequence_length)
+    unfit = asked.unanswerable({key: wanted[key] for key in pending}, context.sequence_length)
     _check_some_fit(unfit, wanted)
     # The longest together, and every process and device as many of them.
     pending.sort(key=lambda key: 0 if key in unfit else _characters(wanted[key]))
@@ -135,10 +129,10 @@ def evaluate(
     failed = (failed_answer(key, mine[key], unfit[key]) for key in mine if key in unfit)
     fitting = {key: request for key, request in mine.items() if key not in unfit}
     restart_peak_memory()
-    for record in itertools.chain(failed, answer_all(asked, fitting, context.sequence_length)):
+    for record in itertools.chain(failed, asked.answer_all(fitting, context.sequence_length)):
         answers.add(record)
         progress.add(record)
-    peak_memory = peak_memory_bytes() if pending else None
+    peak_memory = peak_memory_bytes() if pending and asked.runs_here else None
     graphs = GraphTiming.summed(asked.graphs)
     answers.gather(wanted)
     if not shard.is_first:
@@ -147,12 +141,12 @@ def evaluate(
     scores: Scores | None = None
     if not benchmark.executes_code or context.code_execution is not None:
         on_scoring(0, None, None)
-        scores = benchmark.score([_with_kind(record.answer, asked) for record in records])
+        scores = benchmark.score([asked.with_kind(record.answer) for record in records])
         scores = replace(scores, notes=(*scores.notes, *about))
     return replace(
         evaluation_of(scores, records),
         peak_memory_bytes=peak_memory,
-        first_text=_first_text(wanted, answers, asked.options.max_new_tokens),
+        first_text=_first_text(wanted, answers, asked.max_new_tokens),
         graphs=graphs if graphs.graphs else None,
     )
 
@@ -178,24 +172,6 @@ def _first_text(
     return key, texts[key]
 
 
-def _what_likelihoods_are(asked: Asked, requests: Sequence[Request]) -> tuple[str, ...]:
-    """A note that says it, where any are asked for.
-
-    Raises:
-        UserError: the checkpoint has none.
-    """
-    if not any(isinstance(request, LikelihoodRequest) for request in requests):
-        return ()
-    return (f"its likelihood is {bound_name(asked.replicas[0].lm)}",)
-
-
-def _with_kind(answer: Answer, asked: Asked) -> Answer:
-    """Likelihoods on file of before they said whether they are bounds; the model is the same."""
-    if isinstance(answer, TextLikelihood) and answer.failure is None and answer.exact is None:
-        return replace(answer, exact=is_exact(asked.replicas[0].lm))
-    return answer
-
-
 def check_sandbox(execution: CodeExecution) -> None:
     """Refuse at once what the scoring would refuse after hours of writing.
 
@@ -209,7 +185,15 @@ def check_sandbox(execution: CodeExecution) -> None:
 def evaluation_of(scores: Scores | None, records: Sequence[SampleRecord]) -> Evaluation:
     """Scores, with what the answers on file say about their cost."""
     seconds = sum(record.seconds or 0 for record in records)
-    written = sum(record.kept_tokens or 0 for record in records)
+    # What was written here or by a server, and took its time; others' samples say nothing of that.
+    texts = [
+        record
+        for record in records
+        if record.text is not None
+        and record.failure is None
+        and (record.forward_passes is not None or record.seconds is not None)
+    ]
+    written = _sum(record.kept_tokens for record in texts)
     failed = {record.answer.task_id: record.failure for record in records if record.failure is not None}
     asked_here = {record.answer.task_id for record in records if _is_of_a_run(record.answer)}
     unasked = {task: reason for task, reason in failed.items() if task in asked_here}
@@ -221,13 +205,20 @@ def evaluation_of(scores: Scores | None, records: Sequence[SampleRecord]) -> Eva
     return Evaluation(
         scores,
         written / seconds if written and seconds else None,
-        sum(record.forward_passes or 0 for record in records),
+        _sum(record.forward_passes for record in texts),
         seconds,
         tasks,
         unasked,
-        sum(record.forward_passes is not None for record in records),
+        len(texts),
         written,
     )
+
+
+def _sum(counts: Iterable[int | None]) -> int | None:
+    """None where one of them isn't known."""
+    found = list(counts)
+    known = [count for count in found if count is not None]
+    return sum(known) if len(known) == len(found) else None
 
 
 def _is_of_a_run(answer: Answer) -> bool:

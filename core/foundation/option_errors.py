@@ -79,7 +79,9 @@ def _known_keys(model: type[BaseModel], path: tuple[str | int, ...]) -> list[str
     current: Any = model
     for part in path:
         if _is_tag(part):
-            current = next(option for option in typing.get_args(current) if Tag(str(part)) in option.__metadata__)
+            current = next(
+                option for option in typing.get_args(current) if Tag(str(part)) in option.__metadata__
+            )
             current = typing.get_args(current)[0]
         elif isinstance(part, int):
             current = next((a for a in typing.get_args(current) if a is not Ellipsis), None)

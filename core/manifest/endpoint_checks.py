@@ -21,8 +21,8 @@ def resolve_endpoint_plugins(manifest: Manifest, source: Source, plugins: Plugin
     """Find the corpora and benchmarks of a manifest that asks a server; it has no other plugins.
 
     Raises:
-        ManifestError: one isn't there or doesn't take its options; or the manifest says something that a server
-            can't be asked.
+        ManifestError: one isn't there or doesn't take its options; or the manifest says something that a
+            server can't be asked.
     """
     resolver = Resolver(manifest, source, plugins)
     corpora = resolver.corpora()
@@ -62,8 +62,8 @@ def _generate_issues(generate: Generate, source: Source, path: KeyPath) -> Itera
             yield Issue(
                 source.location(at),
                 dotted(at),
-                f"OpenAI's API has no {name}: leave it out (in a variant, with null), or give the server's own "
-                f"name for it in model.extra_body",
+                f"OpenAI's API has no {name}: leave it out (in a variant, with null), or give the server's "
+                f"own name for it in model.extra_body",
             )
     if generate.sampler is not None:
         at = (*path, "sampler")

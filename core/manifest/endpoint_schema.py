@@ -32,8 +32,8 @@ SET_BY_OTHERS = {
 _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
 
 FAULTS = ("connection", "timeout", "malformed")
-"""Tries without an answer: the server can't be reached or drops the connection; it takes too long; what it says
-is none."""
+"""Tries without an answer: the server can't be reached or drops the connection; it takes too long; what it
+says is none."""
 
 
 class Retries(Section):
@@ -42,14 +42,18 @@ class Retries(Section):
     attempts: int = Field(6, ge=1, description="Tries of one request in all.")
     after: tuple[str | int, ...] = Field(
         ("connection", "timeout", "malformed", 408, 409, 425, 429, 500, 502, 503, 504, 529),
-        description="HTTP statuses, and `connection` (refused or dropped), `timeout` and `malformed` (an answer "
-        "that is none); after anything else the run ends at once.",
+        description="HTTP statuses, and `connection` (refused or dropped), `timeout` and `malformed` (an "
+        "answer that is none); after anything else the run ends at once.",
     )
     first_delay: float = Field(
-        1.0, ge=0, description="Seconds before the second try; doubled for each further one, and shortened at random."
+        1.0,
+        ge=0,
+        description="Seconds before the second try; doubled for each further one, and shortened at random.",
     )
     longest_delay: float = Field(
-        60.0, ge=0, description="Most seconds between two tries; a server's Retry-After that is longer ends the run."
+        60.0,
+        ge=0,
+        description="Most seconds between two tries; a server's Retry-After that is longer ends the run.",
     )
 
     @field_validator("after")
@@ -62,7 +66,7 @@ class Retries(Section):
 
 
 class Endpoint(Section):
-    """A model that a server runs, in place of a backbone: only its texts are known, and nothing of its weights."""
+    """A model that a server runs, in place of a backbone: its texts are known, and nothing of its weights."""
 
     endpoint: str = Field(
         description="URL of the API, as in `http://localhost:8000/v1`; where it has no path, /v1 is added."
@@ -74,9 +78,12 @@ class Endpoint(Section):
         "completions), or `chat` for a server that knows nothing else.",
     )
     token_env: str | None = Field(
-        None, description="The environment variable that holds the server's token; the token is written nowhere."
+        None,
+        description="The environment variable that holds the server's token; the token is written nowhere.",
     )
-    timeout: float = Field(600.0, gt=0, description="Seconds that a request may take, to its answer's last byte.")
+    timeout: float = Field(
+        600.0, gt=0, description="Seconds that a request may take, to its answer's last byte."
+    )
     concurrency: int = Field(8, ge=1, le=1024, description="Requests at once; changes no result.")
     retries: Retries = Retries()
     extra_body: dict[str, JsonValue] = Field(
@@ -87,9 +94,13 @@ class Endpoint(Section):
     @model_validator(mode="before")
     @classmethod
     def _no_backbone(cls, data: Any) -> Any:
-        local = next((key for key in ("backbone", "add_bos_token") if isinstance(data, dict) and key in data), None)
+        local = next(
+            (key for key in ("backbone", "add_bos_token") if isinstance(data, dict) and key in data), None
+        )
         if local is not None:
-            raise ValueError(f"has no `{local}` beside an `endpoint`: in a variant, `{local}: null` removes it")
+            raise ValueError(
+                f"has no `{local}` beside an `endpoint`: in a variant, `{local}: null` removes it"
+            )
         return data
 
     # Of the whole section: what a single key's validator refuses is shown, and these may hold a secret.
@@ -100,8 +111,8 @@ class Endpoint(Section):
             raise ValueError(f"endpoint: {why}")
         if self.token_env is not None and not _VARIABLE.fullmatch(self.token_env):
             raise ValueError(
-                "token_env: name an environment variable in capitals, such as OPENAI_API_KEY; the token itself "
-                "has no place in a manifest"
+                "token_env: name an environment variable in capitals, such as OPENAI_API_KEY; the token "
+                "itself has no place in a manifest"
             )
         for key in self.extra_body:
             if key in SET_BY_OTHERS:
@@ -136,7 +147,9 @@ def _why_no_url(url: str) -> str | None:
     if parts.username is not None or parts.password is not None:
         return "has a name or password in it, which would stand in every result: use token_env"
     if parts.query or parts.fragment or "?" in url or "#" in url:
-        return "has a `?` or `#`, which would stand in every result: leave it out, and use token_env for a token"
+        return (
+            "has a `?` or `#`, which would stand in every result: leave it out, and use token_env for a token"
+        )
     if any(character.isspace() or not character.isprintable() for character in url):
         return "has a space or an unprintable character in it"
     return None

@@ -44,8 +44,8 @@ def _model_kind(model: Any) -> str:
 AnyModel = Annotated[
     Annotated[Model, Tag("<model>")] | Annotated[Endpoint, Tag("<endpoint>")], Discriminator(_model_kind)
 ]
-"""A model that is built or loaded here, or one that a server runs. Angle brackets keep the kind out of the paths
-that errors name (see `option_errors`)."""
+"""A model that is built or loaded here, or one that a server runs. Angle brackets keep the kind out of the
+paths that errors name (see `option_errors`)."""
 
 
 class TokenizerTraining(Section):

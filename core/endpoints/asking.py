@@ -1,0 +1,164 @@
+"""Many requests to one server at once, from code that waits for one answer after the other."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from opendllm.core.endpoints.completions import (
+    ApiRequest,
+    ServedText,
+    read_models,
+    read_prompt_tokens,
+    read_text,
+)
+from opendllm.core.endpoints.faults import Quote, ServerError
+from opendllm.core.endpoints.server import Server, token_of
+from opendllm.core.manifest.endpoint_schema import Endpoint
+from opendllm.registries.errors import UserError
+from opendllm.registries.registry import did_you_mean
+
+KeyT = TypeVar("KeyT")
+
+
+@dataclass
+class Known:
+    """What asking a server has brought to light.
+
+    Attributes:
+        models: the names that it serves; None where it has not been asked, or doesn't say.
+        asked: whether it has been.
+        reads_suffixes: whether it has shown, or wasn't found out not to.
+    """
+
+    models: tuple[str, ...] | None = None
+    asked: bool = False
+    reads_suffixes: bool = False
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A request that is too long for the server's model."""
+
+    reason: str
+
+
+@dataclass
+class Asking(Generic[KeyT]):
+    """Requests on their way, `endpoint.concurrency` at once.
+
+    Attributes:
+        endpoint: who is asked.
+        requests: by key, in the order that they are sent.
+        known: what is known of the server already; is added to.
+    """
+
+    endpoint: Endpoint
+    requests: Mapping[KeyT, ApiRequest]
+    known: Known
+    _found: queue.SimpleQueue[tuple[KeyT, ServedText | Refused] | Exception | None] = field(
+        default_factory=queue.SimpleQueue
+    )
+
+    def answers(self) -> Iterator[tuple[KeyT, ServedText | Refused]]:
+        """As they come. Left early, what is on its way is given up.
+
+        Raises:
+            UserError: a request has no answer, for a reason that isn't its own.
+        """
+        from anyio.from_thread import start_blocking_portal
+
+        if not self.requests:
+            return
+        token = token_of(self.endpoint)
+        with start_blocking_portal() as portal:
+            work = portal.start_task_soon(self._ask, token)
+            work.add_done_callback(lambda done: self._found.put(None))
+            try:
+                while (found := self._found.get()) is not None:
+                    if isinstance(found, Exception):
+                        raise found
+                    yield found
+                work.result()
+            finally:
+                work.cancel()
+
+    async def _ask(self, token: str | None) -> None:
+        import anyio
+
+        async with Server(self.endpoint, token) as server, anyio.create_task_group() as group:
+            try:
+                await self._find_out(server)
+            except Exception as error:
+                self._found.put(self._told(error, server.quote))
+                return
+            waiting = iter(self.requests.items())
+
+            async def work() -> None:
+                for key, request in waiting:
+                    try:
+                        self._found.put((key, await self._text(server, request)))
+                    except Exception as error:
+                        self._found.put(self._told(error, server.quote))
+                        group.cancel_scope.cancel()
+                        return
+
+            for _ in range(min(self.endpoint.concurrency, len(self.requests))):
+                group.start_soon(work)
+
+    async def _text(self, server: Server, request: ApiRequest) -> ServedText | Refused:
+        try:
+            return await server.ask(request.path, request.body, read_text)
+        except ServerError as fault:
+            if fault.too_long:
+                return Refused(str(fault))
+            raise
+
+    async def _find_out(self, server: Server) -> None:
+        """Once: which models are served, and, before the first infilling, whether suffixes are read.
+
+        Raises:
+            ServerError: the server can't be reached, or wants another token.
+            UserError: it doesn't read suffixes.
+        """
+        if not self.known.asked:
+            try:
+                self.known.models = read_models(await server.get("/models"))
+            except ServerError as fault:
+                if fault.kind in ("connection", "timeout", 401, 403):
+                    raise
+            self.known.asked = True
+        infilling = next((request for request in self.requests.values() if request.suffix), None)
+        if infilling is not None and not self.known.reads_suffixes:
+            await self._check_suffix(server, infilling)
+            self.known.reads_suffixes = True
+
+    async def _check_suffix(self, server: Server, request: ApiRequest) -> None:
+        """A server that counts as many tokens with a suffix as without hasn't read it.
+
+        Raises:
+            UserError: so it is.
+        """
+        without = {**request.body, "prompt": "def add(a, b):\n", "max_tokens": 1}
+        del without["suffix"]
+        body = {**without, "suffix": "\n    return total\n"}
+        read = [await server.ask(request.path, each, read_prompt_tokens) for each in (body, without)]
+        if read[0] is not None and read[0] == read[1]:
+            raise UserError(
+                f"{self.endpoint.called} takes a `suffix` and doesn't read it (it counts {read[0]} tokens "
+                f"with and without): infilling needs a server that does"
+            )
+
+    def _told(self, error: Exception, quote: Quote) -> Exception:
+        """A fault as the user hears of it."""
+        if not isinstance(error, ServerError):
+            return error
+        names = self.known.models or ()
+        unknown = error.kind in (400, 404) and names and self.endpoint.model not in names
+        hint = f"; of its models, {quote(did_you_mean(self.endpoint.model, list(names)))}" if unknown else ""
+        return UserError(
+            f"{self.endpoint.called} {error}{hint}; what was answered is kept: the same command goes on from "
+            f"there"
+        )
