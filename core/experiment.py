@@ -86,8 +86,9 @@ def _run(
     if "train" in stages:
         check_contamination(experiment, chosen, told.progress, told.on_message)
     for number, variant in enumerate(chosen if "train" in stages else (), start=1):
-        told.progress.variant(variant.name, number, len(chosen))
-        _train(experiment, variant, told)
+        if variant.manifest.endpoint is None:
+            told.progress.variant(variant.name, number, len(chosen))
+            _train(experiment, variant, told)
     for number, variant in enumerate(chosen if "evaluate" in stages else (), start=1):
         if variant.manifest.evaluate:
             told.progress.variant(variant.name, number, len(chosen))

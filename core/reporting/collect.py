@@ -201,6 +201,7 @@ def _read_variant(folder: Path) -> Variant:
         trained_in=None if trained_in == folder.name else trained_in,
         parameters=as_integer(identity.get("parameters")),
         backbone=as_text(identity.get("backbone")),
+        endpoint=_endpoint(identity),
         objective=as_text(identity.get("objective")),
         sampler=as_text(identity.get("sampler")),
         plugins=damage.spared(path.name, lambda path: _plugins(identity, path)) or {},
@@ -216,6 +217,11 @@ def _read_variant(folder: Path) -> Variant:
 
 def _read_identity(path: Path) -> dict[str, Any]:
     return read_object(path, "run the manifest again, which writes it anew")
+
+
+def _endpoint(identity: Mapping[str, Any]) -> str | None:
+    model, url = (as_text(identity.get(key)) for key in ("model", "endpoint"))
+    return f"{model} at {url}" if model and url else None
 
 
 def _absent(folder: Path, variant: Variant) -> Iterator[str]:

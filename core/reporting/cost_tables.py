@@ -32,7 +32,8 @@ def _cost(variant: Variant) -> tuple[Cell, ...]:
     spent = [speed.seconds for speed in speeds if speed.seconds is not None]
     peaks = [speed.peak_memory_bytes for speed in speeds if speed.peak_memory_bytes is not None]
     evaluated = sum(spent) if spent else None
-    total = None if trained is None and evaluated is None else (trained or 0) + (evaluated or 0)
+    here = None if variant.endpoint else evaluated  # on a server's devices, of which nobody knows
+    total = None if trained is None and here is None else (trained or 0) + (here or 0)
     peak = training.peak_memory_bytes if training else None
     where = f"in {variant.trained_in}" if variant.trained_in else ""
     return (

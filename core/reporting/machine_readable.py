@@ -70,6 +70,7 @@ def _variant(variant: Variant) -> dict[str, Any]:
             "trained_in": variant.trained_in,
             "parameters": variant.parameters,
             "backbone": variant.backbone,
+            "endpoint": variant.endpoint,
             "objective": variant.objective,
             "sampler": variant.sampler,
         },

@@ -125,6 +125,7 @@ class Variant:
         trained_in: the label of the variant whose training run it uses, if that is another one.
         training: its own log, or that of `trained_in`.
         extended: (step, new total) of each time that its training was given more steps.
+        endpoint: the server that was asked, and the model's name there, in place of a backbone.
         benchmarks: by the name of the result file.
         samples: by the same names.
         traces: by the same names, how one of them came to be.
@@ -140,6 +141,7 @@ class Variant:
     trained_in: str | None = None
     parameters: int | None = None
     backbone: str | None = None
+    endpoint: str | None = None
     objective: str | None = None
     sampler: str | None = None
     plugins: Mapping[str, str] = field(default_factory=dict)

@@ -41,7 +41,7 @@ def variant_table(study: Study) -> Table:
     rows = [
         (
             Cell(variant.label),
-            _absent(variant, "variant.json") or Cell(text(variant.backbone)),
+            _absent(variant, "variant.json") or Cell(text(variant.backbone or variant.endpoint)),
             *row(
                 text(variant.objective),
                 text(variant.sampler),

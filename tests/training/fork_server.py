@@ -29,6 +29,7 @@ import transformers.models.llama.modeling_llama
 import transformers.models.qwen2.modeling_qwen2  # noqa: F401
 
 import opendllm.core.evaluation.evaluate_variant
+import opendllm.core.evaluation.loaded_checkpoint
 import opendllm.core.training.train_variant  # noqa: F401
 from opendllm.core.cli.main import main
 from opendllm.registries.discovery import installed_plugins
