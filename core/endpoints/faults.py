@@ -102,7 +102,7 @@ def json_of(content: bytes, quote: Quote) -> Any:
         return json.loads(content, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
         start = content[:2000].decode("utf-8", "replace")
-        what = "an HTML page" if _is_html(start) else f"{quote(start)!r}" if start.strip() else "nothing"
+        what = "an HTML page" if _is_html(start) else f"'{quote(start)}'" if start.strip() else "nothing"
         raise ServerError("malformed", f"answers what is no JSON: {what}") from None
 
 

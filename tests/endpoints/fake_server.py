@@ -109,6 +109,7 @@ class FakeServer(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else every answer waits for the client's delayed ACK
     server: FakeServer
 
     def do_GET(self) -> None:

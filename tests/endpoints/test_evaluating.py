@@ -1,0 +1,225 @@
+"""A server's model on benchmarks: what it is asked, and what is made of its answers."""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+from pathlib import Path
+
+import pytest
+
+from opendllm.core.experiment import run_experiment
+from opendllm.core.manifest.experiment_manifest import read_experiment
+from opendllm.registries.discovery import installed_plugins
+from opendllm.registries.errors import UserError
+
+from .conftest import HUMANEVAL, INFILLING, Evaluate, Evaluated
+from .fake_server import FakeServer, Reply, completion, prompts, written
+
+
+def test_a_prompt_is_asked_as_a_completion(server: FakeServer, evaluate: Evaluate) -> None:
+    """With the settings of the manifest, a seed of its own, and no more stop strings than the API takes."""
+    found = evaluate({"extra_body": {"steps": 7}}, {**HUMANEVAL, "samples_per_task": 2}, seed=5)
+    assert {asked.path for asked in server.asked} == {"/v1/completions"}
+    assert len(server.asked) == len(found.samples()) == 8
+    for asked in server.asked:
+        assert set(asked.body) == {"model", "prompt", "max_tokens", "temperature", "seed", "stop", "steps"}
+        assert asked.body["model"] == "tiny"
+        assert (asked.body["max_tokens"], asked.body["temperature"], asked.body["steps"]) == (12, 0.5, 7)
+        assert 1 <= len(asked.body["stop"]) <= 4
+        assert 0 <= asked.body["seed"] < 1 << 31
+    assert len({asked.body["seed"] for asked in server.asked}) == 8
+    by_prompt = {(asked.body["prompt"], written(asked)) for asked in server.asked}
+    assert {(sample["prefix"], sample["text"]) for sample in found.samples()} == by_prompt
+
+
+def test_the_same_seed_asks_the_same_and_another_one_something_else(
+    server: FakeServer, evaluate: Evaluate
+) -> None:
+    for folder, seed in (("a", 1), ("b", 1), ("c", 2)):
+        evaluate(folder=folder, seed=seed)
+    first, again, other = (prompts(server.asked[at : at + 4]) for at in (0, 4, 8))
+    assert first == again
+    assert not set(first) & set(other)
+
+
+def test_many_at_once_give_what_one_after_the_other_gives(server: FakeServer, evaluate: Evaluate) -> None:
+    entry = {**HUMANEVAL, "samples_per_task": 4}
+    alone = evaluate({"concurrency": 1}, entry, "alone")
+    together = evaluate({"concurrency": 8}, entry, "together")
+    assert alone.texts() == together.texts()
+    assert len(alone.texts()) == 16
+
+
+def test_requests_are_under_way_together(server: FakeServer, evaluate: Evaluate) -> None:
+    """Each waits until four are there; with fewer at once nobody would ever come."""
+    barrier = threading.Barrier(4)
+
+    def wait_for_others(asked: object, before: int) -> Reply:
+        barrier.wait(60)
+        return completion(server.asked[0], "together")
+
+    server.answering = wait_for_others
+    assert [text for *_, text, _, _ in evaluate({"concurrency": 4}).texts()] == ["together"] * 4
+
+
+@pytest.mark.parametrize("how", ["generate.chat", "api: chat"])
+def test_a_prompt_is_a_users_turn_where_chat_is_asked_for(
+    server: FakeServer, evaluate: Evaluate, how: str
+) -> None:
+    generate = {"max_new_tokens": 12, "chat": how == "generate.chat"}
+    found = evaluate({"api": "chat"} if how == "api: chat" else {}, generate=generate)
+    assert {asked.path for asked in server.asked} == {"/v1/chat/completions"}
+    sent = {asked.body["messages"][0]["content"] for asked in server.asked}
+    assert sent == {sample["prefix"] for sample in found.samples()}
+    assert all(asked.body["messages"][0]["role"] == "user" for asked in server.asked)
+
+
+def test_infilling_sends_the_suffix_at_each_length(server: FakeServer, evaluate: Evaluate) -> None:
+    """The oracle's length is one in the model's tokens, which nobody knows here: it is not asked."""
+    found = evaluate(entry=INFILLING, generate={"max_new_tokens": 99})
+    sent = {(asked.body["prompt"], asked.body["suffix"], asked.body["max_tokens"]) for asked in server.asked}
+    lines = found.samples("humaneval-infilling")
+    assert {line["setting"] for line in lines} == {"length-4", "length-8"}
+    assert sent == {(line["prefix"], line["suffix"], int(line["setting"][7:])) for line in lines}
+    assert "stop" not in server.asked[0].body
+
+
+def test_a_server_that_ignores_suffixes_is_refused(server: FakeServer, evaluate: Evaluate) -> None:
+    """It counts the same tokens with and without one."""
+
+    def deaf(asked: object, before: int) -> Reply:
+        return Reply({"choices": [{"text": "x", "finish_reason": "stop"}], "usage": {"prompt_tokens": 5}})
+
+    server.answering = deaf
+    with pytest.raises(UserError, match="takes a `suffix` and doesn't read it"):
+        evaluate(entry=INFILLING)
+    assert server.asked == []
+
+
+def test_a_server_without_suffixes_says_so(server: FakeServer, evaluate: Evaluate) -> None:
+    said = {"error": {"message": "suffix is not currently supported", "type": "BadRequestError"}}
+    server.answering = lambda asked, before: Reply(said, 400)
+    with pytest.raises(UserError, match=r"refuses the request \(400: suffix is not currently supported\)"):
+        evaluate(entry=INFILLING)
+
+
+def test_stop_strings_beyond_the_fourth_cut_all_the_same(server: FakeServer, evaluate: Evaluate) -> None:
+    server.answering = lambda asked, before: completion(asked, "    return 1\nprint(2)\nclass A: pass")
+    found = evaluate()
+    [sent] = {tuple(asked.body["stop"]) for asked in server.asked}
+    assert len(sent) == 4
+    assert "\nprint" not in sent
+    assert {(text, ended) for *_, text, ended, _ in found.texts()} == {("    return 1", True)}
+
+
+def test_how_a_text_ended_is_what_the_server_says(server: FakeServer, evaluate: Evaluate) -> None:
+    reasons = ["stop", "length", "content_filter", None]
+
+    def answer(asked: object, before: int) -> Reply:
+        reply = completion(server.asked[-1], "text", "")
+        reply.content["choices"][0]["finish_reason"] = reasons[len(server.asked) - 1]
+        return reply
+
+    server.answering = answer
+    found = evaluate({"concurrency": 1})
+    assert sorted(str(ended) for *_, ended, _ in found.texts()) == ["False", "None", "None", "True"]
+
+
+def test_tokens_are_those_that_the_server_counts(server: FakeServer, evaluate: Evaluate) -> None:
+    """And nobody's where it counts none: neither speed nor forward passes are made up."""
+    entry = {"benchmark": {"name": "stdlib-infilling", "options": {"problems": 2, "fixed_lengths": [4]}}}
+    found = evaluate(entry=entry, folder="counted")
+    speed = found.result("stdlib-infilling")["speed"]
+    assert (speed["texts"], speed["tokens"]) == (2, 6)
+    assert math.isclose(speed["tokens_per_second"], 6 / speed["seconds"])
+    unknown = ("forward_passes", "tokens_per_forward_pass", "peak_memory_bytes")
+    assert [speed[name] for name in unknown] == [None, None, None]
+
+    def uncounted(asked: object, before: int) -> Reply:
+        reply = completion(server.all[-1], "x")
+        if len(server.asked) % 2:
+            del reply.content["usage"]["completion_tokens"]
+        return reply
+
+    server.answering = uncounted
+    speed = evaluate(entry=entry, folder="uncounted").result("stdlib-infilling")["speed"]
+    assert (speed["texts"], speed["tokens"], speed["tokens_per_second"]) == (2, None, None)
+
+
+def test_a_result_says_who_was_asked_and_that_the_weights_are_unknown(
+    server: FakeServer, evaluate: Evaluate
+) -> None:
+    entry = {"benchmark": {"name": "stdlib-infilling", "options": {"problems": 2, "fixed_lengths": [4, 8]}}}
+    found = evaluate(entry=entry, stages=("evaluate", "report"))
+    result = found.result("stdlib-infilling")
+    expected = {"url": server.url, "model": "tiny", "served_models": ["tiny", "other"], "weights": "unknown"}
+    assert result["provenance"]["endpoint"] == expected
+    assert found.about("stdlib-infilling")["provenance"]["endpoint"] == expected
+    assert f"written by tiny at {server.url}; its weights and decoder aren't known here" in result["notes"]
+    assert any(note.startswith("not asked (oracle)") for note in result["notes"])
+    assert not any(
+        name.endswith("_oracle") or name.startswith("token_accuracy") for name in result["metrics"]
+    )
+    report = (found.folder.parent / "report.md").read_text(encoding="utf-8")
+    assert f"| served  | tiny at {server.url} |" in report
+    identity = json.loads((found.folder / "variant.json").read_text())
+    assert (identity["endpoint"], identity["model"], identity["backbone"]) == (server.url, "tiny", None)
+
+
+def test_a_server_that_lists_no_models_is_asked_all_the_same(server: FakeServer, evaluate: Evaluate) -> None:
+    server.models = None
+    assert evaluate().about()["provenance"]["endpoint"]["served_models"] is None
+    assert len(server.asked) == 4
+
+
+def test_a_problem_that_is_too_long_counts_as_failed(server: FakeServer, evaluate: Evaluate) -> None:
+    """The others are answered, and the result names it."""
+    said = {"error": {"message": "This model's maximum context length is 64 tokens.", "code": 400}}
+
+    def answer(asked: object, before: int) -> Reply:
+        newest = server.asked[-1]
+        return Reply(said, 400) if "rotate" in newest.body["prompt"] else completion(newest)
+
+    server.answering = answer
+    found = evaluate({"concurrency": 1})
+    failures = {task: failure for task, *_, failure in found.texts() if failure}
+    assert list(failures) == ["HumanEval/1"]
+    assert failures["HumanEval/1"].startswith("the server refuses it as too long (400: This model's maximum")
+    assert len(server.asked) == 4
+
+
+def test_a_server_stands_beside_a_local_model_in_one_manifest(server: FakeServer, tmp_path: Path) -> None:
+    """A null takes away what only the other one has; both are asked the same problems, and paired by them."""
+    (tmp_path / "train.py").write_text("def f(a):\n    return a\n" * 40)
+    (tmp_path / "held_out.py").write_text("def g(a):\n    return a + 1\n")
+    (tmp_path / "both.yaml").write_text(f"""\
+name: both
+output: {tmp_path / "both"}
+device: cpu
+model: {{backbone: {{name: llada, options: {{preset: nano}}}}}}
+data:
+  corpus: {{name: text-files, options: {{train: train.py, held_out: held_out.py}}}}
+  tokenizer: {{train: {{vocab_size: 260}}}}
+  sequence_length: 512
+generate: {{max_new_tokens: 2, steps: 1}}
+evaluate:
+  - benchmark: {{name: stdlib-infilling, options: {{problems: 3, fixed_lengths: [2]}}}}
+variants:
+  here: {{}}
+  there:
+    model: {{backbone: null, endpoint: "{server.url}", model: tiny}}
+    generate: {{steps: null}}
+""")
+    experiment = read_experiment(tmp_path / "both.yaml", [], installed_plugins())
+    run_experiment(experiment)
+    here, there = (
+        Evaluated(tmp_path / "both" / name).result("stdlib-infilling") for name in ("here", "there")
+    )
+    assert "exact_match_oracle" in here["metrics"]
+    assert set(there["metrics"]) < set(here["metrics"])
+    assert list(there["per_task"]) == list(here["per_task"])
+    report = (tmp_path / "both" / "report.md").read_text(encoding="utf-8")
+    assert f"| there   | tiny at {server.url} |" in report
+    assert "| there   | stdlib-infilling |" in report
