@@ -1,10 +1,9 @@
-"""`evaluate`: a checkpoint on benchmarks, without a manifest."""
+"""`evaluate`: a checkpoint, or a server's model, on benchmarks, without a manifest."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +15,7 @@ from opendllm.core.checkpoints.pretrained import fetch_config, is_hub_id
 from opendllm.core.cli.common_options import AllowCodeExecution, Limit, ProgressStyle
 from opendllm.core.cli.generate_command import parse_options
 from opendllm.core.cli.run_report import print_report
-from opendllm.core.decoding.options import DecoderOptions
+from opendllm.core.cli.sorted_options import SortedOptions, sorted_options
 from opendllm.core.decoding.settings import default_options, kept_defaults
 from opendllm.core.experiment import run_experiment
 from opendllm.core.foundation.visible_text import visible
@@ -25,24 +24,9 @@ from opendllm.core.manifest.experiment_manifest import experiment_of
 from opendllm.core.progress.views import shown_progress
 from opendllm.registries.discovery import Plugins, installed_plugins
 from opendllm.registries.errors import PluginError, UserError
-from opendllm.registries.registry import did_you_mean
 
-_ENTRY_OPTIONS = (
-    "samples_per_task", "problem_seed", "batch_size", "likelihood_estimator", "likelihood_draws"
-)  # fmt: skip
-"""Settings of an entry of a manifest's `evaluate`, which every benchmark has here."""
-VARIANT = "checkpoint"
+VARIANT, SERVED_VARIANT = "checkpoint", "endpoint"
 """The one variant's name in the folder of results."""
-
-
-@dataclass
-class _Sorted:
-    """Options by what they belong to; those of a benchmark by its name."""
-
-    decoder: dict[str, Any] = field(default_factory=dict)
-    sampler: dict[str, Any] = field(default_factory=dict)
-    entry: dict[str, Any] = field(default_factory=dict)
-    benchmarks: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -51,12 +35,23 @@ def add_to(app: typer.Typer) -> None:
 
 
 def evaluate(
-    checkpoint: Annotated[
-        str, typer.Argument(help="A run's variant, a checkpoint, a model folder, or a hub id.")
-    ],
     benchmark: Annotated[
         list[str], typer.Option(metavar="NAME", help="As in `platform plugins`; may be repeated.")
     ],
+    checkpoint: Annotated[
+        str | None, typer.Argument(help="A run's variant, a checkpoint, a model folder, or a hub id.")
+    ] = None,
+    endpoint: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL", help="In place of a checkpoint, a server that speaks OpenAI's completions API."
+        ),
+    ] = None,
+    model: Annotated[str | None, typer.Option(metavar="NAME", help="Of the model there.")] = None,
+    token_env: Annotated[
+        str | None,
+        typer.Option(metavar="VARIABLE", help="The environment variable that holds the server's token."),
+    ] = None,
     sampler: Annotated[
         str | None,
         typer.Option(
@@ -70,8 +65,8 @@ def evaluate(
             "--option",
             "-o",
             metavar="KEY=VALUE",
-            help="Of the decoder, the sampler, how benchmarks are asked (samples_per_task, ...), or of every "
-            "benchmark that has such an option.",
+            help="Of the decoder, the sampler, how benchmarks are asked (samples_per_task, ...) or a server "
+            "is (concurrency, timeout, ...), or of every benchmark that has such an option.",
         ),
     ] = None,
     seed: Annotated[
@@ -87,48 +82,106 @@ def evaluate(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     progress: ProgressStyle = None,
 ) -> None:
-    """Evaluate a checkpoint on benchmarks: the same results as a run's, without a manifest.
+    """Evaluate a checkpoint, or a server's model, on benchmarks: a run's results, without a manifest.
 
     Held-out texts are those of the checkpoint's own run, where it comes from one.
     """
     plugins = installed_plugins()
     for name in benchmark:
         plugins.benchmarks.get(name)
+    given = parse_options(option or [])
+    entries: dict[str, Any] = {
+        "allow_code_execution": allow_code_execution,
+        **({} if seed is None else {"seed": seed}),
+        **({} if output is None else {"output": str(output)}),
+    }
+    if checkpoint is not None:
+        _refuse(
+            {"--endpoint": endpoint, "--model": model, "--token-env": token_env}, "a checkpoint is evaluated"
+        )
+        manifest = _of_checkpoint(checkpoint, (sampler, given), plugins, benchmark)
+        entries["device"] = device
+    else:
+        _refuse({"--sampler": sampler, "--device": None if device == "auto" else device}, "a server decodes")
+        if endpoint is None or model is None:
+            raise UserError("give a checkpoint, or a server's --endpoint and its --model")
+        server = {
+            "endpoint": endpoint,
+            "model": model,
+            **({} if token_env is None else {"token_env": token_env}),
+        }
+        manifest = _of_server(server, given, plugins, benchmark)
+    with stopping_at_once():
+        name = SERVED_VARIANT if checkpoint is None else VARIANT
+        experiment = experiment_of({**manifest, **entries}, "platform evaluate", name, plugins)
+        with shown_progress(progress, experiment.output) as shown:
+            run_experiment(experiment, ["evaluate", "report"], limit=limit, progress=shown)
+    print_report(experiment.output)
+
+
+def _refuse(options: Mapping[str, str | None], why: str) -> None:
+    """What has no effect.
+
+    Raises:
+        UserError: it was given.
+    """
+    for name, value in options.items():
+        if value is not None:
+            raise UserError(f"{name} has no effect where {why}: leave it out")
+
+
+def _of_server(
+    server: Mapping[str, Any], given: Mapping[str, Any], plugins: Plugins, benchmark: Sequence[str]
+) -> dict[str, Any]:
+    """The manifest that asks a server."""
+    options = sorted_options(given, plugins, None, benchmark)
+    return {
+        "name": _folder_of(server["model"]),
+        "model": {**server, **options.endpoint},
+        "generate": options.decoder,
+        "evaluate": _entries(options, benchmark),
+    }
+
+
+def _entries(options: SortedOptions, benchmark: Sequence[str]) -> list[dict[str, Any]]:
+    return [
+        {"benchmark": {"name": name, "options": options.benchmarks[name]}, **options.entry}
+        for name in benchmark
+    ]
+
+
+def _of_checkpoint(
+    checkpoint: str,
+    decoding: tuple[str | None, Mapping[str, Any]],
+    plugins: Plugins,
+    benchmark: Sequence[str],
+) -> dict[str, Any]:
+    """The manifest that evaluates a checkpoint; `decoding` is the sampler that was asked for, and options."""
+    sampler, given = decoding
     folder = fetch_config(checkpoint)
     family = backbone_of(plugins, folder)
     registration = plugins.samplers.get(sampler or family.options.default_sampler)
     chosen = registration.name
-    options = _sorted(parse_options(option or []), plugins, chosen, benchmark)
+    options = sorted_options(given, plugins, chosen, benchmark)
     defaults: dict[str, Any] = {}
     if sampler is None:
         stored = stored_block_length(folder, family.options)
         asked = {**options.decoder, **options.sampler}
         defaults = kept_defaults(asked, default_options(family.options, stored), registration)
-    authors = _sorted(defaults, plugins, chosen, ())
+    authors = sorted_options(defaults, plugins, chosen, ())
     own = {**authors.sampler, **options.sampler}
     # The default is named where it has options only: a benchmark may be one that has nothing written.
     named = {"sampler": {"name": chosen, "options": own}} if sampler or own else {}
     manifest = {
         **_of_its_run(folder, plugins),
         "name": _name(checkpoint),
-        "device": device,
         "generate": {**authors.decoder, **options.decoder, **named},
-        "evaluate": [
-            {"benchmark": {"name": name, "options": options.benchmarks[name]}, **options.entry}
-            for name in benchmark
-        ],
-        "allow_code_execution": allow_code_execution,
-        **({} if seed is None else {"seed": seed}),
-        **({} if output is None else {"output": str(output)}),
+        "evaluate": _entries(options, benchmark),
     }
     model = manifest.setdefault("model", {"backbone": {"name": family.name, "options": {}}})
     path = checkpoint if is_hub_id(checkpoint) and not folder.exists() else str(model_folder(folder))
     model["backbone"]["options"]["pretrained"] = path
-    with stopping_at_once():
-        experiment = experiment_of(manifest, "platform evaluate", VARIANT, plugins)
-        with shown_progress(progress, experiment.output) as shown:
-            run_experiment(experiment, ["evaluate", "report"], limit=limit, progress=shown)
-    print_report(experiment.output)
+    return manifest
 
 
 def _of_its_run(folder: Path, plugins: Plugins) -> dict[str, Any]:
@@ -161,36 +214,12 @@ def _is_installed(plugins: Plugins, corpus: str) -> bool:
     return True
 
 
-def _sorted(given: Mapping[str, Any], plugins: Plugins, sampler: str, benchmarks: Sequence[str]) -> _Sorted:
-    """Each option where it belongs.
-
-    Raises:
-        UserError: nothing has an option of that name.
-    """
-    of_sampler = plugins.samplers.get(sampler).options.model_fields
-    of_benchmarks = {name: plugins.benchmarks.get(name).options.model_fields for name in benchmarks}
-    found = _Sorted(benchmarks={name: {} for name in benchmarks})
-    for key, value in given.items():
-        takers = [
-            *([found.decoder] if key in DecoderOptions.model_fields else []),
-            *([found.sampler] if key in of_sampler else []),
-            *([found.entry] if key in _ENTRY_OPTIONS else []),
-            *(found.benchmarks[name] for name, fields in of_benchmarks.items() if key in fields),
-        ]
-        if not takers:
-            known = [*DecoderOptions.model_fields, *of_sampler, *_ENTRY_OPTIONS]
-            known += [name for fields in of_benchmarks.values() for name in fields]
-            raise UserError(
-                f"-o {key}: neither the decoder, sampler {sampler!r} nor {' or '.join(benchmarks)} has such "
-                f"an option: {did_you_mean(key, sorted(set(known)))}"
-            )
-        for options in takers:
-            options[key] = value
-    return found
-
-
 def _name(checkpoint: str) -> str:
     """The results' folder is called after the checkpoint."""
     parts = [part for part in Path(checkpoint).absolute().parts if part not in ("checkpoints", "model")]
     written = "-".join(parts[-2:]) if Path(checkpoint).exists() else checkpoint
-    return "evaluation-of-" + re.sub(r"[^A-Za-z0-9._-]+", "-", written).strip("-")
+    return _folder_of(written)
+
+
+def _folder_of(model: str) -> str:
+    return "evaluation-of-" + re.sub(r"[^A-Za-z0-9._-]+", "-", model).strip("-")

@@ -7,10 +7,13 @@ from pathlib import Path
 
 from opendllm.core.foundation.hub import in_hub_cache
 from opendllm.core.manifest.experiment_manifest import Variant
+from opendllm.core.planning.endpoint_plan import missing_for
 
 
 def missing(variant: Variant) -> list[str]:
     """What a variant needs that isn't here, each with what to do."""
+    if variant.manifest.endpoint is not None:
+        return missing_for(variant.manifest.endpoint)
     found = []
     train, backbone = variant.manifest.train, variant.plugins.backbone.options
     packages: list[str] = list(train.trackers) if train else []
@@ -28,7 +31,8 @@ def missing(variant: Variant) -> list[str]:
 
 def to_download(variant: Variant) -> str | None:
     """The hub id of the checkpoint that a variant begins with, if it isn't on this machine."""
-    pretrained = variant.plugins.backbone.options.pretrained
+    backbone = variant.plugins.own_backbone
+    pretrained = None if backbone is None else backbone.options.pretrained
     if pretrained and not Path(pretrained).expanduser().exists() and not in_hub_cache(pretrained):
         return pretrained
     return None

@@ -10,6 +10,7 @@ from typing import Any
 
 from opendllm.core.manifest.experiment_manifest import Variant
 from opendllm.core.planning.canvas_pattern import Pattern
+from opendllm.core.planning.endpoint_plan import requests_to
 from opendllm.core.planning.evaluation_plan import Evaluated, EvaluationPlan, plan_evaluation
 from opendllm.core.planning.forward_costs import Loaded
 from opendllm.core.planning.hardware import Hardware
@@ -63,7 +64,12 @@ def plan(variant: Variant, hardware: Hardware, ask: bool = False) -> Plan:
     Raises:
         UserError: the batch doesn't divide.
     """
-    manifest, backbone = variant.manifest, variant.plugins.backbone
+    manifest = variant.manifest
+    if manifest.endpoint is not None:
+        entries = range(len(manifest.evaluate))
+        asked = tuple(requests_to(manifest.endpoint, variant, index, ask) for index in entries)
+        return Plan(None, None, f"the sizes of {manifest.endpoint.called}", asked)
+    backbone = variant.plugins.backbone
     tokenizer = manifest.data.tokenizer if manifest.data else None
     trained_size = tokenizer.train.vocab_size if tokenizer and tokenizer.train else None
     architecture = backbone.options.architecture(trained_size)
