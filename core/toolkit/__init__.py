@@ -34,6 +34,7 @@
     problem_files      problems from a file or the hub
     program_scores     verdicts of programs, pass_at_k, statistics (intervals)
     scores_by_setting  per-task values as metrics; infilling_lengths, the lengths infilling is asked at
+    lm_eval_instances  how what lm-eval asks is called and put here
 
 `core.sandbox`, for benchmarks and rewards that run programs: `sandbox.Sandbox`, `limits.Limits`; a judge's
     script imports `remote` and `values`.

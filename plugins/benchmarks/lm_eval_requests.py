@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from opendllm.core.scoring.lm_eval_instances import LmEvalChat, instance_setting, stop_strings
 from opendllm.core.scoring.problem_files import preparation_failure
 from opendllm.plugins.benchmarks import LmEvalOptions
 from opendllm.registries.benchmarks import (
-    DEFAULT_SETTING,
-    ChatTemplate,
     GenerationRequest,
     LikelihoodRequest,
     Request,
 )
-from opendllm.registries.corpora import Message
 from opendllm.registries.errors import UserError, first_line
 from opendllm.registries.gaps import Gap
 
@@ -31,29 +29,6 @@ FEWSHOT_SEED, RANDOM_SEED, NUMPY_SEED = 1234, 0, 1234
 """Those of `lm_eval.simple_evaluate`."""
 GREEDY_METRICS = {"loglikelihood": "acc", "multiple_choice": "exact_match"}
 """Output type -> the metric that asks whether the model would write just this text."""
-
-
-class LmEvalChat:
-    """The chat template as lm-eval calls it. One that refuses a system's turn goes without, as in HFLM.
-
-    Attributes:
-        left_out_system: whether that has happened.
-    """
-
-    def __init__(self, template: ChatTemplate) -> None:
-        self._template = template
-        self.left_out_system = False
-
-    def __call__(self, history: Sequence[Mapping[str, str]], add_generation_prompt: bool = True) -> str:
-        """The chat as text, up to where the answer begins, or goes on after the last turn."""
-        messages = [Message(turn["role"], turn["content"]) for turn in history]
-        try:
-            return self._template(messages, prefilled=not add_generation_prompt)
-        except UserError:
-            others = [message for message in messages if message.role != "system"]
-            text = self._template(others, prefilled=not add_generation_prompt)
-        self.left_out_system = True
-        return text
 
 
 def build_requests(
@@ -150,19 +125,17 @@ def _failed_request(name: str, task: Task, document: int, reason: str) -> Reques
 
 def _requests(task_id: str, task: Task, instance: Instance, chat: bool) -> Iterator[Request]:
     """One request, or several where the task repeats it."""
-    parts = [] if task.OUTPUT_TYPE != "multiple_choice" else [f"choice-{instance.idx}"]
-    arguments = instance.args
-    for repeat in range(instance.repeats or 1):
-        repeats = [f"repeat-{repeat}"] if (instance.repeats or 1) > 1 else []
-        setting = "-".join([*parts, *repeats]) or DEFAULT_SETTING
+    choice = instance.idx if task.OUTPUT_TYPE == "multiple_choice" else None
+    arguments, repeats = instance.args, instance.repeats or 1
+    for repeat in range(repeats):
+        setting = instance_setting(choice, repeat, repeats)
         if instance.request_type == "generate_until":
-            until = arguments[1].get("until") or ()
             yield GenerationRequest(
                 task_id=task_id,
                 gap=Gap(arguments[0], templated=chat),
                 reference=_reference(task, instance.doc),
                 setting=setting,
-                stop=tuple(word for word in ([until] if isinstance(until, str) else until) if word),
+                stop=stop_strings(arguments[1]),
             )
         elif instance.request_type == "loglikelihood":
             yield LikelihoodRequest(

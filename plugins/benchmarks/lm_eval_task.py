@@ -6,11 +6,12 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from opendllm.core.scoring.lm_eval_instances import LmEvalChat
 from opendllm.core.scoring.scores_by_setting import OUTPUT_SHARES, output_shares, scores_by_setting
 from opendllm.core.scoring.statistics import likelihood_kind
 from opendllm.plugins.benchmarks import LmEvalOptions
 from opendllm.plugins.benchmarks.lm_eval_loading import load_tasks
-from opendllm.plugins.benchmarks.lm_eval_requests import LmEvalChat, as_lm_eval_seeds, build_requests, quiet
+from opendllm.plugins.benchmarks.lm_eval_requests import as_lm_eval_seeds, build_requests, quiet
 from opendllm.plugins.benchmarks.lm_eval_scores import mean_metrics, read_results, replaying_model
 from opendllm.registries.benchmarks import (
     DEFAULT_SETTING,

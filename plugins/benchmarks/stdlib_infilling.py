@@ -61,7 +61,7 @@ class StdlibInfilling(Benchmark):
     both; at the oracle length that is the share of hidden tokens that were found.
     """
 
-    headline = ("token_accuracy_oracle", "exact_match_oracle", "parses_oracle")
+    headline: tuple[str, ...] = ("token_accuracy_oracle", "exact_match_oracle", "parses_oracle")
 
     def __init__(self, options: StdlibInfillingOptions) -> None:
         self._problems = options.problems

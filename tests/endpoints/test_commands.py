@@ -88,9 +88,10 @@ def test_a_killed_run_asks_only_for_what_is_missing(server: FakeServer, tmp_path
 
 def main_in_process(arguments: list[str]) -> int:
     """The command's exit code."""
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as left:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["platform", *arguments])
-        main()
+        with pytest.raises(SystemExit) as left:
+            main()
     return int(left.value.code or 0)
 
 
