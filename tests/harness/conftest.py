@@ -1,0 +1,110 @@
+"""A tiny checkpoint with a tokenizer and a chat template, and tasks that lie in a folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from opendllm.core.experiment import run_experiment
+from opendllm.core.manifest.experiment_manifest import experiment_of
+from opendllm.registries.discovery import installed_plugins
+
+COMMON = """
+dataset_path: json
+dataset_kwargs: {data_files: {test: docs.jsonl, train: docs.jsonl}}
+test_split: test
+"""
+TASKS = {
+    "choice": """
+num_fewshot: 0
+output_type: multiple_choice
+doc_to_text: "{{question}} "
+doc_to_target: "{{label}}"
+doc_to_choice: "{{choices}}"
+metric_list: [{metric: acc}, {metric: acc_norm}, {metric: exact_match}]
+""",
+    "last_word": """
+num_fewshot: 0
+output_type: loglikelihood
+doc_to_text: "{{question}}"
+doc_to_target: " {{answer}}"
+metric_list: [{metric: acc}, {metric: perplexity, aggregation: perplexity, higher_is_better: false}]
+""",
+    "whole": """
+num_fewshot: 0
+output_type: loglikelihood_rolling
+doc_to_text: ""
+doc_to_target: "{{question}}"
+metric_list: [{metric: word_perplexity}, {metric: bits_per_byte}]
+""",
+    "written": """
+output_type: generate_until
+doc_to_text: "{{question}}"
+doc_to_target: "{{answer}}"
+fewshot_split: train
+num_fewshot: 1
+description: "Answer. "
+repeats: 2
+generation_kwargs: {until: ["e", "Q:"], max_gen_toks: 7}
+metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]
+filter_list: [{name: first, filter: [{function: take_first}]}]
+""",
+    "sampled": """
+num_fewshot: 0
+output_type: generate_until
+doc_to_text: "{{question}}"
+doc_to_target: "{{answer}}"
+generation_kwargs: {until: [], do_sample: true, temperature: 0.9, top_p: 0.95, num_beams: 1}
+metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]
+""",
+}
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder, as an untrained model is evaluated."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    (folder / "train.py").write_text("def f(a):\n    return a\n" * 40)
+    (folder / "held_out.py").write_text("def g(a):\n    return a + 1\n")
+    texts = {"train": str(folder / "train.py"), "held_out": str(folder / "held_out.py")}
+    manifest = {
+        "name": "tiny",
+        "output": str(folder / "run"),
+        "device": "cpu",
+        "model": {"backbone": {"name": "llada"}},
+        "data": {
+            "corpus": {"name": "text-files", "options": texts},
+            "tokenizer": {"train": {"vocab_size": 262}},
+            "sequence_length": 256,
+        },
+    }
+    run_experiment(experiment_of(manifest, "a test", "untrained", installed_plugins()), ["train"])
+    [model] = (folder / "run").rglob("model")
+    config = json.loads((model / "tokenizer_config.json").read_text())
+    turns = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    config["chat_template"] = turns + "{% if add_generation_prompt %}<assistant>{% endif %}"
+    (model / "tokenizer_config.json").write_text(json.dumps(config))
+    return model
+
+
+@pytest.fixture
+def tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder, with the tasks and their documents."""
+    monkeypatch.chdir(tmp_path)
+    rows = [
+        {
+            "question": f"Q: {n} modulo 4?",
+            "answer": str(n % 4),
+            "label": n % 2,
+            "choices": ["even", "odd one"],
+        }
+        for n in range(5)
+    ]
+    (tmp_path / "docs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    for name, text in TASKS.items():
+        (folder / f"{name}.yaml").write_text(f"task: {name}{text}{COMMON}")
+    return folder
