@@ -24,6 +24,7 @@ from opendllm.core.cli.described_options import DescribedOption, described_optio
 from opendllm.core.cli.main import app
 from opendllm.core.decoding.options import DecoderOptions
 from opendllm.core.manifest.experiment_manifest import WHOLE_EXPERIMENT_KEYS
+from opendllm.core.manifest.json_schema import merge_models
 from opendllm.core.manifest.schema import PLUGIN_KEYS, ExperimentManifest
 from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.options import BackboneOptions
@@ -41,6 +42,7 @@ DOCS = Path(__file__).parent
 def manifest_page() -> str:
     """Every key of a manifest, a section a table."""
     schema = ExperimentManifest.model_json_schema()
+    merge_models(schema)
     definitions = schema["$defs"]
     lines = [
         "# Manifest reference",

@@ -19,7 +19,7 @@ def manifest_schema(plugins: Plugins) -> dict[str, Any]:
     """
     schema = ExperimentManifest.model_json_schema()
     definitions = schema["$defs"]
-    _merge_models(schema)
+    merge_models(schema)
     for kind in PLUGIN_KEYS.values():
         definitions[f"choice_{kind}"] = _choice(plugins, kind, definitions)
     for definition in [schema, *definitions.values()]:
@@ -47,8 +47,12 @@ def manifest_schema(plugins: Plugins) -> dict[str, Any]:
     return schema
 
 
-def _merge_models(schema: dict[str, Any]) -> None:
-    """One `model` section with both kinds' keys: a patch may null those of one and give the other's."""
+def merge_models(schema: dict[str, Any]) -> None:
+    """One `model` section with both kinds' keys: a patch may null those of one and give the other's.
+
+    Args:
+        schema: pydantic's of a manifest; is changed.
+    """
     definitions = schema["$defs"]
     endpoint = definitions.pop("Endpoint")
     definitions["Model"]["properties"] |= endpoint["properties"]
