@@ -15,7 +15,8 @@ from opendllm.core.endpoints.completions import (
     read_text,
 )
 from opendllm.core.endpoints.faults import Quote, ServerError
-from opendllm.core.endpoints.server import Server, token_of
+from opendllm.core.endpoints.server import Server, is_loopback, token_of
+from opendllm.core.foundation.notices import warn_once
 from opendllm.core.manifest.endpoint_schema import Endpoint
 from opendllm.registries.errors import UserError
 from opendllm.registries.registry import did_you_mean
@@ -73,6 +74,14 @@ class Asking(Generic[KeyT]):
         if not self.requests:
             return
         token = token_of(self.endpoint)
+        if (
+            token is not None
+            and self.endpoint.base_url.startswith("http:")
+            and not is_loopback(self.endpoint)
+        ):
+            warn_once(
+                f"the token for {self.endpoint.called} goes there unencrypted, since its URL is no https"
+            )
         with start_blocking_portal() as portal:
             work = portal.start_task_soon(self._ask, token)
             work.add_done_callback(lambda done: self._found.put(None))

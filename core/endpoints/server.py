@@ -68,12 +68,21 @@ class Server:
         await self._client.__aexit__(kind, error, trace)
 
     async def get(self, path: str) -> Any:
-        """What lies at a path of the API, as JSON.
+        """What lies at a path of the API, as JSON; None where that is something else, a page say.
 
         Raises:
             ServerError: see `ask`.
         """
-        return await self._again(lambda: self._once("GET", path, None, lambda content: content))
+
+        async def once() -> Any:
+            try:
+                return await self._once("GET", path, None, lambda content: content)
+            except ServerError as error:
+                if error.kind != "malformed":
+                    raise
+                return None
+
+        return await self._again(once)
 
     async def ask(self, path: str, body: Mapping[str, Any], read: Callable[[Any], ReadT]) -> ReadT:
         """What is made of the answer to a request.
@@ -143,7 +152,7 @@ class Server:
         import httpx2
 
         through = " (through the proxy that the environment names)" if _proxied(self.endpoint) else ""
-        why = self.quote(first_line(error))
+        why = self.quote(first_line(error)).rstrip(".")
         if isinstance(error, httpx2.ConnectError):
             return f"cannot be reached{through}: {why}"
         return f"breaks off{through}: {why}"

@@ -96,6 +96,12 @@ class Asked:
             return requests, ()
         return requests, (f"its likelihood is {bound_name(self.replicas[0].lm)}",)
 
+    def remarks(
+        self, wanted: Mapping[SampleKey, Request], records: Mapping[SampleKey, SampleRecord]
+    ) -> Sequence[str]:
+        """The decoder does what it is told."""
+        return ()
+
     def with_kind(self, answer: Answer) -> Answer:
         """Likelihoods on file of before they said whether they are bounds; the model is the same."""
         if isinstance(answer, TextLikelihood) and answer.failure is None and answer.exact is None:

@@ -131,6 +131,25 @@ class EndpointRespondent:
             else:
                 yield _record(key, request, found, seconds)
 
+    def remarks(
+        self, wanted: Mapping[SampleKey, Request], records: Mapping[SampleKey, SampleRecord]
+    ) -> Sequence[str]:
+        """How many answers are longer than they should be, as the server itself counts."""
+        longer = []
+        for key, request in wanted.items():
+            assert isinstance(request, GenerationRequest)
+            length = self.max_new_tokens if request.gap.length is None else request.gap.length
+            tokens = records[key].kept_tokens or 0
+            if tokens > length:
+                longer.append((tokens, length))
+        if not longer:
+            return ()
+        tokens, length = max(longer, key=lambda pair: pair[0] - pair[1])
+        return (
+            f"{len(longer)} of {len(wanted)} answers have more tokens than were asked for, as the server "
+            f"counts them: up to {tokens} in place of {length}",
+        )
+
     def with_kind(self, answer: Answer) -> Answer:
         """A text is a text."""
         return answer

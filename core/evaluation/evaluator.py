@@ -142,7 +142,8 @@ def evaluate(
     if not benchmark.executes_code or context.code_execution is not None:
         on_scoring(0, None, None)
         scores = benchmark.score([asked.with_kind(record.answer) for record in records])
-        scores = replace(scores, notes=(*scores.notes, *about))
+        remarks = asked.remarks(wanted, answers.records)
+        scores = replace(scores, notes=(*scores.notes, *about, *remarks))
     return replace(
         evaluation_of(scores, records),
         peak_memory_bytes=peak_memory,

@@ -55,5 +55,10 @@ class Respondent(Protocol):
             UserError: one can't be had, for a reason that isn't the problem's own.
         """
 
+    def remarks(
+        self, wanted: Mapping[SampleKey, Request], records: Mapping[SampleKey, SampleRecord]
+    ) -> Sequence[str]:
+        """What is odd about the answers to what was wanted, for the result's notes."""
+
     def with_kind(self, answer: Answer) -> Answer:
         """An answer on file, with what this model's answers are where the file doesn't say it."""

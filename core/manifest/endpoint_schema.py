@@ -126,7 +126,7 @@ class Endpoint(Section):
     @property
     def base_url(self) -> str:
         """Of the API, without a slash at its end."""
-        bare = self.endpoint.rstrip("/")
+        bare = urlsplit(self.endpoint).geturl().rstrip("/")
         return bare if urlsplit(bare).path else f"{bare}/v1"
 
     @property

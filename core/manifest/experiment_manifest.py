@@ -60,6 +60,7 @@ def trained_from(manifest: dict[str, Any]) -> dict[str, Any]:
     content["model"] = _without_new_defaults(content["model"])
     if content["model"] is not None and "endpoint" in content["model"]:
         content["model"] = {key: content["model"][key] for key in _ANSWERS_OF_A_SERVER}
+        content["data"] = None  # which it has never seen
     if content["data"] is not None:  # what is only looked at decides nothing
         content["data"] = {key: value for key, value in content["data"].items() if key != "contamination"}
     if content["data"] is not None and content["data"].get("tokenizer") is not None:

@@ -20,7 +20,7 @@ REPOSITORY = Path(__file__).parents[2]
 PROBLEMS = REPOSITORY / "tests" / "benchmarks" / "problems"
 HUMANEVAL = {"benchmark": {"name": "humaneval", "options": {"problems": str(PROBLEMS / "humaneval.jsonl")}}}
 """Four prompts to go on from; what is written is kept, and not run."""
-INFILLING = {
+INFILLING: dict[str, dict[str, Any]] = {
     "benchmark": {
         "name": "humaneval-infilling",
         "options": {"problems": str(PROBLEMS / "humaneval-infilling.jsonl"), "lengths": ["oracle", 4, 8]},

@@ -6,6 +6,7 @@ import json
 import math
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,8 +15,8 @@ from opendllm.core.manifest.experiment_manifest import read_experiment
 from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.errors import UserError
 
-from .conftest import HUMANEVAL, INFILLING, Evaluate, Evaluated
-from .fake_server import FakeServer, Reply, completion, prompts, written
+from .conftest import HUMANEVAL, INFILLING, PROBLEMS, Evaluate, Evaluated
+from .fake_server import Asked, FakeServer, Reply, completion, prompts, written
 
 
 def test_a_prompt_is_asked_as_a_completion(server: FakeServer, evaluate: Evaluate) -> None:
@@ -223,3 +224,135 @@ variants:
     report = (tmp_path / "both" / "report.md").read_text(encoding="utf-8")
     assert f"| there   | tiny at {server.url} |" in report
     assert "| there   | stdlib-infilling |" in report
+
+
+def test_answers_that_are_longer_than_asked_for_are_counted_and_said(
+    server: FakeServer, evaluate: Evaluate
+) -> None:
+    """A server that doesn't read max_tokens has an advantage over one that does."""
+
+    def talkative(asked: Asked, before: int) -> Reply:
+        reply = completion(asked)
+        reply.content["usage"]["completion_tokens"] = 4 + 3 * (server.asked[:1] == [asked])
+        return reply
+
+    server.answering = talkative
+    entry = {"benchmark": {"name": "stdlib-infilling", "options": {"problems": 3, "fixed_lengths": [4]}}}
+    notes = evaluate(entry=entry).result("stdlib-infilling")["notes"]
+    said = "1 of 3 answers have more tokens than were asked for, as the server counts them: up to 7 in"
+    assert f"{said} place of 4" in notes
+
+
+TURNS = """
+task: turns
+dataset_path: json
+dataset_kwargs: {data_files: {test: docs.jsonl, train: docs.jsonl}}
+test_split: test
+fewshot_split: train
+num_fewshot: 1
+description: "Be brief."
+output_type: generate_until
+doc_to_text: "{{question}}"
+doc_to_target: "{{answer}}"
+generation_kwargs: {until: ["."]}
+metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]
+"""
+
+
+def test_a_tasks_own_turns_are_messages(
+    server: FakeServer, evaluate: Evaluate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Description and examples of lm-eval's tasks; one that begins the answer cannot be asked, and says so."""
+    monkeypatch.chdir(tmp_path)
+    rows = [{"question": f"{n} + 1?", "answer": str(n + 1)} for n in range(3)]
+    (tmp_path / "docs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "turns.yaml").write_text(TURNS)
+    (tmp_path / "begun.yaml").write_text(
+        TURNS.replace("task: turns", "task: begun") + 'gen_prefix: "It is"\n'
+    )
+    server.answering = lambda asked, before: completion(asked, "1. Or so", "stop")
+    entry = {"benchmark": {"name": "lm-eval", "options": {"task": "turns", "folder": str(tmp_path)}}}
+    found = evaluate(entry=entry, generate={"chat": True})
+    assert {asked.path for asked in server.asked} == {"/v1/chat/completions"}
+    roles = {tuple(turn["role"] for turn in asked.body["messages"]) for asked in server.asked}
+    assert roles == {("system", "user", "assistant", "user")}
+    assert {asked.body["messages"][-1]["content"] for asked in server.asked} == {
+        f"{n} + 1?" for n in range(3)
+    }
+    assert found.result("lm-eval")["metrics"]["exact_match"]["value"] == pytest.approx(1 / 3)
+    begun = {"benchmark": {"name": "lm-eval", "options": {"task": "begun", "folder": str(tmp_path)}}}
+    with pytest.raises(UserError, match="begins the model's answer, which chat completions have no form for"):
+        evaluate(entry=begun, folder="begun", generate={"chat": True})
+
+
+LIKELIHOODS = TURNS.replace("generate_until", "loglikelihood").replace(
+    "exact_match, aggregation: mean", "acc"
+)
+
+
+def test_likelihoods_are_refused_before_anything_is_asked(
+    server: FakeServer, evaluate: Evaluate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the manifest's checks where the benchmark asks nothing else, and by its requests otherwise."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "docs.jsonl").write_text('{"question": "1 + 1?", "answer": "2"}\n')
+    (tmp_path / "turns.yaml").write_text(LIKELIHOODS)
+    with pytest.raises(
+        UserError, match="'perplexity' asks for likelihoods, which a server's API doesn't give"
+    ):
+        evaluate(entry={"benchmark": {"name": "perplexity"}})
+    entry = {"benchmark": {"name": "lm-eval", "options": {"task": "turns", "folder": str(tmp_path)}}}
+    with pytest.raises(UserError, match="turns/0 asks for a likelihood, which a server's API doesn't give"):
+        evaluate(entry=entry)
+    assert server.all == []
+
+
+@pytest.mark.parametrize(
+    ("change", "entry", "named"),
+    [
+        ({}, {"options": {"lengths": ["oracle"]}}, "asks at the reference's own length only"),
+        ({"model": {"api": "chat"}}, {}, "is to be filled in, and chat completions have no suffix"),
+        ({"generate": {"steps": 8}}, {}, "generate.steps: OpenAI's API has no steps: leave it out"),
+        ({"generate": {"top_k": 5}}, {}, "give the server's own name for it in model.extra_body"),
+        ({"generate": {"sampler": {"name": "p2"}}}, {}, "generate.sampler: the server decodes as it likes"),
+        (
+            {"train": {"objective": {"name": "mdlm"}, "steps": 1}},
+            {},
+            "train: a server's model is not trained",
+        ),
+        ({"model": {"extra_body": {"seed": 1}}}, {}, "extra_body: seed is said by seed"),
+        ({"model": {"extra_body": {"x": math.inf}}}, {}, "extra_body"),
+        ({"model": {"backbone": {"name": "llada"}}}, {}, "has no `backbone` beside an `endpoint`"),
+        ({"model": {"timeout": 0}}, {}, "model.timeout: Input should be greater than 0"),
+        ({"model": {"retries": {"after": ["conection"]}}}, {}, "'conection' is none of connection, timeout,"),
+        (
+            {"model": {"retries": {"after": [200]}}},
+            {},
+            "200 is none of connection, timeout, malformed, nor a",
+        ),
+    ],
+)
+def test_what_a_server_cannot_be_asked_is_refused_by_name(
+    server: FakeServer, evaluate: Evaluate, change: dict[str, Any], entry: dict[str, Any], named: str
+) -> None:
+    options = {**INFILLING["benchmark"]["options"], **entry.get("options", {})}
+    asked = {"benchmark": {**INFILLING["benchmark"], "options": options}}
+    with pytest.raises(UserError) as caught:
+        evaluate(entry=asked, **change)
+    assert named in str(caught.value)
+    assert server.asked == []
+
+
+def test_half_a_surrogate_pair_in_a_prompt_is_that_problems_failure(
+    server: FakeServer, evaluate: Evaluate, tmp_path: Path
+) -> None:
+    lines = (PROBLEMS / "humaneval.jsonl").read_text().splitlines()
+    row = json.loads(lines[0])
+    row["prompt"] += "# \ud83d"
+    (tmp_path / "odd.jsonl").write_text("\n".join([json.dumps(row), *lines[1:]]))
+    found = evaluate(
+        entry={"benchmark": {"name": "humaneval", "options": {"problems": str(tmp_path / "odd.jsonl")}}}
+    )
+    failures = {task: failure for task, *_, failure in found.texts() if failure}
+    assert failures == {"HumanEval/0": "the prompt holds half of a surrogate pair, which is no character"}
+    assert len(server.asked) == 3

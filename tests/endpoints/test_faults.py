@@ -332,6 +332,31 @@ def test_answers_of_another_server_or_setting_are_not_taken_for_this_ones(
     assert len(server.all) == asked
 
 
+def test_a_list_of_models_that_is_none_is_no_reason_to_wait(
+    server: FakeServer, evaluate: Evaluate, waits: list[float]
+) -> None:
+    for odd in (HTML, Reply({"data": "?"}), Reply([]), Reply({"data": [7, {"id": 8}, {"id": "tiny"}]})):
+        server.models = odd
+        about = evaluate(folder=str(id(odd))).about()
+        expected = ["tiny"] if isinstance(odd.content, dict) and len(odd.content["data"]) == 3 else None
+        assert about["provenance"]["endpoint"]["served_models"] == expected
+    assert waits == []
+
+
+def test_a_token_that_leaves_the_machine_unencrypted_is_warned_of(
+    server: FakeServer,
+    evaluate: Evaluate,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("SERVER_TOKEN", TOKEN)
+    monkeypatch.setenv("HTTP_PROXY", server.url.removesuffix("/v1"))
+    evaluate({"token_env": "SERVER_TOKEN"})
+    assert "unencrypted" not in capsys.readouterr().err
+    evaluate({"token_env": "SERVER_TOKEN", "endpoint": "http://models.example"}, folder="away")
+    assert "goes there unencrypted, since its URL is no https" in capsys.readouterr().err
+
+
 def test_more_samples_of_a_task_ask_only_for_those(server: FakeServer, evaluate: Evaluate) -> None:
     first = set(evaluate().texts())
     more = set(evaluate(entry={**HUMANEVAL, "samples_per_task": 3}).texts())
