@@ -262,7 +262,7 @@ metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]
 def test_a_tasks_own_turns_are_messages(
     server: FakeServer, evaluate: Evaluate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Description and examples of lm-eval's tasks; one that begins the answer cannot be asked, and says so."""
+    """Description and examples of lm-eval's tasks; one that begins the answer cannot be asked."""
     monkeypatch.chdir(tmp_path)
     rows = [{"question": f"{n} + 1?", "answer": str(n + 1)} for n in range(3)]
     (tmp_path / "docs.jsonl").write_text("\n".join(map(json.dumps, rows)))
