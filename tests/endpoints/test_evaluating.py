@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +47,14 @@ def test_the_same_seed_asks_the_same_and_another_one_something_else(
 
 
 def test_many_at_once_give_what_one_after_the_other_gives(server: FakeServer, evaluate: Evaluate) -> None:
-    entry = {**HUMANEVAL, "samples_per_task": 4}
+    entry = {**HUMANEVAL, "samples_per_task": 12}
     alone = evaluate({"concurrency": 1}, entry, "alone")
+    started = time.perf_counter()
     together = evaluate({"concurrency": 8}, entry, "together")
+    elapsed = time.perf_counter() - started
     assert alone.texts() == together.texts()
-    assert len(alone.texts()) == 16
+    assert len(alone.texts()) == 48
+    assert sum(sample["seconds"] for sample in together.samples()) <= elapsed  # each has its share of them
 
 
 def test_requests_are_under_way_together(server: FakeServer, evaluate: Evaluate) -> None:

@@ -83,7 +83,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_experiment(experiment_of(manifest, "a test", "untrained", installed_plugins()), ["train"])
     [model] = (folder / "run").rglob("model")
     config = json.loads((model / "tokenizer_config.json").read_text())
-    turns = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    turns = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{{ eos_token }}{% endfor %}"
     config["chat_template"] = turns + "{% if add_generation_prompt %}<assistant>{% endif %}"
     (model / "tokenizer_config.json").write_text(json.dumps(config))
     return model
