@@ -7,9 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from opendllm.core.experiment import run_experiment
-from opendllm.core.manifest.experiment_manifest import experiment_of
-from opendllm.registries.discovery import installed_plugins
+from ..tiny_checkpoint import save_tiny_checkpoint
 
 COMMON = """
 dataset_path: json
@@ -64,29 +62,8 @@ metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model folder, as an untrained model is evaluated."""
-    folder = tmp_path_factory.mktemp("checkpoint")
-    (folder / "train.py").write_text("def f(a):\n    return a\n" * 40)
-    (folder / "held_out.py").write_text("def g(a):\n    return a + 1\n")
-    texts = {"train": str(folder / "train.py"), "held_out": str(folder / "held_out.py")}
-    manifest = {
-        "name": "tiny",
-        "output": str(folder / "run"),
-        "device": "cpu",
-        "model": {"backbone": {"name": "llada"}},
-        "data": {
-            "corpus": {"name": "text-files", "options": texts},
-            "tokenizer": {"train": {"vocab_size": 262}},
-            "sequence_length": 256,
-        },
-    }
-    run_experiment(experiment_of(manifest, "a test", "untrained", installed_plugins()), ["train"])
-    [model] = (folder / "run").rglob("model")
-    config = json.loads((model / "tokenizer_config.json").read_text())
-    turns = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{{ eos_token }}{% endfor %}"
-    config["chat_template"] = turns + "{% if add_generation_prompt %}<assistant>{% endif %}"
-    (model / "tokenizer_config.json").write_text(json.dumps(config))
-    return model
+    """A model folder."""
+    return save_tiny_checkpoint(tmp_path_factory.mktemp("checkpoint"))
 
 
 @pytest.fixture

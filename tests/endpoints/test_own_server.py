@@ -1,0 +1,93 @@
+"""`platform serve`, asked as any other server: its answers are those of the checkpoint itself."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from opendllm.core.cli.main import app
+from opendllm.core.experiment import run_experiment
+from opendllm.core.manifest.experiment_manifest import experiment_of
+from opendllm.registries.discovery import installed_plugins
+
+from ..tiny_checkpoint import save_tiny_checkpoint
+from .conftest import HUMANEVAL, INFILLING, Evaluated
+
+COMMANDS = {getattr(each.callback, "__name__", "") for each in app.registered_commands}
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif("serve" not in COMMANDS, reason="this installation has no command `serve`"),
+]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_checkpoint(tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.fixture(scope="module")
+def url(checkpoint: Path) -> Iterator[str]:
+    """Where the checkpoint is served."""
+    command = [sys.executable, "-m", "opendllm.core", "serve", str(checkpoint), "--port", "0"]
+    with subprocess.Popen(
+        [*command, "--device", "cpu", "--progress", "none"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        said = ""
+        while not (found := re.search(r"http://127\.0\.0\.1:\d+", said)):
+            line = process.stdout.readline()
+            assert line, said
+            said += line
+        yield found[0]
+        process.terminate()
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_the_texts_are_those_that_the_checkpoint_writes_here(
+    url: str, checkpoint: Path, tmp_path: Path, chat: bool
+) -> None:
+    """Completions, infilling and chat, at temperature 0: seeds are cut to 31 bits on the way."""
+    decoding = {"max_new_tokens": 8, "chat": chat}
+    local = {"backbone": {"name": "llada", "options": {"pretrained": str(checkpoint)}}}
+    [name] = json.loads(ask_models(url))
+    served = {"endpoint": url, "model": name, "extra_body": {"steps": 4}, "concurrency": 4}
+    variants = {
+        "here": (local, {**decoding, "steps": 4}, [4, 8]),
+        "there": (served, decoding, ["oracle", 4, 8]),
+    }
+    found = {}
+    for variant, (model, generate, lengths) in variants.items():
+        options = {**INFILLING["benchmark"]["options"], "lengths": lengths}
+        entries = [HUMANEVAL, {"benchmark": {**INFILLING["benchmark"], "options": options}}]
+        manifest = {
+            "name": "both",
+            "output": str(tmp_path / variant),
+            "device": "cpu",
+            "model": model,
+            "generate": generate,
+            "evaluate": entries,
+        }
+        experiment = experiment_of(manifest, "a test", variant, installed_plugins())
+        run_experiment(experiment, ["evaluate"])
+        found[variant] = Evaluated(tmp_path / variant / variant)
+    for label in ("humaneval", "humaneval-infilling"):
+        here, there = (sorted(found[variant].texts(label), key=str) for variant in ("here", "there"))
+        assert [answer[:4] for answer in here] == [answer[:4] for answer in there]
+        assert len({answer[3] for answer in here}) > 2
+
+
+def ask_models(url: str) -> str:
+    """The names that it serves, as JSON."""
+    from urllib.request import urlopen
+
+    with urlopen(f"{url}/v1/models") as response:
+        return json.dumps([model["id"] for model in json.load(response)["data"]])
