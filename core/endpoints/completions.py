@@ -16,6 +16,8 @@ MOST_STOPS = 4
 """Stop strings that the API takes."""
 LONGEST_TEXT = 1_000_000
 """Characters of an answer; none to any benchmark is nearly as long."""
+MOST_MODELS, LONGEST_NAME = 100, 200
+"""Of a list of models: names that are read, and characters of each."""
 SEED_BITS = 31
 """Of a seed that every server takes."""
 
@@ -169,9 +171,9 @@ def read_prompt_tokens(content: Any) -> int | None:
 
 
 def read_models(content: Any) -> tuple[str, ...] | None:
-    """The names in a list of models; None where it is none."""
+    """The first names in a list of models, which goes into results; None where it is none."""
     entries = content.get("data") if isinstance(content, dict) else None
     if not isinstance(entries, list):
         return None
     names = [entry.get("id") for entry in entries if isinstance(entry, dict)]
-    return tuple(name for name in names if isinstance(name, str))
+    return tuple(name[:LONGEST_NAME] for name in names if isinstance(name, str))[:MOST_MODELS]

@@ -14,6 +14,7 @@ from opendllm.core.decoding.options import DecoderOptions
 from opendllm.core.decoding.settings import check_effect
 from opendllm.core.evaluation.answering import Asked
 from opendllm.core.foundation.option_errors import checked_options
+from opendllm.core.foundation.ranks import world_size
 from opendllm.core.foundation.sample_records import SampleKey
 from opendllm.core.harness.model_options import open_model
 from opendllm.core.scoring.lm_eval_instances import LmEvalChat, instance_setting, stop_strings
@@ -51,9 +52,11 @@ class OpenDllm(LM):
                 sampler's own options. lm-eval adds `batch_size`, `max_batch_size` and `device`.
 
         Raises:
-            UserError: see `open_model`.
+            UserError: see `open_model`; or a launcher has started several processes.
         """
         super().__init__()
+        if world_size() > 1:
+            raise UserError("one process takes all GPUs of the machine: start lm-eval without a launcher")
         given = {key: value for key, value in model_args.items() if value is not None}
         given.pop("max_batch_size", None)
         if str(given.get("batch_size", "")).startswith("auto"):
@@ -170,9 +173,17 @@ class OpenDllm(LM):
         return [answer for answer in answers if isinstance(answer, TextLikelihood)]
 
     def _length(self, settings: Mapping[str, Any]) -> int | None:
-        """How much a task wants written; None for `max_new_tokens`, where the user has said that."""
+        """How much a task wants written; None for `max_new_tokens`, where the user has said that.
+
+        Raises:
+            UserError: it wants nothing.
+        """
         wanted = settings.get("max_gen_toks", settings.get("max_new_tokens"))
-        return None if wanted is None or "max_new_tokens" in self._model.said else int(wanted)
+        if wanted is None or "max_new_tokens" in self._model.said:
+            return None
+        if not isinstance(wanted, int) or wanted < 1:
+            raise UserError(f"a task's max_gen_toks is {wanted!r}: it should be a whole number from 1 on")
+        return wanted
 
     def _as_wished(self, settings: Mapping[str, Any]) -> Asked:
         """The model, decoded as a task that samples wants it where the user hasn't said how.

@@ -39,7 +39,7 @@ says is none."""
 class Retries(Section):
     """Which failed requests are sent again, and when."""
 
-    attempts: int = Field(6, ge=1, description="Tries of one request in all.")
+    attempts: int = Field(8, ge=1, description="Tries of one request in all.")
     after: tuple[str | int, ...] = Field(
         ("connection", "timeout", "malformed", 408, 409, 425, 429, 500, 502, 503, 504, 529),
         description="HTTP statuses, and `connection` (refused or dropped), `timeout` and `malformed` (an "

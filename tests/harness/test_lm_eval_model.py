@@ -165,6 +165,22 @@ def test_an_option_that_makes_no_sense_is_named(
     assert "\n" not in str(caught.value)
 
 
+def test_several_processes_would_all_do_the_same(
+    checkpoint: Path, tasks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "here", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match="one process takes all GPUs of the machine"):
+        by_harness(arguments(checkpoint), "written")
+
+
+def test_a_task_that_wants_nothing_written_is_named(checkpoint: Path, tasks: Path) -> None:
+    task = tasks / "written.yaml"
+    task.write_text(task.read_text().replace("max_gen_toks: 7", "max_gen_toks: 0"))
+    with pytest.raises(UserError, match="a task's max_gen_toks is 0"):
+        by_harness({"checkpoint": str(checkpoint), "steps": 2}, "written")
+
+
 def test_a_named_template_is_refused(checkpoint: Path, tasks: Path) -> None:
     from opendllm.core.harness.lm_eval_model import OpenDllm
 
