@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -41,6 +41,8 @@ READ_LATE_BELOW_BYTES = 4 << 30
 is read of a step only after the next one was launched costs a pass a block, some 8 passes long. (Where the
 plan says when a block is done, a pass a row, if it stops early: it is always read late.)"""
 NO_BLOCK = -1
+MOST_SPANS = 2
+"""Of a step: of rows that enter a block, and of the others."""
 ALL_BLOCKS = 1 << 40
 
 
@@ -62,7 +64,7 @@ class _Launched:
 
 
 class FixedStep:
-    """Takes the steps of canvases of one shape: three calls each, `ask`, `read` and `decide`.
+    """Takes the steps of canvases of one shape: by one call each, or three, `ask`, `read` and `decide`.
 
     `ask` finds the positions that the model is asked at, padded to a power of two; `read` reads the rows;
     `decide` proposes, lets the sampler decide and carries that out. The state lies in tensors that all of
@@ -125,7 +127,7 @@ class FixedStep:
             confidence=torch.zeros(rows, length, device=device),
         )
         self._plan = torch.zeros(7, rows, dtype=torch.int64, device=device)
-        self._span = torch.zeros(3, rows, dtype=torch.int64, device=device)
+        self._span = torch.zeros(MOST_SPANS, 3, rows, dtype=torch.int64, device=device)
         self._asked = torch.zeros(rows, length, dtype=torch.int64, device=device)
         self._count = torch.zeros(rows, dtype=torch.int64, device=device)
         self._bad = torch.zeros(rows, length + 1, dtype=torch.bool, device=device)
@@ -134,6 +136,7 @@ class FixedStep:
         self._hidden: list[Tensor] = []
         self._rows = torch.arange(rows, device=device)
         self._calls = calls
+        self._is_whole = True
         self._on_host = FlagsOnHost(self._flags)
         self._launched: _Launched | None = None
         self._since_check = 0
@@ -172,23 +175,20 @@ class FixedStep:
         sampler, planned, unfinished = self._sampler, cursor.current_steps(), cursor.unfinished
         packed = StepPlan.packed(planned, unfinished, self._width)
         self._plan.copy_(torch.from_numpy(packed), non_blocking=True)
+        # How many positions each row asks at, at most.
         most = planned.size if sampler.proposes != "masked" else planned.masks
         size = min(round_up_to_power_of_two(max(1, int(most[unfinished].max()))), self.state.tokens.shape[1])
-        self._calls(("ask", size), lambda: self._ask(size))
-        # Here a wait pays: a sampler that has chosen nothing asks the model nothing.
-        count = self._count.cpu().numpy() if sampler.decides_first else most
-        idle = ~unfinished | (count == 0)
+        if sampler.decides_first:
+            # Here a wait pays: a sampler that has chosen nothing asks the model nothing.
+            self._calls(("ask", size), lambda: self._ask(size))
+            most = self._count.cpu().numpy()
+        idle = ~unfinished | (most == 0)
         cursor.count_passes(self._passes, ~idle)
-        if not idle.all():
-            for span in forward.plan(planned.block, idle, self.state.tokens):
-                self._read(span, size)
-        if self._decides_in_fixed_shapes and not idle.all():
-            self._calls(("decide", size), lambda: self._decide(size))
-        else:
-            self._decide_exactly(size)
+        spans = [] if idle.all() else forward.plan(planned.block, idle, self.state.tokens)
+        self._launch(spans, size)
         cursor.go_on()
         if sampler.decides_first and self._masks_only_fall and not self._options.early_stop:
-            masks = planned.masks - count
+            masks = planned.masks - most
             cursor.learn(planned, unfinished, masks, masks == 0, None)
         elif self._is_told:
             before = self._launched
@@ -254,19 +254,45 @@ class FixedStep:
         self._asked[:, :size] = found[:, :size]
         self._count.copy_(wanted.sum(-1))
 
-    def _read(self, span: HostSpan | None, size: int) -> None:
-        """Hidden states at the asked columns, of the rows of a span."""
-        if span is None:
-            self._calls(("read", None, size), lambda: self._keep(self._rows, None, size))
+    def _launch(self, spans: list[HostSpan | None], size: int) -> None:
+        """Ask where that hasn't been done, read the spans, and decide: by one call, if it can be captured."""
+        decides = bool(spans) and self._decides_in_fixed_shapes
+        reads = [self._read(span, number, size) for number, span in enumerate(spans)]
+        if len(reads) == 1 and decides and not self._sampler.decides_first and self._is_whole:
+            [(key, read)] = reads
+
+            def step() -> None:
+                self._ask(size)
+                read()
+                self._decide(size)
+
+            self._calls(("whole", *key), step)
+            self._is_whole = not self._calls.was_refused(("whole", *key))
             return
+        if not self._sampler.decides_first:
+            self._calls(("ask", size), lambda: self._ask(size))
+        for key, read in reads:
+            self._calls(("read", *key), read)
+        if decides:
+            self._calls(("decide", size), lambda: self._decide(size))
+        else:
+            self._decide_exactly(size)
+
+    def _read(
+        self, span: HostSpan | None, number: int, size: int
+    ) -> tuple[tuple[Hashable, ...], Callable[[], None]]:
+        """What tells its shapes from others', and what takes hidden states at the asked columns, of a span's
+        rows, which are on the device from now on: of a step's spans the `number`th."""
+        if span is None:
+            return (None, size), lambda: self._keep(self._rows, None, size)
         some, everyone = len(span.first), span.rows is None
         rows = np.arange(some) if span.rows is None else span.rows
         packed: IntArray = np.stack([rows, span.first, span.last])
-        self._span[:, :some].copy_(torch.from_numpy(packed), non_blocking=True)
-        rows_on_device, first, last = self._span[:, :some]
+        self._span[number, :, :some].copy_(torch.from_numpy(packed), non_blocking=True)
+        rows_on_device, first, last = self._span[number, :, :some]
         refresh = RefreshSpan(None if everyone else rows_on_device, first, last, span.width, span.seen)
-        key = ("read", some, span.width, span.seen, everyone, size)
-        self._calls(key, lambda: self._keep(rows_on_device, refresh, size))
+        key = (number, some, span.width, span.seen, everyone, size)
+        return key, lambda: self._keep(rows_on_device, refresh, size)
 
     def _keep(self, rows: Tensor, refresh: RefreshSpan | None, size: int) -> None:
         at = TokenPositions(rows.repeat_interleave(size), self._asked[rows, :size].flatten())

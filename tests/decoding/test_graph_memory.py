@@ -221,8 +221,8 @@ def test_each_read_compiles_once_and_before_it_is_captured(
     model.sample(canvas, sampler, compile=True, **options)
     step = next(iter(kept(model)._kept.values()))
     called: set[Any] = step._calls._called
-    # (read, rows, width, seen, whether all rows, size); where all is read, (read, None, size).
-    passes = {key[1:5] if key[1] is not None else None for key in called if key[0] == "read"}
+    # (whole or read, which span, rows, width, seen, whether all rows, size); all columns: (.., None, size).
+    passes = {key[2:6] if key[1] is not None else None for key in called if key[0] in ("whole", "read")}
     assert compiled["unique_graphs"] == len(passes)
     model.sample(canvas, sampler, compile=True, seed=1, **options)
     assert compiled["unique_graphs"] == len(passes)
