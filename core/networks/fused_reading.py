@@ -107,11 +107,11 @@ class FusedNetwork:
             config.rms_norm_eps,
         )
         self._layers = [_weights_of(layer) for layer in decoder.layers]
+        self._joined_at = _places(decoder)
 
     def is_of(self, network: PreTrainedModel) -> bool:
-        """Whether the network's weights still are those that were joined, or lie among them."""
-        decoder: Any = network.get_decoder()
-        return all(map(_are_of, self._layers, decoder.layers))
+        """Whether the network's weights still lie where they were joined."""
+        return _places(network.get_decoder()) == self._joined_at
 
     def reads(self, compiled: bool) -> Callable[..., Tensor]:
         """Called as `network_states` is, and does the same.
@@ -125,7 +125,7 @@ class FusedNetwork:
 
     def _states(
         self,
-        layer: Callable[..., Tensor],
+        layer: Callable[..., tuple[Tensor, Tensor]],
         _network: PreTrainedModel,
         tokens: Tensor,
         positions: Tensor,
@@ -137,13 +137,14 @@ class FusedNetwork:
         angles = (cos[:, :, None], sin[:, :, None])
         if cache is not None:
             cache.make_room(len(self._layers), hidden, (self._heads.keys, self._heads.width))
+        added = torch.zeros_like(hidden)
         for number, weights in enumerate(self._layers):
             kept = None
             if cache is not None:
                 kept = Kept(cache.keys[number], cache.values[number], cache.rows, cache.columns, cache.seen)
-            hidden = layer(hidden, weights, self._heads, angles, visible, kept)
+            hidden, added = layer(hidden, added, weights, self._heads, angles, visible, kept)
         norm = self._decoder.norm
-        return rms_norm(hidden, norm.weight.shape, norm.weight, self._heads.epsilon)
+        return rms_norm(hidden + added, norm.weight.shape, norm.weight, self._heads.epsilon)
 
 
 def can_be_fused(network: PreTrainedModel) -> bool:
@@ -169,16 +170,20 @@ def can_be_fused(network: PreTrainedModel) -> bool:
 
 def layer_states(
     hidden: Tensor,
+    added: Tensor,
     weights: LayerWeights,
     heads: Heads,
     angles: tuple[Tensor, Tensor],
     visible: Tensor | None,
     kept: Kept | None,
-) -> Tensor:
-    """[R, Q, D] after one layer, of `hidden` [R, Q, D] before it.
+) -> tuple[Tensor, Tensor]:
+    """Two parts [R, Q, D] of the states after one layer, given those of the states before it.
+
+    Their sum is left to the next layer, where it is one operation with the norm that follows.
 
     Args:
-        hidden: the states.
+        hidden: one part.
+        added: the other.
         weights: the layer's.
         heads: how they are divided.
         angles: cosines and sines [R, Q, 1, K] of the positions.
@@ -187,6 +192,7 @@ def layer_states(
     """
     rows, columns, _ = hidden.shape
     turned = heads.queries + heads.keys
+    hidden = hidden + added
     states = rms_norm(hidden, hidden.shape[-1:], weights.input_norm, heads.epsilon)
     states = linear(states, weights.query_key_value, weights.query_key_value_bias)
     states = states.view(rows, columns, turned + heads.keys, heads.width)
@@ -205,7 +211,7 @@ def layer_states(
     hidden = hidden + linear(attended, weights.output, weights.output_bias)
     states = rms_norm(hidden, hidden.shape[-1:], weights.feed_forward_norm, heads.epsilon)
     gate, rise = linear(states, weights.gate_rise, weights.gate_rise_bias).chunk(2, dim=-1)
-    return hidden + linear(silu(gate) * rise, weights.down, weights.down_bias)
+    return hidden, linear(silu(gate) * rise, weights.down, weights.down_bias)
 
 
 def _turned(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -254,24 +260,8 @@ def _weights_of(layer: Any) -> LayerWeights:
     )
 
 
-def _are_of(weights: LayerWeights, layer: Any) -> bool:
-    attention, feed_forward = layer.self_attn, layer.mlp
-    same = (
-        (weights.input_norm, layer.input_layernorm.weight),
-        (weights.output, attention.o_proj.weight),
-        (weights.output_bias, attention.o_proj.bias),
-        (weights.feed_forward_norm, layer.post_attention_layernorm.weight),
-        (weights.down, feed_forward.down_proj.weight),
-        (weights.down_bias, feed_forward.down_proj.bias),
-    )
-    joined = [
-        (weights.query_key_value, attention.q_proj.weight),
-        (weights.query_key_value_bias, attention.q_proj.bias),
-        (weights.gate_rise, feed_forward.gate_proj.weight),
-        (weights.gate_rise_bias, feed_forward.gate_proj.bias),
-    ]
-    pointers = [(ours.data_ptr(), theirs.data_ptr()) for ours, theirs in joined if ours is not None]
-    return all(ours is theirs for ours, theirs in same) and all(ours == theirs for ours, theirs in pointers)
+def _places(decoder: Any) -> list[int]:
+    return [parameter.data_ptr() for parameter in decoder.layers.parameters()]
 
 
 @torch.no_grad()
