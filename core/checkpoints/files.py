@@ -48,6 +48,10 @@ def model_folder(path: Path) -> Path:
         found = steps(path) or steps(path.parent / _trained_in(path))
         if found:
             return found[-1][1] / MODEL_FOLDER
+        about = read_json_object(path / VARIANT_FILE, optional=True)
+        if about.get("endpoint"):
+            server = f"{about.get('model')} at {about['endpoint']}"
+            raise UserError(f"{path} holds no checkpoint: its answers are those of a server, {server}")
         raise UserError(f"{path} holds no checkpoint yet: run its manifest first")
     variants = sorted(file.parent.name for file in path.glob(f"*/{VARIANT_FILE}"))
     if variants:

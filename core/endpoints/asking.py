@@ -85,12 +85,16 @@ class Asking(Generic[KeyT]):
         with start_blocking_portal() as portal:
             work = portal.start_task_soon(self._ask, token)
             work.add_done_callback(lambda done: self._found.put(None))
+            failed: Exception | None = None
             try:
                 while (found := self._found.get()) is not None:
                     if isinstance(found, Exception):
-                        raise found
-                    yield found
+                        failed = failed or found  # what came in beside it is kept
+                    else:
+                        yield found
                 work.result()
+                if failed is not None:
+                    raise failed
             finally:
                 work.cancel()
 

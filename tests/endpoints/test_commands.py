@@ -195,3 +195,21 @@ def test_a_stop_ends_the_run_at_once(server: FakeServer, tmp_path: Path) -> None
         process.kill()
     assert process.returncode == 128 + signal.SIGTERM
     assert "stopped; what was finished is kept" in said
+
+
+def test_a_variant_of_a_server_has_no_checkpoint_and_says_why(
+    server: FakeServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main_in_process(["run", str(manifest(server, tmp_path)), "--progress", "none"]) == 0
+    capsys.readouterr()
+    assert main_in_process(["evaluate", str(tmp_path / "run" / "default"), "--benchmark", "perplexity"]) == 2
+    said = capsys.readouterr().err
+    assert f"holds no checkpoint: its answers are those of a server, tiny at {server.url}" in said
+
+
+def test_a_resolved_manifest_asks_nothing_again(server: FakeServer, tmp_path: Path) -> None:
+    assert main_in_process(["run", str(manifest(server, tmp_path)), "--progress", "none"]) == 0
+    asked = len(server.all)
+    resolved = tmp_path / "run" / "manifest.resolved.yaml"
+    assert main_in_process(["run", str(resolved), "--progress", "none"]) == 0
+    assert len(server.all) == asked
