@@ -54,6 +54,7 @@ class EndpointRespondent:
     known: Known
     runs_here = False
     graphs: Sequence[GraphTiming] = ()
+    rows: Sequence[int] = ()
 
     @property
     def chat(self) -> bool:

@@ -49,6 +49,7 @@ class LoadedCheckpoint:
             chat=generate.chat,
             samples_per_task=entry.samples_per_task,
             batch_size=entry.batch_size,
+            sizes=variant.plugins.backbone.options.architecture(self.models[0].lm.vocab_size),
             likelihood_estimator=entry.likelihood_estimator,
             likelihood_draws=entry.likelihood_draws,
             seed=manifest.seed,

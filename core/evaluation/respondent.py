@@ -33,6 +33,10 @@ class Respondent(Protocol):
     def graphs(self) -> Sequence[GraphTiming]:
         """What CUDA graphs have cost."""
 
+    @property
+    def rows(self) -> Sequence[int]:
+        """How many texts were written side by side, each time that this process wrote some."""
+
     def chat_template(self) -> ChatTemplate:
         """What benchmarks with turns of their own put them into."""
 

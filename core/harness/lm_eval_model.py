@@ -60,7 +60,7 @@ class OpenDllm(LM):
         given = {key: value for key, value in model_args.items() if value is not None}
         given.pop("max_batch_size", None)
         if str(given.get("batch_size", "")).startswith("auto"):
-            del given["batch_size"]  # memory doesn't hang on it as it does in one forward pass a text
+            given["batch_size"] = "auto"  # lm-eval's `auto:4` tries again as texts get shorter
         self._model = open_model(given)
         replica = self._model.asked.replicas[0]
         self._chat = LmEvalChat(self._model.asked.chat_template())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -36,7 +36,9 @@ class ModelOptions(BaseModel):
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="`auto` takes every GPU.")
     sampler: str | None = Field(None, description="By default the one of the model's authors.")
     seed: int = Field(0, ge=0, lt=1 << 63, description="Of all draws, as a manifest's.")
-    batch_size: int = Field(_UNSAID["batch_size"], ge=1, description="Rows decoded together.")
+    batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        _UNSAID["batch_size"], description="Rows decoded together; changes no result."
+    )
     sequence_length: int | None = Field(
         None, ge=8, description="Tokens of the longest text that is scored at once; by default the context."
     )
@@ -102,6 +104,7 @@ def open_model(given: Mapping[str, Any]) -> OpenedModel:
         chat=False,  # lm-eval puts prompts into the template, through the model
         samples_per_task=1,
         batch_size=options.batch_size,
+        sizes=family.options.architecture(models[0].lm.vocab_size),
         likelihood_estimator=options.likelihood_estimator,
         likelihood_draws=options.likelihood_draws,
         seed=options.seed,
