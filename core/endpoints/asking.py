@@ -69,10 +69,13 @@ class Asking(Generic[KeyT]):
         Raises:
             UserError: a request has no answer, for a reason that isn't its own.
         """
-        from anyio.from_thread import start_blocking_portal
-
         if not self.requests:
             return
+        try:
+            import httpx2  # noqa: F401 (looked for here, used by `Server`)
+            from anyio.from_thread import start_blocking_portal
+        except ImportError:
+            raise UserError("asking a server needs httpx2: pip install 'open-dllm[serve]'") from None
         token = token_of(self.endpoint)
         if (
             token is not None

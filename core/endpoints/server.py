@@ -142,7 +142,7 @@ class Server:
                     found = await _bounded(response)
         except TimeoutError:
             raise ServerError("timeout", f"doesn't answer within {seconds:g} s") from None
-        except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:
+        except (httpx2.HTTPError, httpx2.InvalidURL, OSError, UnicodeError) as error:  # of a host's name, too
             raise ServerError("connection", self._unreached(error)) from error
         if not 200 <= response.status_code < 300:
             raise fault_of_status(response.status_code, response.headers, found, self.quote)
@@ -153,7 +153,7 @@ class Server:
 
         through = " (through the proxy that the environment names)" if _proxied(self.endpoint) else ""
         why = self.quote(first_line(error)).rstrip(".")
-        if isinstance(error, httpx2.ConnectError):
+        if isinstance(error, httpx2.ConnectError | httpx2.InvalidURL | UnicodeError):
             return f"cannot be reached{through}: {why}"
         return f"breaks off{through}: {why}"
 
@@ -178,12 +178,10 @@ def _client(endpoint: Endpoint, headers: Mapping[str, str]) -> httpx2.AsyncClien
     does; but this machine's own addresses are asked without a proxy.
 
     Raises:
-        UserError: the HTTP client isn't installed, or the environment's proxy is none that it knows.
+        UserError: the environment's proxy, or its certificates, are none that the client knows.
     """
-    try:
-        import httpx2
-    except ImportError:
-        raise UserError("asking a server needs httpx2: pip install 'open-dllm[serve]'") from None
+    import httpx2
+
     limits = httpx2.Limits(
         max_connections=endpoint.concurrency, max_keepalive_connections=endpoint.concurrency
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import email.utils
 import json
 import socket
+import sys
 import threading
 import time
 from pathlib import Path
@@ -150,6 +151,20 @@ def test_a_server_that_is_not_there(evaluate: Evaluate) -> None:
         port = free.getsockname()[1]
         with pytest.raises(UserError, match=r"cannot be reached: .*, 3 times in a row"):
             evaluate({"endpoint": f"http://127.0.0.1:{port}"})
+
+
+def test_a_host_that_has_no_such_name(evaluate: Evaluate) -> None:
+    with pytest.raises(UserError, match="cannot be reached: "):
+        evaluate({"endpoint": f"http://{'a' * 70}.invalid/v1"})
+
+
+def test_without_its_package_nothing_is_asked(
+    server: FakeServer, evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "httpx2", None)
+    with pytest.raises(UserError, match=r"asking a server needs httpx2: pip install 'open-dllm\[serve\]'"):
+        evaluate()
+    assert server.all == []
 
 
 def test_https_to_a_server_that_has_none_is_named(server: FakeServer, evaluate: Evaluate) -> None:
