@@ -317,7 +317,7 @@ def test_flash_does_not_fit_one_h100_and_fits_three() -> None:
         variant.plugins.backbone,
         options=variant.plugins.backbone.options.model_copy(update={"device_map": "auto"}),
     )
-    changed = replace(variant, plugins=replace(variant.plugins, backbone=spread))
+    changed = replace(variant, plugins=replace(variant.plugins, own_backbone=spread))
     three = Hardware(3)
     several = plan(changed, three)
     assert max(each.memory or 0 for each in several.evaluations) < 79 * GIB
