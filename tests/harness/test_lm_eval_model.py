@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import lm_eval.tasks.manager
 import pytest
 from lm_eval.api.registry import get_model
 from lm_eval.evaluator import evaluate
@@ -17,6 +18,7 @@ from lm_eval.tasks import TaskManager
 
 import opendllm.core.harness
 from opendllm.core.experiment import run_experiment
+from opendllm.core.harness.__main__ import main
 from opendllm.core.manifest.experiment_manifest import experiment_of
 from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.errors import UserError
