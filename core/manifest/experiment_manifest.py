@@ -34,6 +34,8 @@ DATA_FOLDER = "data"
 _OWN_KEYS = ("extends", "require", "variants", "seeds", "published")
 WHOLE_EXPERIMENT_KEYS = (*_OWN_KEYS, "name", "description", "output", "launch")
 """What no variant can change."""
+_ANSWERS_OF_A_SERVER = ("endpoint", "model", "api", "extra_body")
+"""Keys of a `model` that names a server which its answers depend on; the others say how it is reached."""
 
 
 _NOT_TRAINED_FROM = (
@@ -42,8 +44,6 @@ _NOT_TRAINED_FROM = (
 """Keys of `train` that only say how the same weights are come by; a run may go on with others."""
 
 
-_ANSWERS_OF_A_SERVER = ("endpoint", "model", "api", "extra_body")
-"""Keys of a `model` that names a server which its answers depend on; the others say how it is reached."""
 _ADDED_LATER = frozenset({"add_bos_token", "eos_token", "load_balancing"})
 """Keys that earlier manifests lack: null means what was done before there was one, and the same digest."""
 

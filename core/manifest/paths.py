@@ -39,9 +39,10 @@ def without_paths(content: dict[str, Any], plugins: VariantPlugins) -> dict[str,
     Corpora are known by their fingerprints, which a checkpoint keeps; a folder to start from, or with a
     tokenizer, is known by what it holds.
     """
-    if plugins.own_backbone is not None:
-        backbone = _by_content(content["model"]["backbone"], type(plugins.own_backbone.options))
-        content = {**content, "model": {"backbone": backbone}}
+    if plugins.own_backbone is None:  # a server's model has no files here
+        return content
+    backbone = content["model"]["backbone"]
+    content = {**content, "model": {"backbone": _by_content(backbone, type(plugins.backbone.options))}}
     data = content.get("data")
     if data is None:
         return content

@@ -90,14 +90,16 @@ class VariantPlugins:
 
     def __iter__(self) -> Iterator[ChosenPlugin[Any, Any]]:
         """All of them, but for samplers that only one benchmark is decoded with."""
-        if self.own_backbone is not None:
-            yield self.own_backbone
+        if self.own_backbone is None:  # of a server
+            yield from self.corpora
+            yield from (evaluation.benchmark for evaluation in self.evaluations)
+            return
+        yield self.backbone
         yield from self.corpora
         if self.training is not None:
             yield self.training.objective
             yield self.training.noise_schedule
-        if self.own_sampler is not None:
-            yield self.own_sampler
+        yield self.sampler
         yield from (evaluation.benchmark for evaluation in self.evaluations)
 
     def built_corpora(self) -> list[Corpus]:
