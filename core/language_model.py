@@ -156,7 +156,7 @@ class LanguageModel:
                 f"attention_mask {list(attention_mask.shape)} isn't of the canvas's shape "
                 f"{list(canvas.shape)}"
             )
-        chosen, decoder = self._sampler(sampler, options)
+        chosen, decoder = self.build_sampler(sampler, options)
         seeds = torch.tensor(_seeds(seed, canvas.shape[0]), device=canvas.device)
         return decode(self.lm, canvas, attention_mask, chosen, decoder, seeds, trace)
 
@@ -167,7 +167,7 @@ class LanguageModel:
 
         The ELBO of a diffusion model, exact for a causal one (see `log_likelihood`).
         """
-        codec = self._codec()
+        codec = self.codec
         sizes = [len([*codec.bos, *encode(codec, text, f"text {index}")]) for index, text in enumerate(texts)]
         for index, size in enumerate(sizes):
             if size < 2:
@@ -338,8 +338,8 @@ class LanguageModel:
                 "a causal checkpoint writes from left to right and reads no suffix: leave it out, or take a "
                 "bidirectional or block-causal checkpoint"
             )
-        chosen, decoder = self._sampler(sampler, options)
-        codec = self._codec()
+        chosen, decoder = self.build_sampler(sampler, options)
+        codec = self.codec
         seeded = [SeededGap(*each) for each in zip(gaps, _seeds(seed, len(gaps)), strict=True)]
         found: dict[int, Written] = {}
         for index, written in write(self.lm, codec, seeded, chosen, decoder, batch_size, trace):
@@ -365,7 +365,7 @@ class LanguageModel:
         """
         if self.tokenizer is None:
             raise UserError(NO_TOKENIZER)
-        return Gap(chat_prompt(self.tokenizer, self._codec(), prompt), templated=True)
+        return Gap(chat_prompt(self.tokenizer, self.codec, prompt), templated=True)
 
     def _check_ids(self, ids: Tensor, what: str) -> None:
         if not isinstance(ids, Tensor):
@@ -380,14 +380,25 @@ class LanguageModel:
                 f"{str(ids.dtype).removeprefix('torch.')} {list(ids.shape)}"
             )
 
-    def _sampler(self, name: str | None, flat: Mapping[str, Any]) -> tuple[Sampler, DecoderOptions]:
+    def build_sampler(self, name: str | None, flat: Mapping[str, Any]) -> tuple[Sampler, DecoderOptions]:
+        """What a call with this sampler, by default the family's own, and these options decodes with.
+
+        Raises:
+            UserError: an option is unknown, out of range, or without effect; or the sampler undoes other noise.
+        """
         registration = self._plugins.samplers.get(self.default_sampler if name is None else name)
         check_destination(registration, self.lm.noise.destination)
         defaults = self.default_options if name is None else {}
         decoder, own = sort_over_defaults(flat, defaults, registration)
         return registration.build(own), decoder
 
-    def _codec(self) -> TextCodec:
+    @property
+    def codec(self) -> TextCodec:
+        """Text to ids and back.
+
+        Raises:
+            UserError: the checkpoint has no tokenizer.
+        """
         if self._text_codec is None:
             raise UserError(NO_TOKENIZER)
         return self._text_codec
