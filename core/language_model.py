@@ -23,7 +23,7 @@ from opendllm.core.decoding.settings import (
     kept_defaults,
     sort_over_defaults,
 )
-from opendllm.core.decoding.text import SeededGap, Written, encode, write
+from opendllm.core.decoding.text import SeededGap, Written, encode, refuse_unread_suffix, write
 from opendllm.core.evaluation.text_likelihood import TextToScore, score_texts
 from opendllm.core.toolkit.draws import hash_address
 from opendllm.core.toolkit.likelihood import Estimator
@@ -157,7 +157,7 @@ class LanguageModel:
                 f"{list(canvas.shape)}"
             )
         chosen, decoder = self.build_sampler(sampler, options)
-        seeds = torch.tensor(_seeds(seed, canvas.shape[0]), device=canvas.device)
+        seeds = torch.tensor(row_seeds(seed, canvas.shape[0]), device=canvas.device)
         return decode(self.lm, canvas, attention_mask, chosen, decoder, seeds, trace)
 
     def score(
@@ -172,7 +172,7 @@ class LanguageModel:
         for index, size in enumerate(sizes):
             if size < 2:
                 raise UserError(f"text {index} has fewer than two tokens, so none can be scored")
-        asked = [TextToScore(*each) for each in zip(texts, _seeds(seed, len(texts)), strict=True)]
+        asked = [TextToScore(*each) for each in zip(texts, row_seeds(seed, len(texts)), strict=True)]
         found = score_texts(self.lm, codec, asked, max(sizes, default=0), draws, estimator)
         return [(scored.log_likelihood, scored.variance**0.5) for scored in found]
 
@@ -333,14 +333,10 @@ class LanguageModel:
         """
         if batch_size < 1:
             raise UserError(f"batch_size is {batch_size}: decode at least one row at a time")
-        if self.lm.attention.kind == "causal" and any(gap.suffix for gap in gaps):
-            raise UserError(
-                "a causal checkpoint writes from left to right and reads no suffix: leave it out, or take a "
-                "bidirectional or block-causal checkpoint"
-            )
+        refuse_unread_suffix(self.lm, gaps)
         chosen, decoder = self.build_sampler(sampler, options)
         codec = self.codec
-        seeded = [SeededGap(*each) for each in zip(gaps, _seeds(seed, len(gaps)), strict=True)]
+        seeded = [SeededGap(*each) for each in zip(gaps, row_seeds(seed, len(gaps)), strict=True)]
         found: dict[int, Written] = {}
         for index, written in write(self.lm, codec, seeded, chosen, decoder, batch_size, trace):
             found[index] = written
@@ -417,7 +413,7 @@ def _chosen(
     return ChosenPlugin(registration, registration.options.model_validate(options))
 
 
-def _seeds(seed: int | Sequence[int], rows: int) -> list[int]:
+def row_seeds(seed: int | Sequence[int], rows: int) -> list[int]:
     """One seed a row; a single integer is hashed with the row's number.
 
     Raises:

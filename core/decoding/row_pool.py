@@ -162,6 +162,11 @@ class RowPool:
         return self._is.count(None)
 
     @property
+    def has_place(self) -> bool:
+        """Whether one more row could join."""
+        return self.takes_others and (not self.run.is_fixed or None in self._is)
+
+    @property
     def is_done(self) -> bool:
         """Whether no row has a step left."""
         return not self.run.unfinished.any()

@@ -102,6 +102,19 @@ def refuse_unknown_ids(lm: DiffusionLM, ids: Sequence[int], what: str) -> None:
         )
 
 
+def refuse_unread_suffix(lm: DiffusionLM, gaps: Sequence[Gap]) -> None:
+    """A causal checkpoint sees nothing of what stands right of a gap.
+
+    Raises:
+        UserError: it is one, and a gap has a suffix.
+    """
+    if lm.attention.kind == "causal" and any(gap.suffix for gap in gaps):
+        raise UserError(
+            "a causal checkpoint writes from left to right and reads no suffix: leave it out, or take a "
+            "bidirectional or block-causal checkpoint"
+        )
+
+
 def write(
     lm: DiffusionLM,
     codec: TextCodec,
