@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -28,8 +29,8 @@ def save_byte_tokenizer(folder: Path) -> None:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    spelt = sorted(pre_tokenizers.ByteLevel.alphabet(), key=lambda each: (each > "~", each))[: TOKENS - 1]
-    vocabulary = {letter: number for number, letter in enumerate([*spelt, "Ċ"])}
+    spelt = sorted(pre_tokenizers.ByteLevel.alphabet(), key=lambda each: (each > "~", each))[: TOKENS - 2]
+    vocabulary = {letter: number for number, letter in enumerate([*spelt, "Ġ", "Ċ"])}
     raw = Tokenizer(models.BPE({**vocabulary, "</s>": EOS, "<M>": MASK}, [], fuse_unk=False))
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     raw.decoder = decoders.ByteLevel()
@@ -46,8 +47,9 @@ def served_run(tmp_path_factory: pytest.TempPathFactory, goldens: Path) -> Path:
     for variant, golden in MODELS.items():
         model = run / variant / "checkpoints" / "step-1" / "model"
         model.mkdir(parents=True)
-        for name in ("config.json", "model.safetensors"):
-            shutil.copy(goldens / golden / name, model)
+        shutil.copy(goldens / golden / "model.safetensors", model)
+        config = json.loads((goldens / golden / "config.json").read_text())
+        (model / "config.json").write_text(json.dumps({**config, "eos_token_id": EOS, "pad_token_id": EOS}))
         save_byte_tokenizer(model)
         (run / variant / "variant.json").write_text(f'{{"trained_in": "{variant}"}}')
     return run

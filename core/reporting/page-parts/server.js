@@ -109,7 +109,7 @@ class ServerPage {
     const unset = this.sampler.value ? {} : defaults;
     const written = Object.fromEntries([...this.form.querySelectorAll("[data-option]")].map((each) => [each.name, each.value]));
     const tokens = fieldOf("max_tokens", {type: "integer", description: `how many tokens to write; all together, up to ${context}`}, {max_tokens: unset.max_new_tokens ?? decoder.max_new_tokens.default});
-    const seed = fieldOf("seed", {type: "integer", description: "the same seed writes the same text; by default a new one"}, {});
+    const seed = fieldOf("seed", {type: "integer", description: "the same seed writes the same text; by default a new one"}, {seed: "a new one"});
     const field = (name) => fieldOf(name, decoder[name], unset);
     const others = Object.keys(decoder).filter((name) => !FIRST_OPTIONS.includes(name) && name !== "max_new_tokens");
     const ofSampler = Object.entries(samplers[this.sampler.value || own] || {}).map(([name, schema]) => fieldOf(name, schema, unset));
@@ -146,7 +146,7 @@ class ServerPage {
       for await (const event of eventsOf(response)) this.take(event);
       if (!this.trace || this.trace.text === undefined) throw new Error("the server has ended this");
       this.keep();
-      this.say("Done.");
+      this.say(`Done: ${this.trace.tokens} tokens in ${this.trace.forward_passes} forward passes.`);
     } catch (error) {
       this.say(error.name === "AbortError" ? "Stopped." : error.message, error.name !== "AbortError");
     } finally {
@@ -159,7 +159,7 @@ class ServerPage {
   take({start, step, end, vocabulary, error}) {
     if (error) throw new Error(error.message);
     if (start) {
-      this.trace = {...start, vocabulary, steps: [], forward_passes: 0, label: `${start.sampler}, seed ${start.seed}`};
+      this.trace = {...start, vocabulary, steps: [], forward_passes: null, label: `${start.sampler}, seed ${start.seed}`};
       this.live.replaceChildren();
       this.pane = new Pane(this.live);
       this.pane.show(this.trace);

@@ -153,8 +153,9 @@ class Pane {
     const masks = cells.filter((cell) => cell.editable && cell.token === this.trace.mask_token_id).length;
     const changes = Object.entries(CHANGE_NAMES).filter(([name]) => counts[name]).map(([name, word]) => `${counts[name]} ${word}`);
     if (counts.delete) changes.push(`${counts.delete} taken out`);
-    const done = step === this.steps ? `; ${this.trace.forward_passes} forward passes in all` : "";
-    return `Step ${step} of ${this.steps}: ${changes.join(", ") || "nothing changed"}; ${masks} masks left${done}.`;
+    const {forward_passes: passes} = this.trace; // null while it is still being written
+    const done = step === this.steps && passes !== null ? `; ${passes} forward passes in all` : "";
+    return `Step ${step}${passes === null ? "" : ` of ${this.steps}`}: ${changes.join(", ") || "nothing changed"}; ${masks} masks left${done}.`;
   }
 
   // What a screen reader reads: runs of masks as their number.
