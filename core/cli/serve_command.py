@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import socket
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from opendllm.core.checkpoints.families import backbone_of
 from opendllm.core.checkpoints.files import VARIANT_FILE, model_folder
-from opendllm.core.checkpoints.pretrained import fetch_config, is_hub_id
+from opendllm.core.checkpoints.pretrained import is_hub_id
 from opendllm.core.cli.common_options import ProgressStyle
-from opendllm.core.cli.generate_command import parse_options
+from opendllm.core.cli.generate_command import check_decodings, parse_options
+from opendllm.core.cli.trace_files import Decoding
 from opendllm.core.foundation.heavy_imports import import_model_libraries
 from opendllm.core.foundation.visible_text import visible
 from opendllm.core.launching.stopping import stopping_at_once
 from opendllm.core.progress.views import shown_progress
 from opendllm.core.serving.limits import Limits
 from opendllm.core.serving.loopback import is_loopback
-from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.errors import UserError
 
 INSTALL = "pip install 'open-dllm[serve]'"
@@ -84,11 +84,8 @@ def serve(
     """Serve an OpenAI-compatible API, and a page that shows texts come to be."""
     options = parse_options(option or [])
     checkpoints = _checkpoints(checkpoint)
-    plugins = installed_plugins()
     for path in checkpoints.values():
-        backbone_of(plugins, fetch_config(str(path)))
-    if sampler is not None:
-        plugins.samplers.get(sampler)
+        check_decodings(str(path), [Decoding(sampler, options)])
     token = _token(token_file)
     if token is None and not is_loopback(host):
         raise UserError(
@@ -162,9 +159,7 @@ def _token(file: Path | None) -> str | None:
 
 
 def _check_extra() -> None:
-    """Raises: UserError: the web framework isn't installed."""
-    import importlib.util
-
+    """Raises `UserError` where the web framework isn't installed."""
     missing = [name for name in ("starlette", "uvicorn") if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(f"serve needs {' and '.join(missing)}: {INSTALL}")

@@ -222,7 +222,9 @@ def why_unfit(lm: DiffusionLM, codec: TextCodec, gap: Gap, options: DecoderOptio
     return None
 
 
-def row_to_write(lm: DiffusionLM, codec: TextCodec, gap: Gap, options: DecoderOptions, number: str) -> TextRow:
+def row_to_write(
+    lm: DiffusionLM, codec: TextCodec, gap: Gap, options: DecoderOptions, number: str
+) -> TextRow:
     """The canvas of a gap.
 
     Args:

@@ -58,7 +58,9 @@ def row_trace(canvases: Sequence[RowCanvas], editable: frozenset[int], mask_toke
         editable=tuple(
             column for column, origin in enumerate(first.origin) if origin in editable or origin not in kept
         ),
-        steps=tuple(step_between(before, after, mask_token_id) for before, after in itertools.pairwise(canvases)),
+        steps=tuple(
+            step_between(before, after, mask_token_id) for before, after in itertools.pairwise(canvases)
+        ),
     )
 
 

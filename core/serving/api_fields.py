@@ -68,7 +68,9 @@ class RequestFields(BaseModel):
     @property
     def decoder_options(self) -> dict[str, Any]:
         """The decoder's and the sampler's options, flat."""
-        found = {name: value for name, value in (self.model_extra or {}).items() if name not in _NOT_THE_DECODERS}
+        found = {
+            name: value for name, value in (self.model_extra or {}).items() if name not in _NOT_THE_DECODERS
+        }
         # OpenAI's clients may send null for what isn't set, and 1 for a top_p that filters nothing.
         return {
             name: value
@@ -113,7 +115,9 @@ class StreamedFields(RequestFields):
         """See `RequestFields.check`."""
         super().check()
         if self.stream_options is not None and not self.stream:
-            raise ApiError(400, "stream_options has no effect without stream: leave it out", param="stream_options")
+            raise ApiError(
+                400, "stream_options has no effect without stream: leave it out", param="stream_options"
+            )
 
     @property
     def streams_usage(self) -> bool:

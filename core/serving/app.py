@@ -17,7 +17,13 @@ from starlette.routing import Route
 from opendllm.core.reporting.server_page import render_server_page
 from opendllm.core.serving.api_answers import DONE, AnswerForm, Usage, server_sent
 from opendllm.core.serving.api_errors import ApiError
-from opendllm.core.serving.api_fields import ChatFields, CompletionFields, DenoisingFields, StreamedFields, fields_of
+from opendllm.core.serving.api_fields import (
+    ChatFields,
+    CompletionFields,
+    DenoisingFields,
+    StreamedFields,
+    fields_of,
+)
 from opendllm.core.serving.asked_rows import Canvas, Event, Finished, Piece
 from opendllm.core.serving.decoding_thread import DecodingThread
 from opendllm.core.serving.denoising import denoising_events
@@ -47,7 +53,12 @@ class Application:
     """
 
     def __init__(
-        self, models: ServedModels, thread: DecodingThread, limits: Limits, token: str | None, only_loopback: bool
+        self,
+        models: ServedModels,
+        thread: DecodingThread,
+        limits: Limits,
+        token: str | None,
+        only_loopback: bool,
     ) -> None:
         """Make it ready.
 
@@ -129,9 +140,7 @@ class Application:
         events = Events()
         delivery = Delivery(events.tell, shows_canvases=True)
         gap = Gap(fields.prompt, fields.suffix)
-        asked = await self._prepared(
-            lambda: self._models.ask(fields, [gap], fields.max_tokens, delivery)
-        )
+        asked = await self._prepared(lambda: self._models.ask(fields, [gap], fields.max_tokens, delivery))
         sampler, options = self._models.decoding(fields)
         self._thread.submit(asked.rows)
         stream = denoising_events(gap, asked, events, sampler, options)

@@ -146,9 +146,7 @@ class Batch:
 
     def _show(self, begun: Sequence[AskedRow]) -> None:
         """The canvas before the first step."""
-        numbers = {
-            number for number, asked in self._asked.items() if asked.shows_canvases and asked in begun
-        }
+        numbers = {number for number, asked in self._asked.items() if asked.shows_canvases and asked in begun}
         for number, canvas in self._pool.canvases(numbers).items():
             self._canvases[number] = canvas
             self._asked[number].tell(Canvas(canvas, None))

@@ -174,5 +174,7 @@ def _answer_to(error: Exception) -> ApiError:
         return ApiError(503, "this doesn't fit the memory: ask for fewer tokens")
     if not isinstance(error, UserError):
         traceback.print_exception(error)
-    said = first_line(error) if isinstance(error, UserError) else f"{type(error).__name__}: {first_line(error)}"
+    said = (
+        first_line(error) if isinstance(error, UserError) else f"{type(error).__name__}: {first_line(error)}"
+    )
     return ApiError(500, said)

@@ -25,7 +25,18 @@ from opendllm.registries.gaps import Gap
 from opendllm.registries.options import SamplerOptions
 from opendllm.registries.registry import did_you_mean
 
-_API_FIELDS = ("model", "prompt", "messages", "suffix", "max_tokens", "n", "stop", "seed", "stream", "sampler")
+_API_FIELDS = (
+    "model",
+    "prompt",
+    "messages",
+    "suffix",
+    "max_tokens",
+    "n",
+    "stop",
+    "seed",
+    "stream",
+    "sampler",
+)
 SERVERS_OWN = ("compile",)
 """Options of the decoder that say how steps are run, not what is written."""
 LARGEST_SEED = 2**53
@@ -151,7 +162,9 @@ class ServedModels:
         choices = fields.n or 1
         if not 0 < len(gaps) * choices <= min(self._limits.choices, self._limits.waiting):
             most = min(self._limits.choices, self._limits.waiting)
-            raise ApiError(400, f"{len(gaps) * choices} choices are asked for: ask for 1 to {most}", param="n")
+            raise ApiError(
+                400, f"{len(gaps) * choices} choices are asked for: ask for 1 to {most}", param="n"
+            )
         try:
             decoding, length = self._checked(fields, max_tokens)
             refuse_unread_suffix(model.lm, gaps)
@@ -177,9 +190,7 @@ class ServedModels:
                 has_stops=bool(fields.stops),
                 shows_canvases=delivery.shows_canvases,
             )
-            for index, (row, row_seed) in enumerate(
-                zip(wanted, row_seeds(seed, len(wanted)), strict=True)
-            )
+            for index, (row, row_seed) in enumerate(zip(wanted, row_seeds(seed, len(wanted)), strict=True))
         ]
         prompt_tokens = sum(len(row.ids) - length - row.surplus for row in rows)
         return Asked(asked, prompt_tokens, seed)
@@ -208,9 +219,7 @@ class ServedModels:
             raise UserError(f"steps is {steps}, and this server takes up to {self._limits.steps}")
         return decoding, length
 
-    def _decoding(
-        self, name: str, sampler: str | None, asked: Mapping[str, Any]
-    ) -> tuple[Decoding, int]:
+    def _decoding(self, name: str, sampler: str | None, asked: Mapping[str, Any]) -> tuple[Decoding, int]:
         """How rows are written, and how many tokens where a gap has no length of its own."""
         model = self._models[name]
         used, flat = model.decoding(sampler, asked)

@@ -91,9 +91,7 @@ class SettledText:
 
     def _cut(self, text: str, tokens: Sequence[int]) -> Ending | None:
         """Where the first stop string is complete; with the fewest tokens that spell it."""
-        ends = [
-            (start + len(stop), start) for stop in self._stop_strings if (start := text.find(stop)) >= 0
-        ]
+        ends = [(start + len(stop), start) for stop in self._stop_strings if (start := text.find(stop)) >= 0]
         if not ends:
             return None
         end, start = min(ends)

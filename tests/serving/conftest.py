@@ -15,6 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from ..cli.conftest import here, refused
+
+__all__ = ["here", "refused"]
+
 MODELS = {"llada": "llada", "sdar": "sdar"}
 """Variants, and the golden checkpoints that they are: a bidirectional one and a block-causal one."""
 EOS, MASK, TOKENS = 149, 150, 149

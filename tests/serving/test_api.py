@@ -24,7 +24,11 @@ DECODINGS: dict[str, dict[str, Any]] = {
         "temperature": 0.9,
         "extra_body": {"sampler": "p2", "block_length": 8, "cache": "dual"},
     },
-    "llada, masked again": {"model": "llada", "temperature": 0.9, "extra_body": {"sampler": "p2", "steps": 12}},
+    "llada, masked again": {
+        "model": "llada",
+        "temperature": 0.9,
+        "extra_body": {"sampler": "p2", "steps": 12},
+    },
     "sdar": {"model": "sdar", "temperature": 0.9},
 }
 
@@ -90,9 +94,7 @@ def test_choices_have_seeds_of_their_own(client: openai.OpenAI, models: dict[str
     answer = client.completions.create(prompt=prompts, n=2, seed=5, **asked)
     texts = [choice.text for choice in answer.choices]
     assert [choice.index for choice in answer.choices] == [0, 1, 2, 3]
-    expected = models["llada"].generate(
-        ["ab", "ab", "cd", "cd"], max_new_tokens=12, temperature=0.9, seed=5
-    )
+    expected = models["llada"].generate(["ab", "ab", "cd", "cd"], max_new_tokens=12, temperature=0.9, seed=5)
     assert texts == expected
     assert answer.usage is not None
     assert answer.usage.prompt_tokens == len("abcd")
