@@ -380,7 +380,8 @@ class LanguageModel:
         """What a call with this sampler, by default the family's own, and these options decodes with.
 
         Raises:
-            UserError: an option is unknown, out of range, or without effect; or the sampler undoes other noise.
+            UserError: an option is unknown, out of range, or without effect; or the sampler is of other
+                noise.
         """
         registration = self._plugins.samplers.get(self.default_sampler if name is None else name)
         check_destination(registration, self.lm.noise.destination)

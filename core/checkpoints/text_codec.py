@@ -155,7 +155,7 @@ class TextCodec:
         return whole[len(given) :] if whole.startswith(given) else self._tokenizer.decode(own)
 
     def decode_beginning(self, ids: Sequence[int], left: Sequence[int] = ()) -> str:
-        """The beginning of the text of `ids`, and of whatever stands right of them: what no further id changes.
+        """The beginning of the text of `ids` that no further id on their right changes.
 
         The bytes of a character are only read as one when all of them are there, and a run of tokens that
         are bytes by their name only when it is over.

@@ -89,19 +89,18 @@ def serve(
     token = _token(token_file)
     if token is None and not is_loopback(host):
         raise UserError(
-            f"--host {host} lets others than this machine ask: give --token-file FILE, or set {TOKEN_VARIABLE}"
+            f"--host {host} lets other machines ask: give --token-file FILE, or set {TOKEN_VARIABLE}"
         )
     _check_extra()
     limits = Limits(rows=batch_size, waiting=queue, new_tokens=most_tokens, grace_seconds=grace)
     listening = _listen(host, port)
-    with stopping_at_once():
-        with shown_progress(progress) as shown:
-            with shown.activity("importing libraries"):
-                import_model_libraries()
-                from opendllm.core.serving import server
-            with shown.activity("loading the model"):
-                served = server.Served(checkpoints, sampler, options, device)
-                models = server.load_models(served, limits)
+    with stopping_at_once(), shown_progress(progress) as shown:
+        with shown.activity("importing libraries"):
+            import_model_libraries()
+            from opendllm.core.serving import server
+        with shown.activity("loading the model"):
+            served = server.Served(checkpoints, sampler, options, device)
+            models = server.load_models(served, limits)
     address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
 
     def say_ready() -> None:

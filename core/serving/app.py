@@ -24,7 +24,7 @@ from opendllm.core.serving.api_fields import (
     StreamedFields,
     fields_of,
 )
-from opendllm.core.serving.asked_rows import Canvas, Event, Finished, Piece
+from opendllm.core.serving.asked_rows import Finished, Piece
 from opendllm.core.serving.decoding_thread import DecodingThread
 from opendllm.core.serving.denoising import denoising_events
 from opendllm.core.serving.events import Events
@@ -69,7 +69,7 @@ class Application:
             token: see `Guard`.
             only_loopback: see `Guard`.
         """
-        self._models, self._thread, self._started = models, thread, limits
+        self._models, self._thread = models, thread
         self._bodies = BodyReader(limits)
         # Tokenizers and templates take their time, and one codec is for one thread.
         self._preparing = ThreadPoolExecutor(1, thread_name_prefix="preparing")
@@ -235,8 +235,8 @@ def _refuse(request: Request, error: Exception) -> Response:
 
 def _refuse_route(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    path = request.url.path[:200]
-    message = f"{request.method} {path} is nothing here: ask for /v1/completions, /v1/chat/completions or /v1/models"
+    asked = f"{request.method} {request.url.path[:200]}"
+    message = f"{asked} is nothing here: ask for /v1/completions, /v1/chat/completions or /v1/models"
     return error_response(ApiError(error.status_code, message))
 
 

@@ -145,7 +145,7 @@ class DecodingThread:
             self._again(batch.rows, error)
 
     def _again(self, rows: Sequence[AskedRow], error: Exception) -> None:
-        """After an error among several rows each is written alone, and only the one that makes it hears of it.
+        """After an error among several rows each is written alone, and only who makes it hears of it.
 
         What was told of the others is written again, and the same.
         """
@@ -155,8 +155,8 @@ class DecodingThread:
         if isinstance(error, torch.OutOfMemoryError):
             self._most_rows = max(1, len(rows) // 2)
             print(
-                f"warning: {len(rows)} texts side by side don't fit the memory: from now on {self._most_rows} "
-                f"are written at a time; start with a smaller --batch-size",
+                f"warning: {len(rows)} texts side by side don't fit the memory: from now on "
+                f"{self._most_rows} are written at a time; start with a smaller --batch-size",
                 file=sys.stderr,
             )
         for asked in rows:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from typing import Any
 
-from opendllm.core.decoding.tracing import RowCanvas, spellings
-from opendllm.core.foundation.decoding_traces import TraceStep
+from opendllm.core.decoding.tracing import spellings
 from opendllm.core.serving.api_answers import server_sent
 from opendllm.core.serving.api_errors import ApiError
 from opendllm.core.serving.asked_rows import Canvas, Finished

@@ -6,6 +6,7 @@ import json
 import socket
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from opendllm.core.serving.limits import Limits
@@ -59,7 +60,7 @@ KINDS: dict[str, Callable[[str], Hostile]] = {
     "a huge number": lambda auth: Hostile(400, request(b'{"n": 1' + b"0" * 5000 + b"}", Authorization=auth)),
     "another type": lambda auth: Hostile(400, request(good(prompt={"a": [1]}), Authorization=auth)),
     "no model": lambda auth: Hostile(404, request(good(model="\x1b[31m\n"), Authorization=auth)),
-    "a stranger's option": lambda auth: Hostile(400, request(good(**{"__class__": 1}), Authorization=auth)),
+    "a stranger's option": lambda auth: Hostile(400, request(good(__class__=1), Authorization=auth)),
     "endless steps": lambda auth: Hostile(400, request(good(steps=10**15), Authorization=auth)),
     "no JSON by its header": lambda auth: Hostile(
         415, request(good(), Content_Type="text/plain", Authorization=auth)
@@ -92,10 +93,8 @@ KINDS: dict[str, Callable[[str], Hostile]] = {
 def send(port: int, hostile: Hostile) -> tuple[int | None, bytes, socket.socket]:
     """(status, body, the connection, which is closed unless the request hangs)."""
     connection = socket.create_connection(("127.0.0.1", port))
-    try:
+    with suppress(BrokenPipeError, ConnectionResetError):  # it has heard enough
         connection.sendall(hostile.data)
-    except (BrokenPipeError, ConnectionResetError):
-        pass  # it has heard enough
     if hostile.hangs:
         return None, b"", connection
     if hostile.status is None:

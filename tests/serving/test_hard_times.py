@@ -148,7 +148,7 @@ def test_after_the_time_of_grace_an_answer_ends_with_an_error(served_run: Path) 
 REFUSALS: dict[str, Callable[[Path], tuple[list[str], str]]] = {
     "no checkpoint": lambda run: ([f"{run}x"], "does not exist"),
     "no model": lambda run: ([str(run.parent)], "holds no config.json"),
-    "another machine's": lambda run: ([str(run), "--host", "0.0.0.0"], "give --token-file FILE, or set"),  # noqa: S104
+    "another machine's": lambda run: ([str(run), "--host", "0.0.0.0"], "give --token-file FILE, or set"),
     "no token file": lambda run: ([str(run), "--token-file", f"{run}/no"], "can't be read"),
     "an empty token": lambda run: ([str(run), "--token-file", "/dev/null"], "holds no token"),
     "no such host": lambda run: (

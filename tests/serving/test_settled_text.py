@@ -19,7 +19,7 @@ WORDS = {256: "ab", 257: "ba", 258: "end", 259: "x"}
 
 
 def codec(*, fallback: bool) -> TextCodec:
-    """256 tokens that are bytes, as byte-level tokenizers have them or as SentencePiece's do; and some words."""
+    """256 tokens that are bytes, as byte-level tokenizers have them or SentencePiece's; and some words."""
     names = [f"<0x{byte:02X}>" for byte in range(256)] if fallback else SPELT
     vocabulary = {name: number for number, name in enumerate(names)} | {w: n for n, w in WORDS.items()}
     raw = Tokenizer(models.BPE({**vocabulary, "</s>": STOP_ID}, [], byte_fallback=fallback))
