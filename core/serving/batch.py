@@ -11,6 +11,8 @@ from opendllm.core.decoding.row_pool import FinishedRow, RowPool, WaitingRow
 from opendllm.core.decoding.tracing import RowCanvas, step_between
 from opendllm.core.serving.asked_rows import AskedRow, Canvas, Finished, Piece
 
+MOST_PADDED, SHORT = 2, 128
+"""A row joins a canvas of up to so many times its length, or of so many columns: padding takes time, too."""
 _NOBODY = -1
 """The number of rows that only keep a place."""
 _NUMBERS = itertools.count()
@@ -58,13 +60,18 @@ class Batch:
         """Those that are being written."""
         return list(self._asked.values())
 
+    @property
+    def length(self) -> int:
+        """Columns of its canvas."""
+        return self._pool.length
+
     def takes(self, asked: AskedRow) -> bool:
         """Whether a row goes into it."""
         return (
             asked.decoding.key == self.key
             and not (self._alone or asked.goes_alone)
             and self._pool.has_place
-            and len(asked.row.ids) <= self._pool.length
+            and len(asked.row.ids) <= self.length <= max(SHORT, MOST_PADDED * len(asked.row.ids))
         )
 
     def join(self, others: Sequence[AskedRow]) -> Sequence[AskedRow]:

@@ -56,7 +56,8 @@ class DecodingThread:
         with self._changed:
             if not self.is_alive:
                 raise ApiError(503, STOPPED)
-            waiting = sum(not asked.is_cancelled for asked in self._waiting)
+            self._waiting = deque(asked for asked in self._waiting if not asked.is_cancelled)
+            waiting = len(self._waiting)
             if waiting + len(rows) > self._most_waiting:
                 raise ApiError(429, f"{waiting} texts are waiting already: ask again later", "queue_full")
             self._waiting.extend(rows)
@@ -107,7 +108,7 @@ class DecodingThread:
                     taken.append(asked)
         while taken:
             first = taken[0]
-            batch = next((each for each in self._batches if each.takes(first)), None)
+            batch = max((each for each in self._batches if each.takes(first)), key=_length, default=None)
             if batch is None:
                 alike = [first] if first.goes_alone else [each for each in taken if _together(each, first)]
                 self._begin(alike)
@@ -163,6 +164,11 @@ class DecodingThread:
             asked.goes_alone = not isinstance(error, torch.OutOfMemoryError)
         with self._changed:
             self._waiting.extendleft(reversed(rows))
+
+
+def _length(batch: Batch) -> int:
+    """The longest batch takes most of those that come, so that shorter ones end and few are left."""
+    return batch.length
 
 
 def _together(row: AskedRow, other: AskedRow) -> bool:

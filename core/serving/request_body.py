@@ -9,6 +9,9 @@ from starlette.requests import ClientDisconnect, Request
 from opendllm.core.serving.api_errors import ApiError
 from opendllm.core.serving.limits import Limits
 
+DISCARD_SECONDS = 1.0
+"""In which the rest of a body that is too large is read."""
+
 
 class BodyReader:
     """Reads bodies; those that are still coming when the server is stopped aren't waited for."""
@@ -26,25 +29,32 @@ class BodyReader:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json":
             raise ApiError(415, "send JSON, with the header Content-Type: application/json")
-        most = self._limits.body_bytes
         said = request.headers.get("content-length", "0")
-        if said.isdecimal() and int(said) > most:
-            raise _too_large(most)
+        is_too_large = said.isdecimal() and int(said) > self._limits.body_bytes
         body = bytearray()
         timeout = asyncio.timeout(self._limits.body_seconds)
         try:
             async with timeout:
                 self._reading.add(timeout)
                 async for part in request.stream():
-                    body += part
-                    if len(body) > most:
-                        raise _too_large(most)
+                    is_too_large = is_too_large or len(body) + len(part) > self._limits.body_bytes
+                    if is_too_large:
+                        # Who is cut off while sending may never read why: so the rest is read, for a while.
+                        now = asyncio.get_running_loop().time()
+                        timeout.reschedule(min(timeout.when() or now, now + DISCARD_SECONDS))
+                        body.clear()
+                    else:
+                        body += part
         except TimeoutError as error:
+            if is_too_large:
+                raise self._too_large() from error
             raise ApiError(408, "the request's body didn't come in time") from error
         except ClientDisconnect as error:
             raise ApiError(400, "the request's body ended early") from error
         finally:
             self._reading.discard(timeout)
+        if is_too_large:
+            raise self._too_large()
         return bytes(body)
 
     def stop(self) -> None:
@@ -52,6 +62,6 @@ class BodyReader:
         for timeout in self._reading:
             timeout.reschedule(asyncio.get_running_loop().time())
 
-
-def _too_large(most: int) -> ApiError:
-    return ApiError(413, f"the request is larger than {most} bytes", "too_large")
+    def _too_large(self) -> ApiError:
+        most = self._limits.body_bytes
+        return ApiError(413, f"the request is larger than {most} bytes", "too_large")

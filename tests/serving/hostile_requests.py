@@ -72,11 +72,12 @@ KINDS: dict[str, Callable[[str], Hostile]] = {
     "another site": lambda auth: Hostile(
         403, request(good(), Authorization=auth, Origin="https://elsewhere.example")
     ),
-    "too large": lambda auth: Hostile(413, request(b"", length=TOO_LARGE, Authorization=auth)),
+    "too large": lambda auth: Hostile(413, request(b" " * TOO_LARGE, Authorization=auth)),
     "too large in the end": lambda auth: Hostile(
         413,
         request(b"", Content_Length="", Transfer_Encoding="chunked", Authorization=auth)
-        + b"".join(b"100000\r\n" + b" " * 0x100000 + b"\r\n" for _ in range(3)),
+        + b"".join(b"100000\r\n" + b" " * 0x100000 + b"\r\n" for _ in range(3))
+        + b"0\r\n\r\n",
     ),
     "no HTTP": lambda auth: Hostile(None, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n"),
     "half a header": lambda auth: Hostile(None, b"POST /v1/completions HTTP/1.1\r\nHost: loc", hangs=True),
