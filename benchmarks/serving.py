@@ -90,7 +90,8 @@ def main() -> None:
 
 
 def _compare(rounds: int, requests: int, alone: Callable[[], None], served: Callable[[], None]) -> None:
-    alone(), served()
+    alone()
+    served()
     seconds = [(_seconds(alone), _seconds(served)) for _ in range(rounds)]
     own, whole = (statistics.median(each) for each in zip(*seconds, strict=True))
     print(f"{requests} texts side by side, median of {rounds} rounds")
@@ -121,7 +122,8 @@ def _first_text(
             while not pool.settled({0})[0]:
                 pool.take_step()
 
-    first_piece(), first_block()
+    first_piece()
+    first_block()
     pairs = [(_seconds(first_block), _seconds(first_piece)) for _ in range(arguments.rounds)]
     block, piece = (statistics.median(each) for each in zip(*pairs, strict=True))
     print(f"a streamed answer in blocks of {arguments.block_length}")
@@ -145,7 +147,8 @@ def _random_checkpoint(folder: Path) -> Path:
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     raw.decoder = decoders.ByteLevel()
     raw.add_special_tokens(["</s>", "<M>"])
-    PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="</s>", mask_token="<M>").save_pretrained(folder)
+    special: dict[str, Any] = {"eos_token": "</s>", "mask_token": "<M>"}
+    PreTrainedTokenizerFast(tokenizer_object=raw, **special).save_pretrained(folder)
     return folder
 
 

@@ -168,7 +168,7 @@ def _watched_items(items: Iterator[Any], method: Any, owner: str, check: ItemChe
 
 
 def _is_full_memory(error: Exception) -> bool:
-    """Which is no plugin's mistake, and who decodes goes on with fewer rows; torch's has only this name here."""
+    """No plugin's mistake: who decodes goes on with fewer rows. torch's error has only its name here."""
     return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
 
 
