@@ -107,7 +107,7 @@ def serve(
         print(f"serving {visible(', '.join(models.names))}")
         print(f"page: {address}/  API: {address}/v1  Ctrl-C stops", flush=True)
 
-    server.serve(models, [listening], limits, token, say_ready)
+    server.HttpServer(models, limits, token, say_ready).answer(listening)
     print("stopped", file=sys.stderr)
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,61 +60,59 @@ def _set_defaults(model: LanguageModel, sampler: str | None, options: Mapping[st
     model.default_sampler, model.default_options = model.decoding(sampler, options)
 
 
-def serve(
-    models: ServedModels,
-    listening: Sequence[socket.socket],
-    limits: Limits,
-    token: str | None,
-    on_ready: Callable[[], None],
-) -> None:
-    """Answer requests until SIGTERM or Ctrl-C; running ones may end in the time of grace.
+class HttpServer(uvicorn.Server):
+    """Answers requests until SIGTERM or Ctrl-C; running ones may end in the time of grace."""
 
-    Args:
-        models: that are served.
-        listening: sockets; they are closed.
-        limits: of requests.
-        token: that clients have to send; None where anybody may ask.
-        on_ready: called once requests are answered.
-    """
-    thread = DecodingThread(limits.rows, limits.waiting)
-    only_loopback = token is None
-    application = Application(models, thread, limits, token, only_loopback)
-    config = uvicorn.Config(
-        application.asgi,
-        http="h11",
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        h11_max_incomplete_event_size=LONGEST_HEADERS,
-        timeout_graceful_shutdown=round(limits.grace_seconds) + AFTER_GRACE_SECONDS,
-    )
-    server = _Server(config, application, thread, limits.grace_seconds, on_ready)
-    # uvicorn raises the signals that ended it once more, for who was there before.
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGTERM, signal.SIGINT)}
-    thread.start()
-    try:
-        server.run(list(listening))
-    finally:
-        thread.stop()
-        thread.join()
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-class _Server(uvicorn.Server):
     def __init__(
-        self,
-        config: uvicorn.Config,
-        application: Application,
-        thread: DecodingThread,
-        grace_seconds: float,
-        on_ready: Callable[[], None],
+        self, models: ServedModels, limits: Limits, token: str | None, on_ready: Callable[[], None]
     ) -> None:
+        """Make ready.
+
+        Args:
+            models: that are served.
+            limits: of requests.
+            token: that clients have to send; None where anybody on this machine may ask.
+            on_ready: called once requests are answered.
+        """
+        self._decoding = DecodingThread(limits.rows, limits.waiting)
+        self._application = Application(models, self._decoding, limits, token, only_loopback=token is None)
+        self._grace_seconds, self._on_ready = limits.grace_seconds, on_ready
+        config = uvicorn.Config(
+            self._application.asgi,
+            http="h11",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            h11_max_incomplete_event_size=LONGEST_HEADERS,
+            timeout_graceful_shutdown=round(limits.grace_seconds) + AFTER_GRACE_SECONDS,
+        )
         super().__init__(config)
-        self._application, self._thread = application, thread
-        self._grace_seconds, self._on_ready = grace_seconds, on_ready
+
+    def answer(self, listening: socket.socket) -> None:
+        """Answer what comes to a socket, which is closed in the end."""
+        self._decoding.start()
+        try:
+            with self._stopped_by_signals():
+                self.run([listening])
+        finally:
+            self._decoding.stop()
+            self._decoding.join()  # its step may take long: a signal ends that, too
+
+    @contextmanager
+    def _stopped_by_signals(self) -> Iterator[None]:
+        """Before uvicorn itself listens to them, and after: it then raises once more those that ended it."""
+        if threading.current_thread() is not threading.main_thread():
+            yield  # signals reach the main thread only
+            return
+        numbers = (signal.SIGTERM, signal.SIGINT)
+        before = {number: signal.signal(number, self.handle_exit) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to listen."""
@@ -122,6 +122,6 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Take nothing more, and let what is running end."""
         self._application.stop()
-        grace = asyncio.get_running_loop().call_later(self._grace_seconds, self._thread.stop)
+        grace = asyncio.get_running_loop().call_later(self._grace_seconds, self._decoding.stop)
         await super().shutdown(sockets)
         grace.cancel()

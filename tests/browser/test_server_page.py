@@ -1,14 +1,19 @@
-"""The page of a server, against a real one."""
+"""The page of a server, against a real one in a thread of this process."""
 
 from __future__ import annotations
 
+import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from ..serving.conftest import Server, served_run, start_server
+from opendllm.core.serving.limits import Limits
+from opendllm.core.serving.server import HttpServer, Served, load_models
+
+from ..serving.conftest import MODELS, served_run
 from .conftest import SIZES
 
 __all__ = ["served_run"]
@@ -20,14 +25,23 @@ NOTED = "the server responded with a status of 4"
 
 
 @pytest.fixture(scope="module")
-def server(served_run: Path) -> Iterator[Server]:
-    running = start_server(served_run, "--most-tokens", "200", OPENDLLM_SERVE_TOKEN=TOKEN)
-    yield running
-    assert running.stop()[0] == 0
+def url(served_run: Path) -> Iterator[str]:
+    limits = Limits(new_tokens=200)
+    models = load_models(Served({name: served_run / name for name in MODELS}, None, {}, "cpu"), limits)
+    is_ready = threading.Event()
+    server = HttpServer(models, limits, TOKEN, is_ready.set)
+    listening = socket.create_server(("127.0.0.1", 0))
+    port = listening.getsockname()[1]
+    thread = threading.Thread(target=server.answer, args=(listening,))
+    thread.start()
+    is_ready.wait()
+    yield f"http://127.0.0.1:{port}"
+    server.should_exit = True
+    thread.join()
 
 
 @pytest.fixture
-def page(browser: Browser, size: str, server: Server) -> Iterator[Page]:
+def page(browser: Browser, size: str, url: str) -> Iterator[Page]:
     """With its token given; the page may ask its own server only, and complain of nothing else."""
     complaints: list[str] = []
     width, height = SIZES[size]
@@ -39,9 +53,9 @@ def page(browser: Browser, size: str, server: Server) -> Iterator[Page]:
     opened.on("pageerror", lambda error: complaints.append(f"error: {error}"))
     opened.on(
         "request",
-        lambda asked: None if asked.url.startswith(f"{server.url}/") else complaints.append(asked.url),
+        lambda asked: None if asked.url.startswith(f"{url}/") else complaints.append(asked.url),
     )
-    opened.goto(f"{server.url}/")
+    opened.goto(f"{url}/")
     expect(opened.get_by_role("status").first).to_contain_text("wants a token")
     opened.get_by_label("token", exact=True).fill(TOKEN)
     opened.get_by_label("token", exact=True).blur()

@@ -76,8 +76,9 @@ class Server:
         return int(self.url.rpartition(":")[2])
 
     def stop(self, number: int = signal.SIGTERM) -> tuple[int, str]:
-        """(exit code, what it said on standard error)."""
-        self.process.send_signal(number)
+        """(exit code, what it said on standard error); it may have been told so before."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
         _, errors = self.process.communicate()
         return self.process.returncode, errors
 
@@ -103,7 +104,9 @@ def start_server(*arguments: str | Path, **variables: str) -> Server:
 @pytest.fixture(scope="module")
 def server(served_run: Path) -> Iterator[Server]:
     """One for a module's tests."""
-    running = start_server(served_run, "--most-tokens", "64", "--queue", "64", "--batch-size", "8")
+    running = start_server(
+        served_run, "--most-tokens", "64", "--queue", "64", "--batch-size", "8", "--grace", "0"
+    )
     yield running
     code, errors = running.stop()
     assert (code, "Traceback" in errors) == (0, False), errors

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import http.client
+import json
+import signal
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -268,6 +271,44 @@ def test_the_first_piece_comes_with_the_first_block(client: openai.OpenAI) -> No
         break
 
 
+@pytest.mark.parametrize(
+    ("method", "headers", "status"),
+    [
+        ("POST", {"Host": "rebound.example"}, 403),
+        ("POST", {"Origin": "https://elsewhere.example"}, 403),
+        ("POST", {"Origin": "null"}, 403),
+        ("POST", {"Content-Type": "text/plain"}, 415),
+        ("OPTIONS", {"Access-Control-Request-Method": "POST"}, 405),
+    ],
+)
+def test_pages_of_other_sites_get_nothing(
+    server: Server, method: str, headers: dict[str, str], status: int
+) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port)
+    body = json.dumps({"model": "llada", "prompt": "a", "max_tokens": 1})
+    connection.request(method, "/v1/completions", body, {"Content-Type": "application/json", **headers})
+    answer = connection.getresponse()
+    assert (answer.status, "error" in json.loads(answer.read())) == (status, True)
+    assert answer.getheader("Access-Control-Allow-Origin") is None
+    connection.close()
+
+
 def test_health(server: Server) -> None:
     with urllib.request.urlopen(f"{server.url}/health") as answer:
         assert (answer.status, answer.read()) == (200, b'{"status": "ok"}')
+
+
+def test_after_the_time_of_grace_an_answer_ends_with_an_error(client: openai.OpenAI, server: Server) -> None:
+    """The last test: of a server that has no such time."""
+    asked: dict[str, Any] = {"model": "sdar", "prompt": "a", "max_tokens": 64, "n": 32}
+    stream = iter(client.completions.create(stream=True, **asked))
+    next(stream)
+    with ThreadPoolExecutor(1) as asking:
+        waiting = asking.submit(lambda: client.completions.create(**asked))
+        for _ in range(20):
+            next(stream)
+        server.process.send_signal(signal.SIGINT)
+        with pytest.raises(openai.APIError, match="the server has been stopped"):
+            list(stream)
+        with pytest.raises(openai.APIError, match=r"stopped|Connection"):
+            waiting.result()

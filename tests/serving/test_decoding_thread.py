@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,8 +51,8 @@ def broken(model: LanguageModel, change: Callable[[torch.Tensor, torch.Tensor], 
         handle.remove()
 
 
-def asked(model: LanguageModel, events: queue.Queue[tuple[int, Event]]) -> list[AskedRow]:
-    served = ServedModels({"m": model}, {}, Limits())
+def asked(model: LanguageModel, events: queue.Queue[tuple[int, Event]], **always: Any) -> list[AskedRow]:
+    served = ServedModels({"m": model}, always, Limits())
     fields = CompletionFields.model_validate({"model": "m", "prompt": PROMPTS, "seed": 4, **OPTIONS})
     delivery = Delivery(lambda index, event: events.put((index, event)), streams=True)
     return list(served.ask(fields, [Gap(prompt) for prompt in PROMPTS], 8, delivery).rows)
@@ -73,16 +74,34 @@ def answers(events: queue.Queue[tuple[int, Event]], rows: int) -> dict[int, str 
     return found
 
 
-def written(model: LanguageModel, most_rows: int = 8) -> dict[int, str | ApiError]:
+def written(model: LanguageModel, most_rows: int = 8, **always: Any) -> dict[int, str | ApiError]:
     events: queue.Queue[tuple[int, Event]] = queue.Queue()
-    rows = asked(model, events)
+    rows = asked(model, events, **always)
     thread = DecodingThread(most_rows, 100)
     thread.start()
-    thread.submit(rows)
+    thread.submit(rows[:2])
+    thread.submit(rows[2:])
     found = answers(events, len(rows))
     thread.stop()
     thread.join()
     return found
+
+
+@pytest.mark.parametrize("most_rows", [1, 3, 8])
+def test_answers_are_the_same_however_many_are_written_side_by_side(
+    model: LanguageModel, expected: list[str], most_rows: int
+) -> None:
+    assert written(model, most_rows) == dict(enumerate(expected))
+
+
+def test_in_fixed_shapes_answers_are_the_same(
+    model: LanguageModel, expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Empty places are there for others; the shapes serve two calls."""
+    monkeypatch.setattr(torch, "compile", lambda function, **_options: function)
+    monkeypatch.setattr(shutil, "which", lambda _name: "a compiler")
+    for most_rows in (3, 3):
+        assert written(model, most_rows, compile=True) == dict(enumerate(expected))
 
 
 def poison(model: LanguageModel) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -21,7 +21,7 @@ from .hostile_requests import KINDS, send
 
 TOKEN = "a-token"
 MODEL, HOSTILE, GOOD = "llada", 500, 16
-LONG = 240
+LONG = 150
 """Tokens: of a text that is still being written a while after its first piece has come."""
 
 
@@ -34,7 +34,7 @@ def guarded(served_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     """One place, and few that may wait; stopped by the last test."""
     file = tmp_path_factory.mktemp("token") / "token"
     file.write_text(f"{TOKEN}\n")
-    running = start_server(served_run, "--token-file", file, "--batch-size", "4", "--queue", "40")
+    running = start_server(served_run, "--token-file", file, "--batch-size", "4", "--queue", "24")
     yield running
     running.process.kill()
     running.process.communicate()
@@ -90,16 +90,16 @@ def test_good_requests_get_their_answers_between_hundreds_of_others(
 def test_more_than_may_wait_are_refused_until_others_have_gone(guarded: Server) -> None:
     asked: dict[str, Any] = {"model": MODEL, "prompt": "a", "max_tokens": LONG}
     with client(guarded) as made:
-        stream = made.completions.create(n=40, stream=True, **asked)
+        stream = made.completions.create(n=24, stream=True, **asked)
         next(iter(stream))
         with pytest.raises(openai.RateLimitError, match="are waiting already") as refused:
-            made.completions.create(n=40, **asked)
+            made.completions.create(n=24, **asked)
         assert refused.value.response.headers["retry-after"] == "1"
         stream.close()  # nobody waits for these any more
         again = made.with_options(max_retries=100).completions.create(
-            model=MODEL, prompt="a", max_tokens=2, n=40
+            model=MODEL, prompt="a", max_tokens=2, n=24
         )
-    assert len(again.choices) == 40
+    assert len(again.choices) == 24
 
 
 def test_what_runs_may_end_when_the_server_is_stopped(guarded: Server) -> None:
@@ -124,25 +124,6 @@ def test_what_runs_may_end_when_the_server_is_stopped(guarded: Server) -> None:
     assert "Traceback" not in errors, errors
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", guarded.port))
-
-
-def test_after_the_time_of_grace_an_answer_ends_with_an_error(served_run: Path) -> None:
-    server = start_server(served_run / "sdar", "--grace", "0")
-    with client(server) as made, client(server) as other:
-        asked: dict[str, Any] = {"model": "tiny/sdar", "prompt": "a", "max_tokens": LONG, "n": 8}
-        stream = iter(made.completions.create(stream=True, **asked))
-        next(stream)
-        with ThreadPoolExecutor(1) as asking:
-            waiting = asking.submit(lambda: other.completions.create(**asked))
-            for _ in range(20):
-                next(stream)
-            server.process.send_signal(signal.SIGINT)
-            with pytest.raises(openai.APIError, match="the server has been stopped"):
-                list(stream)
-            with pytest.raises(openai.APIError, match=r"stopped|Connection"):
-                waiting.result()
-    _, errors = server.process.communicate()
-    assert (server.process.returncode, errors.splitlines()[-1]) == (0, "stopped")
 
 
 REFUSALS: dict[str, Callable[[Path], tuple[list[str], str]]] = {

@@ -50,7 +50,7 @@ TOKENS = st.one_of(
     st.sets(st.integers(0, 30)),
     st.lists(st.sampled_from(["a", "ab", "bab", "é", "end", "xx", "baba"]), max_size=3),
 )
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_the_pieces_make_the_whole_however_many_tokens_settle_together(
     fallback: bool, tokens: list[int], looks: set[int], stops: list[str]
 ) -> None:
