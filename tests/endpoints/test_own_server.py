@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from opendllm.core.cli.main import app
 from opendllm.core.experiment import run_experiment
 from opendllm.core.manifest.experiment_manifest import experiment_of
 from opendllm.registries.discovery import installed_plugins
@@ -19,11 +18,7 @@ from opendllm.registries.discovery import installed_plugins
 from ..tiny_checkpoint import save_tiny_checkpoint
 from .conftest import HUMANEVAL, INFILLING, Evaluated
 
-COMMANDS = {getattr(each.callback, "__name__", "") for each in app.registered_commands}
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif("serve" not in COMMANDS, reason="this installation has no command `serve`"),
-]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
