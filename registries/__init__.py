@@ -11,6 +11,7 @@ from opendllm.registries.options import (
     NoiseScheduleOptions,
     ObjectiveOptions,
     PluginOptions,
+    PolicyObjectiveOptions,
     ProblemFileOptions,
     SamplerOptions,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "PlannedTexts",
     "PluginError",
     "PluginOptions",
+    "PolicyObjectiveOptions",
     "ProblemFileOptions",
     "Register",
     "SamplerOptions",
