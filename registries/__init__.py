@@ -12,6 +12,7 @@ from opendllm.registries.options import (
     ObjectiveOptions,
     PluginOptions,
     ProblemFileOptions,
+    RewardOptions,
     SamplerOptions,
 )
 from opendllm.registries.planned_requests import PlannedLikelihoods, PlannedRequests, PlannedTexts
@@ -31,6 +32,7 @@ __all__ = [
     "PluginOptions",
     "ProblemFileOptions",
     "Register",
+    "RewardOptions",
     "SamplerOptions",
     "UserError",
     "hookimpl",
