@@ -6,7 +6,13 @@ import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from opendllm.registries.options import BackboneOptions, ObjectiveOptions, PluginOptions, SamplerOptions
+from opendllm.registries.options import (
+    BackboneOptions,
+    ObjectiveOptions,
+    PluginOptions,
+    RewardOptions,
+    SamplerOptions,
+)
 
 
 @dataclass(frozen=True)
@@ -23,6 +29,7 @@ _POINTS: Mapping[str, _Point] = {
     "backbones": _Point("backbones", "Backbone", BackboneOptions),
     "corpora": _Point("corpora", "Corpus"),
     "benchmarks": _Point("benchmarks", "Benchmark"),
+    "rewards": _Point("rewards", "Reward", RewardOptions),
 }
 EXTENSION_POINTS = tuple(_POINTS)
 """The names of all of them: those of the hooks, without `register_`."""
