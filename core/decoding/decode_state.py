@@ -32,7 +32,7 @@ class DecodeState:
         origin: [R, L] int64, a number of its own for each position of a row, which it keeps where others are
             put in or taken out left of it; -1 on padding.
         taken: [R] int64, steps that each has taken.
-        committed_at: [R, L] int64, at which of them, from 1, each position was last written; 0 where it wasn't.
+        committed_at: [R, L] int64, at which of them, from 1, each position was written last; 0: never.
     """
 
     number: Tensor

@@ -126,7 +126,7 @@ class FixedStep:
                     "memory",
                     "origin",
                     "committed_at",
-                )  # fmt: skip
+                )
             },
             real=real,
             editable=torch.zeros_like(real),
