@@ -26,6 +26,7 @@ from opendllm.core.manifest.variant_plugins import VariantPlugins
 from opendllm.core.networks.transformers_backbone import VOCABULARY_KEYS
 from opendllm.core.progress.progress import Progress
 from opendllm.core.training.checkpoints import check_same_data, remove_left_overs, save_untrained
+from opendllm.core.training.documents import DocumentTraining
 from opendllm.core.training.progress import training_progress
 from opendllm.core.training.settings import batch_shape
 from opendllm.core.training.trainer import TrainingRun, train
@@ -93,10 +94,12 @@ def train_variant(
                 seed=manifest.seed,
                 lm=lm,
                 tokenizer=prepared.tokenizer,
-                objective=plugins.training.objective.build(),
-                schedule=plugins.training.noise_schedule.build(),
-                train_rows=_rows(parts, "train", data, manifest.seed),
-                held_out_rows=_rows(parts, "held-out", data, 0),
+                method=DocumentTraining(
+                    objective=plugins.training.objective.build(),
+                    schedule=plugins.training.noise_schedule.build(),
+                    train_rows=_rows(parts, "train", data, manifest.seed),
+                    held_out_rows=_rows(parts, "held-out", data, 0),
+                ),
                 folder=folder,
                 provenance={**provenance, **origin},
                 on_step=on_step,
