@@ -30,7 +30,7 @@ class CodeOptions(RewardOptions):
 
     program: Literal["block", "text", "continuation"] = Field(
         "block",
-        description="What the program of an answer is: its one Python block, and 0 unless it has the form that "
+        description="What is run of an answer: its one Python block, and 0 unless it has the form that "
         "`format` asks for; its whole text; or the prompt, its text and what stands after the gap.",
     )
     seconds: float = Field(3.0, gt=0, description="That each test may take, the program's own run included.")
@@ -73,7 +73,7 @@ class MathOptions(RewardOptions):
 
     equal_numbers: bool = Field(
         False,
-        description="Whether 0.50, .5 and \\frac12 are the same; the published comparison knows few such pairs.",
+        description="Whether 0.50, .5 and \\frac12 are the same; as published, few such pairs are.",
     )
 
 

@@ -85,7 +85,7 @@ class CodeReward(Reward):
             Case(
                 task,
                 script,
-                {"gold": "", "tests": f"{problem.setup}\n{test}\n"},
+                {"gold": problem.setup, "tests": f"{problem.setup}\n{test}\n"},
                 tuple(Trial(program, ("tests",), self._options.seconds) for program in programs[task]),
             )
             for task, problem in tested.items()
@@ -98,6 +98,6 @@ class CodeReward(Reward):
         for case, verdicts in zip(cases, results, strict=True):
             for trial, verdict in zip(case.trials, verdicts, strict=True):
                 if verdict.unscorable:
-                    raise UserError(f"problem {case.name!r} has a test that can't be run: {verdict.reason}")
+                    raise UserError(f"problem {verdict.reason}")
                 passed[case.name, trial.program] += verdict.reason == "passed"
         return passed

@@ -1,4 +1,4 @@
-"""Whether a mathematical answer is right, as the benchmark MATH compares (Hendrycks et al., arXiv:2103.03874)."""
+"""Whether a mathematical answer is right, as the benchmark MATH compares it (arXiv:2103.03874)."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def boxed(text: str) -> str:
 
     All of the text where there is none, or the last one isn't closed.
     """
-    before, open_box, rest = text.rpartition(f"{_BOX} ")
+    _, open_box, rest = text.rpartition(f"{_BOX} ")
     if open_box:
         return rest.partition("$")[0]
     start = text.rfind(f"{_BOX}{{")
