@@ -13,6 +13,7 @@ from opendllm.registries.options import (
     PluginOptions,
     PolicyObjectiveOptions,
     ProblemFileOptions,
+    RewardOptions,
     SamplerOptions,
 )
 from opendllm.registries.planned_requests import PlannedLikelihoods, PlannedRequests, PlannedTexts
@@ -33,6 +34,7 @@ __all__ = [
     "PolicyObjectiveOptions",
     "ProblemFileOptions",
     "Register",
+    "RewardOptions",
     "SamplerOptions",
     "UserError",
     "hookimpl",

@@ -11,6 +11,7 @@ from opendllm.registries.options import (
     ObjectiveOptions,
     PluginOptions,
     PolicyObjectiveOptions,
+    RewardOptions,
     SamplerOptions,
 )
 
@@ -29,6 +30,7 @@ _POINTS: Mapping[str, _Point] = {
     "backbones": _Point("backbones", "Backbone", BackboneOptions),
     "corpora": _Point("corpora", "Corpus"),
     "benchmarks": _Point("benchmarks", "Benchmark"),
+    "rewards": _Point("rewards", "Reward", RewardOptions),
 }
 _POLICIES = _Point("policies", "PolicyObjective", PolicyObjectiveOptions)
 """Objectives, too: those whose options say that they learn from rewards."""

@@ -257,3 +257,10 @@ class ProblemFileOptions(BenchmarkOptions):
         description="File of its problems: JSON lines, as they are or packed by gzip, bzip2, xz or zstd; "
         "by default from the Hugging Face hub.",
     )
+
+
+class RewardOptions(PluginOptions):
+    """Options of a reward."""
+
+    executes_code: ClassVar[bool] = False
+    """Whether it runs what a model wrote: a manifest that chooses it has to allow that."""

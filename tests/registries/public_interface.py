@@ -26,6 +26,8 @@ PUBLIC = (
     "backbones",
     "corpora",
     "benchmarks",
+    "rewards",
+    "problems",
     "sequences",
     "gaps",
     "planned_requests",
