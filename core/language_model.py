@@ -29,7 +29,7 @@ from opendllm.core.toolkit.draws import hash_address
 from opendllm.core.toolkit.likelihood import Estimator
 from opendllm.core.toolkit.noise_likelihood import position_values
 from opendllm.core.toolkit.segments import document_positions, inputs_from_mask
-from opendllm.registries.backbones import DistributionLoss, LossPart
+from opendllm.registries.backbones import DistributionLoss, JointLoss, LossPart
 from opendllm.registries.deprecations import warn_deprecated
 from opendllm.registries.discovery import Plugins, installed_plugins
 from opendllm.registries.errors import UserError
@@ -238,7 +238,7 @@ class LanguageModel:
                 answers = float(counted / corruption.count.clamp(min=1))
             return summed(chosen.loss_part(corruption, schedule, answers=answers)), corruption.count
         part = chosen.loss_part(corruption, schedule)
-        assert not isinstance(part, DistributionLoss)
+        assert not isinstance(part, DistributionLoss | JointLoss)
         nll = self.lm.negative_log_likelihood(corruption.inputs, corruption.targets, corruption.scored)
         return part(nll, slice(0, len(nll))), corruption.count
 

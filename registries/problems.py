@@ -18,9 +18,9 @@ class Problem:
         messages: the chat that the answer goes on, put into the checkpoint's template; empty for the gap's
             own text.
         answer: the right answer, for rewards that compare.
-        tests: programs that go on where `setup` and the answer's code end; each raises where that is wrong.
-        setup: code that stands before the answer's: imports, or the prompt's own.
-        entry_point: the function that the answer has to define; None where the tests say it by themselves.
+        tests: programs that raise where the answer's is wrong. Each is one of its own: the names that it uses
+            and neither it nor `setup` defines are those of the answer's program.
+        setup: whole statements that stand before the answer's program and before each test: imports, helpers.
     """
 
     task_id: str
@@ -29,7 +29,6 @@ class Problem:
     answer: str | None = None
     tests: tuple[str, ...] = ()
     setup: str = ""
-    entry_point: str | None = None
 
 
 @dataclass(frozen=True)
