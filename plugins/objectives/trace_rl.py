@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from opendllm.core.toolkit.block_corruption import blocks_of
-from opendllm.core.toolkit.masked_views import learnt_tokens
 from opendllm.core.toolkit.policy_losses import term_shares
+from opendllm.core.toolkit.rollout_tokens import learnt_tokens
 from opendllm.core.toolkit.segments import noisy_then_clean
 from opendllm.core.toolkit.traces import blocks_from, filled_steps, shrunk_steps, step_ranks
 from opendllm.plugins.objectives.clipped_objective import ClippedObjective
