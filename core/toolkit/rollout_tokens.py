@@ -28,12 +28,16 @@ def prompts_of(rollouts: Rollouts) -> Tensor:
     return (rollouts.rows.segments != PADDING_SEGMENT) & ~rollouts.rows.maskable
 
 
-def learnt_tokens(rollouts: Rollouts, post_num: int | None) -> Tensor:
-    """[B, L] bool: the answers' tokens, and the first `post_num` of a completion after its end; None for all.
+def learnt_tokens(rollouts: Rollouts, post_num: int | None, among: Tensor | None = None) -> Tensor:
+    """[B, L] bool: an answer's tokens, and the first of those that its completion has after its end.
 
-    (dLLM-RL's `post_num`.)
+    Args:
+        rollouts: the answers.
+        post_num: how many tokens after the end (dLLM-RL's option); None for all.
+        among: [B, L] bool, the tokens that are asked about; None for whole completions.
     """
-    after = rollouts.rows.maskable & ~rollouts.counted
+    among = rollouts.rows.maskable if among is None else among
     if post_num is None:
-        return rollouts.rows.maskable
-    return rollouts.counted | (after & (after.cumsum(-1) <= post_num))
+        return among
+    after = among & ~rollouts.counted
+    return among & (rollouts.counted | (after.cumsum(-1) <= post_num))

@@ -38,12 +38,12 @@ class TraceRl(ClippedObjective):
         steps = filled_steps(rollouts.committed_at, within)
         steps = shrunk_steps(steps, blocks, within, self._options.shrink)
         ranks = step_ranks(steps, blocks, within)
-        learnt = learnt_tokens(rollouts, self._options.post_num)
-        slices = [ranks == number for number in range(int(ranks.amax()) + 1)]
+        post_num, slices = self._options.post_num, range(int(ranks.amax()) + 1)
+        scored = [learnt_tokens(rollouts, post_num, ranks == number) for number in slices]
         found = [
-            self._reading(rollouts, blocks, learnt & of_slice, ranks >= number)
-            for number, of_slice in enumerate(slices)
-            if bool((learnt & of_slice).any())
+            self._reading(rollouts, blocks, of_slice, ranks >= number)
+            for number, of_slice in enumerate(scored)
+            if bool(of_slice.any())
         ]
         return found or [self._reading(rollouts, blocks, within & ~within, within)]
 

@@ -276,7 +276,9 @@ def test_dllm_rl_on_dream(vectors: Vectors, entry: dict[str, Any]) -> None:
         hidden = torch.cat([prompts == padding, torch.zeros_like(completions).bool()], dim=1)
         rollouts = rollouts_of(vectors, case, completions != padding, hidden)
         readings = objective.readings(rollouts, dllm_rl_noise(rollouts, case, draws))
-        order = torch.arange(draws * len(prompts)).view(len(prompts), draws).T.flatten()  # a draw is a reading
+        order = (
+            torch.arange(draws * len(prompts)).view(len(prompts), draws).T.flatten()
+        )  # a draw is a reading
         check_dllm_rl(vectors, objective, rollouts, readings, case, order if not pairs else None)
 
 
