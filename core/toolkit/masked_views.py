@@ -10,7 +10,7 @@ from torch import Tensor
 
 from opendllm.core.toolkit.policy_losses import TermShares
 from opendllm.registries.policies import PolicyReading, Rollouts
-from opendllm.registries.sequences import PADDING_SEGMENT, ModelInputs
+from opendllm.registries.sequences import ModelInputs
 
 
 @dataclass(frozen=True)
@@ -101,19 +101,3 @@ def masked_reading(
         count=shares.count,
         guidance_scale=guidance_scale,
     )
-
-
-def prompts_of(rollouts: Rollouts) -> Tensor:
-    """[B, L] bool: what is real, and no completion."""
-    return (rollouts.rows.segments != PADDING_SEGMENT) & ~rollouts.rows.maskable
-
-
-def learnt_tokens(rollouts: Rollouts, post_num: int | None) -> Tensor:
-    """[B, L] bool: the answers' tokens, and the first `post_num` of a completion after its end; None for all.
-
-    (dLLM-RL's `post_num`.)
-    """
-    after = rollouts.rows.maskable & ~rollouts.counted
-    if post_num is None:
-        return rollouts.rows.maskable
-    return rollouts.counted | (after & (after.cumsum(-1) <= post_num))

@@ -10,12 +10,12 @@ from torch import Tensor
 from opendllm.core.toolkit.masked_views import (
     MaskedView,
     Terms,
-    learnt_tokens,
     masked_reading,
     terms_of_tokens,
     terms_of_views,
 )
 from opendllm.core.toolkit.policy_losses import TermShares, term_shares
+from opendllm.core.toolkit.rollout_tokens import learnt_tokens
 from opendllm.plugins.objectives.clipped_objective import ClippedObjective
 from opendllm.plugins.objectives.policy_options import CoupledGrpoOptions
 from opendllm.registries.objectives import Noise

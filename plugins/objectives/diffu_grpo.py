@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import torch
 
-from opendllm.core.toolkit.masked_views import MaskedView, masked_reading, prompts_of, terms_of_tokens
+from opendllm.core.toolkit.masked_views import MaskedView, masked_reading, terms_of_tokens
 from opendllm.core.toolkit.policy_losses import term_shares
+from opendllm.core.toolkit.rollout_tokens import prompts_of
 from opendllm.plugins.objectives.clipped_objective import ClippedObjective
 from opendllm.plugins.objectives.policy_options import DiffuGrpoOptions
 from opendllm.registries.objectives import Noise

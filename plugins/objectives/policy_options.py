@@ -176,7 +176,9 @@ class TraceRlOptions(ClippedOptions):
     advantages: AdvantageKind = Field("z-score-population", description="See coupled-grpo.")
     shrink: int = Field(1, ge=1, description="How many neighbouring steps of a block are learnt together.")
     post_num: int | None = Field(
-        0, ge=0, description="How many tokens after an answer's end are learnt; null for all of them."
+        0,
+        ge=0,
+        description="How many tokens after an answer's end are learnt in each slice; null for all of them.",
     )
     block_length: int | None = Field(
         None,

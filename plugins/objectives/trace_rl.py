@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from opendllm.core.toolkit.block_corruption import blocks_of
-from opendllm.core.toolkit.masked_views import learnt_tokens
 from opendllm.core.toolkit.policy_losses import term_shares
+from opendllm.core.toolkit.rollout_tokens import learnt_tokens
 from opendllm.core.toolkit.segments import noisy_then_clean
 from opendllm.core.toolkit.traces import blocks_from, filled_steps, shrunk_steps, step_ranks
 from opendllm.plugins.objectives.clipped_objective import ClippedObjective
@@ -38,12 +38,12 @@ class TraceRl(ClippedObjective):
         steps = filled_steps(rollouts.committed_at, within)
         steps = shrunk_steps(steps, blocks, within, self._options.shrink)
         ranks = step_ranks(steps, blocks, within)
-        learnt = learnt_tokens(rollouts, self._options.post_num)
-        slices = [ranks == number for number in range(int(ranks.amax()) + 1)]
+        post_num, slices = self._options.post_num, range(int(ranks.amax()) + 1)
+        scored = [learnt_tokens(rollouts, post_num, ranks == number) for number in slices]
         found = [
-            self._reading(rollouts, blocks, learnt & of_slice, ranks >= number)
-            for number, of_slice in enumerate(slices)
-            if bool((learnt & of_slice).any())
+            self._reading(rollouts, blocks, of_slice, ranks >= number)
+            for number, of_slice in enumerate(scored)
+            if bool(of_slice.any())
         ]
         return found or [self._reading(rollouts, blocks, within & ~within, within)]
 
