@@ -214,13 +214,27 @@ def why_unfit(lm: DiffusionLM, codec: TextCodec, gap: Gap, options: DecoderOptio
     return None
 
 
-def _row(lm: DiffusionLM, codec: TextCodec, gap: Gap, options: DecoderOptions, number: str) -> _Row:
-    what = f"prompt{number}"
+def around_gap(codec: TextCodec, gap: Gap, number: str = "") -> tuple[list[int], list[int]]:
+    """The ids that stand left and right of a gap.
+
+    Args:
+        codec: the checkpoint's.
+        gap: what is to be written.
+        number: of the gap, with a space before it, for errors.
+
+    Raises:
+        UserError: one holds half of a surrogate pair.
+    """
     if gap.templated:
         prefix = codec.encode_rendered(gap.prefix)
     else:
-        prefix = [*codec.bos, *encode(codec, gap.prefix, what)]
-    suffix = encode(codec, gap.suffix or "", f"suffix{number}", begins=False)
+        prefix = [*codec.bos, *encode(codec, gap.prefix, f"prompt{number}")]
+    return prefix, encode(codec, gap.suffix or "", f"suffix{number}", begins=False)
+
+
+def _row(lm: DiffusionLM, codec: TextCodec, gap: Gap, options: DecoderOptions, number: str) -> _Row:
+    what = f"prompt{number}"
+    prefix, suffix = around_gap(codec, gap, number)
     refuse_unknown_ids(lm, [*prefix, *suffix], what)
     if not prefix and not suffix:
         raise UserError(f"{what} is empty")

@@ -217,6 +217,11 @@ def check_same_data(checkpoint: Path, provenance: Mapping[str, Any]) -> None:
         UserError: it was trained on other tokens; the corpora that have changed are named.
     """
     known = provenance_of(checkpoint)
+    if known.get("problems") != provenance.get("problems"):
+        raise UserError(
+            f"checkpoint {checkpoint} was trained on other problems: bring back what they were, or start "
+            f"afresh with --set output=DIR"
+        )
     if known.get("data") == provenance.get("data"):
         return
     if "corpora" in known:

@@ -59,21 +59,23 @@ class DocumentTraining:
     train_rows: Rows
     held_out_rows: Rows
 
-    def begin(
-        self, run: TrainingRun, engine: DeepSpeedEngine, weights: TrainedWeights, saved: SavedStep
-    ) -> _DocumentSteps:
-        """See `TrainingMethod.begin`."""
-        return _DocumentSteps(self, run, engine, weights)
+    def steps_of(self, run: TrainingRun, weights: TrainedWeights) -> _DocumentSteps:
+        """See `TrainingMethod.steps_of`."""
+        return _DocumentSteps(self, run, weights)
 
 
 class _DocumentSteps:
     """Implements `TrainingSteps`."""
 
-    def __init__(
-        self, method: DocumentTraining, run: TrainingRun, engine: DeepSpeedEngine, weights: TrainedWeights
-    ) -> None:
-        self._method, self._run, self._engine, self._weights = method, run, engine, weights
+    _engine: DeepSpeedEngine
+
+    def __init__(self, method: DocumentTraining, run: TrainingRun, weights: TrainedWeights) -> None:
+        self._method, self._run, self._weights = method, run, weights
         self._batches = Prefetcher(self._corrupt_step, run.settings.steps)
+
+    def begin(self, engine: DeepSpeedEngine, saved: SavedStep) -> None:
+        """See `TrainingSteps`."""
+        self._engine = engine
 
     def accumulate(self, step: int) -> StepGradients:
         """See `TrainingSteps`."""

@@ -36,7 +36,15 @@ class StepGradients:
 
 
 class TrainingSteps(Protocol):
-    """The steps of one run, once its engine is started. Every rank calls each method."""
+    """The steps of one run. Every rank calls each method."""
+
+    def begin(self, engine: DeepSpeedEngine, saved: SavedStep) -> None:
+        """Go on after a step.
+
+        Args:
+            engine: started, with the weights of `saved`.
+            saved: where the run goes on.
+        """
 
     def accumulate(self, step: int) -> StepGradients:
         """Forward and backward of every micro-batch of a step; a function of the seed, the step and the
@@ -62,14 +70,10 @@ class TrainingSteps(Protocol):
 class TrainingMethod(Protocol):
     """How a run learns."""
 
-    def begin(
-        self, run: TrainingRun, engine: DeepSpeedEngine, weights: TrainedWeights, saved: SavedStep
-    ) -> TrainingSteps:
-        """Its steps.
+    def steps_of(self, run: TrainingRun, weights: TrainedWeights) -> TrainingSteps:
+        """A run's steps, which begin when its engine is started.
 
         Args:
-            run: the whole of it.
-            engine: started, with the weights of `saved`.
+            run: the whole of it; its model has the weights that it starts from, which are whole.
             weights: of the model.
-            saved: where it goes on.
         """

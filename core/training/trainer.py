@@ -107,6 +107,7 @@ def _train(run: TrainingRun) -> None:
     extended = saved.extended_to(settings.steps)
     provenance |= {"extended": list(extended)} if extended else {}
     convert = saved.of_other_processes and zero_stage(settings) > 0
+    taken_by = run.method.steps_of(run, weights)
     with ExitStack() as started:
         with run.progress.activity("starting DeepSpeed"):
             own = started_engine(run.lm.module, settings, micro_batch, accumulation, convert)
@@ -114,25 +115,26 @@ def _train(run: TrainingRun) -> None:
         if saved.step:
             with run.progress.activity(f"reading step {saved.step}"):
                 restore(engine, weights, saved, convert)
-        _take_steps(run, engine, weights, saved, provenance)
+        taken_by.begin(engine, saved)
+        _take_steps(run, engine, weights, (saved, taken_by), provenance)
 
 
 def _take_steps(
     run: TrainingRun,
     engine: DeepSpeedEngine,
     weights: TrainedWeights,
-    saved: SavedStep,
+    going_on: tuple[SavedStep, TrainingSteps],
     provenance: Mapping[str, Any],
 ) -> None:
     """Those that are left."""
     settings = run.settings
+    saved, taken_by = going_on
     step, tokens = saved.step, saved.tokens
     trackers = open_trackers(
         settings.trackers if rank() == 0 else (), run.folder, run.provenance.get("manifest", {}), step
     )
     log = MetricsLog(run.folder / "train.jsonl", step, rank() == 0, trackers)
     restart_peak_memory()
-    taken_by = run.method.begin(run, engine, weights, saved)
     with (
         closing(log), closing(taken_by), stop_requests(lambda: _what_is_saved(run.folder)) as stop
     ):  # fmt: skip
