@@ -78,6 +78,9 @@ class SyntheticFunctionsOptions(RunOptions):
 
     problems: int = Field(64, ge=1, description="How many functions are asked for, those of one step first.")
     most_steps: Literal[1, 2] = Field(2, description="How many steps a function may have.")
+    training_split: Literal["train", "held-out"] = Field(
+        "train", description="The functions that it gives as problems to `train.rl`; those to its `held_out`."
+    )
     timeout: float = Field(3.0, gt=0, description="Seconds that a program and its tests may take.")
 
     def planned_requests(self) -> Sequence[PlannedRequests] | None:

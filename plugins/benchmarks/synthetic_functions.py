@@ -58,10 +58,10 @@ class SyntheticFunctions(Benchmark):
         return score_programs(texts, self._program, tests, self._execution, limits)
 
     def training_problems(self, context: BenchmarkContext) -> Sequence[Problem]:
-        """Every function that isn't held out: its program continues the prompt."""
+        """Every function of a split: its program continues the prompt."""
         return [
             Problem(each.name, Gap(each.prompt), answer=each.solution, tests=each.tests)
-            for each in synthetic_functions("train", self._options.most_steps)
+            for each in synthetic_functions(self._options.training_split, self._options.most_steps)
         ]
 
     def _program(self, answer: GeneratedText) -> str:
