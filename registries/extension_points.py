@@ -10,6 +10,7 @@ from opendllm.registries.options import (
     BackboneOptions,
     ObjectiveOptions,
     PluginOptions,
+    PolicyObjectiveOptions,
     RewardOptions,
     SamplerOptions,
 )
@@ -31,16 +32,22 @@ _POINTS: Mapping[str, _Point] = {
     "benchmarks": _Point("benchmarks", "Benchmark"),
     "rewards": _Point("rewards", "Reward", RewardOptions),
 }
+_POLICIES = _Point("policies", "PolicyObjective", PolicyObjectiveOptions)
+"""Objectives, too: those whose options say that they learn from rewards."""
 EXTENSION_POINTS = tuple(_POINTS)
 """The names of all of them: those of the hooks, without `register_`."""
 
 
-def contract_class(kind: str) -> type:
+def contract_class(kind: str, options: type[PluginOptions] = PluginOptions) -> type:
     """What the plugins of an extension point are instances of.
 
     The contracts are imported here, since some of them speak of registrations themselves.
+
+    Args:
+        kind: the extension point.
+        options: the plugin's options model: of an objective it says whether it is a policy objective.
     """
-    point = _POINTS[kind]
+    point = _POLICIES if issubclass(options, _POLICIES.options) else _POINTS[kind]
     found: type = getattr(importlib.import_module(f"opendllm.registries.{point.module}"), point.contract)
     return found
 

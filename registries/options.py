@@ -123,6 +123,23 @@ class ObjectiveOptions(PluginOptions):
         return False
 
 
+class PolicyObjectiveOptions(ObjectiveOptions):
+    """Options of a policy objective, which learns from answers' rewards (`train.rl`), not from documents.
+
+    What an options model derives from says which of the two it is.
+    """
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether its loss reads a reference model; without one, the trainer keeps none."""
+        return False
+
+    @property
+    def loss_is_bound(self) -> bool:
+        """It is about rewards."""
+        return False
+
+
 def destination_issue(objective: str, options: ObjectiveOptions, schedule: PluginOptions) -> str | None:
     """Why an objective can't be trained with a noise schedule's noise; None where it can.
 
