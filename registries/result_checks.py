@@ -5,6 +5,7 @@ Each check says what is wrong in words that complete "samplers/x of package 0.1:
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -18,8 +19,10 @@ from opendllm.registries.noise_schedules import NoiseMass
 from opendllm.registries.objectives import Corruption, Masking
 from opendllm.registries.plugin_calls import LOOK_AGAIN, Check, ItemCheck
 from opendllm.registries.policy_checks import POLICY_CHECKS
+from opendllm.registries.problems import Problem
 from opendllm.registries.tensor_checks import described, wrong_tensor
 
+_ROUNDING = 1e-9
 _LEAVE = "leave positions alone where `rows.maskable` is False"
 
 
@@ -114,6 +117,37 @@ def _quick_score(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
 
 def _task(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
     return _a(str, "a task id", result)
+
+
+def _problems(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
+    if not isinstance(result, Sequence) or not all(isinstance(each, Problem) for each in result):
+        return f"gave {described(result)}, and a sequence of Problems was expected"
+    repeated = [key for key, count in Counter(each.task_id for each in result).items() if count > 1]
+    return f"gives problem {repeated[0]!r} more than once: give each its own `task_id`" if repeated else None
+
+
+def _rewards(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
+    """Every call's: one number that is none would be in every weight a step later."""
+    completions = given[0]
+    if not isinstance(result, Sequence) or len(result) != len(completions):
+        came = f"a list of {len(result)}" if isinstance(result, Sequence) else described(result)
+        return f"gave {came} for {len(completions)} answers: give a list of one number each, in their order"
+    low, high = plugin.bounds
+    for value, completion in zip(result, completions, strict=True):
+        if not isinstance(value, (int, float)):
+            issue = f"gave {described(value)}, and a number was expected,"
+        elif not math.isfinite(value):
+            issue = f"gave {value}, and a finite number was expected,"
+        elif not low - _ROUNDING <= value <= high + _ROUNDING:
+            issue = f"gave {value:g}, where its `bounds` are {low:g} and {high:g},"
+        else:
+            continue
+        return f"{issue} for answer {completion.sample} to problem {completion.problem.task_id!r}"
+    return LOOK_AGAIN
+
+
+def _issue(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
+    return LOOK_AGAIN if result is None else _a(str, "what is wrong in words, or None,", result)
 
 
 def _ends(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
@@ -329,6 +363,7 @@ RESULT_CHECKS: Mapping[tuple[str, str], Check] = {
     ("Benchmark", "score"): _scores,
     ("Benchmark", "quick_score"): _quick_score,
     ("Benchmark", "task_of"): _task,
+    ("Benchmark", "training_problems"): _problems,
     ("Corpus", "documents"): _documents,
     ("Corpus", "fingerprint"): _fingerprint,
     ("Corpus", "skipped"): _skipped,
@@ -347,6 +382,8 @@ RESULT_CHECKS: Mapping[tuple[str, str], Check] = {
     ("Objective", "answer_count"): _answer_count,
     ("Objective", "mask"): _masking,
     ("Objective", "corrupt"): _corruption,
+    ("Reward", "values"): _rewards,
+    ("Reward", "issue_with"): _issue,
     ("Sampler", "remaining_masks"): _remaining,
     ("Sampler", "suppressed_tokens"): _suppressed,
     ("Sampler", "times"): _times,

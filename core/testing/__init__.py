@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from opendllm.core.testing.noise_schedules import NoiseScheduleContract
     from opendllm.core.testing.objectives import ObjectiveContract
     from opendllm.core.testing.policies import PolicyObjectiveContract
+    from opendllm.core.testing.rewards import RewardContract
     from opendllm.core.testing.samplers import SamplerContract
     from opendllm.core.testing.table_lm import TableLM
 
@@ -33,6 +34,7 @@ CONTRACT_CLASSES = {
     "corpora": "CorpusContract",
     "noise_schedules": "NoiseScheduleContract",
     "objectives": "ObjectiveContract",
+    "rewards": "RewardContract",
     "samplers": "SamplerContract",
 }
 """The contract class of each extension point; it lies in the module of the extension point's name."""
@@ -50,6 +52,7 @@ __all__ = [
     "ObjectiveContract",
     "PluginContract",
     "PolicyObjectiveContract",
+    "RewardContract",
     "SamplerContract",
     "TableLM",
     "contract_name",

@@ -14,6 +14,7 @@
                     noise than masks
     held_out        which documents are held out where a corpus doesn't say
     stdlib_source   the running Python's standard library as texts
+    synthetic_functions  small functions with words, bodies and tests, made up by rule
 
 `core.networks`, for backbones of transformers' stock classes:
     transformers_backbone  a family: its config, its keys, its stock class. Start here
@@ -30,7 +31,7 @@
     placement              over devices and in 8 bit; quantized, what others quantized
     config_checks          keys and sizes of a config.json that the network can't honour, refused by name
 
-`core.scoring`, for benchmarks:
+`core.scoring`, for benchmarks and rewards:
     problem_files      problems from a file or the hub
     program_scores     verdicts of programs, pass_at_k, statistics (intervals)
     scores_by_setting  per-task values as metrics; infilling_lengths, the lengths infilling is asked at
