@@ -35,9 +35,10 @@ def main() -> None:
             completions = read_completions(question)
             values = {}
             for label in question["rewards"]:
-                _say(answers, {"judging": label})
                 if label not in rewards:
+                    _say(answers, {"building": label})
                     rewards[label] = _built(setting, label)
+                _say(answers, {"judging": label})
                 values[label] = values_of(rewards[label], completions, context)
             _say(answers, {"values": values})
         except UserError as error:

@@ -27,6 +27,8 @@ from opendllm.registries.problems import Completion
 from opendllm.registries.rewards import RewardContext
 
 SECONDS = 600.0
+BUILDING_SECONDS = 600.0
+"""For a process to start, and for what a reward imports and loads."""
 _PROCESS = "opendllm.core.rewards.process"
 
 
@@ -109,13 +111,15 @@ class RewardWorker:
             raise RewardFailedError("the rewards were given up")
         if self._process.poll() is not None:
             self._process = self._started()
-        judging = asked[0]
+        judging, seconds = asked[0], BUILDING_SECONDS
         try:
             self._write({"rewards": list(asked), **written_completions(completions)})
             while True:
-                answer = self._answer()
+                answer = self._answer(seconds)
                 if "judging" in answer:
-                    judging = answer["judging"]
+                    judging, seconds = answer["judging"], self._seconds
+                elif "building" in answer:
+                    judging, seconds = answer["building"], BUILDING_SECONDS
                 elif "error" in answer:
                     failure = RewardFailedError(answer["error"])
                     failure.exit_code = answer["exit_code"]
@@ -128,6 +132,7 @@ class RewardWorker:
             raise _HungError(judging) from None
         except (EOFError, OSError):
             code = self._process.wait()
+            self._end()
             raise RewardFailedError(
                 f"{self._owner(judging)} ended its process (exit code {code}), given {len(completions)} "
                 f"answers, the first to problem {completions[0].problem.task_id!r}"
@@ -167,8 +172,8 @@ class RewardWorker:
         self._process.stdin.write(json.dumps(content).encode() + b"\n")
         self._process.stdin.flush()
 
-    def _answer(self) -> dict[str, Any]:
-        """The next line.
+    def _answer(self, seconds: float) -> dict[str, Any]:
+        """The next line, for which it has so many seconds.
 
         Raises:
             TimeoutError: there is none in time.
@@ -176,7 +181,7 @@ class RewardWorker:
         """
         assert self._process.stdout is not None
         stream = self._process.stdout.fileno()
-        deadline = time.monotonic() + self._seconds
+        deadline = time.monotonic() + seconds
         poll = select.poll()
         poll.register(stream, select.POLLIN)
         while b"\n" not in self._waiting:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -69,7 +69,12 @@ class PolicyUpdate:
     """
 
     def __init__(
-        self, objective: PolicyObjective, reading: PolicyReading, fixed: FixedTerms, count: float
+        self,
+        objective: PolicyObjective,
+        reading: PolicyReading,
+        fixed: FixedTerms,
+        count: float,
+        on_policy: bool = False,
     ) -> None:
         """Put it together.
 
@@ -78,11 +83,14 @@ class PolicyUpdate:
             reading: what the module reads.
             fixed: its terms'.
             count: what the loss sum is divided by: the counts of all readings of the global batch.
+            on_policy: whether the policy of now wrote the answers: `fixed.old` is then not read, and every
+                ratio is 1.
         """
         self._objective = objective
         self._reading = reading
         self._fixed = fixed
         self._count = count
+        self._on_policy = on_policy
         self.statistics: PolicyStatistics | None = None
 
     @property
@@ -92,7 +100,9 @@ class PolicyUpdate:
 
     def _loss(self, negative_log_likelihood: Tensor) -> Tensor:
         reading = self._reading
-        losses = self._objective.losses(reading.log_probabilities(negative_log_likelihood), self._fixed)
+        new = reading.log_probabilities(negative_log_likelihood)
+        fixed = replace(self._fixed, old=new.detach()) if self._on_policy else self._fixed
+        losses = self._objective.losses(new, fixed)
         self.statistics = PolicyStatistics.of(losses)
         total = (reading.share * losses.loss).sum()
         if losses.kl is not None:

@@ -19,7 +19,7 @@ AnswerForm = Literal[
     "reasoning-answer-tags",
     "boxed-answer",
 ]
-"""The published forms of an answer; `plugins.rewards.format` says what each one is."""
+"""The published forms of an answer; docs/extension-points/rewards.md says what each one is."""
 
 
 class CodeOptions(RewardOptions):

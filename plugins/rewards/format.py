@@ -1,17 +1,4 @@
-"""Whether answers have the form that they were asked for.
-
-`code-block`: one fenced block of the language, nothing after it; 0.5 where Python doesn't parse (DiffuCoder).
-`think-answer`: <think> and <answer>, each tag on a line of its own (open-r1).
-`think-answer-tags`: a quarter for each of these four tags that is there exactly once (open-r1).
-`reasoning-answer`: <reasoning> and <answer>, each tag on a line of its own, and no more (dllm).
-`reasoning-answer-loose`: the same, wherever lines end, and whatever follows (dllm).
-`reasoning-answer-one-line`, `-loose-one-line`: the same, each section of one line (d1).
-`reasoning-answer-tags`: a quarter for each tag, less 0.002 for each character after the last one (d1, dllm).
-`boxed-answer`: 1 for <answer> and \\boxed, 0.75 for <answer>, 0.5 for \\boxed, else 0.25 (dllm; d1's code
-never finds the box).
-
-The published rewards of `reasoning-answer` are half of these: give them the weight 0.5.
-"""
+"""Whether answers have the form that they were asked for; the page on rewards says which forms there are."""
 
 from __future__ import annotations
 
@@ -32,7 +19,7 @@ _REASONING_TAGS = ("<reasoning>\n", "\n</reasoning>\n", "\n<answer>\n", "\n</ans
 
 
 class FormatReward(Reward):
-    """One of the published forms."""
+    """One of the published forms; those of `reasoning-answer` count twice as much as published."""
 
     def __init__(self, options: FormatOptions) -> None:
         if options.form == "code-block":

@@ -15,10 +15,10 @@ _DROPPED = ("\n", "\\!", "\\left", "\\right", "^{\\circ}", "^\\circ", "\\$")
 _UNIT = "\\text{ "
 _SHORT_ROOT = re.compile(r"\\sqrt(?!\{)(.)")
 _SHORT_FRACTION = re.compile(r"\\frac(?!\{)(.)(\{.*?\}|.)")
-_QUOTIENT = re.compile(r"(-?\d+)/(-?\d+)")
-_FRACTION = re.compile(r"(-?)\\frac\{(-?\d+)\}\{(-?\d+)\}")
-_DECIMAL = re.compile(r"-?\d+(\.\d*)?")
-_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(\D|$))")
+_QUOTIENT = re.compile(r"(-?\d+)/(-?\d+)", re.ASCII)
+_FRACTION = re.compile(r"(-?)\\frac\{(-?\d+)\}\{(-?\d+)\}", re.ASCII)
+_DECIMAL = re.compile(r"-?\d+(\.\d*)?", re.ASCII)
+_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(\D|$))", re.ASCII)
 _LONGEST_NUMBER = 1000
 
 

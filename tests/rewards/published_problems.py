@@ -67,7 +67,8 @@ def digests(folder: Path) -> Mapping[str, set[bytes]]:
 
 def packed(folder: Path) -> str:
     found = {
-        name: base64.b64encode(b"".join(sorted(each))).decode() for name, each in digests(folder).items()
+        name: base64.b64encode(b"".join(sorted(each))).decode()
+        for name, each in sorted(digests(folder).items())
     }
     return json.dumps(found, indent=1) + "\n"
 
