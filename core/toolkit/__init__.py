@@ -13,6 +13,11 @@
     likelihood      bounds on a text's likelihood, exact for causal models; noise_likelihood, those of other
                     noise than masks
     held_out        which documents are held out where a corpus doesn't say
+    rollout_tokens  which tokens of an answer count; masked_views, readings of answers behind masks; traces,
+                    the order in which tokens were committed, cut into groups
+    policy_losses   clipped ratios, KL estimates, normalisations; policy_advantages, advantages in groups;
+                    policy_choices, their names; trace_values, returns from a value a token
+    policy_updates  log-probabilities of a policy's terms, and one reading's part of an update
     stdlib_source   the running Python's standard library as texts
     synthetic_functions  small functions with words, bodies and tests, made up by rule
 

@@ -10,6 +10,16 @@ from opendllm.registries import AttentionKind, PolicyObjectiveOptions, Register
 
 HERE = "opendllm.plugins.objectives"
 
+ADVANTAGES = (
+    "`leave-one-out`: the reward minus the others' mean; `leave-one-out-scaled`: that over "
+    "the deviation; `group-mean`: the reward minus the group's mean; `z-score`: that over the sample's "
+    "deviation; `z-score-population`: over the population's."
+)
+NORMALISATIONS = (
+    "`bnpo`: mean over all tokens; `grpo`: over each sequence's, then over sequences; `dr_grpo`: sum over "
+    "sequences times the longest completion that there could be"
+)
+
 
 class ClippedOptions(PolicyObjectiveOptions):
     """Options of every policy objective with a clipped ratio."""
@@ -31,9 +41,7 @@ class ClippedOptions(PolicyObjectiveOptions):
     )
     advantages: AdvantageKind = Field(
         "leave-one-out",
-        description="`leave-one-out`: the reward minus the others' mean; `leave-one-out-scaled`: that over "
-        "the deviation; `group-mean`: the reward minus the group's mean; `z-score`: that over the sample's "
-        "deviation; `z-score-population`: over the population's.",
+        description=ADVANTAGES,
     )
 
     @model_validator(mode="after")
@@ -96,9 +104,7 @@ class CoupledGrpoOptions(ClippedOptions):
     )
     normalisation: Normalisation = Field(
         "bnpo",
-        description="`bnpo`: mean over all tokens; `grpo`: over each sequence's, then over sequences; "
-        "`dr_grpo`: sum over sequences times the longest completion that there could be; `dllm_rl`: as "
-        "`grpo`, but KL estimates are summed over a sequence.",
+        description=f"{NORMALISATIONS}; `dllm_rl`: as `grpo`, but KL estimates are summed over a sequence.",
     )
 
     @model_validator(mode="after")
@@ -132,7 +138,7 @@ class DiffuGrpoOptions(ClippedOptions):
     )
 
     beta: float = Field(0.04, ge=0, description="Strength of the KL penalty; 0 is none.")
-    advantages: AdvantageKind = Field("group-mean", description="See coupled-grpo.")
+    advantages: AdvantageKind = Field("group-mean", description=ADVANTAGES)
     prompt_mask_probability: float = Field(
         0.15, ge=0, le=1, description="Share of the prompt's tokens that are masked, anew in each iteration."
     )
@@ -142,7 +148,7 @@ class DiffuGrpoOptions(ClippedOptions):
     hide_after_end: bool = Field(
         False, description="Whether nothing sees what a completion has after its end (dllm)."
     )
-    normalisation: Literal["bnpo", "grpo", "dr_grpo"] = Field("bnpo", description="See coupled-grpo.")
+    normalisation: Literal["bnpo", "grpo", "dr_grpo"] = Field("bnpo", description=f"{NORMALISATIONS}.")
 
     @property
     def copies_per_row(self) -> int:
@@ -173,7 +179,7 @@ class TraceRlOptions(ClippedOptions):
         "old",
         description="What the policy stays near: the `old` policy that wrote the answers, or a `reference`.",
     )
-    advantages: AdvantageKind = Field("z-score-population", description="See coupled-grpo.")
+    advantages: AdvantageKind = Field("z-score-population", description=ADVANTAGES)
     shrink: int = Field(1, ge=1, description="How many neighbouring steps of a block are learnt together.")
     post_num: int | None = Field(
         0,
