@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, fields, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,13 +12,14 @@ from torch import Tensor
 
 from opendllm.core.decoding.cached_forward import CachedForward, HostSpan, readers_of
 from opendllm.core.decoding.compiled_shapes import round_up_to_power_of_two
-from opendllm.core.decoding.decode_state import DecodeState
+from opendllm.core.decoding.decode_state import DecodeState, StepDraws
 from opendllm.core.decoding.graph_calls import GraphCalls
 from opendllm.core.decoding.options import DecoderOptions
 from opendllm.core.decoding.plan import IntArray, PlannedSteps
 from opendllm.core.decoding.prepared_rows import PreparedRows
 from opendllm.core.decoding.proposer import CHECK_EVERY, NotFiniteError, Proposer
 from opendllm.core.decoding.selection_checks import checked_selection
+from opendllm.core.decoding.sent_arrays import SentArray
 from opendllm.core.decoding.step_cursor import StepCursor
 from opendllm.core.decoding.step_flags import FlagsOnHost
 from opendllm.core.decoding.step_parts import (
@@ -41,6 +41,10 @@ READ_LATE_BELOW_BYTES = 4 << 30
 is read of a step only after the next one was launched costs a pass a block, some 8 passes long. (Where the
 plan says when a block is done, a pass a row, if it stops early: it is always read late.)"""
 NO_BLOCK = -1
+PLANNED = 7
+"""Numbers of a row in a `StepPlan`."""
+MOST_SPANS = 2
+"""Of a step: of rows that enter a block, and of the others."""
 ALL_BLOCKS = 1 << 40
 
 
@@ -61,8 +65,27 @@ class _Launched:
     flags: Callable[[], IntArray]
 
 
+@dataclass(frozen=True)
+class _Begun:
+    """A step before the model is asked.
+
+    Attributes:
+        plan: its rows'.
+        draws: its own.
+        step: without proposals.
+        chosen: what a sampler that decides first has decided; None of others.
+        wanted: [R, L] bool, where the model is asked.
+    """
+
+    plan: StepPlan
+    draws: StepDraws
+    step: Step
+    chosen: Selection | None
+    wanted: Tensor
+
+
 class FixedStep:
-    """Takes the steps of canvases of one shape: three calls each, `ask`, `read` and `decide`.
+    """Takes the steps of canvases of one shape: by one call each, or three, `ask`, `read` and `decide`.
 
     `ask` finds the positions that the model is asked at, padded to a power of two; `read` reads the rows;
     `decide` proposes, lets the sampler decide and carries that out. The state lies in tensors that all of
@@ -132,8 +155,7 @@ class FixedStep:
             editable=torch.zeros_like(real),
             confidence=torch.zeros(rows, length, device=device),
         )
-        self._plan = torch.zeros(7, rows, dtype=torch.int64, device=device)
-        self._span = torch.zeros(3, rows, dtype=torch.int64, device=device)
+        self._sent = SentArray((PLANNED + 3 * MOST_SPANS, rows), device)
         self._asked = torch.zeros(rows, length, dtype=torch.int64, device=device)
         self._count = torch.zeros(rows, dtype=torch.int64, device=device)
         self._bad = torch.zeros(rows, length + 1, dtype=torch.bool, device=device)
@@ -142,6 +164,7 @@ class FixedStep:
         self._hidden: list[Tensor] = []
         self._rows = torch.arange(rows, device=device)
         self._calls = calls
+        self._is_whole = True
         self._on_host = FlagsOnHost(self._flags)
         self._launched: _Launched | None = None
         self._since_check = 0
@@ -178,25 +201,23 @@ class FixedStep:
     def take(self, cursor: StepCursor, forward: CachedForward) -> None:
         """One step of every row; `cursor` goes on to the next."""
         sampler, planned, unfinished = self._sampler, cursor.current_steps(), cursor.unfinished
-        packed = StepPlan.packed(planned, unfinished, self._width)
-        self._plan.copy_(torch.from_numpy(packed), non_blocking=True)
+        # How many positions each row asks at, at most.
         most = planned.size if sampler.proposes != "masked" else planned.masks
         size = min(round_up_to_power_of_two(max(1, int(most[unfinished].max()))), self.state.tokens.shape[1])
-        self._calls(("ask", size), lambda: self._ask(size))
-        # Here a wait pays: a sampler that has chosen nothing asks the model nothing.
-        count = self._count.cpu().numpy() if sampler.decides_first else most
-        idle = ~unfinished | (count == 0)
+        packed = StepPlan.packed(planned, unfinished, self._width)
+        if sampler.decides_first:
+            # Here a wait pays: a sampler that has chosen nothing asks the model nothing.
+            self._send(packed, [])
+            self._calls(("ask", size), lambda: self._ask(self._begin(), size))
+            most = self._count.cpu().numpy()
+        idle = ~unfinished | (most == 0)
         cursor.count_passes(self._passes, ~idle)
-        if not idle.all():
-            for span in forward.plan(planned.block, idle, self.state.tokens):
-                self._read(span, size)
-        if self._decides_in_fixed_shapes and not idle.all():
-            self._calls(("decide", size), lambda: self._decide(size))
-        else:
-            self._decide_exactly(size)
+        spans = [] if idle.all() else forward.plan(planned.block, idle, self.state.tokens)
+        self._send(packed, spans)
+        self._launch(spans, size)
         cursor.go_on()
         if sampler.decides_first and self._masks_only_fall and not self._options.early_stop:
-            masks = planned.masks - count
+            masks = planned.masks - most
             cursor.learn(planned, unfinished, masks, masks == 0, None)
         elif self._is_told:
             before = self._launched
@@ -238,9 +259,9 @@ class FixedStep:
         simple = sampler.plans or sampler.proposes == "editable" or not (sampler.revises or sampler.finishes)
         return simple and not sampler.decides_first and self._decides_in_fixed_shapes
 
-    def _begin(self) -> tuple[StepPlan, Any, Step, Selection | None, Tensor]:
-        """The step before the model is asked; and [R, L] where it is."""
-        plan = StepPlan.unpacked(self._plan)
+    def _begin(self) -> _Begun:
+        """The step before the model is asked."""
+        plan = StepPlan.unpacked(self._sent.tensor[:PLANNED])
         # The host may not know yet which rows are through with their block.
         plan = replace(plan, unfinished=plan.unfinished & (plan.block > self._done))
         draws, step = begin_step(self.state, plan, self._proposer, self._options)
@@ -248,12 +269,12 @@ class FixedStep:
             chosen = checked_selection(self._sampler.select(step), self._sampler, self.state.tokens)
             self._masks_only_fall = not (self._sampler.revises or self._sampler.finishes)
             commit = plan.last[:, None] if chosen.commit is None else chosen.commit | plan.last[:, None]
-            return plan, draws, step, chosen, step.masked & commit
-        return plan, draws, step, None, positions_to_ask(self._sampler, step)
+            return _Begun(plan, draws, step, chosen, step.masked & commit)
+        return _Begun(plan, draws, step, None, positions_to_ask(self._sampler, step))
 
-    def _ask(self, size: int) -> None:
+    def _ask(self, begun: _Begun, size: int) -> None:
         """The columns of each row that the model is asked at; beyond their number its first one again."""
-        *_, wanted = self._begin()
+        wanted = begun.wanted
         # A sampler that leaves more masks than it planned is named in the end: here is no room for them.
         order = torch.where(wanted, (wanted.cumsum(-1) - 1).clamp(max=size), size)
         columns = torch.arange(wanted.shape[1], device=wanted.device).expand_as(wanted)
@@ -262,19 +283,54 @@ class FixedStep:
         self._asked[:, :size] = found[:, :size]
         self._count.copy_(wanted.sum(-1))
 
-    def _read(self, span: HostSpan | None, size: int) -> None:
-        """Hidden states at the asked columns, of the rows of a span."""
-        if span is None:
-            self._calls(("read", None, size), lambda: self._keep(self._rows, None, size))
+    def _send(self, packed: IntArray, spans: list[HostSpan | None]) -> None:
+        """A step's plan, and its spans: of each the rows, their first and their last columns."""
+        sent = np.zeros(self._sent.tensor.shape, dtype=np.int64)
+        sent[:PLANNED] = packed
+        for number, span in enumerate(spans):
+            if span is not None:
+                rows = np.arange(len(span.first)) if span.rows is None else span.rows
+                at = PLANNED + 3 * number
+                sent[at : at + 3, : len(rows)] = rows, span.first, span.last
+        self._sent.send(sent)
+
+    def _launch(self, spans: list[HostSpan | None], size: int) -> None:
+        """Ask where that hasn't been done, read the spans, and decide: by one call, if it can be captured."""
+        decides = bool(spans) and self._decides_in_fixed_shapes
+        reads = [self._read(span, number, size) for number, span in enumerate(spans)]
+        if len(reads) == 1 and decides and not self._sampler.decides_first and self._is_whole:
+            [(key, read)] = reads
+
+            def step() -> None:
+                begun = self._begin()
+                self._ask(begun, size)
+                read()
+                self._decide(begun, size)
+
+            self._calls(("whole", *key), step)
+            self._is_whole = not self._calls.was_refused(("whole", *key))
             return
-        some, everyone = len(span.first), span.rows is None
-        rows = np.arange(some) if span.rows is None else span.rows
-        packed: IntArray = np.stack([rows, span.first, span.last])
-        self._span[:, :some].copy_(torch.from_numpy(packed), non_blocking=True)
-        rows_on_device, first, last = self._span[:, :some]
+        if not self._sampler.decides_first:
+            self._calls(("ask", size), lambda: self._ask(self._begin(), size))
+        for key, read in reads:
+            self._calls(("read", *key), read)
+        if decides:
+            self._calls(("decide", size), lambda: self._decide(self._begin(), size))
+        else:
+            self._decide_exactly(size)
+
+    def _read(
+        self, span: HostSpan | None, number: int, size: int
+    ) -> tuple[tuple[Hashable, ...], Callable[[], None]]:
+        """Of a step's spans the `number`th: what tells its shapes from others', and what takes hidden states
+        at its rows' asked columns."""
+        if span is None:
+            return (None, size), lambda: self._keep(self._rows, None, size)
+        some, everyone, at = len(span.first), span.rows is None, PLANNED + 3 * number
+        rows_on_device, first, last = self._sent.tensor[at : at + 3, :some]
         refresh = RefreshSpan(None if everyone else rows_on_device, first, last, span.width, span.seen)
-        key = ("read", some, span.width, span.seen, everyone, size)
-        self._calls(key, lambda: self._keep(rows_on_device, refresh, size))
+        key = (number, some, span.width, span.seen, everyone, size)
+        return key, lambda: self._keep(rows_on_device, refresh, size)
 
     def _keep(self, rows: Tensor, refresh: RefreshSpan | None, size: int) -> None:
         at = TokenPositions(rows.repeat_interleave(size), self._asked[rows, :size].flatten())
@@ -287,8 +343,8 @@ class FixedStep:
                 self._hidden.append(states.new_zeros(*self._asked.shape, states.shape[-1]))
             self._hidden[number][rows, :size] = states.unflatten(0, (len(rows), size))
 
-    def _decide(self, size: int) -> None:
-        plan, draws, step, chosen, _ = self._begin()
+    def _decide(self, begun: _Begun, size: int) -> None:
+        plan, draws, step = begun.plan, begun.draws, begun.step
         length = self.state.tokens.shape[1]
         is_asked = torch.arange(size, device=self._count.device) < self._count[:, None]
         columns = self._asked[:, :size]
@@ -308,20 +364,21 @@ class FixedStep:
             tokens=spread(proposed.tokens, self._proposer.special.mask),
             confidence=spread(proposed.confidence, -torch.inf),
         )
-        self._finish(plan, step, chosen)
+        self._finish(plan, step, begun.chosen)
 
     def _decide_exactly(self, size: int) -> None:
         """The same in the shapes that it has."""
-        plan, draws, step, chosen, _ = self._begin()
+        begun = self._begin()
+        step, chosen = begun.step, begun.chosen
         is_asked = torch.arange(size, device=self._count.device) < self._count[:, None]
         rows, slots = is_asked.nonzero(as_tuple=True)
         at = TokenPositions(rows, self._asked[rows, slots])
         hidden = [kept[rows, slots] for kept in self._hidden]
         if len(rows):
-            step = self._proposer.answer(step, hidden, self.state, at, draws)
+            step = self._proposer.answer(step, hidden, self.state, at, begun.draws)
         elif self._sampler.needs_distributions:
             chosen = Selection()  # nothing is left to read, nor to decide
-        self._finish(plan, step, chosen)
+        self._finish(begun.plan, step, chosen)
 
     def _finish(self, plan: StepPlan, step: Step, chosen: Selection | None) -> None:
         selection = chosen or checked_selection(self._sampler.select(step), self._sampler, self.state.tokens)
