@@ -118,6 +118,17 @@ def test_a_traces_ranks_and_runs_are_those_of_plain_loops(seed: int, shrink: int
     assert bool((ranks[~maskable] == -1).all())
 
 
+def test_tokens_that_nothing_committed_come_last() -> None:
+    """A run that stops early leaves what follows an answer's end unwritten."""
+    rollouts = drawn_rollouts(3, answers=1)
+    maskable = rollouts.rows.maskable
+    last = maskable & (maskable.cumsum(-1) > 6)
+    committed = torch.where(last, 0, rollouts.committed_at)
+    found = filled_steps(committed, maskable)
+    assert torch.equal(found[~last], committed[~last])
+    assert set(found[last].tolist()) == {int(committed.max()) + 1}
+
+
 def test_a_slice_reads_what_stood_there_when_its_tokens_were_committed() -> None:
     """The canvas of each forward pass, replayed: the block's earlier tokens, and masks for all others."""
     rollouts = drawn_rollouts(3, answers=1, pattern=BLOCKS)
