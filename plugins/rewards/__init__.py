@@ -2,7 +2,7 @@
 
 from typing import ClassVar, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
 from opendllm.registries import Register, RewardOptions
 
@@ -55,6 +55,12 @@ class FormatOptions(RewardOptions):
         pattern=r"^[^\s`]+$",
         description="Of a code block, as its fence says it; half of the reward where Python doesn't parse.",
     )
+
+    @model_validator(mode="after")
+    def _language_has_an_effect(self) -> "FormatOptions":
+        if self.form != "code-block" and self.language != "python":
+            raise ValueError(f"language has no effect with form {self.form}: leave one of them out")
+        return self
 
 
 class ExactMatchOptions(RewardOptions):

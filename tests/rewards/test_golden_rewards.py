@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from opendllm.plugins.rewards.code_block import first_block
 from opendllm.registries.discovery import installed_plugins
@@ -39,6 +40,11 @@ def test_one_python_block(vectors: Vectors) -> None:
 def test_one_block_of_another_language(vectors: Vectors) -> None:
     for case in vectors.expected["rewards"]["code_format_javascript"]:
         assert value("format", case["text"], language="javascript") == case["reward"], case["what"]
+
+
+def test_a_language_is_of_code_blocks_only() -> None:
+    with pytest.raises(ValidationError, match="language has no effect with form think-answer"):
+        value("format", "", form="think-answer", language="javascript")
 
 
 @golden("policy")

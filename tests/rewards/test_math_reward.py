@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from opendllm.plugins.rewards.math import boxed, number_of
@@ -34,6 +34,7 @@ PIECES = [
 ]
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(PIECES), max_size=9).map("".join))
 @example("\\boxed{\\frac{1}{2}}")
 @example("\\frac{")
@@ -52,6 +53,7 @@ def test_any_answer_equals_itself(text: str) -> None:
         ("none", "none"),
         ("\\boxed{1} \\boxed{2", "\\boxed{1} \\boxed{2"),
         ("\\boxed[1]", "\\boxed[1]"),
+        ("\\boxed{1} \\boxed[2]", "\\boxed{1} \\boxed[2]"),
     ],
 )
 def test_the_last_box_counts(text: str, inside: str) -> None:
