@@ -17,6 +17,7 @@ AnswerForm = Literal[
     "reasoning-answer-loose",
     "reasoning-answer-loose-one-line",
     "reasoning-answer-tags",
+    "integer-answer",
     "boxed-answer",
 ]
 """The published forms of an answer; docs/extension-points/rewards.md says what each one is."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from opendllm.plugins.rewards import ExactMatchOptions
+from opendllm.plugins.rewards.sections import last_section
 from opendllm.registries.problems import Completion, Problem
 from opendllm.registries.rewards import Reward, RewardContext
 
@@ -17,13 +18,11 @@ class ExactMatchReward(Reward):
 
     def values(self, completions: Sequence[Completion], context: RewardContext) -> list[float]:
         """See `Reward.values`."""
-        return [float(self._answer(each.text) == (each.problem.answer or "").strip()) for each in completions]
+        return [float(self._given(each.text) == (each.problem.answer or "").strip()) for each in completions]
 
     def issue_with(self, problem: Problem) -> str | None:
         """It compares with the problem's answer."""
         return None if problem.answer is not None else "it has no `answer`"
 
-    def _answer(self, text: str) -> str:
-        if self._tag is None:
-            return text.strip()
-        return text.rpartition(f"<{self._tag}>")[2].partition(f"</{self._tag}>")[0].strip()
+    def _given(self, text: str) -> str:
+        return text.strip() if self._tag is None else last_section(text, self._tag)

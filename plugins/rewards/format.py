@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from opendllm.plugins.rewards import FormatOptions
 from opendllm.plugins.rewards.code_block import is_one_block, python_block_value
+from opendllm.plugins.rewards.sections import last_section
 from opendllm.registries.problems import Completion
 from opendllm.registries.rewards import Reward, RewardContext
 
@@ -19,7 +20,7 @@ _REASONING_TAGS = ("<reasoning>\n", "\n</reasoning>\n", "\n<answer>\n", "\n</ans
 
 
 class FormatReward(Reward):
-    """One of the published forms; those of `reasoning-answer` count twice as much as published."""
+    """One of the published forms; those that d1 and dllm halve are whole here."""
 
     def __init__(self, options: FormatOptions) -> None:
         if options.form == "code-block":
@@ -72,5 +73,6 @@ _FORMS: Mapping[str, Callable[[str], float]] = {
     "reasoning-answer-loose": _matches(_LOOSE, re.DOTALL),
     "reasoning-answer-loose-one-line": _matches(_LOOSE),
     "reasoning-answer-tags": _reasoning_tags_value,
+    "integer-answer": lambda text: float(last_section(text, "answer").isdecimal()),
     "boxed-answer": _boxed_value,
 }

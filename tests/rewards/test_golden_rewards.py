@@ -52,7 +52,7 @@ def test_think_and_answer(vectors: Vectors) -> None:
 
 @golden("policy")
 def test_reasoning_and_answer(vectors: Vectors) -> None:
-    """The published values are half of ours, but for the integer's, which is one more reward of theirs."""
+    """The published values are half of ours."""
     for case in vectors.expected["rewards"]["reasoning_answer"]:
         with Entry(case) as entry:
             text = entry.take("text")
@@ -67,7 +67,7 @@ def test_reasoning_and_answer(vectors: Vectors) -> None:
                 name = f"reasoning-answer-{form}".removesuffix("-")
                 assert value("format", text, form=name) == pytest.approx(2 * entry.take(key)), (text, key)
             assert value("exact-match", text, "42", tag="answer") == entry.take("correct_answer_42") / 2, text
-            entry.take("integer")
+            assert value("format", text, form="integer-answer") == 2 * entry.take("integer"), text
 
 
 @golden("policy")

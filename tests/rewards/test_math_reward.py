@@ -52,6 +52,7 @@ def test_any_answer_equals_itself(text: str) -> None:
         ("none", "none"),
         ("\\boxed{1} \\boxed{2", "\\boxed{1} \\boxed{2"),
         ("\\boxed[1]", "\\boxed[1]"),
+        ("\\boxed{1} \\boxed[2]", "\\boxed{1} \\boxed[2]"),
     ],
 )
 def test_the_last_box_counts(text: str, inside: str) -> None:

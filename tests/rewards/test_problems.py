@@ -188,9 +188,11 @@ def test_what_is_evaluated_is_not_trained_on() -> None:
         GenerationRequest("1", Gap("Add  one\n to x", "return")),
         GenerationRequest("2", Gap("How many?")),
         LikelihoodRequest("3", "is blue", context="The sky "),
+        GenerationRequest("4", Gap("Answer with one word, and no more than that:")),
     ]
     evaluated = {"sums": asked}
     fine = [Problem("a", Gap("Add one to x")), Problem("b", Gap("How  much?")), Problem("c", Gap(""))]
+    fine.append(Problem("d", Gap("Answer with one word, and no more than that:\nWhy?")))  # a part of it
     refuse_test_problems(fine, evaluated)
     for bad in (
         Problem("x", Gap("Add one to x", " return ")),

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import psutil
 import pytest
@@ -11,6 +15,7 @@ from opendllm.core.rewards.weighing import RewardedCompletion, WeightedReward, c
 from opendllm.core.rewards.worker import RewardFailedError, RewardWorker
 from opendllm.registries.benchmarks import CodeExecution
 from opendllm.registries.corpora import Message
+from opendllm.registries.discovery import Plugins
 from opendllm.registries.errors import UserError
 from opendllm.registries.gaps import Gap
 from opendllm.registries.problems import Completion, Problem
@@ -110,6 +115,37 @@ def test_nobody_is_left_behind(trapped: Trapped) -> None:
     assert not runs(own)
     assert pending.cancelled() or isinstance(pending.exception(), RewardFailedError)
     assert waiting.cancelled() or isinstance(waiting.exception(), RewardFailedError)
+
+
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, sys.argv[1])
+from conftest import answers
+from opendllm.core.rewards.weighing import WeightedReward
+from opendllm.core.rewards.worker import RewardWorker
+from opendllm.registries.discovery import installed_plugins
+from opendllm.registries.registry import ChosenPlugin
+from opendllm.registries.rewards import RewardContext
+registration = installed_plugins().rewards.get("trapped")
+chosen = ChosenPlugin(registration, registration.options(does="hang"))
+worker = RewardWorker([WeightedReward(chosen)], RewardContext())
+worker.submit(answers(a=["trap"]))
+print(worker._process.pid, flush=True)
+sys.stdin.read(1)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_killed_trainer_leaves_no_hanging_reward(strange: Plugins) -> None:
+    command = [sys.executable, "-c", KILLED, str(Path(__file__).parent)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as trainer:
+        assert trainer.stdout is not None
+        judging = psutil.Process(int(trainer.stdout.readline()))
+        assert runs(judging)
+        trainer.communicate("x")
+    assert trainer.returncode == -signal.SIGKILL
+    psutil.wait_procs([judging], timeout=120)
+    assert not runs(judging)
 
 
 def test_a_problem_that_a_reward_cannot_judge_is_refused_by_name(trapped: Trapped) -> None:
