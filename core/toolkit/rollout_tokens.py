@@ -19,7 +19,9 @@ def until_first_stop(tokens: Tensor, maskable: Tensor, stops: Sequence[int]) -> 
         maskable: [B, L] bool, the completions.
         stops: token ids at which an answer ends.
     """
-    stopped = maskable & torch.isin(tokens, torch.tensor(list(stops), device=tokens.device))
+    stopped = maskable & torch.isin(
+        tokens, torch.tensor(list(stops), dtype=torch.int64, device=tokens.device)
+    )
     return maskable & (stopped.cumsum(-1) - stopped.long() == 0)
 
 

@@ -20,6 +20,7 @@ from opendllm.core.toolkit.noise import AddressedNoise
 from opendllm.core.toolkit.policy_advantages import group_advantages
 from opendllm.core.toolkit.policy_losses import ClippedRatio, term_shares
 from opendllm.core.toolkit.policy_updates import PolicyUpdate, log_probabilities
+from opendllm.core.toolkit.rollout_tokens import until_first_stop
 from opendllm.core.toolkit.traces import blocks_from, filled_steps, shrunk_steps, step_ranks
 from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.errors import UserError
@@ -358,6 +359,19 @@ def test_only_policy_objectives_are_said_to_be_ones() -> None:
     policies = {name for name, options in kinds.items() if issubclass(options, PolicyObjectiveOptions)}
     assert policies == {"coupled-grpo", "diffu-grpo", "trace-rl"}
     assert all(issubclass(options, ObjectiveOptions) for options in kinds.values())
+
+
+def test_a_completion_without_a_stop_counts_whole() -> None:
+    rollouts = drawn_rollouts(4)
+    rows = rollouts.rows
+    for stops in ([], [150]):
+        assert torch.equal(until_first_stop(rows.tokens, rows.maskable, stops), rows.maskable)
+    first = int(rows.maskable[0].int().argmax())
+    tokens = rows.tokens.clone()
+    tokens[0, first - 1] = tokens[0, first + 2] = tokens[0, first + 4] = 7  # one in the prompt
+    tokens[0, [first, first + 1]] = 3
+    found = until_first_stop(tokens, rows.maskable, [7])[0]
+    assert found.nonzero().squeeze(1).tolist() == [first, first + 1, first + 2]
 
 
 def test_prompts_are_kept_by_their_mean_reward() -> None:
