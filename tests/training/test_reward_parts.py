@@ -77,9 +77,7 @@ def test_a_small_sets_problem_that_comes_twice_is_answered_twice() -> None:
 
 def test_a_problem_that_cannot_be_put_to_the_model_is_named(model: LanguageModel) -> None:
     writer = writer_of(model)
-    with pytest.raises(
-        UserError, match=r"train\.rl: problem 'long' can't be put to the model: prompt has 3"
-    ):
+    with pytest.raises(UserError, match=r"train\.rl: problem 'long' can't be put to the model: prompt has 3"):
         writer.refuse_unfit([*PROBLEMS, Problem("long", Gap("x" * 300))])
     with pytest.raises(UserError, match="problem 'empty' can't be put to the model: prompt is empty"):
         writer.refuse_unfit([Problem("empty", Gap(""))])
