@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from opendllm.core.foundation.ranks import local_world_size
 from opendllm.core.rewards.weighing import WeightedReward, labels
 from opendllm.registries.benchmarks import CodeExecution
 from opendllm.registries.corpora import Message
@@ -15,7 +17,11 @@ from opendllm.registries.rewards import RewardContext
 
 
 def written_setting(rewards: Sequence[WeightedReward], context: RewardContext) -> dict[str, Any]:
-    """What the process has to know before the first answers."""
+    """What the process has to know before the first answers.
+
+    Where nobody says how many programs run at once, the run's processes on this machine share its cores: more
+    would take each other's time, and a right program's tests might run out of theirs.
+    """
     execution = context.code_execution
     return {
         "rewards": [
@@ -26,7 +32,11 @@ def written_setting(rewards: Sequence[WeightedReward], context: RewardContext) -
             }
             for label, each in zip(labels(rewards), rewards, strict=True)
         ],
-        "code_execution": execution and {"level": execution.level, "workers": execution.workers},
+        "code_execution": execution
+        and {
+            "level": execution.level,
+            "workers": execution.workers or max(1, len(os.sched_getaffinity(0)) // local_world_size()),
+        },
         "max_new_tokens": context.max_new_tokens,
         "seed": context.seed,
     }

@@ -41,8 +41,8 @@
     program_scores     verdicts of programs, pass_at_k, statistics (intervals)
     scores_by_setting  per-task values as metrics; infilling_lengths, the lengths infilling is asked at
 
-`core.sandbox`, for benchmarks and rewards that run programs: `sandbox.Sandbox`, `limits.Limits`; a judge's
-    script imports `remote` and `values`.
+`core.sandbox`, for benchmarks and rewards that run programs: `sandbox.Sandbox`, `parallel` (many small ones),
+    `limits.Limits`; a judge's script imports `remote` and `values`.
 
 `core.foundation`, for everybody, none of it loads torch: json_lines, json_objects, sample_records,
     packed_files, globs, fingerprints (of what files hold), atomic_files, option_errors, hub, ranks,

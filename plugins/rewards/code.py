@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from opendllm.core.sandbox import assertion_judge
 from opendllm.core.sandbox.limits import limits_of
-from opendllm.core.sandbox.sandbox import Case, Sandbox, Trial
+from opendllm.core.sandbox.parallel import judge_in_parallel
+from opendllm.core.sandbox.sandbox import Case, Trial
 from opendllm.core.scoring.scores_by_setting import parses_as_python
 from opendllm.plugins.rewards import CodeOptions
 from opendllm.plugins.rewards.code_block import first_block, python_block_value
@@ -46,7 +47,7 @@ class CodeReward(Reward):
             for completion, program in zip(completions, programs, strict=True)
             if program is not None
         ]
-        passed = self._passed(asked, execution) if asked else Counter()
+        passed = self._passed(asked, execution)
         return [
             passed[completion.problem.task_id, program] / len(completion.problem.tests)
             for completion, program in zip(completions, programs, strict=True)
@@ -91,9 +92,7 @@ class CodeReward(Reward):
             for task, problem in tested.items()
             for test in problem.tests
         ]
-        limits = limits_of(self._options.memory_gib)
-        with Sandbox(execution.level or "rlimits", execution.workers, limits) as sandbox:
-            results = sandbox.judge(cases)
+        results = judge_in_parallel(cases, execution, limits_of(self._options.memory_gib))
         passed: Counter[tuple[str, str | None]] = Counter()
         for case, verdicts in zip(cases, results, strict=True):
             for trial, verdict in zip(case.trials, verdicts, strict=True):

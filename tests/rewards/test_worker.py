@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from opendllm.core.rewards.messages import read_context, written_setting
 from opendllm.core.rewards.weighing import RewardedCompletion, WeightedReward, check_problems, labels
 from opendllm.core.rewards.worker import RewardFailedError, RewardWorker
 from opendllm.registries.benchmarks import CodeExecution
@@ -90,6 +92,23 @@ def test_a_reward_that_fails_is_named_with_its_problem(trapped: Trapped, does: s
 def test_code_without_leave_is_refused_before_anything_runs() -> None:
     with pytest.raises(UserError, match=r"^rewards/code of .* runs generated code: allow that with"):
         RewardWorker([built_in("format"), built_in("code")], RewardContext())
+
+
+def test_processes_of_a_run_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else right programs would run out of time."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(12)))
+
+    def workers(execution: CodeExecution | None) -> int | None:
+        context = read_context(written_setting([built_in("code")], RewardContext(execution)))
+        return None if context.code_execution is None else context.code_execution.workers
+
+    assert workers(CodeExecution()) == 12
+    launched = {"RANK": "1", "WORLD_SIZE": "16", "MASTER_ADDR": "x", "MASTER_PORT": "1"}
+    for name, text in {**launched, "LOCAL_WORLD_SIZE": "4"}.items():
+        monkeypatch.setenv(name, text)
+    assert workers(CodeExecution()) == 3
+    assert workers(CodeExecution(workers=5)) == 5
+    assert workers(None) is None
 
 
 def test_what_it_says_itself_is_told_as_it_is() -> None:
