@@ -43,6 +43,7 @@ from opendllm.core.planning.devices import Device
 from opendllm.core.planning.hardware import Hardware
 from opendllm.core.planning.training_plan import plan_training
 from opendllm.core.training.deepspeed_environment import deepspeed_environment
+from opendllm.core.training.documents import DocumentTraining
 from opendllm.core.training.trainer import TrainingRun, train
 from opendllm.registries.corpora import Document
 from opendllm.registries.discovery import installed_plugins
@@ -73,10 +74,12 @@ def our_trainer(case: Case, most_steps: int, stepped: Callable[[int], None]) -> 
                 seed=0,
                 lm=case.lm(),
                 tokenizer=train_tokenizer([Document("", "text")], 258),
-                objective=plugins.objectives.get(objective.name).build(objective.options),
-                schedule=plugins.noise_schedules.get("linear").build(),
-                train_rows=rows,
-                held_out_rows=rows,
+                method=DocumentTraining(
+                    objective=plugins.objectives.get(objective.name).build(objective.options),
+                    schedule=plugins.noise_schedules.get("linear").build(),
+                    train_rows=rows,
+                    held_out_rows=rows,
+                ),
                 folder=Path(folder),
                 provenance={},
                 on_step=on_step,

@@ -153,7 +153,9 @@ def _report(experiment: Experiment, worked: bool, on_message: Callable[[str], No
     from opendllm.core.reporting.write import write_report
 
     folders = [experiment.output / variant.name for variant in experiment.variants]
-    if worked and not any(map(has_results, folders)):
+    trains = [variant.manifest.train for variant in experiment.variants]
+    rewarded = any(train is not None and train.rl is not None for train in trains)  # has curves to show
+    if worked and not rewarded and not any(map(has_results, folders)):
         unscored = any((folder / "samples").is_dir() for folder in folders)
         asked = any(variant.manifest.evaluate for variant in experiment.variants)
         why = "has been scored" if unscored else "has been evaluated" if asked else "is to be evaluated"

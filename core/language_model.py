@@ -29,14 +29,19 @@ from opendllm.core.toolkit.draws import hash_address
 from opendllm.core.toolkit.likelihood import Estimator
 from opendllm.core.toolkit.noise_likelihood import position_values
 from opendllm.core.toolkit.segments import document_positions, inputs_from_mask
-from opendllm.registries.backbones import DistributionLoss, LossPart
+from opendllm.registries.backbones import DistributionLoss, LikelihoodLoss
 from opendllm.registries.deprecations import warn_deprecated
 from opendllm.registries.discovery import Plugins, installed_plugins
 from opendllm.registries.errors import UserError
 from opendllm.registries.gaps import Gap
 from opendllm.registries.noise_schedules import NoiseSchedule
 from opendllm.registries.objectives import Masking
-from opendllm.registries.options import ObjectiveOptions, PluginOptions, destination_issue
+from opendllm.registries.options import (
+    ObjectiveOptions,
+    PluginOptions,
+    PolicyObjectiveOptions,
+    destination_issue,
+)
 from opendllm.registries.registry import ChosenPlugin, Registry
 from opendllm.registries.samplers import Sampler
 from opendllm.registries.sequences import PADDING_SEGMENT, TokenIds, TokenRows
@@ -207,6 +212,10 @@ class LanguageModel:
         registration = self._plugins.objectives.get(objective)
         checked = registration.options.model_validate(options)
         assert isinstance(checked, ObjectiveOptions)
+        if isinstance(checked, PolicyObjectiveOptions):
+            raise UserError(
+                f"objective {objective} learns from answers' rewards: it has no loss of masks alone"
+            )
         issue = destination_issue(objective, checked, chosen_schedule.options)
         if issue is not None:
             raise UserError(issue)
@@ -226,7 +235,7 @@ class LanguageModel:
         if chosen.reads_distributions:
             rows, columns = corruption.scored.nonzero(as_tuple=True)
 
-            def summed(part: LossPart) -> Tensor:
+            def summed(part: LikelihoodLoss | DistributionLoss) -> Tensor:
                 assert isinstance(part, DistributionLoss)
                 return position_values(
                     self.lm, corruption.inputs, (rows, columns), lambda *run: part.of(*run)[None]

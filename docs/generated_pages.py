@@ -27,7 +27,7 @@ from opendllm.core.manifest.experiment_manifest import WHOLE_EXPERIMENT_KEYS
 from opendllm.core.manifest.json_schema import merge_models
 from opendllm.core.manifest.schema import PLUGIN_KEYS, ExperimentManifest
 from opendllm.registries.discovery import installed_plugins
-from opendllm.registries.options import BackboneOptions
+from opendllm.registries.options import BackboneOptions, PolicyObjectiveOptions
 from opendllm.registries.registry import OWN_PACKAGE
 
 if TYPE_CHECKING:
@@ -203,6 +203,8 @@ def _traits(kind: str, options: Any) -> list[str]:
         return [
             f"Noise: {', '.join(sorted(options.destinations))}. Refuses of the decoder's options: {refused}."
         ]
+    if kind == "objectives" and issubclass(options, PolicyObjectiveOptions):
+        return [f"Trains {options.trains} models, by answers' rewards (`train.rl`)."]
     if kind == "objectives":
         schedules = options.noise_schedules
         named = "any" if schedules is None else ", ".join(f"`{name}`" for name in sorted(schedules))

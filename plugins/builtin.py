@@ -1,6 +1,6 @@
-"""The entry point of the built-ins: hands on the six folders' registrations."""
+"""The entry point of the built-ins: hands on the seven folders' registrations."""
 
-from opendllm.plugins import backbones, benchmarks, corpora, noise_schedules, objectives, samplers
+from opendllm.plugins import backbones, benchmarks, corpora, noise_schedules, objectives, rewards, samplers
 from opendllm.registries import Register, hookimpl
 
 
@@ -38,3 +38,9 @@ def register_corpora(register: Register) -> None:
 def register_benchmarks(register: Register) -> None:
     """See `opendllm.plugins.benchmarks`."""
     benchmarks.register_all(register)
+
+
+@hookimpl
+def register_rewards(register: Register) -> None:
+    """See `opendllm.plugins.rewards`."""
+    rewards.register_all(register)

@@ -11,7 +11,9 @@ from opendllm.registries.options import (
     NoiseScheduleOptions,
     ObjectiveOptions,
     PluginOptions,
+    PolicyObjectiveOptions,
     ProblemFileOptions,
+    RewardOptions,
     SamplerOptions,
 )
 from opendllm.registries.planned_requests import PlannedLikelihoods, PlannedRequests, PlannedTexts
@@ -29,8 +31,10 @@ __all__ = [
     "PlannedTexts",
     "PluginError",
     "PluginOptions",
+    "PolicyObjectiveOptions",
     "ProblemFileOptions",
     "Register",
+    "RewardOptions",
     "SamplerOptions",
     "UserError",
     "hookimpl",

@@ -28,10 +28,28 @@ class DistributionLoss:
     of: Callable[[Tensor, slice], Tensor]
 
 
+@dataclass(frozen=True)
+class JointLoss:
+    """A loss of all scored positions together, where it is no sum over them: a policy's, say.
+
+    The module works all likelihoods out first, in as many parts as it likes, calls `of` once, and gives
+    what that gives.
+
+    Attributes:
+        of: from the negative log-likelihoods [N] float32, nats, of all scored positions in row-major order
+            to a scalar, which already holds weights and divisor.
+        guidance_scale: above 0, there are 2N scored positions, the last N of them without their prompt; the
+            logits are `without + (1 + guidance_scale) * (with - without)`, and the targets the first N.
+    """
+
+    of: Callable[[Tensor], Tensor]
+    guidance_scale: float = 0.0
+
+
 LikelihoodLoss: TypeAlias = "Callable[[Tensor, slice], Tensor]"
 """From the negative log-likelihoods [n] of a run of scored positions, and which these are, to a scalar."""
-LossPart: TypeAlias = "LikelihoodLoss | DistributionLoss"
-"""What a module takes the sum of, in runs of scored positions.
+LossPart: TypeAlias = "LikelihoodLoss | DistributionLoss | JointLoss"
+"""What a module takes the sum of, in runs of scored positions; of a `JointLoss` see there.
 
 A module calls it as often as it likes, each time with the answers of a run of consecutive scored positions
 and the slice of 0..N-1 that these are, N the number of the whole batch's scored positions, row by row: so

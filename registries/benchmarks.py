@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol
 
 from opendllm.registries.corpora import Document, Message
 from opendllm.registries.gaps import Gap
+from opendllm.registries.problems import Problem
 
 DEFAULT_SETTING = "default"
 """Of a problem that is asked in one way."""
@@ -275,6 +276,20 @@ class Benchmark(ABC):
 
         A samples file may leave tasks out, and give some more samples than others.
         """
+
+    def training_problems(self, context: BenchmarkContext) -> Sequence[Problem]:
+        """What a model may be taught with by rewards; `requests` need not have been called.
+
+        By default they are the requests that have a reference, each as its problem's answer, whatever the
+        number of settings. A benchmark that keeps its test problems apart gives others here; one that runs
+        programs gives their tests. None at all means that there is nothing to learn from.
+        """
+        asked = (each for each in self.requests(context) if isinstance(each, GenerationRequest))
+        found: dict[str, Problem] = {}
+        for each in asked:
+            if each.reference is not None and each.failure is None:
+                found.setdefault(each.task_id, Problem(each.task_id, each.gap, answer=each.reference))
+        return list(found.values())
 
     def quick_score(self, answer: Answer) -> float | None:
         """What one answer is worth, for the score so far in a progress bar; None where it isn't cheap."""

@@ -31,6 +31,7 @@ from opendllm.registries.registry import (
     did_you_mean,
     one_line,
 )
+from opendllm.registries.rewards import Reward
 from opendllm.registries.samplers import Sampler
 from opendllm.registries.source_lines import placed, where_defined, where_raised
 from opendllm.registries.version import check_interface
@@ -71,6 +72,7 @@ class Plugins:
     backbones: Registry[Backbone] = field(default_factory=lambda: Registry("backbones"))
     corpora: Registry[Corpus] = field(default_factory=lambda: Registry("corpora"))
     benchmarks: Registry[Benchmark] = field(default_factory=lambda: Registry("benchmarks"))
+    rewards: Registry[Reward] = field(default_factory=lambda: Registry("rewards"))
     broken: list[BrokenPlugin] = field(default_factory=list)
     unstated: list[Provenance] = field(default_factory=list)
     """Packages of others that don't say which interface they need."""

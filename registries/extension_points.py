@@ -6,7 +6,14 @@ import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from opendllm.registries.options import BackboneOptions, ObjectiveOptions, PluginOptions, SamplerOptions
+from opendllm.registries.options import (
+    BackboneOptions,
+    ObjectiveOptions,
+    PluginOptions,
+    PolicyObjectiveOptions,
+    RewardOptions,
+    SamplerOptions,
+)
 
 
 @dataclass(frozen=True)
@@ -23,17 +30,24 @@ _POINTS: Mapping[str, _Point] = {
     "backbones": _Point("backbones", "Backbone", BackboneOptions),
     "corpora": _Point("corpora", "Corpus"),
     "benchmarks": _Point("benchmarks", "Benchmark"),
+    "rewards": _Point("rewards", "Reward", RewardOptions),
 }
+_POLICIES = _Point("policies", "PolicyObjective", PolicyObjectiveOptions)
+"""Objectives, too: those whose options say that they learn from rewards."""
 EXTENSION_POINTS = tuple(_POINTS)
 """The names of all of them: those of the hooks, without `register_`."""
 
 
-def contract_class(kind: str) -> type:
+def contract_class(kind: str, options: type[PluginOptions] = PluginOptions) -> type:
     """What the plugins of an extension point are instances of.
 
     The contracts are imported here, since some of them speak of registrations themselves.
+
+    Args:
+        kind: the extension point.
+        options: the plugin's options model: of an objective it says whether it is a policy objective.
     """
-    point = _POINTS[kind]
+    point = _POLICIES if issubclass(options, _POLICIES.options) else _POINTS[kind]
     found: type = getattr(importlib.import_module(f"opendllm.registries.{point.module}"), point.contract)
     return found
 

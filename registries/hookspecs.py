@@ -64,3 +64,8 @@ def register_corpora(register: Register) -> None:
 @hookspec
 def register_benchmarks(register: Register) -> None:
     """Benchmarks: what a model is asked, and how its answers score."""
+
+
+@hookspec
+def register_rewards(register: Register) -> None:
+    """Rewards: what an answer to a problem is worth, for reinforcement learning."""

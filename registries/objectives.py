@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
-from opendllm.registries.backbones import DistributionLoss, LossPart
+from opendllm.registries.backbones import DistributionLoss, LikelihoodLoss
 from opendllm.registries.noise_schedules import NoiseSchedule
 from opendllm.registries.sequences import ModelInputs, TokenIds, TokenRows
 
@@ -229,7 +229,7 @@ class Objective(ABC):
 
     def loss_part(
         self, corruption: Corruption, schedule: NoiseSchedule, count: float = 1.0, answers: float = 1.0
-    ) -> LossPart:
+    ) -> LikelihoodLoss | DistributionLoss:
         """What a model's module takes the sum of, over the corruption's scored positions.
 
         Args:

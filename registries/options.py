@@ -123,6 +123,23 @@ class ObjectiveOptions(PluginOptions):
         return False
 
 
+class PolicyObjectiveOptions(ObjectiveOptions):
+    """Options of a policy objective, which learns from answers' rewards (`train.rl`), not from documents.
+
+    What an options model derives from says which of the two it is.
+    """
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether its loss reads a reference model; without one, the trainer keeps none."""
+        return False
+
+    @property
+    def loss_is_bound(self) -> bool:
+        """It is about rewards."""
+        return False
+
+
 def destination_issue(objective: str, options: ObjectiveOptions, schedule: PluginOptions) -> str | None:
     """Why an objective can't be trained with a noise schedule's noise; None where it can.
 
@@ -240,3 +257,10 @@ class ProblemFileOptions(BenchmarkOptions):
         description="File of its problems: JSON lines, as they are or packed by gzip, bzip2, xz or zstd; "
         "by default from the Hugging Face hub.",
     )
+
+
+class RewardOptions(PluginOptions):
+    """Options of a reward."""
+
+    executes_code: ClassVar[bool] = False
+    """Whether it runs what a model wrote: a manifest that chooses it has to allow that."""

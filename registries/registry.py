@@ -130,7 +130,7 @@ class Registration(Generic[ContractT]):
         except Exception as error:  # a module may raise anything while it is imported
             message = f"{self.owner} cannot be loaded from {self.target}: {one_line(error)}"
             raise PluginError(placed(message, where_raised(error), self._hook_line)) from error
-        contract = contract_class(self.kind)
+        contract = contract_class(self.kind, self.options)
         if isinstance(implementation, type) and not issubclass(implementation, contract):
             raise self._is_no(
                 contract, "is a class that derives from another: derive it from", implementation
@@ -173,7 +173,7 @@ class Registration(Generic[ContractT]):
         implementation = self.implementation()
         with Blame(self.owner, "its making"):
             plugin = implementation(options)
-        contract = contract_class(self.kind)
+        contract = contract_class(self.kind, self.options)
         if not isinstance(plugin, contract):
             gave = f"gave {type(plugin).__name__}: let it return an instance of"
             raise self._is_no(contract, gave, implementation)

@@ -5,6 +5,7 @@ Each check says what is wrong in words that complete "samplers/x of package 0.1:
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -17,15 +18,12 @@ from opendllm.registries.gaps import Gap
 from opendllm.registries.noise_schedules import NoiseMass
 from opendllm.registries.objectives import Corruption, Masking
 from opendllm.registries.plugin_calls import LOOK_AGAIN, Check, ItemCheck
+from opendllm.registries.policy_checks import POLICY_CHECKS
+from opendllm.registries.problems import Problem
+from opendllm.registries.tensor_checks import described, wrong_tensor
 
+_ROUNDING = 1e-9
 _LEAVE = "leave positions alone where `rows.maskable` is False"
-
-
-def described(value: Any) -> str:
-    """Dtype and shape of a tensor, the type's name of anything else."""
-    if hasattr(value, "dtype") and hasattr(value, "shape"):
-        return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
-    return type(value).__name__
 
 
 def _document(item: Any) -> str | None:
@@ -121,6 +119,37 @@ def _task(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
     return _a(str, "a task id", result)
 
 
+def _problems(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
+    if not isinstance(result, Sequence) or not all(isinstance(each, Problem) for each in result):
+        return f"gave {described(result)}, and a sequence of Problems was expected"
+    repeated = [key for key, count in Counter(each.task_id for each in result).items() if count > 1]
+    return f"gives problem {repeated[0]!r} more than once: give each its own `task_id`" if repeated else None
+
+
+def _rewards(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
+    """Every call's: one number that is none would be in every weight a step later."""
+    completions = given[0]
+    if not isinstance(result, Sequence) or len(result) != len(completions):
+        came = f"a list of {len(result)}" if isinstance(result, Sequence) else described(result)
+        return f"gave {came} for {len(completions)} answers: give a list of one number each, in their order"
+    low, high = plugin.bounds
+    for value, completion in zip(result, completions, strict=True):
+        if not isinstance(value, (int, float)):
+            issue = f"gave {described(value)}, and a number was expected,"
+        elif not math.isfinite(value):
+            issue = f"gave {value}, and a finite number was expected,"
+        elif not low - _ROUNDING <= value <= high + _ROUNDING:
+            issue = f"gave {value:g}, where its `bounds` are {low:g} and {high:g},"
+        else:
+            continue
+        return f"{issue} for answer {completion.sample} to problem {completion.problem.task_id!r}"
+    return LOOK_AGAIN
+
+
+def _issue(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
+    return LOOK_AGAIN if result is None else _a(str, "what is wrong in words, or None,", result)
+
+
 def _ends(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
     numbers = isinstance(result, tuple) and [isinstance(each, (int, float)) for each in result]
     if numbers == [True, True]:
@@ -129,7 +158,7 @@ def _ends(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
 
 
 def _like_time(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
-    return _tensor(result, "float", list(given[0].shape), "the shape of t")
+    return wrong_tensor(result, "float", list(given[0].shape), "the shape of t")
 
 
 def _masking(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
@@ -138,7 +167,7 @@ def _masking(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
     rows = result.rows
     shape = list(rows.maskable.shape)
     for name, kind in (("masked", "bool"), ("mask_probability", "float"), ("time", "float")):
-        issue = _tensor(getattr(result, name), kind, shape, f"{name} [B, L]")
+        issue = wrong_tensor(getattr(result, name), kind, shape, f"{name} [B, L]")
         if issue is not None:
             return issue
     maskable = rows.maskable
@@ -148,7 +177,7 @@ def _masking(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
     if wrong:
         return f"masked {wrong} tokens of prompts or padding: {_LEAVE}"
     if result.noisy is not None:
-        issue = _tensor(result.noisy, "int64", shape, "noisy [B, L]")
+        issue = wrong_tensor(result.noisy, "int64", shape, "noisy [B, L]")
         if issue is not None:
             return issue
         wrong = int(((result.noisy != rows.tokens) & ~maskable).sum())
@@ -163,17 +192,17 @@ def _corruption(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
     read, scored = result.inputs.tokens, result.scored
     shape = list(read.shape)
     issue = (
-        _tensor(read, "int64", shape, "tokens to read")
-        or _tensor(result.targets, "int64", shape, "targets as large as the inputs")
-        or _tensor(scored, "bool", shape, "scored as large as the inputs")
+        wrong_tensor(read, "int64", shape, "tokens to read")
+        or wrong_tensor(result.targets, "int64", shape, "targets as large as the inputs")
+        or wrong_tensor(scored, "bool", shape, "scored as large as the inputs")
     )
     if issue is None:
         count = [int(scored.sum())]
-        issue = _tensor(result.weight, "float", count, "one weight a scored position") or _tensor(
+        issue = wrong_tensor(result.weight, "float", count, "one weight a scored position") or wrong_tensor(
             result.count, "float", [], "a scalar count"
         )
         if issue is None and result.time is not None:
-            issue = _tensor(result.time, "float", count, "one time a scored position")
+            issue = wrong_tensor(result.time, "float", count, "one time a scored position")
     if issue is None and plugin.reads_distributions and (result.time is None or result.ids is None):
         issue = "gave no `time` or no `ids`, which an objective that reads distributions needs"
     return issue or _prompts_kept(given[0].rows, result)
@@ -207,24 +236,24 @@ def _noise_mass(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
     if not isinstance(result, NoiseMass):
         return f"gave {described(result)}, and a NoiseMass was expected"
     shape = list(given[0].shape)
-    return _tensor(result.mask, "float", shape, "mask in the shape of t") or _tensor(
+    return wrong_tensor(result.mask, "float", shape, "mask in the shape of t") or wrong_tensor(
         result.other, "float", shape, "other in the shape of t"
     )
 
 
 def _losses(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
-    return _tensor(result, "float", [len(given[0])], "one loss a position")
+    return wrong_tensor(result, "float", [len(given[0])], "one loss a position")
 
 
 def _sum(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
-    return _tensor(result, "float", [], "a sum")
+    return wrong_tensor(result, "float", [], "a sum")
 
 
 def _answers(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
     if not isinstance(result, tuple) or len(result) != 2:
         return f"gave {described(result)}, and a loss and whether it counts were expected"
     losses, counted = result
-    return _losses(plugin, given, losses) or _tensor(
+    return _losses(plugin, given, losses) or wrong_tensor(
         counted, "bool", [len(given[0])], "whether each one counts"
     )
 
@@ -250,7 +279,7 @@ def _model(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
 
 
 def _predictors(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
-    return _tensor(result, "int64", list(given[0].shape), "a column for each position")
+    return wrong_tensor(result, "int64", list(given[0].shape), "a column for each position")
 
 
 def _reader(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
@@ -291,7 +320,7 @@ def _remaining(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
 def _times(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
     if result is None:
         return LOOK_AGAIN
-    return _tensor(result, "float", list(given[0].shape), "a time for each row")
+    return wrong_tensor(result, "float", list(given[0].shape), "a time for each row")
 
 
 def _suppressed(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
@@ -301,7 +330,9 @@ def _suppressed(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
         if not isinstance(token, int):
             return f"gave {token!r} as a token id: make it an int"
         if not isinstance(where, bool):
-            issue = _tensor(where, "bool", list(given[1].shape), "rows in which it is suppressed, or True")
+            issue = wrong_tensor(
+                where, "bool", list(given[1].shape), "rows in which it is suppressed, or True"
+            )
             if issue is not None:
                 return issue
     return None
@@ -309,11 +340,11 @@ def _suppressed(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
 
 def _logits(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
     shape = [*given[0].shape[:-1], plugin.vocab_size]
-    return _tensor(result, "float", shape, "one logit a token of `vocab_size`")
+    return wrong_tensor(result, "float", shape, "one logit a token of `vocab_size`")
 
 
 def _likelihoods(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
-    return _tensor(result, "float", [int(given[2].sum())], "one likelihood a scored position")
+    return wrong_tensor(result, "float", [int(given[2].sum())], "one likelihood a scored position")
 
 
 def _states(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
@@ -324,25 +355,15 @@ def _states(plugin: Any, given: Sequence[Any], result: Any) -> str | None:
     return None
 
 
-def _tensor(value: Any, kind: str, shape: list[int], what: str) -> str | None:
-    """What is wrong with a tensor that should be of a shape, and of dtype `bool`, `int64` or any float."""
-    dtype = str(getattr(value, "dtype", "")).removeprefix("torch.")
-    if (
-        hasattr(value, "shape")
-        and list(value.shape) == shape
-        and (kind in dtype if kind == "float" else kind == dtype)
-    ):
-        return None
-    return f"gave {described(value)}, and {kind} {shape} was expected: {what}"
-
-
 RESULT_CHECKS: Mapping[tuple[str, str], Check] = {
+    **POLICY_CHECKS,
     ("Backbone", "build"): _model,
     ("Backbone", "load"): _model,
     ("Benchmark", "requests"): _requests,
     ("Benchmark", "score"): _scores,
     ("Benchmark", "quick_score"): _quick_score,
     ("Benchmark", "task_of"): _task,
+    ("Benchmark", "training_problems"): _problems,
     ("Corpus", "documents"): _documents,
     ("Corpus", "fingerprint"): _fingerprint,
     ("Corpus", "skipped"): _skipped,
@@ -361,6 +382,8 @@ RESULT_CHECKS: Mapping[tuple[str, str], Check] = {
     ("Objective", "answer_count"): _answer_count,
     ("Objective", "mask"): _masking,
     ("Objective", "corrupt"): _corruption,
+    ("Reward", "values"): _rewards,
+    ("Reward", "issue_with"): _issue,
     ("Sampler", "remaining_masks"): _remaining,
     ("Sampler", "suppressed_tokens"): _suppressed,
     ("Sampler", "times"): _times,

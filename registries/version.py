@@ -7,7 +7,7 @@ from types import ModuleType
 from opendllm.registries.errors import PluginError
 from opendllm.registries.source_lines import where_assigned
 
-INTERFACE_VERSION = "1.2"
+INTERFACE_VERSION = "1.3"
 """Of the hooks and contracts in this package. The first number rises where a plugin has to be changed, the
 second where there is more than there was. `tests/registries/interface.txt` holds what it stands for."""
 REQUIREMENT = "OPENDLLM_INTERFACE"

@@ -73,7 +73,9 @@ def _losses_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 for _kind in EXTENSION_POINTS:
     for _registration in installed_plugins().of_kind(_kind):
         _name = f"Test_{_kind}_{_registration.name.replace('-', '_')}"
-        globals()[_name] = type(_name, (contract_of(_kind),), {"plugin": _registration.name})
+        globals()[_name] = type(
+            _name, (contract_of(_kind, _registration.options),), {"plugin": _registration.name}
+        )
 
 
 def test_every_extension_point_has_a_contract() -> None:

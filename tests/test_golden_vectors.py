@@ -59,9 +59,32 @@ CHANGES: dict[str, dict[str, Callable[[dict[str, Any]], None]]] = {
             lambda e: another_token(e["quirks"][0]["prompts"])
         ),
         "test_sdar_rollout[sdar-rollouts-6]": lambda e: another_token(e["rollouts"][6]["step_map"]),
+        "test_trace_rl[sdar-trace_rl-3]": lambda e: another_float(
+            e["trace_rl"][3]["losses"][2], "policy_loss"
+        ),
+        "test_returns_and_advantages_of_values[sdar-trace_rl_value-1]": lambda e: scaled(
+            e["trace_rl_value"][1]["rewards"]
+        ),
         "test_dllm_rls_fine_tuning_loss[sft_trace-sdar]": lambda e: another_float(
             e["loss"]["sft_trace"], "loss"
         ),
+    },
+    "policy": {
+        "test_coupled_grpo[policy-coupled_grpo-1]": lambda e: another_float(
+            e["coupled_grpo"][1]["gradient"]["l2_norm_by_parameter"], "model.layers.1.self_attn.q_proj.bias"
+        ),
+        "test_diffu_grpo[policy-diffu_grpo-3]": lambda e: another_float(e["diffu_grpo"][3], "loss"),
+        "test_dllms_grpo[policy-dllm_grpo-2]": lambda e: another_token(e["dllm_grpo"][2]["clipped"][0]),
+        "test_dllm_rl_on_dream[policy-dllm_rl-1]": lambda e: another_float(e["dllm_rl"][1], "kl_loss"),
+        "test_advantages[policy]": lambda e: scaled(e["advantages"]["groups"][1]["z_scored_population_std"]),
+        "test_one_python_block[policy]": lambda e: another_float(
+            e["rewards"]["code_format_python"][36], "reward"
+        ),
+        "test_reasoning_and_answer[policy]": lambda e: another_float(
+            e["rewards"]["reasoning_answer"][13], "xml_count"
+        ),
+        "test_boxed_results[policy]": lambda e: another_float(e["rewards"]["math"][18], "format_dllm"),
+        "test_overlong_answers[policy]": lambda e: another_token(e["rewards"]["soft_overlong"]["rewards"]),
     },
     "llada2": {
         "test_llada2_sample[llada2-samples-10-llada21_generate]": lambda e: another_token(
@@ -117,7 +140,7 @@ def test_every_changed_number_is_noticed_and_nothing_else(
         for change in changes.values():
             change(expected)
         path.write_text(json.dumps(expected))
-    folders = ("tests/backbones", "tests/decoding", "tests/objectives")
+    folders = ("tests/backbones", "tests/decoding", "tests/objectives", "tests/rewards")
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-m", "golden", "-p", "no:cacheprovider", *folders],
         cwd=repository,

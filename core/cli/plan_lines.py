@@ -14,6 +14,7 @@ from opendllm.core.planning.experiment_plan import ExperimentPlan, Total
 from opendllm.core.planning.hardware import Hardware
 from opendllm.core.planning.needs import missing
 from opendllm.core.planning.plan import Plan
+from opendllm.core.planning.reward_plan import RolloutPlan
 from opendllm.core.planning.training_plan import TrainingPlan
 from opendllm.registries.architecture import Architecture
 
@@ -86,6 +87,7 @@ def _variant_lines(variant: Variant, found: Plan, here: Here) -> Iterator[str]:
     if found.trained_in:
         yield f"training      trained in {found.trained_in}"
     elif found.training is not None:
+        yield from _rollout_lines(found.rollouts)
         yield from _training_lines(found.training, None if on_cpu is None else on_cpu.training, here)
     elif variant.manifest.train is None:
         yield "training      none: evaluated as it is"
@@ -101,6 +103,15 @@ def _variant_lines(variant: Variant, found: Plan, here: Here) -> Iterator[str]:
             else ""
         )
         yield f"missing       {what}{of}"
+
+
+def _rollout_lines(found: RolloutPlan | None) -> Iterator[str]:
+    if found is not None:
+        yield (
+            f"answers       {found.answers:,} in {counted(found.phases, 'phase')}, rows of about "
+            f"{found.row_length:,} tokens, at most {found.forward_passes:,} forward passes of a row, "
+            f"{found.flops:.3g} operations (in those below); rewards come on top"
+        )
 
 
 def _training_lines(training: TrainingPlan, on_cpu: TrainingPlan | None, here: Here) -> Iterator[str]:
@@ -225,6 +236,7 @@ def _variant_content(found: Plan) -> dict[str, Any]:
         "training": None
         if found.training is None
         else {**asdict(found.training), "memory": found.training.memory},
+        "rollouts": None if found.rollouts is None else asdict(found.rollouts),
         "trained_in": found.trained_in or None,
         "evaluations": {each.label: _evaluation_content(each) for each in found.evaluations},
         "download": None if found.download is None else dict([found.download]),

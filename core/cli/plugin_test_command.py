@@ -15,7 +15,7 @@ import typer
 from opendllm.core.cli.generate_command import parse_options
 from opendllm.core.cli.plugin_names import named_plugin
 from opendllm.core.foundation.option_errors import checked_options
-from opendllm.core.testing import CONTRACT_CLASSES
+from opendllm.core.testing import contract_name
 from opendllm.registries.errors import UserError
 
 _FILE = """from opendllm.core.testing import {contract}
@@ -49,7 +49,7 @@ def keep_contract(
     registration.check()  # what can't be built would fail all tests alike
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "test_contract.py"
-        contract = CONTRACT_CLASSES[registration.kind]
+        contract = contract_name(registration.kind, registration.options)
         file.write_text(
             _FILE.format(contract=contract, plugin=registration.qualified_name, options=options or None)
         )

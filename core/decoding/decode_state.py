@@ -31,6 +31,8 @@ class DecodeState:
         room: [R] int64, by how many positions each may still grow.
         origin: [R, L] int64, a number of its own for each position of a row, which it keeps where others are
             put in or taken out left of it; -1 on padding.
+        taken: [R] int64, steps that each has taken.
+        committed_at: [R, L] int64, at which of them, from 1, each position was written last; 0: never.
     """
 
     number: Tensor
@@ -45,6 +47,8 @@ class DecodeState:
     seeds: Tensor
     room: Tensor
     origin: Tensor
+    taken: Tensor
+    committed_at: Tensor
 
     def select_rows(self, index: Tensor) -> DecodeState:
         """Only the rows in `index` [R'] int64."""
@@ -61,12 +65,22 @@ class DecodeState:
             seeds=self.seeds[index],
             room=self.room[index],
             origin=self.origin[index],
+            taken=self.taken[index],
+            committed_at=self.committed_at[index],
         )
 
     def replace_rows(self, index: Tensor, others: DecodeState) -> DecodeState:
         """With other rows in place of those in `index` [R'] int64."""
         return DecodeState(
             **{name: value.index_copy(0, index, getattr(others, name)) for name, value in vars(self).items()}
+        )
+
+    def writing(self, tokens: Tensor, where: Tensor) -> DecodeState:
+        """With `tokens` [R, L] at the positions `where` [R, L] bool, written at the step being taken."""
+        return replace(
+            self,
+            tokens=torch.where(where, tokens, self.tokens),
+            committed_at=torch.where(where, self.taken[:, None], self.committed_at),
         )
 
     def after(self, selection: Selection, step: Step, mask_token_id: int) -> DecodeState:
@@ -76,17 +90,20 @@ class DecodeState:
         delete = nothing if selection.delete is None else selection.delete & step.editable
         commit = at_end if selection.commit is None else selection.commit | at_end
         commit = commit & step.masked & ~delete
-        tokens = torch.where(commit, step.tokens, self.tokens)
+        written = self.writing(step.tokens, commit)
         confidence = torch.where(commit, step.confidence, self.confidence)
         if selection.remask is not None:
             remask = selection.remask & step.editable & ~at_end
-            tokens = torch.where(remask, mask_token_id, tokens)
+            written = replace(written, tokens=torch.where(remask, mask_token_id, written.tokens))
         if selection.overwrite is not None:
             where = selection.overwrite.where & step.editable
-            tokens = torch.where(where, selection.overwrite.tokens, tokens)
+            # What is written over by the same token was settled before.
+            written = written.writing(
+                selection.overwrite.tokens, where & (selection.overwrite.tokens != written.tokens)
+            )
             confidence = torch.where(where, step.confidence, confidence)
         memory = self.memory if selection.memory is None else selection.memory
-        changed = replace(self, tokens=tokens, confidence=confidence, memory=memory)
+        changed = replace(written, confidence=confidence, memory=memory)
         if selection.insert is None and selection.delete is None:
             return changed
         insert, inserted = nothing, torch.zeros_like(self.tokens)
@@ -100,6 +117,7 @@ class DecodeState:
         real = edited(self.real, insert, delete, True, False)
         tokens = edited(self.tokens, insert, delete, inserted, 0)
         fresh = self.origin.amax(-1, keepdim=True) + insert.long().cumsum(-1)
+        put_in_at = self.taken[:, None].expand_as(self.tokens)
         return replace(
             self,
             tokens=tokens,
@@ -112,6 +130,7 @@ class DecodeState:
             memory=edited(self.memory, insert, delete, -1, -1),
             room=self.room - insert.sum(-1),
             origin=edited(self.origin, insert, delete, fresh, -1),
+            committed_at=edited(self.committed_at, insert, delete, put_in_at, 0),
         )
 
 
@@ -125,6 +144,7 @@ class WholeCanvas:
         editable: [B, L] bool.
         confidence: [B, L] float32, see `DecodeState`.
         origin: [B, L] int64, see `DecodeState`.
+        committed_at: [B, L] int64, see `DecodeState`.
     """
 
     tokens: Tensor
@@ -132,6 +152,7 @@ class WholeCanvas:
     editable: Tensor
     confidence: Tensor
     origin: Tensor
+    committed_at: Tensor
 
     def with_rows(self, state: DecodeState) -> WholeCanvas:
         """This canvas, with some of its rows as `state` has them."""
@@ -142,6 +163,7 @@ class WholeCanvas:
             editable=self.editable.index_put(rows, state.editable),
             confidence=self.confidence.index_put(rows, state.confidence),
             origin=self.origin.index_put(rows, state.origin),
+            committed_at=self.committed_at.index_put(rows, state.committed_at),
         )
 
     def snapshot(self) -> Snapshot:

@@ -30,6 +30,8 @@ class Decoded:
         written: [B, L'] bool, the positions that were masks, or were put in.
         snapshots: what `trace` is made of, with all that is known of each position.
         origin: [B, L'] int64, which position of the snapshots each is in the end.
+        committed_at: [B, L'] int64, at which of its row's steps, from 1, each position was last written; 0
+            where it was given.
     """
 
     tokens: Tensor
@@ -38,6 +40,7 @@ class Decoded:
     written: Tensor
     snapshots: list[Snapshot] = field(repr=False)
     origin: Tensor = field(repr=False)
+    committed_at: Tensor = field(repr=False)
 
     @property
     def trace(self) -> list[Tensor]:
@@ -108,6 +111,7 @@ def decode(
         whole.editable[:, :used],
         [snapshot.first_columns(max(given_length, longest)) for snapshot in trace],
         whole.origin[:, :used],
+        whole.committed_at[:, :used],
     )
 
 

@@ -106,10 +106,18 @@ class DeviceStep:
         self._sampler = sampler
         self._options = options
         self.state = DecodeState(
-            **{name: canvas.new_zeros(rows) for name in ("number", "seeds", "room")},
+            **{name: canvas.new_zeros(rows) for name in ("number", "seeds", "room", "taken")},
             **{
                 name: torch.zeros_like(canvas)
-                for name in ("tokens", "block_of", "part_of", "positions", "memory", "origin")
+                for name in (
+                    "tokens",
+                    "block_of",
+                    "part_of",
+                    "positions",
+                    "memory",
+                    "origin",
+                    "committed_at",
+                )
             },
             real=real,
             editable=torch.zeros_like(real),

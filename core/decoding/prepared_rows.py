@@ -38,7 +38,9 @@ class PreparedRows:
     def whole(self) -> WholeCanvas:
         """The canvas that they are."""
         state = self.state
-        return WholeCanvas(state.tokens, state.real, state.editable, state.confidence, state.origin)
+        return WholeCanvas(
+            state.tokens, state.real, state.editable, state.confidence, state.origin, state.committed_at
+        )
 
 
 def prepare_rows(
@@ -87,5 +89,7 @@ def prepare_rows(
         seeds=seeds,
         room=room,
         origin=torch.where(real, torch.arange(canvas.shape[1], device=canvas.device), -1),
+        taken=torch.zeros_like(seeds),
+        committed_at=torch.zeros_like(canvas),
     )
     return PreparedRows(state, layout, blocks, parts if options.cache == "delayed" else blocks)

@@ -42,12 +42,14 @@ class FinishedRow:
     Attributes:
         number: what it is called.
         written: the tokens that stand where masks were.
+        committed_at: at which of the row's steps, from 1, each of them was last written.
         forward_passes: that it took part in.
         seconds: its share of the wall time of the steps that it was there for.
     """
 
     number: int
     written: list[int]
+    committed_at: list[int]
     forward_passes: int
     seconds: float
 
@@ -272,14 +274,15 @@ class RowPool:
         tokens, editable = state.tokens[index], state.editable[index]
         if self._sampler.revises or self.run.is_fixed:
             check_written(editable & (tokens == self._lm.mask_token_id), self._sampler)
+        steps = state.committed_at[index].cpu()
         tokens, editable = tokens.cpu(), editable.cpu()
-        for slot, ids, written in zip(slots, tokens, editable, strict=True):
+        for slot, ids, at, written in zip(slots, tokens, steps, editable, strict=True):
             row = self._is[slot]
             assert row is not None
             self._is[slot] = None
             passes = int(cursor.forward_passes[cursor.rows[slot]])
             seconds, self._seconds[slot] = float(self._seconds[slot]), 0.0
-            yield FinishedRow(row.number, ids[written].tolist(), passes, seconds)
+            yield FinishedRow(row.number, ids[written].tolist(), at[written].tolist(), passes, seconds)
 
     def _select(self, slots: Sequence[int]) -> None:
         """Go on with these slots, any of which may be there several times: its copies are empty."""

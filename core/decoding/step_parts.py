@@ -141,6 +141,7 @@ def carry_out(
     special: SpecialTokens,
 ) -> Outcome:
     """Do what the sampler has decided; stop rows whose text can't change any more."""
+    state = replace(state, taken=state.taken + plan.unfinished)
     state = state.after(selection, step, special.mask)
     stopped = None
     if options.early_stop:
@@ -180,5 +181,5 @@ def _stop_where_settled(
     """Rows of which only settled tails are left become EOS there; and [R] bool, which they are."""
     tails = settled_tails(state.tokens, state.editable, unsettled, special.stops)
     settled = ~(unsettled & ~tails).any(-1)
-    tokens = torch.where(tails & settled[:, None], special.stops[0], state.tokens)
-    return replace(state, tokens=tokens), settled
+    filled = tails & settled[:, None] & (state.tokens != special.stops[0])
+    return state.writing(torch.full_like(state.tokens, special.stops[0]), filled), settled

@@ -53,6 +53,7 @@ class Written:
     Attributes:
         text: up to the first stop id.
         tokens: every id that was asked for, also those after it.
+        committed_at: at which of the row's steps, from 1, each of `tokens` was last written.
         kept_tokens: how many of them `text` is made of.
         forward_passes: that the row took part in.
         seconds: its share of the wall time, of all that was written side by side.
@@ -63,6 +64,7 @@ class Written:
 
     text: str
     tokens: tuple[int, ...]
+    committed_at: tuple[int, ...]
     kept_tokens: int
     forward_passes: int
     seconds: float
@@ -175,6 +177,7 @@ def _written(
     return Written(
         codec.decode(written[:end], row.ids[: row.given]),
         tuple(written),
+        tuple(done.committed_at[: len(written)]),
         end,
         done.forward_passes,
         done.seconds,
@@ -204,11 +207,13 @@ def _traced(
     except NotFiniteError as error:
         raise NotFiniteError(rows[error.row].number, error.column) from error
     tokens, is_written = decoded.tokens.cpu(), decoded.written.cpu()
+    steps = decoded.committed_at.cpu()
     seconds = (time.perf_counter() - started) / len(rows)
     canvases = [CanvasLists.of(snapshot) for snapshot in decoded.snapshots]
     for at, row in enumerate(rows):
         written = tokens[at][is_written[at]].tolist()
-        done = FinishedRow(row.number, written, int(decoded.forward_passes[at]), seconds)
+        committed_at = steps[at][is_written[at]].tolist()
+        done = FinishedRow(row.number, written, committed_at, int(decoded.forward_passes[at]), seconds)
         found = [each.row(at) for each in canvases]
         traced = None
         if found:
@@ -227,6 +232,24 @@ def why_unfit(lm: DiffusionLM, codec: TextCodec, gap: Gap, options: DecoderOptio
     return None
 
 
+def around_gap(codec: TextCodec, gap: Gap, number: str = "") -> tuple[list[int], list[int]]:
+    """The ids that stand left and right of a gap.
+
+    Args:
+        codec: the checkpoint's.
+        gap: what is to be written.
+        number: of the gap, with a space before it, for errors.
+
+    Raises:
+        UserError: one holds half of a surrogate pair.
+    """
+    if gap.templated:
+        prefix = codec.encode_rendered(gap.prefix)
+    else:
+        prefix = [*codec.bos, *encode(codec, gap.prefix, f"prompt{number}")]
+    return prefix, encode(codec, gap.suffix or "", f"suffix{number}", begins=False)
+
+
 def row_to_write(
     lm: DiffusionLM, codec: TextCodec, gap: Gap, options: DecoderOptions, number: str
 ) -> TextRow:
@@ -243,11 +266,7 @@ def row_to_write(
         UserError: see `write`.
     """
     what = f"prompt{number}"
-    if gap.templated:
-        prefix = codec.encode_rendered(gap.prefix)
-    else:
-        prefix = [*codec.bos, *encode(codec, gap.prefix, what)]
-    suffix = encode(codec, gap.suffix or "", f"suffix{number}", begins=False)
+    prefix, suffix = around_gap(codec, gap, number)
     refuse_unknown_ids(lm, [*prefix, *suffix], what)
     if not prefix and not suffix:
         raise UserError(f"{what} is empty")

@@ -54,6 +54,18 @@ def summed(value: torch.Tensor) -> torch.Tensor:
     return value
 
 
+def largest(value: int) -> int:
+    """Of all processes' numbers."""
+    import torch
+    import torch.distributed as dist
+
+    if _patient_group is None:
+        return value
+    found = torch.tensor(value)
+    dist.all_reduce(found, dist.ReduceOp.MAX, group=_patient_group)
+    return int(found)
+
+
 def wait_for_all() -> None:
     """Go on when every process has come here, however long that takes."""
     import torch.distributed as dist

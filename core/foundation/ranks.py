@@ -27,6 +27,11 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0")) if started_by_launcher() else 0
 
 
+def local_world_size() -> int:
+    """How many of a run's processes share this machine; 1 where the launcher doesn't say."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if started_by_launcher() else 1
+
+
 def is_first_process() -> bool:
     """Whether this process writes the run's own files; under a launcher the others only take part."""
     return rank() == 0

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from opendllm.core.decoding.options import DecoderOptions
 from opendllm.core.foundation.option_errors import option_errors
+from opendllm.core.manifest.reward_schema import Rollout
 from opendllm.core.manifest.schema import Generate, Manifest
 from opendllm.core.manifest.sources import KeyPath, Location, Source
 from opendllm.registries.errors import UserError
@@ -88,9 +89,9 @@ def _with(data: Any, path: KeyPath, value: Any) -> Any:
     return {**data, first: _with(data[first], tuple(rest), value) if rest else value}
 
 
-def decoder_options(generate: Generate) -> DecoderOptions:
-    """The decoder's part of a `generate` section."""
-    return DecoderOptions.model_validate(generate.model_dump(exclude={"sampler", "chat"}))
+def decoder_options(generate: Generate | Rollout) -> DecoderOptions:
+    """The decoder's part of a `generate` section, or of a `rollout`."""
+    return DecoderOptions.model_validate(generate.model_dump(include=set(DecoderOptions.model_fields)))
 
 
 def generation_of(manifest: Manifest, index: int) -> Generate:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -11,6 +11,7 @@ from opendllm.core.checkpoints.families import stored_block_length
 from opendllm.core.decoding.options import DecoderOptions
 from opendllm.core.decoding.settings import default_options
 from opendllm.core.manifest.checks import generation_of
+from opendllm.core.manifest.reward_schema import Rollout
 from opendllm.core.manifest.schema import Generate, Manifest
 from opendllm.core.manifest.section import PluginChoice
 from opendllm.registries.discovery import Plugins
@@ -39,10 +40,20 @@ def with_default_decoding(manifest: Manifest, plugins: Plugins) -> Manifest:
             own = whole.model_copy(update={name: getattr(whole, name) for name in Generate.model_fields})
         evaluate.append(entry.model_copy(update={"generate": own}))
     generate = _filled(manifest.generate, family.default_sampler, defaults)
-    return manifest.model_copy(update={"generate": generate, "evaluate": tuple(evaluate)})
+    train = manifest.train
+    if train is not None and train.rl is not None:
+        # Whatever temperature the authors decode with: answers to one prompt are to differ.
+        others = {name: value for name, value in defaults.items() if name != "temperature"}
+        rollout = _filled(train.rl.rollout, family.default_sampler, others)
+        rl = train.rl.model_copy(update={"rollout": rollout})
+        train = train.model_copy(update={"rl": rl})
+    return manifest.model_copy(update={"generate": generate, "evaluate": tuple(evaluate), "train": train})
 
 
-def _filled(generate: Generate, sampler: str, defaults: dict[str, Any]) -> Generate:
+SectionT = TypeVar("SectionT", Generate, Rollout)
+
+
+def _filled(generate: SectionT, sampler: str, defaults: dict[str, Any]) -> SectionT:
     if generate.sampler is not None:
         return generate
     decoder = {name: value for name, value in defaults.items() if name in DecoderOptions.model_fields}

@@ -44,7 +44,7 @@ _NOT_TRAINED_FROM = (
 """Keys of `train` that only say how the same weights are come by; a run may go on with others."""
 
 
-_ADDED_LATER = frozenset({"add_bos_token", "eos_token", "load_balancing"})
+_ADDED_LATER = frozenset({"add_bos_token", "eos_token", "load_balancing", "rl"})
 """Keys that earlier manifests lack: null means what was done before there was one, and the same digest."""
 
 
@@ -52,6 +52,14 @@ def _without_new_defaults(section: dict[str, Any] | None) -> dict[str, Any] | No
     if section is None:
         return None
     return {key: value for key, value in section.items() if value is not None or key not in _ADDED_LATER}
+
+
+def _learnt_from(rl: dict[str, Any]) -> dict[str, Any]:
+    """What of a dumped `rl` section decides the trained weights."""
+    content = {key: value for key, value in rl.items() if key not in ("held_out", "reward_seconds")}
+    content["rollout"] = {key: value for key, value in rl["rollout"].items() if key != "batch_size"}
+    content["reference"] = {key: value for key, value in rl["reference"].items() if key != "offload"}
+    return content
 
 
 def trained_from(manifest: dict[str, Any]) -> dict[str, Any]:
@@ -71,6 +79,8 @@ def trained_from(manifest: dict[str, Any]) -> dict[str, Any]:
     if content["train"] is not None:
         trained = {key: value for key, value in content["train"].items() if key not in _NOT_TRAINED_FROM}
         content["train"] = _without_new_defaults(trained)
+        if content["train"].get("rl") is not None:
+            content["train"]["rl"] = _learnt_from(content["train"]["rl"])
     return content
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from opendllm.core.checkpoints.files import model_folder
 from opendllm.core.foundation.fingerprints import content_digest
-from opendllm.core.foundation.globs import files_below, matches_anything
+from opendllm.core.foundation.globs import MatchedFile, files_below, matches_anything
 from opendllm.core.manifest.checks import Issue, ManifestError, dotted
+from opendllm.core.manifest.reward_schema import Problems
 from opendllm.core.manifest.schema import PLUGIN_KEYS, TokenizerChoice
 from opendllm.core.manifest.sources import KeyPath, Location, Source
 from opendllm.core.manifest.variant_plugins import VariantPlugins
@@ -19,6 +22,11 @@ from opendllm.registries.discovery import Plugins
 from opendllm.registries.errors import PluginError, UserError
 from opendllm.registries.options import path_fields
 
+_SECTIONS_WITH_PATHS: Mapping[KeyPath, type[BaseModel]] = {
+    ("data", "tokenizer"): TokenizerChoice,
+    ("train", "rl", "problems"): Problems,
+    ("train", "rl", "held_out", "problems"): Problems,
+}
 _SAMPLED_BYTES = 64 << 20
 """Of a checkpoint so much is hashed: it takes no time, and weights that differ differ everywhere."""
 
@@ -43,6 +51,11 @@ def without_paths(content: dict[str, Any], plugins: VariantPlugins) -> dict[str,
         return content
     backbone = content["model"]["backbone"]
     content = {**content, "model": {"backbone": _by_content(backbone, type(plugins.backbone.options))}}
+    if content.get("train") and content["train"].get("rl") is not None:
+        content = {
+            **content,
+            "train": {**content["train"], "rl": _problems_known(content["train"]["rl"], plugins)},
+        }
     data = content.get("data")
     if data is None:
         return content
@@ -80,8 +93,8 @@ def _paths(node: dict[str, Any], path: KeyPath, plugins: Plugins) -> Iterator[tu
             return
         for key, or_hub_id in path_fields(model):
             yield (*path, "options"), key, or_hub_id
-    elif path == ("data", "tokenizer"):
-        for key, or_hub_id in path_fields(TokenizerChoice):
+    elif path in _SECTIONS_WITH_PATHS:
+        for key, or_hub_id in path_fields(_SECTIONS_WITH_PATHS[path]):
             yield path, key, or_hub_id
 
 
@@ -109,6 +122,16 @@ def _absolute(given: str, location: Location, at: KeyPath, or_hub_id: bool) -> s
 
 def _by_content(choice: dict[str, Any], model: type[Any]) -> dict[str, Any]:
     return {**choice, "options": _known_by_content(choice["options"], model)}
+
+
+def _problems_known(rl: dict[str, Any], plugins: VariantPlugins) -> dict[str, Any]:
+    """Problems by what their file holds."""
+    problems = dict(rl["problems"])
+    if problems["path"] is not None and Path(problems["path"]).is_file():
+        problems["path"] = content_digest([MatchedFile("problems", Path(problems["path"]))], None)
+    if problems["benchmark"] is not None and plugins.rewards is not None and plugins.rewards.problems:
+        problems["benchmark"] = _pathless(problems["benchmark"], type(plugins.rewards.problems.options))
+    return {**rl, "problems": problems}
 
 
 def _known_by_content(options: dict[str, Any], model: type[Any]) -> dict[str, Any]:

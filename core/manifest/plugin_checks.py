@@ -21,11 +21,20 @@ from opendllm.core.manifest.checks import (
     issues_of,
 )
 from opendllm.core.manifest.noise_checks import noise_issues
+from opendllm.core.manifest.reward_checks import kind_issues, reward_issues
+from opendllm.core.manifest.reward_schema import Problems, Rollout
 from opendllm.core.manifest.schema import PLUGIN_KEYS, Generate, Manifest
 from opendllm.core.manifest.section import PluginChoice
 from opendllm.core.manifest.sources import KeyPath, Source
-from opendllm.core.manifest.variant_plugins import EvaluationPlugins, TrainingPlugins, VariantPlugins
+from opendllm.core.manifest.variant_plugins import (
+    EvaluationPlugins,
+    RewardPlugins,
+    TrainingPlugins,
+    VariantPlugins,
+)
+from opendllm.core.rewards.weighing import WeightedReward
 from opendllm.registries.backbones import Backbone
+from opendllm.registries.benchmarks import Benchmark
 from opendllm.registries.corpora import Corpus
 from opendllm.registries.discovery import Plugins
 from opendllm.registries.errors import PluginError, UserError
@@ -36,6 +45,7 @@ from opendllm.registries.options import (
     BackboneOptions,
     ObjectiveOptions,
     PluginOptions,
+    RewardOptions,
     SamplerOptions,
     noise_destination,
     only_asks_likelihoods,
@@ -76,6 +86,7 @@ def resolve_plugins(manifest: Manifest, source: Source, plugins: Plugins) -> Var
     ]
     resolver.decodes = not all(chosen and only_asks_likelihoods(chosen.options) for chosen in benchmarks)
     sampler = resolver.sampler(manifest.generate, ("generate",))
+    rewards = resolver.rewards()
     samplers = [
         resolver.sampler(generation_of(manifest, index), ("evaluate", index, "generate"))
         if entry.generate is not None
@@ -84,6 +95,11 @@ def resolve_plugins(manifest: Manifest, source: Source, plugins: Plugins) -> Var
     ]
     issues = resolver.issues
     training = TrainingPlugins(objective, schedule) if objective and schedule else None
+    if objective is not None:
+        about = list(kind_issues(manifest, objective.name, objective.options))
+        if rewards is not None and not about:
+            about += reward_issues(manifest, objective.options, rewards)
+        issues.extend(Issue(source.location(path), dotted(path), message) for path, message in about)
     if backbone is not None:
         issues.extend(_data_issues(manifest, source, backbone.options))
         issues.extend(_loading_issues(manifest, source, backbone.options))
@@ -105,6 +121,7 @@ def resolve_plugins(manifest: Manifest, source: Source, plugins: Plugins) -> Var
             for benchmark, own in zip(benchmarks, samplers, strict=True)
             if benchmark and own
         ),
+        rewards,
     )
 
 
@@ -200,7 +217,43 @@ class Resolver:
             for choice, path in zip(data.corpora(), paths, strict=True)
         ]
 
-    def sampler(self, generate: Generate, path: KeyPath) -> ChosenPlugin[Sampler, SamplerOptions] | None:
+    def rewards(self) -> RewardPlugins | None:
+        """What the `train.rl` section names; None where there is none, or an issue with it."""
+        rl = self.manifest.train.rl if self.manifest.train is not None else None
+        if rl is None:
+            return None
+        at: KeyPath = ("train", "rl")
+        found = [
+            (
+                self.plugin(
+                    self.plugins.rewards, RewardOptions, each.reward, (*at, "rewards", index, "reward")
+                ),
+                each,
+            )
+            for index, each in enumerate(rl.rewards)
+        ]
+        rewards = tuple(WeightedReward(plugin, each.weight) for plugin, each in found if plugin is not None)
+        decodes, self.decodes = self.decodes, True
+        sampler = self.sampler(rl.rollout, (*at, "rollout"))
+        self.decodes = decodes
+        problems = self._benchmark_of(rl.problems, (*at, "problems"))
+        held_out = None
+        if rl.held_out is not None:
+            held_out = self._benchmark_of(rl.held_out.problems, (*at, "held_out", "problems"))
+        if sampler is None or len(rewards) < len(rl.rewards):
+            return None
+        return RewardPlugins(problems, rewards, sampler, held_out)
+
+    def _benchmark_of(
+        self, problems: Problems, path: KeyPath
+    ) -> ChosenPlugin[Benchmark, PluginOptions] | None:
+        if problems.benchmark is None:
+            return None
+        return self.plugin(self.plugins.benchmarks, PluginOptions, problems.benchmark, (*path, "benchmark"))
+
+    def sampler(
+        self, generate: Generate | Rollout, path: KeyPath
+    ) -> ChosenPlugin[Sampler, SamplerOptions] | None:
         """The sampler of a `generate` section at `path`, and whether the section's settings reach it."""
         choice = generate.sampler or self._default_sampler()
         if choice is None:
@@ -244,7 +297,8 @@ def _said(node: Any, path: KeyPath) -> bool:
 def _data_issues(manifest: Manifest, source: Source, backbone: BackboneOptions) -> Iterator[Issue]:
     """A model that is trained or built needs data; only a pretrained one brings a tokenizer."""
     if manifest.data is None:
-        if manifest.train is not None or backbone.pretrained is None:
+        learns_documents = manifest.train is not None and manifest.train.rl is None
+        if learns_documents or backbone.pretrained is None:
             yield Issue(source.location(("data",)), "data", "is missing")
     elif manifest.data.tokenizer is None and backbone.pretrained is None:
         yield Issue(source.location(("data", "tokenizer")), "data.tokenizer", "is missing")

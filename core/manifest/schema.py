@@ -23,6 +23,7 @@ PLUGIN_KEYS = {
     "noise_schedule": "noise_schedules",
     "sampler": "samplers",
     "benchmark": "benchmarks",
+    "reward": "rewards",
 }
 """Keys that choose a plugin, wherever they stand -> its kind."""
 
@@ -214,7 +215,8 @@ class Manifest(Section):
     generate: Generate = Generate()
     evaluate: tuple[Evaluate, ...] = ()
     allow_code_execution: bool = Field(
-        False, description="Whether benchmarks may run what the model wrote, in a sandbox, to score it."
+        False,
+        description="Whether benchmarks and rewards may run what the model wrote, in a sandbox, to score it.",
     )
     isolation: IsolationLevel | None = Field(
         None, description="The weakest sandbox that will do; by default the strongest of this machine."

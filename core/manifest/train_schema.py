@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from opendllm.core.manifest.reward_schema import Reference, RewardLearning
 from opendllm.core.manifest.section import PluginChoice, Section
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -103,9 +104,16 @@ class Train(Section):
     """How the model is trained."""
 
     objective: PluginChoice
+    rl: RewardLearning | None = Field(
+        None, description="Learn from rewards of the model's own answers, with a policy objective."
+    )
     noise_schedule: PluginChoice = PluginChoice(name="linear")
     steps: int = Field(ge=1, description="Optimizer steps.")
-    global_batch_size: int = Field(16, ge=1, description="Rows in a step, over all ranks and micro-batches.")
+    global_batch_size: int = Field(
+        16,
+        ge=1,
+        description="Rows in a step, over all ranks and micro-batches; with `rl`, a phase's answers.",
+    )
     micro_batch_size: int | None = Field(
         None, ge=1, description="Rows in one forward pass of one rank; by default as many as the step has."
     )
@@ -158,6 +166,36 @@ class Train(Section):
             _check_expression("freeze", pattern)
         if self.lora is not None and isinstance(self.lora.targets, str):
             _check_expression("lora.targets", self.lora.targets)
+        return self
+
+    @model_validator(mode="after")
+    def _rewards_have_an_effect(self) -> Train:
+        rl = self.rl
+        if rl is None:
+            return self
+        if self.global_batch_size % rl.group_size:
+            raise ValueError(
+                f"global_batch_size {self.global_batch_size} is not a multiple of rl.group_size "
+                f"{rl.group_size}"
+            )
+        if rl.reference.every is not None and rl.reference.every % rl.iterations:
+            raise ValueError(
+                f"rl.reference.every {rl.reference.every} is not a multiple of rl.iterations "
+                f"{rl.iterations}: the reference stays the same within a phase"
+            )
+        if self.lora is not None and rl.reference != Reference():
+            raise ValueError(
+                "rl.reference has no effect with lora: the model without adapters is the reference"
+            )
+        if self.held_out != HeldOut() or self.checkpoint.keep_best:
+            raise ValueError(
+                "held_out and checkpoint.keep_best are about a loss of documents, and rl learns from "
+                "answers: leave them out; rl.held_out measures how many held-out problems pass"
+            )
+        if self.noise_schedule != PluginChoice(name="linear"):
+            raise ValueError("noise_schedule has no effect with rl: leave it out")
+        if self.load_balancing is not None:
+            raise ValueError("load_balancing goes with documents, not with rl: leave it out")
         return self
 
     @model_validator(mode="after")

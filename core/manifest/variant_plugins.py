@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from opendllm.core.rewards.weighing import WeightedReward
 from opendllm.registries.backbones import Backbone
 from opendllm.registries.benchmarks import Benchmark
 from opendllm.registries.corpora import Corpus
@@ -40,6 +41,29 @@ class TrainingPlugins:
 
 
 @dataclass(frozen=True)
+class RewardPlugins:
+    """Of the `train.rl` section.
+
+    Attributes:
+        problems: the benchmark that they are of; None where a file has them.
+        rewards: with their weights.
+        sampler: that answers are written with.
+        held_out: as `problems`, of those that are held out; None where none are, too.
+    """
+
+    problems: ChosenPlugin[Benchmark, PluginOptions] | None
+    rewards: tuple[WeightedReward, ...]
+    sampler: ChosenPlugin[Sampler, SamplerOptions]
+    held_out: ChosenPlugin[Benchmark, PluginOptions] | None
+
+    def __iter__(self) -> Iterator[ChosenPlugin[Any, Any]]:
+        """All of them."""
+        yield from (reward.plugin for reward in self.rewards)
+        yield self.sampler
+        yield from filter(None, (self.problems, self.held_out))
+
+
+@dataclass(frozen=True)
 class EvaluationPlugins:
     """Of one entry of `evaluate`; the sampler may be the one of `generate`, or the backbone's own.
 
@@ -68,6 +92,7 @@ class VariantPlugins:
         training: None where nothing is trained.
         own_sampler: the one of `generate`, or the backbone's own; None where a server is asked.
         evaluations: one for each entry of `evaluate`.
+        rewards: None where nothing is learnt from rewards.
     """
 
     own_backbone: ChosenPlugin[Backbone, BackboneOptions] | None
@@ -75,6 +100,7 @@ class VariantPlugins:
     training: TrainingPlugins | None
     own_sampler: ChosenPlugin[Sampler, SamplerOptions] | None
     evaluations: tuple[EvaluationPlugins, ...]
+    rewards: RewardPlugins | None = None
 
     @property
     def backbone(self) -> ChosenPlugin[Backbone, BackboneOptions]:
@@ -99,6 +125,8 @@ class VariantPlugins:
         if self.training is not None:
             yield self.training.objective
             yield self.training.noise_schedule
+        if self.rewards is not None:
+            yield from self.rewards
         yield self.sampler
         yield from (evaluation.benchmark for evaluation in self.evaluations)
 

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy, linear
 from torch.utils.checkpoint import checkpoint
 
 from opendllm.core.networks.logit_chunks import rows_at_once
-from opendllm.registries.backbones import DistributionLoss, LikelihoodLoss, LossPart
+from opendllm.registries.backbones import DistributionLoss, JointLoss, LikelihoodLoss, LossPart
 
 
 class ScoringHead(nn.Linear):
@@ -26,6 +26,8 @@ class ScoringHead(nn.Linear):
         """Logits [..., V] of hidden states [..., D]; with targets [N] and a loss, the loss of [N, D]."""
         if targets is None or loss_part is None:
             return linear(hidden, self.weight, self.bias)
+        if isinstance(loss_part, JointLoss):
+            return self._joint_loss(guided(hidden, loss_part.guidance_scale), targets, loss_part)
         if isinstance(loss_part, DistributionLoss) and not torch.is_grad_enabled():
             chunks = _logits_of_chunks(hidden, self.weight, self.bias)
             return torch.stack(
@@ -35,6 +37,40 @@ class ScoringHead(nn.Linear):
         loss: Tensor = _LinearLoss.apply(hidden, targets, self.weight, self.bias, loss_part)
         return loss
 
+    def _joint_loss(self, hidden: Tensor, targets: Tensor, loss_part: JointLoss) -> Tensor:
+        """Of [n, D], in two rounds: all likelihoods and the loss's slope for each, then its gradients.
+
+        Each likelihood is the same number whether gradients are wanted or not: a policy's ratio to itself
+        is exactly 1.
+        """
+        with torch.no_grad():
+            chunks = _logits_of_chunks(hidden, self.weight, self.bias)
+            parts = [_likelihoods(logits, targets[chunk])[0] for chunk, logits in chunks]
+            nll = torch.cat([hidden.new_zeros(0, dtype=torch.float32), *parts])
+        if not torch.is_grad_enabled():
+            return loss_part.of(nll)
+        loss = loss_part.of(nll.requires_grad_())
+        (slope,) = torch.autograd.grad(loss, nll)
+        straight: Tensor = _LinearLoss.apply(
+            hidden, targets, self.weight, self.bias, lambda nll, chunk: (slope[chunk] * nll).sum()
+        )
+        return loss.detach() + (straight - straight.detach())
+
+
+def guided(answers: Tensor, guidance_scale: float) -> Tensor:
+    """[n, D] of [2n, D]: classifier-free guidance from an answer and the same without its prompt.
+
+    Logits are linear in the hidden states of a linear head, so that it is guided before as well as after.
+
+    Args:
+        answers: hidden states or logits.
+        guidance_scale: 0 leaves [n, D] as they are.
+    """
+    if not guidance_scale:
+        return answers
+    of_prompt, without = answers.float().chunk(2)
+    return (without + (1 + guidance_scale) * (of_prompt - without)).to(answers.dtype)
+
 
 def let_score(head: nn.Module) -> None:
     """Turn a plain linear layer into a `ScoringHead` where it stands, weights and all."""
@@ -42,20 +78,30 @@ def let_score(head: nn.Module) -> None:
         head.__class__ = ScoringHead
 
 
-def token_losses(head: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
+def token_losses(head: nn.Module, hidden: Tensor, targets: Tensor, guidance_scale: float = 0.0) -> Tensor:
     """Each token's negative log-likelihood under `head`: [N] float32, nats.
 
     Where gradients are wanted, the backward pass computes each chunk's logits once more.
 
     Args:
         head: from hidden states to logits.
-        hidden: [N, D].
+        hidden: [N, D]; with guidance [2N, D].
         targets: [N] int64.
+        guidance_scale: see `JointLoss`.
     """
     if not len(hidden):
         return _plain(head, hidden, targets)
     vocabulary = getattr(head, "out_features", 1 << 17)
-    chunks = [(hidden[chunk], targets[chunk]) for chunk in _chunks(hidden, vocabulary)]
+    count = len(targets)
+    of_prompt, without = hidden[:count], hidden[count:]
+    chunks = [
+        (
+            torch.cat([of_prompt[chunk], without[chunk]]) if guidance_scale else hidden[chunk],
+            targets[chunk],
+            guidance_scale,
+        )
+        for chunk in _chunks(targets, vocabulary)
+    ]
     if torch.is_grad_enabled():
         return torch.cat([checkpoint(_plain, head, *chunk, use_reentrant=False) for chunk in chunks])
     return torch.cat([_plain(head, *chunk) for chunk in chunks])
@@ -76,12 +122,16 @@ def summed_loss(head: nn.Module, hidden: Tensor, targets: Tensor, loss_part: Los
         loss_part: from the negative log-likelihoods, or the logits, of a run of tokens to their share of the
             loss.
     """
+    if isinstance(loss_part, JointLoss) and loss_part.guidance_scale:
+        targets = targets[: len(targets) // 2]
     # A distribution's without gradients, too: its own chunks would be as many as this rank's positions ask.
-    if _scores_itself(head) and (torch.is_grad_enabled() or isinstance(loss_part, DistributionLoss)):
+    if _scores_itself(head) and (torch.is_grad_enabled() or not callable(loss_part)):
         loss: Tensor = head(hidden, targets, loss_part)
         return loss
     if isinstance(loss_part, DistributionLoss):
         return _distribution_loss(head, hidden, loss_part)
+    if isinstance(loss_part, JointLoss):
+        return loss_part.of(token_losses(head, hidden, targets, loss_part.guidance_scale))
     return loss_part(token_losses(head, hidden, targets), slice(0, len(targets)))
 
 
@@ -101,8 +151,8 @@ def _distribution_loss(head: nn.Module, hidden: Tensor, loss_part: DistributionL
     return torch.stack([loss.double() for loss in losses]).sum()
 
 
-def _plain(head: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
-    return cross_entropy(head(hidden).float(), targets, reduction="none")
+def _plain(head: nn.Module, hidden: Tensor, targets: Tensor, guidance_scale: float = 0.0) -> Tensor:
+    return cross_entropy(guided(head(hidden), guidance_scale).float(), targets, reduction="none")
 
 
 def _scores_itself(head: nn.Module) -> bool:
@@ -110,9 +160,9 @@ def _scores_itself(head: nn.Module) -> bool:
     return isinstance(head, ScoringHead) and type(head.weight) is nn.Parameter and "forward" not in vars(head)
 
 
-def _chunks(hidden: Tensor, vocabulary: int) -> list[slice]:
-    rows = rows_at_once(vocabulary, hidden.device.type)
-    return [slice(start, min(start + rows, len(hidden))) for start in range(0, len(hidden), rows)]
+def _chunks(positions: Tensor, vocabulary: int) -> list[slice]:
+    rows = rows_at_once(vocabulary, positions.device.type)
+    return [slice(start, min(start + rows, len(positions))) for start in range(0, len(positions), rows)]
 
 
 class _LinearLoss(torch.autograd.Function):
@@ -120,7 +170,12 @@ class _LinearLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, targets: Tensor, weight: Tensor, bias: Tensor | None, loss_part: LossPart
+        ctx: Any,
+        hidden: Tensor,
+        targets: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        loss_part: LikelihoodLoss | DistributionLoss,
     ) -> Tensor:
         for_hidden, _, for_weight, for_bias, _ = ctx.needs_input_grad
         # Sums over many chunks are kept in float32, whatever the weights are in.
@@ -162,15 +217,20 @@ def _likelihood_slopes(
     logits: Tensor, targets: Tensor, chunk: slice, loss_part: LikelihoodLoss
 ) -> tuple[Tensor, Tensor]:
     """(loss, its gradient for the logits, which it overwrites) of a chunk's cross-entropies."""
-    chosen = logits.gather(1, targets[:, None]).squeeze(1)
-    largest = logits.amax(-1)
-    total = logits.sub_(largest[:, None]).exp_().sum(-1)
+    nll, total = _likelihoods(logits, targets)
     with torch.enable_grad():
-        nll = (total.log() + largest - chosen).requires_grad_()
-        loss = loss_part(nll, chunk)
+        loss = loss_part(nll.requires_grad_(), chunk)
     (slope,) = torch.autograd.grad(loss, nll)
     d_logits = logits.mul_((slope / total)[:, None])
     return loss, d_logits.scatter_add_(1, targets[:, None], -slope[:, None])
+
+
+def _likelihoods(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """[n] each: negative log-likelihoods, and the sum of what is left in `logits`, their exponentials."""
+    chosen = logits.gather(1, targets[:, None]).squeeze(1)
+    largest = logits.amax(-1)
+    total = logits.sub_(largest[:, None]).exp_().sum(-1)
+    return total.log() + largest - chosen, total
 
 
 def _distribution_slopes(logits: Tensor, chunk: slice, loss_part: DistributionLoss) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,7 @@ from opendllm.core.planning.endpoint_plan import requests_to
 from opendllm.core.planning.evaluation_plan import Evaluated, EvaluationPlan, plan_evaluation
 from opendllm.core.planning.forward_costs import Loaded
 from opendllm.core.planning.hardware import Hardware
+from opendllm.core.planning.reward_plan import RolloutPlan, longest_prompt, plan_rewards
 from opendllm.core.planning.training_plan import TrainingPlan, plan_training
 from opendllm.registries.architecture import Architecture, Sizes
 from opendllm.registries.backbones import Backbone
@@ -35,6 +36,7 @@ class Plan:
         unknown: why nothing is known of the sizes, and what to do; empty where they are.
         evaluations: one for each entry of `evaluate`.
         trained_in: the variant whose training run this one shares; empty where it has its own, or none.
+        rollouts: of a variant that learns from rewards; None of others.
         download: what comes from the hub, and bytes of it; None where it is here, or none is wanted.
     """
 
@@ -44,6 +46,7 @@ class Plan:
     evaluations: tuple[EvaluationPlan, ...] = ()
     trained_in: str = ""
     download: tuple[str, int] | None = None
+    rollouts: RolloutPlan | None = None
 
     @property
     def memory(self) -> int | None:
@@ -90,8 +93,15 @@ def plan(variant: Variant, hardware: Hardware, ask: bool = False) -> Plan:
         evaluations=tuple(plan_evaluation(evaluated, index, ask) for index in range(len(manifest.evaluate))),
     )
     training = variant.plugins.training
-    if manifest.train is None or manifest.data is None or training is None:
+    if manifest.train is None or training is None:
         return found
+    if manifest.train.rl is not None:
+        prompt = longest_prompt(manifest.train.rl.problems)
+        steps, rollouts = plan_rewards(
+            manifest.train, training.objective.options, prompt, architecture, hardware
+        )
+        return replace(found, training=steps, rollouts=rollouts)
+    assert manifest.data is not None
     objective, length = training.objective.options, manifest.data.sequence_length
     return replace(found, training=plan_training(manifest.train, objective, length, architecture, hardware))
 

@@ -123,7 +123,8 @@ def _read_run(folder: Path, label: str) -> Run:
         name: replace(_read_variant(path), expected=manifest.asked_of(name)) for name, path in found.items()
     }
     benchmarks = {name for variant in variants.values() for name in variant.benchmarks}
-    if not benchmarks:
+    rewarded = any(each.training and each.training.rewards for each in variants.values())
+    if not benchmarks and not rewarded:
         broken = [reason for variant in variants.values() for reason in variant.damage.values()]
         raise UserError(
             f"{folder}: no results to report: no variant has a results/BENCHMARK.json"

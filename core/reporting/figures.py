@@ -53,8 +53,8 @@ class Chart:
 def held_out_chart(study: Study) -> Chart | None:
     """Held-out loss of every training run; None where none was measured."""
     traces = [
-        _curve(training.held_out_loss, name, {"color": colour, "width": 2.5}, "lines+markers")
-        for name, colour, training in _training_runs(study)
+        curve_trace(training.held_out_loss, name, {"color": colour, "width": 2.5}, "lines+markers")
+        for name, colour, training in training_runs(study)
         if training.held_out_loss
     ]
     return _loss_chart("Held-out loss by training step, in nats a token", traces)
@@ -63,12 +63,12 @@ def held_out_chart(study: Study) -> Chart | None:
 def training_chart(study: Study) -> Chart | None:
     """Training loss of every run, smoothed, over the losses themselves; None where nothing was trained."""
     traces: list[dict[str, Any]] = []
-    for name, colour, training in _training_runs(study):
+    for name, colour, training in training_runs(study):
         if len(training.loss) > SMOOTHED_FROM:
-            raw = _curve(training.loss, name, {"color": colour, "width": 1}, "lines")
+            raw = curve_trace(training.loss, name, {"color": colour, "width": 1}, "lines")
             traces.append({**raw, "opacity": 0.25, "showlegend": False, "hoverinfo": "skip"})
         if training.loss:
-            traces.append(_curve(smoothed(training.loss), name, {"color": colour, "width": 2}, "lines"))
+            traces.append(curve_trace(smoothed(training.loss), name, {"color": colour, "width": 2}, "lines"))
     return _loss_chart("Training loss by step, smoothed; each objective's own", traces)
 
 
@@ -85,7 +85,7 @@ def smoothed(curve: Curve) -> Curve:
     return tuple(found)
 
 
-def _training_runs(study: Study) -> Iterator[tuple[str, str, TrainingLog]]:
+def training_runs(study: Study) -> Iterator[tuple[str, str, TrainingLog]]:
     """Each training run once, under the names of all variants that share it."""
     colours = colours_of(study)
     for variant in study.variants:
@@ -216,7 +216,8 @@ def reach(upper: float | None, lower: float | None) -> float:
     return 0.0 if upper is None or lower is None else max(0.0, upper - lower)
 
 
-def _curve(curve: Curve, name: str, line: Mapping[str, Any], mode: str) -> dict[str, Any]:
+def curve_trace(curve: Curve, name: str, line: Mapping[str, Any], mode: str) -> dict[str, Any]:
+    """A curve as Plotly has it."""
     thinned = _thin(curve)
     return {
         "type": "scatter",

@@ -6,7 +6,14 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
-from opendllm.core.reporting import cost_tables, figures, score_tables, tables, tradeoff_figures
+from opendllm.core.reporting import (
+    cost_tables,
+    figures,
+    reward_reports,
+    score_tables,
+    tables,
+    tradeoff_figures,
+)
 from opendllm.core.reporting.comparisons import ABOUT_DIFFERENCES, Comparison
 from opendllm.core.reporting.contamination_tables import contaminations
 from opendllm.core.reporting.differences import variants_only_in
@@ -35,6 +42,7 @@ def render_html(study: Study, comparisons: Sequence[Comparison]) -> str:
     losses = (figures.held_out_chart(study), figures.training_chart(study))
     charts: dict[str, Any] = {
         "loss_charts": [chart for chart in losses if chart is not None],
+        "reward_charts": reward_reports.reward_charts(study),
         "score_charts": figures.score_charts(study),
         "pareto_charts": tradeoff_figures.pareto_charts(study),
         "pass_at_k_charts": tradeoff_figures.pass_at_k_charts(study),
@@ -55,6 +63,7 @@ def render_html(study: Study, comparisons: Sequence[Comparison]) -> str:
         about_differences=ABOUT_DIFFERENCES,
         comparison_table=tables.comparison_table(comparisons),
         training_table=tables.training_table(study),
+        reward_table=reward_reports.reward_table(study),
         cost_table=cost_tables.cost_table(study),
         speed_table=cost_tables.speed_table(study),
         parallelism_table=cost_tables.parallelism_table(study),

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 from opendllm.core.reporting.comparisons import Comparison
 from opendllm.core.reporting.contamination_tables import read_contamination
 from opendllm.core.reporting.parallelism import accuracy_metric, families, family_score
-from opendllm.core.reporting.records import BenchmarkResult, Curve, Estimate, Study, TrainingLog, Variant
+from opendllm.core.reporting.records import (
+    BenchmarkResult,
+    Curve,
+    Estimate,
+    RewardLog,
+    Study,
+    TrainingLog,
+    Variant,
+)
 from opendllm.core.reporting.repeats import contenders
 
 
@@ -90,7 +98,14 @@ def _training(log: TrainingLog) -> dict[str, Any]:
         "last_held_out_loss": last_held_out_loss,
         "tokens": log.tokens,
         "tokens_per_second": log.tokens_per_second,
+        **({} if log.rewards is None else {"rewards": _rewards(log.rewards)}),
     }
+
+
+def _rewards(log: RewardLog) -> dict[str, Any]:
+    """Of a run that learnt from them, each figure's first and last value."""
+    ends = {field.name: _ends(getattr(log, field.name)) for field in fields(log)}
+    return {name: {"first": first, "last": last} for name, (first, last) in ends.items()}
 
 
 def _comparison(comparison: Comparison) -> dict[str, Any]:

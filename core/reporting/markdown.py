@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from opendllm.core.foundation.visible_text import visible
-from opendllm.core.reporting import cost_tables, score_tables, tables
+from opendllm.core.reporting import cost_tables, reward_reports, score_tables, tables
 from opendllm.core.reporting.comparisons import ABOUT_DIFFERENCES, Comparison
 from opendllm.core.reporting.contamination_tables import contaminations
 from opendllm.core.reporting.differences import variants_only_in
@@ -40,6 +40,8 @@ def render_markdown(study: Study, comparisons: Sequence[Comparison], samples: Se
         parts += [f"### {_escape(scores.benchmark)}", _table(scores.table)]
     parts += ["## Paired differences", *_differences(comparisons)]
     parts += ["## Training", _table(tables.training_table(study))]
+    rewards = reward_reports.reward_table(study)
+    parts += ["### Learning from rewards", _table(rewards)] if rewards.rows else []
     parts += ["## Speed", _table(cost_tables.speed_table(study))]
     parts += ["### Time, memory, device-hours", _table(cost_tables.cost_table(study))]
     parts += _parallelism(study)

@@ -33,6 +33,31 @@ class Estimate:
 
 
 @dataclass(frozen=True)
+class RewardLog:
+    """What a train.jsonl says of learning from rewards: each a curve by step, empty where it isn't said.
+
+    Attributes:
+        reward: the mean of a phase's answers, at its first step; so are the following.
+        reward_deviation: the rewards' deviation within a prompt's answers, on average.
+        groups_without_spread: share of the prompts whose answers all have one reward.
+        completion_length: tokens an answer.
+        ended: share of the answers that end within the length.
+        kl: mean estimate, at each step.
+        clip_fraction: share of the terms whose gradient is held back, at each step.
+        held_out_pass_rate: share of the held-out problems' answers that pass.
+    """
+
+    reward: Curve
+    reward_deviation: Curve
+    groups_without_spread: Curve
+    completion_length: Curve
+    ended: Curve
+    kl: Curve
+    clip_fraction: Curve
+    held_out_pass_rate: Curve
+
+
+@dataclass(frozen=True)
 class TrainingLog:
     """A train.jsonl.
 
@@ -46,6 +71,7 @@ class TrainingLog:
         device_seconds: the same on every process, added up.
         peak_memory_bytes: of the first process.
         lost_from: the first step whose loss is no number, as older versions logged it; None where all are.
+        rewards: None where documents were learnt.
         unreadable_lines: lines that are no JSON objects, an interrupted last one not counted.
     """
 
@@ -59,6 +85,7 @@ class TrainingLog:
     peak_memory_bytes: int | None = None
     unreadable_lines: int = 0
     lost_from: int | None = None
+    rewards: RewardLog | None = None
 
 
 @dataclass(frozen=True)

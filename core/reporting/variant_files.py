@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,7 +17,14 @@ from opendllm.core.reporting.json_files import (
     read_lines,
     read_object,
 )
-from opendllm.core.reporting.records import BenchmarkResult, Curve, Estimate, Speed, TrainingLog
+from opendllm.core.reporting.records import (
+    BenchmarkResult,
+    Curve,
+    Estimate,
+    RewardLog,
+    Speed,
+    TrainingLog,
+)
 from opendllm.registries.benchmarks import MetricKind, TaskRatio
 
 
@@ -53,6 +60,7 @@ def read_training(path: Path) -> TrainingLog | None:
         peak_memory_bytes=max((_whole(line, "peak_memory_bytes") for line in logged), default=0) or None,
         unreadable_lines=unreadable,
         lost_from=_lost_from(by_step),
+        rewards=_rewards(by_step),
     )
 
 
@@ -121,6 +129,12 @@ def read_samples(path: Path) -> SampleTexts:
 def _curve(by_step: Mapping[int, Mapping[str, Any]], key: str) -> Curve:
     values = ((step, as_number(by_step[step].get(key))) for step in sorted(by_step))
     return tuple((step, value) for step, value in values if value is not None)
+
+
+def _rewards(by_step: Mapping[int, Mapping[str, Any]]) -> RewardLog | None:
+    if not any("reward" in line for line in by_step.values()):
+        return None
+    return RewardLog(**{field.name: _curve(by_step, field.name) for field in fields(RewardLog)})
 
 
 def _lost_from(by_step: Mapping[int, Mapping[str, Any]]) -> int | None:

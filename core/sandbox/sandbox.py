@@ -194,7 +194,7 @@ class _CaseRun:
             return None
         self._end_judge()
         self._broken = (
-            f"{self._case.name} can't be scored here, its own solution fails: {answer['unprepared']}"
+            f"{self._case.name} can't be scored here, its own solution or tests fail: {answer['unprepared']}"
         )
         return self._broken
 

@@ -14,6 +14,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from opendllm.registries.options import PluginOptions, PolicyObjectiveOptions
+
 if TYPE_CHECKING:
     from opendllm.core.testing.backbones import BackboneContract
     from opendllm.core.testing.benchmarks import BenchmarkContract
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from opendllm.core.testing.corpora import CorpusContract
     from opendllm.core.testing.noise_schedules import NoiseScheduleContract
     from opendllm.core.testing.objectives import ObjectiveContract
+    from opendllm.core.testing.policies import PolicyObjectiveContract
+    from opendllm.core.testing.rewards import RewardContract
     from opendllm.core.testing.samplers import SamplerContract
     from opendllm.core.testing.table_lm import TableLM
 
@@ -30,28 +34,45 @@ CONTRACT_CLASSES = {
     "corpora": "CorpusContract",
     "noise_schedules": "NoiseScheduleContract",
     "objectives": "ObjectiveContract",
+    "rewards": "RewardContract",
     "samplers": "SamplerContract",
 }
 """The contract class of each extension point; it lies in the module of the extension point's name."""
-_OTHERS = {"PluginContract": "contract", "TableLM": "table_lm"}
+POLICY_CONTRACT = "PolicyObjectiveContract"
+"""That of objectives whose options say that they learn from rewards; it lies in `policies`."""
+_OTHERS = {"PluginContract": "contract", "TableLM": "table_lm", POLICY_CONTRACT: "policies"}
 
 __all__ = [
     "CONTRACT_CLASSES",
+    "POLICY_CONTRACT",
     "BackboneContract",
     "BenchmarkContract",
     "CorpusContract",
     "NoiseScheduleContract",
     "ObjectiveContract",
     "PluginContract",
+    "PolicyObjectiveContract",
+    "RewardContract",
     "SamplerContract",
     "TableLM",
+    "contract_name",
     "contract_of",
 ]
 
 
-def contract_of(kind: str) -> type[PluginContract]:
-    """The contract class of an extension point."""
-    found: type[PluginContract] = __getattr__(CONTRACT_CLASSES[kind])
+def contract_name(kind: str, options: type[PluginOptions] = PluginOptions) -> str:
+    """The name of a plugin's contract class.
+
+    Args:
+        kind: its extension point.
+        options: its options model, which says of an objective whether it is a policy objective.
+    """
+    return POLICY_CONTRACT if issubclass(options, PolicyObjectiveOptions) else CONTRACT_CLASSES[kind]
+
+
+def contract_of(kind: str, options: type[PluginOptions] = PluginOptions) -> type[PluginContract]:
+    """The contract class of a plugin, see `contract_name`."""
+    found: type[PluginContract] = __getattr__(contract_name(kind, options))
     return found
 
 

@@ -7,7 +7,7 @@ import torch
 from opendllm.core.testing.backbone_case import VOCABULARY, BackboneCase, gradients, loss_part, training_batch
 from opendllm.core.testing.contract import check_close
 from opendllm.core.toolkit.segments import inputs_from_mask
-from opendllm.registries.backbones import DiffusionLM, DistributionLoss
+from opendllm.registries.backbones import DiffusionLM, DistributionLoss, JointLoss
 
 
 class TrainingTests(BackboneCase):
@@ -121,6 +121,33 @@ class TrainingTests(BackboneCase):
         found = lm.module(inputs, targets, scored, DistributionLoss(entropies))
         logits = lm.project(lm.hidden_states(inputs)[scored])
         assert_same(lm, found, entropies(logits, slice(0, len(logits))))
+
+    def test_a_joint_loss_is_of_all_likelihoods_at_once(self) -> None:
+        """`JointLoss`: one call with each scored position's; what it gives is the loss, as in a policy's."""
+        lm, batch = self.lm(), training_batch()
+        number, seen = int(batch[2].sum()), list[list[int]]()
+
+        def largest(nll: torch.Tensor) -> torch.Tensor:
+            seen.append(list(nll.shape))
+            return (nll.double() * torch.arange(1, len(nll) + 1)).logsumexp(0)
+
+        found = lm.module(*batch, JointLoss(largest))
+        assert seen == [[number]], (
+            f"JointLoss.of was called with likelihoods {seen}, and once with [{number}] was expected: work "
+            f"out those of all scored positions first"
+        )
+        assert_same(lm, found, largest(lm.negative_log_likelihood(*batch)))
+
+    def test_a_joint_loss_can_be_guided(self) -> None:
+        """Of the scored positions the last half is the same without its prompt, and only steers the first."""
+        lm, (inputs, targets, scored) = self.lm(), training_batch()
+        number = int(scored.sum()) // 2
+        kept = (scored.flatten().cumsum(0) <= 2 * number).view_as(scored) & scored
+        found = lm.module(inputs, targets, kept, JointLoss(lambda nll: nll.double().square().sum(), 1.5))
+        of_prompt, without = lm.project(lm.hidden_states(inputs)[kept]).float().chunk(2)
+        guided = without + 2.5 * (of_prompt - without)
+        nll = torch.nn.functional.cross_entropy(guided, targets[kept][:number], reduction="none")
+        assert_same(lm, found, nll.double().square().sum())
 
     def test_nothing_scored_is_a_loss_of_zero(self) -> None:
         """A process whose rows have nothing to score goes through the backward pass with the others."""

@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,15 @@ FIRST = 50
 """How many documents are read there."""
 
 
-def asked_elsewhere(registration: Registration[Any], options: PluginOptions) -> dict[str, Any]:
-    """What a corpus says in the other process; compare `said_by` the one here.
+def asked_elsewhere(
+    registration: Registration[Any], options: PluginOptions, says: str = f"{__name__}:said_by"
+) -> dict[str, Any]:
+    """What a plugin says in the other process; compare what it says here.
 
     Args:
         registration: the plugin's.
         options: to build it with.
+        says: "module:function" that makes an answer in JSON of the plugin; by default that of a corpus.
 
     Raises:
         AssertionError: it says nothing there.
@@ -42,6 +45,7 @@ def asked_elsewhere(registration: Registration[Any], options: PluginOptions) -> 
         "implementation": [target, _root_of(target), attribute],
         "options_model": [model.__module__, _root_of(model.__module__), model.__qualname__],
         "options": options.model_dump(mode="json", exclude_unset=True),
+        "says": says,
     }
     process = _process()
     assert process.stdin is not None, "the other process was started with a pipe"
@@ -50,7 +54,7 @@ def asked_elsewhere(registration: Registration[Any], options: PluginOptions) -> 
     process.stdin.flush()
     answer: dict[str, Any] = json.loads(process.stdout.readline() or '{"error": "it ended"}')
     assert "error" not in answer, (
-        f"another process can't read it: {answer['error']}: hold nothing that only this process has"
+        f"another process can't use it: {answer['error']}: hold nothing that only this process has"
     )
     return answer
 
@@ -108,7 +112,9 @@ def _answer(question: Mapping[str, Any]) -> dict[str, Any]:
     make = getattr(_imported(module, root), attribute)
     module, root, attribute = question["options_model"]
     model = getattr(_imported(module, root), attribute)
-    return said_by(make(model.model_validate(question["options"])))
+    module, _, function = question["says"].partition(":")
+    say: Callable[[Any], dict[str, Any]] = getattr(importlib.import_module(module), function)
+    return say(make(model.model_validate(question["options"])))
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from opendllm.core.toolkit.segments import visibility
-from opendllm.registries.backbones import DiffusionLM, DistributionLoss, LossPart
+from opendllm.registries.backbones import DiffusionLM, DistributionLoss, JointLoss, LossPart
 from opendllm.registries.errors import UserError
 from opendllm.registries.sequences import AttentionPattern, ModelInputs
 
@@ -55,8 +55,19 @@ class TableModule(nn.Module):
         if isinstance(loss_part, DistributionLoss):
             logits = self.hidden(inputs)[scored] @ self.output
             return sum((loss_part.of(logits[part], part) for part in _parts(len(logits))), logits.sum() * 0)
+        if isinstance(loss_part, JointLoss):
+            return self._joint_loss(inputs, targets, scored, loss_part)
         nll = self.likelihoods(inputs, targets, scored)
         return sum((loss_part(nll[part], part) for part in _parts(len(nll))), nll.sum() * 0)
+
+    def _joint_loss(
+        self, inputs: ModelInputs, targets: Tensor, scored: Tensor, loss_part: JointLoss
+    ) -> Tensor:
+        if not loss_part.guidance_scale:
+            return loss_part.of(self.likelihoods(inputs, targets, scored))
+        of_prompt, without = (self.hidden(inputs)[scored] @ self.output).chunk(2)
+        logits = without + (1 + loss_part.guidance_scale) * (of_prompt - without)
+        return loss_part.of(cross_entropy(logits, targets[scored][: len(logits)], reduction="none"))
 
     def likelihoods(self, inputs: ModelInputs, targets: Tensor, scored: Tensor) -> Tensor:
         """See `DiffusionLM.negative_log_likelihood`."""

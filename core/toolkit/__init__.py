@@ -13,7 +13,13 @@
     likelihood      bounds on a text's likelihood, exact for causal models; noise_likelihood, those of other
                     noise than masks
     held_out        which documents are held out where a corpus doesn't say
+    rollout_tokens  which tokens of an answer count; masked_views, readings of answers behind masks; traces,
+                    the order in which tokens were committed, cut into groups
+    policy_losses   clipped ratios, KL estimates, normalisations; policy_advantages, advantages in groups;
+                    policy_choices, their names; trace_values, returns from a value a token
+    policy_updates  log-probabilities of a policy's terms, and one reading's part of an update
     stdlib_source   the running Python's standard library as texts
+    synthetic_functions  small functions with words, bodies and tests, made up by rule
 
 `core.networks`, for backbones of transformers' stock classes:
     transformers_backbone  a family: its config, its keys, its stock class. Start here
@@ -31,14 +37,14 @@
     placement              over devices and in 8 bit; quantized, what others quantized
     config_checks          keys and sizes of a config.json that the network can't honour, refused by name
 
-`core.scoring`, for benchmarks:
+`core.scoring`, for benchmarks and rewards:
     problem_files      problems from a file or the hub
     program_scores     verdicts of programs, pass_at_k, statistics (intervals)
     scores_by_setting  per-task values as metrics; infilling_lengths, the lengths infilling is asked at
     lm_eval_instances  how what lm-eval asks is called and put here
 
-`core.sandbox`, for benchmarks and rewards that run programs: `sandbox.Sandbox`, `limits.Limits`; a judge's
-    script imports `remote` and `values`.
+`core.sandbox`, for benchmarks and rewards that run programs: `sandbox.Sandbox`, `parallel` (many small ones),
+    `limits.Limits`; a judge's script imports `remote` and `values`.
 
 `core.foundation`, for everybody, none of it loads torch: json_lines, json_objects, sample_records,
     packed_files, globs, fingerprints (of what files hold), atomic_files, option_errors, hub, ranks,

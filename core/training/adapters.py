@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors.torch import save_file
@@ -78,6 +79,20 @@ class Adapters:
                 )
         self._scaling = settings.alpha / settings.rank
         self._prefix = next(name for name, module in lm.module.named_modules() if module is lm.network)
+
+    @contextmanager
+    def switched_off(self, lm: DiffusionLM) -> Iterator[None]:
+        """The model as it was without them, which costs no memory: their product is scaled by 0."""
+        from peft.tuners.lora import LoraLayer
+
+        layers = [module for module in lm.network.modules() if isinstance(module, LoraLayer)]
+        for layer in layers:
+            layer.set_scale("default", 0.0)
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.set_scale("default", 1.0)
 
     def merged(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The state dict of the model without adapters: W + alpha / rank B A, under its own names."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,18 +78,20 @@ class SavedStep:
 
 
 @dataclass(frozen=True)
-class TakenStep:
-    """A step that is to be saved.
+class StepToSave:
+    """A step that was taken.
 
     Attributes:
         number: from 1.
         provenance: travels with it; holds the `tokens` seen.
         held_out_loss: of its weights, nats a token; None where it was not measured.
+        save_more: writes into the folder what else it takes to go on.
     """
 
     number: int
     provenance: Mapping[str, Any]
     held_out_loss: float | None
+    save_more: Callable[[Path], None] = lambda folder: None
 
 
 def save_step(
@@ -97,7 +99,7 @@ def save_step(
     weights: TrainedWeights,
     tokenizer: PreTrainedTokenizerFast,
     variant_folder: Path,
-    step: TakenStep,
+    step: StepToSave,
     settings: Checkpointing,
 ) -> None:
     """Write a step's folder, then delete those that nothing asks to keep. Every rank must call this.
@@ -120,6 +122,7 @@ def save_step(
             staging.mkdir(parents=True)
         wait_for_all()
         save_engine(engine, staging)
+        step.save_more(staging)
         with weights.evaluated():
             full = full_weights(engine)
             if rank() == 0:
@@ -145,7 +148,7 @@ def save_step(
     wait_for_all()
 
 
-def _enter(variant_folder: Path, step: TakenStep, digest: str) -> None:
+def _enter(variant_folder: Path, step: StepToSave, digest: str) -> None:
     enter(variant_folder, step.number, Entry(digest, step.held_out_loss))
 
 
@@ -214,6 +217,11 @@ def check_same_data(checkpoint: Path, provenance: Mapping[str, Any]) -> None:
         UserError: it was trained on other tokens; the corpora that have changed are named.
     """
     known = provenance_of(checkpoint)
+    if known.get("problems") != provenance.get("problems"):
+        raise UserError(
+            f"checkpoint {checkpoint} was trained on other problems: bring back what they were, or start "
+            f"afresh with --set output=DIR"
+        )
     if known.get("data") == provenance.get("data"):
         return
     if "corpora" in known:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -128,6 +129,30 @@ def full_weights(engine: DeepSpeedEngine) -> dict[str, Tensor]:
             if rank() == 0:
                 full[name] = tensor.detach().cpu().clone()
     return full
+
+
+@contextmanager
+def whole_weights(engine: DeepSpeedEngine) -> Iterator[None]:
+    """Within it each rank has all weights whole, and may call the module as often as it likes, by itself.
+
+    Under ZeRO 3 a weight is else gathered where it is read, by all ranks together. What is read here isn't
+    trained. Every rank must call this.
+    """
+    if engine.zero_optimization_stage() < 3:
+        yield
+        return
+    import deepspeed
+
+    hooks = ("_forward_pre_hooks", "_forward_hooks")
+    kept = [(module, name, getattr(module, name)) for module in engine.module.modules() for name in hooks]
+    with deepspeed.zero.GatheredParameters(list(engine.module.parameters())):
+        for module, name, _ in kept:
+            setattr(module, name, OrderedDict())  # DeepSpeed's, which let go of a weight that was read
+        try:
+            yield
+        finally:
+            for module, name, own in kept:
+                setattr(module, name, own)
 
 
 def take_step(engine: DeepSpeedEngine) -> float:

@@ -26,9 +26,11 @@ def training_progress(progress: Progress, steps: int) -> Iterator[OnStep]:
     busy = _Utilisation()
     with progress.activity("training", steps, "steps") as task:
 
-        def on_step(step: int, loss: float, tokens_per_second: float) -> None:
+        def on_step(step: int, loss: float, tokens_per_second: float, **shown: float) -> None:
             task.update(
                 step,
+                None,
+                **shown,
                 loss=loss,
                 tokens_per_second=tokens_per_second,
                 utilisation=busy.since_last(),

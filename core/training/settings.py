@@ -30,6 +30,11 @@ def batch_shape(train: Train, ranks: int) -> tuple[int, int]:
     return micro, accumulation
 
 
+def due(step: int, every: int | None) -> bool:
+    """Whether something that is done every so manieth step is done at this one."""
+    return every is not None and step % every == 0
+
+
 def peak_step(train: Train) -> int:
     """The first step that is taken at the highest rate."""
     return max(1, round(train.warmup_ratio * train.steps))

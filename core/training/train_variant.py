@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from opendllm.core.checkpoints.families import read_config
 from opendllm.core.checkpoints.files import MODEL_FOLDER, provenance_of, steps
-from opendllm.core.checkpoints.loading import load_model, stop_token_ids_of, torch_device
+from opendllm.core.checkpoints.loading import load_checkpoint, load_model, stop_token_ids_of, torch_device
 from opendllm.core.checkpoints.pretrained import fetch
-from opendllm.core.checkpoints.tokenizer_files import id_count
+from opendllm.core.checkpoints.tokenizer_files import id_count, ids_without_token
 from opendllm.core.data.prepared import PreparedData, prepare_all, read_prepared
 from opendllm.core.data.rows import MixedRows, PackedRows, Rows
 from opendllm.core.data.sources import LOOKING_AT_CORPORA, changed_corpora, fingerprints
@@ -22,16 +23,23 @@ from opendllm.core.foundation.process_group import join_process_group, text_from
 from opendllm.core.foundation.ranks import is_first_process, rank, started_by_launcher, world_size
 from opendllm.core.manifest.experiment_manifest import Variant, digest
 from opendllm.core.manifest.schema import Data, Manifest, TokenizerChoice
-from opendllm.core.manifest.variant_plugins import VariantPlugins
+from opendllm.core.manifest.variant_plugins import TrainingPlugins, VariantPlugins
 from opendllm.core.networks.transformers_backbone import VOCABULARY_KEYS
 from opendllm.core.progress.progress import Progress
 from opendllm.core.training.checkpoints import check_same_data, remove_left_overs, save_untrained
+from opendllm.core.training.documents import DocumentTraining
+from opendllm.core.training.method import TrainingMethod
 from opendllm.core.training.progress import training_progress
+from opendllm.core.training.reinforcement.start import problems_digest, reward_training, run_problems
 from opendllm.core.training.settings import batch_shape
 from opendllm.core.training.trainer import TrainingRun, train
 from opendllm.registries.backbones import DiffusionLM, Vocabulary
 from opendllm.registries.corpora import Corpus, Split
 from opendllm.registries.errors import UserError
+from opendllm.registries.objectives import Objective
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 
 def train_variant(
@@ -53,38 +61,45 @@ def train_variant(
     pretrained = plugins.backbone.options.pretrained
     if manifest.train is None and pretrained is not None:
         return
-    data = manifest.data
-    assert data is not None
-    corpora = plugins.built_corpora()
+    data, corpora = manifest.data, plugins.built_corpora()
     if started_by_launcher():
         with progress.activity("waiting for the other processes"):
             join_process_group(torch_device(manifest.device))
     last_step = manifest.train.steps if manifest.train else 0
     finished = _finished(folder, last_step)
-    with progress.activity(LOOKING_AT_CORPORA):
-        read = fingerprints(data, corpora) if is_first_process() else {}
+    with progress.activity(LOOKING_AT_CORPORA) if data is not None else nullcontext():
+        read = fingerprints(data, corpora) if data is not None and is_first_process() else {}
     origin: dict[str, Any] = {"corpora": json.loads(text_from_first(json.dumps(read)))}
     if finished is not None and not _changed(finished, origin["corpora"]):
         return
     device = torch_device(manifest.device)
-    tokenizer = data.tokenizer or TokenizerChoice(path=pretrained)
     if manifest.train is not None:
         # What can be wrong with numbers is said before anything takes time.
         batch_shape(manifest.train, world_size())
-        MixedRows.shares(data.weights())
-    parts = _prepared_by_first(manifest, tokenizer, corpora, data_folder, progress)
-    prepared = parts[0]
-    origin["data"] = _digest(parts)
+        MixedRows.shares(data.weights() if data is not None else (1.0,))
+    problems = run_problems(variant) if plugins.rewards is not None else None
+    parts: list[PreparedData] = []
+    if data is not None:
+        tokenizer = data.tokenizer or TokenizerChoice(path=pretrained)
+        parts = _prepared_by_first(manifest, tokenizer, corpora, data_folder, progress)
+        origin["data"] = _digest(parts)
+    if problems is not None:
+        origin["problems"] = problems_digest(problems[0])
     if finished is not None:
         check_same_data(finished, origin)
         return
     _check_prompts(plugins, parts)
     with progress.activity("loading the model"):
-        lm = _starting_model(variant, prepared, device)
+        lm, own_tokenizer = _starting_model(variant, parts[0].tokenizer if parts else None, device)
     if manifest.train is None or plugins.training is None:
-        save_untrained(lm, prepared.tokenizer, folder, {**provenance, **origin})
+        save_untrained(lm, own_tokenizer, folder, {**provenance, **origin})
         return
     lm.noise = plugins.training.noise
+    if problems is None:
+        assert data is not None  # what is to be learnt
+        method: TrainingMethod = _of_documents(plugins.training, parts, data, manifest.seed)
+    else:
+        method = reward_training(variant, lm, own_tokenizer, problems)
     join_process_group(device)
     with training_progress(progress, last_step) as on_step:
         train(
@@ -92,11 +107,8 @@ def train_variant(
                 settings=manifest.train,
                 seed=manifest.seed,
                 lm=lm,
-                tokenizer=prepared.tokenizer,
-                objective=plugins.training.objective.build(),
-                schedule=plugins.training.noise_schedule.build(),
-                train_rows=_rows(parts, "train", data, manifest.seed),
-                held_out_rows=_rows(parts, "held-out", data, 0),
+                tokenizer=own_tokenizer,
+                method=method,
                 folder=folder,
                 provenance={**provenance, **origin},
                 on_step=on_step,
@@ -104,6 +116,19 @@ def train_variant(
                 progress=progress,
             )
         )
+
+
+def _of_documents(
+    training: TrainingPlugins, parts: Sequence[PreparedData], data: Data, seed: int
+) -> DocumentTraining:
+    objective = training.objective.build()
+    assert isinstance(objective, Objective)  # the manifest's checks see to it
+    return DocumentTraining(
+        objective=objective,
+        schedule=training.noise_schedule.build(),
+        train_rows=_rows(parts, "train", data, seed),
+        held_out_rows=_rows(parts, "held-out", data, 0),
+    )
 
 
 def _finished(folder: Path, last_step: int) -> Path | None:
@@ -146,23 +171,38 @@ def _prepared_by_first(
     return parts or [read_prepared(folder / name) for name in names]
 
 
-def _starting_model(variant: Variant, prepared: PreparedData, device: torch.device) -> DiffusionLM:
-    """Built from scratch with the manifest's seed, or the pretrained checkpoint, in float32."""
+def _starting_model(
+    variant: Variant, tokenizer: PreTrainedTokenizerFast | None, device: torch.device
+) -> tuple[DiffusionLM, PreTrainedTokenizerFast]:
+    """Built with the manifest's seed, or the pretrained checkpoint, in float32; with its tokenizer.
+
+    Args:
+        variant: to be trained.
+        tokenizer: the data's; None for the pretrained checkpoint's own.
+        device: where the weights go.
+    """
     backbone = variant.plugins.backbone
-    tokenizer = prepared.tokenizer
     pretrained = backbone.options.pretrained
+    if pretrained is not None and tokenizer is None:
+        folder = fetch(pretrained)
+        found = load_checkpoint(folder, backbone, device, torch.float32)
+        if found.tokenizer is None:
+            raise UserError(f"{folder} has no tokenizer: name one as data.tokenizer, or put its files there")
+        return found.lm, found.tokenizer
+    assert tokenizer is not None
     if pretrained is not None:
         folder = fetch(pretrained)
         lm = load_model(folder, backbone, device, torch.float32, tokenizer.mask_token_id, id_count(tokenizer))
         _check_adapters_suffice(variant, folder, lm)
         lm.eos_token_id = tokenizer.eos_token_id  # which ends the documents that it is trained on
         lm.stop_token_ids = stop_token_ids_of(folder, tokenizer)
-        return lm
-    family = backbone.build()
-    torch.manual_seed(variant.manifest.seed)
-    lm = family.build(Vocabulary(id_count(tokenizer), tokenizer.mask_token_id, tokenizer.eos_token_id))
-    lm.module.to(device)
-    return lm
+    else:
+        family = backbone.build()
+        torch.manual_seed(variant.manifest.seed)
+        lm = family.build(Vocabulary(id_count(tokenizer), tokenizer.mask_token_id, tokenizer.eos_token_id))
+        lm.module.to(device)
+    lm.ids_without_token = ids_without_token(tokenizer, lm)
+    return lm, tokenizer
 
 
 def _check_adapters_suffice(variant: Variant, folder: Path, lm: DiffusionLM) -> None:

@@ -40,6 +40,10 @@ class TrainedWeights:
             return nullcontext()
         return self._average.in_place()
 
+    def base(self) -> AbstractContextManager[None] | None:
+        """Within it the model is without its adapters; None where it has none."""
+        return None if self._adapters is None else self._adapters.switched_off(self._lm)
+
     def save_model(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
         """Write the model folder, and the adapters beside it; within `evaluated`.
 

@@ -1,20 +1,18 @@
-"""The training loop of every objective and every backbone."""
+"""The training loop of every objective, every reward and every backbone."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
-from torch import Tensor
 
 from opendllm.core.checkpoints.files import steps
-from opendllm.core.data.rows import Rows
 from opendllm.core.foundation.peak_memory import peak_memory_bytes, restart_peak_memory
 from opendllm.core.foundation.process_group import summed
 from opendllm.core.foundation.ranks import rank, world_size
@@ -22,15 +20,13 @@ from opendllm.core.launching.stopping import EXIT_CODES, Stopped, StopRequest, s
 from opendllm.core.manifest.train_schema import Train
 from opendllm.core.progress.progress import Progress
 from opendllm.core.toolkit.draws import hash_address, stream_id
-from opendllm.core.toolkit.noise import AddressedNoise
-from opendllm.core.training.checkpoints import SavedStep, TakenStep, newest_whole, restore, save_step
+from opendllm.core.training.checkpoints import SavedStep, StepToSave, newest_whole, restore, save_step
 from opendllm.core.training.deepspeed_environment import deepspeed_environment
 from opendllm.core.training.engine import set_learning_rate, started_engine, take_step
-from opendllm.core.training.held_out import held_out_loss
+from opendllm.core.training.method import StepGradients, TrainingMethod, TrainingSteps
 from opendllm.core.training.metrics_log import MetricsLog
 from opendllm.core.training.model_changes import prepare_for_training
-from opendllm.core.training.prefetcher import Prefetcher
-from opendllm.core.training.settings import batch_shape, learning_rate, zero_stage
+from opendllm.core.training.settings import batch_shape, due, learning_rate, zero_stage
 from opendllm.core.training.trackers import open_trackers
 from opendllm.core.training.trained_weights import TrainedWeights
 from opendllm.core.training.weight_checks import (
@@ -39,26 +35,15 @@ from opendllm.core.training.weight_checks import (
     check_untrained,
     warning_where_little_moves,
 )
-from opendllm.registries.backbones import DiffusionLM, LossPart
+from opendllm.registries.backbones import DiffusionLM
 from opendllm.registries.errors import UserError
-from opendllm.registries.noise_schedules import NoiseSchedule
-from opendllm.registries.objectives import Corruption, Objective
-from opendllm.registries.sequences import PADDING_SEGMENT, TokenIds, TokenRows
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
     from transformers import PreTrainedTokenizerFast
 
-OnStep = Callable[[int, float, float], None]
-"""Told (step, loss, tokens per second) after every step."""
-
-
-@dataclass(frozen=True)
-class CorruptedStep:
-    """What this rank's part of a step reads, and how many tokens of the data that is, a scalar int64."""
-
-    micro_batches: list[Corruption]
-    data_tokens: Tensor
+OnStep: TypeAlias = Callable[..., None]
+"""Told (step, loss, tokens per second) after every step, and by name what else there is to show."""
 
 
 @dataclass(frozen=True)
@@ -70,10 +55,7 @@ class TrainingRun:
         seed: of data order and noise.
         lm: the model, with its starting weights on its device.
         tokenizer: saved with every checkpoint.
-        objective: corrupts and weighs.
-        schedule: the noise schedule.
-        train_rows: what is learnt.
-        held_out_rows: what the held-out loss is measured on.
+        method: what is learnt, and how.
         folder: the variant's; checkpoints and train.jsonl go there.
         provenance: travels with every checkpoint.
         on_step: told how far it is.
@@ -85,10 +67,7 @@ class TrainingRun:
     seed: int
     lm: DiffusionLM
     tokenizer: PreTrainedTokenizerFast
-    objective: Objective
-    schedule: NoiseSchedule
-    train_rows: Rows
-    held_out_rows: Rows
+    method: TrainingMethod
     folder: Path
     provenance: Mapping[str, Any]
     on_step: OnStep
@@ -128,6 +107,7 @@ def _train(run: TrainingRun) -> None:
     extended = saved.extended_to(settings.steps)
     provenance |= {"extended": list(extended)} if extended else {}
     convert = saved.of_other_processes and zero_stage(settings) > 0
+    taken_by = run.method.steps_of(run, weights)
     with ExitStack() as started:
         with run.progress.activity("starting DeepSpeed"):
             own = started_engine(run.lm.module, settings, micro_batch, accumulation, convert)
@@ -135,38 +115,33 @@ def _train(run: TrainingRun) -> None:
         if saved.step:
             with run.progress.activity(f"reading step {saved.step}"):
                 restore(engine, weights, saved, convert)
-        _take_steps(run, engine, weights, saved, provenance)
+        taken_by.begin(engine, saved)
+        _take_steps(run, engine, weights, (saved, taken_by), provenance)
 
 
 def _take_steps(
     run: TrainingRun,
     engine: DeepSpeedEngine,
     weights: TrainedWeights,
-    saved: SavedStep,
+    going_on: tuple[SavedStep, TrainingSteps],
     provenance: Mapping[str, Any],
 ) -> None:
     """Those that are left."""
     settings = run.settings
-    micro_batch, accumulation = batch_shape(settings, world_size())
+    saved, taken_by = going_on
     step, tokens = saved.step, saved.tokens
     trackers = open_trackers(
         settings.trackers if rank() == 0 else (), run.folder, run.provenance.get("manifest", {}), step
     )
     log = MetricsLog(run.folder / "train.jsonl", step, rank() == 0, trackers)
     restart_peak_memory()
-    batches = Prefetcher(lambda step: _corrupt_step(run, step, micro_batch, accumulation), settings.steps)
-
-    def measure() -> float | None:
-        if run.lm.noise.bound == "none":
-            return None
-        with run.progress.activity("measuring the held-out loss", unit="rows") as task, weights.evaluated():
-            return held_out_loss(run.lm, run.held_out_rows, settings.held_out, task.update)
-
-    with closing(log), stop_requests(lambda: _what_is_saved(run.folder)) as stop:
+    with (
+        closing(log), closing(taken_by), stop_requests(lambda: _what_is_saved(run.folder)) as stop
+    ):  # fmt: skip
         if step == 0:
-            untrained = measure()
-            check_untrained(untrained)
-            log.add(0, **_measured(untrained))
+            untrained = taken_by.measured(0, last=False, saving=False)
+            check_untrained(untrained.get("held_out_loss"))
+            log.add(0, **untrained)
         while step < settings.steps:
             step += 1
             started = time.perf_counter()
@@ -174,65 +149,72 @@ def _take_steps(
             set_learning_rate(engine, rate)
             compiling = settings.compile and step == saved.step + 1
             with run.progress.activity("compiling") if compiling else nullcontext():
-                loss, norm, step_tokens, stopping = _take_step(run, engine, step, batches, stop)
+                taken = _take_step(run, engine, step, taken_by, stop)
             weights.update(step)
             seconds = time.perf_counter() - started
-            tokens += step_tokens
+            tokens += taken.tokens
             last = step == settings.steps
-            saving = last or stopping > 0 or _due(step, settings.checkpoint.every)
-            measured = None
-            if last or _due(step, settings.held_out.every) or (saving and settings.checkpoint.keep_best):
-                measured = measure()
-            check_nothing_is_lost(engine, run.lm, run.held_out_rows, step, measured, saving)
+            saving = last or taken.stopping > 0 or due(step, settings.checkpoint.every)
+            measured = taken_by.measured(step, last, saving)
+            held_out = measured.get("held_out_loss")
+            check_nothing_is_lost(engine, taken_by.spot_check, step, held_out, saving)
             log.add(
                 step,
-                loss=loss,
+                loss=taken.loss,
                 learning_rate=rate,
                 tokens=tokens,
-                tokens_per_second=step_tokens / seconds,
-                gradient_norm=norm,
+                tokens_per_second=taken.tokens / seconds,
+                gradient_norm=taken.norm,
                 seconds=seconds,
                 processes=world_size(),
                 peak_memory_bytes=peak_memory_bytes(),
-                **_measured(measured),
+                **taken.figures,
+                **measured,
             )
-            run.on_step(step, loss, step_tokens / seconds)
+            run.on_step(step, taken.loss, taken.tokens / seconds, **taken.shown)
             if saving:
                 log.sync()
-                taken = TakenStep(step, {**provenance, "tokens": tokens}, measured)
+                to_save = StepToSave(step, {**provenance, "tokens": tokens}, held_out, taken_by.save)
                 with run.progress.activity(f"saving step {step}"):
-                    save_step(engine, weights, run.tokenizer, run.folder, taken, settings.checkpoint)
-            if stopping:
-                raise Stopped(f"stopped after step {step} of {settings.steps}, which is saved", stopping)
+                    save_step(engine, weights, run.tokenizer, run.folder, to_save, settings.checkpoint)
+            if taken.stopping:
+                raise Stopped(
+                    f"stopped after step {step} of {settings.steps}, which is saved", taken.stopping
+                )
     if stop.made:  # during the last save
         raise Stopped("stopped after the last step, which is saved", stop.exit_code)
 
 
-def _measured(held_out_loss: float | None) -> dict[str, float]:
-    """What is logged of it; nothing where the objective's models have no likelihood."""
-    return {} if held_out_loss is None else {"held_out_loss": held_out_loss}
+@dataclass(frozen=True)
+class TakenStep:
+    """An optimizer step.
+
+    Attributes:
+        loss: of the weights before it.
+        norm: of the gradients.
+        tokens: real ones that all ranks read.
+        stopping: the exit code where any rank was asked to stop, else 0.
+        figures: see `StepGradients`.
+        shown: those of them that the status line shows.
+    """
+
+    loss: float
+    norm: float
+    tokens: int
+    stopping: int
+    figures: Mapping[str, float]
+    shown: Mapping[str, float]
 
 
 def _take_step(
-    run: TrainingRun,
-    engine: DeepSpeedEngine,
-    step: int,
-    batches: Prefetcher[CorruptedStep],
-    stop: StopRequest,
-) -> tuple[float, float, int, int]:
-    """One optimizer step: (loss, gradient norm, real tokens of all ranks, the exit code where any rank was
-    asked to stop, else 0).
-    """
-    corrupted = batches.take(step)
-    corruptions = corrupted.micro_batches
+    run: TrainingRun, engine: DeepSpeedEngine, step: int, taken_by: TrainingSteps, stop: StopRequest
+) -> TakenStep:
+    """One optimizer step."""
     # What torch draws itself, for dropout say, is a function of the step too: a resumed run repeats it.
     torch.manual_seed(int(hash_address(run.seed, stream_id("torch"), step, rank())))
-    count = _global_count(corruptions)
-    answers = _answer_count(run, engine, corruptions)
-    parts = [run.objective.loss_part(corruption, run.schedule, count, answers) for corruption in corruptions]
-    device_loss = _accumulate(engine, corruptions, parts)
-    batches.prepare(step + 1)
-    loss = float(summed(device_loss))
+    gradients: StepGradients = taken_by.accumulate(step)
+    taken_by.prepare(step + 1)
+    loss = float(summed(gradients.loss))
     if not math.isfinite(loss):
         raise NonFiniteLossError(
             f"the loss of step {step} is {loss}: training stopped before the step; "
@@ -246,76 +228,13 @@ def _take_step(
             f"lower train.learning_rate, or look at the data"
         )
     asked = [stop.made and stop.exit_code == code for code in EXIT_CODES]
-    own = torch.cat([corrupted.data_tokens[None], torch.tensor(asked, device=engine.device)])
-    step_tokens, *stopping = summed(own).tolist()
-    return (
-        loss,
-        norm,
-        step_tokens,
-        next((code for code, by in zip(EXIT_CODES, stopping, strict=True) if by), 0),
-    )
-
-
-def _corrupt_step(run: TrainingRun, step: int, micro_batch: int, accumulation: int) -> CorruptedStep:
-    """This rank's micro-batches of a step, corrupted: a pure function of the seed and the step."""
-    batch = run.settings.global_batch_size
-    first = (step - 1) * batch + rank() * micro_batch * accumulation
-    device = next(run.lm.module.parameters()).device
-    corruptions, tokens = [], []
-    for start in range(first, first + micro_batch * accumulation, micro_batch):
-        rows = run.train_rows.batch(range(start, start + micro_batch)).to(device)
-        ids = TokenIds(run.lm.vocab_size, run.lm.mask_token_id)
-        rows = replace(rows, blocks=run.lm.attention.blocks(rows.positions), ids=ids)
-        noise = AddressedNoise(run.seed, rows, batch)
-        masking = run.objective.mask(rows, noise, run.schedule)
-        corruptions.append(run.objective.corrupt(masking, run.schedule, run.lm.mask_token_id))
-        tokens.append(_data_tokens(masking.rows, start, micro_batch))
-    return CorruptedStep(corruptions, torch.stack(tokens).sum())
-
-
-def _global_count(corruptions: Sequence[Corruption]) -> float:
-    """What the loss sum is divided by: over all micro-batches and ranks, so that neither matters."""
-    own = torch.stack([corruption.count for corruption in corruptions]).sum()
-    return max(1.0, float(summed(own)))
-
-
-@torch.no_grad()
-def _answer_count(run: TrainingRun, engine: DeepSpeedEngine, corruptions: Sequence[Corruption]) -> float:
-    """What a mean over answers is divided by, which costs a pass of its own over the step's rows."""
-    if not run.objective.averages_answers:
-        return 1.0
-    own = torch.zeros((), dtype=torch.float64, device=engine.device)
-    for corruption in corruptions:
-        part = run.objective.answer_count(corruption)
-        own += run.lm.module(corruption.inputs, corruption.targets, corruption.scored, part)
-    return max(1.0, float(summed(own)))
-
-
-def _accumulate(
-    engine: DeepSpeedEngine, corruptions: Sequence[Corruption], parts: Sequence[LossPart]
-) -> Tensor:
-    """Forward and backward of every micro-batch; this rank's part of the loss, which may not be there yet."""
-    total = torch.zeros((), dtype=torch.float64, device=engine.device)
-    for number, (corruption, part) in enumerate(zip(corruptions, parts, strict=True), start=1):
-        engine.set_gradient_accumulation_boundary(number == len(corruptions))
-        loss = engine(corruption.inputs, corruption.targets, corruption.scored, part)
-        # DeepSpeed averages gradients over the ranks; the count is already global.
-        engine.backward(loss * world_size(), scale_wrt_gas=False)
-        total += loss.detach().double()
-    return total
-
-
-def _data_tokens(read: TokenRows, first: int, samples: int) -> Tensor:
-    """How many real tokens of the samples from `first` on are read, each once, whatever copies are made."""
-    real = (read.segments != PADDING_SEGMENT).sum(-1)
-    by_sample = torch.zeros(samples, dtype=torch.int64, device=real.device)
-    return by_sample.scatter_reduce(0, read.sample_index - first, real, "amax").sum()
+    own = torch.cat([gradients.tokens[None], torch.tensor(asked, device=engine.device)])
+    tokens, *stopping = summed(own).tolist()
+    asked_for = next((code for code, by in zip(EXIT_CODES, stopping, strict=True) if by), 0)
+    shown = {name: gradients.figures[name] for name in gradients.shown if name in gradients.figures}
+    return TakenStep(loss, norm, tokens, asked_for, gradients.figures, shown)
 
 
 def _what_is_saved(folder: Path) -> str:
     saved = steps(folder)
     return f"step {saved[-1][0]} is saved in {saved[-1][1]}" if saved else "nothing is saved yet"
-
-
-def _due(step: int, every: int | None) -> bool:
-    return every is not None and step % every == 0

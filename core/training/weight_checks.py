@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from opendllm.core.data.rows import Rows
 from opendllm.core.foundation.notices import warn_once
 from opendllm.core.foundation.process_group import summed
-from opendllm.core.manifest.train_schema import HeldOut, Train
-from opendllm.core.training.held_out import held_out_loss
+from opendllm.core.manifest.train_schema import Train
 from opendllm.core.training.settings import learning_rate, peak_step
-from opendllm.registries.backbones import DiffusionLM
 from opendllm.registries.errors import UserError
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
 
-SPOT_CHECK = HeldOut(rows=1, draws=1)
-"""One forward pass a rank: enough to see whether the weights still give numbers."""
 FEW_MOVE = 0.5
 """Below this share a run without master weights is warned of."""
 
@@ -46,7 +41,11 @@ def check_untrained(held_out: float | None) -> None:
 
 
 def check_nothing_is_lost(
-    engine: DeepSpeedEngine, lm: DiffusionLM, held_out: Rows, step: int, measured: float | None, saving: bool
+    engine: DeepSpeedEngine,
+    spot_check: Callable[[], float | None],
+    step: int,
+    measured: float | None,
+    saving: bool,
 ) -> None:
     """After the optimizer's step, and before it is logged or saved. Every rank comes to the same answer.
 
@@ -56,8 +55,7 @@ def check_nothing_is_lost(
 
     Args:
         engine: after the step.
-        lm: what it trains.
-        held_out: what a spot check reads.
+        spot_check: a loss of the weights as they are, see `TrainingSteps`.
         step: its number.
         measured: the held-out loss after it, where it was measured.
         saving: whether the step is to be saved.
@@ -69,8 +67,8 @@ def check_nothing_is_lost(
         why = f"the held-out loss after step {step} is {measured}"
     elif saving and not _has_finite_weights(engine):
         why = f"the weights after step {step} are not finite"
-    elif saving and lm.noise.bound != "none":
-        found = held_out_loss(lm, held_out, SPOT_CHECK)
+    elif saving:
+        found = spot_check()
         if found is None or math.isfinite(found):
             return
         why = f"the loss of the weights after step {step} is {found}"

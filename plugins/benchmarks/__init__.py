@@ -54,7 +54,7 @@ class StdlibInfillingOptions(BenchmarkOptions):
         )
 
 
-class ProgramOptions(ProblemFileOptions):
+class RunOptions(BenchmarkOptions):
     """Options of a benchmark that runs what the model wrote."""
 
     memory_gib: float = Field(
@@ -65,6 +65,27 @@ class ProgramOptions(ProblemFileOptions):
         min_length=1,
         description="The k of pass@k; those with more than every task's samples are left out.",
     )
+
+
+class ProgramOptions(RunOptions, ProblemFileOptions):
+    """Options of such a benchmark whose problems are published as a file."""
+
+
+class SyntheticFunctionsOptions(RunOptions):
+    """Options of the benchmark of made-up functions."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"problems": 8}]})
+
+    problems: int = Field(64, ge=1, description="How many functions are asked for, those of one step first.")
+    most_steps: Literal[1, 2] = Field(2, description="How many steps a function may have.")
+    training_split: Literal["train", "held-out"] = Field(
+        "train", description="The functions that it gives as problems to `train.rl`; those to its `held_out`."
+    )
+    timeout: float = Field(3.0, gt=0, description="Seconds that a program and its tests may take.")
+
+    def planned_requests(self) -> Sequence[PlannedRequests] | None:
+        """See `BenchmarkOptions.planned_requests`."""
+        return [planned_sizes.synthetic_functions(self.problems, self.most_steps)]
 
 
 class AssertionOptions(ProgramOptions):
@@ -315,6 +336,12 @@ def register_all(register: Register) -> None:
         options=SantacoderFimOptions,
         target=f"{HERE}.santacoder_fim:SantacoderFim",
         summary="fill in a hidden line of a Python, JavaScript or Java program; exact match",
+    )
+    register(
+        "synthetic-functions",
+        options=SyntheticFunctionsOptions,
+        target=f"{HERE}.synthetic_functions:SyntheticFunctions",
+        summary="small made-up Python functions from their docstrings; pass@k, and others to train on",
     )
     register(
         "stdlib-infilling",

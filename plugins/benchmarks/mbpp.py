@@ -7,8 +7,9 @@ from typing import Any
 from opendllm.core.scoring.problem_files import ProblemSource
 from opendllm.plugins.benchmarks import MbppOptions
 from opendllm.plugins.benchmarks.program_benchmark import ProgramBenchmark, Row, without_fences
-from opendllm.registries.benchmarks import GeneratedText, GenerationRequest
+from opendllm.registries.benchmarks import BenchmarkContext, GeneratedText, GenerationRequest
 from opendllm.registries.gaps import Gap
+from opendllm.registries.problems import Problem
 
 DATASET = "google-research-datasets/mbpp"
 REPOSITORY = "https://github.com/google-research/google-research/tree/master/mbpp"
@@ -50,6 +51,19 @@ class Mbpp(ProgramBenchmark[MbppOptions]):
         if self.options.protocol == "open-dllm":
             prompt = f"{self.task_text(row)} Your code should pass these tests:\n\n{tests}\n```python\n"
         return [GenerationRequest(task, Gap(prompt), row["code"], stop=STOP[self.options.protocol])]
+
+    def training_problems(self, context: BenchmarkContext) -> list[Problem]:
+        """The tasks outside the test split, each with its asserts; they are in the published files."""
+        return [
+            Problem(
+                self.task_id(row),
+                self.ask(self.task_id(row), row)[0].gap,
+                answer=row["code"],
+                tests=tuple(f"{self.setup(row)}\n{test}" for test in row["test_list"]),
+            )
+            for row in self.rows()
+            if int(row["task_id"]) not in TEST_SPLIT
+        ]
 
     def note(self) -> str:
         """The protocol's."""

@@ -27,6 +27,8 @@ SANTACODER = {
 }
 STDLIB_INFILLING = {4: (123, 75), 24: (264, 120)}
 """Lines of context -> characters before and after the hidden line, of 28; in between, lines count."""
+SYNTHETIC_FUNCTIONS = {1: (45, 45), 2: (1812, 56)}
+"""Most steps -> held-out functions, and characters of the first 64's prompts."""
 
 
 def at_lengths(texts: PlannedTexts, lengths: Iterable[Length]) -> Sequence[PlannedTexts]:
@@ -55,3 +57,9 @@ def stdlib_infilling(problems: int, context_lines: int) -> PlannedTexts:
     else:
         left, right = (a + share * (b - a) for a, b in zip(few, many, strict=True))
     return PlannedTexts(problems, left, right, reference=28)
+
+
+def synthetic_functions(problems: int, most_steps: int) -> PlannedTexts:
+    """Made-up functions of one step, or mostly two; there are so many."""
+    count, left = SYNTHETIC_FUNCTIONS[most_steps]
+    return PlannedTexts(min(problems, count), left)

@@ -23,6 +23,7 @@ from opendllm.registries.benchmarks import (
     GenerationRequest,
     Scores,
 )
+from opendllm.registries.problems import Problem
 
 Row = Mapping[str, Any]
 """A problem, as it is published."""
@@ -78,6 +79,10 @@ class ProgramBenchmark(Benchmark, Generic[OptionsT]):
             limits_of(self.options.memory_gib),
             [] if note is None else [note],
         )
+
+    def training_problems(self, context: BenchmarkContext) -> Sequence[Problem]:
+        """None: what is published is there to be tested with."""
+        return ()
 
     def task_of(self, given: str) -> str:
         """A number alone is the benchmark's."""

@@ -27,6 +27,12 @@ class TextFilesOptions(PluginOptions):
     )
 
 
+class SyntheticFunctionsOptions(PluginOptions):
+    """Options of the corpus of made-up functions."""
+
+    most_steps: Literal[1, 2] = Field(2, description="How many steps a function may have.")
+
+
 class RecordOptions(PluginOptions):
     """Where a record's parts are: a text, or a prompt with a response, or a chat."""
 
@@ -113,6 +119,12 @@ def register_all(register: Register) -> None:
         options=PythonStdlibOptions,
         target=f"{HERE}.python_stdlib:PythonStdlib",
         summary="source files of the running Python's standard library; needs no download",
+    )
+    register(
+        "synthetic-functions",
+        options=SyntheticFunctionsOptions,
+        target=f"{HERE}.synthetic_functions:SyntheticFunctionsCorpus",
+        summary="small made-up Python functions, each a docstring with its answer; needs no download",
     )
     register(
         "text-files",

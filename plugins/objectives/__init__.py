@@ -4,6 +4,7 @@ from typing import ClassVar, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
+from opendllm.plugins.objectives.policy_options import register_policies
 from opendllm.registries import AttentionKind, ObjectiveOptions, Register
 from opendllm.registries.noise_schedules import Destination
 from opendllm.registries.options import Bound
@@ -401,3 +402,4 @@ def register_all(register: Register) -> None:
         target=f"{HERE}.fast_dllm_v2:FastDllmV2",
         summary="Fast-dLLM v2: block diffusion over complementary views, mean ce",
     )
+    register_policies(register)

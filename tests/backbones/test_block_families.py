@@ -36,7 +36,7 @@ SECTIONS = {
     "fast-dllm-v2": {"sub_block_length", "how_to_read", "samples", "loss", "first_token_log_likelihood"},
     "llada-moe": {"note"},
 }  # fmt: skip
-"""What the tests here and in tests/decoding hold, but for trace_rl*, which reinforcement learning has."""
+"""What the tests here and in tests/decoding hold, but for trace_rl*, which tests/objectives have."""
 
 
 @golden(*FAMILIES)

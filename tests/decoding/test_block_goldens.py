@@ -163,9 +163,10 @@ def test_sdar_rollout(vectors: Vectors, entry: dict[str, Any], monkeypatch: pyte
         ours = decoded.tokens[0, len(prompt) :].tolist()
         assert ours[: len(response)] == response
         assert len(response) == min(new, [*ours, eos].index(eos) + 1)
-        passes = torch.stack(decoded.trace)[:, 0, len(prompt) :] != model.lm.mask_token_id
-        committed = passes.int().argmax(0)[: len(response)]
-        assert committed.tolist() == sample.take("step_map")
+        committed = decoded.committed_at[0, len(prompt) : len(prompt) + len(response)].tolist()
+        assert committed == sample.take("step_map")
+        text = answer(model, prompt, new, **options)
+        assert list(text.committed_at[: len(response)]) == committed
 
 
 @golden_entries("samples", "llada2")

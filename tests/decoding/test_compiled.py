@@ -88,6 +88,7 @@ def test_steps_of_fixed_shapes_are_the_same_steps(
         same = model.sample(canvas, name, attention_mask=attention_mask, seed=seed, compile=True, **options)
         assert torch.equal(plain.tokens, same.tokens)
         assert torch.equal(plain.forward_passes, same.forward_passes)
+        assert torch.equal(plain.committed_at, same.committed_at)
     # One for rows that are padded, one for others: the third canvas came into the first one's memory.
     assert len(vars(model.lm)["_kept_steps"]) == 2
 

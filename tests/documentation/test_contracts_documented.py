@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from opendllm.core import testing
-from opendllm.core.testing import CONTRACT_CLASSES, contract_of, pytest_plugin
+from opendllm.core.testing import contract_name, contract_of, pytest_plugin
+from opendllm.registries import PluginOptions, PolicyObjectiveOptions
 from opendllm.registries import __all__ as exported
 from opendllm.registries.extension_points import EXTENSION_POINTS
 
@@ -72,7 +73,7 @@ def contract_names() -> dict[str, ast.stmt]:
     """What the extension points define and the registries export, and what annotations there name."""
     waiting = [
         (f"{REGISTRIES}.{kind}", name)
-        for kind in EXTENSION_POINTS
+        for kind in (*EXTENSION_POINTS, "policies")
         for name in defined_in(f"{REGISTRIES}.{kind}")
     ]
     whence = imported_in(REGISTRIES)
@@ -141,13 +142,18 @@ def test_what_a_backbone_starts_from_is_documented(name: str, sections: dict[str
     assert not missing
 
 
-@pytest.mark.parametrize("kind", EXTENSION_POINTS)
-def test_every_test_of_a_contract_is_documented(kind: str, sections: dict[str, set[str]]) -> None:
-    contract = contract_of(kind)
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [*((kind, PluginOptions) for kind in EXTENSION_POINTS), ("objectives", PolicyObjectiveOptions)],
+)
+def test_every_test_of_a_contract_is_documented(
+    kind: str, options: type[PluginOptions], sections: dict[str, set[str]]
+) -> None:
+    contract = contract_of(kind, options)
     shared = {name for name in dir(testing.PluginContract) if name.startswith("test_")}
     own = {name for name in dir(contract) if name.startswith("test_")} - shared
     assert own
-    assert own <= sections[CONTRACT_CLASSES[kind]]
+    assert own <= sections[contract_name(kind, options)]
     assert shared <= sections["PluginContract"]
 
 

@@ -1,4 +1,4 @@
-"""The examples: the package's six plugins in one run of the installed wheel, and every script."""
+"""The examples: the package's seven plugins in runs of the installed wheel, and every script."""
 
 from __future__ import annotations
 
@@ -53,6 +53,20 @@ def test_one_manifest_runs_all_six_beside_p2(run_of_all: Path) -> None:
     for plugin in ("noise_schedules/sigmoid", "objectives/focal", "samplers/settled"):
         assert f"{plugin} | opendllm-examples 0.1.0" in " ".join(report.split())
     assert (run_of_all / "report.html").is_file()
+
+
+def test_another_manifest_learns_from_the_seventh(run_of_all: Path, fresh: Fresh) -> None:
+    """The judging process of the installed wheel finds the package's reward."""
+    folder = fresh.packages / "examples"
+    done = fresh.run(
+        "platform", "run", "rewarded.yaml", "--only", "train,report", "--variant", "repetition",
+        "--set", "train.steps=2", cwd=folder,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    lines = (folder / "runs" / "rewarded" / "repetition" / "train.jsonl").read_text().splitlines()
+    last = json.loads(lines[-1])
+    assert -1 <= last["reward_repetition"] <= 0
+    assert last["reward"] == pytest.approx(last["reward_length"] + 0.5 * last["reward_repetition"])
 
 
 def test_the_wheel_ran_it_and_not_the_checkout(fresh: Fresh, repository: Path) -> None:

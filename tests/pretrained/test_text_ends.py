@@ -49,7 +49,7 @@ def writes(model: LanguageModel, tokens: list[int], monkeypatch: pytest.MonkeyPa
 
     def written(_lm: Any, waiting: Sequence[WaitingRow], *_: Any) -> Iterator[FinishedRow]:
         for row in waiting:
-            yield FinishedRow(row.number, tokens, 1, 0.0)
+            yield FinishedRow(row.number, tokens, [1] * len(tokens), 1, 0.0)
 
     monkeypatch.setattr("opendllm.core.decoding.text.decode_waiting", written)
 

@@ -21,8 +21,11 @@ from opendllm.registries.backbones import Vocabulary
 from opendllm.registries.benchmarks import BenchmarkContext, GeneratedText
 from opendllm.registries.errors import PluginError
 from opendllm.registries.extension_points import EXTENSION_POINTS, contract_class, options_base
+from opendllm.registries.gaps import Gap
+from opendllm.registries.problems import Completion, Problem
 from opendllm.registries.registry import Provenance, Registration
 from opendllm.registries.result_checks import ITEM_CHECKS, RESULT_CHECKS
+from opendllm.registries.rewards import RewardContext
 from opendllm.registries.sequences import ModelInputs, TokenRows
 
 HEAD = """
@@ -34,6 +37,8 @@ from opendllm.registries.corpora import Corpus, Document
 from opendllm.registries.gaps import Gap
 from opendllm.registries.noise_schedules import NoiseMass, NoiseSchedule
 from opendllm.registries.objectives import Corruption, Masking, Objective
+from opendllm.registries.problems import Problem
+from opendllm.registries.rewards import Reward
 from opendllm.registries.samplers import Sampler, Selection
 """
 RIGHT: Mapping[str, str] = {
@@ -73,6 +78,10 @@ class Right(Benchmark):
     headline = ("accuracy",)
     def requests(self, context): return [GenerationRequest("a", Gap("x", length=2))]
     def score(self, answers): return Scores({"accuracy": Metric(1.0, 1.0, 1.0)}, {"a": {"passed": True}})
+""",
+    "rewards": """
+class Right(Reward):
+    def values(self, completions, context): return [0.5 for _ in completions]
 """,
 }
 MINE = """
@@ -136,6 +145,14 @@ def use_benchmark(benchmark: Any) -> None:
     benchmark.requests(BenchmarkContext(None, 0, 64, lambda: iter(())))
     answer = GeneratedText("a", "default", 0, "b")
     benchmark.score([answer]), benchmark.quick_score(answer), benchmark.task_of("a")
+    benchmark.training_problems(BenchmarkContext(None, 0, 64, lambda: iter(())))
+
+
+def use_reward(reward: Any) -> None:
+    problem = Problem("a", Gap("x"))
+    reward.issue_with(problem)
+    for _ in range(2):  # every call is looked at
+        reward.values([Completion(problem, sample, "b") for sample in range(2)], RewardContext())
 
 
 USE: Mapping[str, Callable[[Any], None]] = {
@@ -145,6 +162,7 @@ USE: Mapping[str, Callable[[Any], None]] = {
     "backbones": use_backbone,
     "corpora": use_corpus,
     "benchmarks": use_benchmark,
+    "rewards": use_reward,
 }
 
 
@@ -235,6 +253,36 @@ MISTAKES: Mapping[tuple[str, str], list[tuple[str, str]]] = {
         ("def score(self, answers): return Scores({}, {}, ('a', 1))", "gave notes ('a', 1): make them"),
         ("def quick_score(self, answer): return 'good'", "quick_score gave str, and a number or None was"),
         ("def task_of(self, given): return 3", "task_of gave int, and a task id was expected"),
+        ("def training_problems(self, context): return [1]", "gave list, and a sequence of Problems was"),
+        (
+            "def training_problems(self, context): return [Problem('a', Gap(''))] * 2",
+            "training_problems gives problem 'a' more than once",
+        ),
+    ],
+    ("rewards", "Mine"): [
+        ("bounds = 1.0", "bounds is 1.0, and tuple[float, float] was expected"),
+        (
+            "def values(self, completions, context): return 1.0",
+            "values gave float for 2 answers: give a list",
+        ),
+        ("def values(self, completions, context): return [1.0]", "values gave a list of 1 for 2 answers"),
+        (
+            "def values(self, completions, context): return [0.5, float('nan')]",
+            "values gave nan, and a finite number was expected, for answer 1 to problem 'a'",
+        ),
+        (
+            "def values(self, completions, context): return ['a', 1]",
+            "gave str, and a number was expected, for",
+        ),
+        (
+            "def values(self, completions, context): return [2, 1]",
+            "gave 2, where its `bounds` are 0 and 1, f",
+        ),
+        (
+            "def values(self, completions, context, n=[]): n.append(1); return [0.5, 1e400 if n[1:] else 1]",
+            "values gave inf, and a finite number was expected, for answer 1",
+        ),
+        ("def issue_with(self, problem): return True", "issue_with gave bool, and what is wrong in words"),
     ],
 }
 """By kind and the class that makes it: (a line of the class, what is said of it)."""
@@ -305,10 +353,11 @@ GIVE_NOTHING = {("CanvasReader", "select_rows"), ("DiffusionLM", "save"), ("Diff
 def test_every_method_of_every_contract_is_looked_at() -> None:
     """One that is added tomorrow is missed here."""
     from opendllm.registries.backbones import CanvasReader, DiffusionLM
+    from opendllm.registries.policies import PolicyObjective
 
     methods = {
         (contract.__name__, name)
-        for contract in (*map(contract_class, EXTENSION_POINTS), DiffusionLM, CanvasReader)
+        for contract in (*map(contract_class, EXTENSION_POINTS), PolicyObjective, DiffusionLM, CanvasReader)
         for name, value in vars(contract).items()
         if not name.startswith("_") and (inspect.isfunction(value) or isinstance(value, property))
     }

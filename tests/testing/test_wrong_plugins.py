@@ -10,7 +10,15 @@ import pytest
 
 from opendllm.core.testing import CONTRACT_CLASSES
 
-from .wrong_plugins import backbones, benchmarks, corpora, noise_schedules, objectives, samplers
+from .wrong_plugins import (
+    backbones,
+    benchmarks,
+    corpora,
+    noise_schedules,
+    objectives,
+    rewards,
+    samplers,
+)
 from .wrong_plugins.wrong import Wrong, contract_for, failures
 
 KINDS: dict[str, Any] = {
@@ -19,6 +27,7 @@ KINDS: dict[str, Any] = {
     "corpora": corpora,
     "noise_schedules": noise_schedules,
     "objectives": objectives,
+    "rewards": rewards,
     "samplers": samplers,
 }
 EACH = [

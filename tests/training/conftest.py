@@ -19,6 +19,7 @@ from opendllm.core.data.rows import PackedRows
 from opendllm.core.foundation.process_group import join_process_group
 from opendllm.core.manifest.schema import Data
 from opendllm.core.manifest.train_schema import Train
+from opendllm.core.training.documents import DocumentTraining
 from opendllm.core.training.trainer import TrainingRun
 from opendllm.registries.backbones import Vocabulary
 from opendllm.registries.discovery import installed_plugins
@@ -94,10 +95,14 @@ def make_run(prepared: PreparedData, tmp_path: Path) -> MakeRun:
             seed=0,
             lm=lm,
             tokenizer=tokenizer,
-            objective=plugins.objectives.get(objective).build(),
-            schedule=plugins.noise_schedules.get("linear").build(),
-            train_rows=PackedRows(prepared.tokens["train"], prepared.packing["train"], LENGTH, 0, 0),
-            held_out_rows=PackedRows(prepared.tokens["held-out"], prepared.packing["held-out"], LENGTH, 0, 0),
+            method=DocumentTraining(
+                objective=plugins.objectives.get(objective).build(),
+                schedule=plugins.noise_schedules.get("linear").build(),
+                train_rows=PackedRows(prepared.tokens["train"], prepared.packing["train"], LENGTH, 0, 0),
+                held_out_rows=PackedRows(
+                    prepared.tokens["held-out"], prepared.packing["held-out"], LENGTH, 0, 0
+                ),
+            ),
             folder=tmp_path / name,
             provenance={"made": "by a test"},
             on_step=on_step,

@@ -16,6 +16,8 @@ from opendllm.core.foundation.notices import warn_once
 from opendllm.core.training.trainer import TrainingRun, train
 from opendllm.core.training.weight_checks import NonFiniteLossError
 
+from .methods import documents_of
+
 MakeRun = Callable[..., TrainingRun]
 # Finite weights, of which no loss can be computed.
 WRECKING: dict[str, Any] = {"learning_rate": 1e30, "gradient_clipping": 0.0, "decay": "constant"}
@@ -72,7 +74,7 @@ def test_one_weight_that_is_lost_is_seen(make_run: MakeRun, stage: int) -> None:
         deepspeed=zero,
     )
     assert run.lm.network.get_input_embeddings().weight is not run.lm.network.get_output_embeddings().weight
-    rows = (run.train_rows, run.held_out_rows)
+    rows = (documents_of(run).train_rows, documents_of(run).held_out_rows)
     read = {int(token) for part in rows for token in part.batch(range(32)).tokens.unique()}
     unread = next(token for token in range(run.lm.vocab_size) if token not in {*read, run.lm.mask_token_id})
     with pytest.raises(NonFiniteLossError, match="the weights after step 2 are not finite"):

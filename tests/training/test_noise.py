@@ -20,6 +20,8 @@ from opendllm.registries.options import ObjectiveOptions
 from opendllm.registries.registry import ChosenPlugin
 from opendllm.registries.trained_noise import TrainedNoise
 
+from .methods import learning
+
 MakeRun = Callable[..., TrainingRun]
 PLUGINS = installed_plugins()
 NOISES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -38,7 +40,7 @@ def noisy_run(make_run: MakeRun, objective: str, name: str = "run", **settings: 
     defaults = PLUGINS.objectives.get(objective).options()
     assert isinstance(defaults, ObjectiveOptions)
     run.lm.noise = TrainedNoise(chosen, defaults.bound)
-    return replace(run, schedule=chosen.build())
+    return learning(run, schedule=chosen.build())
 
 
 def logged(folder: Path, key: str) -> list[float]:

@@ -20,6 +20,8 @@ from opendllm.core.training.weight_checks import NonFiniteLossError
 from opendllm.registries.errors import UserError
 from opendllm.registries.objectives import Corruption
 
+from .methods import documents_of
+
 MakeRun = Callable[..., TrainingRun]
 
 
@@ -211,8 +213,8 @@ def test_measuring_keeps_no_second_model_and_leaves_the_model_training(make_run:
     assert seen
     assert all(new == 0 for new, _ in seen), "the measured weights are not the trained ones' memory"
     assert run.lm.module.training
-    again = held_out_loss(run.lm, run.held_out_rows, run.settings.held_out)
-    assert again == held_out_loss(run.lm, run.held_out_rows, run.settings.held_out)
+    again = held_out_loss(run.lm, documents_of(run).held_out_rows, run.settings.held_out)
+    assert again == held_out_loss(run.lm, documents_of(run).held_out_rows, run.settings.held_out)
 
 
 def test_the_held_out_loss_says_how_many_rows_are_read_and_is_the_same(
@@ -220,12 +222,15 @@ def test_the_held_out_loss_says_how_many_rows_are_read_and_is_the_same(
 ) -> None:
     """Part by part, where not all rows go through the model at once."""
     run = make_run(held_out={"rows": 5, "draws": 16})
-    length = run.held_out_rows.batch(range(1)).tokens.shape[1]
+    length = documents_of(run).held_out_rows.batch(range(1)).tokens.shape[1]
     told: list[tuple[int, int]] = []
 
     def measured() -> float | None:
         return held_out_loss(
-            run.lm, run.held_out_rows, run.settings.held_out, lambda *counts: told.append(counts)
+            run.lm,
+            documents_of(run).held_out_rows,
+            run.settings.held_out,
+            lambda *counts: told.append(counts),
         )
 
     whole = measured()
@@ -233,7 +238,7 @@ def test_the_held_out_loss_says_how_many_rows_are_read_and_is_the_same(
     for module in ("opendllm.core.training.held_out", "opendllm.core.toolkit.likelihood"):
         monkeypatch.setattr(f"{module}.TOKENS_AT_ONCE", 2 * length)
     assert measured() == pytest.approx(whole, rel=1e-6)
-    total = min(5, len(run.held_out_rows))
+    total = min(5, len(documents_of(run).held_out_rows))
     assert told == [(min(done, total), total) for done in range(2, total + 2, 2)]
     assert len(told) > 1
 
@@ -241,12 +246,12 @@ def test_the_held_out_loss_says_how_many_rows_are_read_and_is_the_same(
 def test_the_step_that_fails_is_not_counted_into_the_average(make_run: MakeRun) -> None:
     run = make_run(ema={"decay": 0.5}, checkpoint={"every": 1})
 
-    class Breaking(type(run.objective)):  # type: ignore[misc]
+    class Breaking(type(documents_of(run).objective)):  # type: ignore[misc]
         def loss_sum(self, negative_log_likelihood: torch.Tensor, corruption: Corruption) -> torch.Tensor:
             loss = super().loss_sum(negative_log_likelihood, corruption)
             return loss * float("nan") if steps(run.folder) else loss
 
-    run.objective.__class__ = Breaking
+    documents_of(run).objective.__class__ = Breaking
     with pytest.raises(NonFiniteLossError):
         train(run)
     before: Path = steps(run.folder)[-1][1]

@@ -6,7 +6,6 @@ import gc
 import json
 import weakref
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,6 +21,8 @@ from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.noise_schedules import NoiseSchedule
 from opendllm.registries.objectives import Corruption, Masking, Noise, Objective
 from opendllm.registries.sequences import PADDING_SEGMENT, ModelInputs, TokenRows
+
+from .methods import documents_of, learning
 
 MakeRun = Callable[..., TrainingRun]
 
@@ -74,11 +75,11 @@ def test_tokens_are_the_datas_whatever_the_objective_reads(make_run: MakeRun) ->
         run = make_run(objective, "llada", objective, backbone_options=options, steps=1)
         train(run)
         tokens.append(json.loads((run.folder / "train.jsonl").read_text().splitlines()[-1])["tokens"])
-    doubled = replace(make_run("twice", objective="mdlm", steps=1), objective=BothHalves())
+    doubled = learning(make_run("twice", objective="mdlm", steps=1), objective=BothHalves())
     train(doubled)
     tokens.append(json.loads((doubled.folder / "train.jsonl").read_text().splitlines()[-1])["tokens"])
     run = make_run("count", objective="mdlm", steps=1)
-    real = int((run.train_rows.batch(range(8)).segments != PADDING_SEGMENT).sum())
+    real = int((documents_of(run).train_rows.batch(range(8)).segments != PADDING_SEGMENT).sum())
     assert tokens == [real] * 3
 
 
@@ -106,7 +107,7 @@ def test_a_mean_over_answers_does_not_move_with_micro_batches_and_zero_stages(ma
             name, backbone="sdar", steps=6, learning_rate=5e-3, micro_batch_size=micro, deepspeed=zero
         )
         objective = installed_plugins().objectives.get("llada2").build({"confidence_beta": beta})
-        train(replace(run, objective=objective))
+        train(learning(run, objective=objective))
         curves[name] = losses(run.folder)
     assert curves["parts"] == pytest.approx(curves["whole"], rel=1e-4)
     assert curves["stage-3"] == pytest.approx(curves["whole"], rel=1e-4)
@@ -189,7 +190,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(make_run: MakeRun) -> N
     run = make_run(steps=4, checkpoint={"every": 1})
     before = {}
 
-    class Breaking(type(run.objective)):  # type: ignore[misc]
+    class Breaking(type(documents_of(run).objective)):  # type: ignore[misc]
         def loss_sum(self, negative_log_likelihood: torch.Tensor, corruption: Corruption) -> torch.Tensor:
             loss = Objective.loss_sum(self, negative_log_likelihood, corruption)
             if steps(run.folder) and steps(run.folder)[-1][0] == 2:
@@ -197,7 +198,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(make_run: MakeRun) -> N
                 return loss * float("nan")
             return loss
 
-    run.objective.__class__ = Breaking
+    documents_of(run).objective.__class__ = Breaking
     with pytest.raises(NonFiniteLossError, match="the loss of step 3 is nan"):
         train(run)
     assert [step for step, _ in steps(run.folder)] == [1, 2]

@@ -11,11 +11,15 @@ from opendllm.core.testing import (
     CorpusContract,
     NoiseScheduleContract,
     ObjectiveContract,
+    RewardContract,
     SamplerContract,
 )
 from opendllm.registries.backbones import Vocabulary
 from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.errors import UserError
+from opendllm.registries.gaps import Gap
+from opendllm.registries.problems import Completion, Problem
+from opendllm.registries.rewards import RewardContext
 
 from opendllm_examples import Olmo2Architecture, Olmo2Options
 
@@ -42,6 +46,17 @@ def test_olmo2_is_planned_with_as_many_parameters_as_it_has() -> None:
     planned = Olmo2Options().architecture(300)
     assert isinstance(planned, Olmo2Architecture)
     assert planned.parameters == sum(parameter.numel() for parameter in module.parameters())
+
+
+class TestRepetition(RewardContract):
+    plugin = "repetition"
+
+
+def test_repetition_loses_the_share_of_what_comes_again() -> None:
+    reward = installed_plugins().rewards.get("repetition").build({"words": 2, "penalty": 2.0})
+    texts = ["a b c a b c a b c", "A b c a B c", "a b c", "a", ""]
+    completions = [Completion(Problem("p", Gap("")), n, text) for n, text in enumerate(texts)]
+    assert list(reward.values(completions, RewardContext())) == pytest.approx([-1.25, -0.8, 0, 0, 0])
 
 
 class TestCloze(BenchmarkContract):

@@ -18,6 +18,7 @@ from opendllm.registries.backbones import (
     Backbone,
     CanvasReader,
     DiffusionLM,
+    JointLoss,
     LossPart,
     RefreshSpan,
     TokenPositions,
@@ -132,6 +133,32 @@ class LikelihoodsOfInputs(SavedTable):
 class MeanModule(TableModule):
     def forward(self, inputs: ModelInputs, targets: Tensor, scored: Tensor, loss_part: LossPart) -> Tensor:
         return super().forward(inputs, targets, scored, loss_part) / max(1, int(scored.sum()))
+
+
+class PartsModule(TableModule):
+    """Takes a joint loss in parts, as if it were a sum."""
+
+    def forward(self, inputs: ModelInputs, targets: Tensor, scored: Tensor, loss_part: LossPart) -> Tensor:
+        if isinstance(loss_part, JointLoss) and not loss_part.guidance_scale:
+            halves = self.likelihoods(inputs, targets, scored).chunk(2)
+            return loss_part.of(halves[0]) + loss_part.of(halves[1])
+        return super().forward(inputs, targets, scored, loss_part)
+
+
+class JointLossInParts(SavedTable):
+    table_module = PartsModule
+
+
+class UnguidedModule(TableModule):
+    def forward(self, inputs: ModelInputs, targets: Tensor, scored: Tensor, loss_part: LossPart) -> Tensor:
+        if isinstance(loss_part, JointLoss) and loss_part.guidance_scale:
+            nll = self.likelihoods(inputs, targets, scored)
+            return loss_part.of(nll[: len(nll) // 2])
+        return super().forward(inputs, targets, scored, loss_part)
+
+
+class IgnoresGuidance(SavedTable):
+    table_module = UnguidedModule
 
 
 class MeanLoss(SavedTable):
@@ -381,6 +408,12 @@ WRONG = [
     Wrong(
         backbone_of(LikelihoodsOfInputs), "test_log_likelihoods_are_those_of_the_logits", "in row-major order"
     ),
+    Wrong(
+        backbone_of(JointLossInParts),
+        "test_a_joint_loss_is_of_all_likelihoods_at_once",
+        "those of all scored positions first",
+    ),
+    Wrong(backbone_of(IgnoresGuidance), "test_a_joint_loss_can_be_guided", "the module's loss"),
     Wrong(
         backbone_of(MeanLoss),
         "test_the_modules_loss_is_that_of_the_likelihoods",

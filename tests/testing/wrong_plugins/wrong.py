@@ -46,7 +46,9 @@ def contract_for(
         return plugin(self.plugin_options())
 
     own = {} if watched else {"build": build}
-    return type("TestIt", (contract_of(kind),), {"plugin": "wrong", "registration": registration, **own})
+    return type(
+        "TestIt", (contract_of(kind, options),), {"plugin": "wrong", "registration": registration, **own}
+    )
 
 
 def failures(contract: type[PluginContract], folder: Path, only: str | None = None) -> dict[str, str]:

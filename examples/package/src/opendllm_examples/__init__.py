@@ -1,4 +1,4 @@
-"""Options and registrations of all six plugins. Imported with every command, so nothing heavy is."""
+"""Options and registrations of all seven plugins. Imported with every command, so nothing heavy is."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -11,6 +11,7 @@ from opendllm.registries import (
     ObjectiveOptions,
     PluginOptions,
     Register,
+    RewardOptions,
     SamplerOptions,
     hookimpl,
 )
@@ -18,7 +19,7 @@ from opendllm.registries.architecture import Architecture
 from opendllm.registries.noise_schedules import Destination
 from pydantic import Field
 
-OPENDLLM_INTERFACE = ">=1.0,<2"
+OPENDLLM_INTERFACE = ">=1.3,<2"
 """The versions of the platform's plugin interface that this package was written for."""
 
 
@@ -151,6 +152,13 @@ class ClozeOptions(BenchmarkOptions):
     context_words: int = Field(20, ge=1, description="How many words stand on either side of it.")
 
 
+class RepetitionOptions(RewardOptions):
+    """Options of the penalty on repetitions."""
+
+    words: int = Field(3, ge=1, description="Of an n-gram that is looked for again.")
+    penalty: float = Field(1.0, gt=0, description="What an answer would lose that is nothing but repetition.")
+
+
 @hookimpl
 def register_noise_schedules(register: Register) -> None:
     """Called when the platform looks for noise schedules."""
@@ -214,4 +222,15 @@ def register_benchmarks(register: Register) -> None:
         options=ClozeOptions,
         target="opendllm_examples.cloze:Cloze",
         summary="a hidden word of each held-out text",
+    )
+
+
+@hookimpl
+def register_rewards(register: Register) -> None:
+    """Called when the platform looks for rewards."""
+    register(
+        "repetition",
+        options=RepetitionOptions,
+        target="opendllm_examples.repetition:Repetition",
+        summary="penalty on answers that repeat themselves",
     )

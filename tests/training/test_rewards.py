@@ -1,0 +1,180 @@
+"""Learning from rewards: what a phase computes hangs on no micro-batch, no rank and no interruption."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+MANIFEST = """
+name: rewarded
+model: {backbone: {name: llada}}
+data:
+  corpus: {name: text-files, options: {train: texts/a*.py, held_out: texts/held*.py}}
+  tokenizer: {train: {vocab_size: 280}}
+  sequence_length: 32
+train:
+  objective: {name: coupled-grpo, options: {beta: 0.1}}
+  steps: 6
+  global_batch_size: 8
+  learning_rate: 0.003
+  checkpoint: {every: 1, keep: 2}
+  rl:
+    problems: {path: problems.jsonl}
+    rewards:
+      - {reward: {name: length, options: {buffer: 47}}, weight: 2}
+      - {reward: {name: exact-match}}
+    group_size: 4
+    iterations: 2
+    rollout: {max_new_tokens: 48, steps: 4, sampler: {name: low-confidence}, batch_size: 3}
+    reference: {every: 4, mix: 0.5}
+    held_out: {problems: {path: held.jsonl}, every: 3, samples: 2, temperature: 1.0, reward: exact-match}
+"""
+SECONDS = (
+    "seconds", "tokens_per_second", "peak_memory_bytes", "processes",
+    "rollout_seconds", "reward_seconds", "likelihood_seconds", "update_seconds",
+)  # fmt: skip
+ALONE = ["run", "rewarded.yaml", "--only", "train"]
+
+
+@pytest.fixture(scope="module")
+def rewarded(module_workspace: Path) -> Path:
+    """A folder with that manifest and its problems."""
+    workspace = module_workspace
+    (workspace / "rewarded.yaml").write_text(MANIFEST)
+    for name, prompts in (("problems", ["def f", "x = ", "return a + ", "for"]), ("held", ["y = ", "while"])):
+        lines = [{"task_id": prompt, "prompt": prompt, "answer": "1"} for prompt in prompts]
+        (workspace / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return workspace
+
+
+def lines(run: Path) -> list[dict[str, Any]]:
+    """Of its train.jsonl, without how long things took."""
+    found = [json.loads(line) for line in (run / "default" / "train.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key not in SECONDS} for line in found]
+
+
+def trained(commands: Any, folder: Path, output: str, *settings: str, ranks: int = 1) -> Path:
+    arguments = [*ALONE, "--set", f"output={output}", *(f"--set={setting}" for setting in settings)]
+    arguments += ["--launcher", "torchrun"] if ranks > 1 else []
+    done = commands.run(*arguments, cwd=folder, ranks=ranks)
+    assert done.codes == [0] * ranks, done.said
+    return folder / output
+
+
+def model(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "default" / "checkpoints" / "step-6" / "model" / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def whole(commands: Any, rewarded: Path) -> Path:
+    """A run that nothing happened to."""
+    return trained(commands, rewarded, "whole")
+
+
+def test_lines_say_what_a_phase_came_to(whole: Path) -> None:
+    log = lines(whole)
+    assert [line["step"] for line in log] == list(range(7))
+    assert [line.get("phase") for line in log] == [None, 1, 1, 2, 2, 3, 3]
+    assert ["reward" in line for line in log] == [False, True, False, True, False, True, False]
+    assert ["held_out_pass_rate" in line for line in log] == [True, False, False, True, False, False, True]
+    for line in log:
+        if "reward" in line:
+            assert line["reward"] == pytest.approx(2 * line["reward_length"] + line["reward_exact-match"])
+            assert 1 <= line["completion_length"] <= 48
+            assert {"reward_deviation", "groups_without_spread", "full_marks_length", "ended"} <= line.keys()
+        if line["step"]:
+            assert 0 <= line["clip_fraction"] <= 1
+            assert line["kl"] >= 0
+    assert any(line["groups_without_spread"] < 1 for line in log if "reward" in line)
+    assert len({line["reward"] for line in log if "reward" in line}) > 1  # other answers in each phase
+    # The policy that wrote the answers takes a phase's first step: every ratio is 1.
+    assert [line["clip_fraction"] for line in log[1::2]] == [0.0] * 3
+    assert log[2]["kl"] > 0
+
+
+def test_a_run_killed_in_a_phase_ends_bit_equal_to_one_that_was_not(
+    commands: Any, rewarded: Path, whole: Path
+) -> None:
+    """Between a phase's steps its answers, rewards and likelihoods are saved with the step."""
+    settings = ["--set", "output=killed"]
+    killed = commands.run(*ALONE, *settings, cwd=rewarded, signal=(signal.SIGKILL, -3))
+    assert killed.codes == [-signal.SIGKILL], killed.said
+    saved = rewarded / "killed" / "default" / "checkpoints"
+    assert (saved / "step-3" / "phase").is_dir()
+    assert not (saved / "step-2" / "phase").exists()
+    assert len(lines(rewarded / "killed")) == 4
+    again = trained(commands, rewarded, "killed")
+    assert lines(again) == lines(whole)
+    torch.testing.assert_close(model(again), model(whole), rtol=0, atol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("ranks", "settings"),
+    [
+        (2, ["train.micro_batch_size=2", "train.rl.reference.offload=true"]),
+        (2, ["train.deepspeed.zero_optimization.stage=3"]),
+    ],
+    ids=["two-ranks", "two-ranks-with-zero-3"],
+)
+def test_ranks_and_micro_batches_change_nothing_but_rounding(
+    commands: Any, rewarded: Path, whole: Path, ranks: int, settings: list[str]
+) -> None:
+    """Every rank writes and judges its share; under ZeRO 3 with weights that are gathered for it."""
+    other = trained(commands, rewarded, f"other-{ranks}-{len(settings)}", *settings, ranks=ranks)
+    for ours, theirs in zip(lines(other), lines(whole), strict=True):
+        assert ours == pytest.approx(theirs, rel=2e-3, abs=2e-5)
+    torch.testing.assert_close(model(other), model(whole), rtol=0, atol=2e-4)
+
+
+@pytest.mark.slow
+def test_a_phase_goes_on_with_another_number_of_ranks(commands: Any, rewarded: Path, whole: Path) -> None:
+    """What two ranks wrote of it, one takes up."""
+    settings = ["--set", "output=shared"]
+    arguments = [*ALONE, *settings, "--launcher", "torchrun"]
+    killed = commands.run(*arguments, cwd=rewarded, ranks=2, signal=(signal.SIGKILL, -1))
+    assert -signal.SIGKILL in killed.codes, killed.said
+    alone = trained(commands, rewarded, "shared")
+    for ours, theirs in zip(lines(alone), lines(whole), strict=True):
+        assert ours == pytest.approx(theirs, rel=2e-3, abs=2e-5)
+
+
+def test_adapters_are_held_near_the_model_without_them(commands: Any, rewarded: Path) -> None:
+    settings = [
+        "train.lora={rank: 4}",
+        "train.rl.reference={every: null, mix: 1.0}",
+        "train.steps=2",
+        "train.learning_rate=0.01",
+    ]
+    run = trained(commands, rewarded, "adapters", *settings)
+    log = lines(run)
+    assert log[1]["kl"] == 0  # adapters begin as a change of nothing
+    assert log[2]["kl"] > 0
+    assert not list(run.rglob("reference.safetensors"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [2])
+def test_traces_of_blocks_are_shared_out(commands: Any, rewarded: Path, ranks: int) -> None:
+    """Answers have other numbers of slices, and some prompts are left out: all ranks read as often."""
+    settings = [
+        "model.backbone={name: sdar, options: {attention: block-causal, block_length: 4}}",
+        "train.objective={name: trace-rl, options: {beta: 0.1, kept_rewards: [-1.999, 1]}}",
+        "train.rl.rollout.sampler={name: block-steps, options: {rule: dynamic, threshold: 0.01}}",
+        "train.rl.rollout.steps=null",
+        "train.rl.reference={every: null, mix: 1.0}",
+        "train.steps=4",
+        "train.micro_batch_size=2",
+        "train.deepspeed.zero_optimization.stage=2",
+    ]
+    alone = trained(commands, rewarded, "trace-alone", *settings)
+    shared = trained(commands, rewarded, "trace-shared", *settings, ranks=ranks)
+    for ours, theirs in zip(lines(shared), lines(alone), strict=True):
+        assert ours == pytest.approx(theirs, rel=2e-3, abs=2e-5)
+    assert any(0 < line.get("learnt", 0) < 1 for line in lines(alone))
