@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from opendllm.core.checkpoints.text_codec import codec_of
+from opendllm.core.data.sources import held_out_documents
 from opendllm.core.decoding.decoder import check_options
 from opendllm.core.manifest.checks import decoder_options
 from opendllm.core.manifest.experiment_manifest import Variant, digest
 from opendllm.core.manifest.reward_schema import Problems
-from opendllm.core.manifest.schema import Manifest
 from opendllm.core.rewards.problem_sources import benchmark_problems, read_problem_file
 from opendllm.core.rewards.tested_problems import prompt_digest, refuse_test_problems
 from opendllm.core.rewards.weighing import check_problems
@@ -46,14 +46,16 @@ def run_problems(variant: Variant) -> tuple[list[Problem], list[Problem]]:
     rl = manifest.train.rl
     assert rl is not None
     assert plugins is not None
-    problems = _read(manifest, rl.problems, plugins.problems, "train.rl.problems")
+    problems = _read(variant, rl.problems, plugins.problems, "train.rl.problems")
     held_out: list[Problem] = []
     if rl.held_out is not None:
-        held_out = _read(manifest, rl.held_out.problems, plugins.held_out, "train.rl.held_out.problems")
+        held_out = _read(variant, rl.held_out.problems, plugins.held_out, "train.rl.held_out.problems")
     check_problems([*problems, *held_out], plugins.rewards)
     _refuse_held_out(problems, held_out)
     evaluated = {
-        entry.label or entry.benchmark.name: chosen.benchmark.build().requests(_context(manifest))
+        entry.label or entry.benchmark.name: chosen.benchmark.build().requests(
+            _context(variant, entry.problem_seed)
+        )
         for entry, chosen in zip(manifest.evaluate, variant.plugins.evaluations, strict=True)
         if not only_asks_likelihoods(chosen.benchmark.options)
     }
@@ -115,10 +117,10 @@ def reward_training(
 
 
 def _read(
-    manifest: Manifest, asked: Problems, benchmark: ChosenPlugin[Benchmark, PluginOptions] | None, key: str
+    variant: Variant, asked: Problems, benchmark: ChosenPlugin[Benchmark, PluginOptions] | None, key: str
 ) -> list[Problem]:
     if benchmark is not None:
-        found = benchmark_problems(benchmark.build(), _context(manifest))
+        found = benchmark_problems(benchmark.build(), _context(variant, 0))
     else:
         assert asked.path is not None
         found = read_problem_file(Path(asked.path))
@@ -128,18 +130,21 @@ def _read(
     return chosen
 
 
-def _context(manifest: Manifest) -> BenchmarkContext:
+def _context(variant: Variant, seed: int) -> BenchmarkContext:
+    manifest = variant.manifest
+
+    def held_out() -> Iterator[Document]:
+        if manifest.data is None:
+            raise UserError("a benchmark asks about held-out documents: give the manifest a `data` section")
+        return held_out_documents(variant.plugins.built_corpora())
+
     return BenchmarkContext(
         None,
-        0,
+        seed,
         manifest.data.sequence_length if manifest.data else UNKNOWN_LENGTH,
-        _no_documents,
+        held_out,
         CodeExecution(manifest.isolation) if manifest.allow_code_execution else None,
     )
-
-
-def _no_documents() -> Iterator[Document]:
-    raise UserError("a benchmark that asks about held-out documents has no problems to learn from")
 
 
 def _refuse_held_out(problems: Sequence[Problem], held_out: Sequence[Problem]) -> None:
