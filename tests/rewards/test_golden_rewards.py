@@ -27,9 +27,7 @@ def value(name: str, text: str, answer: str | None = None, **options: Any) -> fl
 
 @golden("policy")
 def test_one_python_block(vectors: Vectors) -> None:
-    cases = vectors.expected["rewards"]["code_format_python"]
-    assert len(cases) == 37
-    for case in cases:
+    for case in vectors.expected["rewards"]["code_format_python"]:
         with Entry(case) as entry:
             text, what = entry.take("text"), entry.take("what")
             assert value("format", text) == entry.take("reward"), what
@@ -39,7 +37,9 @@ def test_one_python_block(vectors: Vectors) -> None:
 @golden("policy")
 def test_one_block_of_another_language(vectors: Vectors) -> None:
     for case in vectors.expected["rewards"]["code_format_javascript"]:
-        assert value("format", case["text"], language="javascript") == case["reward"], case["what"]
+        with Entry(case) as entry:
+            text, what = entry.take("text"), entry.take("what")
+            assert value("format", text, language="javascript") == entry.take("reward"), what
 
 
 def test_a_language_is_of_code_blocks_only() -> None:

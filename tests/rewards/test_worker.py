@@ -71,7 +71,9 @@ def test_no_answers_are_no_work() -> None:
             r".py:\d+\)",
         ),
         ("exit", r" ended its process \(exit code 7\), given 4 answers, the first to problem 'a'"),
-        ("hang", r" gave no values within 3 seconds for answers to problem 'b'"),
+        pytest.param(
+            "hang", r" gave no values within 3 seconds for answers to problem 'b'", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_a_reward_that_fails_is_named_with_its_problem(trapped: Trapped, does: str, says: str) -> None:
