@@ -23,8 +23,8 @@ from opendllm.core.networks.segment_kernels import (
     attend_in_runs,
     document_runs,
     group_documents,
-    takes_varlen,
 )
+from opendllm.core.networks.varlen_kernels import takes_varlen
 from opendllm.core.toolkit.segments import visibility
 from opendllm.registries.sequences import ModelInputs
 
@@ -142,9 +142,9 @@ def _document_attention(
     dropout: float,
 ) -> Tensor:
     """By whatever kernel serves packed documents best."""
-    packed = not layout.everything_is_visible
-    if packed and takes_varlen(query) and layout.runs is not None and not dropout:
+    if takes_varlen(query) and layout.runs is not None and not dropout:
         return attend_in_runs(query, key, value, layout.runs, scaling)
+    packed = not layout.everything_is_visible
     if packed and query.device.type == "cpu":
         return attend_in_groups(query, key, value, layout.groups, scaling, dropout)
     if packed and layout.wants_flex(query):

@@ -16,7 +16,7 @@ from torch import Tensor
 from opendllm.core.checkpoints.files import steps
 from opendllm.core.data.rows import Rows
 from opendllm.core.foundation.peak_memory import peak_memory_bytes, restart_peak_memory
-from opendllm.core.foundation.process_group import summed
+from opendllm.core.foundation.process_group import sum_of_numbers, summed
 from opendllm.core.foundation.ranks import rank, world_size
 from opendllm.core.launching.stopping import EXIT_CODES, Stopped, StopRequest, stop_requests
 from opendllm.core.manifest.train_schema import Train
@@ -55,10 +55,17 @@ OnStep = Callable[[int, float, float], None]
 
 @dataclass(frozen=True)
 class CorruptedStep:
-    """What this rank's part of a step reads, and how many tokens of the data that is, a scalar int64."""
+    """What this rank's part of a step reads.
+
+    Attributes:
+        micro_batches: the rows.
+        data_tokens: how many tokens of the data they are.
+        count: what the loss sum is divided by: over all micro-batches and ranks, so that neither matters.
+    """
 
     micro_batches: list[Corruption]
-    data_tokens: Tensor
+    data_tokens: int
+    count: float
 
 
 @dataclass(frozen=True)
@@ -154,7 +161,9 @@ def _take_steps(
     )
     log = MetricsLog(run.folder / "train.jsonl", step, rank() == 0, trackers)
     restart_peak_memory()
-    batches = Prefetcher(lambda step: _corrupt_step(run, step, micro_batch, accumulation), settings.steps)
+    batches = Prefetcher(
+        lambda step: _corrupt_step(run, step, micro_batch, accumulation), settings.steps, engine.device
+    )
 
     def measure() -> float | None:
         if run.lm.noise.bound == "none":
@@ -224,34 +233,34 @@ def _take_step(
     asked to stop, else 0).
     """
     corrupted = batches.take(step)
-    corruptions = corrupted.micro_batches
+    corruptions, count = corrupted.micro_batches, corrupted.count
     # What torch draws itself, for dropout say, is a function of the step too: a resumed run repeats it.
     torch.manual_seed(int(hash_address(run.seed, stream_id("torch"), step, rank())))
-    count = _global_count(corruptions)
     answers = _answer_count(run, engine, corruptions)
     parts = [run.objective.loss_part(corruption, run.schedule, count, answers) for corruption in corruptions]
     device_loss = _accumulate(engine, corruptions, parts)
     batches.prepare(step + 1)
-    loss = float(summed(device_loss))
+    with warning_where_little_moves(engine, run.settings, step):
+        device_norm = take_step(engine)
+    # Everything is under way, and waited for once.
+    asked = [stop.made and stop.exit_code == code for code in EXIT_CODES]
+    own = torch.tensor([corrupted.data_tokens, *asked], dtype=torch.float64, device=engine.device)
+    loss, step_tokens, *stopping = summed(torch.cat([device_loss[None], own])).tolist()
     if not math.isfinite(loss):
         raise NonFiniteLossError(
-            f"the loss of step {step} is {loss}: training stopped before the step; "
+            f"the loss of step {step} is {loss}: training stopped and did not save the step; "
             f"lower train.learning_rate, or look at the data"
         )
-    with warning_where_little_moves(engine, run.settings, step):
-        norm = take_step(engine)
-    if not math.isfinite(norm):
+    norm = float(device_norm)
+    if not math.isfinite(norm) or norm < 0:  # DeepSpeed's own sign of it
         raise NonFiniteLossError(
             f"the gradients of step {step} are not finite: training stopped and did not save the step; "
             f"lower train.learning_rate, or look at the data"
         )
-    asked = [stop.made and stop.exit_code == code for code in EXIT_CODES]
-    own = torch.cat([corrupted.data_tokens[None], torch.tensor(asked, device=engine.device)])
-    step_tokens, *stopping = summed(own).tolist()
     return (
         loss,
         norm,
-        step_tokens,
+        int(step_tokens),
         next((code for code, by in zip(EXIT_CODES, stopping, strict=True) if by), 0),
     )
 
@@ -270,13 +279,9 @@ def _corrupt_step(run: TrainingRun, step: int, micro_batch: int, accumulation: i
         masking = run.objective.mask(rows, noise, run.schedule)
         corruptions.append(run.objective.corrupt(masking, run.schedule, run.lm.mask_token_id))
         tokens.append(_data_tokens(masking.rows, start, micro_batch))
-    return CorruptedStep(corruptions, torch.stack(tokens).sum())
-
-
-def _global_count(corruptions: Sequence[Corruption]) -> float:
-    """What the loss sum is divided by: over all micro-batches and ranks, so that neither matters."""
-    own = torch.stack([corruption.count for corruption in corruptions]).sum()
-    return max(1.0, float(summed(own)))
+    counts = torch.stack([corruption.count for corruption in corruptions]).sum()
+    data_tokens, own_count = torch.stack([torch.stack(tokens).sum().double(), counts.double()]).tolist()
+    return CorruptedStep(corruptions, int(data_tokens), max(1.0, sum_of_numbers([own_count])[0]))
 
 
 @torch.no_grad()

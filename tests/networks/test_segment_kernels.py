@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -13,9 +14,11 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounter
 from torch.nn.functional import scaled_dot_product_attention
 
-from opendllm.core.networks import attention, segment_kernels
+from opendllm.core.foundation import notices
+from opendllm.core.networks import attention, segment_kernels, varlen_kernels
 from opendllm.core.networks.attention import AttentionLayout, CanvasLayout, segment_attention
-from opendllm.core.networks.segment_kernels import attend_in_groups, attend_in_runs, document_runs
+from opendllm.core.networks.segment_kernels import attend_in_groups, document_runs
+from opendllm.core.networks.varlen_kernels import VarlenKernel
 from opendllm.core.toolkit.segments import document_positions, noisy_then_clean, visibility
 from opendllm.registries.sequences import PADDING_SEGMENT, AttentionPattern, ModelInputs
 
@@ -119,61 +122,137 @@ def loop_over_bounds(
     return torch.cat(parts)
 
 
-def assert_runs_equal_the_mask(pattern: str) -> None:
-    inputs, blocks = layout(ROWS, pattern)
-    qkv = states(inputs)
-    runs = document_runs(inputs, blocks)
-    assert runs is not None
-    real = inputs.segments != PADDING_SEGMENT
-    assert_same_with_gradients(attend_in_runs(*qkv, runs, 0.3), under_mask(inputs, blocks, qkv), qkv, real)
-
-
-@pytest.mark.parametrize("pattern", ["bidirectional", "causal"])
-def test_the_bounds_for_a_variable_length_kernel(monkeypatch: pytest.MonkeyPatch, pattern: str) -> None:
-    monkeypatch.setattr(segment_kernels, "varlen_kernel", lambda: loop_over_bounds)
-    assert_runs_equal_the_mask(pattern)
+@pytest.fixture
+def hopper(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A GPU of compute capability 9.0, as far as the choice of a kernel goes."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr(attention, "takes_varlen", lambda query: True)
+    varlen_kernels.usable.cache_clear()
+    notices.tell_once.cache_clear()
+    notices.warn_once.cache_clear()
+    yield
+    varlen_kernels.usable.cache_clear()
 
 
 @pytest.fixture
-def flash_attn(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, object]]]:
-    """The package, computing on a CPU what it computes on a GPU; gives the calls it was asked."""
-    calls: list[dict[str, object]] = []
+def installed(monkeypatch: pytest.MonkeyPatch, hopper: None) -> list[str]:
+    """All kernels, computing on a CPU what they compute on a GPU; gives the names of those asked."""
+    asked: list[str] = []
 
-    def flash_attn_varlen_func(  # noqa: PLR0913  (the package's)
-        q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor,
-        max_seqlen_q: int, max_seqlen_k: int, dropout_p: float = 0.0, softmax_scale: float | None = None,
-        causal: bool = False,
-    ) -> Tensor:  # fmt: skip
-        assert cu_seqlens_q.dtype == torch.int32
-        assert torch.equal(cu_seqlens_q, cu_seqlens_k)
-        assert max_seqlen_q == max_seqlen_k
-        calls.append({"heads": (q.shape[1], k.shape[1]), "causal": causal, "dropout": dropout_p})
-        return loop_over_bounds(q, k, v, cu_seqlens_q, max_seqlen_q, causal, softmax_scale)
+    def standing_in(kernel: VarlenKernel) -> VarlenKernel:
+        def attend(*arguments: Any) -> Tensor:
+            asked.append(kernel.name)
+            return loop_over_bounds(*arguments)
 
-    package = ModuleType("flash_attn")
-    package.flash_attn_varlen_func = flash_attn_varlen_func  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "flash_attn", package)
-    segment_kernels.varlen_kernel.cache_clear()
-    yield calls
-    segment_kernels.varlen_kernel.cache_clear()
+        return replace(kernel, load=lambda: attend)
+
+    monkeypatch.setattr(varlen_kernels, "KERNELS", tuple(map(standing_in, varlen_kernels.KERNELS)))
+    return asked
+
+
+def without(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """As where these are not installed."""
+
+    def fails() -> Any:
+        raise ImportError
+
+    kernels = [replace(k, load=fails) if k.name in names else k for k in varlen_kernels.KERNELS]
+    monkeypatch.setattr(varlen_kernels, "KERNELS", tuple(kernels))
 
 
 @pytest.mark.parametrize("pattern", ["bidirectional", "causal"])
-def test_flash_attn_computes_packed_documents_where_it_is_installed(
-    flash_attn: list[dict[str, object]], monkeypatch: pytest.MonkeyPatch, pattern: str
-) -> None:
-    monkeypatch.setattr(attention, "takes_varlen", lambda query: True)
+def test_a_variable_length_kernel_computes_packed_documents(installed: list[str], pattern: str) -> None:
     inputs, blocks = layout(ROWS, pattern)
     qkv = states(inputs)
     found, _ = segment_attention(
         torch.nn.Identity(), *qkv, None, layout=AttentionLayout(inputs, blocks), scaling=0.3
     )
-    assert flash_attn == [{"heads": (4, 2), "causal": pattern == "causal", "dropout": 0.0}]
     real = inputs.segments != PADDING_SEGMENT
     assert_same_with_gradients(found, under_mask(inputs, blocks, qkv), qkv, real)
+    assert installed[-1] == "flash-attn 3"
 
 
-def test_without_flash_attn_the_kernel_is_torchs_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def asked_for(installed: list[str], documents: int) -> str:
+    """The kernel that 1,536 tokens in so many documents get."""
+    query = torch.randn(1536, 4, 16)
+    attend = varlen_kernels.kernel_for(query, query[:, :2], documents, causal=False)
+    bounds = torch.arange(0, 1537, 1536 // documents).int()
+    attend(query, query[:, :2], query[:, :2], bounds, 1536 // documents, False, None)
+    return installed[-1]
+
+
+def test_the_kernel_is_chosen_by_what_is_installed_and_by_the_documents_length(
+    installed: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert asked_for(installed, 1) == asked_for(installed, 64) == "flash-attn 3"
+    assert "attention of packed documents: flash-attn 3\n" in capsys.readouterr().err
+    without(monkeypatch, "flash-attn 3", "flash-attn 4")
+    varlen_kernels.usable.cache_clear()
+    assert asked_for(installed, 1) == "cuDNN"
+    assert asked_for(installed, 64) == "flash-attn 2"
+    said = "cuDNN from 512 tokens a document on, below flash-attn 2"
+    assert said in capsys.readouterr().err
+    without(monkeypatch, "flash-attn 2")
+    varlen_kernels.usable.cache_clear()
+    assert asked_for(installed, 64) == "torch's flash-attention 2"
+
+
+def test_an_ampere_gpu_has_no_kernels_for_hopper(
+    installed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 0))
+    assert asked_for(installed, 1) == "flash-attn 2"
+
+
+@pytest.mark.parametrize("fault", ["wrong", "raises", "wrong gradient"])
+def test_a_kernel_that_computes_something_else_is_left_out_and_named(
+    installed: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fault: str
+) -> None:
+    def attend(*arguments: Any) -> Tensor:
+        if fault == "raises":
+            raise RuntimeError("no execution plans\nsupport this graph")
+        found = loop_over_bounds(*arguments)
+        return found * 1.1 if fault == "wrong" else found.detach() + 1.1 * (found - found.detach())
+
+    first, *rest = varlen_kernels.KERNELS
+    monkeypatch.setattr(varlen_kernels, "KERNELS", (replace(first, load=lambda: attend), *rest))
+    assert asked_for(installed, 1) == "flash-attn 4"
+    why = "it fails (RuntimeError: no execution plans)" if fault == "raises" else "it is off by 0.1"
+    assert f"warning: attention: flash-attn 3 is left out, for heads of 16 {why}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("module", "kernel"),
+    [
+        ("flash_attn_interface", "flash-attn 3"),
+        ("flash_attn.cute", "flash-attn 4"),
+        ("flash_attn", "flash-attn 2"),
+    ],
+)
+@pytest.mark.parametrize("gives_sums", [False, True])
+def test_the_packages_are_called_by_the_names_that_they_have(
+    monkeypatch: pytest.MonkeyPatch, module: str, kernel: str, gives_sums: bool
+) -> None:
+    def flash_attn_varlen_func(  # noqa: PLR0913  (the packages')
+        q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor,
+        max_seqlen_q: int, max_seqlen_k: int, softmax_scale: float | None = None, causal: bool = False,
+    ) -> Any:  # fmt: skip
+        assert cu_seqlens_q.dtype == torch.int32
+        assert torch.equal(cu_seqlens_q, cu_seqlens_k)
+        assert max_seqlen_q == max_seqlen_k
+        found = loop_over_bounds(q, k, v, cu_seqlens_q, max_seqlen_q, causal, softmax_scale)
+        return (found, None) if gives_sums else found
+
+    package = ModuleType(module)
+    package.flash_attn_varlen_func = flash_attn_varlen_func  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "flash_attn", ModuleType("flash_attn"))
+    monkeypatch.setitem(sys.modules, module, package)
+    [found] = [each for each in varlen_kernels.KERNELS if each.name == kernel]
+    for causal in (False, True):
+        assert not varlen_kernels.mistake(found.load(), (4, 2, 16), torch.float32, causal)
+
+
+def test_torchs_own_kernel_gets_as_many_key_heads_as_query_heads(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
     def varlen_attn(  # noqa: PLR0913  (torch's)
@@ -181,16 +260,12 @@ def test_without_flash_attn_the_kernel_is_torchs_own(monkeypatch: pytest.MonkeyP
         max_q: int, max_k: int, *, scale: float | None, window_size: tuple[int, int],
     ) -> Tensor:  # fmt: skip
         asked.append(window_size)
+        assert query.shape == key.shape == value.shape
         return loop_over_bounds(query, key, value, cu_seq_q, max_q, window_size == (-1, 0), scale)
 
-    monkeypatch.setitem(sys.modules, "flash_attn", None)  # an import of it fails
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_attn)
-    segment_kernels.varlen_kernel.cache_clear()
-    try:
-        assert_runs_equal_the_mask("causal")
-        assert_runs_equal_the_mask("bidirectional")
-    finally:
-        segment_kernels.varlen_kernel.cache_clear()
+    for causal in (True, False):
+        assert not varlen_kernels.mistake(varlen_kernels.TORCHS.load(), (4, 2, 16), torch.float32, causal)
     assert asked == [(-1, 0), (-1, -1)]
 
 
@@ -199,7 +274,7 @@ def test_the_kernels_take_half_precision_and_usual_heads_on_a_recent_gpu(
 ) -> None:
     def takes(dtype: torch.dtype, size: int = 64, is_cuda: bool = True) -> bool:
         query: Any = SimpleNamespace(dtype=dtype, shape=(1, 4, 9, size), is_cuda=is_cuda)
-        return segment_kernels.takes_varlen(query)
+        return varlen_kernels.takes_varlen(query)
 
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     assert takes(torch.bfloat16)
