@@ -186,6 +186,8 @@ def _take_steps(
                 loss, norm, step_tokens, stopping = _take_step(run, engine, step, batches, stop)
             weights.update(step)
             seconds = time.perf_counter() - started
+            if not compiling:
+                stop.watchdog.expect(seconds)
             tokens += step_tokens
             last = step == settings.steps
             saving = last or stopping > 0 or _due(step, settings.checkpoint.every)
@@ -209,7 +211,7 @@ def _take_steps(
             if saving:
                 log.sync()
                 taken = TakenStep(step, {**provenance, "tokens": tokens}, measured)
-                with run.progress.activity(f"saving step {step}"):
+                with run.progress.activity(f"saving step {step}"), stop.watchdog.saving(run.folder):
                     save_step(engine, weights, run.tokenizer, run.folder, taken, settings.checkpoint)
             if stopping:
                 raise Stopped(f"stopped after step {step} of {settings.steps}, which is saved", stopping)
