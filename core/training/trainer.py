@@ -165,11 +165,15 @@ def _take_steps(
         lambda step: _corrupt_step(run, step, micro_batch, accumulation), settings.steps, engine.device
     )
 
+    # One layer's activations are kept, not all of them as in training: twice its rows fit on a GPU, which small
+    # passes would leave idle, and under ZeRO 3 fetch the weights for each.
+    measured_at_once = 2 * micro_batch if engine.device.type == "cuda" else 0
+
     def measure() -> float | None:
         if run.lm.noise.bound == "none":
             return None
         with run.progress.activity("measuring the held-out loss", unit="rows") as task, weights.evaluated():
-            return held_out_loss(run.lm, run.held_out_rows, settings.held_out, task.update)
+            return held_out_loss(run.lm, run.held_out_rows, settings.held_out, task.update, measured_at_once)
 
     with closing(log), stop_requests(lambda: _what_is_saved(run.folder)) as stop:
         if step == 0:
