@@ -88,7 +88,7 @@ def _options(name: str, folder: Path, launch: Launch) -> Mapping[str, str | int]
         "nodes": launch.nodes,
         "ntasks-per-node": 1,
         "output": f"{str(folder.absolute()).replace('%', '%%')}/slurm-%j.log",
-        "signal": f"TERM@{SECONDS_TO_SAVE}"
-        ** {key: value for key, value in named.items() if value is not None},
+        "signal": f"TERM@{SECONDS_TO_SAVE}",
+        **{key: value for key, value in named.items() if value is not None},
         **slurm.options,
     }

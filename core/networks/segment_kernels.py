@@ -153,6 +153,7 @@ def attend_in_runs(
     """Attention [B, H, L, K] -> [B, L, H, K] in half precision on a GPU."""
     rows, _, length, _ = query.shape
     q, k, v = (states.transpose(1, 2).flatten(0, 1) for states in (query, key, value))
-    attend = kernel_for(q, k, len(runs.bounds) - 1, runs.causal)
+    shape = query.shape[1], key.shape[1], query.shape[3]
+    attend = kernel_for(shape, query.dtype, runs.causal).load()
     output = attend(q, k, v, runs.bounds, runs.longest, runs.causal, scale)
     return output.view(rows, length, *output.shape[1:])

@@ -1,24 +1,29 @@
-"""Which variable-length kernel reads packed documents on a GPU: the fastest that is there and computes right.
+"""Which variable-length kernel reads packed documents on a GPU: the first that is there and computes right.
 
-Milliseconds of forward and backward pass over 32,768 tokens, 14 heads of 64 (`benchmarks/attention.py`):
+Milliseconds of forward and backward pass over 32,768 tokens, 14 heads of 64 over 2, on one H100 (torch 2.11):
 
-| tokens a document | flash-attention 2 | cuDNN | FlexAttention |
-|---|---|---|---|
-| 1024 | 2.4 | | 1.7 |
-| 4096 | 6.1 | 3.7 | 5.0 |
+| tokens a document | flash-attention 2 | FlexAttention |
+|---|---|---|
+| 128 | 1.26 | 0.81 |
+| 512 | 1.43 | 1.19 |
+| 1024 | 2.04 | 1.93 |
+| 4096 | 6.61 | 6.36 |
+| 128 to 4096 | 3.76 | 3.91 |
 
-FlexAttention is compiled for each model, and is left to what the others can't say (see `attention`).
+cuDNN's, the fastest for whole rows (3.7 of 4096 tokens, see `attention`), is not among them: torch 2.11 hands
+its variable-length backward pass the head size as the longest document, and what comes out is garbage.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
+from inspect import signature
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad, scaled_dot_product_attention
+from torch.nn.functional import scaled_dot_product_attention
 
 from opendllm.core.foundation.notices import tell_once, warn_once
 
@@ -40,14 +45,12 @@ class VarlenKernel:
         load: imports it; raises ImportError where it isn't installed.
         capability: of the GPUs that it's for, at least.
         newest: the capability that it's not for any more, or None.
-        from_length: documents' mean length from which it's the fastest of those that follow it.
     """
 
     name: str
     load: Callable[[], VarlenAttention]
     capability: tuple[int, int] = AMPERE
     newest: tuple[int, int] | None = None
-    from_length: int = 0
 
 
 def takes_varlen(query: Tensor) -> bool:
@@ -63,37 +66,19 @@ def takes_varlen(query: Tensor) -> bool:
     )
 
 
-def kernel_for(query: Tensor, key: Tensor, documents: int, causal: bool) -> VarlenAttention:
-    """The one for a batch.
-
-    Args:
-        query: [T, H, K], in half precision on a GPU.
-        key: [T, G, K], G dividing H.
-        documents: how many there are.
-        causal: whether each position sees itself and what is before it.
-    """
-    shape = query.shape[1], key.shape[1], query.shape[2]
-    found = usable(shape, query.dtype, causal)
-    length = query.shape[0] // max(1, documents)
-    return next(attend for kernel, attend in found if length >= kernel.from_length or kernel is found[-1][0])
-
-
 @cache
-def usable(
-    shape: tuple[int, int, int], dtype: torch.dtype, causal: bool
-) -> tuple[tuple[VarlenKernel, VarlenAttention], ...]:
-    """The installed kernels that compute heads of such a shape, preferred first; the last takes any length.
+def kernel_for(shape: tuple[int, int, int], dtype: torch.dtype, causal: bool) -> VarlenKernel:
+    """The first that is installed and computes heads of such a shape.
 
-    Each has to compute a small case as torch's plain attention does: what else a new cuDNN, say, got wrong
-    would be a wrong number in silence.
+    Each has to compute a small case as torch's plain attention does: what a new version, say, got wrong would
+    be a wrong number in silence. Said once.
 
     Args:
         shape: query heads, key heads, head size.
-        dtype: of all of them.
-        causal: see `kernel_for`.
+        dtype: half precision.
+        causal: whether each position sees itself and what is before it.
     """
     capability = torch.cuda.get_device_capability()
-    found: list[tuple[VarlenKernel, VarlenAttention]] = []
     for kernel in KERNELS:
         if capability < kernel.capability or (kernel.newest is not None and capability >= kernel.newest):
             continue
@@ -102,27 +87,11 @@ def usable(
         except ImportError:
             continue
         why = mistake(attend, shape, dtype, causal)
-        if why:
-            warn_once(f"attention: {kernel.name} is left out, for heads of {shape[2]} it {why}")
-            continue
-        found.append((kernel, attend))
-        if not kernel.from_length:
-            break
-    if not found:
-        found.append((TORCHS, TORCHS.load()))
-    tell_once(f"attention of packed documents: {described([kernel for kernel, _ in found])}")
-    return tuple(found)
-
-
-def described(kernels: list[VarlenKernel]) -> str:
-    """In words: `cuDNN from 512 tokens a document on, below torch's flash-attention 2`."""
-    said = [
-        f"{kernel.name} from {kernel.from_length:,} tokens a document on"
-        if kernel.from_length
-        else kernel.name
-        for kernel in kernels
-    ]
-    return ", below ".join(said)
+        if not why:
+            tell_once(f"attention of packed documents: {kernel.name}")
+            return kernel
+        warn_once(f"attention: {kernel.name} is left out, for heads of {shape[2]} it {why}")
+    return TORCHS
 
 
 def mistake(attend: VarlenAttention, shape: tuple[int, int, int], dtype: torch.dtype, causal: bool) -> str:
@@ -171,18 +140,21 @@ def document_by_document(
     return torch.cat(parts)
 
 
+@cache
 def _flash_attention_3() -> VarlenAttention:
     from flash_attn_interface import flash_attn_varlen_func
 
     return _of_package(flash_attn_varlen_func)
 
 
+@cache
 def _flash_attention_4() -> VarlenAttention:
     from flash_attn.cute import flash_attn_varlen_func
 
     return _of_package(flash_attn_varlen_func)
 
 
+@cache
 def _flash_attention_2() -> VarlenAttention:
     from flash_attn import flash_attn_varlen_func
 
@@ -205,43 +177,21 @@ def _of_package(function: Callable[..., Tensor | tuple[Tensor, ...]]) -> VarlenA
     return attend
 
 
-def _cudnn() -> VarlenAttention:
-    if not torch.backends.cudnn.is_available():
-        raise ImportError("this build of torch has no cuDNN")
-
-    def attend(
-        query: Tensor, key: Tensor, value: Tensor, bounds: Tensor, longest: int, causal: bool,
-        scale: float | None,
-    ) -> Tensor:  # fmt: skip
-        # torch makes a plan for each number of documents and each longest one, which takes a while: so there
-        # are few of each. Documents of no tokens cost nothing.
-        documents = len(bounds) - 1
-        bounds = pad(bounds, (0, _power_of_two(documents) - documents), value=query.shape[0])
-        longest = _power_of_two(max(longest, 128))
-        found = torch.ops.aten._cudnn_attention_forward(
-            query, key, value, None, bounds, bounds, longest, longest, True, 0.0, causal, False, scale=scale
-        )
-        output: Tensor = found[0]
-        return output
-
-    return _with_own_heads(attend)
-
-
+@cache
 def _torchs() -> VarlenAttention:
     from torch.nn.attention.varlen import varlen_attn
+
+    shares = "enable_gqa" in signature(varlen_attn).parameters  # from torch 2.12 on
+    kernel: Callable[..., Tensor] = partial(varlen_attn, enable_gqa=True) if shares else varlen_attn
 
     def attend(
         query: Tensor, key: Tensor, value: Tensor, bounds: Tensor, longest: int, causal: bool,
         scale: float | None,
     ) -> Tensor:  # fmt: skip
         window = (-1, 0) if causal else (-1, -1)
-        found = varlen_attn(
-            query, key, value, bounds, bounds, longest, longest, scale=scale, window_size=window
-        )
-        assert isinstance(found, Tensor)
-        return found
+        return kernel(query, key, value, bounds, bounds, longest, longest, scale=scale, window_size=window)
 
-    return _with_own_heads(attend)
+    return attend if shares else _with_own_heads(attend)
 
 
 def _with_own_heads(attend: VarlenAttention) -> VarlenAttention:
@@ -259,17 +209,11 @@ def _with_own_heads(attend: VarlenAttention) -> VarlenAttention:
     return repeated
 
 
-def _power_of_two(number: int) -> int:
-    """The smallest that is no less."""
-    return 1 << max(0, number - 1).bit_length()
-
-
 TORCHS = VarlenKernel("torch's flash-attention 2", _torchs)
-KERNELS = (
+KERNELS: tuple[VarlenKernel, ...] = (
     VarlenKernel("flash-attn 3", _flash_attention_3, HOPPER, newest=(10, 0)),
     VarlenKernel("flash-attn 4", _flash_attention_4, HOPPER),
-    VarlenKernel("cuDNN", _cudnn, HOPPER, from_length=512),
     VarlenKernel("flash-attn 2", _flash_attention_2),
     TORCHS,
 )
-"""The preferred first; of those that take any length, the first is the last that is looked at."""
+"""The preferred first."""

@@ -1,4 +1,4 @@
-"""The running Python's standard library, and installed packages, as text: files in a fixed order and a fixed split."""
+"""The running Python's standard library, and packages, as text: files in a fixed order and a fixed split."""
 
 from __future__ import annotations
 

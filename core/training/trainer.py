@@ -165,8 +165,8 @@ def _take_steps(
         lambda step: _corrupt_step(run, step, micro_batch, accumulation), settings.steps, engine.device
     )
 
-    # One layer's activations are kept, not all of them as in training: twice its rows fit on a GPU, which small
-    # passes would leave idle, and under ZeRO 3 fetch the weights for each.
+    # One layer's activations are kept, not all of them as in training: twice its rows fit on a GPU, which
+    # small passes would leave idle, and under ZeRO 3 fetch the weights for each.
     measured_at_once = 2 * micro_batch if engine.device.type == "cuda" else 0
 
     def measure() -> float | None:

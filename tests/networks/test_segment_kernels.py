@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch._dynamo.testing import CompileCounter
+from torch.nn.attention import SDPBackend
 from torch.nn.functional import scaled_dot_product_attention
 
 from opendllm.core.foundation import notices
@@ -127,11 +129,11 @@ def hopper(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A GPU of compute capability 9.0, as far as the choice of a kernel goes."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     monkeypatch.setattr(attention, "takes_varlen", lambda query: True)
-    varlen_kernels.usable.cache_clear()
+    varlen_kernels.kernel_for.cache_clear()
     notices.tell_once.cache_clear()
     notices.warn_once.cache_clear()
     yield
-    varlen_kernels.usable.cache_clear()
+    varlen_kernels.kernel_for.cache_clear()
 
 
 @pytest.fixture
@@ -172,36 +174,32 @@ def test_a_variable_length_kernel_computes_packed_documents(installed: list[str]
     assert installed[-1] == "flash-attn 3"
 
 
-def asked_for(installed: list[str], documents: int) -> str:
-    """The kernel that 1,536 tokens in so many documents get."""
-    query = torch.randn(1536, 4, 16)
-    attend = varlen_kernels.kernel_for(query, query[:, :2], documents, causal=False)
-    bounds = torch.arange(0, 1537, 1536 // documents).int()
-    attend(query, query[:, :2], query[:, :2], bounds, 1536 // documents, False, None)
-    return installed[-1]
+def chosen() -> str:
+    """The kernel that heads of 16 get."""
+    return varlen_kernels.kernel_for((4, 2, 16), torch.float32, False).name
 
 
-def test_the_kernel_is_chosen_by_what_is_installed_and_by_the_documents_length(
+def test_the_kernel_is_chosen_by_what_is_installed(
     installed: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert asked_for(installed, 1) == asked_for(installed, 64) == "flash-attn 3"
-    assert "attention of packed documents: flash-attn 3\n" in capsys.readouterr().err
-    without(monkeypatch, "flash-attn 3", "flash-attn 4")
-    varlen_kernels.usable.cache_clear()
-    assert asked_for(installed, 1) == "cuDNN"
-    assert asked_for(installed, 64) == "flash-attn 2"
-    said = "cuDNN from 512 tokens a document on, below flash-attn 2"
-    assert said in capsys.readouterr().err
-    without(monkeypatch, "flash-attn 2")
-    varlen_kernels.usable.cache_clear()
-    assert asked_for(installed, 64) == "torch's flash-attention 2"
+    assert chosen() == chosen() == "flash-attn 3"
+    assert capsys.readouterr().err == "attention of packed documents: flash-attn 3\n"
+    for missing, found in (
+        (["flash-attn 3"], "flash-attn 4"),
+        (["flash-attn 4"], "flash-attn 2"),
+        (["flash-attn 2"], "torch's flash-attention 2"),
+    ):
+        without(monkeypatch, *missing)
+        varlen_kernels.kernel_for.cache_clear()
+        assert chosen() == found
+        assert capsys.readouterr().err == f"attention of packed documents: {found}\n"
 
 
 def test_an_ampere_gpu_has_no_kernels_for_hopper(
     installed: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 0))
-    assert asked_for(installed, 1) == "flash-attn 2"
+    assert chosen() == "flash-attn 2"
 
 
 @pytest.mark.parametrize("fault", ["wrong", "raises", "wrong gradient"])
@@ -216,7 +214,7 @@ def test_a_kernel_that_computes_something_else_is_left_out_and_named(
 
     first, *rest = varlen_kernels.KERNELS
     monkeypatch.setattr(varlen_kernels, "KERNELS", (replace(first, load=lambda: attend), *rest))
-    assert asked_for(installed, 1) == "flash-attn 4"
+    assert chosen() == "flash-attn 4"
     why = "it fails (RuntimeError: no execution plans)" if fault == "raises" else "it is off by 0.1"
     assert f"warning: attention: flash-attn 3 is left out, for heads of 16 {why}" in capsys.readouterr().err
 
@@ -248,25 +246,35 @@ def test_the_packages_are_called_by_the_names_that_they_have(
     monkeypatch.setitem(sys.modules, "flash_attn", ModuleType("flash_attn"))
     monkeypatch.setitem(sys.modules, module, package)
     [found] = [each for each in varlen_kernels.KERNELS if each.name == kernel]
+    load = found.load.__wrapped__  # type: ignore[attr-defined]  # not what was kept of an earlier test
     for causal in (False, True):
-        assert not varlen_kernels.mistake(found.load(), (4, 2, 16), torch.float32, causal)
+        assert not varlen_kernels.mistake(load(), (4, 2, 16), torch.float32, causal)
 
 
-def test_torchs_own_kernel_gets_as_many_key_heads_as_query_heads(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("shares_heads", [True, False])
+def test_torchs_own_kernel_gets_the_heads_that_it_takes(
+    monkeypatch: pytest.MonkeyPatch, shares_heads: bool
+) -> None:
+    """Up to 2.11 as many key heads as query heads."""
     asked = []
 
-    def varlen_attn(  # noqa: PLR0913  (torch's)
+    def of_2_11(  # noqa: PLR0913  (torch's)
         query: Tensor, key: Tensor, value: Tensor, cu_seq_q: Tensor, cu_seq_k: Tensor,
         max_q: int, max_k: int, *, scale: float | None, window_size: tuple[int, int],
     ) -> Tensor:  # fmt: skip
-        asked.append(window_size)
-        assert query.shape == key.shape == value.shape
+        asked.append((window_size, query.shape[1], key.shape[1], value.shape[1]))
         return loop_over_bounds(query, key, value, cu_seq_q, max_q, window_size == (-1, 0), scale)
 
-    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_attn)
+    def of_2_13(*arguments: Any, enable_gqa: bool = False, **named: Any) -> Tensor:
+        assert enable_gqa
+        return of_2_11(*arguments, **named)
+
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", of_2_13 if shares_heads else of_2_11)
+    attend = varlen_kernels.TORCHS.load.__wrapped__()  # type: ignore[attr-defined]
     for causal in (True, False):
-        assert not varlen_kernels.mistake(varlen_kernels.TORCHS.load(), (4, 2, 16), torch.float32, causal)
-    assert asked == [(-1, 0), (-1, -1)]
+        assert not varlen_kernels.mistake(attend, (4, 2, 16), torch.float32, causal)
+    keys = 2 if shares_heads else 4
+    assert asked == [((-1, 0), 4, keys, keys), ((-1, -1), 4, keys, keys)]
 
 
 def test_the_kernels_take_half_precision_and_usual_heads_on_a_recent_gpu(
@@ -337,3 +345,36 @@ def test_few_queries_beside_kept_keys_attend_as_many_do(mask: str) -> None:
         scores = scores.masked_fill(~visible[:, None], -torch.inf)
     expected = torch.einsum("bhql,bhlk->bqhk", scores.softmax(-1), value[:, of_head])
     assert torch.allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("length", "trains", "documents", "capability", "first"),
+    [
+        (256, True, 1, (9, 0), True),
+        (200, True, 1, (9, 0), False),
+        (256, False, 1, (9, 0), False),
+        (256, True, 2, (9, 0), False),
+        (256, True, 1, (8, 0), False),
+    ],
+)
+def test_whole_rows_are_trained_by_cudnn_on_hopper_where_no_tile_is_cut(
+    monkeypatch: pytest.MonkeyPatch,
+    length: int,
+    trains: bool,
+    documents: int,
+    capability: tuple[int, int],
+    first: bool,
+) -> None:
+    wanted: list[tuple[Any, bool]] = []
+
+    def sdpa_kernel(backends: list[Any], set_priority: bool) -> AbstractContextManager[None]:
+        wanted.append((backends[0], set_priority))
+        return nullcontext()
+
+    monkeypatch.setattr("torch.nn.attention.sdpa_kernel", sdpa_kernel)
+    monkeypatch.setattr(attention, "takes_varlen", lambda query: documents == 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    inputs, blocks = layout([[n * documents // length for n in range(length)]], "bidirectional")
+    query, key, value = (each.detach().requires_grad_(trains) for each in states(inputs))
+    segment_attention(torch.nn.Identity(), query, key, value, None, layout=AttentionLayout(inputs, blocks))
+    assert wanted == ([(SDPBackend.CUDNN_ATTENTION, True)] if first else [])
