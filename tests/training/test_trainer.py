@@ -199,7 +199,11 @@ def test_a_step_whose_loss_is_not_finite_is_neither_saved_nor_logged(make_run: M
     with pytest.raises(NonFiniteLossError, match="the loss of step 3 is nan"):
         train(run)
     assert [step for step, _ in steps(run.folder)] == [1, 2]
-    assert [json.loads(line)["step"] for line in (run.folder / "train.jsonl").open()] == [0, 1, 2]
+    assert [json.loads(line)["step"] for line in (run.folder / "train.jsonl").read_text().splitlines()] == [
+        0,
+        1,
+        2,
+    ]
 
 
 def test_the_autoregressive_baseline_trains(make_run: MakeRun) -> None:
