@@ -24,14 +24,11 @@ def random_model(device: str, preset: str, dtype: torch.dtype) -> LanguageModel:
     family: Any = plugins.backbones.get(name)
     size = entries or family.options(preset=sizes).architecture(None).vocab_size
     torch.manual_seed(0)
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        with torch.device(device):
-            lm = family.build({"preset": sizes}).build(Vocabulary(size, size - 1, 0))
-    finally:
-        torch.set_default_dtype(before)
+    with torch.device(device):
+        lm = family.build({"preset": sizes}).build(Vocabulary(size, size - 1, 0))
     lm.module.eval().to(device)
+    for parameter in lm.module.parameters():  # a backbone draws them in float32; rotary frequencies stay so
+        parameter.data = parameter.to(dtype)
     return LanguageModel(Checkpoint(lm, None, None), "p2", plugins)
 
 

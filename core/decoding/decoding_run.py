@@ -57,10 +57,9 @@ class DecodingRun:
         self.cursor = StepCursor(Plan(rows.blocks.sizes, options.steps, sampler), len(rows.state.tokens))
         self.state: DecodeState = rows.state
         self._proposer = Proposer(lm, sampler, options)
-        self._shape = (*rows.state.tokens.shape, padded)
         self._fixed: FixedStep | None = None
         if options.compile and not sampler.edits_length:
-            self._fixed = kept_steps(lm).take(lm, self._shape, sampler, options)
+            self._fixed = kept_steps(lm).take(lm, (*rows.state.tokens.shape, padded), sampler, options)
             self._fixed.begin(rows)
             self.state = self._fixed.state
         self._readers = readers_of(lm, rows.layout, options) if self._fixed is None else self._fixed.readers
@@ -73,8 +72,7 @@ class DecodingRun:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._fixed is not None and (kind is None or kind is GeneratorExit):
-            kept = kept_steps(self._lm)
-            kept.give_back(self._fixed, self._lm, self._shape, self._sampler, self._options)
+            kept_steps(self._lm).give_back(self._fixed)
 
     @property
     def is_fixed(self) -> bool:

@@ -3,45 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from opendllm.core.decoding.cached_forward import CachedForward, HostSpan, readers_of
+from opendllm.core.decoding.cached_forward import CachedForward
 from opendllm.core.decoding.compiled_shapes import round_up_to_power_of_two
 from opendllm.core.decoding.decode_state import DecodeState
+from opendllm.core.decoding.device_step import DeviceStep
 from opendllm.core.decoding.graph_calls import GraphCalls
+from opendllm.core.decoding.host_span import HostSpan
 from opendllm.core.decoding.options import DecoderOptions
 from opendllm.core.decoding.plan import IntArray, PlannedSteps
 from opendllm.core.decoding.prepared_rows import PreparedRows
-from opendllm.core.decoding.proposer import CHECK_EVERY, NotFiniteError, Proposer
-from opendllm.core.decoding.selection_checks import checked_selection
+from opendllm.core.decoding.proposer import CHECK_EVERY, NotFiniteError
 from opendllm.core.decoding.step_cursor import StepCursor
 from opendllm.core.decoding.step_flags import FlagsOnHost
-from opendllm.core.decoding.step_parts import (
-    Outcome,
-    StepPlan,
-    begin_step,
-    carry_out,
-    counts_masks,
-    masks_left,
-    positions_to_ask,
-)
-from opendllm.core.toolkit.segments import inputs_from_mask
-from opendllm.registries.backbones import CanvasReader, DiffusionLM, RefreshSpan, TokenPositions
-from opendllm.registries.errors import UserError
-from opendllm.registries.samplers import Sampler, Selection, Step
+from opendllm.core.decoding.step_parts import StepPlan, counts_masks
+from opendllm.registries.backbones import CanvasReader, DiffusionLM
+from opendllm.registries.samplers import Sampler
 
 READ_LATE_BELOW_BYTES = 4 << 30
 """Weights below which a wait for the device (some 0.2 ms) costs more than reading a row once in vain: what
 is read of a step only after the next one was launched costs a pass a block, some 8 passes long. (Where the
 plan says when a block is done, a pass a row, if it stops early: it is always read late.)"""
-NO_BLOCK = -1
-ALL_BLOCKS = 1 << 40
 
 
 @dataclass
@@ -62,19 +49,10 @@ class _Launched:
 
 
 class FixedStep:
-    """Takes the steps of canvases of one shape: three calls each, `ask`, `read` and `decide`.
-
-    `ask` finds the positions that the model is asked at, padded to a power of two; `read` reads the rows;
-    `decide` proposes, lets the sampler decide and carries that out. The state lies in tensors that all of
-    them write to. Rows that are finished stay, and are not written, until others take their place.
+    """Takes the steps of canvases of one shape: by one call of the device's parts each, or three.
 
     Where the host has to know what a step came to, small models' steps are read late: the next one is
     launched first. A row that turns out to be through with its block is left alone by that one.
-
-    Attributes:
-        readers: one for each canvas, with the keys that they keep.
-        state: the rows; written over by each step.
-        memory_bytes: what stays on the device between steps.
     """
 
     def __init__(
@@ -97,57 +75,38 @@ class FixedStep:
         Raises:
             UserError: the model's readers have no memory that stays where it is.
         """
-        rows, length, padded = shape
-        device = next(lm.module.parameters()).device
-        canvas = torch.zeros(rows, length, dtype=torch.int64, device=device)
-        real = torch.ones_like(canvas, dtype=torch.bool)
-        if padded:
-            real[:, 1:] = False
-        layout = inputs_from_mask(canvas, real)
-        self.readers: list[CanvasReader] = readers_of(lm, layout, options)
-        sizes = [reader.fix_memory() for reader in self.readers]
-        if None in sizes:
-            raise UserError(
-                f"{lm.__class__.__name__} has no form that CUDA graphs could replay: leave compile out"
-            )
-        self._proposer = Proposer(lm, sampler, options)
+        self._device = DeviceStep(lm, shape, sampler, options)
         self._sampler = sampler
         self._options = options
         self._width = options.block_length or lm.attention.block_length
-        self.state = DecodeState(
-            **{name: canvas.new_zeros(rows) for name in ("number", "seeds", "room")},
-            **{
-                name: torch.zeros_like(canvas)
-                for name in ("tokens", "block_of", "part_of", "positions", "memory", "origin")
-            },
-            real=real,
-            editable=torch.zeros_like(real),
-            confidence=torch.zeros(rows, length, device=device),
-        )
-        self._plan = torch.zeros(7, rows, dtype=torch.int64, device=device)
-        self._span = torch.zeros(3, rows, dtype=torch.int64, device=device)
-        self._asked = torch.zeros(rows, length, dtype=torch.int64, device=device)
-        self._count = torch.zeros(rows, dtype=torch.int64, device=device)
-        self._bad = torch.zeros(rows, length + 1, dtype=torch.bool, device=device)
-        self._flags = torch.zeros(3, rows, dtype=torch.int64, device=device)
-        self._done = torch.full((rows,), NO_BLOCK, device=device)
-        self._hidden: list[Tensor] = []
-        self._rows = torch.arange(rows, device=device)
         self._calls = calls
-        self._on_host = FlagsOnHost(self._flags)
+        self._is_whole = True
+        self._on_host = FlagsOnHost(self._device.flags)
         self._launched: _Launched | None = None
         self._since_check = 0
-        self._masks_only_fall = False
         self._passes = 2 if options.guidance_scale > 0 else 1
         weights = sum(parameter.nbytes for parameter in lm.module.parameters())
         self._may_be_late = self._late_changes_nothing and (sampler.plans or weights < READ_LATE_BELOW_BYTES)
-        # Hidden states are as wide as the embedding's rows, or thereabouts: keys are what counts.
-        self.memory_bytes = sum(size or 0 for size in sizes)
+
+    @property
+    def readers(self) -> list[CanvasReader]:
+        """One for each canvas, with the keys that they keep."""
+        return self._device.readers
+
+    @property
+    def state(self) -> DecodeState:
+        """The rows; written over by each step."""
+        return self._device.state
+
+    @property
+    def memory_bytes(self) -> int:
+        """What stays on the device between steps."""
+        return self._device.memory_bytes
 
     def begin(self, rows: PreparedRows) -> None:
         """Write these rows from now on, all of another canvas."""
         self._launched, self._since_check = None, 0
-        self.replace_rows(np.arange(len(self._rows)), rows)
+        self.replace_rows(np.arange(len(rows.state.tokens)), rows)
 
     def replace_rows(self, slots: IntArray, rows: PreparedRows) -> None:
         """Write others in the place of some rows.
@@ -155,40 +114,35 @@ class FixedStep:
         Args:
             slots: [R] int64, where.
             rows: R rows as long as the canvas.
+
+        Raises:
+            UserError: the model's readers don't take other rows.
         """
-        index = torch.from_numpy(slots).to(self._rows.device)
-        for reader in self.readers:
-            if not reader.replace_rows(index, rows.layout):
-                raise UserError(f"{reader.__class__.__name__} doesn't take other rows: leave compile out")
-        for name, value in _tensors(rows.state).items():
-            getattr(self.state, name).index_copy_(0, index, value)
-        self._bad.index_fill_(0, index, False)
-        self._done.index_fill_(0, index, NO_BLOCK)
+        self._device.replace_rows(torch.from_numpy(slots).to(self.state.tokens.device), rows)
         if self._launched is not None:
             self._launched.known[slots] = True
 
     def take(self, cursor: StepCursor, forward: CachedForward) -> None:
         """One step of every row; `cursor` goes on to the next."""
-        sampler, planned, unfinished = self._sampler, cursor.current_steps(), cursor.unfinished
-        packed = StepPlan.packed(planned, unfinished, self._width)
-        self._plan.copy_(torch.from_numpy(packed), non_blocking=True)
+        device, sampler = self._device, self._sampler
+        planned, unfinished = cursor.current_steps(), cursor.unfinished
+        # How many positions each row asks at, at most.
         most = planned.size if sampler.proposes != "masked" else planned.masks
         size = min(round_up_to_power_of_two(max(1, int(most[unfinished].max()))), self.state.tokens.shape[1])
-        self._calls(("ask", size), lambda: self._ask(size))
-        # Here a wait pays: a sampler that has chosen nothing asks the model nothing.
-        count = self._count.cpu().numpy() if sampler.decides_first else most
-        idle = ~unfinished | (count == 0)
+        packed = StepPlan.packed(planned, unfinished, self._width)
+        if sampler.decides_first:
+            # Here a wait pays: a sampler that has chosen nothing asks the model nothing.
+            device.send(packed, [])
+            self._calls(("ask", size), lambda: device.ask(size))
+            most = device.asked()
+        idle = ~unfinished | (most == 0)
         cursor.count_passes(self._passes, ~idle)
-        if not idle.all():
-            for span in forward.plan(planned.block, idle, self.state.tokens):
-                self._read(span, size)
-        if self._decides_in_fixed_shapes and not idle.all():
-            self._calls(("decide", size), lambda: self._decide(size))
-        else:
-            self._decide_exactly(size)
+        spans = [] if idle.all() else forward.plan(planned.block, idle, self.state.tokens)
+        device.send(packed, spans)
+        self._launch(spans, size)
         cursor.go_on()
         if sampler.decides_first and self._masks_only_fall and not self._options.early_stop:
-            masks = planned.masks - count
+            masks = planned.masks - most
             cursor.learn(planned, unfinished, masks, masks == 0, None)
         elif self._is_told:
             before = self._launched
@@ -208,10 +162,9 @@ class FixedStep:
             NotFiniteError: one was not finite.
         """
         self._since_check = 0
-        bad = self._bad[:, :-1]
-        if bool(bad.any()):
-            row, column = bad.nonzero()[0].tolist()
-            raise NotFiniteError(int(self.state.number[row]), column)
+        found = self._device.first_not_finite()
+        if found is not None:
+            raise NotFiniteError(*found)
 
     @property
     def _decides_in_fixed_shapes(self) -> bool:
@@ -224,123 +177,34 @@ class FixedStep:
         return counts_masks(self._sampler) or self._sampler.finishes or self._options.early_stop
 
     @property
+    def _masks_only_fall(self) -> bool:
+        return not (self._sampler.revises or self._sampler.finishes)
+
+    @property
     def _late_changes_nothing(self) -> bool:
         """A row may be read once more than it has to, but nothing else may hang on what isn't known yet."""
         sampler = self._sampler
         simple = sampler.plans or sampler.proposes == "editable" or not (sampler.revises or sampler.finishes)
         return simple and not sampler.decides_first and self._decides_in_fixed_shapes
 
-    def _begin(self) -> tuple[StepPlan, Any, Step, Selection | None, Tensor]:
-        """The step before the model is asked; and [R, L] where it is."""
-        plan = StepPlan.unpacked(self._plan)
-        # The host may not know yet which rows are through with their block.
-        plan = replace(plan, unfinished=plan.unfinished & (plan.block > self._done))
-        draws, step = begin_step(self.state, plan, self._proposer, self._options)
-        if self._sampler.decides_first:
-            chosen = checked_selection(self._sampler.select(step), self._sampler, self.state.tokens)
-            self._masks_only_fall = not (self._sampler.revises or self._sampler.finishes)
-            commit = plan.last[:, None] if chosen.commit is None else chosen.commit | plan.last[:, None]
-            return plan, draws, step, chosen, step.masked & commit
-        return plan, draws, step, None, positions_to_ask(self._sampler, step)
-
-    def _ask(self, size: int) -> None:
-        """The columns of each row that the model is asked at; beyond their number its first one again."""
-        *_, wanted = self._begin()
-        # A sampler that leaves more masks than it planned is named in the end: here is no room for them.
-        order = torch.where(wanted, (wanted.cumsum(-1) - 1).clamp(max=size), size)
-        columns = torch.arange(wanted.shape[1], device=wanted.device).expand_as(wanted)
-        first = wanted.to(torch.int8).argmax(-1, keepdim=True)
-        found = first.repeat(1, size + 1).scatter(1, order, columns)
-        self._asked[:, :size] = found[:, :size]
-        self._count.copy_(wanted.sum(-1))
-
-    def _read(self, span: HostSpan | None, size: int) -> None:
-        """Hidden states at the asked columns, of the rows of a span."""
-        if span is None:
-            self._calls(("read", None, size), lambda: self._keep(self._rows, None, size))
+    def _launch(self, spans: list[HostSpan | None], size: int) -> None:
+        """Ask where that hasn't been done, read the spans, and decide: by one call, if it can be captured."""
+        device = self._device
+        decides = bool(spans) and self._decides_in_fixed_shapes
+        reads = [device.reading(span, number, size) for number, span in enumerate(spans)]
+        if len(reads) == 1 and decides and not self._sampler.decides_first and self._is_whole:
+            [(key, read)] = reads
+            self._calls(("whole", *key), lambda: device.ask_read_and_decide(read, size))
+            self._is_whole = not self._calls.was_refused(("whole", *key))
             return
-        some, everyone = len(span.first), span.rows is None
-        rows = np.arange(some) if span.rows is None else span.rows
-        packed: IntArray = np.stack([rows, span.first, span.last])
-        self._span[:, :some].copy_(torch.from_numpy(packed), non_blocking=True)
-        rows_on_device, first, last = self._span[:, :some]
-        refresh = RefreshSpan(None if everyone else rows_on_device, first, last, span.width, span.seen)
-        key = ("read", some, span.width, span.seen, everyone, size)
-        self._calls(key, lambda: self._keep(rows_on_device, refresh, size))
-
-    def _keep(self, rows: Tensor, refresh: RefreshSpan | None, size: int) -> None:
-        at = TokenPositions(rows.repeat_interleave(size), self._asked[rows, :size].flatten())
-        if refresh is not None:  # the keys of a row that isn't asked at all stay as they are
-            last = torch.where(self._count[rows] > 0, refresh.last, refresh.first - 1)
-            refresh = replace(refresh, last=last)
-        for number, canvas in enumerate(self._proposer.canvases(self.state)):
-            states = self.readers[number].states(canvas, at, refresh)
-            if number == len(self._hidden):
-                self._hidden.append(states.new_zeros(*self._asked.shape, states.shape[-1]))
-            self._hidden[number][rows, :size] = states.unflatten(0, (len(rows), size))
-
-    def _decide(self, size: int) -> None:
-        plan, draws, step, chosen, _ = self._begin()
-        length = self.state.tokens.shape[1]
-        is_asked = torch.arange(size, device=self._count.device) < self._count[:, None]
-        columns = self._asked[:, :size]
-        at = TokenPositions(self._rows.repeat_interleave(size), columns.flatten())
-        hidden = [kept[:, :size].flatten(0, 1) for kept in self._hidden]
-        proposed = self._proposer.propose(hidden, self.state, at, draws, plan.last)
-        # What nobody asked for goes into a column of its own, beside the canvas.
-        to = torch.where(is_asked, columns, length)
-        self._bad.scatter_(1, to, self._bad.gather(1, to) | ~proposed.finite.view_as(to))
-
-        def spread(values: Tensor, elsewhere: float) -> Tensor:
-            like = torch.full((len(to), length + 1), elsewhere, dtype=values.dtype, device=values.device)
-            return like.scatter(1, to, values.view_as(to))[:, :length]
-
-        step = replace(
-            step,
-            tokens=spread(proposed.tokens, self._proposer.special.mask),
-            confidence=spread(proposed.confidence, -torch.inf),
-        )
-        self._finish(plan, step, chosen)
-
-    def _decide_exactly(self, size: int) -> None:
-        """The same in the shapes that it has."""
-        plan, draws, step, chosen, _ = self._begin()
-        is_asked = torch.arange(size, device=self._count.device) < self._count[:, None]
-        rows, slots = is_asked.nonzero(as_tuple=True)
-        at = TokenPositions(rows, self._asked[rows, slots])
-        hidden = [kept[rows, slots] for kept in self._hidden]
-        if len(rows):
-            step = self._proposer.answer(step, hidden, self.state, at, draws)
-        elif self._sampler.needs_distributions:
-            chosen = Selection()  # nothing is left to read, nor to decide
-        self._finish(plan, step, chosen)
-
-    def _finish(self, plan: StepPlan, step: Step, chosen: Selection | None) -> None:
-        selection = chosen or checked_selection(self._sampler.select(step), self._sampler, self.state.tokens)
-        outcome = carry_out(
-            self.state, plan, step, selection, self._sampler, self._options, self._proposer.special
-        )
-        for name, value in _tensors(outcome.state).items():
-            kept = getattr(self.state, name)
-            if kept is not value:
-                kept.copy_(value)
-        self._write_flags(plan, outcome)
-
-    def _write_flags(self, plan: StepPlan, outcome: Outcome) -> None:
-        sampler, finished = self._sampler, outcome.finished
-        if counts_masks(sampler):
-            left = masks_left(self.state, plan, self._proposer.special.mask)
-            self._flags[0].copy_(left)
-            if not sampler.revises and not sampler.finishes:
-                finished = left == 0
-        if finished is not None:
-            self._flags[1].copy_(finished)
-            self._done.copy_(torch.where(finished & plan.unfinished, plan.block, self._done))
+        if not self._sampler.decides_first:
+            self._calls(("ask", size), lambda: device.ask(size))
+        for key, read in reads:
+            self._calls(("read", *key), read)
+        if decides:
+            self._calls(("decide", size), lambda: device.decide(size))
         else:
-            self._flags[1].zero_()
-        if outcome.stopped is not None:
-            self._flags[2].copy_(outcome.stopped)
-            self._done.copy_(torch.where(outcome.stopped & plan.unfinished, ALL_BLOCKS, self._done))
+            device.decide_exactly(size)
 
     def _learn(self, cursor: StepCursor, step: _Launched, following: _Launched | None) -> None:
         """What a step came to; `following`, launched since, was in vain for rows that are done."""
@@ -354,7 +218,3 @@ class FixedStep:
             same_block = following.planned.block == step.planned.block
             in_vain = following.took_part & (stopped | (finished & same_block)) & ~following.known
             cursor.count_passes(-self._passes, in_vain)
-
-
-def _tensors(state: DecodeState) -> dict[str, Tensor]:
-    return {field.name: getattr(state, field.name) for field in fields(state)}

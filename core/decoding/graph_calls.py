@@ -40,7 +40,7 @@ class CudaCaptures:
 
     def capture(self, function: Callable[[], None]) -> Graph:
         """See `Captures`."""
-        if not self._graphs:  # a pool ends with the last graph in it
+        if self._pool is None or not self._graphs:  # a pool ends with the last graph in it
             self._pool = torch.cuda.graph_pool_handle()
         graph, current = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
         try:
@@ -51,6 +51,8 @@ class CudaCaptures:
         except Exception:
             torch.cuda.set_stream(current)  # a capture that fails in its end doesn't
             torch.cuda.synchronize()
+            # Stream and pool take themselves to be captured still.
+            self._stream, self._pool = torch.cuda.Stream(self._stream.device), None
             raise
         self._graphs.add(graph)
         return graph
@@ -114,6 +116,10 @@ class GraphCalls:
         self._graphs: dict[Hashable, Graph] = {}
         self._called: set[Hashable] = set()
         self._as_they_are: set[Hashable] = set()
+
+    def was_refused(self, key: tuple[Hashable, ...]) -> bool:
+        """Whether a function couldn't be captured, so that it is called as it is."""
+        return key in self._as_they_are
 
     def __call__(self, key: tuple[Hashable, ...], function: Callable[[], None]) -> None:
         """Call a function.

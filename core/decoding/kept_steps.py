@@ -28,6 +28,7 @@ class KeptSteps:
         self.timing = GraphTiming()
         self._captures = captures_on(device)
         self._kept: dict[Hashable, FixedStep] = {}
+        self._in_use: weakref.WeakKeyDictionary[FixedStep, Hashable] = weakref.WeakKeyDictionary()
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -36,9 +37,17 @@ class KeptSteps:
         self, lm: DiffusionLM, shape: tuple[int, int, bool], sampler: Sampler, options: DecoderOptions
     ) -> FixedStep:
         """The step for a shape: the kept one, or a new one; see `FixedStep`."""
-        found = self._kept.pop(_key(lm, shape, sampler, options), None)
-        if found is not None:
-            return found
+        # A sampler may keep something of a decode in itself: what it is now, another one will be, too.
+        asked = (shape, _identity(sampler), options)
+        found = self._kept.pop((*asked, _weights_of(lm)), None)
+        if found is None:
+            found = self._made(lm, shape, sampler, options)
+        self._in_use[found] = (*asked, _weights_of(lm))
+        return found
+
+    def _made(
+        self, lm: DiffusionLM, shape: tuple[int, int, bool], sampler: Sampler, options: DecoderOptions
+    ) -> FixedStep:
         self._evict(KEPT_BYTES)
         self.timing.shapes += 1
         # Weak: what the model keeps must not keep the model.
@@ -51,17 +60,10 @@ class KeptSteps:
                 raise
             return FixedStep(model, shape, sampler, options, calls)
 
-    def give_back(
-        self,
-        step: FixedStep,
-        lm: DiffusionLM,
-        shape: tuple[int, int, bool],
-        sampler: Sampler,
-        options: DecoderOptions,
-    ) -> None:
-        """Keep a step for the next call."""
+    def give_back(self, step: FixedStep) -> None:
+        """Keep a step that was taken for the next call."""
         self._evict(KEPT_BYTES - step.memory_bytes)
-        self._kept[_key(lm, shape, sampler, options)] = step
+        self._kept[self._in_use.pop(step)] = step
 
     def make_room(self) -> bool:
         """Forget all that is not in use; gives whether there was any."""
@@ -96,12 +98,9 @@ def release_steps(lm: DiffusionLM) -> GraphTiming:
     return kept.timing
 
 
-def _key(
-    lm: DiffusionLM, shape: tuple[int, int, bool], sampler: Sampler, options: DecoderOptions
-) -> Hashable:
-    """Also where the weights lie: graphs read them there, and nowhere else."""
-    weights = hash(tuple((each.data_ptr(), each.dtype) for each in lm.module.parameters()))
-    return shape, _identity(sampler), options, weights
+def _weights_of(lm: DiffusionLM) -> Hashable:
+    """Where they lie: graphs read them there, and nowhere else."""
+    return hash(tuple((each.data_ptr(), each.dtype) for each in lm.module.parameters()))
 
 
 def _identity(sampler: Sampler) -> Hashable:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -108,13 +108,13 @@ def write(
     gaps: Sequence[SeededGap],
     sampler: Sampler,
     options: DecoderOptions,
-    batch_size: int,
+    batch_size: int | Callable[[Sequence[int]], int],
     keep_trace: bool = False,
 ) -> Iterator[tuple[int, Written]]:
     """Fill every gap; rows of similar length go together, so results come out of order.
 
     As many as `batch_size` are written side by side; one that is finished makes way for another, which
-    changes no result.
+    changes no result. (Where it is a function, it is told how long the rows are.)
 
     Where the model `fills_last_block`, a gap at its row's end goes on to the end of its last block, as far as
     the context reaches; what stands beyond the length that is asked for is cut off afterwards.
@@ -128,7 +128,12 @@ def write(
     """
     rows = [_row(lm, codec, each.gap, options, f" {number}") for number, each in enumerate(gaps)]
     waiting = [WaitingRow(at, row.ids, gaps[at].seed) for at, row in enumerate(rows)]
-    shapes = plan_shapes([len(row.ids) for row in rows], batch_size, bool(options.compile)) if rows else []
+    if not rows:
+        return
+    lengths = [len(row.ids) for row in rows]
+    if not isinstance(batch_size, int):
+        batch_size = batch_size(lengths)
+    shapes = plan_shapes(lengths, batch_size, bool(options.compile))
     if options.compile:
         tell_once(shapes_line(shapes))
     for shape in shapes:

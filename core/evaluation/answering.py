@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
@@ -19,12 +19,14 @@ from opendllm.core.decoding.graph_calls import GraphTiming
 from opendllm.core.decoding.kept_steps import release_steps
 from opendllm.core.decoding.options import DecoderOptions
 from opendllm.core.decoding.text import SeededGap, encode, why_unfit, write
+from opendllm.core.evaluation.automatic_batch import automatic_rows
 from opendllm.core.evaluation.shards import take_shard
 from opendllm.core.evaluation.text_likelihood import TextToScore, score_texts, why_unscorable
 from opendllm.core.foundation.sample_records import SampleKey, SampleRecord
 from opendllm.core.scoring.problem_files import preparation_failure
 from opendllm.core.toolkit.draws import hash_address, stream_id
 from opendllm.core.toolkit.likelihood import Estimator
+from opendllm.registries.architecture import Sizes
 from opendllm.registries.backbones import DiffusionLM
 from opendllm.registries.benchmarks import (
     GeneratedText,
@@ -60,22 +62,26 @@ class Asked:
         options: the decoder's.
         chat: whether prompts go through the chat template; those with a suffix never do.
         samples_per_task: answers to each generation request.
-        batch_size: rows decoded together.
+        batch_size: rows decoded together; see `automatic_rows`.
         likelihood_estimator: see `log_likelihood`.
         likelihood_draws: Monte-Carlo draws a text.
         seed: with task and sample it seeds each answer, so nothing depends on batches or order.
+        sizes: of the model's architecture; None where its backbone doesn't tell.
         graphs: what CUDA graphs have cost, of each replica that is done.
+        rows: how many were decoded together at most, of each replica that wrote texts.
     """
 
     replicas: Sequence[Replica]
     options: DecoderOptions
     chat: bool
     samples_per_task: int
-    batch_size: int
+    batch_size: int | Literal["auto"]
     likelihood_estimator: Estimator
     likelihood_draws: int
     seed: int
+    sizes: Sizes | None = None
     graphs: list[GraphTiming] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
 
 
 def fingerprint(request: LikelihoodRequest) -> str:
@@ -222,9 +228,15 @@ def _write_answers(
         SeededGap(gap_of(asked, replica, request), answer_seed(asked.seed, key))
         for key, request in requests.items()
     ]
-    for index, written in write(
-        replica.lm, replica.codec, gaps, replica.sampler, asked.options, asked.batch_size
-    ):
+
+    def rows(lengths: Sequence[int]) -> int:
+        wanted = asked.batch_size
+        if wanted == "auto":
+            wanted = automatic_rows(replica.lm, asked.sizes, asked.options, lengths)
+        asked.rows.append(min(wanted, len(lengths)))
+        return wanted
+
+    for index, written in write(replica.lm, replica.codec, gaps, replica.sampler, asked.options, rows):
         key, request = keys[index], requests[keys[index]]
         text = _cut(written.text, request.stop)
         answer = GeneratedText(

@@ -170,6 +170,7 @@ def _asked(variant: Variant, index: int, models: Sequence[LoadedModel]) -> Asked
         chat=generate.chat,
         samples_per_task=entry.samples_per_task,
         batch_size=entry.batch_size,
+        sizes=variant.plugins.backbone.options.architecture(models[0].lm.vocab_size),
         likelihood_estimator=entry.likelihood_estimator,
         likelihood_draws=entry.likelihood_draws,
         seed=manifest.seed,

@@ -54,6 +54,7 @@ class Evaluation:
         peak_memory_bytes: while answers were given; None where all were on file.
         first_text: a request for a text, with its answer's key; None where there is none.
         graphs: what CUDA graphs cost this process; None where there were none.
+        batch_size: texts that this process wrote side by side at most; None where it wrote none.
     """
 
     scores: Scores | None
@@ -67,6 +68,7 @@ class Evaluation:
     peak_memory_bytes: int | None = None
     first_text: tuple[SampleKey, GenerationRequest] | None = None
     graphs: GraphTiming | None = None
+    batch_size: int | None = None
 
     @property
     def tokens_per_forward_pass(self) -> float | None:
@@ -154,6 +156,7 @@ def evaluate(
         peak_memory_bytes=peak_memory,
         first_text=_first_text(wanted, answers, asked.options.max_new_tokens),
         graphs=graphs if graphs.graphs else None,
+        batch_size=max(asked.rows, default=None),
     )
 
 
@@ -250,6 +253,7 @@ def write_result(path: Path, benchmark: Benchmark, evaluation: Evaluation, about
     memory = evaluation.peak_memory_bytes
     if memory is None:
         memory = before.get("peak_memory_bytes")
+    batch_size = before.get("batch_size") if evaluation.batch_size is None else evaluation.batch_size
     graphs = before.get("graphs") if evaluation.graphs is None else asdict(evaluation.graphs)
     write_json(
         path,
@@ -270,6 +274,7 @@ def write_result(path: Path, benchmark: Benchmark, evaluation: Evaluation, about
                 "texts": evaluation.texts,
                 "tokens": evaluation.tokens,
                 "peak_memory_bytes": memory,
+                "batch_size": batch_size,
                 **({} if graphs is None else {"graphs": graphs}),
             },
         },

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -131,7 +131,11 @@ class Evaluate(Section):
         description="Of what the benchmark draws: which lines are hidden, where excerpts begin. `seed` and "
         "`seeds` change none of it.",
     )
-    batch_size: int = Field(32, ge=1, description="Rows decoded together; changes no result.")
+    batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        "auto",
+        description="Rows decoded together; changes no result. `auto`: on a GPU as many as its memory holds, "
+        "64 at most, and 32 on a CPU.",
+    )
     likelihood_estimator: Literal["llada", "mdlm"] = Field(
         "llada", description="How a diffusion model's likelihood is estimated."
     )

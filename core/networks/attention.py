@@ -138,7 +138,7 @@ def segment_attention(
 ) -> tuple[Tensor, None]:
     """Scaled dot-product attention [B, H, Q, K] -> [B, Q, H, K] within `layout`."""
     if isinstance(layout, CanvasLayout):
-        return _dense_attention(query, key, value, layout.visible, scaling, dropout), None
+        return dense_attention(query, key, value, layout.visible, scaling, dropout), None
     return _document_attention(query, key, value, layout, scaling, dropout), None
 
 
@@ -164,13 +164,13 @@ def _document_attention(
             query, key, value, block_mask=layout.block_mask, scale=scaling, enable_gqa=grouped
         )
         return output.transpose(1, 2).contiguous()
-    return _dense_attention(query, key, value, layout.visible, scaling, dropout)
+    return dense_attention(query, key, value, layout.visible, scaling, dropout)
 
 
-def _dense_attention(
+def dense_attention(
     query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None, scaling: float | None, dropout: float
 ) -> Tensor:
-    """With a mask of who sees whom."""
+    """[B, Q, H, K] from [B, H, Q, K] queries, under a mask [B, Q or 1, L] of who sees whom, or None."""
     rows, heads, queries, size = query.shape
     groups = heads // key.shape[1]
     mask = None if visible is None else visible[:, None].to(query.device)

@@ -1,90 +1,17 @@
-"""Reading canvases with transformers' stock models: again and again, with or without kept keys.
-
-A cache here holds the keys and values of every column. A pass over some columns overwrites their
-entries and attends to all; which columns, the decoder says. So Fast-dLLM's prefix and dual caches
-(arXiv:2505.22618, section 3.2), and the exact ones of causal and block-causal checkpoints, are one thing.
-"""
+"""Reading canvases with transformers' stock models: again and again, with or without kept keys."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.cache_utils import Cache
 
 from opendllm.core.networks.attention import CanvasLayout
+from opendllm.core.networks.canvas_cache import CanvasCache
 from opendllm.registries.backbones import CanvasReader, RefreshSpan, TokenPositions
 from opendllm.registries.sequences import PADDING_SEGMENT, AttentionPattern, ModelInputs
-
-
-class CanvasCache(Cache):
-    """Keys and values of all columns, behind transformers' cache interface.
-
-    Attributes:
-        columns: [R, Q] int64, where the next pass's entries go; L is nowhere. None for everywhere.
-        rows: [R] int64, whose they are; None for all rows.
-        seen: of how many columns, the first ones, the entries come back.
-    """
-
-    def __init__(self, rows: int, length: int) -> None:
-        """Make an empty cache for so many rows of `length` columns."""
-        super().__init__(layers=[])
-        self.columns: Tensor | None = None
-        self.rows: Tensor | None = None
-        self.seen = length
-        self.keys: list[Tensor] = []
-        self.values: list[Tensor] = []
-        self._rows = rows
-        self._length = length
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_args: Any, **_kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
-        """Take in a layer's new entries [R, H, Q, K]; these rows' [R, H, seen, K] come back."""
-        if layer_idx == len(self.keys):
-            # One column more than there are, for what is to go nowhere.
-            size = (self._rows, key_states.shape[1], self._length + 1, key_states.shape[3])
-            for store, states in ((self.keys, key_states), (self.values, value_states)):
-                store.append(states.new_zeros(size))
-        found = []
-        # A model that is spread over devices has layers elsewhere than what says where their entries go.
-        device = key_states.device
-        chosen = None if self.rows is None else self.rows.to(device)
-        columns = None if self.columns is None else self.columns.to(device)
-        for kept, new in ((self.keys[layer_idx], key_states), (self.values[layer_idx], value_states)):
-            if columns is None:
-                kept[slice(None) if chosen is None else chosen, :, : self._length] = new
-                found.append(new)
-                continue
-            rows = torch.arange(kept.shape[0], device=device) if chosen is None else chosen
-            kept[rows[:, None], :, columns] = new.transpose(1, 2)
-            found.append(kept[slice(None) if chosen is None else chosen, :, : self.seen])
-        return found[0], found[1]
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Every column has an entry."""
-        return self._length
-
-    def allocate_like(self, other: CanvasCache) -> int:
-        """Make room for the entries of all layers, each like another cache's; gives how many bytes."""
-        for own, theirs in ((self.keys, other.keys), (self.values, other.values)):
-            for store in theirs:
-                own.append(store.new_zeros(self._rows, store.shape[1], self._length + 1, store.shape[3]))
-        return sum(store.nbytes for store in (*self.keys, *self.values))
-
-    def clear(self, rows: Tensor) -> None:
-        """Forget all entries of some rows: masked ones count with a weight of 0, which a NaN survives."""
-        for store in (*self.keys, *self.values):
-            store.index_fill_(0, rows.to(store.device), 0)
-
-    def select_rows(self, rows: Tensor) -> None:
-        """Forget the other rows."""
-        self._rows = len(rows)
-        self.keys = [keys[rows.to(keys.device)] for keys in self.keys]
-        self.values = [values[rows.to(values.device)] for values in self.values]
 
 
 class TransformersReader(CanvasReader):
@@ -97,7 +24,7 @@ class TransformersReader(CanvasReader):
         predictors: Callable[[Tensor], Tensor],
         inputs: ModelInputs,
         use_kv_cache: bool,
-        compiled: Callable[..., Tensor] | None,
+        read: Callable[..., Tensor],
     ) -> None:
         """Take the layout in.
 
@@ -107,7 +34,7 @@ class TransformersReader(CanvasReader):
             predictors: see `DiffusionLM.predictors`.
             inputs: the rows; only their layout is read.
             use_kv_cache: whether to keep keys and values.
-            compiled: `network_states`, compiled; None to run it as it is.
+            read: `network_states`, or what does the same.
         """
         self._network = network
         self._pattern = pattern
@@ -119,7 +46,7 @@ class TransformersReader(CanvasReader):
         self._real = None if bool(real.all()) else real
         self._blocks = pattern.blocks(self._positions)
         self._cache = CanvasCache(*inputs.tokens.shape) if use_kv_cache else None
-        self._read = network_states if compiled is None else compiled
+        self._read = read
         self._is_fixed = False
 
     def states(self, tokens: Tensor, at: TokenPositions, refresh: RefreshSpan | None = None) -> Tensor:

@@ -154,6 +154,7 @@ def _parts(
 def _texts(
     evaluated: Evaluated, index: int, asked: PlannedTexts, decoding: tuple[Sampler, DecoderOptions]
 ) -> EvaluationPlan:
+    from opendllm.core.decoding.batch_memory import LOGIT_BYTES, ROWS_ON_A_CPU, rows_by_memory
     from opendllm.core.decoding.proposer import LOGITS_AT_ONCE
     from opendllm.core.planning.canvas_reads import Canvas, reads_of
 
@@ -167,11 +168,23 @@ def _texts(
     reads = reads_of(canvas, evaluated.pattern, sampler, options)
     wanted = asked.count * entry.samples_per_task
     replicas = 1 if loaded.devices > 1 else hardware.devices
-    rows = min(entry.batch_size, math.ceil(wanted / replicas))
-    batches = wanted / replicas / rows
-    flops = seconds = 0.0
+    columns_kept = max(canvas.length, int(reads.seen.max(initial=0)))
     guided = 2 if options.guidance_scale > 0 else 1
     key_bytes = loaded.keys_values(1) if reads.keeps_keys else 0
+    keys_a_row = guided * (columns_kept + 1) * key_bytes / loaded.devices
+    most_columns, weights = int(reads.columns.max(initial=0)), math.ceil(loaded.weights / loaded.devices)
+    logit_bytes = (loaded.number if loaded.number < 4 else 0) + LOGIT_BYTES
+    at_once = max(1, LOGITS_AT_ONCE[hardware.device.kind] // evaluated.vocab_size)
+    texts, states = math.ceil(wanted / replicas), loaded.activations(most_columns)
+    if entry.batch_size != "auto":
+        rows = min(texts, entry.batch_size)
+    elif hardware.device.is_gpu and states is not None:
+        fixed = weights + at_once * evaluated.vocab_size * logit_bytes
+        rows = rows_by_memory(texts, hardware.device.memory, fixed, math.ceil(keys_a_row) + states)
+    else:
+        rows = min(texts, ROWS_ON_A_CPU)
+    batches = wanted / replicas / rows
+    flops = seconds = 0.0
     uncompiled = not options.compile
     steps = zip(reads.columns.tolist(), reads.seen.tolist(), reads.scored.tolist(), strict=True)
     costs: dict[tuple[int, int, int], tuple[float, float]] = {}
@@ -182,9 +195,7 @@ def _texts(
             read = loaded.weights_read(rows * columns) + rows * seen * key_bytes
             costs[step] = operations, pass_seconds(loaded, hardware, rows * operations, read, uncompiled)
         flops, seconds = flops + costs[step][0], seconds + costs[step][1]
-    columns_kept = max(canvas.length, int(reads.seen.max(initial=0)))
     scored = rows * int(reads.scored.max(initial=0))
-    chunk = min(scored, max(1, LOGITS_AT_ONCE[hardware.device.kind] // evaluated.vocab_size))
     return EvaluationPlan(
         label="",
         requests=wanted,
@@ -196,11 +207,10 @@ def _texts(
         flops=wanted * flops,
         batch=rows,
         spread=loaded.devices > 1,
-        weights=math.ceil(loaded.weights / loaded.devices),
-        keys_values=math.ceil(guided * rows * (columns_kept + 1) * key_bytes / loaded.devices),
-        # As the head gives them, in float32, and what a draw works with.
-        logits=chunk * evaluated.vocab_size * ((loaded.number if loaded.number < 4 else 0) + 8),
-        activations=loaded.activations(rows * int(reads.columns.max(initial=0))),
+        weights=weights,
+        keys_values=math.ceil(rows * keys_a_row),
+        logits=min(scored, at_once) * evaluated.vocab_size * logit_bytes,
+        activations=loaded.activations(rows * most_columns),
         seconds=batches * seconds,
     )
 

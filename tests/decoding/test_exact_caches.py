@@ -12,7 +12,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from opendllm.core import load
 from opendllm.core.language_model import LanguageModel
-from opendllm.core.networks.canvas_reader import CanvasCache
+from opendllm.core.networks.canvas_cache import CanvasCache
 from opendllm.registries.backbones import Vocabulary
 from opendllm.registries.discovery import installed_plugins
 

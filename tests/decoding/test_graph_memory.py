@@ -133,6 +133,19 @@ def test_a_step_that_lacks_memory_is_tried_once_more() -> None:
     assert len(tried) == 3
 
 
+@pytest.mark.parametrize("sampler", ["low-confidence", "confidence-threshold", "p2"])
+def test_another_call_takes_the_graphs_of_the_first(
+    sampler: str, fixed: Callable[..., LanguageModel]
+) -> None:
+    """Each call builds a sampler of its own, which may keep something of its decode in itself."""
+    model = fixed("llada")
+    canvas = torch.full((1, 24), M)
+    canvas[:, :4] = torch.arange(4)
+    for seed in range(3):
+        model.sample(canvas, sampler, seed=seed, cache="dual", block_length=8, compile=True)
+    assert kept(model).timing.shapes == 1
+
+
 def test_other_weights_have_graphs_of_their_own(fixed: Callable[..., LanguageModel]) -> None:
     """A graph reads the memory that the weights lay in when it was captured."""
     model = fixed("sdar")
@@ -221,8 +234,8 @@ def test_each_read_compiles_once_and_before_it_is_captured(
     model.sample(canvas, sampler, compile=True, **options)
     step = next(iter(kept(model)._kept.values()))
     called: set[Any] = step._calls._called
-    # (read, rows, width, seen, whether all rows, size); where all is read, (read, None, size).
-    passes = {key[1:5] if key[1] is not None else None for key in called if key[0] == "read"}
+    # (whole or read, which span, rows, width, seen, whether all rows, size); all columns: (.., None, size).
+    passes = {key[2:6] if key[1] is not None else None for key in called if key[0] in ("whole", "read")}
     assert compiled["unique_graphs"] == len(passes)
     model.sample(canvas, sampler, compile=True, seed=1, **options)
     assert compiled["unique_graphs"] == len(passes)

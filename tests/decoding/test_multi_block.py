@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from opendllm.core.decoding.cached_forward import CachedForward, HostSpan
+from opendllm.core.decoding.cached_forward import CachedForward
+from opendllm.core.decoding.host_span import HostSpan
 from opendllm.core.language_model import LanguageModel
 
 from ..golden_vectors import Entry, Vectors, golden_entries

@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Literal
 
 import pytest
 import torch
@@ -78,7 +79,7 @@ class Questions(Benchmark):
 def ask(
     benchmark: Benchmark,
     path: Path,
-    batch_size: int = 4,
+    batch_size: int | Literal["auto"] = 4,
     lms: Sequence[DiffusionLM] | None = None,
     context: BenchmarkContext = CONTEXT,
     on_progress: OnProgress = lambda *_: None,
@@ -160,10 +161,11 @@ def test_at_an_empty_references_length_nothing_is_written(tmp_path: Path) -> Non
 
 
 def test_samples_do_not_depend_on_the_batch_size_or_on_a_restart(tmp_path: Path) -> None:
-    whole, single = Questions(infillings()), Questions(infillings())
+    whole, single, auto = (Questions(infillings()) for _ in range(3))
     ask(whole, tmp_path / "whole.jsonl", batch_size=4)
-    ask(single, tmp_path / "single.jsonl", batch_size=1)
-    assert whole.answers == single.answers
+    assert ask(single, tmp_path / "single.jsonl", batch_size=1).batch_size == 1
+    assert ask(auto, tmp_path / "auto.jsonl", batch_size="auto").batch_size == 6
+    assert whole.answers == single.answers == auto.answers
     lines = (tmp_path / "whole.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "cut.jsonl").write_text("".join(lines[:2]) + lines[2][:20])
     resumed = Questions(infillings())
@@ -478,6 +480,7 @@ def test_a_result_says_what_the_answers_cost_also_when_they_are_on_file(tmp_path
     assert speed["tokens_per_forward_pass"] == speed["tokens"] / speed["forward_passes"]
     assert 0 <= speed["tokens"] <= sum(len(answer.tokens) for answer in texts)
     assert speed["peak_memory_bytes"] > 50_000_000
+    assert speed["batch_size"] == 4
     again = ask(benchmark, tmp_path / "s.jsonl")
     assert again.peak_memory_bytes is None
     write_result(tmp_path / "r.json", benchmark, again, {})

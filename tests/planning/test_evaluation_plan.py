@@ -100,7 +100,7 @@ def test_humaneval_takes_its_164_tasks_times_samples_times_steps() -> None:
     humaneval = found["humaneval"]
     assert humaneval.requests == 164 * 10
     assert humaneval.forward_passes == 164 * 10 * 128
-    assert humaneval.batch == 32
+    assert humaneval.batch == 64
     assert humaneval.weights == 2 * 8_015_581_184
     assert humaneval.keys_values == 0
     assert not humaneval.at_most
@@ -334,6 +334,18 @@ def test_a_mini_fits_and_eight_devices_share_its_problems() -> None:
     assert advice(variant, one, H100) == []
     assert one.evaluations[0].weights == eight.evaluations[0].weights
     assert eight.evaluations[0].seconds < one.evaluations[0].seconds
+
+
+def test_an_automatic_batch_is_what_fits_the_device() -> None:
+    variant = published("sdar-evaluation", "sdar-8b")
+    assert {entry.batch_size for entry in variant.manifest.evaluate} == {"auto"}
+    small = Hardware(1, replace(H100.device, memory=24 * GIB))
+    large, fewer = plan(variant, H100).evaluations[0], plan(variant, small).evaluations[0]
+    assert large.batch == 64
+    assert 1 < fewer.batch < 64
+    assert (fewer.memory or 0) <= 24 * GIB
+    cpu = Device("CPU", {"fp32": 1e11, "bf16": 1e11}, 1e10, 64 * GIB, is_gpu=False)
+    assert plan(variant, Hardware(1, cpu)).evaluations[0].batch == 32
 
 
 def test_a_batch_that_is_too_large_is_told_one_that_fits() -> None:
