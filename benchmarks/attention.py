@@ -82,7 +82,7 @@ def run(lm: DiffusionLM, corruption: Corruption, kernel: str) -> tuple[torch.Ten
     """(log-likelihoods, milliseconds, peak GiB) of one forward and backward pass."""
     attention.takes_varlen = lambda query: kernel in VARLEN  # type: ignore[attr-defined]
     if kernel in VARLEN:
-        segment_kernels.kernel_for = lambda *_: VARLEN[kernel]  # type: ignore[attr-defined]
+        segment_kernels.kernel_for = lambda *_: VARLEN[kernel]  # type: ignore[assignment,attr-defined]
     attention.FLEX_FROM_LENGTH = 256 if kernel == "flex" else 1 << 30
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()

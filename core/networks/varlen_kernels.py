@@ -20,6 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 from inspect import signature
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -182,14 +183,17 @@ def _torchs() -> VarlenAttention:
     from torch.nn.attention.varlen import varlen_attn
 
     shares = "enable_gqa" in signature(varlen_attn).parameters  # from torch 2.12 on
-    kernel: Callable[..., Tensor] = partial(varlen_attn, enable_gqa=True) if shares else varlen_attn
+    kernel: Callable[..., Any] = partial(varlen_attn, enable_gqa=True) if shares else varlen_attn
 
     def attend(
         query: Tensor, key: Tensor, value: Tensor, bounds: Tensor, longest: int, causal: bool,
         scale: float | None,
     ) -> Tensor:  # fmt: skip
         window = (-1, 0) if causal else (-1, -1)
-        return kernel(query, key, value, bounds, bounds, longest, longest, scale=scale, window_size=window)
+        found: Tensor = kernel(
+            query, key, value, bounds, bounds, longest, longest, scale=scale, window_size=window
+        )
+        return found
 
     return attend if shares else _with_own_heads(attend)
 

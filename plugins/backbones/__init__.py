@@ -57,9 +57,7 @@ class LladaOptions(BackboneOptions):
     model_types: ClassVar[frozenset[str]] = frozenset({"llada"})
     default_sampler: ClassVar[str] = "low-confidence"
 
-    preset: Literal["nano", "60m", "8b"] = Field(
-        "nano", description="Size of a model built from scratch."
-    )
+    preset: Literal["nano", "60m", "8b"] = Field("nano", description="Size of a model built from scratch.")
 
     @classmethod
     def claims(cls, config: Mapping[str, Any]) -> bool:
@@ -77,9 +75,7 @@ class DreamOptions(BackboneOptions):
     model_types: ClassVar[frozenset[str]] = frozenset({"Dream"})
     default_sampler: ClassVar[str] = "entropy"
 
-    preset: Literal["nano", "60m", "7b"] = Field(
-        "nano", description="Size of a model built from scratch."
-    )
+    preset: Literal["nano", "60m", "7b"] = Field("nano", description="Size of a model built from scratch.")
 
     def architecture(self, vocab_size: int | None) -> Architecture | None:
         """See `BackboneOptions.architecture`."""

@@ -6,7 +6,12 @@ from collections.abc import Iterator
 
 from opendllm.core.foundation.fingerprints import content_digest
 from opendllm.core.foundation.globs import MatchedFile
-from opendllm.core.toolkit.stdlib_source import package_files, source_documents, stdlib_documents, stdlib_files
+from opendllm.core.toolkit.stdlib_source import (
+    package_files,
+    source_documents,
+    stdlib_documents,
+    stdlib_files,
+)
 from opendllm.plugins.corpora import PythonStdlibOptions
 from opendllm.registries.corpora import Corpus, Document, Split
 
