@@ -1,10 +1,11 @@
 """Variable-length kernels, flex attention and a dense mask, for packed rows and block diffusion, on a GPU.
 
-    python benchmarks/attention.py [--length 4096] [--rows 4]
+    python benchmarks/attention.py [--length 4096] [--rows 4] [--document 500]
 
 The same model and rows each way, alternating in one process: the largest difference of the
 log-likelihoods from the dense mask's, milliseconds of forward and backward pass (median), peak memory.
-Variable-length kernels cannot say what block diffusion needs.
+`--document` is the documents' mean length in tokens. Each variable-length kernel that is installed takes its
+turn, but one that computes a small case wrong; they cannot say what block diffusion needs.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from dataclasses import replace
 
 import torch
 
-from opendllm.core.networks import attention, segment_kernels
+from opendllm.core.networks import attention, segment_kernels, varlen_kernels
+from opendllm.core.networks.varlen_kernels import VarlenKernel
 from opendllm.core.toolkit.noise import AddressedNoise
 from opendllm.core.toolkit.segments import document_positions
 from opendllm.plugins.backbones.presets import LLADA
@@ -41,10 +43,10 @@ def make_lm(**options: object) -> DiffusionLM:
     return lm
 
 
-def corrupted(lm: DiffusionLM, objective: str, rows: int, length: int) -> Corruption:
-    """Packed documents of about 500 tokens, corrupted as the objective does."""
+def corrupted(lm: DiffusionLM, objective: str, rows: int, length: int, document: int) -> Corruption:
+    """Packed documents of about so many tokens, corrupted as the objective does."""
     generator = torch.Generator().manual_seed(0)
-    starts = torch.rand(rows, length, generator=generator) < 1 / 500
+    starts = torch.rand(rows, length, generator=generator) < 1 / document
     segments = starts.long().cumsum(-1).cuda()
     tokens = torch.randint(1, 31999, (rows, length), generator=generator).cuda()
     index = torch.arange(rows).cuda()
@@ -57,13 +59,30 @@ def corrupted(lm: DiffusionLM, objective: str, rows: int, length: int) -> Corrup
     return chosen.corrupt(masking, schedule, lm.mask_token_id)
 
 
-TAKES_VARLEN = segment_kernels.takes_varlen
+def installed() -> dict[str, VarlenKernel]:
+    """The variable-length kernels that are here and compute right, by name."""
+    found = {}
+    shape = SIZES["n_heads"], SIZES["n_kv_heads"], SIZES["d_model"] // SIZES["n_heads"]
+    for kernel in varlen_kernels.KERNELS:
+        try:
+            why = varlen_kernels.mistake(kernel.load(), shape, torch.bfloat16, causal=False)
+        except ImportError:
+            continue
+        if why:
+            print(f"{kernel.name} {why}")
+        else:
+            found[kernel.name] = kernel
+    return found
+
+
+VARLEN = installed()
 
 
 def run(lm: DiffusionLM, corruption: Corruption, kernel: str) -> tuple[torch.Tensor, float, float]:
     """(log-likelihoods, milliseconds, peak GiB) of one forward and backward pass."""
-    varlen = TAKES_VARLEN if kernel == "varlen" else lambda query: False
-    attention.takes_varlen = varlen  # type: ignore[attr-defined]
+    attention.takes_varlen = lambda query: kernel in VARLEN  # type: ignore[attr-defined]
+    if kernel in VARLEN:
+        segment_kernels.kernel_for = lambda *_: VARLEN[kernel]  # type: ignore[assignment,attr-defined]
     attention.FLEX_FROM_LENGTH = 256 if kernel == "flex" else 1 << 30
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
@@ -81,14 +100,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--length", type=int, default=4096)
     parser.add_argument("--rows", type=int, default=4)
+    parser.add_argument("--document", type=int, default=500, help="tokens at the mean")
     arguments = parser.parse_args()
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {arguments}")
     for objective, kernels, options in (
-        ("llada", ("varlen", "flex", "dense"), {}),
+        ("llada", (*VARLEN, "flex", "dense"), {}),
         ("bd3lm", ("flex", "dense"), {"attention": "block-causal", "block_length": 32}),
     ):
         lm = make_lm(**options)
-        corruption = corrupted(lm, objective, arguments.rows, arguments.length)
+        corruption = corrupted(lm, objective, arguments.rows, arguments.length, arguments.document)
         for kernel in kernels:
             run(lm, corruption, kernel)
         found = [{kernel: run(lm, corruption, kernel) for kernel in kernels} for _ in range(REPEATS)]
@@ -97,7 +117,7 @@ def main() -> None:
             milliseconds = statistics.median(each[kernel][1] for each in found)
             difference = (found[0][kernel][0] - found[0]["dense"][0]).abs().max()
             print(
-                f"{objective:6} {kernel:7}{milliseconds:7.1f} ms {found[0][kernel][2]:5.2f} GiB  "
+                f"{objective:6} {kernel:26}{milliseconds:7.1f} ms {found[0][kernel][2]:5.2f} GiB  "
                 f"{dense / milliseconds:.2f}x as fast as dense, largest difference {difference:.3g} nats"
             )
 

@@ -13,10 +13,13 @@ large matrix product's, measured here. Memory on a CPU is the process's largest 
 (VmHWM) less what it held after its imports, on a GPU the allocator's largest; beside it stands what
 `platform plan` forecasts, and the speed at the utilisation that it assumes.
 
-`--preset` takes a published size (nano, 0.5b, 1b; by default small, with the sizes that may be given one by
-one). The ways are there together, and take turns; with `--one-at-a-time` (0.5b and 1b always) each is done
-before the next begins. `--ways open-dllm` measures ours alone. A way that runs out of memory says so.
-`--compile` compiles our own.
+`--preset` takes a published size (nano, 0.5b, 1b, 8b; by default small, with the sizes that may be given one
+by one). The ways are there together, and take turns; with `--one-at-a-time` (0.5b and larger always) each is
+done before the next begins. `--ways open-dllm` measures ours alone. A way that runs out of memory says so.
+Of our own: `--compile`, `--zero STAGE`, `--lora RANK`, `--activation-checkpointing`, `--kernel NAME` (the
+attention of packed documents on a GPU; `attention.py` has them side by side), and `--ranks 1 2`, which trains
+on so many GPUs in turn and tells the scaling; rows are those of one process. What the first step takes,
+compilation included, stands beside.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -39,6 +43,7 @@ from training_cases import PRESETS, Case, packed_batches, padded_batches, plain_
 
 from opendllm.core.data.tokenizers import train_tokenizer
 from opendllm.core.foundation.process_group import join_process_group
+from opendllm.core.networks import varlen_kernels
 from opendllm.core.planning.devices import Device
 from opendllm.core.planning.hardware import Hardware
 from opendllm.core.planning.training_plan import plan_training
@@ -51,19 +56,21 @@ from opendllm.registries.options import ObjectiveOptions
 
 WARM_UP = {"cpu": 2, "cuda": 12}
 """Steps before the clock runs: a GPU loads kernels and takes memory with the first rows of each length."""
-Answer = tuple[int, float, int]
-"""Real tokens, seconds and bytes of memory of some steps."""
+Answer = tuple[int, float, int, float]
+"""Real tokens, seconds, bytes of memory of some steps, and the seconds of the run's first step."""
+PORT = 29511
 
 
-def our_trainer(case: Case, most_steps: int, stepped: Callable[[int], None]) -> None:
-    """The platform's own; `stepped` is told the real tokens of each step."""
+def our_trainer(case: Case, most_steps: int, stepped: Callable[[int, float], None]) -> None:
+    """The platform's own; `stepped` is told the real tokens of each step, and its seconds."""
     plugins, rows = installed_plugins(), case.packed_rows()
     settings = case.settings(most_steps)
-    firsts = range(0, most_steps * case.rows, case.rows)
-    real = [int(rows.batch(range(first, first + case.rows)).maskable.sum()) for first in firsts]
+    together = settings.global_batch_size
+    firsts = range(0, most_steps * together, together)
+    real = [int(rows.batch(range(first, first + together)).maskable.sum()) for first in firsts]
 
     def on_step(step: int, loss: float, tokens_per_second: float) -> None:
-        stepped(real[step - 1])
+        stepped(real[step - 1], real[step - 1] / tokens_per_second)
 
     objective = settings.objective
     with tempfile.TemporaryDirectory() as folder:
@@ -91,25 +98,27 @@ class FinishedError(Exception):
     """The parent has seen enough."""
 
 
-def work(way: str, case: Case, most_steps: int, parent: Connection) -> None:
+def work(way: str, case: Case, most_steps: int, kernel: str, parent: Connection) -> None:
     """A child: trains when it is told to, and reports tokens, seconds and memory."""
     with deepspeed_environment():
         import deepspeed
     import transformers
 
     del deepspeed, transformers
+    if kernel:
+        varlen_kernels.KERNELS = (named_kernel(kernel),)
     baseline = resident("VmRSS") if case.device == "cpu" else 0
     parent.send("ready")
-    left, tokens, started = parent.recv(), 0, time.perf_counter()
+    left, tokens, started, first = parent.recv(), 0, time.perf_counter(), 0.0
 
-    def stepped(step_tokens: int) -> None:
-        nonlocal left, tokens, started
-        left, tokens = left - 1, tokens + step_tokens
+    def stepped(step_tokens: int, seconds: float = 0.0) -> None:
+        nonlocal left, tokens, started, first
+        left, tokens, first = left - 1, tokens + step_tokens, first or seconds
         if left == 0:
             if case.device != "cpu":
                 torch.cuda.synchronize()
             peak = resident("VmHWM") - baseline if case.device == "cpu" else torch.cuda.max_memory_allocated()
-            parent.send((tokens, time.perf_counter() - started, peak))
+            parent.send((tokens, time.perf_counter() - started, peak, first))
             left = parent.recv()
             if left == 0:
                 raise FinishedError
@@ -125,6 +134,36 @@ def work(way: str, case: Case, most_steps: int, parent: Connection) -> None:
         pass
     except torch.OutOfMemoryError:
         parent.send("out of memory")
+
+
+def another_rank(rank: int, case: Case, most_steps: int, kernel: str) -> None:
+    """A process beside our own first one: steps with it until it is ended."""
+    set_rank(rank, case)
+    if kernel:
+        varlen_kernels.KERNELS = (named_kernel(kernel),)
+    our_trainer(case, most_steps, lambda _tokens, _seconds: None)
+
+
+def first_rank(case: Case, most_steps: int, kernel: str, parent: Connection) -> None:
+    """`work` of our own, where there are several processes."""
+    set_rank(0, case)
+    work("open-dllm", case, most_steps, kernel, parent)
+
+
+def set_rank(rank: int, case: Case) -> None:
+    """As a launcher does, for processes of this machine."""
+    os.environ.update(
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(case.ranks), MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(PORT),
+    )  # fmt: skip
+    if case.device != "cpu":
+        torch.cuda.set_device(rank)
+
+
+def named_kernel(name: str) -> varlen_kernels.VarlenKernel:
+    """One of ours."""
+    [found] = [kernel for kernel in varlen_kernels.KERNELS if kernel.name == name]
+    return found
 
 
 def resident(which: str) -> int:
@@ -150,7 +189,7 @@ def measured_peak(device: str) -> float:
 
 
 WAYS = ("padded", "packed", "open-dllm")
-LARGE = ("0.5b", "1b")
+LARGE = ("0.5b", "1b", "8b")
 ASSUMED = 0.4
 """The utilisation that `platform plan` assumes."""
 
@@ -167,8 +206,17 @@ def main() -> None:
         if name != "tied":
             parser.add_argument(f"--{name.replace('_', '-')}", type=int, help="by default the preset's")
     parser.add_argument("--compile", action="store_true", help="our own, by torch.compile")
+    parser.add_argument("--zero", type=int, default=1, choices=(0, 1, 2, 3), help="our own's stage")
+    parser.add_argument("--lora", type=int, default=0, help="rank of our own's adapters")
+    parser.add_argument("--activation-checkpointing", action="store_true", help="our own's")
+    parser.add_argument(
+        "--ranks", type=int, nargs="+", default=[1], help="processes of our own, one after other"
+    )
+    kernels = [kernel.name for kernel in varlen_kernels.KERNELS]
+    parser.add_argument("--kernel", default="", choices=kernels, help="our own's attention, on a GPU")
     given = vars(parser.parse_args())
     rounds, steps, ways = given.pop("rounds"), given.pop("steps"), given.pop("ways")
+    ranks, kernel = given.pop("ranks"), given.pop("kernel")
     preset = given.pop("preset")
     alone = given.pop("one_at_a_time") or preset in LARGE
     sizes = {**PRESETS[preset], **{key: value for key, value in given.items() if value is not None}}
@@ -178,20 +226,32 @@ def main() -> None:
           f"matrix products at {peak / 1e12:.3g} TFLOP/s", flush=True)  # fmt: skip
     found: dict[str, list[Answer]] = {}
     for together in [[way] for way in ways] if alone else [ways]:
-        found |= measured(together, case, rounds, steps)
+        found |= measured(together, case, rounds, steps, kernel)
     report(case, found, peak)
+    if ranks != [1]:
+        report_scaling(case, ranks, peak, lambda one: measured(["open-dllm"], one, rounds, steps, kernel))
 
 
-def measured(ways: Sequence[str], case: Case, rounds: int, steps: int) -> dict[str, list[Answer]]:
+def measured(
+    ways: Sequence[str], case: Case, rounds: int, steps: int, kernel: str
+) -> dict[str, list[Answer]]:
     """Each way's answers, a round each; the ways take turns. None of one that ran out of memory."""
     context = multiprocessing.get_context("spawn")
     warm_up = WARM_UP["cpu" if case.device == "cpu" else "cuda"]
     most_steps = warm_up + rounds * steps + 1  # never reached: what follows a run's last step is not timed
-    pipes, processes = {}, []
+    pipes, processes, others = {}, [], []
     for way in ways:
         pipes[way], child = context.Pipe()
-        processes.append(context.Process(target=work, args=(way, case, most_steps, child), daemon=True))
-        processes[-1].start()
+        if case.ranks > 1:
+            own = context.Process(target=first_rank, args=(case, most_steps, kernel, child), daemon=True)
+            for rank in range(1, case.ranks):
+                beside = (rank, case, most_steps, kernel)
+                others.append(context.Process(target=another_rank, args=beside, daemon=True))
+                others[-1].start()
+        else:
+            own = context.Process(target=work, args=(way, case, most_steps, kernel, child), daemon=True)
+        processes.append(own)
+        own.start()
         child.close()
         pipes[way].recv()
     found: dict[str, list[Answer]] = {way: [] for way in ways}
@@ -204,9 +264,11 @@ def measured(ways: Sequence[str], case: Case, rounds: int, steps: int) -> dict[s
                 del pipes[way], found[way]
             elif number >= 0:
                 found[way].append(answer)
+    for process in others:  # they wait for the first one, which ends without a word
+        process.kill()
     for pipe in pipes.values():
         pipe.send(0)
-    for process in processes:
+    for process in [*processes, *others]:
         process.join()
     return found
 
@@ -221,8 +283,8 @@ def _answer(pipe: Connection) -> Answer | str:
 
 
 def report(case: Case, found: dict[str, list[Answer]], peak: float) -> None:
-    speeds = {way: [tokens / seconds for tokens, seconds, _ in answers] for way, answers in found.items()}
-    memory = {way: max(used for _, _, used in answers) for way, answers in found.items()}
+    speeds = {way: [each[0] / each[1] for each in answers] for way, answers in found.items()}
+    memory = {way: max(each[2] for each in answers) for way, answers in found.items()}
     flops = case.useful_flops_per_token()
     print(f"{'':10}{'real tokens/s':>14}{'utilisation':>13}{'peak memory':>14}{'speed':>9}{'memory':>9}")
     for way in found:
@@ -231,7 +293,7 @@ def report(case: Case, found: dict[str, list[Answer]], peak: float) -> None:
         if "padded" in found:
             against = ratio(speeds[way], speeds["padded"]), memory[way] / memory["padded"]
             line += "".join(f"{value:8.2f}x" for value in against)
-        print(line)
+        print(line + (f"  first step {found[way][0][3]:.1f} s" if way == "open-dllm" else ""))
     if {"packed", "padded", "open-dllm"} <= found.keys():
         packing = ratio(speeds["packed"], speeds["padded"])
         rest = ratio(speeds["open-dllm"], speeds["packed"])
@@ -240,12 +302,33 @@ def report(case: Case, found: dict[str, list[Answer]], peak: float) -> None:
     print(f"{'plan':10}{speed_planned:14,.0f}{ASSUMED:13.1%}{memory_planned / 2**20:10,.0f} MiB")
 
 
+def report_scaling(
+    case: Case, ranks: Sequence[int], peak: float, measure: Callable[[Case], dict[str, list[Answer]]]
+) -> None:
+    """Our own's speed on several devices, beside as many times that on one."""
+    print(f"{'processes':10}{'real tokens/s':>14}{'utilisation':>13}{'peak memory':>14}{'scaling':>9}")
+    alone = 0.0
+    for number in ranks:
+        answers = measure(replace(case, ranks=number)).get("open-dllm", [])
+        if not answers:
+            continue
+        speed = statistics.median(each[0] / each[1] for each in answers)
+        used = max(each[2] for each in answers)
+        alone = alone or speed / number
+        share = speed * case.useful_flops_per_token() / number / peak
+        print(
+            f"{number:<10}{speed:14,.0f}{share:13.1%}{used / 2**20:10,.0f} MiB{speed / alone / number:9.1%}  "
+            f"first step {answers[0][3]:.1f} s",
+            flush=True,
+        )
+
+
 def forecast(case: Case, peak: float) -> tuple[int, float]:
     """Bytes and tokens a second that `platform plan` tells, of rows that are one document each."""
     chosen: Any = installed_plugins().objectives.get("llada").options
     objective: ObjectiveOptions = chosen(random_length_probability=0)
     device = Device("this one", {case.precision: peak}, 1.0, 0, is_gpu=case.device != "cpu")
-    hardware = Hardware(1, device, ASSUMED)
+    hardware = Hardware(case.ranks, device, ASSUMED)
     settings = case.settings(1)
     planned = plan_training(settings, objective, case.length, case.architecture, hardware)
     return planned.memory, planned.tokens / planned.seconds

@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy
 from opendllm.core.data.packing import pack
 from opendllm.core.data.rows import PackedRows
 from opendllm.core.manifest.train_schema import Train
+from opendllm.core.planning.training_plan import FROZEN_SHARE
 from opendllm.core.toolkit.segments import visibility
 from opendllm.plugins.backbones.presets import LLADA
 from opendllm.registries.architecture import Architecture
@@ -36,17 +37,32 @@ PRESETS: dict[str, dict[str, int | bool]] = {
         "width": 896, "layers": 24, "intermediate": 4864, "heads": 14, "key_value_heads": 2,
         "vocabulary": 151936, "length": 4096, "shortest": 128, "rows": 8, "tied": True,
     },
+    "8b": {  # LLaDA 8B's
+        "width": 4096, "layers": 32, "intermediate": 12288, "heads": 32, "key_value_heads": 32,
+        "vocabulary": 126464, "length": 4096, "shortest": 128, "rows": 1, "tied": False,
+    },
     "1b": {  # Llama-3.2-1B's
         "width": 2048, "layers": 16, "intermediate": 8192, "heads": 32, "key_value_heads": 8,
         "vocabulary": 128256, "length": 4096, "shortest": 128, "rows": 8, "tied": True,
     },
 }  # fmt: skip
-"""Sizes of a LLaDA-shaped model and of its rows."""
+"""Sizes of a LLaDA-shaped model and of its rows, of one process."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """What is trained, and on what."""
+    """What is trained, and on what.
+
+    Attributes:
+        width: and those up to `rows`, see `PRESETS`.
+        device: of every process.
+        compile: whether our own is.
+        tied: whether the LM head is the embedding.
+        ranks: processes of our own.
+        zero: its ZeRO stage.
+        lora: rank of its adapters; 0 trains all weights.
+        activation_checkpointing: whether it computes activations again.
+    """
 
     width: int
     layers: int
@@ -60,6 +76,10 @@ class Case:
     device: str
     compile: bool
     tied: bool = False
+    ranks: int = 1
+    zero: int = 1
+    lora: int = 0
+    activation_checkpointing: bool = False
 
     @property
     def precision(self) -> str:
@@ -86,16 +106,18 @@ class Case:
         LLADA["nano"].update(sizes)
         torch.manual_seed(0)
         vocabulary = Vocabulary(self.vocabulary, self.vocabulary - 1, 0)
-        lm = installed_plugins().backbones.get("llada").build({}).build(vocabulary)
+        with torch.device(self.device):  # drawn where it is: eight billion numbers take minutes on a CPU
+            lm = installed_plugins().backbones.get("llada").build({}).build(vocabulary)
         lm.module.to(self.device)
         return lm
 
     def useful_flops_per_token(self) -> float:
-        """Of a real token: within its document, half of the tokens scored."""
+        """Of a real token within its document, half of them scored; of adapters, two thirds of that."""
         _, ends = self.documents()
         lengths = np.diff(ends, prepend=0)
         seen = float((lengths.astype(float) ** 2).sum() / lengths.sum())
-        return self.architecture.training_flops(1, seen, scored_share=0.5)  # type: ignore[arg-type]
+        whole = self.architecture.training_flops(1, seen, scored_share=0.5)  # type: ignore[arg-type]
+        return whole * FROZEN_SHARE if self.lora else whole
 
     @property
     def architecture(self) -> Architecture:
@@ -110,10 +132,13 @@ class Case:
             {
                 "objective": {"name": "llada", "options": {"random_length_probability": 0}},
                 "steps": steps,
-                "global_batch_size": self.rows,
+                "global_batch_size": self.rows * self.ranks,
                 "learning_rate": 1e-4,
                 "precision": self.precision,
                 "compile": self.compile,
+                "activation_checkpointing": self.activation_checkpointing,
+                "deepspeed": {"zero_optimization": {"stage": self.zero}},
+                "lora": {"rank": self.lora} if self.lora else None,
                 "held_out": {"rows": 1, "draws": 1},
             }
         )

@@ -10,15 +10,18 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from opendllm.core.launching.launcher import COMMAND_VARIABLE, arguments_without_launcher, this_command
-from opendllm.core.launching.stopping import Stopped, StopRequest
+from opendllm.core.launching.stopping import ENDED_WITHOUT_SAVING, EXIT_CODES, Stopped, StopRequest
+from opendllm.core.launching.watchdog import Killer, unwatched
 from opendllm.core.manifest.schema import Launch
 from opendllm.registries.errors import UserError
 
 if TYPE_CHECKING:
+    import psutil
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 NOTHING_TO_SAVE = "stopped before training began"
@@ -71,11 +74,14 @@ def run_here(launch: Launch, processes: int) -> None:
         signals_to_handle="SIGHUP",
     )
     arguments = ["-m", "opendllm.core", *arguments_without_launcher(sys.argv[1:])]
-    with _signals_to_children() as request:
+    killer = Killer(Path(logs), lambda: [child.pid for child in _children()])
+    with unwatched(), _signals_to_children(killer) as request:
         try:
             elastic_launch(config, sys.executable)(*arguments)
         except ChildFailedError as error:
             rank, failure = error.get_first_failure()
+            if killer.killed or (request.made and failure.exitcode in EXIT_CODES):
+                raise Stopped(f"{ENDED_WITHOUT_SAVING}; checkpoints are whole", request.exit_code) from error
             if request.made and failure.exitcode == -signal.SIGTERM:
                 raise Stopped(NOTHING_TO_SAVE, request.exit_code) from error
             if request.insisted:  # whichever way each of them ended
@@ -125,7 +131,7 @@ def _rendezvous(launch: Launch) -> tuple[str, str, dict[str, Any]]:
 
 
 @contextmanager
-def _signals_to_children() -> Iterator[StopRequest]:
+def _signals_to_children(killer: Killer) -> Iterator[StopRequest]:
     """Hand on what asks to stop: the children are in sessions of their own, which no terminal reaches."""
     import psutil
 
@@ -134,9 +140,10 @@ def _signals_to_children() -> Iterator[StopRequest]:
     def hand_on(number: int, frame: FrameType | None) -> None:
         request.insisted |= request.made and number == signal.SIGINT
         request.note(number, frame)
-        children = psutil.Process().children()
+        children = _children()
         if not children:
             raise Stopped(NOTHING_TO_SAVE, request.exit_code)
+        killer.begin()
         for child in children:
             with suppress(psutil.NoSuchProcess):  # it ended by itself
                 child.send_signal(signal.SIGINT if request.insisted else signal.SIGTERM)
@@ -147,6 +154,12 @@ def _signals_to_children() -> Iterator[StopRequest]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _children() -> list[psutil.Process]:
+    import psutil
+
+    return list(psutil.Process().children())
 
 
 def _failure(rank: int, failure: ProcessFailure) -> WorkerFailedError:

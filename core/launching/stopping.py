@@ -11,9 +11,12 @@ from types import FrameType
 
 from opendllm.core.foundation.ranks import is_first_process
 from opendllm.core.launching.launcher import this_command
+from opendllm.core.launching.watchdog import Watchdog
+from opendllm.core.launching.worker_errors import launcher_reports
 
 _SIGNALS_FROM = 128
 """A shell's exit code for a process that a signal ended, before the signal's number."""
+ENDED_WITHOUT_SAVING = "ended without saving the step that was under way, which did not end in time"
 EXIT_CODES = tuple(_SIGNALS_FROM + number for number in (signal.SIGTERM, signal.SIGINT))
 """Of a run that was asked to stop, and did."""
 
@@ -37,9 +40,12 @@ class StopRequest:
         made: whether it was.
         insisted: whether Ctrl-C came after that.
         exit_code: says by which signal.
+        watchdog: ends this process where it doesn't come to an end by itself.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_end: Callable[[], object] = lambda: None) -> None:
+        """Name what is said where the watchdog ends it."""
+        self.watchdog = Watchdog(on_end)
         self.made = False
         self.insisted = False
         self.exit_code = _SIGNALS_FROM + signal.SIGTERM
@@ -49,6 +55,8 @@ class StopRequest:
         if not self.made:
             self.exit_code = _SIGNALS_FROM + number
         self.made = True
+        if number == signal.SIGTERM:  # during a fork nobody else tells it
+            self.watchdog.begin()
 
 
 @contextmanager
@@ -58,7 +66,12 @@ def stop_requests(what_is_saved: Callable[[], str]) -> Iterator[StopRequest]:
     Args:
         what_is_saved: to be said then, in a few words.
     """
-    request = StopRequest()
+
+    def say_it_is_ended() -> None:
+        if not launcher_reports():  # which says it itself
+            _say(f"{ENDED_WITHOUT_SAVING}; {what_is_saved()}; resume with: {this_command()}")
+
+    request = StopRequest(say_it_is_ended)
     if threading.current_thread() is not threading.main_thread():
         yield request  # signals reach the main thread only
         return
@@ -74,7 +87,8 @@ def stop_requests(what_is_saved: Callable[[], str]) -> Iterator[StopRequest]:
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as that of a job in the background
         before[signal.SIGINT] = signal.signal(signal.SIGINT, interrupt)
     try:
-        yield request
+        with request.watchdog:
+            yield request
     finally:
         for number, handler in before.items():
             # A process that stops needs to hear no more of it, and has to say so undisturbed.
@@ -90,7 +104,8 @@ def stopping_at_once() -> Iterator[None]:
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
-        yield
+        with Watchdog():
+            yield
     finally:
         if signal.getsignal(signal.SIGTERM) is stop:
             signal.signal(signal.SIGTERM, before)

@@ -1,24 +1,20 @@
 """Attention within each document of packed rows, without a mask of L x L numbers.
 
-On a GPU one variable-length kernel does it; elsewhere documents of equal length are put side by
-side, so that a batch of T tokens takes at most sqrt(2 T) calls of the dense kernel.
+On a GPU one variable-length kernel does it (`varlen_kernels`); elsewhere documents of equal length are
+put side by side, so that a batch of T tokens takes at most sqrt(2 T) calls of the dense kernel.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from opendllm.core.networks.varlen_kernels import kernel_for
 from opendllm.core.toolkit.segments import document_starts, visibility
 from opendllm.registries.sequences import PADDING_SEGMENT, ModelInputs
-
-VarlenKernel = Callable[[Tensor, Tensor, Tensor, Tensor, int, bool, float | None], Tensor]
-"""(query, key, value [T, H, K], document bounds [N + 1] int32, longest, causal, scale) -> [T, H, K]."""
 
 
 @dataclass(frozen=True)
@@ -157,58 +153,7 @@ def attend_in_runs(
     """Attention [B, H, L, K] -> [B, L, H, K] in half precision on a GPU."""
     rows, _, length, _ = query.shape
     q, k, v = (states.transpose(1, 2).flatten(0, 1) for states in (query, key, value))
-    output = varlen_kernel()(q, k, v, runs.bounds, runs.longest, runs.causal, scale)
+    shape = query.shape[1], key.shape[1], query.shape[3]
+    attend = kernel_for(shape, query.dtype, runs.causal).load()
+    output = attend(q, k, v, runs.bounds, runs.longest, runs.causal, scale)
     return output.view(rows, length, *output.shape[1:])
-
-
-def takes_varlen(query: Tensor) -> bool:
-    """Whether the variable-length kernels compute `query` [B, H, L, K]: half precision, usual heads."""
-    half = query.dtype in (torch.float16, torch.bfloat16)
-    size = query.shape[-1]
-    return (
-        query.is_cuda
-        and half
-        and size % 8 == 0
-        and size <= 256
-        and torch.cuda.get_device_capability() >= (8, 0)
-    )
-
-
-@cache
-def varlen_kernel() -> VarlenKernel:
-    """flash-attn's `flash_attn_varlen_func` where it is installed (extra `gpu`), else torch's `varlen_attn`.
-
-    Both are FlashAttention. flash-attn's takes fewer key heads than query heads as they are; for torch's
-    they are repeated.
-    """
-    try:
-        from flash_attn import flash_attn_varlen_func
-    except ImportError:
-        from torch.nn.attention.varlen import varlen_attn
-
-        def torchs(
-            query: Tensor, key: Tensor, value: Tensor, bounds: Tensor, longest: int, causal: bool,
-            scale: float | None,
-        ) -> Tensor:  # fmt: skip
-            window = (-1, 0) if causal else (-1, -1)
-            groups = query.shape[1] // key.shape[1]
-            if groups > 1:  # torch 2.11's kernel wants as many keys as queries
-                key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-            found = varlen_attn(
-                query, key, value, bounds, bounds, longest, longest, scale=scale, window_size=window
-            )
-            assert isinstance(found, Tensor)
-            return found
-
-        return torchs
-
-    def flash_attns(
-        query: Tensor, key: Tensor, value: Tensor, bounds: Tensor, longest: int, causal: bool,
-        scale: float | None,
-    ) -> Tensor:  # fmt: skip
-        found: Tensor = flash_attn_varlen_func(
-            query, key, value, bounds, bounds, longest, longest, softmax_scale=scale, causal=causal
-        )
-        return found
-
-    return flash_attns

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear
 from torch.utils.checkpoint import checkpoint
 
+from opendllm.core.networks import fused_slopes
 from opendllm.core.networks.logit_chunks import rows_at_once
 from opendllm.registries.backbones import DistributionLoss, JointLoss, LikelihoodLoss, LossPart
 
@@ -160,8 +161,8 @@ def _scores_itself(head: nn.Module) -> bool:
     return isinstance(head, ScoringHead) and type(head.weight) is nn.Parameter and "forward" not in vars(head)
 
 
-def _chunks(positions: Tensor, vocabulary: int) -> list[slice]:
-    rows = rows_at_once(vocabulary, positions.device.type)
+def _chunks(positions: Tensor, vocabulary: int, fused: bool = False) -> list[slice]:
+    rows = rows_at_once(vocabulary, positions.device.type, fused)
     return [slice(start, min(start + rows, len(positions))) for start in range(0, len(positions), rows)]
 
 
@@ -183,11 +184,13 @@ class _LinearLoss(torch.autograd.Function):
         d_weight = torch.zeros_like(weight, dtype=torch.float32) if for_weight else None
         d_bias = torch.zeros_like(bias, dtype=torch.float32) if for_bias and bias is not None else None
         losses = [hidden.new_zeros((), dtype=torch.float64)]
-        for chunk, logits in _logits_of_chunks(hidden, weight, bias):
+        fused = fused_slopes.serve(hidden) and not isinstance(loss_part, DistributionLoss)
+        for chunk, logits in _logits_of_chunks(hidden, weight, bias, fused):
             if isinstance(loss_part, DistributionLoss):
                 loss, d_logits = _distribution_slopes(logits, chunk, loss_part)
             else:
-                loss, d_logits = _likelihood_slopes(logits, targets[chunk], chunk, loss_part)
+                slopes = fused_slopes.likelihood_slopes if fused else _likelihood_slopes
+                loss, d_logits = slopes(logits, targets[chunk], chunk, loss_part)
             losses.append(loss.detach().double())
             if d_bias is not None:
                 d_bias += d_logits.sum(0)
@@ -196,6 +199,8 @@ class _LinearLoss(torch.autograd.Function):
                 torch.mm(narrow, weight, out=d_hidden[chunk])
             if d_weight is not None and narrow.dtype == torch.float32:
                 d_weight.addmm_(narrow.T, hidden[chunk])
+            elif d_weight is not None and narrow.is_cuda:  # its products are added up in float32
+                torch.addmm(d_weight, narrow.T, hidden[chunk], out_dtype=torch.float32, out=d_weight)
             elif d_weight is not None:
                 d_weight += narrow.T @ hidden[chunk]
         ctx.gradients = (d_hidden, d_weight, d_bias)
@@ -242,10 +247,13 @@ def _distribution_slopes(logits: Tensor, chunk: slice, loss_part: DistributionLo
     return loss, slope
 
 
-def _logits_of_chunks(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Iterator[tuple[slice, Tensor]]:
-    """(rows, their logits in float32, to be overwritten), all in one buffer."""
-    chunks = _chunks(hidden, len(weight))
+def _logits_of_chunks(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, fused: bool = False
+) -> Iterator[tuple[slice, Tensor]]:
+    """(rows, their logits in float32, or as they are where fused, to be overwritten), all in one buffer."""
+    chunks = _chunks(hidden, len(weight), fused)
     buffer = hidden.new_empty(chunks[0].stop if chunks else 0, len(weight))
     for chunk in chunks:
         logits = torch.mm(hidden[chunk], weight.T, out=buffer[: chunk.stop - chunk.start])
-        yield chunk, (logits if bias is None else logits.add_(bias)).float()
+        logits = logits if bias is None else logits.add_(bias)
+        yield chunk, logits if fused else logits.float()

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from transformers import (
 from opendllm.core.networks.attention import AttentionLayout
 from opendllm.core.networks.canvas_reader import TransformersReader, network_states
 from opendllm.core.networks.fused_reading import FusedNetwork, can_be_fused
+from opendllm.core.networks.kept_kernels import keep_kernels
 from opendllm.core.networks.load_balancing import load_balancing_loss
 from opendllm.core.networks.noise_section import CONFIG_FILE, OWN_SECTION, noise_section
 from opendllm.core.networks.safetensors_folder import write_weights
@@ -91,9 +91,10 @@ class ScoringModule(nn.Module):
 
     def forward(self, inputs: ModelInputs, targets: Tensor, scored: Tensor, loss_part: LossPart) -> Tensor:
         """See `DiffusionLM.module`."""
+        rows, columns = scored.nonzero(as_tuple=True)  # before a device is busy, since it is waited for
         balancing = self.balance_weight > 0 and torch.is_grad_enabled()
         output = self._network_output(inputs, **({"output_router_logits": True} if balancing else {}))
-        hidden, chosen = self._scored(output.last_hidden_state, inputs, targets, scored)
+        hidden, chosen = self._chosen(output.last_hidden_state, inputs, targets, rows, columns)
         loss: Tensor = summed_loss(self.network.get_output_embeddings(), hidden, chosen, loss_part)
         if not balancing:
             return loss
@@ -102,13 +103,13 @@ class ScoringModule(nn.Module):
 
     def scored_states(self, inputs: ModelInputs, targets: Tensor, scored: Tensor) -> tuple[Tensor, Tensor]:
         """([N, D], [N]): what predicts each scored position, and its target; nothing else is projected."""
-        return self._scored(self.network_states(inputs), inputs, targets, scored)
-
-    def _scored(
-        self, hidden: Tensor, inputs: ModelInputs, targets: Tensor, scored: Tensor
-    ) -> tuple[Tensor, Tensor]:
         rows, columns = scored.nonzero(as_tuple=True)
-        sources = rows * scored.shape[1] + self.predictors_of(inputs)[rows, columns]
+        return self._chosen(self.network_states(inputs), inputs, targets, rows, columns)
+
+    def _chosen(
+        self, hidden: Tensor, inputs: ModelInputs, targets: Tensor, rows: Tensor, columns: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        sources = rows * targets.shape[1] + self.predictors_of(inputs)[rows, columns]
         return hidden.flatten(0, 1).index_select(0, sources), targets[rows, columns]
 
     def network_states(self, inputs: ModelInputs) -> Tensor:
@@ -227,7 +228,7 @@ class TransformersLM(DiffusionLM):
         if compiled:
             if not on_gpu and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
                 raise UserError("compile needs a C++ compiler on a CPU, and none is installed: leave it out")
-            _keep_kernels()
+            keep_kernels()
             # Beyond the limit, 8 by default, a further shape (or model) would be run uncompiled from then on.
             limits = torch._dynamo.config
             limits.recompile_limit = max(limits.recompile_limit, COMPILED_SHAPES)
@@ -314,16 +315,6 @@ class TransformersLM(DiffusionLM):
         if self.stops:
             stops = {"eos_token_id": list(self.stops) if len(self.stops) > 1 else self.stops[0]}
             (folder / GENERATION_FILE).write_text(json.dumps(stops, indent=2) + "\n")
-
-
-def _keep_kernels() -> None:
-    """Between runs, in a folder of the user's, unless TORCHINDUCTOR_CACHE_DIR says where: torch's own choice
-    is a temporary folder."""
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = caches / "open-dllm" / "inductor"
-    with suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
 
 
 def _refuse_time(inputs: ModelInputs) -> None:

@@ -29,7 +29,7 @@ class TrainingPlan:
         gradients: see weights.
         optimizer: moments and, beside bf16 weights, those that it steps on.
         activations: an estimate, for one micro-batch: a gated block keeps about eight tensors of the
-            model's width and four of the feed-forward's; None where its widths aren't known.
+            model's width and four of the feed-forward's, compiled three; None where its widths aren't known.
         offloaded: held by the CPU's memory instead.
         checkpoint: one step's folder on disk; where adapters are trained, their base's weights too.
         checkpoints: how many of them are kept.
@@ -116,17 +116,21 @@ def _activations(
     micro_tokens, hardware = batch
     number = 2 if train.precision == "bf16" else 4
     read = objective.positions_per_token * objective.copies_per_row
-    block = 8 * architecture.hidden_size + 4 * architecture.intermediate_size
+    # Compiled, the product of gate and input is kept without the activated gate.
+    inner = 3 if train.compile else 4
+    block = 8 * architecture.hidden_size + inner * architecture.intermediate_size
     layers = micro_tokens * read * architecture.layers * block * number
     if train.activation_checkpointing:  # each layer's input, and one layer in full
         layers = layers // architecture.layers + (
             micro_tokens * read * architecture.layers * architecture.hidden_size * number
         )
-    # The loss takes a chunk of the logits at a time, and keeps the head's gradient in float32 meanwhile.
+    # The loss takes a chunk of the logits at a time, and keeps the head's gradient in float32 meanwhile. On a
+    # GPU the slopes overwrite them; elsewhere they are float32 copies.
     scored = int(micro_tokens * objective.copies_per_row * objective.scored_share)
-    chunk = min(scored, rows_at_once(architecture.vocab_size, hardware.device.kind))
+    on_gpu = hardware.device.is_gpu
+    chunk = min(scored, rows_at_once(architecture.vocab_size, hardware.device.kind, fused=on_gpu))
     head = architecture.vocab_size * architecture.hidden_size * 4
-    return layers + chunk * architecture.vocab_size * (number + 4) + head
+    return layers + chunk * architecture.vocab_size * (number if on_gpu else number + 4) + head
 
 
 def _share(size: int, partitioned: bool, hardware: Hardware) -> int:

@@ -26,10 +26,11 @@
     transformers_lm        the stock class as a `DiffusionLM`; `CheckpointFormat`; transformers_loading, which
                            builds and loads it
     config_keys            what a stock class is built with, out of config.json
-    attention              segment-aware attention; segment_kernels, its kernels
+    attention              segment-aware attention; segment_kernels and varlen_kernels, its kernels
     canvas_reader          repeated forward passes over a canvas; canvas_cache, the keys and values that it
                            keeps; fused_reading, the same by few large operations
-    token_losses           the LM head's loss, chunk by chunk; logit_chunks, how large a chunk is
+    token_losses           the LM head's loss, chunk by chunk; logit_chunks, how large a chunk is;
+                           fused_slopes, its gradient on a GPU; kept_kernels, where compiled ones are kept
     load_balancing         a mixture's loss that spreads tokens over its experts
     noise_section          what config.json says of the noise that a checkpoint undoes
     weight_files           which tensor is in which file; safetensors_folder, reading and writing them;

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from opendllm.core.data.rows import Rows
-from opendllm.core.foundation.process_group import summed
+from opendllm.core.foundation.process_group import sum_of_numbers, summed
 from opendllm.core.foundation.ranks import rank, world_size
 from opendllm.core.manifest.train_schema import HeldOut
 from opendllm.core.toolkit.noise import AddressedNoise
@@ -37,10 +37,17 @@ SPOT_CHECK = HeldOut(rows=1, draws=1)
 
 @dataclass(frozen=True)
 class CorruptedStep:
-    """What this rank's part of a step reads, and how many tokens of the data that is, a scalar int64."""
+    """What this rank's part of a step reads.
+
+    Attributes:
+        micro_batches: the rows.
+        data_tokens: how many tokens of the data they are.
+        count: what the loss sum is divided by: over all micro-batches and ranks, so that neither matters.
+    """
 
     micro_batches: list[Corruption]
-    data_tokens: Tensor
+    data_tokens: int
+    count: float
 
 
 @dataclass(frozen=True)
@@ -68,22 +75,24 @@ class _DocumentSteps:
     """Implements `TrainingSteps`."""
 
     _engine: DeepSpeedEngine
+    _batches: Prefetcher[CorruptedStep]
+    _under_way: CorruptedStep
+    """Kept until the next step, whatever the device still reads of it: it was made in another stream."""
 
     def __init__(self, method: DocumentTraining, run: TrainingRun, weights: TrainedWeights) -> None:
         self._method, self._run, self._weights = method, run, weights
-        self._batches = Prefetcher(self._corrupt_step, run.settings.steps)
 
     def begin(self, engine: DeepSpeedEngine, saved: SavedStep) -> None:
         """See `TrainingSteps`."""
         self._engine = engine
+        self._batches = Prefetcher(self._corrupt_step, self._run.settings.steps, engine.device)
 
     def accumulate(self, step: int) -> StepGradients:
         """See `TrainingSteps`."""
-        corrupted = self._batches.take(step)
+        corrupted = self._under_way = self._batches.take(step)
         corruptions, objective = corrupted.micro_batches, self._method.objective
-        count = _global_count(corruptions)
         answers = self._answer_count(corruptions)
-        parts = [objective.loss_part(each, self._method.schedule, count, answers) for each in corruptions]
+        parts = [objective.loss_part(each, self._method.schedule, corrupted.count, answers) for each in corruptions]
         return StepGradients(self._accumulate(corruptions, parts), corrupted.data_tokens)
 
     def prepare(self, step: int) -> None:
@@ -98,8 +107,17 @@ class _DocumentSteps:
             return {}
         activity = self._run.progress.activity("measuring the held-out loss", unit="rows")
         with activity as task, self._weights.evaluated():
-            found = held_out_loss(self._run.lm, self._method.held_out_rows, settings.held_out, task.update)
+            found = held_out_loss(
+                self._run.lm, self._method.held_out_rows, settings.held_out, task.update, self._measured_at_once
+            )
         return {} if found is None else {"held_out_loss": found}
+
+    @property
+    def _measured_at_once(self) -> int:
+        """One layer's activations are kept, not all of them as in training: twice its rows fit on a GPU, which
+        small passes would leave idle, and under ZeRO 3 fetch the weights for each."""
+        micro_batch, _ = batch_shape(self._run.settings, world_size())
+        return 2 * micro_batch if self._engine.device.type == "cuda" else 0
 
     def spot_check(self) -> float | None:
         """The loss of a row or two."""
@@ -129,7 +147,9 @@ class _DocumentSteps:
             masking = method.objective.mask(rows, noise, method.schedule)
             corruptions.append(method.objective.corrupt(masking, method.schedule, run.lm.mask_token_id))
             tokens.append(_data_tokens(masking.rows, start, micro_batch))
-        return CorruptedStep(corruptions, torch.stack(tokens).sum())
+        counts = torch.stack([corruption.count for corruption in corruptions]).sum()
+        data_tokens, own_count = torch.stack([torch.stack(tokens).sum().double(), counts.double()]).tolist()
+        return CorruptedStep(corruptions, int(data_tokens), max(1.0, sum_of_numbers([own_count])[0]))
 
     @torch.no_grad()
     def _answer_count(self, corruptions: Sequence[Corruption]) -> float:
@@ -156,12 +176,6 @@ class _DocumentSteps:
             engine.backward(loss * world_size(), scale_wrt_gas=False)
             total += loss.detach().double()
         return total
-
-
-def _global_count(corruptions: Sequence[Corruption]) -> float:
-    """What the loss sum is divided by: over all micro-batches and ranks, so that neither matters."""
-    own = torch.stack([corruption.count for corruption in corruptions]).sum()
-    return max(1.0, float(summed(own)))
 
 
 def _data_tokens(read: TokenRows, first: int, samples: int) -> Tensor:

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from opendllm.core.checkpoints.files import ENGINE_FOLDER
 from opendllm.core.foundation.ranks import rank
 from opendllm.core.manifest.train_schema import Train
-from opendllm.core.training.settings import deepspeed_config
+from opendllm.core.training.decoder_layers import decoder_layers
+from opendllm.core.training.settings import deepspeed_config, zero_stage
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
@@ -50,6 +51,7 @@ def started_engine(
 
         logger.setLevel(logging.ERROR)
         exact = {name: buffer.clone() for name, buffer in module.named_buffers()}
+        _fetch_whole_layers(module, train)
         engine, *_ = deepspeed.initialize(
             model=module,
             optimizer=torch.optim.AdamW(
@@ -57,6 +59,7 @@ def started_engine(
                 lr=train.learning_rate,
                 betas=train.adam_betas,
                 eps=train.adam_epsilon,
+                fused=_on_gpu(train) or None,
             ),
             config=deepspeed_config(
                 train, micro_batch, accumulation, torch.cuda.is_available(), load_universal
@@ -69,6 +72,24 @@ def started_engine(
     yield engine
     engine.destroy()
     _forget_modules()
+
+
+def _on_gpu(train: Train) -> bool:
+    """Whether the optimizer's state lies there, where one kernel steps on all of it."""
+    return torch.cuda.is_available() and not train.deepspeed.zero_optimization.offload_optimizer
+
+
+def _fetch_whole_layers(module: nn.Module, train: Train) -> None:
+    """Under ZeRO 3 a decoder layer's weights come together.
+
+    Hooks on each of its dozen parts would take longer than a layer of a small model computes, and could not
+    be compiled.
+    """
+    layers = decoder_layers(module)
+    if zero_stage(train) == 3 and layers:
+        from deepspeed.utils import set_z3_leaf_modules
+
+        set_z3_leaf_modules(module, list({type(layer) for layer in layers}))
 
 
 def _forget_modules() -> None:
@@ -108,9 +129,11 @@ def restore_engine(engine: DeepSpeedEngine, folder: Path) -> None:
     # all of them one counter of steps, which each would then advance.
     for group, own in zip(engine.optimizer.param_groups, groups, strict=True):
         group.update(own)
-    for state in engine.basic_optimizer.state.values():
+    fused = any(group.get("fused") for group in engine.optimizer.param_groups)
+    for parameter, state in engine.basic_optimizer.state.items():
         if torch.is_tensor(state.get("step")):
-            state["step"] = state["step"].clone()
+            # A fused step counts where the weights are.
+            state["step"] = state["step"].clone().to(parameter.device if fused else state["step"].device)
 
 
 def full_weights(engine: DeepSpeedEngine) -> dict[str, Tensor]:
@@ -155,19 +178,20 @@ def whole_weights(engine: DeepSpeedEngine) -> Iterator[None]:
                 setattr(module, name, own)
 
 
-def take_step(engine: DeepSpeedEngine) -> float:
-    """Clip, step, and clear the gradients.
+def take_step(engine: DeepSpeedEngine) -> Tensor | float:
+    """Clip, step, and clear the gradients; a device may still be busy with it afterwards.
 
     Returns:
         The gradients' norm before clipping. Without ZeRO, DeepSpeed doesn't keep it.
     """
     if engine.zero_optimization_stage() == 0:
         gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
-        norm = float(torch.nn.utils.get_total_norm(gradients))
+        norm = torch.nn.utils.get_total_norm(gradients)
         engine.step()
         return norm
     engine.step()
-    return float(engine.get_global_grad_norm())
+    kept: Tensor | float = engine.get_global_grad_norm()
+    return kept
 
 
 def _parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -22,6 +22,7 @@ def held_out_loss(
     rows: Rows,
     settings: HeldOut,
     on_rows: Callable[[int, int], object] = lambda done, total: None,
+    rows_at_once: int = 0,
 ) -> float | None:
     """Nats a token of held-out rows: the ELBO, exact for a causal model; first tokens are given.
 
@@ -35,6 +36,7 @@ def held_out_loss(
         rows: the held-out split.
         settings: how many rows, how many draws.
         on_rows: told how many of this rank's rows are read, and of how many, where not all are at once.
+        rows_at_once: in a forward pass, at least; as many as make `TOKENS_AT_ONCE` in any case.
     """
     total = min(settings.rows, len(rows))
     share = -(-total // world_size())
@@ -46,8 +48,9 @@ def held_out_loss(
     training = lm.module.training
     lm.module.eval()
     total_nats = torch.zeros((), dtype=torch.float64, device=device)
+    at_once = max(1, rows_at_once, TOKENS_AT_ONCE // batch.tokens.shape[1])
     # As many rows at a time as a forward pass has: so that each is full, and all are those of one call.
-    parts = torch.arange(share).split(max(1, TOKENS_AT_ONCE // batch.tokens.shape[1]))
+    parts = torch.arange(share).split(at_once)
     for part in parts:
         found = log_likelihood(
             lm,
@@ -55,6 +58,7 @@ def held_out_loss(
             scorable[part],
             settings.draws,
             batch.sample_index[part],
+            at_once,
         )
         total_nats += found.log_likelihood.sum()
         if len(parts) > 1:

@@ -24,13 +24,13 @@ class StepGradients:
 
     Attributes:
         loss: scalar float64, this process's part of the loss; it may not be there yet.
-        tokens: scalar int64, real tokens that this process read, each once.
+        tokens: real ones that this process read, each once.
         figures: further numbers for the step's line in train.jsonl; the same on all processes.
         shown: those of them that the status line shows.
     """
 
     loss: Tensor
-    tokens: Tensor
+    tokens: int
     figures: Mapping[str, float] = field(default_factory=dict)
     shown: tuple[str, ...] = ()
 

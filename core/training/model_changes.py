@@ -8,8 +8,10 @@ import torch
 
 from opendllm.core.manifest.experiment_manifest import digest
 from opendllm.core.manifest.train_schema import Train
+from opendllm.core.networks.kept_kernels import keep_kernels
 from opendllm.core.training.adapters import Adapters
 from opendllm.core.training.averaging import MovingAverage
+from opendllm.core.training.decoder_layers import compile_layers, decoder_layers
 from opendllm.core.training.freezing import freeze
 from opendllm.core.training.trained_weights import TrainedWeights
 from opendllm.registries.backbones import DiffusionLM
@@ -60,4 +62,9 @@ def _compile(lm: DiffusionLM) -> None:
         shutil.which("g++") or shutil.which("clang++")
     ):
         raise UserError("train.compile: torch.compile needs a C++ compiler on a CPU, such as g++")
-    lm.module.compile()
+    keep_kernels()
+    layers = decoder_layers(lm.network)
+    if layers:
+        compile_layers(layers)
+    else:
+        lm.module.compile()

@@ -152,6 +152,8 @@ def _take_steps(
                 taken = _take_step(run, engine, step, taken_by, stop)
             weights.update(step)
             seconds = time.perf_counter() - started
+            if not compiling:
+                stop.watchdog.expect(seconds)
             tokens += taken.tokens
             last = step == settings.steps
             saving = last or taken.stopping > 0 or due(step, settings.checkpoint.every)
@@ -175,7 +177,7 @@ def _take_steps(
             if saving:
                 log.sync()
                 to_save = StepToSave(step, {**provenance, "tokens": tokens}, held_out, taken_by.save)
-                with run.progress.activity(f"saving step {step}"):
+                with run.progress.activity(f"saving step {step}"), stop.watchdog.saving(run.folder):
                     save_step(engine, weights, run.tokenizer, run.folder, to_save, settings.checkpoint)
             if taken.stopping:
                 raise Stopped(
@@ -214,25 +216,26 @@ def _take_step(
     torch.manual_seed(int(hash_address(run.seed, stream_id("torch"), step, rank())))
     gradients: StepGradients = taken_by.accumulate(step)
     taken_by.prepare(step + 1)
-    loss = float(summed(gradients.loss))
+    with warning_where_little_moves(engine, run.settings, step):
+        device_norm = take_step(engine)
+    # Everything is under way, and waited for once.
+    asked = [stop.made and stop.exit_code == code for code in EXIT_CODES]
+    own = torch.tensor([gradients.tokens, *asked], dtype=torch.float64, device=engine.device)
+    loss, tokens, *stopping = summed(torch.cat([gradients.loss[None], own])).tolist()
     if not math.isfinite(loss):
         raise NonFiniteLossError(
-            f"the loss of step {step} is {loss}: training stopped before the step; "
+            f"the loss of step {step} is {loss}: training stopped and did not save the step; "
             f"lower train.learning_rate, or look at the data"
         )
-    with warning_where_little_moves(engine, run.settings, step):
-        norm = take_step(engine)
-    if not math.isfinite(norm):
+    norm = float(device_norm)
+    if not math.isfinite(norm) or norm < 0:  # DeepSpeed's own sign of it
         raise NonFiniteLossError(
             f"the gradients of step {step} are not finite: training stopped and did not save the step; "
             f"lower train.learning_rate, or look at the data"
         )
-    asked = [stop.made and stop.exit_code == code for code in EXIT_CODES]
-    own = torch.cat([gradients.tokens[None], torch.tensor(asked, device=engine.device)])
-    tokens, *stopping = summed(own).tolist()
     asked_for = next((code for code, by in zip(EXIT_CODES, stopping, strict=True) if by), 0)
     shown = {name: gradients.figures[name] for name in gradients.shown if name in gradients.figures}
-    return TakenStep(loss, norm, tokens, asked_for, gradients.figures, shown)
+    return TakenStep(loss, norm, int(tokens), asked_for, gradients.figures, shown)
 
 
 def _what_is_saved(folder: Path) -> str:

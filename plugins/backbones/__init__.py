@@ -42,7 +42,7 @@ class OpenDcoderOptions(BackboneOptions):
     model_types: ClassVar[frozenset[str]] = frozenset({"qwen2"})
     default_sampler: ClassVar[str] = "p2"
 
-    preset: Literal["nano", "small", "0.5b"] = Field(
+    preset: Literal["nano", "small", "60m", "0.5b"] = Field(
         "nano", description="Size of a model built from scratch."
     )
 
@@ -57,7 +57,7 @@ class LladaOptions(BackboneOptions):
     model_types: ClassVar[frozenset[str]] = frozenset({"llada"})
     default_sampler: ClassVar[str] = "low-confidence"
 
-    preset: Literal["nano", "8b"] = Field("nano", description="Size of a model built from scratch.")
+    preset: Literal["nano", "60m", "8b"] = Field("nano", description="Size of a model built from scratch.")
 
     @classmethod
     def claims(cls, config: Mapping[str, Any]) -> bool:
@@ -75,7 +75,7 @@ class DreamOptions(BackboneOptions):
     model_types: ClassVar[frozenset[str]] = frozenset({"Dream"})
     default_sampler: ClassVar[str] = "entropy"
 
-    preset: Literal["nano", "7b"] = Field("nano", description="Size of a model built from scratch.")
+    preset: Literal["nano", "60m", "7b"] = Field("nano", description="Size of a model built from scratch.")
 
     def architecture(self, vocab_size: int | None) -> Architecture | None:
         """See `BackboneOptions.architecture`."""
@@ -134,7 +134,7 @@ class SdarOptions(_BlockOptions):
     block_length_key: ClassVar[str | None] = SDAR_BLOCK_KEY
     published_block_length: ClassVar[int | None] = 4
 
-    preset: Literal["nano", "1.7b", "4b", "8b"] = Field(
+    preset: Literal["nano", "60m", "1.7b", "4b", "8b"] = Field(
         "nano", description="Size of a model built from scratch."
     )
 

@@ -1,7 +1,8 @@
 """Sizes of models built from scratch, as their families' config.json states them.
 
 The vocabulary is the tokenizer's; where a published size is planned without one, it is the one here.
-`nano` trains on two CPU cores in half a minute, `small` in half an hour; the benchmarks use it.
+`nano` trains on two CPU cores in half a minute, `small` in half an hour; the benchmarks use it. `60m` is for
+minutes of one GPU, and of one size for all families that have it: 60 million parameters with 16,384 tokens.
 """
 
 from typing import Any
@@ -31,10 +32,22 @@ _SMALL_QWEN = {
     "max_position_embeddings": 2048,
 }
 
+_60M_QWEN = {
+    "vocab_size": 16384,
+    "hidden_size": 640,
+    "intermediate_size": 1728,
+    "num_hidden_layers": 10,
+    "num_attention_heads": 10,
+    "num_key_value_heads": 10,
+    "max_position_embeddings": 4096,
+    "tie_word_embeddings": True,
+}
+
 _QWEN2 = {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", **_QWEN}
 OPEN_DCODER: dict[str, dict[str, Any]] = {
     "nano": {**_QWEN2, **_NANO_QWEN, "tie_word_embeddings": True},
     "small": {**_QWEN2, **_SMALL_QWEN, "tie_word_embeddings": True},
+    "60m": {**_QWEN2, **_60M_QWEN},
     # Qwen/Qwen2.5-Coder-0.5B, which Open-dCoder 0.5B continues from
     "0.5b": {
         **_QWEN2,
@@ -52,6 +65,7 @@ OPEN_DCODER: dict[str, dict[str, Any]] = {
 _DREAM = {"architectures": ["DreamModel"], "model_type": "Dream", **_QWEN, "tie_word_embeddings": False}
 DREAM: dict[str, dict[str, Any]] = {
     "nano": {**_DREAM, **_NANO_QWEN},
+    "60m": {**_DREAM, **_60M_QWEN},
     # Dream-org/Dream-v0-Base-7B
     "7b": {
         **_DREAM,
@@ -154,6 +168,18 @@ LLADA: dict[str, dict[str, Any]] = {
         "n_kv_heads": 4,
         "max_sequence_length": 2048,
     },
+    "60m": {
+        **_LLADA,
+        "vocab_size": 16384,
+        "embedding_size": 16384,
+        "d_model": 640,
+        "mlp_hidden_size": 1728,
+        "n_layers": 10,
+        "n_heads": 10,
+        "n_kv_heads": 10,
+        "max_sequence_length": 4096,
+        "weight_tying": True,
+    },
     # GSAI-ML/LLaDA-8B-Base
     "8b": {
         **_LLADA,
@@ -178,6 +204,7 @@ _SDAR = {
 _SDAR_VOCABULARY = {"vocab_size": 151936, "num_key_value_heads": 8, "head_dim": 128}
 SDAR: dict[str, dict[str, Any]] = {
     "nano": {**_SDAR, **_NANO_QWEN, "head_dim": 32, "tie_word_embeddings": True},
+    "60m": {**_SDAR, **_60M_QWEN, "head_dim": 64},
     # JetLM/SDAR-1.7B-Chat, as hxhcreate/DARE @b6aa3ba8, models/SDAR-1dot7B-Chat, carries its config.json
     "1.7b": {
         **_SDAR,

@@ -13,7 +13,7 @@ from opendllm.registries.errors import UserError
 
 CONFIG_FILE = "config.json"
 
-OUR_SIZES = ("nano", "small")
+OUR_SIZES = ("nano", "small", "60m")
 """Presets that no published checkpoint has."""
 
 

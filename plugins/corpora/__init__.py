@@ -13,7 +13,13 @@ HERE = "opendllm.plugins.corpora"
 
 
 class PythonStdlibOptions(PluginOptions):
-    """None: the running Python's own standard library."""
+    """Options of the corpus that the running Python brings along."""
+
+    packages: tuple[str, ...] = Field(
+        (),
+        description="Installed packages whose Python files are read besides, by the names that they are "
+        "imported by, such as `[torch, numpy]`.",
+    )
 
 
 class TextFilesOptions(PluginOptions):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -11,11 +13,14 @@ import pytest
 import torch
 from torch import Tensor
 from torch._dynamo.testing import CompileCounter
+from torch.nn.attention import SDPBackend
 from torch.nn.functional import scaled_dot_product_attention
 
-from opendllm.core.networks import attention, segment_kernels
+from opendllm.core.foundation import notices
+from opendllm.core.networks import attention, segment_kernels, varlen_kernels
 from opendllm.core.networks.attention import AttentionLayout, CanvasLayout, segment_attention
-from opendllm.core.networks.segment_kernels import attend_in_groups, attend_in_runs, document_runs
+from opendllm.core.networks.segment_kernels import attend_in_groups, document_runs
+from opendllm.core.networks.varlen_kernels import VarlenKernel
 from opendllm.core.toolkit.segments import document_positions, noisy_then_clean, visibility
 from opendllm.registries.sequences import PADDING_SEGMENT, AttentionPattern, ModelInputs
 
@@ -119,79 +124,157 @@ def loop_over_bounds(
     return torch.cat(parts)
 
 
-def assert_runs_equal_the_mask(pattern: str) -> None:
-    inputs, blocks = layout(ROWS, pattern)
-    qkv = states(inputs)
-    runs = document_runs(inputs, blocks)
-    assert runs is not None
-    real = inputs.segments != PADDING_SEGMENT
-    assert_same_with_gradients(attend_in_runs(*qkv, runs, 0.3), under_mask(inputs, blocks, qkv), qkv, real)
-
-
-@pytest.mark.parametrize("pattern", ["bidirectional", "causal"])
-def test_the_bounds_for_a_variable_length_kernel(monkeypatch: pytest.MonkeyPatch, pattern: str) -> None:
-    monkeypatch.setattr(segment_kernels, "varlen_kernel", lambda: loop_over_bounds)
-    assert_runs_equal_the_mask(pattern)
+@pytest.fixture
+def hopper(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A GPU of compute capability 9.0, as far as the choice of a kernel goes."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr(attention, "takes_varlen", lambda query: True)
+    varlen_kernels.kernel_for.cache_clear()
+    notices.tell_once.cache_clear()
+    notices.warn_once.cache_clear()
+    yield
+    varlen_kernels.kernel_for.cache_clear()
 
 
 @pytest.fixture
-def flash_attn(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, object]]]:
-    """The package, computing on a CPU what it computes on a GPU; gives the calls it was asked."""
-    calls: list[dict[str, object]] = []
+def installed(monkeypatch: pytest.MonkeyPatch, hopper: None) -> list[str]:
+    """All kernels, computing on a CPU what they compute on a GPU; gives the names of those asked."""
+    asked: list[str] = []
 
-    def flash_attn_varlen_func(  # noqa: PLR0913  (the package's)
-        q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor,
-        max_seqlen_q: int, max_seqlen_k: int, dropout_p: float = 0.0, softmax_scale: float | None = None,
-        causal: bool = False,
-    ) -> Tensor:  # fmt: skip
-        assert cu_seqlens_q.dtype == torch.int32
-        assert torch.equal(cu_seqlens_q, cu_seqlens_k)
-        assert max_seqlen_q == max_seqlen_k
-        calls.append({"heads": (q.shape[1], k.shape[1]), "causal": causal, "dropout": dropout_p})
-        return loop_over_bounds(q, k, v, cu_seqlens_q, max_seqlen_q, causal, softmax_scale)
+    def standing_in(kernel: VarlenKernel) -> VarlenKernel:
+        def attend(*arguments: Any) -> Tensor:
+            asked.append(kernel.name)
+            return loop_over_bounds(*arguments)
 
-    package = ModuleType("flash_attn")
-    package.flash_attn_varlen_func = flash_attn_varlen_func  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "flash_attn", package)
-    segment_kernels.varlen_kernel.cache_clear()
-    yield calls
-    segment_kernels.varlen_kernel.cache_clear()
+        return replace(kernel, load=lambda: attend)
+
+    monkeypatch.setattr(varlen_kernels, "KERNELS", tuple(map(standing_in, varlen_kernels.KERNELS)))
+    return asked
+
+
+def without(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """As where these are not installed."""
+
+    def fails() -> Any:
+        raise ImportError
+
+    kernels = [replace(k, load=fails) if k.name in names else k for k in varlen_kernels.KERNELS]
+    monkeypatch.setattr(varlen_kernels, "KERNELS", tuple(kernels))
 
 
 @pytest.mark.parametrize("pattern", ["bidirectional", "causal"])
-def test_flash_attn_computes_packed_documents_where_it_is_installed(
-    flash_attn: list[dict[str, object]], monkeypatch: pytest.MonkeyPatch, pattern: str
-) -> None:
-    monkeypatch.setattr(attention, "takes_varlen", lambda query: True)
+def test_a_variable_length_kernel_computes_packed_documents(installed: list[str], pattern: str) -> None:
     inputs, blocks = layout(ROWS, pattern)
     qkv = states(inputs)
     found, _ = segment_attention(
         torch.nn.Identity(), *qkv, None, layout=AttentionLayout(inputs, blocks), scaling=0.3
     )
-    assert flash_attn == [{"heads": (4, 2), "causal": pattern == "causal", "dropout": 0.0}]
     real = inputs.segments != PADDING_SEGMENT
     assert_same_with_gradients(found, under_mask(inputs, blocks, qkv), qkv, real)
+    assert installed[-1] == "flash-attn 3"
 
 
-def test_without_flash_attn_the_kernel_is_torchs_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def chosen() -> str:
+    """The kernel that heads of 16 get."""
+    return varlen_kernels.kernel_for((4, 2, 16), torch.float32, False).name
+
+
+def test_the_kernel_is_chosen_by_what_is_installed(
+    installed: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert chosen() == chosen() == "flash-attn 3"
+    assert capsys.readouterr().err == "attention of packed documents: flash-attn 3\n"
+    for missing, found in (
+        (["flash-attn 3"], "flash-attn 4"),
+        (["flash-attn 4"], "flash-attn 2"),
+        (["flash-attn 2"], "torch's flash-attention 2"),
+    ):
+        without(monkeypatch, *missing)
+        varlen_kernels.kernel_for.cache_clear()
+        assert chosen() == found
+        assert capsys.readouterr().err == f"attention of packed documents: {found}\n"
+
+
+def test_an_ampere_gpu_has_no_kernels_for_hopper(
+    installed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 0))
+    assert chosen() == "flash-attn 2"
+
+
+@pytest.mark.parametrize("fault", ["wrong", "raises", "wrong gradient"])
+def test_a_kernel_that_computes_something_else_is_left_out_and_named(
+    installed: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fault: str
+) -> None:
+    def attend(*arguments: Any) -> Tensor:
+        if fault == "raises":
+            raise RuntimeError("no execution plans\nsupport this graph")
+        found = loop_over_bounds(*arguments)
+        return found * 1.1 if fault == "wrong" else found.detach() + 1.1 * (found - found.detach())
+
+    first, *rest = varlen_kernels.KERNELS
+    monkeypatch.setattr(varlen_kernels, "KERNELS", (replace(first, load=lambda: attend), *rest))
+    assert chosen() == "flash-attn 4"
+    why = "it fails (RuntimeError: no execution plans)" if fault == "raises" else "it is off by 0.1"
+    assert f"warning: attention: flash-attn 3 is left out, for heads of 16 {why}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("module", "kernel"),
+    [
+        ("flash_attn_interface", "flash-attn 3"),
+        ("flash_attn.cute", "flash-attn 4"),
+        ("flash_attn", "flash-attn 2"),
+    ],
+)
+@pytest.mark.parametrize("gives_sums", [False, True])
+def test_the_packages_are_called_by_the_names_that_they_have(
+    monkeypatch: pytest.MonkeyPatch, module: str, kernel: str, gives_sums: bool
+) -> None:
+    def flash_attn_varlen_func(  # noqa: PLR0913  (the packages')
+        q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor,
+        max_seqlen_q: int, max_seqlen_k: int, softmax_scale: float | None = None, causal: bool = False,
+    ) -> Any:  # fmt: skip
+        assert cu_seqlens_q.dtype == torch.int32
+        assert torch.equal(cu_seqlens_q, cu_seqlens_k)
+        assert max_seqlen_q == max_seqlen_k
+        found = loop_over_bounds(q, k, v, cu_seqlens_q, max_seqlen_q, causal, softmax_scale)
+        return (found, None) if gives_sums else found
+
+    package = ModuleType(module)
+    package.flash_attn_varlen_func = flash_attn_varlen_func  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "flash_attn", ModuleType("flash_attn"))
+    monkeypatch.setitem(sys.modules, module, package)
+    [found] = [each for each in varlen_kernels.KERNELS if each.name == kernel]
+    load = found.load.__wrapped__  # type: ignore[attr-defined]  # not what was kept of an earlier test
+    for causal in (False, True):
+        assert not varlen_kernels.mistake(load(), (4, 2, 16), torch.float32, causal)
+
+
+@pytest.mark.parametrize("shares_heads", [True, False])
+def test_torchs_own_kernel_gets_the_heads_that_it_takes(
+    monkeypatch: pytest.MonkeyPatch, shares_heads: bool
+) -> None:
+    """Up to 2.11 as many key heads as query heads."""
     asked = []
 
-    def varlen_attn(  # noqa: PLR0913  (torch's)
+    def of_2_11(  # noqa: PLR0913  (torch's)
         query: Tensor, key: Tensor, value: Tensor, cu_seq_q: Tensor, cu_seq_k: Tensor,
         max_q: int, max_k: int, *, scale: float | None, window_size: tuple[int, int],
     ) -> Tensor:  # fmt: skip
-        asked.append(window_size)
+        asked.append((window_size, query.shape[1], key.shape[1], value.shape[1]))
         return loop_over_bounds(query, key, value, cu_seq_q, max_q, window_size == (-1, 0), scale)
 
-    monkeypatch.setitem(sys.modules, "flash_attn", None)  # an import of it fails
-    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_attn)
-    segment_kernels.varlen_kernel.cache_clear()
-    try:
-        assert_runs_equal_the_mask("causal")
-        assert_runs_equal_the_mask("bidirectional")
-    finally:
-        segment_kernels.varlen_kernel.cache_clear()
-    assert asked == [(-1, 0), (-1, -1)]
+    def of_2_13(*arguments: Any, enable_gqa: bool = False, **named: Any) -> Tensor:
+        assert enable_gqa
+        return of_2_11(*arguments, **named)
+
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", of_2_13 if shares_heads else of_2_11)
+    attend = varlen_kernels.TORCHS.load.__wrapped__()  # type: ignore[attr-defined]
+    for causal in (True, False):
+        assert not varlen_kernels.mistake(attend, (4, 2, 16), torch.float32, causal)
+    keys = 2 if shares_heads else 4
+    assert asked == [((-1, 0), 4, keys, keys), ((-1, -1), 4, keys, keys)]
 
 
 def test_the_kernels_take_half_precision_and_usual_heads_on_a_recent_gpu(
@@ -199,7 +282,7 @@ def test_the_kernels_take_half_precision_and_usual_heads_on_a_recent_gpu(
 ) -> None:
     def takes(dtype: torch.dtype, size: int = 64, is_cuda: bool = True) -> bool:
         query: Any = SimpleNamespace(dtype=dtype, shape=(1, 4, 9, size), is_cuda=is_cuda)
-        return segment_kernels.takes_varlen(query)
+        return varlen_kernels.takes_varlen(query)
 
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     assert takes(torch.bfloat16)
@@ -262,3 +345,36 @@ def test_few_queries_beside_kept_keys_attend_as_many_do(mask: str) -> None:
         scores = scores.masked_fill(~visible[:, None], -torch.inf)
     expected = torch.einsum("bhql,bhlk->bqhk", scores.softmax(-1), value[:, of_head])
     assert torch.allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("length", "trains", "documents", "capability", "first"),
+    [
+        (256, True, 1, (9, 0), True),
+        (200, True, 1, (9, 0), False),
+        (256, False, 1, (9, 0), False),
+        (256, True, 2, (9, 0), False),
+        (256, True, 1, (8, 0), False),
+    ],
+)
+def test_whole_rows_are_trained_by_cudnn_on_hopper_where_no_tile_is_cut(
+    monkeypatch: pytest.MonkeyPatch,
+    length: int,
+    trains: bool,
+    documents: int,
+    capability: tuple[int, int],
+    first: bool,
+) -> None:
+    wanted: list[tuple[Any, bool]] = []
+
+    def sdpa_kernel(backends: list[Any], set_priority: bool) -> AbstractContextManager[None]:
+        wanted.append((backends[0], set_priority))
+        return nullcontext()
+
+    monkeypatch.setattr("torch.nn.attention.sdpa_kernel", sdpa_kernel)
+    monkeypatch.setattr(attention, "takes_varlen", lambda query: documents == 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    inputs, blocks = layout([[n * documents // length for n in range(length)]], "bidirectional")
+    query, key, value = (each.detach().requires_grad_(trains) for each in states(inputs))
+    segment_attention(torch.nn.Identity(), query, key, value, None, layout=AttentionLayout(inputs, blocks))
+    assert wanted == ([(SDPBackend.CUDNN_ATTENTION, True)] if first else [])

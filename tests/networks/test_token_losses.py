@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from opendllm.core.networks import fused_slopes, logit_chunks
 from opendllm.core.networks.logit_chunks import LOGITS_AT_ONCE
 from opendllm.core.networks.token_losses import ScoringHead, let_score, summed_loss, token_losses
 from opendllm.registries.sequences import ModelInputs
@@ -94,6 +95,30 @@ def test_the_summed_loss_and_its_gradients_are_the_plain_ones(
         assert ours.dtype == dtype
         largest = float(theirs.abs().max())
         torch.testing.assert_close(ours, theirs, atol=tolerance * max(1.0, largest), rtol=tolerance)
+
+
+@pytest.fixture
+def fused(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """What a GPU computes, without compiling it; gives the shapes of the chunks."""
+    chunks: list[tuple[int, ...]] = []
+
+    def totals(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        chunks.append(tuple(logits.shape))
+        return fused_slopes.log_totals(logits, targets)
+
+    monkeypatch.setattr(fused_slopes, "serve", lambda hidden: True)
+    monkeypatch.setattr(fused_slopes, "_compiled", lambda: (totals, fused_slopes.write_slopes))
+    monkeypatch.setattr(logit_chunks, "FUSED_LOGITS_AT_ONCE", 16 * VOCABULARY)
+    return chunks
+
+
+@pytest.mark.parametrize("head", ["linear", "biased"])
+@DTYPES
+def test_fused_slopes_are_the_plain_ones_in_larger_chunks(
+    fused: list[tuple[int, ...]], head: str, dtype: torch.dtype, tolerance: float
+) -> None:
+    test_the_summed_loss_and_its_gradients_are_the_plain_ones(head, dtype, tolerance)
+    assert fused == [(16, VOCABULARY), (16, VOCABULARY), (5, VOCABULARY)]
 
 
 def total(nll: Tensor, _chosen: slice) -> Tensor:

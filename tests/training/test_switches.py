@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from opendllm.core.checkpoints.files import steps
+from opendllm.core.training import decoder_layers
 from opendllm.core.training.held_out import held_out_loss
 from opendllm.core.training.trainer import TrainingRun, train
 from opendllm.core.training.weight_checks import NonFiniteLossError
@@ -87,18 +88,27 @@ def test_a_loaded_network_trains_as_a_built_one_does_also_when_it_goes_on(make_r
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
-def test_compiling_changes_nothing_but_rounding(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("besides", [{}, {"activation_checkpointing": True}, zero(3)], ids=str)
+def test_compiling_changes_nothing_but_rounding(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, besides: dict[str, Any]
+) -> None:
+    """What one layer is compiled to serves all of them."""
     # Everything but the C++ that it would write, which takes a minute and more.
-    without_cpp = functools.partialmethod(torch.nn.Module.compile, backend="aot_eager")
-    monkeypatch.setattr(torch.nn.Module, "compile", without_cpp)
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    decoder_layers._compiled_function.cache_clear()
+    torch._dynamo.reset()
     plain, compiled = (
-        make_run("plain", steps=2),
-        make_run("compiled", steps=2, compile=True, held_out={"rows": 1, "draws": 1}),
+        make_run("plain", steps=2, **besides),
+        make_run("compiled", steps=2, compile=True, **besides),
     )
+    layers = len(compiled.lm.network.get_decoder().layers)
+    assert layers > 1
     train(plain)
     torch._dynamo.utils.counters.clear()
     train(compiled)
-    assert torch._dynamo.utils.counters["frames"]["ok"] > 0, "nothing was compiled"
+    counted = torch._dynamo.utils.counters
+    assert counted["frames"]["ok"] > 0, "nothing was compiled"
+    assert counted["stats"]["unique_graphs"] <= 4, "each layer was compiled anew"
     assert losses(compiled) == pytest.approx(losses(plain), rel=1e-4)
     assert set(weights(compiled)) == set(weights(plain))
 
@@ -225,12 +235,14 @@ def test_the_held_out_loss_says_how_many_rows_are_read_and_is_the_same(
     length = documents_of(run).held_out_rows.batch(range(1)).tokens.shape[1]
     told: list[tuple[int, int]] = []
 
-    def measured() -> float | None:
+    def measured(rows_at_once: int = 0) -> float | None:
+        told.clear()
         return held_out_loss(
             run.lm,
             documents_of(run).held_out_rows,
             run.settings.held_out,
             lambda *counts: told.append(counts),
+            rows_at_once,
         )
 
     whole = measured()
@@ -241,6 +253,13 @@ def test_the_held_out_loss_says_how_many_rows_are_read_and_is_the_same(
     total = min(5, len(documents_of(run).held_out_rows))
     assert told == [(min(done, total), total) for done in range(2, total + 2, 2)]
     assert len(told) > 1
+    passes: list[int] = []
+    run.lm.network.get_decoder().register_forward_hook(lambda *_: passes.append(1))
+    assert measured() == pytest.approx(whole, rel=1e-6)
+    few = len(passes)
+    assert measured(rows_at_once=total) == pytest.approx(whole, rel=1e-6)
+    assert told == []
+    assert len(passes) - few < few, "more rows at once take fewer passes"
 
 
 def test_the_step_that_fails_is_not_counted_into_the_average(make_run: MakeRun) -> None:

@@ -266,7 +266,7 @@ class _RewardSteps:
                 assert update.statistics is not None
                 sums += update.statistics.sums
         tokens += (phase.rollouts.rows.segments != PADDING_SEGMENT).sum().to(tokens.device)
-        return StepGradients(total, tokens, PolicyStatistics(summed(sums)).means())
+        return StepGradients(total, int(tokens), PolicyStatistics(summed(sums)).means())
 
     def _fixed_terms(
         self, phase: Phase, iteration: int, rows: Tensor, readings: Sequence[PolicyReading]

@@ -97,7 +97,7 @@ def reward_training(
     assert isinstance(objective, PolicyObjective)
     decoder, sampler = decoder_options(rl.rollout), rewards.sampler.build()
     check_options(lm, sampler, decoder)
-    codec = codec_of(tokenizer, [lm.mask_token_id, *lm.stops], manifest.model.add_bos_token)
+    codec = codec_of(tokenizer, [lm.mask_token_id, *lm.stops], manifest.local_model.add_bos_token)
     writer = Writer(lm, tokenizer, codec, sampler, decoder, rl.rollout.chat, rl.rollout.batch_size)
     writer.refuse_unfit([*problems[0], *problems[1]])
     return RewardTraining(

@@ -1,0 +1,223 @@
+"""Which variable-length kernel reads packed documents on a GPU: the first that is there and computes right.
+
+Milliseconds of forward and backward pass over 32,768 tokens, 14 heads of 64 over 2, on one H100 (torch 2.11):
+
+| tokens a document | flash-attention 2 | FlexAttention |
+|---|---|---|
+| 128 | 1.26 | 0.81 |
+| 512 | 1.43 | 1.19 |
+| 1024 | 2.04 | 1.93 |
+| 4096 | 6.61 | 6.36 |
+| 128 to 4096 | 3.76 | 3.91 |
+
+cuDNN's, the fastest for whole rows (3.7 of 4096 tokens, see `attention`), is not among them: torch 2.11 hands
+its variable-length backward pass the head size as the longest document, and what comes out is garbage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, partial
+from inspect import signature
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from opendllm.core.foundation.notices import tell_once, warn_once
+
+VarlenAttention = Callable[[Tensor, Tensor, Tensor, Tensor, int, bool, float | None], Tensor]
+"""(query, key, value [T, H, K], document bounds [N + 1] int32, longest, causal, scale) -> [T, H, K]."""
+AMPERE, HOPPER = (8, 0), (9, 0)
+TOLERANCE = 3e-2
+"""Of bfloat16 beside float32, relative to the largest number."""
+_TRIED = (40, 129, 87)
+"""Tokens of the documents of the small case."""
+
+
+@dataclass(frozen=True)
+class VarlenKernel:
+    """A kernel for documents that lie one after the other.
+
+    Attributes:
+        name: for people.
+        load: imports it; raises ImportError where it isn't installed.
+        capability: of the GPUs that it's for, at least.
+        newest: the capability that it's not for any more, or None.
+    """
+
+    name: str
+    load: Callable[[], VarlenAttention]
+    capability: tuple[int, int] = AMPERE
+    newest: tuple[int, int] | None = None
+
+
+def takes_varlen(query: Tensor) -> bool:
+    """Whether the variable-length kernels compute `query` [B, H, L, K]: half precision, usual heads."""
+    half = query.dtype in (torch.float16, torch.bfloat16)
+    size = query.shape[-1]
+    return (
+        query.is_cuda
+        and half
+        and size % 8 == 0
+        and size <= 256
+        and torch.cuda.get_device_capability() >= AMPERE
+    )
+
+
+@cache
+def kernel_for(shape: tuple[int, int, int], dtype: torch.dtype, causal: bool) -> VarlenKernel:
+    """The first that is installed and computes heads of such a shape.
+
+    Each has to compute a small case as torch's plain attention does: what a new version, say, got wrong would
+    be a wrong number in silence. Said once.
+
+    Args:
+        shape: query heads, key heads, head size.
+        dtype: half precision.
+        causal: whether each position sees itself and what is before it.
+    """
+    capability = torch.cuda.get_device_capability()
+    for kernel in KERNELS:
+        if capability < kernel.capability or (kernel.newest is not None and capability >= kernel.newest):
+            continue
+        try:
+            attend = kernel.load()
+        except ImportError:
+            continue
+        why = mistake(attend, shape, dtype, causal)
+        if not why:
+            tell_once(f"attention of packed documents: {kernel.name}")
+            return kernel
+        warn_once(f"attention: {kernel.name} is left out, for heads of {shape[2]} it {why}")
+    return TORCHS
+
+
+def mistake(attend: VarlenAttention, shape: tuple[int, int, int], dtype: torch.dtype, causal: bool) -> str:
+    """What is wrong with a kernel, by a small case's outputs and gradients; empty where nothing is."""
+    heads, key_heads, size = shape
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    draws = torch.Generator().manual_seed(0)
+
+    def drawn(number: int) -> Tensor:
+        return torch.randn(sum(_TRIED), number, size, generator=draws).to(device, dtype)
+
+    states = [drawn(heads), drawn(key_heads), drawn(key_heads)]
+    slopes = drawn(heads)
+    bounds = torch.tensor([0, *_TRIED], device=device).cumsum(0).int()
+
+    def computed(by: VarlenAttention, as_type: torch.dtype) -> list[Tensor]:
+        given = [each.to(as_type).requires_grad_() for each in states]
+        query, key, value = given
+        output = by(query, key, value, bounds, max(_TRIED), causal, None)
+        return [output.detach(), *torch.autograd.grad(output, given, slopes.to(output.dtype))]
+
+    with torch.enable_grad():
+        wanted = computed(document_by_document, torch.float32)
+        try:
+            ours = computed(attend, dtype)
+        except Exception as error:
+            return f"fails ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
+    off = max(
+        float((one.float() - other).abs().max() / other.abs().max())
+        for one, other in zip(ours, wanted, strict=True)
+    )
+    return "" if off <= TOLERANCE else f"is off by {off:.2g} of the largest number"
+
+
+def document_by_document(
+    query: Tensor, key: Tensor, value: Tensor, bounds: Tensor, longest: int, causal: bool, scale: float | None
+) -> Tensor:
+    """What each kernel has to compute, by torch's plain attention; see `VarlenAttention`."""
+    parts = []
+    groups = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    for start, end in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
+        q, k, v = (states[start:end].transpose(0, 1)[None] for states in (query, key, value))
+        output = scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale)
+        parts.append(output[0].transpose(0, 1))
+    return torch.cat(parts)
+
+
+@cache
+def _flash_attention_3() -> VarlenAttention:
+    from flash_attn_interface import flash_attn_varlen_func
+
+    return _of_package(flash_attn_varlen_func)
+
+
+@cache
+def _flash_attention_4() -> VarlenAttention:
+    from flash_attn.cute import flash_attn_varlen_func
+
+    return _of_package(flash_attn_varlen_func)
+
+
+@cache
+def _flash_attention_2() -> VarlenAttention:
+    from flash_attn import flash_attn_varlen_func
+
+    return _of_package(flash_attn_varlen_func)
+
+
+def _of_package(function: Callable[..., Tensor | tuple[Tensor, ...]]) -> VarlenAttention:
+    """All three of flash-attn's take the same names; some give the logarithms of the sums besides."""
+
+    def attend(
+        query: Tensor, key: Tensor, value: Tensor, bounds: Tensor, longest: int, causal: bool,
+        scale: float | None,
+    ) -> Tensor:  # fmt: skip
+        found = function(
+            query, key, value, cu_seqlens_q=bounds, cu_seqlens_k=bounds, max_seqlen_q=longest,
+            max_seqlen_k=longest, softmax_scale=scale, causal=causal,
+        )  # fmt: skip
+        return found if isinstance(found, Tensor) else found[0]
+
+    return attend
+
+
+@cache
+def _torchs() -> VarlenAttention:
+    from torch.nn.attention.varlen import varlen_attn
+
+    shares = "enable_gqa" in signature(varlen_attn).parameters  # from torch 2.12 on
+    kernel: Callable[..., Any] = partial(varlen_attn, enable_gqa=True) if shares else varlen_attn
+
+    def attend(
+        query: Tensor, key: Tensor, value: Tensor, bounds: Tensor, longest: int, causal: bool,
+        scale: float | None,
+    ) -> Tensor:  # fmt: skip
+        window = (-1, 0) if causal else (-1, -1)
+        found: Tensor = kernel(
+            query, key, value, bounds, bounds, longest, longest, scale=scale, window_size=window
+        )
+        return found
+
+    return attend if shares else _with_own_heads(attend)
+
+
+def _with_own_heads(attend: VarlenAttention) -> VarlenAttention:
+    """For one that wants as many key heads as query heads, as torch 2.11's do."""
+
+    def repeated(
+        query: Tensor, key: Tensor, value: Tensor, bounds: Tensor, longest: int, causal: bool,
+        scale: float | None,
+    ) -> Tensor:  # fmt: skip
+        groups = query.shape[1] // key.shape[1]
+        if groups > 1:
+            key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+        return attend(query, key, value, bounds, longest, causal, scale)
+
+    return repeated
+
+
+TORCHS = VarlenKernel("torch's flash-attention 2", _torchs)
+KERNELS: tuple[VarlenKernel, ...] = (
+    VarlenKernel("flash-attn 3", _flash_attention_3, HOPPER, newest=(10, 0)),
+    VarlenKernel("flash-attn 4", _flash_attention_4, HOPPER),
+    VarlenKernel("flash-attn 2", _flash_attention_2),
+    TORCHS,
+)
+"""The preferred first."""

@@ -1,0 +1,61 @@
+"""The repeated part of a network: what is compiled once for all of them, and fetched at once under ZeRO 3."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache, partial, wraps
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def decoder_layers(module: nn.Module) -> list[nn.Module]:
+    """Its modules that transformers says are never split over devices (`_no_split_modules`), outermost only.
+
+    Empty where no part of it is a transformers model.
+    """
+    names: set[str] = set()
+    for part in module.modules():
+        names |= set(getattr(part, "_no_split_modules", None) or ())
+    return [part for part in module.modules() if type(part).__name__ in names]
+
+
+def compile_layers(layers: list[nn.Module]) -> None:
+    """Compile the forward of each, while gradients are wanted: layers of one form share what is compiled.
+
+    What is only measured, in batches of other shapes, stays as it is: it isn't worth a compilation.
+    Hooks, such as DeepSpeed's, and the computing again of activations stay outside.
+    """
+    for layer in layers:
+        again = getattr(layer, "_gradient_checkpointing_func", None)
+        if again is not None and getattr(layer, "gradient_checkpointing", False):
+            layer._gradient_checkpointing_func = _of_compiled(again)  # type: ignore[assignment]
+        else:
+            layer.forward = _compiled_for_training(layer.forward)
+
+
+def _compiled_for_training(forward: Callable[..., Any]) -> Callable[..., Any]:
+    compiled = torch.compile(forward)
+
+    @wraps(forward)
+    def chosen(*arguments: Any, **named: Any) -> Any:
+        return (compiled if torch.is_grad_enabled() else forward)(*arguments, **named)
+
+    return chosen
+
+
+def _of_compiled(checkpoint: Callable[..., Any]) -> Callable[..., Any]:
+    """torch's checkpoint function, as transformers' layers call it, with a forward bound to arguments."""
+
+    def computed(bound: partial[Any], *arguments: Any) -> Any:
+        compiled = _compiled_function(bound.func)
+        return checkpoint(partial(compiled, *bound.args, **bound.keywords), *arguments)
+
+    return computed
+
+
+@cache
+def _compiled_function(forward: Callable[..., Any]) -> Callable[..., Any]:
+    compiled: Callable[..., Any] = torch.compile(forward)
+    return compiled
