@@ -30,9 +30,7 @@ DUAL = DecoderOptions(cache="dual", block_length=32)
 
 def model(*devices: str) -> Any:
     """What the choice looks at of a bidirectional one in bf16."""
-    parameters = [
-        SimpleNamespace(device=torch.device(device), element_size=lambda: 2) for device in devices
-    ]
+    parameters = [SimpleNamespace(device=torch.device(device), element_size=lambda: 2) for device in devices]
     return SimpleNamespace(
         module=SimpleNamespace(parameters=lambda: parameters),
         attention=SimpleNamespace(kind="bidirectional"),
