@@ -23,7 +23,7 @@ from opendllm.core.decoding.settings import (
     kept_defaults,
     sort_over_defaults,
 )
-from opendllm.core.decoding.text import SeededGap, Written, encode, write
+from opendllm.core.decoding.text import SeededGap, Written, encode, refuse_unread_suffix, write
 from opendllm.core.evaluation.text_likelihood import TextToScore, score_texts
 from opendllm.core.toolkit.draws import hash_address
 from opendllm.core.toolkit.likelihood import Estimator
@@ -156,8 +156,8 @@ class LanguageModel:
                 f"attention_mask {list(attention_mask.shape)} isn't of the canvas's shape "
                 f"{list(canvas.shape)}"
             )
-        chosen, decoder = self._sampler(sampler, options)
-        seeds = torch.tensor(_seeds(seed, canvas.shape[0]), device=canvas.device)
+        chosen, decoder = self.build_sampler(sampler, options)
+        seeds = torch.tensor(row_seeds(seed, canvas.shape[0]), device=canvas.device)
         return decode(self.lm, canvas, attention_mask, chosen, decoder, seeds, trace)
 
     def score(
@@ -167,12 +167,12 @@ class LanguageModel:
 
         The ELBO of a diffusion model, exact for a causal one (see `log_likelihood`).
         """
-        codec = self._codec()
+        codec = self.codec
         sizes = [len([*codec.bos, *encode(codec, text, f"text {index}")]) for index, text in enumerate(texts)]
         for index, size in enumerate(sizes):
             if size < 2:
                 raise UserError(f"text {index} has fewer than two tokens, so none can be scored")
-        asked = [TextToScore(*each) for each in zip(texts, _seeds(seed, len(texts)), strict=True)]
+        asked = [TextToScore(*each) for each in zip(texts, row_seeds(seed, len(texts)), strict=True)]
         found = score_texts(self.lm, codec, asked, max(sizes, default=0), draws, estimator)
         return [(scored.log_likelihood, scored.variance**0.5) for scored in found]
 
@@ -333,14 +333,10 @@ class LanguageModel:
         """
         if batch_size < 1:
             raise UserError(f"batch_size is {batch_size}: decode at least one row at a time")
-        if self.lm.attention.kind == "causal" and any(gap.suffix for gap in gaps):
-            raise UserError(
-                "a causal checkpoint writes from left to right and reads no suffix: leave it out, or take a "
-                "bidirectional or block-causal checkpoint"
-            )
-        chosen, decoder = self._sampler(sampler, options)
-        codec = self._codec()
-        seeded = [SeededGap(*each) for each in zip(gaps, _seeds(seed, len(gaps)), strict=True)]
+        refuse_unread_suffix(self.lm, gaps)
+        chosen, decoder = self.build_sampler(sampler, options)
+        codec = self.codec
+        seeded = [SeededGap(*each) for each in zip(gaps, row_seeds(seed, len(gaps)), strict=True)]
         found: dict[int, Written] = {}
         for index, written in write(self.lm, codec, seeded, chosen, decoder, batch_size, trace):
             found[index] = written
@@ -365,7 +361,7 @@ class LanguageModel:
         """
         if self.tokenizer is None:
             raise UserError(NO_TOKENIZER)
-        return Gap(chat_prompt(self.tokenizer, self._codec(), prompt), templated=True)
+        return Gap(chat_prompt(self.tokenizer, self.codec, prompt), templated=True)
 
     def _check_ids(self, ids: Tensor, what: str) -> None:
         if not isinstance(ids, Tensor):
@@ -380,14 +376,26 @@ class LanguageModel:
                 f"{str(ids.dtype).removeprefix('torch.')} {list(ids.shape)}"
             )
 
-    def _sampler(self, name: str | None, flat: Mapping[str, Any]) -> tuple[Sampler, DecoderOptions]:
+    def build_sampler(self, name: str | None, flat: Mapping[str, Any]) -> tuple[Sampler, DecoderOptions]:
+        """What a call with this sampler, by default the family's own, and these options decodes with.
+
+        Raises:
+            UserError: an option is unknown, out of range, or without effect; or the sampler is of other
+                noise.
+        """
         registration = self._plugins.samplers.get(self.default_sampler if name is None else name)
         check_destination(registration, self.lm.noise.destination)
         defaults = self.default_options if name is None else {}
         decoder, own = sort_over_defaults(flat, defaults, registration)
         return registration.build(own), decoder
 
-    def _codec(self) -> TextCodec:
+    @property
+    def codec(self) -> TextCodec:
+        """Text to ids and back.
+
+        Raises:
+            UserError: the checkpoint has no tokenizer.
+        """
         if self._text_codec is None:
             raise UserError(NO_TOKENIZER)
         return self._text_codec
@@ -406,7 +414,7 @@ def _chosen(
     return ChosenPlugin(registration, registration.options.model_validate(options))
 
 
-def _seeds(seed: int | Sequence[int], rows: int) -> list[int]:
+def row_seeds(seed: int | Sequence[int], rows: int) -> list[int]:
     """One seed a row; a single integer is hashed with the row's number.
 
     Raises:

@@ -167,6 +167,11 @@ def _watched_items(items: Iterator[Any], method: Any, owner: str, check: ItemChe
         yield item
 
 
+def _is_full_memory(error: Exception) -> bool:
+    """No plugin's mistake: who decodes goes on with fewer rows. torch's error has only its name here."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+
+
 class Blame:
     """A `with` block in which errors are the plugin's."""
 
@@ -182,7 +187,7 @@ class Blame:
             if error.plugin is None:
                 error.plugin = self._owner
                 error.args = (f"{self._owner}: {error}", *error.args[1:])
-        elif isinstance(error, Exception):
+        elif isinstance(error, Exception) and not _is_full_memory(error):
             message = " ".join(str(error).split())
             failure = PluginFailureError(
                 f"{self._owner} failed in {self._call}: {type(error).__name__}: {message}"

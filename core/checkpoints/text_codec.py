@@ -154,6 +154,23 @@ class TextCodec:
             given = given.rstrip("\ufffd")  # a character that is only complete with what follows
         return whole[len(given) :] if whole.startswith(given) else self._tokenizer.decode(own)
 
+    def decode_beginning(self, ids: Sequence[int], left: Sequence[int] = ()) -> str:
+        """The beginning of the text of `ids` that no further id on their right changes.
+
+        The bytes of a character are only read as one when all of them are there, and a run of tokens that
+        are bytes by their name only when it is over.
+        """
+        own = [token for token in ids if token not in self.facts.reserved]
+        while own and own[-1] in self._bytes:
+            own.pop()
+        return self.decode(own, left).rstrip("\ufffd")
+
+    @cached_property
+    def _bytes(self) -> frozenset[int]:
+        """The tokens that stand for a byte, where characters without a token are spelt in bytes."""
+        spelt = (self._tokenizer.token_to_id(f"<0x{byte:02X}>") for byte in range(256))
+        return frozenset(token for token in spelt if token is not None)
+
     def _ordinary(self, text: str, begins: bool) -> EncodedText:
         found = self._encoded(text, begins, special=False)
         if not self.facts.reserved.keys() & set(found.ids):

@@ -122,7 +122,7 @@ def generate(
 ) -> None:
     """Complete prompts, or fill the gaps between prompts and suffixes."""
     options = parse_options(option or [])
-    _check_names(checkpoint, decodings(sampler or [], options))
+    check_decodings(checkpoint, decodings(sampler or [], options))
     prompts = read_prompts(prompt, suffix, input_file)
     if chat and any(each.gap.suffix is not None for each in prompts):
         raise UserError("--chat has no effect with a suffix: infilling has no chat template")
@@ -173,7 +173,7 @@ def generate(
             write_gif(gif_file, model, prompts, done)
 
 
-def _check_names(checkpoint: str, wanted: Sequence[Decoding]) -> None:
+def check_decodings(checkpoint: str, wanted: Sequence[Decoding]) -> None:
     """Say at once what is wrong with names and options, before anything heavy is imported.
 
     Of a checkpoint on the hub its config.json is asked for alone.

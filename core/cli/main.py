@@ -25,6 +25,7 @@ from opendllm.core.cli import (
     plan_command,
     plugin_commands,
     score_command,
+    serve_command,
     status_command,
 )
 from opendllm.core.foundation.ranks import is_first_process
@@ -72,6 +73,7 @@ new_plugin_command.add_to(app)
 generate_command.add_to(app)
 score_command.add_to(app)
 evaluate_command.add_to(app)
+serve_command.add_to(app)
 doctor_command.add_to(app)
 status_command.add_to(app)
 

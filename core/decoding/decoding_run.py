@@ -102,8 +102,22 @@ class DecodingRun:
             self._forward.select_rows(kept, index)
         return kept
 
+    def select_rows(self, rows: IntArray) -> None:
+        """Go on with the rows at these positions only, numbered anew; not where shapes are fixed.
+
+        A row may be there several times, so that others can take the places of its copies.
+        """
+        index = torch.from_numpy(rows).to(self.state.tokens.device)
+        self.cursor.select_rows(rows)
+        self.state = self.state.select_rows(index)
+        self._forward.select_rows(rows, index)
+
+    def finish_rows(self, rows: IntArray) -> None:
+        """Take no more steps of the rows at these positions."""
+        self.cursor.finish_rows(rows)
+
     def replace_rows(self, slots: IntArray, rows: PreparedRows) -> bool:
-        """Go on with other rows in the place of some; none may have been dropped yet.
+        """Go on with other rows in the place of some; none may have been dropped since rows were numbered.
 
         Args:
             slots: [R] int64, where.

@@ -12,6 +12,8 @@ from opendllm.registries.plugin_calls import wrong_answer
 from opendllm.registries.samplers import Sampler
 
 IntArray = NDArray[np.int64]
+MOST_KEPT_PLANS = 256
+"""Of rows that are no longer there, for others like them."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,8 @@ class Plan:
             sizes: by new row, how many masks each block has.
         """
         keys = [tuple(row) for row in sizes]
+        if len(self._found) > MOST_KEPT_PLANS:
+            self._forget_unused(rows)
         parts = [self._steps]
         total = len(self._steps.block)
         for key in dict.fromkeys(keys):
@@ -144,6 +148,26 @@ class Plan:
             self._steps = PlannedSteps.joined(parts)
         found = np.array([self._found[key] for key in keys], dtype=np.int64).reshape(-1, 2)
         self._starts[rows], self.lengths[rows] = found[:, 0], found[:, 1]
+
+    def select_rows(self, rows: IntArray) -> None:
+        """Go on with these rows only, numbered anew; one may be there several times."""
+        self._starts, self.lengths = self._starts[rows], self.lengths[rows]
+
+    def _forget_unused(self, replaced: IntArray) -> None:
+        """Keep the plans of those rows only that don't make way: others come for as long as a server runs."""
+        stays = np.ones(len(self._starts), dtype=np.bool_)
+        stays[replaced] = False
+        used = set(self._starts[stays & (self.lengths > 0)].tolist())
+        kept = {key: found for key, found in self._found.items() if found[0] in used and found[1]}
+        moved: dict[int, int] = {}
+        parts, total, self._found = [], 0, {}
+        for key, (start, length) in kept.items():
+            parts.append(self._steps.take(np.arange(start, start + length)))
+            self._found[key] = (total, length)
+            moved[start] = total
+            total += length
+        self._steps = PlannedSteps.joined(parts)
+        self._starts = np.array([moved.get(start, 0) for start in self._starts.tolist()], dtype=np.int64)
 
     def at(self, rows: IntArray, cursor: IntArray) -> PlannedSteps:
         """The step that each row is at; the last one of its plan where it is beyond that.

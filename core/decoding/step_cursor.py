@@ -44,6 +44,18 @@ class StepCursor:
         self.rows, self._cursor, self._measured = self.rows[kept], self._cursor[kept], self._measured[kept]
         return kept
 
+    def select_rows(self, rows: IntArray) -> None:
+        """Go on with the rows at these positions only, numbered anew; one may be there several times."""
+        numbers = self.rows[rows]
+        self._plan.select_rows(numbers)
+        self.forward_passes = self.forward_passes[numbers]
+        self._cursor, self._measured = self._cursor[rows], self._measured[rows]
+        self.rows = np.arange(len(rows))
+
+    def finish_rows(self, rows: IntArray) -> None:
+        """Leave out what is left of the rows at these positions."""
+        self._cursor[rows] = self._plan.lengths[self.rows[rows]]
+
     def current_steps(self) -> PlannedSteps:
         """[R] each row's current step; a finished row stays at its last."""
         planned = self._plan.at(self.rows, self._cursor)

@@ -32,7 +32,7 @@ class SeededGap:
 
 
 @dataclass(frozen=True)
-class _Row:
+class TextRow:
     """A canvas.
 
     Attributes:
@@ -102,6 +102,19 @@ def refuse_unknown_ids(lm: DiffusionLM, ids: Sequence[int], what: str) -> None:
         )
 
 
+def refuse_unread_suffix(lm: DiffusionLM, gaps: Sequence[Gap]) -> None:
+    """A causal checkpoint sees nothing of what stands right of a gap.
+
+    Raises:
+        UserError: it is one, and a gap has a suffix.
+    """
+    if lm.attention.kind == "causal" and any(gap.suffix for gap in gaps):
+        raise UserError(
+            "a causal checkpoint writes from left to right and reads no suffix: leave it out, or take a "
+            "bidirectional or block-causal checkpoint"
+        )
+
+
 def write(
     lm: DiffusionLM,
     codec: TextCodec,
@@ -126,7 +139,7 @@ def write(
         UserError: an empty prompt, a row longer than the model's context, or a logit
             that isn't finite.
     """
-    rows = [_row(lm, codec, each.gap, options, f" {number}") for number, each in enumerate(gaps)]
+    rows = [row_to_write(lm, codec, each.gap, options, f" {number}") for number, each in enumerate(gaps)]
     waiting = [WaitingRow(at, row.ids, gaps[at].seed) for at, row in enumerate(rows)]
     if not rows:
         return
@@ -155,7 +168,7 @@ def write(
 
 
 def _written(
-    lm: DiffusionLM, codec: TextCodec, row: _Row, done: FinishedRow, traced: _Traced | None = None
+    lm: DiffusionLM, codec: TextCodec, row: TextRow, done: FinishedRow, traced: _Traced | None = None
 ) -> Written:
     written = done.written[: len(done.written) - row.surplus]
     end = next((at for at, token in enumerate(written) if token in lm.stops), len(written))
@@ -208,13 +221,27 @@ def _traced(
 def why_unfit(lm: DiffusionLM, codec: TextCodec, gap: Gap, options: DecoderOptions) -> str | None:
     """What `write` would refuse a gap for: an empty prompt, or too many tokens."""
     try:
-        _row(lm, codec, gap, options, "")
+        row_to_write(lm, codec, gap, options, "")
     except UserError as error:
         return str(error)
     return None
 
 
-def _row(lm: DiffusionLM, codec: TextCodec, gap: Gap, options: DecoderOptions, number: str) -> _Row:
+def row_to_write(
+    lm: DiffusionLM, codec: TextCodec, gap: Gap, options: DecoderOptions, number: str
+) -> TextRow:
+    """The canvas of a gap.
+
+    Args:
+        lm: the model.
+        codec: the checkpoint's.
+        gap: what is to be written.
+        options: `max_new_tokens` holds where the gap has no length.
+        number: what is written behind "prompt" in errors.
+
+    Raises:
+        UserError: see `write`.
+    """
     what = f"prompt{number}"
     if gap.templated:
         prefix = codec.encode_rendered(gap.prefix)
@@ -232,7 +259,7 @@ def _row(lm: DiffusionLM, codec: TextCodec, gap: Gap, options: DecoderOptions, n
             f"{lm.context_length}"
         )
     surplus = 0 if suffix else _end_of_block(lm, len(ids)) - len(ids)
-    return _Row([*ids, *[lm.mask_token_id] * surplus], len(prefix), surplus)
+    return TextRow([*ids, *[lm.mask_token_id] * surplus], len(prefix), surplus)
 
 
 def _end_of_block(lm: DiffusionLM, length: int) -> int:

@@ -58,11 +58,14 @@ def row_trace(canvases: Sequence[RowCanvas], editable: frozenset[int], mask_toke
         editable=tuple(
             column for column, origin in enumerate(first.origin) if origin in editable or origin not in kept
         ),
-        steps=tuple(_step(before, after, mask_token_id) for before, after in itertools.pairwise(canvases)),
+        steps=tuple(
+            step_between(before, after, mask_token_id) for before, after in itertools.pairwise(canvases)
+        ),
     )
 
 
-def _step(before: RowCanvas, after: RowCanvas, mask: int) -> TraceStep:
+def step_between(before: RowCanvas, after: RowCanvas, mask: int) -> TraceStep:
+    """What changed from one canvas to the next; `mask` is the model's mask id."""
     there, stays = dict(zip(before.origin, before.tokens, strict=True)), set(after.origin)
     commit: list[WrittenToken] = []
     edit: list[WrittenToken] = []

@@ -21,7 +21,8 @@
                            builds and loads it
     config_keys            what a stock class is built with, out of config.json
     attention              segment-aware attention; segment_kernels, its kernels
-    canvas_reader          repeated forward passes over a canvas, with a key-value cache
+    canvas_reader          repeated forward passes over a canvas; canvas_cache, the keys and values that it
+                           keeps; fused_reading, the same by few large operations
     token_losses           the LM head's loss, chunk by chunk; logit_chunks, how large a chunk is
     load_balancing         a mixture's loss that spreads tokens over its experts
     noise_section          what config.json says of the noise that a checkpoint undoes

@@ -38,6 +38,7 @@ print("LOADED", *sorted({name.partition(".")[0] for name in sys.modules}))
         ["plugins", "show", "samplers/p2"],
         ["schema"],
         ["evaluate", "--help"],
+        ["serve", "--help"],
         ["doctor", "--help"],
     ],
     ids=" ".join,

@@ -134,7 +134,7 @@ def test_the_bytes_of_a_likelihood_are_those_of_what_is_scored(
     llama2: Path, text: str, add_bos: bool
 ) -> None:
     model = load(llama2, device="cpu", add_bos_token=add_bos)
-    codec = model._codec()
+    codec = model.codec
     [found] = score_texts(model.lm, codec, [TextToScore(text, 0)], 64, 1)
     ids = codec.encode(text)
     given = 0 if add_bos else len(codec.decode(ids[:1]).encode())  # a space that stands for no byte has none
@@ -198,7 +198,7 @@ def test_training_documents_begin_as_prompts_do_and_spell_no_special_token(
     assert (ids[0] == 1) == add_bos
     assert (ids.count(1), ids.count(2), ids[-1]) == (int(add_bos), 1, 2)
     assert part.packing["train"].prompts.tolist() == [int(add_bos)]
-    codec = load(llama2, device="cpu", add_bos_token=add_bos)._codec()
+    codec = load(llama2, device="cpu", add_bos_token=add_bos).codec
     assert np.array_equal(ids[:-1], [*codec.bos, *codec.encode("def f():\n  return '</s>'")])
     if not add_bos:
         prepared = prepare(data, data.tokenizer, Texts(), tmp_path / "data")

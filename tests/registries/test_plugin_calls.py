@@ -54,6 +54,11 @@ class Dividing(Sampler):
         return Selection(commit=step.masked & bool(1 / (step.steps[0] - step.steps[0]).item()))
 
 
+class Hungry(Sampler):
+    def select(self, step: Step) -> Selection:
+        raise torch.OutOfMemoryError("full")
+
+
 class Refusing(Sampler):
     def select(self, step: Step) -> Selection:
         raise UserError("this checkpoint has no such token")
@@ -72,6 +77,12 @@ def test_a_bug_is_the_plugins_and_its_traceback_is_kept(build: Build) -> None:
     assert "\n" not in message
     assert caught.value.exit_code == 1
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+def test_a_memory_that_is_full_is_no_plugin_s_mistake(build: Build) -> None:
+    """Whoever decodes catches it, and goes on with fewer rows."""
+    with pytest.raises(torch.OutOfMemoryError, match=r"^full$"):
+        run(build("samplers", Hungry))
 
 
 def test_a_mistake_of_the_users_stays_one_and_gets_the_name_once(build: Build) -> None:

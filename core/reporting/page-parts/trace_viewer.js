@@ -11,42 +11,44 @@ const KEYS = "Keys, once a canvas or a button here has the focus (click it, or T
 // step just taken did to it; and how many positions were taken out left of it.
 function framesOf(trace) {
   const editable = new Set(trace.editable);
-  let cells = trace.start.map((token, column) => ({token, step: 0, confidence: null, editable: editable.has(column), change: 0, gone: 0}));
+  const cells = trace.start.map((token, column) => ({token, step: 0, confidence: null, editable: editable.has(column), change: 0, gone: 0}));
   const frames = [{cells, counts: {commit: 0, edit: 0, remask: 0, insert: 0, delete: 0}}];
-  trace.steps.forEach((step, index) => {
-    const counts = {commit: 0, edit: 0, remask: 0, insert: 0, delete: (step.delete || []).length};
-    const deleted = new Set(step.delete || []);
-    let gone = 0;
-    const kept = [];
-    cells.forEach((cell, column) => {
-      if (deleted.has(column)) gone += 1;
-      else {
-        kept.push(cell.change || cell.gone || gone ? {...cell, change: 0, gone} : cell);
-        gone = 0;
-      }
-    });
-    const change = (column, values) => {
-      kept[column] = {...kept[column], ...values}; // a cell that doesn't change is shared by its canvases
-    };
-    if (gone && kept.length) change(kept.length - 1, {gone: kept[kept.length - 1].gone + gone});
-    for (const [column, token, confidence] of step.insert || []) {
-      kept.splice(column, 0, {token, step: index + 1, confidence, editable: true, change: 4, gone: 0});
-      counts.insert += 1;
-    }
-    for (const name of ["commit", "edit"]) {
-      for (const [column, token, confidence] of step[name] || []) {
-        change(column, {token, step: index + 1, confidence, change: CHANGES.indexOf(name)});
-        counts[name] += 1;
-      }
-    }
-    for (const column of step.remask || []) {
-      change(column, {token: trace.mask_token_id, confidence: null, change: CHANGES.indexOf("remask")});
-      counts.remask += 1;
-    }
-    cells = kept;
-    frames.push({cells, counts});
-  });
+  trace.steps.forEach((step, index) => frames.push(frameAfter(frames[index].cells, step, index + 1, trace.mask_token_id)));
   return frames;
+}
+
+// The canvas after a step of that number, from 1.
+function frameAfter(cells, step, number, mask) {
+  const counts = {commit: 0, edit: 0, remask: 0, insert: 0, delete: (step.delete || []).length};
+  const deleted = new Set(step.delete || []);
+  let gone = 0;
+  const kept = [];
+  cells.forEach((cell, column) => {
+    if (deleted.has(column)) gone += 1;
+    else {
+      kept.push(cell.change || cell.gone || gone ? {...cell, change: 0, gone} : cell);
+      gone = 0;
+    }
+  });
+  const change = (column, values) => {
+    kept[column] = {...kept[column], ...values}; // a cell that doesn't change is shared by its canvases
+  };
+  if (gone && kept.length) change(kept.length - 1, {gone: kept[kept.length - 1].gone + gone});
+  for (const [column, token, confidence] of step.insert || []) {
+    kept.splice(column, 0, {token, step: number, confidence, editable: true, change: 4, gone: 0});
+    counts.insert += 1;
+  }
+  for (const name of ["commit", "edit"]) {
+    for (const [column, token, confidence] of step[name] || []) {
+      change(column, {token, step: number, confidence, change: CHANGES.indexOf(name)});
+      counts[name] += 1;
+    }
+  }
+  for (const column of step.remask || []) {
+    change(column, {token: mask, confidence: null, change: CHANGES.indexOf("remask")});
+    counts.remask += 1;
+  }
+  return {cells: kept, counts};
 }
 
 // The lowest and highest confidence that is stated; probabilities keep their own scale.
@@ -151,8 +153,9 @@ class Pane {
     const masks = cells.filter((cell) => cell.editable && cell.token === this.trace.mask_token_id).length;
     const changes = Object.entries(CHANGE_NAMES).filter(([name]) => counts[name]).map(([name, word]) => `${counts[name]} ${word}`);
     if (counts.delete) changes.push(`${counts.delete} taken out`);
-    const done = step === this.steps ? `; ${this.trace.forward_passes} forward passes in all` : "";
-    return `Step ${step} of ${this.steps}: ${changes.join(", ") || "nothing changed"}; ${masks} masks left${done}.`;
+    const {forward_passes: passes} = this.trace; // null while it is still being written
+    const done = step === this.steps && passes !== null ? `; ${passes} forward passes in all` : "";
+    return `Step ${step}${passes === null ? "" : ` of ${this.steps}`}: ${changes.join(", ") || "nothing changed"}; ${masks} masks left${done}.`;
   }
 
   // What a screen reader reads: runs of masks as their number.

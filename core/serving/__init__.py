@@ -1,0 +1,1 @@
+"""An OpenAI-compatible server of one checkpoint, or of all variants of a run."""
