@@ -67,13 +67,13 @@ def device_seconds(lm: DiffusionLM, decode: Callable[[], object], device: str) -
         results = profile.profiler.kineto_results
         assert results is not None
         spans = [(int(event.start_ns()), int(event.duration_ns())) for event in results.events()]
-        return _covered(spans) / 1e9
+        return covered(spans) / 1e9
     with _timed(lm) as taken:
         decode()
     return sum(taken)
 
 
-def _covered(spans: list[tuple[int, int]]) -> int:
+def covered(spans: list[tuple[int, int]]) -> int:
     """The length of the union of spans (start, length)."""
     total, end = 0, 0
     for start, length in sorted(spans):

@@ -17,15 +17,18 @@ from opendllm.registries.backbones import Vocabulary
 from opendllm.registries.discovery import installed_plugins
 
 
-def random_model(device: str, preset: str, dtype: torch.dtype) -> LanguageModel:
-    """Random weights of a preset's sizes, made on the device in their dtype."""
+def random_model(
+    device: str, preset: str, dtype: torch.dtype, mask_token_id: int | None = None
+) -> LanguageModel:
+    """Random weights of a preset's sizes, made on the device in their dtype; the mask is the last id."""
     plugins = installed_plugins()
     name, sizes, entries = PRESETS[preset]
     family: Any = plugins.backbones.get(name)
     size = entries or family.options(preset=sizes).architecture(None).vocab_size
+    mask = size - 1 if mask_token_id is None else mask_token_id
     torch.manual_seed(0)
     with torch.device(device):
-        lm = family.build({"preset": sizes}).build(Vocabulary(size, size - 1, 0))
+        lm = family.build({"preset": sizes}).build(Vocabulary(size, mask, 0))
     lm.module.eval().to(device)
     for parameter in lm.module.parameters():  # a backbone draws them in float32; rotary frequencies stay so
         parameter.data = parameter.to(dtype)

@@ -65,6 +65,12 @@ PUBLISHED = [
     Setting("low-confidence", "low-confidence", ONE_ROW, "", rows=1),
     Setting("low-confidence, prefix", "low-confidence", {**ONE_ROW, "cache": "prefix"}, "", rows=1),
     Setting("low-confidence, dual", "low-confidence", {**ONE_ROW, "cache": "dual"}, "", rows=1),
+    *(
+        Setting(
+            f"low-confidence, dual, {rows}", "low-confidence", {**ONE_ROW, "cache": "dual"}, "", rows=rows
+        )
+        for rows in (8, 32, 128)
+    ),
 ]
 """At published sizes: beside the floor, since a plain loop would take minutes."""
 TRAINED = [

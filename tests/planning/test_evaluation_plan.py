@@ -307,6 +307,8 @@ def test_the_cpu_is_measured() -> None:
 
 def test_flash_does_not_fit_one_h100_and_fits_three() -> None:
     variant = published("llada2-evaluation", "llada2.0-flash")
+    entries = [entry.model_copy(update={"batch_size": 32}) for entry in variant.manifest.evaluate]
+    variant = replace(variant, manifest=variant.manifest.model_copy(update={"evaluate": tuple(entries)}))
     found = plan(variant, H100)
     [line] = advice(variant, found, H100)
     assert found.evaluations[0].weights == 2 * 102_889_697_280
