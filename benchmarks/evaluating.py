@@ -86,7 +86,8 @@ def prepare(folder: Path, preset: str, device: str) -> tuple[Path, Path]:
     lm = random_model(device, preset, dtype, mask_token_id=tokenizer.mask_token_id).lm
     lm.save(model, lm.module.state_dict())
     tokenizer.save_pretrained(model)
-    problems, found = folder / "problems.jsonl", []
+    problems = folder / "problems.jsonl"
+    found: list[dict[str, str]] = []
     for text in texts:
         wanted = FEWEST + (len(found) * 97) % (MOST - FEWEST + 1)
         ids = tokenizer.encode(text, add_special_tokens=False)[:wanted]

@@ -7,6 +7,7 @@ STARTED is when the process was started, as `time.time()` says it.
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 import time
@@ -102,7 +103,8 @@ def watched(watch: Watch) -> None:
     """Look at what the evaluator does, from now on."""
     import_model_libraries()  # as the command does it, which would come later
     from opendllm.core.decoding.decoding_run import DecodingRun
-    from opendllm.core.evaluation import answering
+
+    answering: Any = importlib.import_module("opendllm.core.evaluation.answering")
 
     write, release, take_step = answering.write, answering.release_steps, DecodingRun.take_step
 
@@ -123,7 +125,7 @@ def watched(watch: Watch) -> None:
         take_step(run)
 
     answering.write, answering.release_steps = watched_write, watched_release
-    DecodingRun.take_step = watched_step  # type: ignore[method-assign]
+    DecodingRun.take_step = watched_step  # type: ignore[assignment,method-assign]
 
 
 def main() -> None:

@@ -92,7 +92,9 @@ class _DocumentSteps:
         corrupted = self._under_way = self._batches.take(step)
         corruptions, objective = corrupted.micro_batches, self._method.objective
         answers = self._answer_count(corruptions)
-        parts = [objective.loss_part(each, self._method.schedule, corrupted.count, answers) for each in corruptions]
+        parts = [
+            objective.loss_part(each, self._method.schedule, corrupted.count, answers) for each in corruptions
+        ]
         return StepGradients(self._accumulate(corruptions, parts), corrupted.data_tokens)
 
     def prepare(self, step: int) -> None:
@@ -108,14 +110,18 @@ class _DocumentSteps:
         activity = self._run.progress.activity("measuring the held-out loss", unit="rows")
         with activity as task, self._weights.evaluated():
             found = held_out_loss(
-                self._run.lm, self._method.held_out_rows, settings.held_out, task.update, self._measured_at_once
+                self._run.lm,
+                self._method.held_out_rows,
+                settings.held_out,
+                task.update,
+                self._measured_at_once,
             )
         return {} if found is None else {"held_out_loss": found}
 
     @property
     def _measured_at_once(self) -> int:
-        """One layer's activations are kept, not all of them as in training: twice its rows fit on a GPU, which
-        small passes would leave idle, and under ZeRO 3 fetch the weights for each."""
+        """One layer's activations are kept, not all of them as in training: twice its rows fit on a GPU,
+        which small passes would leave idle, and under ZeRO 3 fetch the weights for each."""
         micro_batch, _ = batch_shape(self._run.settings, world_size())
         return 2 * micro_batch if self._engine.device.type == "cuda" else 0
 
