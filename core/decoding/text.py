@@ -23,6 +23,10 @@ from opendllm.registries.gaps import Gap
 from opendllm.registries.samplers import Sampler
 
 
+class TooLongError(UserError):
+    """A prompt and what is to be written don't fit the model's context."""
+
+
 @dataclass(frozen=True)
 class SeededGap:
     """A gap, and the seed of its row's random draws."""
@@ -273,7 +277,7 @@ def row_to_write(
     length = options.max_new_tokens if gap.length is None else gap.length
     ids = [*prefix, *[lm.mask_token_id] * length, *suffix]
     if len(ids) > lm.context_length:
-        raise UserError(
+        raise TooLongError(
             f"prompt{number} has {len(ids)} tokens with its gap, more than the model's context of "
             f"{lm.context_length}"
         )

@@ -16,11 +16,14 @@ from opendllm.core.foundation.visible_text import visible_line
 LONGEST_QUOTE = 200
 """Characters of what a server says that are repeated in an error."""
 _TOO_LONG = re.compile(
-    r"context.{0,12}(length|window|size|limit)|too (long|large|many tokens)|max_model_len|longer than|"
-    r"maximum .{0,40}(length|tokens)|exceed.{0,60}(token|length|context|limit)",
+    r"context.{0,12}(length|window|size|limit)|model's context|max_model_len|"
+    r"(prompt|inputs?\b).{0,60}(too (long|large|many tokens)|longer than|exceed|must have less than)|"
+    r"(inputs?|prompt)`? tokens.{0,30}must be",
     re.IGNORECASE,
 )
 """How servers say that a prompt and what is to be written don't fit (vLLM, SGLang, llama.cpp, TGI, ours)."""
+_ASKS_TOO_MUCH = re.compile(r"max_(completion_|new_)?tokens\W.{0,60}too large", re.IGNORECASE)
+"""How they say that no prompt at all may be answered by so many tokens."""
 _MAY_BE_TOO_LONG = frozenset({400, 413, 422})
 
 
@@ -56,6 +59,7 @@ def fault_of_status(status: int, headers: Mapping[str, str], content: bytes, quo
     too_long = status == 413 or (
         status in _MAY_BE_TOO_LONG
         and (code in ("context_length_exceeded", "string_above_max_length") or bool(_TOO_LONG.search(said)))
+        and not _ASKS_TOO_MUCH.search(said)
     )
     if too_long:
         return ServerError(status, f"the server refuses it as too long ({status}{because})", too_long=True)

@@ -148,14 +148,27 @@ class TextPart(_Strict):
 class ChatMessage(_Strict):
     """A turn."""
 
-    role: Literal["system", "user", "assistant"]
-    content: str | list[TextPart]
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[TextPart] | None
     name: None = None
+    # What an answer's message has besides, sent back as it came.
+    refusal: None = None
+    annotations: None = None
+    audio: None = None
+    tool_calls: None = None
+    function_call: None = None
 
     @property
     def text(self) -> str:
         """What it says."""
-        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+        if isinstance(self.content, str):
+            return self.content
+        return "".join(part.text for part in self.content or ())
+
+    @property
+    def speaker(self) -> str:
+        """As chat templates call it."""
+        return "system" if self.role == "developer" else self.role
 
 
 class ChatFields(StreamedFields):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -46,13 +46,21 @@ class Guard:
 
     def _check(self, headers: Headers, path: str) -> None:
         host = headers.get("host", "")
-        if self._only_loopback and not is_loopback(urlsplit(f"//{host}").hostname or ""):
+        name = _split(f"//{host}", "Host").hostname or ""
+        if self._only_loopback and not is_loopback(name):
             raise ApiError(403, "this server answers to localhost: ask for it by that name", "host")
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin is not None and _split(origin, "Origin").netloc != host:
             raise ApiError(403, "pages of other sites may not ask here", "origin")
         if self._token is None or path in OPEN_PATHS:
             return
         kind, _, given = headers.get("authorization", "").partition(" ")
         if kind.lower() != "bearer" or not secrets.compare_digest(given.strip().encode(), self._token):
             raise ApiError(401, "this server wants a token: Authorization: Bearer TOKEN", "invalid_api_key")
+
+
+def _split(url: str, header: str) -> SplitResult:
+    try:
+        return urlsplit(url)
+    except ValueError:  # a bracket without another
+        raise ApiError(403, f"the header {header} is malformed", header.lower()) from None

@@ -11,7 +11,7 @@ from typing import Any
 from opendllm.core.checkpoints.chat_template import apply_template
 from opendllm.core.decoding.decoder import check_options
 from opendllm.core.decoding.options import DecoderOptions
-from opendllm.core.decoding.text import refuse_unread_suffix, row_to_write
+from opendllm.core.decoding.text import TooLongError, refuse_unread_suffix, row_to_write
 from opendllm.core.language_model import NO_TOKENIZER, LanguageModel, row_seeds
 from opendllm.core.serving.api_errors import ApiError
 from opendllm.core.serving.api_fields import ChatMessage, RequestFields
@@ -39,6 +39,8 @@ _API_FIELDS = (
 )
 SERVERS_OWN = ("compile",)
 """Options of the decoder that say how steps are run, not what is written."""
+LARGEST_NUMBER = 2**31 - 1
+"""Of options: what counts positions and steps must stay far below 64 bits."""
 LARGEST_SEED = 2**53
 """Of those that are drawn here: every JSON reader has such whole numbers."""
 
@@ -142,7 +144,7 @@ class ServedModels:
             ApiError: there is no such model, it has no chat template, or it fails.
         """
         model = self.model(name)
-        turns = [Message(each.role, each.text) for each in messages]
+        turns = [Message(each.speaker, each.text) for each in messages]
         assert model.tokenizer is not None
         try:
             text = apply_template(model.tokenizer, model.codec, turns, "answer follows")
@@ -174,6 +176,8 @@ class ServedModels:
                 row_to_write(model.lm, model.codec, gap, decoding.options, number)
                 for gap, number in zip(given, numbers, strict=True)
             ]
+        except TooLongError as error:
+            raise ApiError(400, str(error), "context_length_exceeded") from error
         except UserError as error:
             raise ApiError(400, str(error)) from error
         seed = secrets.randbelow(LARGEST_SEED) if fields.seed is None else fields.seed
@@ -207,6 +211,9 @@ class ServedModels:
         for name in SERVERS_OWN:
             if name in options:
                 raise UserError(f"{name} is the server's: start it with -o {name}=...")
+        for name, value in options.items():
+            if isinstance(value, int) and abs(value) > LARGEST_NUMBER:
+                raise UserError(f"{name} is {value:.3g}, which is beyond any model: take a smaller one")
         if max_tokens is not None:
             options["max_new_tokens"] = max_tokens
         decoding, length = self._decoding(fields.model, fields.sampler, options)

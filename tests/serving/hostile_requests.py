@@ -62,6 +62,16 @@ KINDS: dict[str, Callable[[str], Hostile]] = {
     "no model": lambda auth: Hostile(404, request(good(model="\x1b[31m\n"), Authorization=auth)),
     "a stranger's option": lambda auth: Hostile(400, request(good(__class__=1), Authorization=auth)),
     "endless steps": lambda auth: Hostile(400, request(good(steps=10**15), Authorization=auth)),
+    "a block beyond 64 bits": lambda auth: Hostile(
+        400, request(good(block_length=10**30), Authorization=auth)
+    ),
+    "a block beyond 63 bits": lambda auth: Hostile(
+        400, request(good(block_length=2**63), Authorization=auth)
+    ),
+    "no host": lambda auth: Hostile(
+        403, request(good(), Authorization=auth).replace(b"Host: localhost", b"Host: [", 1)
+    ),
+    "no site": lambda auth: Hostile(403, request(good(), Authorization=auth, Origin="http://[")),
     "no JSON by its header": lambda auth: Hostile(
         415, request(good(), Content_Type="text/plain", Authorization=auth)
     ),

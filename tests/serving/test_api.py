@@ -241,6 +241,24 @@ def test_a_chat_that_can_t_be_honoured_is_refused(
         client.chat.completions.create(**{**asked, "max_completion_tokens": 4, **fields})
 
 
+def test_an_answer_is_part_of_the_next_question(client: openai.OpenAI) -> None:
+    """As the client gives it, with all its keys; and what comes before it may be a developer's."""
+    asked: dict[str, Any] = {"model": "llada", "max_completion_tokens": 4, "temperature": 0.5, "seed": 1}
+    messages: list[Any] = [{"role": "developer", "content": "be brief"}, {"role": "user", "content": "hi"}]
+    first = client.chat.completions.create(messages=messages, **asked)
+    messages += [first.choices[0].message, {"role": "user", "content": "more"}]
+    second = client.chat.completions.create(messages=messages, **asked)
+    assert first.usage is not None
+    assert second.usage is not None
+    assert second.usage.prompt_tokens > first.usage.prompt_tokens
+
+
+def test_a_prompt_beyond_the_context_is_named_for_programs(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.completions.create(model="llada", prompt="x" * 5000, max_tokens=4)
+    assert refused.value.code == "context_length_exceeded"
+
+
 def test_fields_that_ask_for_nothing_are_taken(client: openai.OpenAI) -> None:
     """As clients send them that know nothing of diffusion."""
     answer = client.chat.completions.create(
