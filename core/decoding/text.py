@@ -23,6 +23,10 @@ from opendllm.registries.gaps import Gap
 from opendllm.registries.samplers import Sampler
 
 
+class TooLongError(UserError):
+    """A prompt with its gap has more tokens than the model's context."""
+
+
 @dataclass(frozen=True)
 class SeededGap:
     """A gap, and the seed of its row's random draws."""
@@ -264,6 +268,7 @@ def row_to_write(
 
     Raises:
         UserError: see `write`.
+        TooLongError: the prompt with its gap is longer than the model's context.
     """
     what = f"prompt{number}"
     prefix, suffix = around_gap(codec, gap, number)
@@ -273,7 +278,7 @@ def row_to_write(
     length = options.max_new_tokens if gap.length is None else gap.length
     ids = [*prefix, *[lm.mask_token_id] * length, *suffix]
     if len(ids) > lm.context_length:
-        raise UserError(
+        raise TooLongError(
             f"prompt{number} has {len(ids)} tokens with its gap, more than the model's context of "
             f"{lm.context_length}"
         )

@@ -11,9 +11,9 @@ from typing import Any
 from opendllm.core.checkpoints.chat_template import apply_template
 from opendllm.core.decoding.decoder import check_options
 from opendllm.core.decoding.options import DecoderOptions
-from opendllm.core.decoding.text import refuse_unread_suffix, row_to_write
+from opendllm.core.decoding.text import TooLongError, refuse_unread_suffix, row_to_write
 from opendllm.core.language_model import NO_TOKENIZER, LanguageModel, row_seeds
-from opendllm.core.serving.api_errors import ApiError
+from opendllm.core.serving.api_errors import TOO_LONG, ApiError
 from opendllm.core.serving.api_fields import ChatMessage, RequestFields
 from opendllm.core.serving.asked_rows import AskedRow, Decoding, Event
 from opendllm.core.serving.limits import Limits
@@ -174,6 +174,8 @@ class ServedModels:
                 row_to_write(model.lm, model.codec, gap, decoding.options, number)
                 for gap, number in zip(given, numbers, strict=True)
             ]
+        except TooLongError as error:
+            raise ApiError(400, str(error), TOO_LONG) from error
         except UserError as error:
             raise ApiError(400, str(error)) from error
         seed = secrets.randbelow(LARGEST_SEED) if fields.seed is None else fields.seed

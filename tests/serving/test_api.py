@@ -15,6 +15,7 @@ import openai
 import pytest
 
 from opendllm.core import load
+from opendllm.core.endpoints.faults import Quote, fault_of_status
 from opendllm.core.language_model import LanguageModel
 
 from .conftest import MODELS, Server
@@ -216,6 +217,21 @@ def test_what_is_wrong_is_said_in_the_api_s_form(client: openai.OpenAI, name: st
     assert isinstance(refused.value.body, dict)
     assert set(refused.value.body) == {"message", "type", "param", "code"}
     assert "\n" not in refused.value.body["message"]
+
+
+@pytest.mark.parametrize("api", ["completions", "chat/completions"])
+def test_a_prompt_that_is_too_long_is_told_by_its_code(server: Server, api: str) -> None:
+    """An evaluation that asks this server counts the problem as failed and goes on."""
+    long = "x" * 400
+    given = {"prompt": long} if api == "completions" else {"messages": [{"role": "user", "content": long}]}
+    connection = http.client.HTTPConnection("127.0.0.1", server.port)
+    body = json.dumps({"model": "llada", "max_tokens": 4, **given})
+    connection.request("POST", f"/v1/{api}", body, {"Content-Type": "application/json"})
+    answer = connection.getresponse()
+    content = answer.read()
+    connection.close()
+    assert json.loads(content)["error"]["code"] == "context_length_exceeded"
+    assert fault_of_status(answer.status, {}, content, Quote(None)).too_long
 
 
 @pytest.mark.parametrize(
