@@ -37,6 +37,8 @@ _WITHOUT_EFFECT: Mapping[str, tuple[Any, ...]] = {
 }
 """Fields of the API that can't be honoured, with the values beside null that ask for nothing."""
 _NOT_THE_DECODERS = _LABELS | _WITHOUT_EFFECT.keys()
+LARGEST_NUMBER = 2**63 - 1
+"""Of the whole numbers that tensors hold."""
 MOST_STOPS, LONGEST_STOP, LONGEST_MESSAGE = 16, 1000, 300
 
 FieldsT = TypeVar("FieldsT", bound="RequestFields")
@@ -97,6 +99,9 @@ class RequestFields(BaseModel):
                 type(value) is type(each) and value == each for each in harmless
             ):
                 raise ApiError(400, f"{name} can't be honoured here: leave it out", "unsupported", name)
+        for name, value in (self.model_extra or {}).items():
+            if isinstance(value, int) and not -LARGEST_NUMBER <= value <= LARGEST_NUMBER:
+                raise ApiError(400, f"{name[:LONGEST_MESSAGE]}: whole numbers have 64 bits here", param=name)
         if len(self.stops) > MOST_STOPS or any(not 0 < len(stop) <= LONGEST_STOP for stop in self.stops):
             raise ApiError(
                 400,

@@ -46,13 +46,25 @@ class Guard:
 
     def _check(self, headers: Headers, path: str) -> None:
         host = headers.get("host", "")
-        if self._only_loopback and not is_loopback(urlsplit(f"//{host}").hostname or ""):
+        name = _named(f"//{host}")[0]
+        if name is None:
+            raise ApiError(403, "the Host header names no host", "host")
+        if self._only_loopback and not is_loopback(name):
             raise ApiError(403, "this server answers to localhost: ask for it by that name", "host")
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin is not None and _named(origin)[1] != host:
             raise ApiError(403, "pages of other sites may not ask here", "origin")
         if self._token is None or path in OPEN_PATHS:
             return
         kind, _, given = headers.get("authorization", "").partition(" ")
         if kind.lower() != "bearer" or not secrets.compare_digest(given.strip().encode(), self._token):
             raise ApiError(401, "this server wants a token: Authorization: Bearer TOKEN", "invalid_api_key")
+
+
+def _named(url: str) -> tuple[str | None, str | None]:
+    """(host, host with port) that a header names; Nones where it is no URL, such as `http://[`."""
+    try:
+        parts = urlsplit(url)
+        return parts.hostname or "", parts.netloc
+    except ValueError:
+        return None, None

@@ -6,7 +6,7 @@ import json
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, get_args
 
 from opendllm.core.checkpoints.chat_template import apply_template
 from opendllm.core.decoding.decoder import check_options
@@ -219,6 +219,7 @@ class ServedModels:
         steps = decoding.options.steps
         if steps is not None and steps > self._limits.steps:
             raise UserError(f"steps is {steps}, and this server takes up to {self._limits.steps}")
+        _refuse_endless(decoding, options)
         return decoding, length
 
     def _decoding(self, name: str, sampler: str | None, asked: Mapping[str, Any]) -> tuple[Decoding, int]:
@@ -245,6 +246,25 @@ def _refuse_unknown(sampler: str, asked: Mapping[str, Any]) -> None:
             raise UserError(
                 f"neither the API, the decoder nor sampler {sampler!r} has a field {name[:200]!r}: {hint}"
             )
+
+
+def _refuse_endless(decoding: Decoding, asked: Mapping[str, Any]) -> None:
+    """What counts positions, passes or tokens has no use for more than the model has, and memory might not do.
+
+    Raises:
+        UserError: an option of the request is larger.
+    """
+    sampler = decoding.key[1]
+    fields = {
+        **DecoderOptions.model_fields,
+        **installed_plugins().samplers.get(sampler).options.model_fields,
+    }
+    lm = decoding.model.lm
+    most = max(lm.context_length, lm.vocab_size)
+    for name, value in asked.items():
+        annotation = fields[name].annotation
+        if isinstance(value, int) and abs(value) > most and float not in (annotation, *get_args(annotation)):
+            raise UserError(f"{name} is {value}, and this server takes up to {most} with this model")
 
 
 def _properties(model: type[Any], without: Sequence[str] = ()) -> dict[str, Any]:
