@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
@@ -153,9 +153,20 @@ class TextPart(_Strict):
 class ChatMessage(_Strict):
     """A turn."""
 
-    role: Literal["system", "user", "assistant"]
+    role: Literal["system", "developer", "user", "assistant"]
     content: str | list[TextPart]
+    # What clients send back of an answer, where it says nothing; templates have no place for a name.
     name: None = None
+    refusal: None = None
+    audio: None = None
+    function_call: None = None
+    annotations: Annotated[list[Any], Field(max_length=0)] | None = None
+    tool_calls: Annotated[list[Any], Field(max_length=0)] | None = None
+
+    @property
+    def speaker(self) -> str:
+        """Who speaks, as chat templates call it: OpenAI's newer clients say developer for system."""
+        return "system" if self.role == "developer" else self.role
 
     @property
     def text(self) -> str:

@@ -142,7 +142,7 @@ class ServedModels:
             ApiError: there is no such model, it has no chat template, or it fails.
         """
         model = self.model(name)
-        turns = [Message(each.role, each.text) for each in messages]
+        turns = [Message(each.speaker, each.text) for each in messages]
         assert model.tokenizer is not None
         try:
             text = apply_template(model.tokenizer, model.codec, turns, "answer follows")

@@ -173,6 +173,30 @@ def test_a_chat_goes_through_the_template(
     assert [one.choices[0].message.content] == expected
 
 
+def test_an_answer_is_sent_back_as_it_came(client: openai.OpenAI) -> None:
+    """The second turn of a chat: the client's own object, and the empty fields that others put into one."""
+    asked: dict[str, Any] = {"model": "llada", "max_tokens": 8, "seed": 2, "temperature": 0.5}
+    first: list[Any] = [{"role": "developer", "content": "be brief"}, {"role": "user", "content": "hi"}]
+    answer = client.chat.completions.create(messages=first, **asked).choices[0].message
+    text = answer.content
+    assert text
+    empty = {"refusal": None, "annotations": [], "audio": None, "tool_calls": [], "function_call": None}
+    plain = {"role": "assistant", "content": text}
+    told = [plain, answer, answer.model_dump(), {**plain, "name": None, **empty}]
+    found = [
+        client.chat.completions.create(
+            messages=[*first, each, {"role": "user", "content": "more"}], **asked, stream=False
+        )
+        for each in told
+    ]
+    first[0] = {"role": "system", "content": "be brief"}
+    turns = [*first, plain, {"role": "user", "content": "more"}]
+    expected = client.chat.completions.create(messages=turns, **asked)
+    for second in found:
+        assert second.usage == expected.usage
+        assert second.choices[0].message.content == expected.choices[0].message.content
+
+
 def test_models_are_listed_with_what_they_can(client: openai.OpenAI) -> None:
     found = {model.id: model for model in client.models.list()}
     assert list(found) == list(MODELS)
@@ -255,6 +279,12 @@ def test_a_prompt_that_is_too_long_is_told_by_its_code(server: Server, api: str)
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
             "messages.0.content",
+        ),
+        ({"messages": [{"role": "assistant", "content": None}]}, "messages.0.content"),
+        ({"messages": [{"role": "user", "content": "x", "name": "ann"}]}, "messages.0.name"),
+        (
+            {"messages": [{"role": "assistant", "content": "x", "tool_calls": [{"id": "1"}]}]},
+            "messages.0.tool_calls",
         ),
         ({"max_tokens": 3}, "give it once"),
     ],
