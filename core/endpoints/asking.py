@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import queue
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -32,11 +33,13 @@ class Known:
         models: the names that it serves; None where it has not been asked, or doesn't say.
         asked: whether it has been.
         reads_suffixes: whether it has shown, or wasn't found out not to.
+        takes: requests with a short text that it doesn't refuse as too long.
     """
 
     models: tuple[str, ...] | None = None
     asked: bool = False
     reads_suffixes: bool = False
+    takes: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True)
@@ -129,8 +132,29 @@ class Asking(Generic[KeyT]):
             return await server.ask(request.path, request.body, read_text)
         except ServerError as fault:
             if fault.too_long:
+                await self._check_short(server, request)
                 return Refused(str(fault))
             raise
+
+    async def _check_short(self, server: Server, request: ApiRequest) -> None:
+        """Where all are refused, for their `max_tokens` say, no prompt is at fault.
+
+        Raises:
+            ServerError: the same is refused with a short text.
+        """
+        short = request.with_short_text
+        name = json.dumps([short.path, short.body])
+        if name in self.known.takes:
+            return
+        try:
+            await server.ask(short.path, short.body, read_text)
+        except ServerError as fault:
+            if not fault.too_long:
+                raise
+            raise ServerError(
+                fault.kind, f"refuses a prompt of a few tokens, too: {fault}: see generate and extra_body"
+            ) from fault
+        self.known.takes.add(name)
 
     async def _find_out(self, server: Server) -> None:
         """Once: which models are served, and, before the first infilling, whether suffixes are read.

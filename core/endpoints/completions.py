@@ -18,6 +18,7 @@ LONGEST_TEXT = 1_000_000
 """Characters of an answer; none to any benchmark is nearly as long."""
 MOST_MODELS, LONGEST_NAME = 100, 200
 """Of a list of models: names that are read, and characters of each."""
+SHORT_TEXT = "a = 1\n"
 SEED_BITS = 31
 """Of a seed that every server takes."""
 
@@ -50,6 +51,18 @@ class ApiRequest:
 
     path: str
     body: Mapping[str, Any]
+
+    @property
+    def with_short_text(self) -> ApiRequest:
+        """The same with a text that is too long for no model, and one seed."""
+        short: dict[str, Any] = {"seed": 0}
+        if "messages" in self.body:
+            short["messages"] = [{"role": "user", "content": SHORT_TEXT}]
+        else:
+            short["prompt"] = SHORT_TEXT
+        if "suffix" in self.body:
+            short["suffix"] = SHORT_TEXT
+        return ApiRequest(self.path, {**self.body, **short})
 
     @property
     def suffix(self) -> str | None:

@@ -16,11 +16,15 @@ from opendllm.core.foundation.visible_text import visible_line
 LONGEST_QUOTE = 200
 """Characters of what a server says that are repeated in an error."""
 _TOO_LONG = re.compile(
-    r"context.{0,12}(length|window|size|limit)|too (long|large|many tokens)|max_model_len|longer than|"
-    r"maximum .{0,40}(length|tokens)|exceed.{0,60}(token|length|context|limit)",
+    r"context[ _-]?(length|window|size|limit)|context of \d|max(imum)?[ _-]model[ _-]len|"
+    r"maximum (input|prompt|sequence) length|"
+    r"\b(prompt|inputs?|messages)\b[^:;,.`'\"]{0,40}\b(too (long|large|many tokens)|longer than|exceeds?)\b|"
+    r"`inputs`( tokens \+ `max_new_tokens`)? must (be|have less)",
     re.IGNORECASE,
 )
-"""How servers say that a prompt and what is to be written don't fit (vLLM, SGLang, llama.cpp, TGI, ours)."""
+"""How servers say that a prompt and what is to be written don't fit (vLLM, SGLang, llama.cpp, TGI, ours).
+
+Other fields have lengths and limits, too: `Asking` finds out whether a short prompt is taken."""
 _MAY_BE_TOO_LONG = frozenset({400, 413, 422})
 
 
@@ -54,8 +58,7 @@ def fault_of_status(status: int, headers: Mapping[str, str], content: bytes, quo
     said, code = _error_in(content)
     because = f": {quote(said)}" if said else ""
     too_long = status == 413 or (
-        status in _MAY_BE_TOO_LONG
-        and (code in ("context_length_exceeded", "string_above_max_length") or bool(_TOO_LONG.search(said)))
+        status in _MAY_BE_TOO_LONG and (code == "context_length_exceeded" or bool(_TOO_LONG.search(said)))
     )
     if too_long:
         return ServerError(status, f"the server refuses it as too long ({status}{because})", too_long=True)

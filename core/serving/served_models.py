@@ -249,7 +249,7 @@ def _refuse_unknown(sampler: str, asked: Mapping[str, Any]) -> None:
 
 
 def _refuse_endless(decoding: Decoding, asked: Mapping[str, Any]) -> None:
-    """What counts positions, passes or tokens has no use for more than the model has, and memory might not do.
+    """No count of positions, passes or tokens has a use beyond the model's own, and memory may not do.
 
     Raises:
         UserError: an option of the request is larger.

@@ -183,9 +183,8 @@ def test_a_problem_that_is_too_long_counts_as_failed(server: FakeServer, evaluat
     """The others are answered, and the result names it."""
     said = {"error": {"message": "This model's maximum context length is 64 tokens.", "code": 400}}
 
-    def answer(asked: object, before: int) -> Reply:
-        newest = server.asked[-1]
-        return Reply(said, 400) if "rotate" in newest.body["prompt"] else completion(newest)
+    def answer(asked: Asked, before: int) -> Reply:
+        return Reply(said, 400) if "rotate" in asked.body["prompt"] else completion(asked)
 
     server.answering = answer
     found = evaluate({"concurrency": 1})
