@@ -21,7 +21,7 @@ from opendllm.core.foundation.visible_text import visible
 from opendllm.core.launching.stopping import stopping_at_once
 from opendllm.core.progress.views import shown_progress
 from opendllm.core.serving.limits import Limits
-from opendllm.core.serving.loopback import is_loopback
+from opendllm.core.foundation.loopback import is_loopback
 from opendllm.registries.errors import UserError
 
 INSTALL = "pip install 'open-dllm[serve]'"

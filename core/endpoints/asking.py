@@ -16,7 +16,7 @@ from opendllm.core.endpoints.completions import (
     read_text,
 )
 from opendllm.core.endpoints.faults import Quote, ServerError
-from opendllm.core.endpoints.server import Server, is_loopback, token_of
+from opendllm.core.endpoints.server import Server, is_here, token_of
 from opendllm.core.foundation.notices import warn_once
 from opendllm.core.manifest.endpoint_schema import Endpoint
 from opendllm.registries.errors import UserError
@@ -80,11 +80,7 @@ class Asking(Generic[KeyT]):
         except ImportError:
             raise UserError("asking a server needs httpx2: pip install 'open-dllm[serve]'") from None
         token = token_of(self.endpoint)
-        if (
-            token is not None
-            and self.endpoint.base_url.startswith("http:")
-            and not is_loopback(self.endpoint)
-        ):
+        if token is not None and self.endpoint.base_url.startswith("http:") and not is_here(self.endpoint):
             warn_once(
                 f"the token for {self.endpoint.called} goes there unencrypted, since its URL is no https"
             )

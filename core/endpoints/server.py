@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import os
 import random
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import urlsplit
 
 from opendllm.core.endpoints.faults import Quote, ServerError, fault_of_status, json_of
+from opendllm.core.foundation.loopback import is_loopback
 from opendllm.core.manifest.endpoint_schema import Endpoint
 from opendllm.registries.errors import UserError, first_line
 
@@ -187,7 +187,7 @@ def _client(endpoint: Endpoint, headers: Mapping[str, str]) -> httpx2.AsyncClien
     )
     try:
         return httpx2.AsyncClient(
-            headers=dict(headers), timeout=None, limits=limits, trust_env=not is_loopback(endpoint)
+            headers=dict(headers), timeout=None, limits=limits, trust_env=not is_here(endpoint)
         )
     except (ImportError, ValueError, OSError, httpx2.InvalidURL) as error:
         raise UserError(
@@ -195,13 +195,9 @@ def _client(endpoint: Endpoint, headers: Mapping[str, str]) -> httpx2.AsyncClien
         ) from error
 
 
-def is_loopback(endpoint: Endpoint) -> bool:
+def is_here(endpoint: Endpoint) -> bool:
     """Whether the server is on this machine."""
-    host = urlsplit(endpoint.endpoint).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
+    return is_loopback(urlsplit(endpoint.endpoint).hostname or "")
 
 
 def _proxied(endpoint: Endpoint) -> bool:
@@ -210,4 +206,4 @@ def _proxied(endpoint: Endpoint) -> bool:
     parts = urlsplit(endpoint.endpoint)
     found = getproxies()
     named = found.get(parts.scheme) or found.get("all")
-    return bool(named) and not is_loopback(endpoint) and not proxy_bypass(parts.hostname or "")
+    return bool(named) and not is_here(endpoint) and not proxy_bypass(parts.hostname or "")

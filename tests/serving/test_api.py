@@ -180,7 +180,13 @@ def test_an_answer_is_sent_back_as_it_came(client: openai.OpenAI) -> None:
     answer = client.chat.completions.create(messages=first, **asked).choices[0].message
     text = answer.content
     assert text
-    empty = {"refusal": None, "annotations": [], "audio": None, "tool_calls": [], "function_call": None}
+    empty: dict[str, Any] = {
+        "refusal": None,
+        "annotations": [],
+        "audio": None,
+        "tool_calls": [],
+        "function_call": None,
+    }
     plain = {"role": "assistant", "content": text}
     told = [plain, answer, answer.model_dump(), {**plain, "name": None, **empty}]
     found = [
