@@ -33,12 +33,14 @@ class Known:
         models: the names that it serves; None where it has not been asked, or doesn't say.
         asked: whether it has been.
         reads_suffixes: whether it has shown, or wasn't found out not to.
+        suffixes_unclear: whether it takes suffixes and doesn't count tokens, so that it may ignore them.
         takes: requests with a short text that it doesn't refuse as too long.
     """
 
     models: tuple[str, ...] | None = None
     asked: bool = False
     reads_suffixes: bool = False
+    suffixes_unclear: bool = False
     takes: set[str] = field(default_factory=set)
 
 
@@ -109,16 +111,18 @@ class Asking(Generic[KeyT]):
             except Exception as error:
                 self._found.put(self._told(error, server.quote))
                 return
-            waiting = iter(self.requests.items())
+            waiting = list(reversed(self.requests.items()))
 
             async def work() -> None:
-                for key, request in waiting:
+                while waiting:
+                    key, request = waiting.pop()
                     try:
                         self._found.put((key, await self._text(server, request)))
                     except Exception as error:
+                        # What is under way may be answered, and is kept: it has been paid for.
+                        waiting.clear()
+                        server.ask_no_more()
                         self._found.put(self._told(error, server.quote))
-                        group.cancel_scope.cancel()
-                        return
 
             for _ in range(min(self.endpoint.concurrency, len(self.requests))):
                 group.start_soon(work)
@@ -181,6 +185,7 @@ class Asking(Generic[KeyT]):
         del without["suffix"]
         body = {**without, "suffix": "\n    return total\n"}
         read = [await server.ask(request.path, each, read_prompt_tokens) for each in (body, without)]
+        self.known.suffixes_unclear = None in read
         if read[0] is not None and read[0] == read[1]:
             raise UserError(
                 f"{self.endpoint.called} takes a `suffix` and doesn't read it (it counts {read[0]} tokens "

@@ -103,6 +103,20 @@ def test_a_server_that_ignores_suffixes_is_refused(server: FakeServer, evaluate:
     assert server.asked == []
 
 
+def test_a_server_that_may_ignore_suffixes_is_noted(server: FakeServer, evaluate: Evaluate) -> None:
+    """It counts nothing; the note stays when the run is gone on with, and nothing is asked any more."""
+    server.answering = lambda asked, before: Reply({"choices": [{"text": "x", "finish_reason": "stop"}]})
+    told = "whether the server reads a `suffix` or ignores it couldn't be told"
+    entry = {"benchmark": {"name": "stdlib-infilling", "options": {"problems": 2, "fixed_lengths": [4]}}}
+    for _ in range(2):
+        found = evaluate(entry=entry)
+        assert told in str(found.result("stdlib-infilling")["notes"])
+        (found.folder / "results" / "stdlib-infilling.json").unlink()
+    assert len(server.asked) == 2
+    server.answering = lambda asked, before: completion(asked)
+    assert told not in str(evaluate(entry=entry, folder="counted").result("stdlib-infilling")["notes"])
+
+
 def test_a_server_without_suffixes_says_so(server: FakeServer, evaluate: Evaluate) -> None:
     said = {"error": {"message": "suffix is not currently supported", "type": "BadRequestError"}}
     server.answering = lambda asked, before: Reply(said, 400)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import email.utils
 import json
 import socket
@@ -433,3 +434,45 @@ def test_more_samples_of_a_task_ask_only_for_those(server: FakeServer, evaluate:
     more = set(evaluate(entry={**HUMANEVAL, "samples_per_task": 3}).texts())
     assert len(server.asked) == len(more) == 12
     assert first < more
+
+
+def test_what_is_under_way_when_another_request_ends_the_run_is_kept(
+    server: FakeServer, evaluate: Evaluate
+) -> None:
+    """It has been paid for: of four, one is refused while the others are being written."""
+    refused, arrived = threading.Event(), threading.Semaphore(0)
+
+    def answer(asked: Asked, before: int) -> Reply:
+        if refused.is_set():
+            return completion(asked)
+        if "rotate" not in asked.body["prompt"]:
+            arrived.release()
+            return dataclasses.replace(completion(asked), waits=refused)
+        for _ in range(3):
+            arrived.acquire()
+        # Once this has been read the others may go on.
+        threading.Timer(0.2, refused.set).start()
+        return Reply({"error": "bad field"}, 400)
+
+    server.answering = answer
+    with pytest.raises(UserError, match="refuses the request"):
+        evaluate({"concurrency": 4})
+    evaluate({"concurrency": 4})
+    assert len(server.asked) == 4 + 1
+
+
+def test_nobody_waits_to_ask_again_once_the_run_ends(server: FakeServer, evaluate: Evaluate) -> None:
+    """The other request would be asked again after an hour."""
+    busy = threading.Event()
+
+    def answer(asked: Asked, before: int) -> Reply:
+        if "rotate" not in asked.body["prompt"]:
+            busy.set()
+            return Reply(b"", 503)
+        busy.wait(60)
+        return Reply({"error": "bad field"}, 400)
+
+    server.answering = answer
+    with pytest.raises(UserError, match=r"refuses the request|fails \(503"):
+        evaluate({"concurrency": 4, "retries": {"first_delay": 3600, "longest_delay": 3600}})
+    assert len(server.asked) == 4
