@@ -103,11 +103,12 @@ def chat_request(
 def _body(
     endpoint: Endpoint, sampling: Sampling, asked: Mapping[str, Any], stop: Sequence[str]
 ) -> dict[str, Any]:
+    length_field = endpoint.length_field if "messages" in asked else "max_tokens"
     return {
         **endpoint.extra_body,
         "model": endpoint.model,
         **asked,
-        "max_tokens": sampling.max_tokens,
+        length_field: sampling.max_tokens,
         "temperature": sampling.temperature,
         **({} if sampling.top_p is None else {"top_p": sampling.top_p}),
         "seed": sampling.seed & ((1 << SEED_BITS) - 1),

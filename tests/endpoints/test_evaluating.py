@@ -91,6 +91,13 @@ def test_infilling_sends_the_suffix_at_each_length(server: FakeServer, evaluate:
     assert "stop" not in server.asked[0].body
 
 
+def test_a_chat_s_length_has_the_name_that_the_server_takes(server: FakeServer, evaluate: Evaluate) -> None:
+    evaluate({"api": "chat", "length_field": "max_completion_tokens"}, limit=1)
+    evaluate({"length_field": "max_completion_tokens"}, limit=1, folder="plain")
+    found = [{key for key in asked.body if key.startswith("max_")} for asked in server.asked]
+    assert found == [{"max_completion_tokens"}, {"max_tokens"}]
+
+
 def test_a_server_that_ignores_suffixes_is_refused(server: FakeServer, evaluate: Evaluate) -> None:
     """It counts the same tokens with and without one."""
 
