@@ -24,7 +24,7 @@ from opendllm.registries.samplers import Sampler
 
 
 class TooLongError(UserError):
-    """A prompt with its gap has more tokens than the model's context."""
+    """A prompt and what is to be written don't fit the model's context."""
 
 
 @dataclass(frozen=True)
@@ -268,7 +268,6 @@ def row_to_write(
 
     Raises:
         UserError: see `write`.
-        TooLongError: the prompt with its gap is longer than the model's context.
     """
     what = f"prompt{number}"
     prefix, suffix = around_gap(codec, gap, number)

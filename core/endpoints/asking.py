@@ -111,7 +111,7 @@ class Asking(Generic[KeyT]):
             except Exception as error:
                 self._found.put(self._told(error, server.quote))
                 return
-            waiting = list(reversed(self.requests.items()))
+            waiting = list(self.requests.items())[::-1]
 
             async def work() -> None:
                 while waiting:

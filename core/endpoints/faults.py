@@ -16,10 +16,9 @@ from opendllm.core.foundation.visible_text import visible_line
 LONGEST_QUOTE = 200
 """Characters of what a server says that are repeated in an error."""
 _TOO_LONG = re.compile(
-    r"context[ _-]?(length|window|size|limit)|context of \d|max(imum)?[ _-]model[ _-]len|"
-    r"maximum (input|prompt|sequence) length|"
-    r"\b(prompt|inputs?|messages)\b[^:;,.`'\"]{0,40}\b(too (long|large|many tokens)|longer than|exceeds?)\b|"
-    r"`inputs`( tokens \+ `max_new_tokens`)? must (be|have less)",
+    r"context.{0,12}(length|window|size|limit)|model's context|max_model_len|"
+    r"(prompt|inputs?\b).{0,60}(too (long|large|many tokens)|longer than|exceed|must have less than)|"
+    r"(inputs?|prompt)`? tokens.{0,30}must be",
     re.IGNORECASE,
 )
 """How servers say that a prompt and what is to be written don't fit (vLLM, SGLang, llama.cpp, TGI, ours).

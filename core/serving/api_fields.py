@@ -37,8 +37,6 @@ _WITHOUT_EFFECT: Mapping[str, tuple[Any, ...]] = {
 }
 """Fields of the API that can't be honoured, with the values beside null that ask for nothing."""
 _NOT_THE_DECODERS = _LABELS | _WITHOUT_EFFECT.keys()
-LARGEST_NUMBER = 2**63 - 1
-"""Of the whole numbers that tensors hold."""
 MOST_STOPS, LONGEST_STOP, LONGEST_MESSAGE = 16, 1000, 300
 
 FieldsT = TypeVar("FieldsT", bound="RequestFields")
@@ -99,9 +97,6 @@ class RequestFields(BaseModel):
                 type(value) is type(each) and value == each for each in harmless
             ):
                 raise ApiError(400, f"{name} can't be honoured here: leave it out", "unsupported", name)
-        for name, value in (self.model_extra or {}).items():
-            if isinstance(value, int) and not -LARGEST_NUMBER <= value <= LARGEST_NUMBER:
-                raise ApiError(400, f"{name[:LONGEST_MESSAGE]}: whole numbers have 64 bits here", param=name)
         if len(self.stops) > MOST_STOPS or any(not 0 < len(stop) <= LONGEST_STOP for stop in self.stops):
             raise ApiError(
                 400,
@@ -154,24 +149,26 @@ class ChatMessage(_Strict):
     """A turn."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
-    # What clients send back of an answer, where it says nothing; templates have no place for a name.
+    content: str | list[TextPart] | None
     name: None = None
+    # What an answer's message has besides, sent back as it came.
     refusal: None = None
-    audio: None = None
-    function_call: None = None
     annotations: Annotated[list[Any], Field(max_length=0)] | None = None
+    audio: None = None
     tool_calls: Annotated[list[Any], Field(max_length=0)] | None = None
-
-    @property
-    def speaker(self) -> str:
-        """Who speaks, as chat templates call it: OpenAI's newer clients say developer for system."""
-        return "system" if self.role == "developer" else self.role
+    function_call: None = None
 
     @property
     def text(self) -> str:
         """What it says."""
-        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+        if isinstance(self.content, str):
+            return self.content
+        return "".join(part.text for part in self.content or ())
+
+    @property
+    def speaker(self) -> str:
+        """As chat templates call it."""
+        return "system" if self.role == "developer" else self.role
 
 
 class ChatFields(StreamedFields):

@@ -71,8 +71,8 @@ class Application:
         """
         self._models, self._thread = models, thread
         self._bodies = BodyReader(limits)
-        # Tokenizers and templates take their time. One thread encodes, since that sets a tokenizer's flag; the
-        # decoding thread only turns ids into text with it, which the flag has no part in.
+        # Tokenizers and templates take their time. One thread encodes, which sets a flag of the tokenizer;
+        # the decoding thread only turns ids into text with it, which the flag has no part in.
         self._preparing = ThreadPoolExecutor(1, thread_name_prefix="preparing")
         self._described = cache(models.describe)
         self._page = render_server_page()

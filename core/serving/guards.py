@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -46,13 +46,11 @@ class Guard:
 
     def _check(self, headers: Headers, path: str) -> None:
         host = headers.get("host", "")
-        name = _named(f"//{host}")[0]
-        if name is None:
-            raise ApiError(403, "the Host header names no host", "host")
+        name = _split(f"//{host}", "Host").hostname or ""
         if self._only_loopback and not is_loopback(name):
             raise ApiError(403, "this server answers to localhost: ask for it by that name", "host")
         origin = headers.get("origin")
-        if origin is not None and _named(origin)[1] != host:
+        if origin is not None and _split(origin, "Origin").netloc != host:
             raise ApiError(403, "pages of other sites may not ask here", "origin")
         if self._token is None or path in OPEN_PATHS:
             return
@@ -61,10 +59,8 @@ class Guard:
             raise ApiError(401, "this server wants a token: Authorization: Bearer TOKEN", "invalid_api_key")
 
 
-def _named(url: str) -> tuple[str | None, str | None]:
-    """(host, host with port) that a header names; Nones where it is no URL, such as `http://[`."""
+def _split(url: str, header: str) -> SplitResult:
     try:
-        parts = urlsplit(url)
-        return parts.hostname or "", parts.netloc
-    except ValueError:
-        return None, None
+        return urlsplit(url)
+    except ValueError:  # a bracket without another
+        raise ApiError(403, f"the header {header} is malformed", header.lower()) from None

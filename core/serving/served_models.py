@@ -39,6 +39,8 @@ _API_FIELDS = (
 )
 SERVERS_OWN = ("compile",)
 """Options of the decoder that say how steps are run, not what is written."""
+LARGEST_NUMBER = 2**31 - 1
+"""Of options: what counts positions and steps must stay far below 64 bits."""
 LARGEST_SEED = 2**53
 """Of those that are drawn here: every JSON reader has such whole numbers."""
 
@@ -209,6 +211,9 @@ class ServedModels:
         for name in SERVERS_OWN:
             if name in options:
                 raise UserError(f"{name} is the server's: start it with -o {name}=...")
+        for name, value in options.items():
+            if isinstance(value, int) and abs(value) > LARGEST_NUMBER:
+                raise UserError(f"{name} is beyond any model: take a smaller one")
         if max_tokens is not None:
             options["max_new_tokens"] = max_tokens
         decoding, length = self._decoding(fields.model, fields.sampler, options)

@@ -46,8 +46,8 @@ from opendllm.registries.discovery import installed_plugins
         (
             "{name: open-dcoder}",
             "{name: open-dcoder, options: {preset: giant}}",
-            "m.yaml:2:49: model.backbone.options.preset: Input should be 'nano', 'small' or '0.5b' "
-            "(given: 'giant')",
+            "m.yaml:2:49: model.backbone.options.preset: Input should be 'nano', 'small', '60m' "
+            "or '0.5b' (given: 'giant')",
         ),
         ("{name: open-dcoder}", "open-dcoder", "model.backbone: should be a mapping (given: 'open-dcoder')"),
         ("  - benchmark", "    benchmark", "evaluate: should be a list"),

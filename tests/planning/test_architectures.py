@@ -43,7 +43,7 @@ def options_of(name: str, **options: Any) -> BackboneOptions:
     return found
 
 
-OUR_SIZES = ("nano", "small")
+OUR_SIZES = ("nano", "small", "60m")
 
 
 def presets() -> list[tuple[str, str]]:

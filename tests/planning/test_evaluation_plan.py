@@ -83,8 +83,14 @@ def published(name: str, variant: str) -> Any:
     return next(each for each in found.variants if each.name == variant)
 
 
+AFTER_A_RUN = "rl-functions"
+"""Goes on from what another experiment has trained: until then nobody knows its sizes."""
+
+
 def test_every_benchmark_of_the_experiments_is_counted() -> None:
     for path in sorted((REPOSITORY / "experiments").glob("*.yaml")):
+        if path.stem == AFTER_A_RUN:
+            continue
         for variant in experiment(path).variants:
             for each in plan(variant, H100).evaluations:
                 assert not each.unknown, (path, variant.name, each)

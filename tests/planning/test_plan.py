@@ -22,7 +22,9 @@ from opendllm.registries.options import BackboneOptions
 from opendllm.registries.registry import ChosenPlugin, Provenance, Registration
 
 REPOSITORY = Path(__file__).parents[2]
-EXPERIMENTS = sorted((REPOSITORY / "experiments").glob("*.yaml"))
+AFTER_A_RUN = "rl-functions"
+"""Goes on from what another experiment has trained: until then nobody knows its sizes."""
+EXPERIMENTS = sorted(path for path in (REPOSITORY / "experiments").glob("*.yaml") if path.stem != AFTER_A_RUN)
 PRETRAINING = REPOSITORY / "experiments" / "open-dcoder-0.5b-pretraining.yaml"
 Answer = Callable[..., Any]
 

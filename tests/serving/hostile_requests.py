@@ -37,8 +37,8 @@ def request(
     length: int | None = None,
     **headers: str,
 ) -> bytes:
-    lines = [f"{method} {path} HTTP/1.1"]
-    given = {"Host": "localhost", **JSON, "Content-Length": str(len(body) if length is None else length)}
+    lines = [f"{method} {path} HTTP/1.1", "Host: localhost"]
+    given = {**JSON, "Content-Length": str(len(body) if length is None else length)}
     given |= {name.replace("_", "-"): value for name, value in headers.items()}
     lines += [f"{name}: {value}" for name, value in given.items() if value]
     return ("\r\n".join(lines) + "\r\n\r\n").encode() + body
@@ -62,7 +62,16 @@ KINDS: dict[str, Callable[[str], Hostile]] = {
     "no model": lambda auth: Hostile(404, request(good(model="\x1b[31m\n"), Authorization=auth)),
     "a stranger's option": lambda auth: Hostile(400, request(good(__class__=1), Authorization=auth)),
     "endless steps": lambda auth: Hostile(400, request(good(steps=10**15), Authorization=auth)),
-    "an endless block": lambda auth: Hostile(400, request(good(block_length=10**30), Authorization=auth)),
+    "a block beyond 64 bits": lambda auth: Hostile(
+        400, request(good(block_length=10**30), Authorization=auth)
+    ),
+    "a block beyond 63 bits": lambda auth: Hostile(
+        400, request(good(block_length=2**63), Authorization=auth)
+    ),
+    "no host": lambda auth: Hostile(
+        403, request(good(), Authorization=auth).replace(b"Host: localhost", b"Host: [", 1)
+    ),
+    "no site": lambda auth: Hostile(403, request(good(), Authorization=auth, Origin="http://[")),
     "no JSON by its header": lambda auth: Hostile(
         415, request(good(), Content_Type="text/plain", Authorization=auth)
     ),
@@ -73,8 +82,6 @@ KINDS: dict[str, Callable[[str], Hostile]] = {
     "another site": lambda auth: Hostile(
         403, request(good(), Authorization=auth, Origin="https://elsewhere.example")
     ),
-    "a host that is none": lambda auth: Hostile(403, request(good(), Host="[", Authorization=auth)),
-    "a site that is none": lambda auth: Hostile(403, request(good(), Origin="http://[", Authorization=auth)),
     "too large": lambda auth: Hostile(413, request(b" " * TOO_LARGE, Authorization=auth)),
     "too large in the end": lambda auth: Hostile(
         413,
