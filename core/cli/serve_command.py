@@ -17,11 +17,11 @@ from opendllm.core.cli.common_options import ProgressStyle
 from opendllm.core.cli.generate_command import check_decodings, parse_options
 from opendllm.core.cli.trace_files import Decoding
 from opendllm.core.foundation.heavy_imports import import_model_libraries
+from opendllm.core.foundation.loopback import is_loopback
 from opendllm.core.foundation.visible_text import visible
 from opendllm.core.launching.stopping import stopping_at_once
 from opendllm.core.progress.views import shown_progress
 from opendllm.core.serving.limits import Limits
-from opendllm.core.serving.loopback import is_loopback
 from opendllm.registries.errors import UserError
 
 INSTALL = "pip install 'open-dllm[serve]'"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import queue
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from opendllm.core.endpoints.completions import (
     read_text,
 )
 from opendllm.core.endpoints.faults import Quote, ServerError
-from opendllm.core.endpoints.server import Server, is_loopback, token_of
+from opendllm.core.endpoints.server import Server, is_here, token_of
 from opendllm.core.foundation.notices import warn_once
 from opendllm.core.manifest.endpoint_schema import Endpoint
 from opendllm.registries.errors import UserError
@@ -32,11 +33,15 @@ class Known:
         models: the names that it serves; None where it has not been asked, or doesn't say.
         asked: whether it has been.
         reads_suffixes: whether it has shown, or wasn't found out not to.
+        suffixes_unclear: whether it takes suffixes and doesn't count tokens, so that it may ignore them.
+        takes: requests with a short text that it doesn't refuse as too long.
     """
 
     models: tuple[str, ...] | None = None
     asked: bool = False
     reads_suffixes: bool = False
+    suffixes_unclear: bool = False
+    takes: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True)
@@ -77,11 +82,7 @@ class Asking(Generic[KeyT]):
         except ImportError:
             raise UserError("asking a server needs httpx2: pip install 'open-dllm[serve]'") from None
         token = token_of(self.endpoint)
-        if (
-            token is not None
-            and self.endpoint.base_url.startswith("http:")
-            and not is_loopback(self.endpoint)
-        ):
+        if token is not None and self.endpoint.base_url.startswith("http:") and not is_here(self.endpoint):
             warn_once(
                 f"the token for {self.endpoint.called} goes there unencrypted, since its URL is no https"
             )
@@ -110,16 +111,18 @@ class Asking(Generic[KeyT]):
             except Exception as error:
                 self._found.put(self._told(error, server.quote))
                 return
-            waiting = iter(self.requests.items())
+            waiting = list(self.requests.items())[::-1]
 
             async def work() -> None:
-                for key, request in waiting:
+                while waiting:
+                    key, request = waiting.pop()
                     try:
                         self._found.put((key, await self._text(server, request)))
                     except Exception as error:
+                        # What is under way may be answered, and is kept: it has been paid for.
+                        waiting.clear()
+                        server.ask_no_more()
                         self._found.put(self._told(error, server.quote))
-                        group.cancel_scope.cancel()
-                        return
 
             for _ in range(min(self.endpoint.concurrency, len(self.requests))):
                 group.start_soon(work)
@@ -129,8 +132,29 @@ class Asking(Generic[KeyT]):
             return await server.ask(request.path, request.body, read_text)
         except ServerError as fault:
             if fault.too_long:
+                await self._check_short(server, request)
                 return Refused(str(fault))
             raise
+
+    async def _check_short(self, server: Server, request: ApiRequest) -> None:
+        """Where all are refused, for their `max_tokens` say, no prompt is at fault.
+
+        Raises:
+            ServerError: the same is refused with a short text.
+        """
+        short = request.with_short_text
+        name = json.dumps([short.path, short.body])
+        if name in self.known.takes:
+            return
+        try:
+            await server.ask(short.path, short.body, read_text)
+        except ServerError as fault:
+            if not fault.too_long:
+                raise
+            raise ServerError(
+                fault.kind, f"refuses a prompt of a few tokens, too: {fault}: see generate and extra_body"
+            ) from fault
+        self.known.takes.add(name)
 
     async def _find_out(self, server: Server) -> None:
         """Once: which models are served, and, before the first infilling, whether suffixes are read.
@@ -161,6 +185,7 @@ class Asking(Generic[KeyT]):
         del without["suffix"]
         body = {**without, "suffix": "\n    return total\n"}
         read = [await server.ask(request.path, each, read_prompt_tokens) for each in (body, without)]
+        self.known.suffixes_unclear = None in read
         if read[0] is not None and read[0] == read[1]:
             raise UserError(
                 f"{self.endpoint.called} takes a `suffix` and doesn't read it (it counts {read[0]} tokens "

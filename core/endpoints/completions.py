@@ -18,6 +18,7 @@ LONGEST_TEXT = 1_000_000
 """Characters of an answer; none to any benchmark is nearly as long."""
 MOST_MODELS, LONGEST_NAME = 100, 200
 """Of a list of models: names that are read, and characters of each."""
+SHORT_TEXT = "a = 1\n"
 SEED_BITS = 31
 """Of a seed that every server takes."""
 
@@ -50,6 +51,18 @@ class ApiRequest:
 
     path: str
     body: Mapping[str, Any]
+
+    @property
+    def with_short_text(self) -> ApiRequest:
+        """The same with a text that is too long for no model, and one seed."""
+        short: dict[str, Any] = {"seed": 0}
+        if "messages" in self.body:
+            short["messages"] = [{"role": "user", "content": SHORT_TEXT}]
+        else:
+            short["prompt"] = SHORT_TEXT
+        if "suffix" in self.body:
+            short["suffix"] = SHORT_TEXT
+        return ApiRequest(self.path, {**self.body, **short})
 
     @property
     def suffix(self) -> str | None:
@@ -90,11 +103,12 @@ def chat_request(
 def _body(
     endpoint: Endpoint, sampling: Sampling, asked: Mapping[str, Any], stop: Sequence[str]
 ) -> dict[str, Any]:
+    length_field = endpoint.length_field if "messages" in asked else "max_tokens"
     return {
         **endpoint.extra_body,
         "model": endpoint.model,
         **asked,
-        "max_tokens": sampling.max_tokens,
+        length_field: sampling.max_tokens,
         "temperature": sampling.temperature,
         **({} if sampling.top_p is None else {"top_p": sampling.top_p}),
         "seed": sampling.seed & ((1 << SEED_BITS) - 1),

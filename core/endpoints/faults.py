@@ -21,9 +21,9 @@ _TOO_LONG = re.compile(
     r"(inputs?|prompt)`? tokens.{0,30}must be",
     re.IGNORECASE,
 )
-"""How servers say that a prompt and what is to be written don't fit (vLLM, SGLang, llama.cpp, TGI, ours)."""
-_ASKS_TOO_MUCH = re.compile(r"max_(completion_|new_)?tokens\W.{0,60}too large", re.IGNORECASE)
-"""How they say that no prompt at all may be answered by so many tokens."""
+"""How servers say that a prompt and what is to be written don't fit (vLLM, SGLang, llama.cpp, TGI, ours).
+
+Other fields have lengths and limits, too: `Asking` finds out whether a short prompt is taken."""
 _MAY_BE_TOO_LONG = frozenset({400, 413, 422})
 
 
@@ -57,9 +57,7 @@ def fault_of_status(status: int, headers: Mapping[str, str], content: bytes, quo
     said, code = _error_in(content)
     because = f": {quote(said)}" if said else ""
     too_long = status == 413 or (
-        status in _MAY_BE_TOO_LONG
-        and (code in ("context_length_exceeded", "string_above_max_length") or bool(_TOO_LONG.search(said)))
-        and not _ASKS_TOO_MUCH.search(said)
+        status in _MAY_BE_TOO_LONG and (code == "context_length_exceeded" or bool(_TOO_LONG.search(said)))
     )
     if too_long:
         return ServerError(status, f"the server refuses it as too long ({status}{because})", too_long=True)

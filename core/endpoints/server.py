@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import os
 import random
@@ -12,10 +11,12 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import urlsplit
 
 from opendllm.core.endpoints.faults import Quote, ServerError, fault_of_status, json_of
+from opendllm.core.foundation.loopback import is_loopback
 from opendllm.core.manifest.endpoint_schema import Endpoint
 from opendllm.registries.errors import UserError, first_line
 
 if TYPE_CHECKING:
+    import anyio
     import httpx2
 
 LARGEST_ANSWER = 16 << 20
@@ -53,6 +54,8 @@ class Server:
     def __init__(self, endpoint: Endpoint, token: str | None) -> None:
         self.endpoint = endpoint
         self.quote = Quote(token)
+        self._ends = False
+        self._pauses: set[anyio.CancelScope] = set()
         headers = {"Accept-Encoding": "identity", "Content-Type": "application/json"}
         self._client = _client(
             endpoint, headers if token is None else {**headers, "Authorization": f"Bearer {token}"}
@@ -97,6 +100,12 @@ class Server:
         """
         return await self._again(lambda: self._once("POST", path, body, read))
 
+    def ask_no_more(self) -> None:
+        """What has been sent may be answered; nothing is sent again, and nobody waits to."""
+        self._ends = True
+        for pause in self._pauses:
+            pause.cancel()
+
     async def _again(self, once: Callable[[], Awaitable[ReadT]]) -> ReadT:
         """A request until it is answered, or may not be sent any more.
 
@@ -111,7 +120,7 @@ class Server:
             try:
                 return await once()
             except ServerError as fault:
-                if fault.too_long or fault.kind not in retries.after:
+                if self._ends or fault.too_long or fault.kind not in retries.after:
                     raise
                 after = fault.retry_after or 0.0
                 if after > retries.longest_delay:
@@ -123,8 +132,14 @@ class Server:
                     raise ServerError(
                         fault.kind, f"{fault}, {tries} times in a row" if tries > 1 else str(fault)
                     ) from fault
+                last = fault
             delay = min(retries.longest_delay, retries.first_delay * 2.0 ** min(tries - 1, 60))
-            await anyio.sleep(max(after, delay * random.uniform(0.5, 1.0)))  # noqa: S311 (no secret)
+            with anyio.CancelScope() as pause:
+                self._pauses.add(pause)
+                await anyio.sleep(max(after, delay * random.uniform(0.5, 1.0)))  # noqa: S311 (no secret)
+            self._pauses.discard(pause)
+            if self._ends:
+                raise last
 
     async def _once(
         self, method: str, path: str, body: Mapping[str, Any] | None, read: Callable[[Any], ReadT]
@@ -187,7 +202,7 @@ def _client(endpoint: Endpoint, headers: Mapping[str, str]) -> httpx2.AsyncClien
     )
     try:
         return httpx2.AsyncClient(
-            headers=dict(headers), timeout=None, limits=limits, trust_env=not is_loopback(endpoint)
+            headers=dict(headers), timeout=None, limits=limits, trust_env=not is_here(endpoint)
         )
     except (ImportError, ValueError, OSError, httpx2.InvalidURL) as error:
         raise UserError(
@@ -195,13 +210,9 @@ def _client(endpoint: Endpoint, headers: Mapping[str, str]) -> httpx2.AsyncClien
         ) from error
 
 
-def is_loopback(endpoint: Endpoint) -> bool:
+def is_here(endpoint: Endpoint) -> bool:
     """Whether the server is on this machine."""
-    host = urlsplit(endpoint.endpoint).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
+    return is_loopback(urlsplit(endpoint.endpoint).hostname or "")
 
 
 def _proxied(endpoint: Endpoint) -> bool:
@@ -210,4 +221,4 @@ def _proxied(endpoint: Endpoint) -> bool:
     parts = urlsplit(endpoint.endpoint)
     found = getproxies()
     named = found.get(parts.scheme) or found.get("all")
-    return bool(named) and not is_loopback(endpoint) and not proxy_bypass(parts.hostname or "")
+    return bool(named) and not is_here(endpoint) and not proxy_bypass(parts.hostname or "")

@@ -135,7 +135,15 @@ class EndpointRespondent:
     def remarks(
         self, wanted: Mapping[SampleKey, Request], records: Mapping[SampleKey, SampleRecord]
     ) -> Sequence[str]:
-        """How many answers are longer than they should be, as the server itself counts."""
+        """Whether suffixes may have been ignored; and how many answers are longer than they should be, as the
+        server itself counts.
+        """
+        found = []
+        if self.known.suffixes_unclear and any(_has_suffix(request) for request in wanted.values()):
+            found.append(
+                "whether the server reads a `suffix` or ignores it couldn't be told, since it doesn't count "
+                "the tokens of a prompt"
+            )
         longer = []
         for key, request in wanted.items():
             assert isinstance(request, GenerationRequest)
@@ -143,13 +151,13 @@ class EndpointRespondent:
             tokens = records[key].kept_tokens or 0
             if tokens > length:
                 longer.append((tokens, length))
-        if not longer:
-            return ()
-        tokens, length = max(longer, key=lambda pair: pair[0] - pair[1])
-        return (
-            f"{len(longer)} of {len(wanted)} answers have more tokens than were asked for, as the server "
-            f"counts them: up to {tokens} in place of {length}",
-        )
+        if longer:
+            tokens, length = max(longer, key=lambda pair: pair[0] - pair[1])
+            found.append(
+                f"{len(longer)} of {len(wanted)} answers have more tokens than were asked for, as the server "
+                f"counts them: up to {tokens} in place of {length}"
+            )
+        return found
 
     def with_kind(self, answer: Answer) -> Answer:
         """A text is a text."""
@@ -183,6 +191,10 @@ class EndpointRespondent:
             turn = {"role": "user", "content": gap.prefix}
             return chat_request(self.endpoint, sampling, [turn], stop)
         return completion_request(self.endpoint, sampling, gap.prefix, gap.suffix, stop)
+
+
+def _has_suffix(request: Request) -> bool:
+    return isinstance(request, GenerationRequest) and request.gap.suffix is not None
 
 
 def _record(key: SampleKey, request: GenerationRequest, found: ServedText, seconds: float) -> SampleRecord:

@@ -61,13 +61,23 @@ class ServedModel:
     longest = UNBOUNDED
 
     def provenance(self, about: Path) -> dict[str, Any]:
-        """Where it is and what it is called there; and what is served, as it said when it was asked last."""
+        """Where it is and what it is called there; what is served, as it said when it was asked last; and
+        whether it may have ignored suffixes.
+        """
         served = list(self.known.models or ()) or None
         if not self.known.asked:
             with suppress(UserError, KeyError, TypeError):
                 served = read_json_object(about, optional=True)["provenance"]["endpoint"]["served_models"]
+        if not self.known.reads_suffixes:
+            with suppress(UserError, KeyError, TypeError, AttributeError):
+                before = read_json_object(about, optional=True)["provenance"]["endpoint"]
+                self.known.suffixes_unclear |= before.get("suffixes") == "unclear"
+        unclear = {"suffixes": "unclear"} if self.known.suffixes_unclear else {}
         place = {"url": self.endpoint.base_url, "model": self.endpoint.model}
-        return {"step": self.step, "endpoint": {**place, "served_models": served, "weights": "unknown"}}
+        return {
+            "step": self.step,
+            "endpoint": {**place, "served_models": served, "weights": "unknown", **unclear},
+        }
 
     def respondent(self, variant: Variant, index: int) -> EndpointRespondent:
         """Its server."""

@@ -77,6 +77,11 @@ class Endpoint(Section):
         description="What prompts go to: `completions` as they are (and, with `generate: {chat: true}`, chat "
         "completions), or `chat` for a server that knows nothing else.",
     )
+    length_field: Literal["max_tokens", "max_completion_tokens"] = Field(
+        "max_tokens",
+        description="What chat completions call the number of tokens to write; some servers take only "
+        "`max_completion_tokens`.",
+    )
     token_env: str | None = Field(
         None,
         description="The environment variable that holds the server's token; the token is written nowhere.",

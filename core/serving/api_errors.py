@@ -11,6 +11,9 @@ _KINDS = {
     429: "rate_limit_error",
 }
 
+TOO_LONG = "context_length_exceeded"
+"""The code by which clients tell a prompt that is too long from a request that is wrong."""
+
 
 class ApiError(Exception):
     """A request that isn't answered.

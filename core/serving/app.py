@@ -71,7 +71,8 @@ class Application:
         """
         self._models, self._thread = models, thread
         self._bodies = BodyReader(limits)
-        # Tokenizers and templates take their time, and one codec is for one thread.
+        # Tokenizers and templates take their time. One thread encodes, which sets a flag of the tokenizer;
+        # the decoding thread only turns ids into text with it, which the flag has no part in.
         self._preparing = ThreadPoolExecutor(1, thread_name_prefix="preparing")
         self._described = cache(models.describe)
         self._page = render_server_page()

@@ -52,8 +52,12 @@ class Batch:
         self._pool = RowPool(self._model.lm, waiting, length, self._sampler, decoding.options, padded=True)
         self._entered = ExitStack()
         self._entered.enter_context(self._pool.run)
-        self._pool.leave({_NOBODY})
-        self._show(first)
+        try:
+            self._pool.leave({_NOBODY})
+            self._show(first)
+        except Exception as error:
+            self.drop(error)
+            raise
 
     @property
     def rows(self) -> list[AskedRow]:
@@ -100,6 +104,10 @@ class Batch:
     def close(self) -> None:
         """When no row is left: what was captured is kept for the next ones."""
         self._entered.close()
+
+    def drop(self, error: Exception) -> None:
+        """After an error: nothing of it is kept."""
+        self._entered.__exit__(type(error), error, error.__traceback__)
 
     def _begun(self, rows: Sequence[AskedRow]) -> list[WaitingRow]:
         waiting = []

@@ -130,8 +130,7 @@ class DecodingThread:
         try:
             return batch.join(rows)
         except Exception as error:
-            self._batches.remove(batch)
-            self._again(batch.rows, error)
+            self._drop(batch, error)
             return []
 
     def _attempt(self, batch: Batch) -> None:
@@ -139,17 +138,24 @@ class DecodingThread:
         try:
             batch.advance()
             if not batch.rows:
-                self._batches.remove(batch)
                 batch.close()
+                self._batches.remove(batch)
         except Exception as error:
-            self._batches.remove(batch)
-            self._again(batch.rows, error)
+            self._drop(batch, error)
+
+    def _drop(self, batch: Batch, error: Exception) -> None:
+        self._batches.remove(batch)
+        batch.drop(error)
+        self._again(batch.rows, error)
 
     def _again(self, rows: Sequence[AskedRow], error: Exception) -> None:
         """After an error among several rows each is written alone, and only who makes it hears of it.
 
         What was told of the others is written again, and the same.
         """
+        if not rows:
+            traceback.print_exception(error)
+            return
         if len(rows) == 1:
             rows[0].tell(_answer_to(error))
             return

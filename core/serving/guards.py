@@ -8,8 +8,8 @@ from urllib.parse import SplitResult, urlsplit
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from opendllm.core.foundation.loopback import is_loopback
 from opendllm.core.serving.api_errors import ApiError
-from opendllm.core.serving.loopback import is_loopback
 from opendllm.core.serving.responses import error_response
 
 OPEN_PATHS = frozenset({"/", "/health"})

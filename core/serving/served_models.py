@@ -6,14 +6,14 @@ import json
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, get_args
 
 from opendllm.core.checkpoints.chat_template import apply_template
 from opendllm.core.decoding.decoder import check_options
 from opendllm.core.decoding.options import DecoderOptions
 from opendllm.core.decoding.text import TooLongError, refuse_unread_suffix, row_to_write
 from opendllm.core.language_model import NO_TOKENIZER, LanguageModel, row_seeds
-from opendllm.core.serving.api_errors import ApiError
+from opendllm.core.serving.api_errors import TOO_LONG, ApiError
 from opendllm.core.serving.api_fields import ChatMessage, RequestFields
 from opendllm.core.serving.asked_rows import AskedRow, Decoding, Event
 from opendllm.core.serving.limits import Limits
@@ -177,7 +177,7 @@ class ServedModels:
                 for gap, number in zip(given, numbers, strict=True)
             ]
         except TooLongError as error:
-            raise ApiError(400, str(error), "context_length_exceeded") from error
+            raise ApiError(400, str(error), TOO_LONG) from error
         except UserError as error:
             raise ApiError(400, str(error)) from error
         seed = secrets.randbelow(LARGEST_SEED) if fields.seed is None else fields.seed
@@ -226,6 +226,7 @@ class ServedModels:
         steps = decoding.options.steps
         if steps is not None and steps > self._limits.steps:
             raise UserError(f"steps is {steps}, and this server takes up to {self._limits.steps}")
+        _refuse_endless(decoding, options)
         return decoding, length
 
     def _decoding(self, name: str, sampler: str | None, asked: Mapping[str, Any]) -> tuple[Decoding, int]:
@@ -252,6 +253,25 @@ def _refuse_unknown(sampler: str, asked: Mapping[str, Any]) -> None:
             raise UserError(
                 f"neither the API, the decoder nor sampler {sampler!r} has a field {name[:200]!r}: {hint}"
             )
+
+
+def _refuse_endless(decoding: Decoding, asked: Mapping[str, Any]) -> None:
+    """No count of positions, passes or tokens has a use beyond the model's own, and memory may not do.
+
+    Raises:
+        UserError: an option of the request is larger.
+    """
+    sampler = decoding.key[1]
+    fields = {
+        **DecoderOptions.model_fields,
+        **installed_plugins().samplers.get(sampler).options.model_fields,
+    }
+    lm = decoding.model.lm
+    most = max(lm.context_length, lm.vocab_size)
+    for name, value in asked.items():
+        annotation = fields[name].annotation
+        if isinstance(value, int) and abs(value) > most and float not in (annotation, *get_args(annotation)):
+            raise UserError(f"{name} is {value}, and this server takes up to {most} with this model")
 
 
 def _properties(model: type[Any], without: Sequence[str] = ()) -> dict[str, Any]:

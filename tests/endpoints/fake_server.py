@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from opendllm.core.endpoints.completions import SHORT_TEXT
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -64,8 +66,9 @@ def completion(asked: Asked, text: str | None = None, reason: str = "length") ->
 
 
 def is_probe(asked: Asked) -> bool:
-    """Whether it is only asked to see if it reads suffixes."""
-    return asked.body.get("max_tokens") == 1
+    """Whether it is only asked to see if it reads suffixes, or takes a short text."""
+    said = [asked.body.get("prompt"), *(turn["content"] for turn in asked.body.get("messages", []))]
+    return asked.body.get("max_tokens") == 1 or SHORT_TEXT in said
 
 
 Answering = Callable[[Asked, int], Reply]

@@ -91,6 +91,13 @@ def test_infilling_sends_the_suffix_at_each_length(server: FakeServer, evaluate:
     assert "stop" not in server.asked[0].body
 
 
+def test_a_chat_s_length_has_the_name_that_the_server_takes(server: FakeServer, evaluate: Evaluate) -> None:
+    evaluate({"api": "chat", "length_field": "max_completion_tokens"}, limit=1)
+    evaluate({"length_field": "max_completion_tokens"}, limit=1, folder="plain")
+    found = [{key for key in asked.body if key.startswith("max_")} for asked in server.asked]
+    assert found == [{"max_completion_tokens"}, {"max_tokens"}]
+
+
 def test_a_server_that_ignores_suffixes_is_refused(server: FakeServer, evaluate: Evaluate) -> None:
     """It counts the same tokens with and without one."""
 
@@ -101,6 +108,20 @@ def test_a_server_that_ignores_suffixes_is_refused(server: FakeServer, evaluate:
     with pytest.raises(UserError, match="takes a `suffix` and doesn't read it"):
         evaluate(entry=INFILLING)
     assert server.asked == []
+
+
+def test_a_server_that_may_ignore_suffixes_is_noted(server: FakeServer, evaluate: Evaluate) -> None:
+    """It counts nothing; the note stays when the run is gone on with, and nothing is asked any more."""
+    server.answering = lambda asked, before: Reply({"choices": [{"text": "x", "finish_reason": "stop"}]})
+    told = "whether the server reads a `suffix` or ignores it couldn't be told"
+    entry = {"benchmark": {"name": "stdlib-infilling", "options": {"problems": 2, "fixed_lengths": [4]}}}
+    for _ in range(2):
+        found = evaluate(entry=entry)
+        assert told in str(found.result("stdlib-infilling")["notes"])
+        (found.folder / "results" / "stdlib-infilling.json").unlink()
+    assert len(server.asked) == 2
+    server.answering = lambda asked, before: completion(asked)
+    assert told not in str(evaluate(entry=entry, folder="counted").result("stdlib-infilling")["notes"])
 
 
 def test_a_server_without_suffixes_says_so(server: FakeServer, evaluate: Evaluate) -> None:
@@ -183,9 +204,8 @@ def test_a_problem_that_is_too_long_counts_as_failed(server: FakeServer, evaluat
     """The others are answered, and the result names it."""
     said = {"error": {"message": "This model's maximum context length is 64 tokens.", "code": 400}}
 
-    def answer(asked: object, before: int) -> Reply:
-        newest = server.asked[-1]
-        return Reply(said, 400) if "rotate" in newest.body["prompt"] else completion(newest)
+    def answer(asked: Asked, before: int) -> Reply:
+        return Reply(said, 400) if "rotate" in asked.body["prompt"] else completion(asked)
 
     server.answering = answer
     found = evaluate({"concurrency": 1})

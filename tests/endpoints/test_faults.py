@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import email.utils
 import json
 import socket
@@ -127,6 +128,32 @@ def test_what_asking_again_cannot_mend_ends_the_run_at_once(
     assert named in str(caught.value)
     assert "secret" not in str(caught.value)
     assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize("api", ["completions", "chat"])
+@pytest.mark.parametrize(
+    "said",
+    [
+        "'max_tokens' is too large: 8192. This model's maximum context length is 4096",
+        "Invalid input: temperature is too large, maximum 2",
+    ],
+)
+def test_where_a_short_prompt_is_too_long_as_well_no_problem_is_failed(
+    server: FakeServer, evaluate: Evaluate, api: str, said: str
+) -> None:
+    """What the server doesn't take is in all requests: nothing is on file, and the next run asks all."""
+
+    def answer(asked: Asked, before: int) -> Reply:
+        refused = Reply({"error": {"message": said}}, 400)
+        return completion(asked) if len(server.all) > asked_before else refused
+
+    asked_before = 1000
+    server.answering = answer
+    with pytest.raises(UserError, match=r"refuses a prompt of a few tokens, too: .*is too large"):
+        evaluate({"concurrency": 1, "api": api})
+    assert len(server.asked) == 1
+    asked_before = 0
+    assert {failure for *_, failure in evaluate({"concurrency": 1, "api": api}).texts()} == {None}
 
 
 def test_a_redirect_is_not_followed_with_the_token(
@@ -377,3 +404,45 @@ def test_more_samples_of_a_task_ask_only_for_those(server: FakeServer, evaluate:
     more = set(evaluate(entry={**HUMANEVAL, "samples_per_task": 3}).texts())
     assert len(server.asked) == len(more) == 12
     assert first < more
+
+
+def test_what_is_under_way_when_another_request_ends_the_run_is_kept(
+    server: FakeServer, evaluate: Evaluate
+) -> None:
+    """It has been paid for: of four, one is refused while the others are being written."""
+    refused, arrived = threading.Event(), threading.Semaphore(0)
+
+    def answer(asked: Asked, before: int) -> Reply:
+        if refused.is_set():
+            return completion(asked)
+        if "rotate" not in asked.body["prompt"]:
+            arrived.release()
+            return dataclasses.replace(completion(asked), waits=refused)
+        for _ in range(3):
+            arrived.acquire()
+        # Once this has been read the others may go on.
+        threading.Timer(0.2, refused.set).start()
+        return Reply({"error": "bad field"}, 400)
+
+    server.answering = answer
+    with pytest.raises(UserError, match="refuses the request"):
+        evaluate({"concurrency": 4})
+    evaluate({"concurrency": 4})
+    assert len(server.asked) == 4 + 1
+
+
+def test_nobody_waits_to_ask_again_once_the_run_ends(server: FakeServer, evaluate: Evaluate) -> None:
+    """The other request would be asked again after an hour."""
+    busy = threading.Event()
+
+    def answer(asked: Asked, before: int) -> Reply:
+        if "rotate" not in asked.body["prompt"]:
+            busy.set()
+            return Reply(b"", 503)
+        busy.wait(60)
+        return Reply({"error": "bad field"}, 400)
+
+    server.answering = answer
+    with pytest.raises(UserError, match=r"refuses the request|fails \(503"):
+        evaluate({"concurrency": 4, "retries": {"first_delay": 3600, "longest_delay": 3600}})
+    assert len(server.asked) == 4

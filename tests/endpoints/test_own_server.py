@@ -16,7 +16,7 @@ from opendllm.core.manifest.experiment_manifest import experiment_of
 from opendllm.registries.discovery import installed_plugins
 
 from ..tiny_checkpoint import save_tiny_checkpoint
-from .conftest import HUMANEVAL, INFILLING, Evaluated
+from .conftest import HUMANEVAL, INFILLING, PROBLEMS, Evaluated
 
 pytestmark = pytest.mark.slow
 
@@ -78,6 +78,29 @@ def test_the_texts_are_those_that_the_checkpoint_writes_here(
         here, there = (sorted(found[variant].texts(label), key=str) for variant in ("here", "there"))
         assert [answer[:4] for answer in here] == [answer[:4] for answer in there]
         assert len({answer[3] for answer in here}) > 2
+
+
+def test_a_prompt_longer_than_the_context_fails_alone(url: str, tmp_path: Path) -> None:
+    """The others are answered; gone on with, nothing is asked again."""
+    [name] = json.loads(ask_models(url))
+    problems = [json.loads(line) for line in (PROBLEMS / "humaneval.jsonl").read_text().splitlines()]
+    problems[1]["prompt"] = "# " + "long " * 2000 + "\n" + problems[1]["prompt"]
+    (tmp_path / "long.jsonl").write_text("".join(json.dumps(each) + "\n" for each in problems))
+    manifest = {
+        "name": "long",
+        "output": str(tmp_path),
+        "model": {"endpoint": url, "model": name, "concurrency": 1},
+        "generate": {"max_new_tokens": 8},
+        "evaluate": [
+            {"benchmark": {"name": "humaneval", "options": {"problems": str(tmp_path / "long.jsonl")}}}
+        ],
+    }
+    for _ in range(2):
+        experiment = experiment_of(manifest, "a test", "long", installed_plugins())
+        run_experiment(experiment, ["evaluate"])
+        answers = Evaluated(tmp_path / "long").texts()
+        assert [task for task, *_, failure in answers if failure] == [problems[1]["task_id"]]
+        assert len(answers) == len(problems)
 
 
 def ask_models(url: str) -> str:

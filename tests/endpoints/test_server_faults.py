@@ -20,7 +20,6 @@ OF_THE_PROMPT = [
 ]
 OF_THE_REQUEST = [
     "max_tokens is too large: 8192. This model supports at most 4096 completion tokens",
-    "'max_tokens' or 'max_completion_tokens' is too large: 8192. This model's maximum context length is 4096",
     "temperature is too large: maximum 2",
     "temperature must not exceed 1; see token docs",
     "stop: array too long. Expected an array with maximum length 4",

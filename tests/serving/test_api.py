@@ -15,6 +15,7 @@ import openai
 import pytest
 
 from opendllm.core import load
+from opendllm.core.endpoints.faults import Quote, fault_of_status
 from opendllm.core.language_model import LanguageModel
 
 from .conftest import MODELS, Server
@@ -172,6 +173,36 @@ def test_a_chat_goes_through_the_template(
     assert [one.choices[0].message.content] == expected
 
 
+def test_an_answer_is_sent_back_as_it_came(client: openai.OpenAI) -> None:
+    """The second turn of a chat: the client's own object, and the empty fields that others put into one."""
+    asked: dict[str, Any] = {"model": "llada", "max_tokens": 8, "seed": 2, "temperature": 0.5}
+    first: list[Any] = [{"role": "developer", "content": "be brief"}, {"role": "user", "content": "hi"}]
+    answer = client.chat.completions.create(messages=first, **asked).choices[0].message
+    text = answer.content
+    assert text
+    empty: dict[str, Any] = {
+        "refusal": None,
+        "annotations": [],
+        "audio": None,
+        "tool_calls": [],
+        "function_call": None,
+    }
+    plain = {"role": "assistant", "content": text}
+    told = [plain, answer, answer.model_dump(), {**plain, "name": None, **empty}]
+    found = [
+        client.chat.completions.create(
+            messages=[*first, each, {"role": "user", "content": "more"}], **asked, stream=False
+        )
+        for each in told
+    ]
+    first[0] = {"role": "system", "content": "be brief"}
+    turns = [*first, plain, {"role": "user", "content": "more"}]
+    expected = client.chat.completions.create(messages=turns, **asked)
+    for second in found:
+        assert second.usage == expected.usage
+        assert second.choices[0].message.content == expected.choices[0].message.content
+
+
 def test_models_are_listed_with_what_they_can(client: openai.OpenAI) -> None:
     found = {model.id: model for model in client.models.list()}
     assert list(found) == list(MODELS)
@@ -195,6 +226,16 @@ REFUSALS: dict[str, tuple[dict[str, Any], int, str]] = {
     "too many tokens": ({"max_tokens": 65}, 400, "writes up to 64"),
     "a length twice": ({"extra_body": {"max_new_tokens": 3}}, 400, "give it once"),
     "too many steps": ({"extra_body": {"steps": 10**9}}, 400, "takes up to 256"),
+    "a block beyond all numbers": ({"extra_body": {"block_length": 10**30}}, 400, "beyond any model"),
+    "a number of 64 bits": ({"extra_body": {"temperature": 2**63}}, 400, "beyond any model"),
+    "a temperature beyond all floats": ({"extra_body": {"temperature": 10**400}}, 400, "beyond any model"),
+    "a block beyond the context": ({"extra_body": {"block_length": 257}}, 400, "takes up to 256 with"),
+    "endless growth": (
+        {"extra_body": {"sampler": "dreamon", "expand_token_id": 3, "expand_budget": 2**30}},
+        400,
+        "expand_budget is 1073741824, and this server takes up to 256",
+    ),
+    "an endless sampler": ({"extra_body": {"sampler": "block-steps", "block_steps": 2**30}}, 400, "takes up"),
     "a long prompt": ({"prompt": "x" * 400}, 400, "more than the model's context of 256"),
     "no prompt": ({"prompt": []}, 400, "0 choices are asked for"),
     "an empty prompt": ({"prompt": ""}, 400, "prompt is empty"),
@@ -218,6 +259,21 @@ def test_what_is_wrong_is_said_in_the_api_s_form(client: openai.OpenAI, name: st
     assert "\n" not in refused.value.body["message"]
 
 
+@pytest.mark.parametrize("api", ["completions", "chat/completions"])
+def test_a_prompt_that_is_too_long_is_told_by_its_code(server: Server, api: str) -> None:
+    """An evaluation that asks this server counts the problem as failed and goes on."""
+    long = "x" * 400
+    given = {"prompt": long} if api == "completions" else {"messages": [{"role": "user", "content": long}]}
+    connection = http.client.HTTPConnection("127.0.0.1", server.port)
+    body = json.dumps({"model": "llada", "max_tokens": 4, **given})
+    connection.request("POST", f"/v1/{api}", body, {"Content-Type": "application/json"})
+    answer = connection.getresponse()
+    content = answer.read()
+    connection.close()
+    assert json.loads(content)["error"]["code"] == "context_length_exceeded"
+    assert fault_of_status(answer.status, {}, content, Quote(None)).too_long
+
+
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
@@ -230,6 +286,11 @@ def test_what_is_wrong_is_said_in_the_api_s_form(client: openai.OpenAI, name: st
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
             "messages.0.content",
         ),
+        ({"messages": [{"role": "user", "content": "x", "name": "ann"}]}, "messages.0.name"),
+        (
+            {"messages": [{"role": "assistant", "content": "x", "tool_calls": [{"id": "1"}]}]},
+            "messages.0.tool_calls",
+        ),
         ({"max_tokens": 3}, "give it once"),
     ],
 )
@@ -239,24 +300,6 @@ def test_a_chat_that_can_t_be_honoured_is_refused(
     asked: dict[str, Any] = {"model": "llada", "messages": [{"role": "user", "content": "x"}]}
     with pytest.raises(openai.BadRequestError, match=said):
         client.chat.completions.create(**{**asked, "max_completion_tokens": 4, **fields})
-
-
-def test_an_answer_is_part_of_the_next_question(client: openai.OpenAI) -> None:
-    """As the client gives it, with all its keys; and what comes before it may be a developer's."""
-    asked: dict[str, Any] = {"model": "llada", "max_completion_tokens": 4, "temperature": 0.5, "seed": 1}
-    messages: list[Any] = [{"role": "developer", "content": "be brief"}, {"role": "user", "content": "hi"}]
-    first = client.chat.completions.create(messages=messages, **asked)
-    messages += [first.choices[0].message, {"role": "user", "content": "more"}]
-    second = client.chat.completions.create(messages=messages, **asked)
-    assert first.usage is not None
-    assert second.usage is not None
-    assert second.usage.prompt_tokens > first.usage.prompt_tokens
-
-
-def test_a_prompt_beyond_the_context_is_named_for_programs(client: openai.OpenAI) -> None:
-    with pytest.raises(openai.BadRequestError) as refused:
-        client.completions.create(model="llada", prompt="x" * 5000, max_tokens=4)
-    assert refused.value.code == "context_length_exceeded"
 
 
 def test_fields_that_ask_for_nothing_are_taken(client: openai.OpenAI) -> None:
@@ -295,6 +338,11 @@ def test_the_first_piece_comes_with_the_first_block(client: openai.OpenAI) -> No
         ("POST", {"Host": "rebound.example"}, 403),
         ("POST", {"Origin": "https://elsewhere.example"}, 403),
         ("POST", {"Origin": "null"}, 403),
+        ("POST", {"Host": "["}, 403),
+        ("POST", {"Host": "[::1"}, 403),
+        ("POST", {"Host": "[v1.x]:8000"}, 403),
+        ("POST", {"Origin": "http://["}, 403),
+        ("POST", {"Origin": "http://[::1]]"}, 403),
         ("POST", {"Content-Type": "text/plain"}, 415),
         ("OPTIONS", {"Access-Control-Request-Method": "POST"}, 405),
     ],

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from opendllm.core import load
+from opendllm.core.decoding.decoding_run import DecodingRun
 from opendllm.core.language_model import LanguageModel
 from opendllm.core.serving.api_errors import ApiError
 from opendllm.core.serving.api_fields import CompletionFields
@@ -108,6 +109,35 @@ def poison(model: LanguageModel) -> Callable[[torch.Tensor], torch.Tensor]:
     """(tokens) -> the rows with a `~` in them."""
     [token] = model.codec.encode("~")
     return lambda tokens: (tokens == token).any(-1)
+
+
+def test_a_batch_that_an_error_ends_gives_back_what_it_took(
+    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And knows of the error, so that nothing half-done is kept for others."""
+    is_poisoned, open_runs, errors = poison(model), [], []
+    enter, leave = DecodingRun.__enter__, DecodingRun.__exit__
+
+    def entered(run: DecodingRun) -> DecodingRun:
+        open_runs.append(run)
+        return enter(run)
+
+    def left(run: DecodingRun, kind: Any, error: Any, trace: Any) -> None:
+        open_runs.remove(run)
+        errors.append(kind)
+        leave(run, kind, error, trace)
+
+    def change(tokens: torch.Tensor, hidden: torch.Tensor) -> None:
+        if is_poisoned(tokens).any():
+            raise RuntimeError("a kernel failed")
+
+    monkeypatch.setattr(DecodingRun, "__enter__", entered)
+    monkeypatch.setattr(DecodingRun, "__exit__", left)
+    with broken(model, change):
+        found = written(model)
+    assert sum(isinstance(answer, ApiError) for answer in found.values()) == 1
+    assert open_runs == []
+    assert any(errors)
 
 
 def test_a_row_whose_logits_are_not_finite_fails_alone(model: LanguageModel, expected: list[str]) -> None:
