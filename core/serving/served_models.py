@@ -39,8 +39,8 @@ _API_FIELDS = (
 )
 SERVERS_OWN = ("compile",)
 """Options of the decoder that say how steps are run, not what is written."""
-LIMITED = ("steps", "max_new_tokens")
-"""Options that have a limit of their own here."""
+LARGEST_NUMBER = 2**31 - 1
+"""Of options: what counts positions and steps must stay far below 64 bits."""
 LARGEST_SEED = 2**53
 """Of those that are drawn here: every JSON reader has such whole numbers."""
 
@@ -211,11 +211,9 @@ class ServedModels:
         for name in SERVERS_OWN:
             if name in options:
                 raise UserError(f"{name} is the server's: start it with -o {name}=...")
-        lm = self.model(fields.model).lm
-        most = max(lm.context_length, lm.vocab_size)  # whatever it counts: positions, steps, tokens
         for name, value in options.items():
-            if isinstance(value, int) and abs(value) > most and name not in LIMITED:
-                raise UserError(f"{name} is beyond what this model can count: take {most} at most")
+            if isinstance(value, int) and abs(value) > LARGEST_NUMBER:
+                raise UserError(f"{name} is beyond any model: take a smaller one")
         if max_tokens is not None:
             options["max_new_tokens"] = max_tokens
         decoding, length = self._decoding(fields.model, fields.sampler, options)
