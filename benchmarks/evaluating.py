@@ -71,9 +71,10 @@ def functions() -> Iterator[str]:
     """The standard library's, from their first line on."""
     for path in sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py")):
         text = path.read_text(encoding="utf-8")
+        lines = text.splitlines()
         for node in ast.parse(text).body:
             if isinstance(node, ast.FunctionDef):
-                yield ast.get_source_segment(text, node) or ""
+                yield "\n".join(lines[node.lineno - 1 : node.end_lineno])
 
 
 def prepare(folder: Path, preset: str, device: str) -> tuple[Path, Path]:
