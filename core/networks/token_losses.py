@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, linear
 from torch.utils.checkpoint import checkpoint
 
-from opendllm.core.networks import few_rows, fused_slopes
+from opendllm.core.networks import fused_slopes
 from opendllm.core.networks.logit_chunks import rows_at_once
 from opendllm.registries.backbones import DistributionLoss, JointLoss, LikelihoodLoss, LossPart
 
@@ -26,8 +26,7 @@ class ScoringHead(nn.Linear):
     ) -> Tensor:
         """Logits [..., V] of hidden states [..., D]; with targets [N] and a loss, the loss of [N, D]."""
         if targets is None or loss_part is None:
-            few = 0 if torch.is_grad_enabled() else few_rows.multiprocessors_for(hidden.device, hidden.dtype)
-            return few_rows.product(hidden, self.weight, self.bias, few)
+            return linear(hidden, self.weight, self.bias)
         if isinstance(loss_part, JointLoss):
             return self._joint_loss(guided(hidden, loss_part.guidance_scale), targets, loss_part)
         if isinstance(loss_part, DistributionLoss) and not torch.is_grad_enabled():
