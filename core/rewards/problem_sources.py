@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +17,8 @@ from opendllm.registries.gaps import Gap
 from opendllm.registries.plugin_calls import owner_of
 from opendllm.registries.problems import Problem
 
+MOST_TOKENS = 1 << 20
+"""Of an answer: more than any model reads."""
 Text = Annotated[str, Field(min_length=1)]
 
 
@@ -35,7 +38,7 @@ class _Line(BaseModel):
     prompt: Text | None = None
     suffix: str | None = None
     messages: list[_Turn] = []
-    max_new_tokens: int | None = Field(None, ge=1)
+    max_new_tokens: int | None = Field(None, ge=1, le=MOST_TOKENS)
     answer: str | None = None
     tests: list[Text] = []
     setup: str = ""
@@ -90,6 +93,12 @@ def benchmark_problems(benchmark: Benchmark, context: BenchmarkContext) -> list[
         UserError: it has nothing, or its problems can't be had.
     """
     problems = list(benchmark.training_problems(context))
+    repeated = [task for task, times in Counter(each.task_id for each in problems).items() if times > 1]
+    if repeated:
+        raise UserError(
+            f"{owner_of(benchmark, 'benchmark')} has several problems with task_id {repeated[0]!r}: each "
+            f"needs its own"
+        )
     if not problems:
         raise UserError(
             f"{owner_of(benchmark, 'benchmark')} has no problems to train on: all that it has are test "

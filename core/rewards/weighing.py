@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -105,7 +107,7 @@ def by_problem(completions: Iterable[Completion]) -> dict[str, list[Completion]]
 
 
 def weighed(values: Mapping[str, Sequence[float]], weights: Mapping[str, float]) -> list[RewardedCompletion]:
-    """Each answer's sum.
+    """Each answer's sum; a rest of rounding, where values cancel each other, is 0.
 
     Args:
         values: reward's label -> a value for each answer.
@@ -114,8 +116,13 @@ def weighed(values: Mapping[str, Sequence[float]], weights: Mapping[str, float])
     rows = zip(*values.values(), strict=True)
     return [
         RewardedCompletion(
-            sum(weights[label] * value for label, value in zip(values, row, strict=True)),
+            _sum([weights[label] * value for label, value in zip(values, row, strict=True)]),
             dict(zip(values, row, strict=True)),
         )
         for row in rows
     ]
+
+
+def _sum(terms: Sequence[float]) -> float:
+    found = math.fsum(terms)
+    return 0.0 if abs(found) <= len(terms) * sys.float_info.epsilon * max(map(abs, terms)) else found

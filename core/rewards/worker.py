@@ -29,6 +29,8 @@ from opendllm.registries.rewards import RewardContext
 SECONDS = 600.0
 BUILDING_SECONDS = 600.0
 """For a process to start, and for what a reward imports and loads."""
+LONGEST_WAIT = 86400.0
+"""Of one call, in seconds: the system counts milliseconds in 32 bits."""
 _PROCESS = "opendllm.core.rewards.process"
 
 
@@ -185,7 +187,10 @@ class RewardWorker:
         poll = select.poll()
         poll.register(stream, select.POLLIN)
         while b"\n" not in self._waiting:
-            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+            left = max(0.0, deadline - time.monotonic())
+            if not poll.poll(min(left, LONGEST_WAIT) * 1000):
+                if left > LONGEST_WAIT:
+                    continue
                 raise TimeoutError
             data = os.read(stream, 1 << 20)
             if not data:

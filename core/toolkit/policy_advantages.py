@@ -10,6 +10,16 @@ from opendllm.registries.errors import UserError
 
 SMALL = 1e-4
 """Added to the sample's deviation, as TRL does."""
+ROUNDING = 1e-12
+"""Rewards that differ by less, as a share of the group's largest, are the same sum in another order."""
+
+
+def apart_from_first(rewards: Tensor) -> Tensor:
+    """[P, G] float64: rewards [P, G] minus the first of their group; exactly 0 where rounding is all."""
+    exact = rewards.double()
+    apart = exact - exact[:, :1]
+    largest = exact.abs().amax(1, keepdim=True)
+    return torch.where(apart.abs() <= ROUNDING * largest, 0.0, apart)
 
 
 def group_advantages(rewards: Tensor, kind: AdvantageKind) -> Tensor:
@@ -33,7 +43,7 @@ def group_advantages(rewards: Tensor, kind: AdvantageKind) -> Tensor:
             f"groups of {size}: an answer's advantage is over others to its prompt; ask for two or more"
         )
     # Against one of them first: sums of numbers that are no binary fractions would leave a rest.
-    apart = rewards.double() - rewards[:, :1].double()
+    apart = apart_from_first(rewards)
     centred = apart - apart.mean(1, keepdim=True)
     if kind == "group-mean":
         return centred

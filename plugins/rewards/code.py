@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
+import io
+import textwrap
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from opendllm.core.sandbox import assertion_judge
 from opendllm.core.sandbox.limits import limits_of
@@ -17,6 +22,14 @@ from opendllm.registries.benchmarks import CodeExecution
 from opendllm.registries.errors import UserError
 from opendllm.registries.problems import Completion, Problem
 from opendllm.registries.rewards import Reward, RewardContext
+
+
+class _Judges(NamedTuple):
+    """What an answer's worth hangs on, whoever else has its problem's id."""
+
+    task_id: str
+    setup: str
+    tests: tuple[str, ...]
 
 
 class CodeReward(Reward):
@@ -49,7 +62,7 @@ class CodeReward(Reward):
         ]
         passed = self._passed(asked, execution)
         return [
-            passed[completion.problem.task_id, program] / len(completion.problem.tests)
+            passed[_judged_by(completion.problem), program] / len(completion.problem.tests)
             for completion, program in zip(completions, programs, strict=True)
         ]
 
@@ -59,7 +72,7 @@ class CodeReward(Reward):
             return "it has no `tests`"
         if self._options.program == "continuation" and problem.messages:
             return "it is a chat, whose answers continue no program: choose `program: block`"
-        return None
+        return _issue_with_tests(problem)
 
     def _program(self, completion: Completion) -> str | None:
         """What is run; None where an answer has no program that could be."""
@@ -70,33 +83,84 @@ class CodeReward(Reward):
             text = first_block(text)
         elif self._options.program == "continuation":
             text = f"{problem.gap.prefix}{text}{problem.gap.suffix or ''}"
-        program = f"{problem.setup}\n{text}\n" if problem.setup else f"{text}\n"
+        program = _after_setup(problem.setup, f"{text}\n")
         return program if parses_as_python(program) else None
 
     def _passed(
         self, asked: Sequence[tuple[Problem, str]], execution: CodeExecution
-    ) -> Counter[tuple[str, str | None]]:
-        """How many of its problem's tests each program passes, by the problem's id and the program."""
-        programs: dict[str, dict[str, None]] = defaultdict(dict)
+    ) -> Counter[tuple[_Judges, str | None]]:
+        """How many of its problem's tests each program passes, by what judges it and the program."""
+        programs: dict[_Judges, dict[str, None]] = defaultdict(dict)
         for problem, program in asked:
-            programs[problem.task_id][program] = None
-        tested = {problem.task_id: problem for problem, _ in asked}
+            programs[_judged_by(problem)][program] = None
+        tested = [(judges, test) for judges in programs for test in judges.tests]
         script = inspect.getsource(assertion_judge)
         cases = [
             Case(
-                task,
+                judges.task_id,
                 script,
-                {"gold": problem.setup, "tests": f"{problem.setup}\n{test}\n"},
-                tuple(Trial(program, ("tests",), self._options.seconds) for program in programs[task]),
+                {"gold": judges.setup, "tests": f"{judges.setup}\n{test}\n"},
+                tuple(Trial(program, ("tests",), self._options.seconds) for program in programs[judges]),
             )
-            for task, problem in tested.items()
-            for test in problem.tests
+            for judges, test in tested
         ]
         results = judge_in_parallel(cases, execution, limits_of(self._options.memory_gib))
-        passed: Counter[tuple[str, str | None]] = Counter()
-        for case, verdicts in zip(cases, results, strict=True):
+        passed: Counter[tuple[_Judges, str | None]] = Counter()
+        for (judges, _), case, verdicts in zip(tested, cases, results, strict=True):
             for trial, verdict in zip(case.trials, verdicts, strict=True):
                 if verdict.unscorable:
                     raise UserError(f"problem {verdict.reason}")
-                passed[case.name, trial.program] += verdict.reason == "passed"
+                passed[judges, trial.program] += verdict.reason == "passed"
         return passed
+
+
+def _judged_by(problem: Problem) -> _Judges:
+    return _Judges(problem.task_id, problem.setup, problem.tests)
+
+
+def _after_setup(setup: str, text: str) -> str:
+    """The program with its problem's setup before it; imports from `__future__` stay first."""
+    if not setup:
+        return text
+    if "__future__" in text and parses_as_python(text):
+        last = max(
+            (
+                node.end_lineno or 0
+                for node in ast.parse(text).body
+                if isinstance(node, ast.ImportFrom) and node.module == "__future__"
+            ),
+            default=0,
+        )
+        lines = io.StringIO(text, newline=None).readlines()  # as Python counts them
+        return f"{''.join(lines[:last])}{setup}\n{''.join(lines[last:])}"
+    return f"{setup}\n{text}"
+
+
+def _issue_with_tests(problem: Problem) -> str | None:
+    """Why its setup or a test can't be run, or a test can't fail."""
+    issue = _issue_with_program(problem.setup)
+    if issue is not None:
+        return f"its setup {issue}"
+    for test in problem.tests:
+        named = f"its test {textwrap.shorten(test, 60, placeholder='...')!r}"
+        issue = _issue_with_program(f"{problem.setup}\n{test}\n")
+        if issue is not None:
+            return f"{named} {issue}"
+        if not any(map(_can_fail, ast.walk(ast.parse(test)))):
+            return f"{named} has no `assert`: every answer passes it"
+    return None
+
+
+def _issue_with_program(program: str) -> str | None:
+    try:
+        with warnings.catch_warnings(action="ignore", category=SyntaxWarning):
+            compile(program, "<problem>", "exec", dont_inherit=True)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        return f"is no Python: {error.msg if isinstance(error, SyntaxError) else error}"
+    return None
+
+
+def _can_fail(node: ast.AST) -> bool:
+    """It raises by itself, or calls what may: a helper."""
+    calls = isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
+    return calls or isinstance(node, ast.Assert | ast.Raise)

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from opendllm.core import load
+from opendllm.core.rewards.weighing import weighed
 from opendllm.core.testing.table_lm import TableLM
 from opendllm.core.toolkit.noise import AddressedNoise
 from opendllm.core.toolkit.policy_advantages import group_advantages
@@ -22,6 +23,7 @@ from opendllm.core.toolkit.policy_losses import ClippedRatio, term_shares
 from opendllm.core.toolkit.policy_updates import PolicyUpdate, log_probabilities
 from opendllm.core.toolkit.rollout_tokens import until_first_stop
 from opendllm.core.toolkit.traces import blocks_from, filled_steps, shrunk_steps, step_ranks
+from opendllm.core.training.reinforcement.figures import reward_figures
 from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.errors import UserError
 from opendllm.registries.options import ObjectiveOptions, PolicyObjectiveOptions
@@ -273,6 +275,27 @@ def test_equal_rewards_have_no_advantage(value: float, size: int, kind: Any) -> 
     assert torch.equal(group_advantages(rewards, kind), torch.zeros(1, size, dtype=torch.float64))
     with pytest.raises(UserError, match=r"groups of 1: .* two or more"):
         group_advantages(rewards[:, :1], kind)
+
+
+@pytest.mark.parametrize(
+    "kind", ["leave-one-out", "leave-one-out-scaled", "group-mean", "z-score", "z-score-population"]
+)
+@pytest.mark.parametrize(
+    ("weights", "rows"),
+    [((0.1, 0.2, 0.3), [(1, 1, 0), (0, 0, 1)]), ((0.1, 0.2, -0.3), [(1, 1, 1), (0, 0, 0)])],
+    ids=["sums", "sums-that-cancel"],
+)
+def test_sums_that_differ_by_rounding_are_equal_rewards(kind: Any, weights: Any, rows: Any) -> None:
+    """0.1 + 0.2 is not 0.3: without care a deviation of rounding makes advantages of 1 and -1 of it."""
+    named = {str(index): weight for index, weight in enumerate(weights)}
+    columns = {str(index): column for index, column in enumerate(zip(*rows, strict=True))}
+    totals = [each.total for each in weighed(columns, named)]
+    rewards = torch.tensor([totals, [0.3, 0.4]], dtype=torch.float64)
+    found = group_advantages(rewards, kind)
+    assert found[0].tolist() == [0, 0]
+    assert found[1, 1] > 0
+    figures = reward_figures(rewards, torch.zeros(4, 1), ["any"])
+    assert figures["groups_without_spread"] == 0.5
 
 
 @given(st.lists(st.floats(-100, 100), min_size=2, max_size=8))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -110,3 +111,42 @@ def test_a_program_without_memory_fails() -> None:
 def test_what_can_be_judged(problem: Problem, program: str, issue: str | None) -> None:
     reward = installed_plugins().rewards.get("code").build({"program": program})
     assert reward.issue_with(problem) == issue
+
+
+def test_problems_of_one_id_are_judged_by_their_own_tests() -> None:
+    problems = [Problem("t", Gap(""), tests=(f"assert f(2) == {value}",)) for value in (4, 5)]
+    answers = [
+        Completion(problem, 0, block(f"def f(x):\n    return {value}"))
+        for problem, value in zip(problems, (4, 5), strict=True)
+    ]
+    reward = installed_plugins().rewards.get("code").build({})
+    assert list(reward.values(answers, RewardContext(CodeExecution()))) == [1, 1]
+
+
+def test_imports_from_the_future_stay_before_the_setup() -> None:
+    problem = Problem("p", Gap(""), tests=("assert f(1) == 2",), setup="one = 1")
+    code = '"""Adds.\x0c"""\nfrom __future__ import annotations\ndef f(x):\n    return x + one'
+    assert values(problem, [block(code), block("def f(x):\n    return x")]) == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("test", "setup", "says"),
+    [
+        ("f(2) == 4", "", "has no `assert`: every answer passes it"),
+        ("x = f(2)", "", "has no `assert`"),
+        ("asser f(2) == 4", "", "its test 'asser f.* is no Python"),
+        ("from __future__ import annotations\nassert f(2)", "import math", "its test .* is no Python: from"),
+        ("assert f(2) == 4", "import", "its setup is no Python"),
+    ],
+)
+def test_a_test_that_cannot_judge_is_found_beforehand(test: str, setup: str, says: str) -> None:
+    reward = installed_plugins().rewards.get("code").build({})
+    issue = reward.issue_with(Problem("p", Gap(""), tests=("assert f(1)", test), setup=setup))
+    assert issue is not None
+    assert re.search(says, issue)
+
+
+@pytest.mark.parametrize("test", ["check(f)", "if f(1):\n    raise ValueError", "import x\nassert f(1)"])
+def test_a_test_that_can_fail_is_fine(test: str) -> None:
+    reward = installed_plugins().rewards.get("code").build({})
+    assert reward.issue_with(Problem("p", Gap(""), tests=(test,))) is None

@@ -92,6 +92,7 @@ def test_a_file_holds_prompts_and_chats(file: Callable[..., Path]) -> None:
         ([{"task_id": "a", "prompt": "x", "answer": 7}], r":1 answer: .* valid string \(given: 7\)"),
         ([{"task_id": "a", "prompt": "x"}, {"task_id": "a", "prompt": "y"}], r":2 has task_id 'a', which an"),
         ([{"task_id": "a", "prompt": "x"}, "{"], r":2 is not JSON"),
+        ([{"task_id": "a", "prompt": "x", "max_new_tokens": 10**20}], r":1 max_new_tokens: .*1048576"),
         ([], r" holds no problems"),
     ],
 )
@@ -142,6 +143,15 @@ def test_mbpp_has_tasks_to_train_on(tmp_path: Path) -> None:
     texts = [str(found[0].answer), "def add(a, b):\n    return 4"]
     completions = [Completion(found[0], sample, text) for sample, text in enumerate(texts)]
     assert list(reward.values(completions, RewardContext(CodeExecution()))) == [1, 0.5]
+
+
+def test_a_benchmark_that_repeats_an_id_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Problems are told apart by them."""
+    benchmark = built("synthetic-functions", problems=4)
+    twice = [Problem("t", Gap("a")), Problem("t", Gap("b"))]
+    monkeypatch.setattr(type(benchmark), "training_problems", lambda *_: twice)
+    with pytest.raises(UserError, match="has several problems with task_id 't'"):
+        benchmark_problems(benchmark, context())
 
 
 def test_made_up_functions_are_right_and_no_two_splits_share_one() -> None:

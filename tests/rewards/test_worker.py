@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from opendllm.core.rewards import worker as worker_module
 from opendllm.core.rewards.messages import read_context, written_setting
 from opendllm.core.rewards.weighing import RewardedCompletion, WeightedReward, check_problems, labels
 from opendllm.core.rewards.worker import RewardFailedError, RewardWorker
@@ -91,6 +92,18 @@ def test_a_reward_that_fails_is_named_with_its_problem(trapped: Trapped, does: s
     assert failed.value.exit_code == (1 if does == "raise" else 2)
 
 
+def test_a_reward_may_take_longer_than_the_system_counts(
+    trapped: Trapped, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wait is of many short ones, each of milliseconds in 32 bits."""
+    with monkeypatch.context() as short:
+        short.setattr(worker_module, "LONGEST_WAIT", 0.01)
+        with RewardWorker([trapped()], RewardContext(), 1e9) as worker:
+            assert len(worker.submit(answers(a=["7"])).result()) == 1
+    with RewardWorker([trapped()], RewardContext(), 1e9) as worker:
+        assert len(worker.submit(answers(a=["7"])).result()) == 1
+
+
 def test_code_without_leave_is_refused_before_anything_runs() -> None:
     with pytest.raises(UserError, match=r"^rewards/code of .* runs generated code: allow that with"):
         RewardWorker([built_in("format"), built_in("code")], RewardContext())
@@ -143,6 +156,7 @@ import os, signal, sys
 sys.path.insert(0, sys.argv[1])
 from conftest import answers
 from opendllm.core.rewards.weighing import WeightedReward
+from opendllm.core.rewards import worker as worker_module
 from opendllm.core.rewards.worker import RewardWorker
 from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.registry import ChosenPlugin

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from opendllm.core.toolkit.policy_advantages import apart_from_first
 from opendllm.core.training.reinforcement.judging import FULL_MARK
 
 
@@ -19,7 +20,7 @@ def reward_figures(rewards: Tensor, values: Tensor, names: Sequence[str]) -> dic
         names: of the R rewards.
     """
     spread = rewards.std(dim=1, correction=0)
-    equal = (rewards == rewards[:, :1]).all(1)
+    equal = (apart_from_first(rewards) == 0).all(1)
     found = {
         "reward": float(rewards.mean()),
         "reward_deviation": float(spread.mean()),
