@@ -20,6 +20,10 @@ PUBLISHED = Path(__file__).parent / "published-test-problems.json"
 DIGEST_BYTES = 8
 SHORTEST_LINE = 32
 """Shorter lines, white space aside, belong to many programs."""
+FEWEST_WORDS = 6
+"""Shorter sentences say what many problems do."""
+_SENTENCE_END = re.compile(r"(?<=[.:?!;])\s+|>>>|^\s*$|^(?=\s*assert\b)|(?:\"{3}|\'{3})", re.MULTILINE)
+_COMMENT = re.compile(r"^[ \t]*#+", re.MULTILINE)
 _FENCED = re.compile(r"```[^\n]*\n(.*?)```", re.DOTALL)
 
 
@@ -35,6 +39,16 @@ def telling_lines(text: str) -> Iterator[str]:
         words = line.split()
         if sum(map(len, words)) >= SHORTEST_LINE and words[0] not in ("import", "from"):
             yield line
+
+
+def telling_sentences(text: str) -> Iterator[str]:
+    """Its longer sentences, in small letters and without marks: as they are told apart wherever lines are
+    broken, behind comment marks, in a docstring, or after an opening of their own.
+    """
+    for sentence in _SENTENCE_END.split(_COMMENT.sub("", text)):
+        words = re.findall(r"\w+", sentence.lower())
+        if len(words) >= FEWEST_WORDS and sum(map(len, words)) >= SHORTEST_LINE:
+            yield " ".join(words)
 
 
 def refuse_test_problems(problems: Sequence[Problem], evaluated: Mapping[str, Iterable[Request]]) -> None:
@@ -103,3 +117,6 @@ def _parts(problem: Problem) -> Iterator[str]:
     for text in texts:
         yield from _FENCED.findall(text)
         yield from telling_lines(text)
+        yield from telling_sentences(text)
+    if problem.tests:
+        yield "\n".join(problem.tests)

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from opendllm.core.rewards.tested_problems import PUBLISHED, prompt_digest, telling_lines
+from opendllm.core.rewards.tested_problems import PUBLISHED, prompt_digest, telling_lines, telling_sentences
 
 MBPP_TEST = range(11, 511)
 
@@ -38,10 +38,10 @@ def texts(folder: Path) -> Iterator[tuple[str, str, Sequence[str]]]:
         yield "humaneval-plus", row["task_id"], [row["prompt"]]
     for row in rows(folder / "mbpp.jsonl.gz"):
         name = "mbpp" if row["task_id"] in MBPP_TEST else ""
-        yield name, f"Mbpp/{row['task_id']}", [row["text"], *row["test_list"]]
+        yield name, f"Mbpp/{row['task_id']}", [row["text"], *row["test_list"], "\n".join(row["test_list"])]
     for row in rows(folder / "sanitized-mbpp.jsonl.gz"):
         name = "mbpp-sanitized" if row["task_id"] in MBPP_TEST else ""
-        yield name, f"Mbpp/{row['task_id']}", [row["prompt"], *row["test_list"]]
+        yield name, f"Mbpp/{row['task_id']}", [row["prompt"], *row["test_list"], "\n".join(row["test_list"])]
     for row in rows(folder / "MbppPlus-v0.2.0.jsonl.gz"):
         name = "mbpp-plus" if int(row["task_id"].rpartition("/")[2]) in MBPP_TEST else ""
         yield name, row["task_id"], [row["prompt"]]
@@ -53,7 +53,7 @@ def digests(folder: Path) -> Mapping[str, set[bytes]]:
     of: dict[bytes, set[str]] = {}
     for benchmark, problem, parts in texts(folder):
         for part in parts:
-            for line in (part, *telling_lines(part)):
+            for line in (part, *telling_lines(part), *telling_sentences(part)):
                 digest = prompt_digest(line)
                 problems_of.setdefault(digest, set()).add(problem)
                 of.setdefault(digest, set()).add(benchmark)

@@ -19,6 +19,7 @@ from opendllm.core.rewards.tested_problems import (
     published_digests,
     refuse_test_problems,
     telling_lines,
+    telling_sentences,
 )
 from opendllm.core.toolkit.synthetic_functions import synthetic_functions
 from opendllm.registries.benchmarks import (
@@ -220,7 +221,7 @@ def test_published_problems_are_known_by_their_digests(monkeypatch: pytest.Monke
     counts = {name: len(digests) for name, digests in published_digests().items()}
     assert counts.keys() == {"humaneval", "humaneval-plus", "mbpp", "mbpp-sanitized", "mbpp-plus"}
     assert min(counts.values()) > 500
-    assert PUBLISHED.stat().st_size < 100_000
+    assert PUBLISHED.stat().st_size < 120_000
     prompt = 'def close(a, b):\n    """Whether two given numbers lie within one of each other.\n    """\n'
     line = "assert close([1.0, 2.0, 3.9, 4.0, 5.0], 0.3) is True"
     known = frozenset(map(prompt_digest, (prompt, line)))
@@ -262,14 +263,38 @@ def test_the_digests_are_those_of_the_published_files() -> None:
     shares = {name: sum(each) / len(each) for name, each in caught.items()}
     assert shares["humaneval"] == shares["humaneval dressed"] == 1
     assert shares["mbpp"] > 0.98
+    assert shares["mbpp asked"] > 0.98
+    assert shares["humaneval commented"] > 0.8
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "You are an expert Python programmer, and here is your task: {0} Your code should pass these tests:",
+        '"""{0}"""\n',
+        "# Count the apples that fall on each\n# day of a week of wind. Then return them.",
+        "def f(x):\n    '''Hello.\n\n    {0}\n\n    >>> f(1)\n    '''",
+    ],
+    ids=["opening", "one-line docstring", "comments", "docstring"],
+)
+def test_a_sentence_is_told_whatever_stands_around_it(text: str) -> None:
+    sentence = "Count the apples that fall on each day of a week of wind."
+    told = set(telling_sentences(text.format(sentence)))
+    assert set(telling_sentences(sentence)) & told
+    assert not set(telling_sentences("Write a function. Return it. x = 1\n")) & told
+    assert not list(telling_sentences("Write a function. Return it. x = 1\n"))
 
 
 def _published(folder: Path) -> Iterator[tuple[str, Problem]]:
     for row in published_problems.rows(folder / "HumanEval.jsonl.gz"):
         yield "humaneval", Problem(row["task_id"], Gap(row["prompt"]))
         dressed = Message("user", f"Go on:\n```python\n{row['prompt']}```\n")
+        lines = "\n".join(f"# {line.strip()}" for line in row["prompt"].splitlines())
+        yield "humaneval commented", Problem(row["task_id"], Gap(lines.replace(row["entry_point"], "g")))
         yield "humaneval dressed", Problem(row["task_id"], Gap(""), (dressed,))
     for row in published_problems.rows(folder / "mbpp.jsonl.gz"):
         name = "mbpp" if row["task_id"] in published_problems.MBPP_TEST else "may be trained on"
         tests = "\n".join(row["test_list"])
+        if name == "mbpp":
+            yield "mbpp asked", Problem("asked", Gap(f"You are an expert. Here is your task: {row['text']}"))
         yield name, Problem(str(row["task_id"]), Gap(f'"""\n{row["text"]}\n{tests}\n"""\n'))

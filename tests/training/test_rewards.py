@@ -178,3 +178,16 @@ def test_traces_of_blocks_are_shared_out(commands: Any, rewarded: Path, ranks: i
     for ours, theirs in zip(lines(shared), lines(alone), strict=True):
         assert ours == pytest.approx(theirs, rel=2e-3, abs=2e-5)
     assert any(0 < line.get("learnt", 0) < 1 for line in lines(alone))
+
+
+def test_where_no_group_has_spread_nothing_is_learnt(commands: Any, rewarded: Path) -> None:
+    """Without weight decay, which would move the weights and with them the penalty."""
+    settings = [
+        "train.rl.rewards=[{reward: {name: exact-match}}]",
+        "train.weight_decay=0",
+        "train.steps=4",
+        "train.rl.held_out=null",
+    ]
+    log = lines(trained(commands, rewarded, "nothing", *settings))
+    assert [line["groups_without_spread"] for line in log if "reward" in line] == [1, 1]
+    assert [(line["kl"], line["gradient_norm"]) for line in log[1:]] == [(0, 0)] * 4
