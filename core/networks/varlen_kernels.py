@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from inspect import signature
 from typing import Any
+from warnings import filterwarnings
 
 import torch
 from torch import Tensor
@@ -36,6 +37,8 @@ TOLERANCE = 3e-2
 """Of bfloat16 beside float32, relative to the largest number."""
 _TRIED = (40, 129, 87)
 """Tokens of the documents of the small case."""
+PACKAGES = ("flash_attn", "flash_attn.cute", "flash_attn_interface")
+"""Whose absence is no fault; flash-attn 2 and 4 share a name, and one may be there without the other."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,9 @@ def kernel_for(shape: tuple[int, int, int], dtype: torch.dtype, causal: bool) ->
             continue
         try:
             attend = kernel.load()
-        except ImportError:
+        except Exception as error:
+            if not _is_missing(error):
+                warn_once(f"attention: {kernel.name} is left out, it doesn't load ({_said(error)})")
             continue
         why = mistake(attend, shape, dtype, causal)
         if not why:
@@ -120,12 +125,22 @@ def mistake(attend: VarlenAttention, shape: tuple[int, int, int], dtype: torch.d
         try:
             ours = computed(attend, dtype)
         except Exception as error:
-            return f"fails ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
+            return f"fails ({_said(error)})"
     off = max(
         float((one.float() - other).abs().max() / other.abs().max())
         for one, other in zip(ours, wanted, strict=True)
     )
     return "" if off <= TOLERANCE else f"is off by {off:.2g} of the largest number"
+
+
+def _is_missing(error: Exception) -> bool:
+    """Whether it says that a kernel's package isn't there, and not that it is broken."""
+    return isinstance(error, ImportError) and error.name in PACKAGES
+
+
+def _said(error: Exception) -> str:
+    """Its first line."""
+    return ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
 
 
 def document_by_document(
@@ -152,6 +167,8 @@ def _flash_attention_3() -> VarlenAttention:
 def _flash_attention_4() -> VarlenAttention:
     from flash_attn.cute import flash_attn_varlen_func
 
+    # Of its own arguments, for each kernel that it compiles: nothing that a user could mend.
+    filterwarnings("ignore", "Argument aux_data .* cannot be converted", UserWarning)
     return _of_package(flash_attn_varlen_func)
 
 
