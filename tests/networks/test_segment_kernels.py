@@ -204,7 +204,10 @@ def test_an_ampere_gpu_has_no_kernels_for_hopper(
 
 @pytest.mark.parametrize("error", [AttributeError("no attribute 'x'"), ModuleNotFoundError(name="cutlass")])
 def test_a_kernel_that_is_installed_and_does_not_load_is_named(
-    installed: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception
+    installed: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: Exception,
 ) -> None:
     def fails() -> Any:
         raise error
