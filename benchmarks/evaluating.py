@@ -7,7 +7,8 @@ of random weights: by p2 in as many steps as there are new tokens, and by low-co
 the dual cache. Each way uncompiled, with `compile: graphs`, and with `compile: true` twice: the second run
 finds the first one's kernels on disk.
 
-`start` is what passes until the first text is to be written: imports, loading, reading problems. `decode` is
+`start` is what passes until the first text is to be written: imports, loading, reading problems; its parts
+follow in a line of their own, and after them what the first step takes. `decode` is
 the writing, compiling and capturing included. `busy` is the share of it in which the GPU runs kernels, from
 those of 24 steps in its midst (whose time, slowed down by the looking, counts nowhere). `rest` is what
 remains of the wall time: results, one trace for the report, the report.
@@ -157,6 +158,12 @@ def table_line(line: dict[str, Any]) -> str:
     return f"{line['name']:22}" + "".join(f"{value:>9}" for value in values)
 
 
+def start_line(line: dict[str, Any]) -> str:
+    """What the start-up consists of, in seconds."""
+    parts = {**line["start_up_parts"], "(first step)": line["first_step_seconds"] or 0.0}
+    return "  start: " + ", ".join(f"{name} {seconds:.2f}" for name, seconds in parts.items())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -180,6 +187,13 @@ def main() -> None:
     try:
         model, problems = prepare(folder, given.preset, given.device)
         count = min(given.limit, len(problems.read_text().splitlines()))
+        about = {
+            "device": given.device,
+            "preset": given.preset,
+            "torch": torch.__version__,
+            "prompts": count,
+            "new": given.new,
+        }
         print(f"{count} prompts, {given.new} new tokens each, {given.preset} on {given.device}")
         print(f"{'':22}" + "".join(f"{title:>9}" for title, _, _ in COLUMNS), flush=True)
         for name in given.ways or all_ways:
@@ -190,12 +204,12 @@ def main() -> None:
             if not name.endswith("again"):
                 shutil.rmtree(cache, ignore_errors=True)
             lines.append(line_of(name, evaluation(folder, command, cache), count * given.new))
-            print(table_line(lines[-1]), flush=True)
+            print(table_line(lines[-1]))
+            print(start_line(lines[-1]), flush=True)
+            if given.json:
+                given.json.write_text(json.dumps({**about, "lines": lines}, indent=2) + "\n")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    if given.json:
-        about = {"device": given.device, "preset": given.preset, "torch": torch.__version__, "prompts": count}
-        given.json.write_text(json.dumps({**about, "new": given.new, "lines": lines}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

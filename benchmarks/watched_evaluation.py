@@ -11,13 +11,10 @@ import importlib
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from opendllm.core.cli.main import main as platform
-from opendllm.core.foundation.heavy_imports import import_model_libraries
 
 if TYPE_CHECKING:
     from opendllm.core.decoding.decoding_run import DecodingRun
@@ -39,6 +36,8 @@ class Watch:
         busy: seconds of kernels in the steps that were looked at; None where none were.
         rows: side by side at most.
         graphs: what CUDA graphs cost.
+        parts: what happened until then -> seconds.
+        first_step: seconds of it, compiling and capturing included.
     """
 
     started: float
@@ -49,7 +48,13 @@ class Watch:
     busy: float | None = None
     rows: int = 0
     graphs: list[dict[str, Any]] = field(default_factory=list)
+    parts: dict[str, float] = field(default_factory=dict)
+    first_step: float | None = None
     _profile: Any = None
+
+    def part(self, name: str) -> None:
+        """What took the time since the last part is called so."""
+        self.parts[name] = time.time() - self.started - sum(self.parts.values())
 
     def now(self) -> float:
         """When the device has done its work."""
@@ -96,21 +101,49 @@ class Watch:
             "rows": self.rows,
             "graphs": self.graphs,
             "profiled_seconds": self.profiled,
+            "start_up_parts": self.parts,
+            "first_step_seconds": self.first_step,
         }
 
 
+def watched_start(watch: Watch) -> None:
+    """Look at what happens until a model is loaded, from now on."""
+    experiment: Any = importlib.import_module("opendllm.core.experiment")
+    import_libraries: Callable[[str], None] = experiment.import_model_libraries
+
+    def watched_import(device: str) -> None:
+        watch.part("manifest")
+        import_libraries(device)
+        watch.part("libraries")
+        watched(watch)
+
+    experiment.import_model_libraries = watched_import
+
+
 def watched(watch: Watch) -> None:
-    """Look at what the evaluator does, from now on."""
-    import_model_libraries()  # as the command does it, which would come later
+    """Look at what the evaluator does, from now on: all libraries are there."""
     from opendllm.core.decoding.decoding_run import DecodingRun
 
     answering: Any = importlib.import_module("opendllm.core.evaluation.answering")
+    variants: Any = importlib.import_module("opendllm.core.evaluation.evaluate_variant")
+    watch.part("evaluator")
+    open_model = variants.open_model
+
+    def watched_open(*arguments: Any) -> Any:
+        watch.part("folder")
+        found = open_model(*arguments)
+        watch.now()
+        watch.part("weights")
+        return found
+
+    variants.open_model = watched_open
 
     write, release, take_step = answering.write, answering.release_steps, DecodingRun.take_step
 
     def watched_write(*arguments: Any, **more: Any) -> Iterator[Any]:
         if watch.begun is None:
             watch.begun = watch.now()
+            watch.part("problems")
         yield from write(*arguments, **more)
         watch.ended = watch.now()
 
@@ -123,6 +156,8 @@ def watched(watch: Watch) -> None:
         if watch.ended is None:  # what comes later is a trace
             watch.step(run)
         take_step(run)
+        if watch.first_step is None and watch.begun is not None:
+            watch.first_step = watch.now() - watch.begun
 
     answering.write, answering.release_steps = watched_write, watched_release
     DecodingRun.take_step = watched_step  # type: ignore[assignment,method-assign]
@@ -131,7 +166,11 @@ def watched(watch: Watch) -> None:
 def main() -> None:
     file, started, *arguments = sys.argv[1:]
     watch = Watch(float(started))
-    watched(watch)
+    watch.part("interpreter")
+    from opendllm.core.cli.main import main as platform
+
+    watch.part("command")
+    watched_start(watch)
     sys.argv = ["platform", *arguments]
     try:
         platform()

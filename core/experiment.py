@@ -135,7 +135,7 @@ def _evaluate(
     """Evaluate the variant's last checkpoint, or ask its server."""
     if variant.manifest.endpoint is None:
         with told.progress.activity("importing libraries") if not imported() else nullcontext():
-            import_model_libraries()
+            import_model_libraries(variant.manifest.device)
     from opendllm.core.evaluation.evaluate_variant import evaluate_variant
 
     folder = open_variant(experiment, variant)

@@ -212,7 +212,7 @@ def _loaded(
         UserError: see `load`; or one doesn't.
     """
     with progress.activity("importing libraries"):
-        import_model_libraries()
+        import_model_libraries(device)
         from opendllm.core import load
     path = fetch_config(checkpoint)
     family = backbone_of(installed_plugins(), path)

@@ -96,7 +96,7 @@ def serve(
     listening = _listen(host, port)
     with stopping_at_once(), shown_progress(progress) as shown:
         with shown.activity("importing libraries"):
-            import_model_libraries()
+            import_model_libraries(device)
             from opendllm.core.serving import server
         with shown.activity("loading the model"):
             served = server.Served(checkpoints, sampler, options, device)

@@ -72,6 +72,8 @@ class Proposals:
     @staticmethod
     def joined(parts: Sequence[Proposals]) -> Proposals:
         """One after the other."""
+        if len(parts) == 1:
+            return parts[0]
         return Proposals(
             torch.cat([part.tokens for part in parts]),
             torch.cat([part.confidence for part in parts]),

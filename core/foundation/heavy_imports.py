@@ -3,7 +3,8 @@
 A third of the seconds that `from transformers import PreTrainedModel` takes goes to the garbage collector,
 which looks through everything again and again and finds nothing, and to what only other models need: SciPy's
 optimizers for losses of object detection, torchao (which warns of each kernel that it lacks) for
-quantizations. `benchmarks/starting.py` shows the profile.
+quantizations. And `transformers` reads all files of all models, twice, to learn what names they have: see
+`kept_names.py`. `benchmarks/starting.py` shows the profile.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from opendllm.core.foundation.device_start import start_device
+from opendllm.core.foundation.kept_names import names_of_models_kept
 
 _DEFERRED: Mapping[str, Sequence[str]] = {
     "scipy.optimize": ("linear_sum_assignment",),
@@ -38,12 +42,17 @@ def imported() -> bool:
     return _WHOLE in sys.modules
 
 
-def import_model_libraries() -> None:
+def import_model_libraries(device: str = "cpu") -> None:
     """Import torch and transformers' models: what every command that loads a model begins with.
 
     Whoever imports them otherwise gets the same, later.
+
+    Args:
+        device: where the model will be; a GPU is made ready meanwhile.
     """
-    with uncollected(), _deferred(_DEFERRED):
+    with uncollected(), _deferred(_DEFERRED), names_of_models_kept():
+        importlib.import_module("torch")
+        start_device(device)
         importlib.import_module(_WHOLE)
 
 

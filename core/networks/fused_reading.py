@@ -13,11 +13,13 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, rms_norm, silu
+from torch.nn.functional import rms_norm, silu
 from transformers import PreTrainedModel
 
-from opendllm.core.networks.attention import ATTENTION_NAME, dense_attention
+from opendllm.core.networks import few_rows
+from opendllm.core.networks.attention import ATTENTION_NAME
 from opendllm.core.networks.canvas_cache import CanvasCache, write_entries
+from opendllm.core.networks.few_rows import attention, product
 
 _STOCK = ("LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 
@@ -63,6 +65,7 @@ class Heads(NamedTuple):
         width: K.
         scale: of queries times keys.
         epsilon: of all norms.
+        multiprocessors: see `few_rows.multiprocessors_for`.
     """
 
     queries: int
@@ -70,6 +73,7 @@ class Heads(NamedTuple):
     width: int
     scale: float
     epsilon: float
+    multiprocessors: int
 
 
 class Kept(NamedTuple):
@@ -105,6 +109,7 @@ class FusedNetwork:
             attention.head_dim,
             attention.scaling,
             config.rms_norm_eps,
+            multiprocessors=0,
         )
         self._layers = [_weights_of(layer) for layer in decoder.layers]
         self._joined_at = _places(decoder)
@@ -119,13 +124,18 @@ class FusedNetwork:
         Args:
             compiled: whether by a compiled layer.
         """
-        return functools.partial(
-            self._states, torch.compile(layer_states, dynamic=False) if compiled else layer_states
-        )
+        if not compiled:
+            return functools.partial(self._states, layer_states, self._heads)
+        # Kernels of their own pay where nobody launches them one by one.
+        joined = self._layers[0].query_key_value
+        few = few_rows.multiprocessors_for(joined.device, joined.dtype)
+        layer = torch.compile(layer_states, dynamic=False)
+        return functools.partial(self._states, layer, self._heads._replace(multiprocessors=few))
 
     def _states(
         self,
         layer: Callable[..., tuple[Tensor, Tensor]],
+        heads: Heads,
         _network: PreTrainedModel,
         tokens: Tensor,
         positions: Tensor,
@@ -136,15 +146,15 @@ class FusedNetwork:
         cos, sin = self._decoder.rotary_emb(hidden, positions)
         angles = (cos[:, :, None], sin[:, :, None])
         if cache is not None:
-            cache.make_room(len(self._layers), hidden, (self._heads.keys, self._heads.width))
+            cache.make_room(len(self._layers), hidden, (heads.keys, heads.width))
         added = torch.zeros_like(hidden)
         for number, weights in enumerate(self._layers):
             kept = None
             if cache is not None:
                 kept = Kept(cache.keys[number], cache.values[number], cache.rows, cache.columns, cache.seen)
-            hidden, added = layer(hidden, added, weights, self._heads, angles, visible, kept)
+            hidden, added = layer(hidden, added, weights, heads, angles, visible, kept)
         norm = self._decoder.norm
-        return rms_norm(hidden + added, norm.weight.shape, norm.weight, self._heads.epsilon)
+        return rms_norm(hidden + added, norm.weight.shape, norm.weight, heads.epsilon)
 
 
 def can_be_fused(network: PreTrainedModel) -> bool:
@@ -190,11 +200,12 @@ def layer_states(
         visible: see `CanvasLayout`.
         kept: keys and values of the other columns; None where there are none.
     """
+    few = heads.multiprocessors
     rows, columns, _ = hidden.shape
     turned = heads.queries + heads.keys
     hidden = hidden + added
     states = rms_norm(hidden, hidden.shape[-1:], weights.input_norm, heads.epsilon)
-    states = linear(states, weights.query_key_value, weights.query_key_value_bias)
+    states = product(states, weights.query_key_value, weights.query_key_value_bias, few)
     states = states.view(rows, columns, turned + heads.keys, heads.width)
     query_key, value = states[:, :, :turned], states[:, :, turned:]
     if weights.query_norm is not None and weights.key_norm is not None:
@@ -207,11 +218,11 @@ def layer_states(
     if kept is not None:
         key = write_entries(kept.keys, key, kept.rows, kept.columns, kept.seen)
         value = write_entries(kept.values, value, kept.rows, kept.columns, kept.seen)
-    attended = dense_attention(query, key, value, visible, heads.scale, 0.0).flatten(2)
-    hidden = hidden + linear(attended, weights.output, weights.output_bias)
+    attended = attention(query, key, value, visible, heads.scale, few).flatten(2)
+    hidden = hidden + product(attended, weights.output, weights.output_bias, few)
     states = rms_norm(hidden, hidden.shape[-1:], weights.feed_forward_norm, heads.epsilon)
-    gate, rise = linear(states, weights.gate_rise, weights.gate_rise_bias).chunk(2, dim=-1)
-    return hidden, linear(silu(gate) * rise, weights.down, weights.down_bias)
+    gate, rise = product(states, weights.gate_rise, weights.gate_rise_bias, few).chunk(2, dim=-1)
+    return hidden, product(silu(gate) * rise, weights.down, weights.down_bias, few)
 
 
 def _turned(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

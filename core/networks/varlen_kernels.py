@@ -10,8 +10,8 @@ Milliseconds of forward and backward pass over 32,768 tokens, 14 heads of 64 ove
 | 4096 | 6.61 | 6.36 |
 | 128 to 4096 | 3.76 | 3.91 |
 
-flash-attn 4 (4.0.0b36) passes the check below there; it compiles itself, 10 s a mask and shape of heads, and once
-more where there are more than 256 documents, or none is longer than 128.
+flash-attn 4 (4.0.0b36) passes the check below there; it compiles itself, 10 s a mask and shape of heads, and
+once more where there are more than 256 documents, or none is longer than 128.
 
 cuDNN's, the fastest for whole rows (3.7 of 4096 tokens, see `attention`), is not among them: torch 2.11 hands
 its variable-length backward pass the head size as the longest document, and what comes out is garbage.

@@ -28,7 +28,9 @@
     config_keys            what a stock class is built with, out of config.json
     attention              segment-aware attention; segment_kernels and varlen_kernels, its kernels
     canvas_reader          repeated forward passes over a canvas; canvas_cache, the keys and values that it
-                           keeps; fused_reading, the same by few large operations
+                           keeps; fused_reading, the same by few large operations;
+                           few_rows, kernels for products and attention of few rows
+                           (few_rows_kernels, in Triton)
     token_losses           the LM head's loss, chunk by chunk; logit_chunks, how large a chunk is;
                            fused_slopes, its gradient on a GPU; kept_kernels, where compiled ones are kept
     load_balancing         a mixture's loss that spreads tokens over its experts
