@@ -1,7 +1,8 @@
 """The decoder against a plain loop that does what the published code does, alternating in one process.
 
     python benchmarks/decoding.py [--device cuda] [--only NAME ...] [--all] [--json FILE]
-    python benchmarks/decoding.py --preset 8b --device cuda [--graphs] [--compile]
+    python benchmarks/decoding.py --preset 8b --device cuda [--graphs] [--compile] [--rows 8 32 128]
+    python benchmarks/decoding.py --preset 0.5b --bf16 --float32
     python benchmarks/decoding.py --checkpoint runs/decoding-model/model [--prompts FILE]
 
 Each run stands beside the plain loop of its own sampler at its own temperature (`plain_loops.py`):
@@ -10,10 +11,15 @@ tokens that equal the uncached result, and the ratio of the times. Steps of diff
 and batch sizes: `--all`.
 
 `--preset` builds another size: nano, small (the default, which the goals are stated for), 0.5b, 8b. Of nano,
-0.5b and 8b one row is decoded with each cache, without a plain loop; on a GPU in bfloat16.
+0.5b and 8b one row is decoded with each cache, several rows with the dual one, and one by the samplers that
+commit what is certain, without a plain loop; on a GPU in bfloat16.
 
 Beside every run: the share of the floor that a pass reaches, which is what reading its weights and kept keys
-takes at the speed of a copy, measured here; and the host's share, in which the device waits between passes.
+takes at the speed of a copy, or what its operations take at that of a large product, whichever is longer,
+both measured here; the host's share, in which the device waits between passes, of the last 32 positions;
+tokens a forward pass of a row; peak memory beside the model (of captured and compiled runs with what they
+keep), and what `batch_size: auto` counts on. With `--float32` also the share of tokens that equal those of
+the same weights in float32.
 
 Without --checkpoint the weights are random, which is enough for time. A sampler that commits what the
 model is sure of needs a trained one: `--save-untrained runs/decoding-untrained` writes the random one,
@@ -26,59 +32,33 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from decoding_floor import bytes_a_pass, copy_bandwidth, device_seconds
-from decoding_models import PeakMemory, canvas_of, loaded, random_model
+from decoding_floor import Speeds, device_seconds, floor_seconds, measured_speeds
+from decoding_models import (
+    PeakMemory,
+    canvas_of,
+    in_float32,
+    last_block,
+    loaded,
+    planned_mebibytes,
+    random_model,
+)
 from decoding_settings import GOALS, PRESETS, PUBLISHED, TRAINED, Setting, everything
-from plain_loops import PLAIN
+from plain_loops import now, plain_run
 from torch import Tensor
 
 from opendllm.core import load
 from opendllm.core.decoding.decoder import Decoded
+from opendllm.core.decoding.kept_steps import release_steps
 from opendllm.core.language_model import LanguageModel
 from opendllm.core.planning.canvas_reads import Canvas
 from opendllm.core.testing.trained_noise import noise_for
-
-
-@torch.no_grad()
-def plain_run(
-    model: LanguageModel, canvas: Tensor, name: str, steps: int, options: dict[str, Any], every: int
-) -> tuple[Tensor | None, float]:
-    """(the canvas, or None where only a share of the steps was run; seconds for all of them)."""
-    step, plan = PLAIN[name]
-    lm, masks = model.lm, int((canvas[0] == model.lm.mask_token_id).sum())
-    editable = canvas == lm.mask_token_id
-    remaining = plan(masks, steps)
-    temperature, top_p = options.get("temperature", 0.0), options.get("top_p")
-    seconds, timed = 0.0, 0
-    for index in range(steps):
-        if index % every:
-            if every > 1:  # any tokens do: only how many masks are left matters to the time
-                canvas = editable_prefix(canvas, editable, masks - remaining[index], lm.mask_token_id)
-            continue
-        start = now(canvas)
-        canvas = step(lm, canvas, editable, remaining[index], temperature, top_p)
-        seconds, timed = seconds + now(canvas) - start, timed + 1
-    return (canvas if every == 1 else None), seconds * steps / timed
-
-
-def editable_prefix(canvas: Tensor, editable: Tensor, written: int, mask_token_id: int) -> Tensor:
-    """The canvas with its first `written` editable positions filled, and the others masked."""
-    order = editable.cumsum(-1) * editable
-    filled = torch.where(canvas == mask_token_id, 5, canvas)
-    return torch.where(editable & (order > written), mask_token_id, filled)
-
-
-def now(like: Tensor) -> float:
-    """The clock, when the device has done its work."""
-    if like.is_cuda:
-        torch.cuda.synchronize()
-    return time.perf_counter()
+from opendllm.registries.discovery import installed_plugins
+from opendllm.registries.options import SamplerOptions
 
 
 def text_tokens(model: LanguageModel, tokens: Tensor, prompt: int) -> int:
@@ -88,41 +68,67 @@ def text_tokens(model: LanguageModel, tokens: Tensor, prompt: int) -> int:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """The device, before any model is asked.
+class Asked:
+    """What is measured, however it is set.
 
     Attributes:
-        device: as torch calls it.
-        bandwidth: bytes a second of a copy.
+        model: the model.
+        twin: the same weights in float32, to compare with; None where nobody asked.
+        on: the device.
+        texts: that prompts are taken from.
     """
 
-    device: str
-    bandwidth: float
+    model: LanguageModel
+    twin: LanguageModel | None
+    on: Speeds
+    texts: list[str]
 
 
-def measure(
-    model: LanguageModel, setting: Setting, arguments: argparse.Namespace, on: Measured, texts: list[str]
-) -> dict[str, Any]:
+def host_share(asked: Asked, canvas: Tensor, setting: Setting, options: dict[str, Any]) -> float | None:
+    """The share of a short run in which the device waits; None where nobody knows."""
+    device, lm = asked.on.device, asked.model.lm
+    if device == "cpu" and setting.options.get("compile"):
+        return None
+    short = last_block(canvas, lm.mask_token_id)
+    masks = [int((each == lm.mask_token_id).sum()) for each in (canvas[0], short[0])]
+    if "steps" in options:
+        options = {**options, "steps": max(1, options["steps"] * masks[1] // masks[0])}
+
+    def decode() -> object:
+        return asked.model.sample(short, setting.sampler, **options)
+
+    decode()
+    start = now(canvas)
+    decode()
+    seconds = now(canvas) - start
+    return max(0.0, 1 - device_seconds(lm, decode, device) / seconds)
+
+
+def measure(asked: Asked, setting: Setting, arguments: argparse.Namespace) -> dict[str, Any]:
     """One line of the table; a line without a plain loop has no figures of it."""
-    prompt, new, device = arguments.prompt, arguments.new, on.device
-    canvas = canvas_of(model, setting.rows, prompt, new, texts, device)
+    prompt, new, device, model = arguments.prompt, arguments.new, asked.on.device, asked.model
+    canvas = canvas_of(model, setting.rows, prompt, new, asked.texts, device)
     hot = setting.options.get("temperature", 0) > 0
     memory = PeakMemory(device)
     ours, plain, decoded, reference, plain_peak = [], [], None, None, None
-    own_steps = {} if setting.sampler in ("dreamon", "token-editing") else {"steps": arguments.steps}
+    registration = installed_plugins().samplers.get(setting.sampler)
+    assert issubclass(registration.options, SamplerOptions)
+    own_steps = {} if "steps" in registration.options.without_effect else {"steps": arguments.steps}
     options = {**own_steps, **setting.options}
     model.lm.noise = noise_for(setting.noise)
+    release_steps(model.lm)  # what the line before has kept
+    our_peak = 0.0
+    memory.start()
     begun = now(canvas)
     if setting.options.get("compile"):
         for _ in range(2):  # compiles, and captures
             model.sample(canvas, setting.sampler, **options)
     first = now(canvas) - begun
     for _ in range(arguments.repeats):
-        memory.start()
         start = now(canvas)
         decoded = model.sample(canvas, setting.sampler, **options)
         ours.append(now(canvas) - start)
-        our_peak = memory.mebibytes()
+        our_peak = max(our_peak, memory.mebibytes())
         if setting.plain:
             memory.start()
             every = arguments.every if hot else 1
@@ -131,15 +137,21 @@ def measure(
             )
             plain.append(seconds)
             plain_peak = memory.mebibytes()
+            memory.start()
     assert isinstance(decoded, Decoded)
     written = decoded.tokens[:, prompt : prompt + new]
     seconds, tokens = statistics.median(ours), text_tokens(model, decoded.tokens, prompt)
     passes = float(decoded.forward_passes.max())
     way = (setting.sampler, options)
-    floor = bytes_a_pass(model.lm, loaded(model), Canvas(prompt, new), setting.rows, way) / on.bandwidth
-    busy = None  # of compiled passes on a CPU nobody knows
-    if device != "cpu" or not setting.options.get("compile"):
-        busy = device_seconds(model.lm, lambda: model.sample(canvas, setting.sampler, **options), device)
+    sizes = loaded(model)
+    floor = floor_seconds(model.lm, sizes, Canvas(prompt, new), setting.rows, way, asked.on)
+    _, decoder = model.build_sampler(setting.sampler, options)
+    equal = None
+    if asked.twin is not None:
+        asked.twin.lm.noise = model.lm.noise
+        wide = asked.twin.sample(canvas, setting.sampler, **options)
+        release_steps(asked.twin.lm)
+        equal = float((wide.tokens == decoded.tokens)[:, prompt : prompt + new].double().mean())
     return {
         "name": setting.name,
         "rows": setting.rows,
@@ -149,13 +161,18 @@ def measure(
         "ratio": statistics.median(p / o for p, o in zip(plain, ours, strict=True)) if plain else None,
         "goal": setting.goal,
         "forward_passes": float(decoded.forward_passes.double().mean()),
+        "tokens_per_forward_pass": tokens / float(decoded.forward_passes.sum()),
         "ms_per_pass": 1000 * min(ours) / passes,
         "floor_ms_per_pass": 1000 * floor,
         "share_of_floor": floor * passes / min(ours),
-        "host_share": None if busy is None else max(0.0, 1 - busy / min(ours)),
+        "host_share": host_share(asked, canvas, setting, options),
         "first_seconds": first,
         "peak_mib": our_peak,
+        "planned_mib": None
+        if device == "cpu"
+        else planned_mebibytes(model, decoder, setting.rows, prompt + new),
         "plain_peak_mib": plain_peak,
+        "equal_to_float32": equal,
         "agreement": None if reference is None else float((written == reference[:, prompt:]).double().mean()),
         "distinct_tokens": statistics.mean(len(set(row)) / len(row) for row in written.tolist()),
     }
@@ -168,13 +185,16 @@ COLUMNS = (
     ("ratio", "ratio", ".2f"),
     ("goal", "goal", "g"),
     ("passes", "forward_passes", ".1f"),
+    ("TPF", "tokens_per_forward_pass", ".2f"),
     ("ms/pass", "ms_per_pass", ".2f"),
     ("floor ms", "floor_ms_per_pass", ".2f"),
     ("of floor", "share_of_floor", ".1%"),
     ("host", "host_share", ".1%"),
     ("first s", "first_seconds", ".1f"),
     ("MiB", "peak_mib", ".0f"),
+    ("planned", "planned_mib", ".0f"),
     ("plain", "plain_peak_mib", ".0f"),
+    ("=float32", "equal_to_float32", ".1%"),
     ("same", "agreement", ".3f"),
     ("distinct", "distinct_tokens", ".3f"),
 )
@@ -188,11 +208,15 @@ def table_line(line: dict[str, Any]) -> str:
 
 
 def ways(settings: list[Setting], arguments: argparse.Namespace) -> list[Setting]:
-    """Each setting compiled or as CUDA graphs, where asked for; of a published size as it is, too."""
+    """Each setting with so many rows; uncompiled, compiled or as CUDA graphs, where asked for."""
     modes: list[bool | str] = [True] if arguments.compile else []
     modes += ["graphs"] if arguments.graphs else []
-    if not modes or settings is PUBLISHED:
+    uncompiled = settings is PUBLISHED if arguments.uncompiled is None else arguments.uncompiled
+    if uncompiled or not modes:
         modes.insert(0, False)
+    if arguments.rows:
+        of_rows = [replace(each, rows=rows) for each in settings for rows in arguments.rows]
+        settings = [each for at, each in enumerate(of_rows) if each not in of_rows[:at]]
     names = {False: "", True: ", compiled", "graphs": ", graphs"}
     return [
         replace(
@@ -218,7 +242,14 @@ def main() -> None:
     parser.add_argument("--all", action="store_true", help="every sampler x cache x batch size")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--graphs", action="store_true", help="as CUDA graphs, without torch.compile")
+    parser.add_argument(
+        "--uncompiled",
+        action=argparse.BooleanOptionalAction,
+        help="beside those; by default of a published size",
+    )
+    parser.add_argument("--rows", type=int, nargs="*", default=[], help="in place of each line's own")
     parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--float32", action="store_true", help="the share of tokens that equal float32's")
     parser.add_argument("--prompt", type=int, default=None, help="tokens; 128, or 256 of a published size")
     parser.add_argument("--new", type=int, default=None, help="tokens; 128, or 256 of a published size")
     parser.add_argument("--steps", type=int, default=None, help="by default one a new token")
@@ -238,22 +269,30 @@ def main() -> None:
         lm = random_model("cpu", arguments.preset, torch.float32).lm
         lm.save(arguments.save_untrained, lm.module.state_dict())
         return
-    on = Measured(arguments.device, copy_bandwidth(arguments.device))
-    model = (
-        load(arguments.checkpoint, device=arguments.device, dtype=torch.bfloat16 if arguments.bf16 else None)
-        if arguments.checkpoint
-        else random_model(arguments.device, arguments.preset, torch.bfloat16 if narrow else torch.float32)
-    )
+    dtype = torch.bfloat16 if narrow else torch.float32
+    if arguments.checkpoint:
+        stored = torch.bfloat16 if arguments.bf16 else None
+        model = load(arguments.checkpoint, device=arguments.device, dtype=stored)
+        dtype = next(model.lm.module.parameters()).dtype
+    else:
+        model = random_model(arguments.device, arguments.preset, dtype)
+    twin = None
+    if arguments.float32 and arguments.checkpoint:
+        twin = load(arguments.checkpoint, device=arguments.device, dtype=torch.float32)
+    elif arguments.float32:
+        twin = in_float32(model, arguments.device, arguments.preset)
+    on = measured_speeds(arguments.device, dtype)
     texts = [Path(path).read_text(encoding="utf-8") for path in arguments.prompts]
     lines = []
-    print(f"{loaded(model).weights / 1e9:.3g} GB of weights, copies at {on.bandwidth / 1e9:,.0f} GB/s")
+    asked = Asked(model, twin, on, texts)
+    speeds = f"copies at {on.bandwidth / 1e9:,.0f} GB/s, products at {on.operations / 1e12:,.3g} TFLOP/s"
+    print(f"{loaded(model).weights / 1e9:.3g} GB of weights, {speeds}")
     print(f"{'':32}{'rows':>5}" + "".join(f"{title:>9}" for title, _, _ in COLUMNS))
     for setting in ways(settings, arguments):
         if arguments.only and setting.name.split(", compiled")[0].split(", graphs")[0] not in arguments.only:
             continue
-        line = measure(model, setting, arguments, on, texts)
-        lines.append(line)
-        print(table_line(line), flush=True)
+        lines.append(measure(asked, setting, arguments))
+        print(table_line(lines[-1]), flush=True)
     if arguments.json:
         about = {
             "device": arguments.device,
@@ -261,6 +300,7 @@ def main() -> None:
             "torch": torch.__version__,
             "preset": arguments.preset,
             "copy_bandwidth": on.bandwidth,
+            "product_operations": on.operations,
         }
         arguments.json.write_text(json.dumps({**about, "lines": lines}, indent=2) + "\n")
 

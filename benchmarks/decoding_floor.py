@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,23 +21,45 @@ COPIED = {"cpu": 1 << 26, "cuda": 1 << 31}
 """Bytes of a copy."""
 
 
-def copy_bandwidth(device: str) -> float:
-    """Bytes a second that a copy reads and writes, the best of ten."""
+PRODUCT = {"cpu": 1024, "cuda": 8192}
+"""Rows and columns of a square product."""
+REPEATS = 10
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """A device's, measured.
+
+    Attributes:
+        device: as torch calls it.
+        bandwidth: bytes a second that a copy reads and writes.
+        operations: a second of a large product in the model's dtype.
+    """
+
+    device: str
+    bandwidth: float
+    operations: float
+
+
+def measured_speeds(device: str, dtype: torch.dtype) -> Speeds:
+    """The best of ten copies, and of ten products."""
     kind = torch.device(device).type
     source = torch.zeros(COPIED[kind], dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    best = 0.0
-    for _ in range(10):
-        started = _now(kind)
-        target.copy_(source)
-        best = max(best, 2 * COPIED[kind] / (_now(kind) - started))
-    return best
+    copying = min(_seconds(kind, lambda: target.copy_(source)) for _ in range(REPEATS))
+    size = PRODUCT[kind]
+    left, right = torch.randn(2, size, size, device=device).to(dtype)
+    multiplying = min(_seconds(kind, lambda: left @ right) for _ in range(REPEATS))
+    return Speeds(device, 2 * COPIED[kind] / copying, 2 * size**3 / multiplying)
 
 
-def bytes_a_pass(
-    lm: DiffusionLM, loaded: Loaded, canvas: Canvas, rows: int, way: tuple[str, dict[str, Any]]
+def floor_seconds(
+    lm: DiffusionLM, loaded: Loaded, canvas: Canvas, rows: int, way: tuple[str, dict[str, Any]], on: Speeds
 ) -> float:
-    """Bytes of weights, and of kept keys and values, that a forward pass of a decode has to read, on average.
+    """What a forward pass of a decode can't be faster than, on average over its passes.
+
+    Of each pass the longer of what reading its weights and kept keys and values takes at the speed of a
+    copy, and what its operations take at the speed of a large product.
 
     Args:
         lm: the model.
@@ -44,6 +67,7 @@ def bytes_a_pass(
         canvas: each row.
         rows: decoded together.
         way: the sampler and all options, flat.
+        on: the device.
     """
     name, flat = way
     registration = installed_plugins().samplers.get(name)
@@ -52,9 +76,15 @@ def bytes_a_pass(
     pattern = Pattern(lm.attention.kind, lm.attention.block_length)
     reads = reads_of(canvas, pattern, registration.build(own), options)
     keys = loaded.keys_values(1) if reads.keeps_keys else 0
-    spans = zip(reads.columns.tolist(), reads.seen.tolist(), strict=True)
-    read = [loaded.weights_read(rows * columns) + rows * seen * keys for columns, seen in spans]
-    return float(sum(read)) / max(1, len(read))
+    spans = zip(reads.columns.tolist(), reads.seen.tolist(), reads.scored.tolist(), strict=True)
+    passes: list[float] = [
+        max(
+            (loaded.weights_read(rows * columns) + rows * seen * keys) / on.bandwidth,
+            rows * loaded.operations(columns, seen, scored) / on.operations,
+        )
+        for columns, seen, scored in spans
+    ]
+    return sum(passes, 0.0) / max(1, len(passes))
 
 
 def device_seconds(lm: DiffusionLM, decode: Callable[[], object], device: str) -> float:
@@ -99,6 +129,12 @@ def _timed(lm: DiffusionLM) -> Iterator[list[float]]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _seconds(kind: str, work: Callable[[], object]) -> float:
+    started = _now(kind)
+    work()
+    return _now(kind) - started
 
 
 def _now(kind: str) -> float:

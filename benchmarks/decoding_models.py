@@ -10,6 +10,8 @@ from decoding_settings import PRESETS
 from torch import Tensor
 
 from opendllm.core.checkpoints.loading import Checkpoint
+from opendllm.core.decoding.options import DecoderOptions
+from opendllm.core.evaluation.automatic_batch import row_bytes
 from opendllm.core.language_model import LanguageModel
 from opendllm.core.planning.forward_costs import Loaded
 from opendllm.registries.architecture import Architecture
@@ -33,6 +35,14 @@ def random_model(
     for parameter in lm.module.parameters():  # a backbone draws them in float32; rotary frequencies stay so
         parameter.data = parameter.to(dtype)
     return LanguageModel(Checkpoint(lm, None, None), "p2", plugins)
+
+
+def in_float32(model: LanguageModel, device: str, preset: str) -> LanguageModel:
+    """The same random weights once more, in float32."""
+    twin = random_model(device, preset, torch.float32, model.lm.mask_token_id)
+    for wide, narrow in zip(twin.lm.module.parameters(), model.lm.module.parameters(), strict=True):
+        wide.data.copy_(narrow.data)
+    return twin
 
 
 def loaded(model: LanguageModel) -> Loaded:
@@ -72,6 +82,21 @@ def canvas_of(
         generator = torch.Generator().manual_seed(0)
         prompts = torch.randint(1, lm.vocab_size - 1, (rows, prompt), generator=generator)
     return torch.cat([prompts, torch.full((rows, new), lm.mask_token_id)], dim=1).to(device)
+
+
+def last_block(canvas: Tensor, mask_token_id: int, block: int = 32) -> Tensor:
+    """The same canvas with no more masks than its last `block` positions: a short run of the same shape."""
+    short = canvas.clone()
+    early = short[:, :-block] if block < short.shape[1] else short[:, :0]
+    early.masked_fill_(early == mask_token_id, 5)
+    return short
+
+
+def planned_mebibytes(model: LanguageModel, options: DecoderOptions, rows: int, length: int) -> float:
+    """What `batch_size: auto` counts on for so many rows, beside the weights."""
+    sizes = loaded(model)
+    fixed, keys, states = row_bytes(model.lm, sizes.sizes, sizes.number, options, length)
+    return (fixed + rows * (keys + (states or 0))) / 2**20
 
 
 class PeakMemory:

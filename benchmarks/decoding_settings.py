@@ -61,15 +61,18 @@ GOALS = [
     Setting("gidd", "gidd", DRAWN, "p2", noise="mixture"),
 ]
 ONE_ROW = {"block_length": 32}
+ONE_ROW_DUAL = {**ONE_ROW, "cache": "dual"}
+MULTI_BLOCK = {"block_add_threshold": 0.1, "decoded_token_threshold": 0.95}
 PUBLISHED = [
     Setting("low-confidence", "low-confidence", ONE_ROW, "", rows=1),
     Setting("low-confidence, prefix", "low-confidence", {**ONE_ROW, "cache": "prefix"}, "", rows=1),
-    Setting("low-confidence, dual", "low-confidence", {**ONE_ROW, "cache": "dual"}, "", rows=1),
     *(
-        Setting(
-            f"low-confidence, dual, {rows}", "low-confidence", {**ONE_ROW, "cache": "dual"}, "", rows=rows
-        )
-        for rows in (8, 32, 128)
+        Setting("low-confidence, dual", "low-confidence", ONE_ROW_DUAL, "", rows=rows)
+        for rows in (1, 8, 32, 128)
+    ),
+    Setting("threshold, dual", "confidence-threshold", ONE_ROW_DUAL, "", rows=1),
+    Setting(
+        "multi-block, delayed", "multi-block", {**ONE_ROW, **MULTI_BLOCK, "cache": "delayed"}, "", rows=1
     ),
 ]
 """At published sizes: beside the floor, since a plain loop would take minutes."""

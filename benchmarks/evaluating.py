@@ -7,6 +7,9 @@ of random weights: by p2 in as many steps as there are new tokens, and by low-co
 the dual cache. Each way uncompiled, with `compile: graphs`, and with `compile: true` twice: the second run
 finds the first one's kernels on disk.
 
+Each way's process may keep the bytecode of what it imports, whatever PYTHONDONTWRITEBYTECODE says: without
+it each start compiles torch's sources, which takes four seconds.
+
 `start` is what passes until the first text is to be written: imports, loading, reading problems; its parts
 follow in a line of their own, and after them what the first step takes. `decode` is
 the writing, compiling and capturing included. `busy` is the share of it in which the GPU runs kernels, from
@@ -71,9 +74,10 @@ def functions() -> Iterator[str]:
     """The standard library's, from their first line on."""
     for path in sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py")):
         text = path.read_text(encoding="utf-8")
+        lines = text.splitlines()
         for node in ast.parse(text).body:
             if isinstance(node, ast.FunctionDef):
-                yield ast.get_source_segment(text, node) or ""
+                yield "\n".join(lines[node.lineno - 1 : node.end_lineno])
 
 
 def prepare(folder: Path, preset: str, device: str) -> tuple[Path, Path]:
@@ -113,7 +117,7 @@ def evaluation(folder: Path, command: list[str], cache: Path) -> dict[str, Any]:
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(cache)},
+        env={**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(cache), "PYTHONDONTWRITEBYTECODE": ""},
     )
     wall = time.time() - started
     if done.returncode or not report.is_file():

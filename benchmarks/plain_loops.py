@@ -8,11 +8,14 @@ does so: LLaDA and p2; Dream takes the masked positions.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from opendllm.core.language_model import LanguageModel
 from opendllm.core.toolkit.segments import inputs_from_mask
 from opendllm.core.toolkit.step_schedules import remaining_by_path, remaining_by_time, remaining_evenly
 from opendllm.registries.backbones import DiffusionLM
@@ -112,3 +115,39 @@ PLAIN: dict[str, tuple[StepFunction, Callable[[int, int], list[int]]]] = {
     "p2": (p2, remaining_by_path),
 }
 """The step, and how many masks are left after each."""
+
+
+@torch.no_grad()
+def plain_run(
+    model: LanguageModel, canvas: Tensor, name: str, steps: int, options: dict[str, Any], every: int
+) -> tuple[Tensor | None, float]:
+    """(the canvas, or None where only a share of the steps was run; seconds for all of them)."""
+    step, plan = PLAIN[name]
+    lm, masks = model.lm, int((canvas[0] == model.lm.mask_token_id).sum())
+    editable = canvas == lm.mask_token_id
+    remaining = plan(masks, steps)
+    temperature, top_p = options.get("temperature", 0.0), options.get("top_p")
+    seconds, timed = 0.0, 0
+    for index in range(steps):
+        if index % every:
+            if every > 1:  # any tokens do: only how many masks are left matters to the time
+                canvas = editable_prefix(canvas, editable, masks - remaining[index], lm.mask_token_id)
+            continue
+        start = now(canvas)
+        canvas = step(lm, canvas, editable, remaining[index], temperature, top_p)
+        seconds, timed = seconds + now(canvas) - start, timed + 1
+    return (canvas if every == 1 else None), seconds * steps / timed
+
+
+def editable_prefix(canvas: Tensor, editable: Tensor, written: int, mask_token_id: int) -> Tensor:
+    """The canvas with its first `written` editable positions filled, and the others masked."""
+    order = editable.cumsum(-1) * editable
+    filled = torch.where(canvas == mask_token_id, 5, canvas)
+    return torch.where(editable & (order > written), mask_token_id, filled)
+
+
+def now(like: Tensor) -> float:
+    """The clock, when the device has done its work."""
+    if like.is_cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter()

@@ -54,13 +54,12 @@ class Watch:
 
     def part(self, name: str) -> None:
         """What took the time since the last part is called so."""
-        self.parts[name] = time.time() - self.started - sum(self.parts.values())
+        self.parts[name] = self.now() - sum(self.parts.values())
 
     def now(self) -> float:
-        """When the device has done its work."""
-        import torch
-
-        if torch.cuda.is_available():
+        """When the device has done its work, if there is any yet."""
+        torch = sys.modules.get("torch")
+        if torch is not None and torch.cuda.is_initialized():
             torch.cuda.synchronize()
         return time.time() - self.started
 
@@ -132,7 +131,6 @@ def watched(watch: Watch) -> None:
     def watched_open(*arguments: Any) -> Any:
         watch.part("folder")
         found = open_model(*arguments)
-        watch.now()
         watch.part("weights")
         return found
 
@@ -142,8 +140,8 @@ def watched(watch: Watch) -> None:
 
     def watched_write(*arguments: Any, **more: Any) -> Iterator[Any]:
         if watch.begun is None:
-            watch.begun = watch.now()
             watch.part("problems")
+            watch.begun = sum(watch.parts.values())
         yield from write(*arguments, **more)
         watch.ended = watch.now()
 

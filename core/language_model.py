@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,26 +24,15 @@ from opendllm.core.decoding.settings import (
 )
 from opendllm.core.decoding.text import SeededGap, Written, encode, refuse_unread_suffix, write
 from opendllm.core.evaluation.text_likelihood import TextToScore, score_texts
+from opendllm.core.objective_loss import GivenNoise, objective_loss
 from opendllm.core.toolkit.draws import hash_address
 from opendllm.core.toolkit.likelihood import Estimator
-from opendllm.core.toolkit.noise_likelihood import position_values
-from opendllm.core.toolkit.segments import document_positions, inputs_from_mask
-from opendllm.registries.backbones import DistributionLoss, LikelihoodLoss
+from opendllm.core.toolkit.segments import inputs_from_mask
 from opendllm.registries.deprecations import warn_deprecated
 from opendllm.registries.discovery import Plugins, installed_plugins
 from opendllm.registries.errors import UserError
 from opendllm.registries.gaps import Gap
-from opendllm.registries.noise_schedules import NoiseSchedule
-from opendllm.registries.objectives import Masking
-from opendllm.registries.options import (
-    ObjectiveOptions,
-    PluginOptions,
-    PolicyObjectiveOptions,
-    destination_issue,
-)
-from opendllm.registries.registry import ChosenPlugin, Registry
 from opendllm.registries.samplers import Sampler
-from opendllm.registries.sequences import PADDING_SEGMENT, TokenIds, TokenRows
 
 BATCH_SIZE = 16
 NO_TOKENIZER = "this checkpoint has no tokenizer: use `sample` and `logits` with token ids"
@@ -207,49 +195,8 @@ class LanguageModel:
         Raises:
             UserError: the objective and the schedule don't go together, or the objective needs other noise.
         """
-        chosen_schedule = _chosen(self._plugins.noise_schedules, noise_schedule)
-        schedule = chosen_schedule.build()
-        registration = self._plugins.objectives.get(objective)
-        checked = registration.options.model_validate(options)
-        assert isinstance(checked, ObjectiveOptions)
-        if isinstance(checked, PolicyObjectiveOptions):
-            raise UserError(
-                f"objective {objective} learns from answers' rewards: it has no loss of masks alone"
-            )
-        issue = destination_issue(objective, checked, chosen_schedule.options)
-        if issue is not None:
-            raise UserError(issue)
-        chosen = registration.build(checked)
-        noisy = None if masked.dtype == torch.bool else masked
-        if "mask" not in checked.destinations and noisy is None:
-            raise UserError(
-                f"objective {objective} replaces tokens: give the noisy tokens, int64, as `masked`"
-            )
-        given = _token_rows(tokens, segments)
-        ids = TokenIds(self.lm.vocab_size, self.lm.mask_token_id)
-        given = replace(given, blocks=self.lm.attention.blocks(given.positions), ids=ids)
-        probability = mask_probability.double().expand(tokens.shape)
-        gone = masked if noisy is None else noisy != tokens
-        masking = Masking(gone, probability, schedule.time_of(probability), given, noisy)
-        corruption = chosen.corrupt(masking, schedule, self.lm.mask_token_id)
-        if chosen.reads_distributions:
-            rows, columns = corruption.scored.nonzero(as_tuple=True)
-
-            def summed(part: LikelihoodLoss | DistributionLoss) -> Tensor:
-                assert isinstance(part, DistributionLoss)
-                return position_values(
-                    self.lm, corruption.inputs, (rows, columns), lambda *run: part.of(*run)[None]
-                ).sum()
-
-            answers = 1.0
-            if chosen.averages_answers:  # a mean of its own: the sum here is divided by the other count
-                counted = summed(chosen.answer_count(corruption)).clamp(min=1)
-                answers = float(counted / corruption.count.clamp(min=1))
-            return summed(chosen.loss_part(corruption, schedule, answers=answers)), corruption.count
-        part = chosen.loss_part(corruption, schedule)
-        assert not isinstance(part, DistributionLoss)
-        nll = self.lm.negative_log_likelihood(corruption.inputs, corruption.targets, corruption.scored)
-        return part(nll, slice(0, len(nll))), corruption.count
+        given = GivenNoise(tokens, masked, mask_probability, segments)
+        return objective_loss(self.lm, self._plugins, given, objective, noise_schedule, options)
 
     def generate(
         self,
@@ -415,14 +362,6 @@ def _refuse(options: dict[str, Any], name: str, why: str) -> None:
         raise UserError(f"{name} has no effect here: {why}")
 
 
-def _chosen(
-    registry: Registry[NoiseSchedule], choice: str | Mapping[str, Any]
-) -> ChosenPlugin[NoiseSchedule, PluginOptions]:
-    name, options = (choice, {}) if isinstance(choice, str) else (choice["name"], choice.get("options", {}))
-    registration = registry.get(name)
-    return ChosenPlugin(registration, registration.options.model_validate(options))
-
-
 def row_seeds(seed: int | Sequence[int], rows: int) -> list[int]:
     """One seed a row; a single integer is hashed with the row's number.
 
@@ -439,9 +378,3 @@ def row_seeds(seed: int | Sequence[int], rows: int) -> list[int]:
     if len(given) != rows:
         raise UserError(f"{len(given)} seeds were given for {rows} rows")
     return given
-
-
-def _token_rows(tokens: Tensor, segments: Tensor | None) -> TokenRows:
-    segments = torch.zeros_like(tokens) if segments is None else segments
-    index = torch.arange(tokens.shape[0], device=tokens.device)
-    return TokenRows(tokens, segments, document_positions(segments), segments != PADDING_SEGMENT, index)

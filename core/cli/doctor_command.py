@@ -147,6 +147,11 @@ def _torch() -> Iterator[Finding]:
 
     build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU build"
     yield Finding("torch", "ok", f"{torch.__version__}, {build}; transformers {version('transformers')}")
+    if not Path(importlib.util.cache_from_source(torch.__file__)).is_file():
+        yield Finding(
+            "start", "note", "torch has no bytecode, and Python keeps none: each start compiles its sources",
+            f"unset PYTHONDONTWRITEBYTECODE, or python -m compileall -q {Path(torch.__file__).parent}",
+        )  # fmt: skip
 
 
 def _gpu() -> Iterator[Finding]:

@@ -15,6 +15,7 @@ from opendllm.core.checkpoints.families import attention_of, backbone_of, noise_
 from opendllm.core.checkpoints.pretrained import fetch_config
 from opendllm.core.cli.common_options import ProgressStyle
 from opendllm.core.cli.described_options import described_options, option_lines
+from opendllm.core.cli.float32_comparison import check_narrow, compared_lines
 from opendllm.core.cli.output_files import Lines, new_file
 from opendllm.core.cli.prompts import Prompt, read_prompts
 from opendllm.core.cli.trace_files import (
@@ -118,6 +119,13 @@ def generate(
     gif: Annotated[
         Path | None, typer.Option(metavar="FILE.gif", help="Draw the same as an animation.")
     ] = None,
+    compare_float32: Annotated[
+        bool,
+        typer.Option(
+            "--compare-float32",
+            help="Write all once more with float32 weights, and say how many tokens are the same.",
+        ),
+    ] = False,
     progress: ProgressStyle = None,
 ) -> None:
     """Complete prompts, or fill the gaps between prompts and suffixes."""
@@ -141,6 +149,8 @@ def generate(
         done: list[Decoding] = []
         with lines.kept(), shown_progress(progress) as shown:
             model = _loaded(checkpoint, wanted, device, add_bos_token, shown)
+            if compare_float32:
+                check_narrow(model)
             gaps = [each.gap for each in prompts]
             if chat:
                 gaps = [replace(model.chat_gap(gap.prefix), length=gap.length) for gap in gaps]
@@ -162,6 +172,20 @@ def generate(
                         on_written=on_written,
                     )
                     done.append(replace(decoding, written=written))
+            compared = []
+            if compare_float32:
+                wide = _in_float32(checkpoint, device, add_bos_token, shown)
+                with shown.activity("generating with float32 weights"):
+                    compared = compared_lines(
+                        model,
+                        wide,
+                        done,
+                        lambda wide, each: wide.fill(
+                            gaps, each.options, sampler=each.sampler, seed=seed, batch_size=batch_size
+                        ),
+                    )
+        for line in compared:
+            typer.echo(line, err=True)
         if trace_file is not None and is_page(trace):
             write_page(trace_file, checkpoint, model, prompts, done)
         elif trace_file is not None:
@@ -222,6 +246,18 @@ def _loaded(
         check_sampler(chosen.build(own), decoder, attention, told)
     with progress.activity("loading the model"):
         return load(checkpoint, device=device, add_bos_token=add_bos_token)
+
+
+def _in_float32(
+    checkpoint: str, device: str, add_bos_token: bool | None, progress: Progress
+) -> LanguageModel:
+    """The same weights once more."""
+    import torch
+
+    from opendllm.core import load
+
+    with progress.activity("loading the model in float32"):
+        return load(checkpoint, device=device, dtype=torch.float32, add_bos_token=add_bos_token)
 
 
 def _line(prompt: Prompt, written: Written) -> str:

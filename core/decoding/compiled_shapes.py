@@ -56,7 +56,9 @@ class CanvasShape:
     members: tuple[int, ...]
 
 
-def plan_shapes(lengths: Sequence[int], most_rows: int, padded: bool) -> list[CanvasShape]:
+def plan_shapes(
+    lengths: Sequence[int], most_rows: int, padded: bool, together: bool = False
+) -> list[CanvasShape]:
     """A few shapes of canvases for rows of many lengths, the largest first.
 
     A shape more reads less padding, but when its last rows are written the others' places stay empty: at
@@ -66,6 +68,8 @@ def plan_shapes(lengths: Sequence[int], most_rows: int, padded: bool) -> list[Ca
         lengths: of the rows.
         most_rows: side by side.
         padded: whether lengths are rounded up, so that other rows have the same shapes.
+        together: whether all rows take as many steps. Then those of a shape that begin together end together,
+            and none of its places need stay empty in the last round.
     """
     multiple = ROW_LENGTH_MULTIPLE if padded else REFRESH_WIDTH_MULTIPLE
     order = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
@@ -88,12 +92,17 @@ def plan_shapes(lengths: Sequence[int], most_rows: int, padded: bool) -> list[Ca
     cuts = (0, *best[0][1])
     return [
         CanvasShape(
-            min(most_rows, end - start),
+            _rows(end - start, most_rows, padded and together),
             sizes[start] if padded else lengths[order[start]],
             tuple(order[start:end]),
         )
         for start, end in itertools.pairwise(cuts)
     ]
+
+
+def _rows(members: int, most: int, even: bool) -> int:
+    """How many side by side; `even` in as few rounds as there must be, each as large as the others."""
+    return -(-members // -(-members // most)) if even else min(most, members)
 
 
 def shapes_line(shapes: Sequence[CanvasShape]) -> str:

@@ -152,7 +152,8 @@ def write(
     lengths = [len(row.ids) for row in rows]
     if not isinstance(batch_size, int):
         batch_size = batch_size(lengths)
-    shapes = plan_shapes(lengths, batch_size, bool(options.compile))
+    together = sampler.plans and not (options.early_stop or sampler.finishes)
+    shapes = plan_shapes(lengths, batch_size, bool(options.compile), together)
     if options.compile:
         tell_once(shapes_line(shapes))
     for shape in shapes:

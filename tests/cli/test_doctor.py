@@ -55,6 +55,16 @@ def test_doctor_looks_at_everything_and_says_what_to_do(here: Here) -> None:
         assert each["state"] == "ok" or each["advice"], each
 
 
+def test_sources_that_are_compiled_at_each_start_are_a_note(
+    here: Here, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sys, "pycache_prefix", str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    [found] = [each for each in json.loads(here("doctor", "--json")[1]) if each["what"] == "start"]
+    assert found["state"] == "note"
+    assert "python -m compileall -q " in found["advice"]
+
+
 def test_a_part_that_is_broken_is_a_finding(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken() -> None:
         raise OSError("libc10.so: cannot open\x1b[2J")

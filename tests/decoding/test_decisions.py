@@ -77,6 +77,20 @@ def test_ties_are_broken_by_position(name: str, written_model: Callable[..., Lan
     assert commit_order(written_model(LOGITS), name, 8, **options) == list(range(8))
 
 
+@pytest.mark.parametrize("name", ["entropy", "low-confidence", "topk-margin", "maskgit-plus"])
+def test_ties_of_bfloat16_logits_are_broken_by_position_among_the_surest_alone(
+    name: str, written_model: Callable[..., LanguageModel]
+) -> None:
+    """Positions 1, 4 and 6 have equal logits, and so have all others, of which the model is less sure: as in
+    torch's top-k on a GPU, which the published code takes (Fast-dLLM @main `get_transfer_index`, Dream's
+    `_sample`), the first of equals comes first.
+    """
+    logits = torch.tensor([0.0, 0.0, 1.0, 0.0]).repeat(8, 1)
+    logits[[1, 4, 6], 2] = 1.0078125  # the next number of bfloat16
+    model = written_model(logits.bfloat16())
+    assert commit_order(model, name, 8, steps=8) == [1, 4, 6, 0, 2, 3, 5, 7]
+
+
 def test_p2_ties_mask_the_earliest_positions(written_model: Callable[..., LanguageModel]) -> None:
     assert commit_order(written_model(LOGITS), "p2", 5, steps=5) == [4, 3, 2, 1, 0]
 

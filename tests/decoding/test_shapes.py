@@ -18,16 +18,23 @@ from opendllm.core.decoding.compiled_shapes import (
 )
 
 
-@given(st.lists(st.integers(1, 900), min_size=1, max_size=60), st.integers(1, 9), st.booleans())
-def test_every_row_has_one_place_that_is_long_enough(lengths: list[int], most: int, padded: bool) -> None:
-    shapes = plan_shapes(lengths, most, padded)
+@given(
+    st.lists(st.integers(1, 900), min_size=1, max_size=60), st.integers(1, 9), st.booleans(), st.booleans()
+)
+def test_every_row_has_one_place_that_is_long_enough(
+    lengths: list[int], most: int, padded: bool, together: bool
+) -> None:
+    shapes = plan_shapes(lengths, most, padded, together)
     assert sorted(row for shape in shapes for row in shape.members) == list(range(len(lengths)))
     assert len(shapes) <= MOST_SHAPES
     for shape in shapes:
         longest = max(lengths[row] for row in shape.members)
         assert shape.length >= longest if padded else shape.length == longest
         assert shape.length % 128 == 0 or not padded
-        assert shape.rows == min(most, len(shape.members))
+        rounds = -(-len(shape.members) // most)
+        assert -(-len(shape.members) // shape.rows) == rounds
+        idle = rounds * shape.rows - len(shape.members)
+        assert idle < rounds if padded and together else shape.rows == min(most, len(shape.members))
     assert [shape.length for shape in shapes] == sorted((shape.length for shape in shapes), reverse=True)
 
 
@@ -53,6 +60,9 @@ def test_shapes_are_said_in_a_line() -> None:
     lengths = [300] * 40 + [900] * 40
     assert shapes_line(plan_shapes(lengths, 32, padded=True)) == (
         "decoding: 80 texts in 2 shapes (rows x tokens): 32 x 1024, 32 x 384"
+    )
+    assert shapes_line(plan_shapes(lengths, 32, padded=True, together=True)) == (
+        "decoding: 80 texts in 2 shapes (rows x tokens): 20 x 1024, 20 x 384"
     )
     assert "1 text in 1 shape (" in shapes_line(plan_shapes([5], 32, padded=True))
 

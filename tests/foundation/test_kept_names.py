@@ -72,6 +72,7 @@ def printed(script: str, cache: Path, *arguments: str, path: Path | None = None)
     return done.stdout.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_all_names_are_the_same_and_no_model_is_read_the_second_time(tmp_path: Path) -> None:
     """Of transformers itself."""
     plain, first, again = (json.loads(printed(SCRIPT, tmp_path, how)) for how in ("plain", "kept", "kept"))
