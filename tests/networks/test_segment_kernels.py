@@ -246,11 +246,12 @@ def test_a_kernel_that_computes_something_else_is_left_out_and_named(
     def attend(*arguments: Any) -> Tensor:
         if fault == "raises":
             raise RuntimeError("no execution plans\nsupport this graph")
-        *states, bounds, longest, causal, scale = arguments
+        query, key, value, bounds, longest, causal, scale = arguments
         if fault == "cut at 256":
             longer = bounds.diff() > 256
             bounds, longest = torch.cat([bounds, bounds[:-1][longer] + 256]).sort().values, 256
-        found = loop_over_bounds(*states, bounds, longest, causal, None if fault == "no scale" else scale)
+        scale = None if fault == "no scale" else scale
+        found = loop_over_bounds(query, key, value, bounds, longest, causal, scale)
         slope = {"wrong gradient": 1.1, "NaN gradient": torch.nan}.get(fault, 1.0)
         return found * 1.1 if fault == "wrong" else found.detach() + slope * (found - found.detach())
 
