@@ -27,8 +27,8 @@ class KeptSteps:
     def __init__(self, device: torch.device) -> None:
         self.timing = GraphTiming()
         self._captures = captures_on(device)
-        self._kept: dict[Hashable, FixedStep] = {}
-        self._in_use: weakref.WeakKeyDictionary[FixedStep, Hashable] = weakref.WeakKeyDictionary()
+        self._kept: dict[tuple[Hashable, ...], FixedStep] = {}
+        self._in_use: weakref.WeakKeyDictionary[FixedStep, tuple[Hashable, ...]] = weakref.WeakKeyDictionary()
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -37,12 +37,16 @@ class KeptSteps:
         self, lm: DiffusionLM, shape: tuple[int, int, bool], sampler: Sampler, options: DecoderOptions
     ) -> FixedStep:
         """The step for a shape: the kept one, or a new one; see `FixedStep`."""
+        model = _model_of(lm)
+        # Steps of other weights would keep those in memory, whose places nobody will read again.
+        for key in [key for key in self._kept if key[-1] != model]:
+            del self._kept[key]
         # A sampler may keep something of a decode in itself: what it is now, another one will be, too.
-        asked = (shape, _identity(sampler), options)
-        found = self._kept.pop((*asked, _weights_of(lm)), None)
+        asked = (shape, _identity(sampler), options, model)
+        found = self._kept.pop(asked, None)
         if found is None:
             found = self._made(lm, shape, sampler, options)
-        self._in_use[found] = (*asked, _weights_of(lm))
+        self._in_use[found] = asked
         return found
 
     def _made(
@@ -98,9 +102,14 @@ def release_steps(lm: DiffusionLM) -> GraphTiming:
     return kept.timing
 
 
-def _weights_of(lm: DiffusionLM) -> Hashable:
-    """Where they lie: graphs read them there, and nowhere else."""
-    return hash(tuple((each.data_ptr(), each.dtype) for each in lm.module.parameters()))
+def _model_of(lm: DiffusionLM) -> Hashable:
+    """What a step takes from the model for good: where its numbers lie, and the ids it treats apart."""
+    tensors = (*lm.module.parameters(), *lm.module.buffers())
+    return (
+        hash(tuple((each.data_ptr(), each.dtype) for each in tensors)),
+        (lm.mask_token_id, lm.eos_token_id, lm.end_of_turn_token_id, lm.stops, tuple(lm.ids_without_token)),
+        repr((lm.noise, lm.attention, lm.vocab_size)),
+    )
 
 
 def _identity(sampler: Sampler) -> Hashable:

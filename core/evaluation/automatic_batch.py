@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from opendllm.core.decoding.batch_memory import LOGIT_BYTES, ROWS_ON_A_CPU, rows_by_memory
+from opendllm.core.decoding.compiled_shapes import ROW_LENGTH_MULTIPLE, round_up
 from opendllm.core.decoding.options import DecoderOptions
 from opendllm.core.decoding.proposer import LOGITS_AT_ONCE
 from opendllm.core.foundation.notices import tell_once
@@ -36,7 +37,9 @@ def automatic_rows(
         return min(len(lengths), ROWS_ON_A_CPU)
     free = min(free_bytes(device) for device in gpus)
     number = max(parameter.element_size() for parameter in lm.module.parameters())
-    fixed, keys, states = row_bytes(lm, sizes, number, options, max(lengths))
+    # Canvases of compiled passes are padded.
+    longest = round_up(max(lengths), ROW_LENGTH_MULTIPLE) if options.compile else max(lengths)
+    fixed, keys, states = row_bytes(lm, sizes, number, options, longest)
     if states is None:
         rows = min(len(lengths), ROWS_ON_A_CPU)
         tell_once(f"decoding: batch_size {rows}, since the model doesn't tell its sizes")
@@ -45,7 +48,7 @@ def automatic_rows(
     rows = rows_by_memory(len(lengths), free, fixed, a_row)
     tell_once(
         f"decoding: batch_size {rows}, of {len(lengths)} texts: {free / 2**30:.1f} GiB are free, and a row "
-        f"of {max(lengths)} tokens takes up to {a_row / 2**20:,.0f} MiB"
+        f"of {longest} tokens takes up to {a_row / 2**20:,.0f} MiB"
     )
     return rows
 

@@ -160,8 +160,8 @@ class FusedNetwork:
 def can_be_fused(network: PreTrainedModel) -> bool:
     """Whether a network's layers are the stock ones, and its weights its own, on one device.
 
-    Adapters, packed 8-bit weights, layers spread over devices, and what an engine keeps in memory of its own
-    are read by the stock classes.
+    Adapters, packed 8-bit weights, layers spread over devices, hooks, norms with an epsilon of their own, and
+    what an engine keeps in memory of its own are read by the stock classes.
     """
     kind = type(network)
     if kind.__name__ not in _STOCK or not kind.__module__.startswith("transformers.models."):
@@ -169,8 +169,12 @@ def can_be_fused(network: PreTrainedModel) -> bool:
     decoder: Any = network.get_decoder()
     plain = network.config._attn_implementation == ATTENTION_NAME and network.config.hidden_act == "silu"
     devices = {parameter.device for parameter in network.parameters()}
+    modules: list[Any] = list(network.modules())
+    norms = [each for each in modules if hasattr(each, "variance_epsilon")]
     return (
         plain
+        and not any(each._forward_hooks or each._forward_pre_hooks for each in modules)
+        and all(norm.variance_epsilon == network.config.rms_norm_eps for norm in norms)
         and not network.training
         and not hasattr(network, "_hf_hook")
         and len(devices) == 1

@@ -232,9 +232,11 @@ class TransformersLM(DiffusionLM):
             # Beyond the limit, 8 by default, a further shape (or model) would be run uncompiled from then on.
             limits = torch._dynamo.config
             limits.recompile_limit = max(limits.recompile_limit, COMPILED_SHAPES)
-        if (on_gpu or compiled) and can_be_fused(network):
-            if self._fused is None or not self._fused.is_of(network):
-                self._fused = FusedNetwork(network)
+        fuses = (on_gpu or compiled) and can_be_fused(network)
+        if self._fused is not None and not (fuses and self._fused.is_of(network)):
+            self._fused = None  # before others are joined: memory need not hold both
+        if fuses:
+            self._fused = self._fused or FusedNetwork(network)
             return self._fused.reads(compiled)
         return torch.compile(network_states, dynamic=False) if compiled else network_states
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import shutil
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -166,6 +167,40 @@ def test_a_row_is_written_the_same_in_the_place_of_another(
         assert found[row.number].forward_passes == int(one.forward_passes[0])
     assert bool(captures.captured) == replayed
     assert captures.refused == []
+
+
+@pytest.mark.usefixtures("captures")
+def test_a_kept_step_is_not_taken_for_a_model_that_stops_elsewhere(
+    model: Callable[[str], LanguageModel],
+) -> None:
+    family, sampler, options = SETTINGS["exact-stop"]
+    lm = model(family)
+    canvas, mask = canvas_of((2, 18), 0)
+    before = lm.sample(canvas, sampler, mask, compile=True, **options).tokens
+    stops = lm.lm.stop_token_ids
+    try:
+        lm.lm.stop_token_ids = tuple(sorted({*before[:, 11:].flatten().tolist()} - {M}))[:3]
+        plain = lm.sample(canvas, sampler, mask, **options).tokens
+        assert torch.equal(lm.sample(canvas, sampler, mask, compile=True, **options).tokens, plain)
+        assert not torch.equal(plain, before)
+    finally:
+        lm.lm.stop_token_ids = stops
+
+
+@pytest.mark.usefixtures("captures")
+def test_weights_that_have_moved_are_let_go(goldens: Path) -> None:
+    lm = load(goldens / "llada", mask_token_id=M, device="cpu")
+    canvas, mask = canvas_of((2, 18), 0)
+    _, sampler, options = SETTINGS["dual"]
+    joined = []
+    for _ in range(3):
+        lm.sample(canvas, sampler, mask, compile=True, **options)
+        joined.append(weakref.ref(vars(lm.lm)["_fused"]._layers[0].query_key_value))
+        for parameter in lm.lm.module.parameters():
+            parameter.data = parameter.data.clone()
+    lm.sample(canvas, sampler, mask, compile=True, **options)
+    assert [found() is None for found in joined] == [True] * 3
+    assert len(kept_steps.kept_steps(lm.lm)) == 1
 
 
 def test_the_emulation_refuses_what_a_gpu_refuses() -> None:

@@ -43,7 +43,7 @@ def chosen(monkeypatch: pytest.MonkeyPatch, free: float, texts: int = 164, **cha
     lm = changes.pop("lm", None) or model("cuda:0")
     sizes: Sizes | None = changes.pop("sizes", LLADA)
     options = changes.pop("options", DUAL)
-    return automatic_rows(lm, sizes, options, [512] * texts)
+    return automatic_rows(lm, sizes, options, [changes.pop("length", 512)] * texts)
 
 
 def test_as_many_rows_as_fit_beside_the_logits_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,6 +55,13 @@ def test_as_many_rows_as_fit_beside_the_logits_and_no_more(monkeypatch: pytest.M
         assert 1 < rows < 64
         assert rows & (rows - 1) == 0
         assert logits + rows * (keys + states) < 0.9 * free * GIB < logits + 2 * rows * (keys + states)
+
+
+def test_compiled_canvases_are_planned_as_they_are_padded(monkeypatch: pytest.MonkeyPatch) -> None:
+    padded = chosen(monkeypatch, 8, length=256)
+    assert chosen(monkeypatch, 8, length=130) > padded
+    graphs = DUAL.model_copy(update={"compile": "graphs"})
+    assert chosen(monkeypatch, 8, length=130, options=graphs) == padded
 
 
 def test_no_more_rows_than_texts_or_than_are_of_use(monkeypatch: pytest.MonkeyPatch) -> None:

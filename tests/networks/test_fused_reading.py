@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +16,8 @@ from opendllm.core.language_model import LanguageModel
 from opendllm.core.networks.canvas_cache import CanvasCache
 from opendllm.core.networks.canvas_reader import network_states
 from opendllm.core.networks.fused_reading import FusedNetwork, can_be_fused
+from opendllm.registries.backbones import RefreshSpan, TokenPositions
+from opendllm.registries.sequences import PADDING_SEGMENT, ModelInputs
 
 M = 150
 L = 20
@@ -97,7 +101,15 @@ def test_weights_that_have_moved_are_joined_anew(part: str, goldens: Path) -> No
 
 def test_others_weights_are_left_alone(goldens: Path) -> None:
     """In training, in an engine's own memory, with adapters or another attention: the stock classes read."""
-    network = load(goldens / "llada", mask_token_id=M, device="cpu").lm.network
+    network: Any = load(goldens / "llada", mask_token_id=M, device="cpu").lm.network
+    assert can_be_fused(network)
+    hook = network.model.layers[1].self_attn.q_proj.register_forward_hook(lambda _m, _i, output: output * 2)
+    assert not can_be_fused(network)
+    hook.remove()
+    norm = network.model.layers[0].input_layernorm
+    norm.variance_epsilon *= 100
+    assert not can_be_fused(network)
+    norm.variance_epsilon = network.config.rms_norm_eps
     assert can_be_fused(network)
     network.train()
     assert not can_be_fused(network)
@@ -111,3 +123,33 @@ def test_others_weights_are_left_alone(goldens: Path) -> None:
         length = 8 if family == "llada2" else None
         mixture = load(goldens / family, mask_token_id=M, device="cpu", block_length=length).lm.network
         assert not can_be_fused(mixture)
+
+
+def test_what_cannot_be_fused_any_more_lets_its_joined_weights_go(goldens: Path) -> None:
+    lm = load(goldens / "llada", mask_token_id=M, device="cpu").lm
+    inputs = ModelInputs(torch.full((1, L), 5), torch.zeros(1, L, dtype=torch.int64), torch.arange(L)[None])
+    lm.reader(inputs, compiled=True)
+    joined = weakref.ref(vars(lm)["_fused"])
+    lm.network.lm_head.register_forward_hook(lambda *_: None)
+    lm.reader(inputs, compiled=True)
+    assert joined() is None
+
+
+def test_a_row_s_keys_are_forgotten_with_it(goldens: Path) -> None:
+    """A NaN in them would outlive every mask: its weight is 0, and 0 times NaN is NaN."""
+    lm = load(goldens / "llada", mask_token_id=M, device="cpu").lm
+    segments = torch.zeros(2, L, dtype=torch.int64)
+    inputs = ModelInputs(torch.full((2, L), 5), segments, torch.arange(L).repeat(2, 1))
+    reader = lm.reader(inputs, use_kv_cache=True)
+    at = TokenPositions(torch.tensor([0, 1]), torch.tensor([0, 0]))
+    reader.states(inputs.tokens, at)
+    cache = vars(reader)["_cache"]
+    for store in (*cache.keys, *cache.values):
+        store[1] = torch.nan
+    shorter = torch.tensor([[0] * (L - 2) + [PADDING_SEGMENT] * 2])
+    assert reader.replace_rows(
+        torch.tensor([1]), ModelInputs(inputs.tokens[:1], shorter, inputs.positions[:1])
+    )
+    zeros, last = torch.zeros(2, dtype=torch.int64), torch.full((2,), 2)
+    states = reader.states(inputs.tokens, at, RefreshSpan(None, zeros, last, 3))
+    assert states.isfinite().all()
