@@ -46,7 +46,7 @@ class KeptSteps:
         found = self._kept.pop(asked, None)
         if found is None:
             found = self._made(lm, shape, sampler, options)
-        self._in_use[found] = asked
+        self._in_use[found] = (*asked[:-1], _model_of(lm))  # a first step has joined its weights
         return found
 
     def _made(
