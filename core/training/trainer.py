@@ -158,10 +158,8 @@ def _take_steps(
             tokens += taken.tokens
             last = step == settings.steps
             saving = last or taken.stopping > 0 or due(step, settings.checkpoint.every)
-            measured: Mapping[str, float] = {}
-            if last or not taken.stopping:  # else there may be no time for it: saved first, and gone on from
-                with stop.watchdog.measuring():
-                    measured = taken_by.measured(step, last, saving)
+            with stop.watchdog.measuring():
+                measured = taken_by.measured(step, last, saving)
             held_out = measured.get("held_out_loss")
             check_nothing_is_lost(engine, taken_by.spot_check, step, held_out, saving)
             log.add(
