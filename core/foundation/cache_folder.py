@@ -6,6 +6,11 @@ import os
 from pathlib import Path
 
 
-def cache_folder() -> Path:
-    """The user's, of this project; it needn't be there yet."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "open-dllm"
+def cache_folder() -> Path | None:
+    """The user's, of this project; it needn't be there yet. None where the user has no home."""
+    named = os.environ.get("XDG_CACHE_HOME")
+    try:
+        caches = Path(named) if named else Path.home() / ".cache"
+    except RuntimeError:
+        return None
+    return caches / "open-dllm"

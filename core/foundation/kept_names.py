@@ -79,21 +79,21 @@ def _reading_once(read: Read, models: Path) -> Read:
 
 
 def _kept_or_read(read: Read, models: Path) -> Names:
-    state = _installation(models.parent)
-    file = cache_folder() / f"names-{sha256(str(models).encode()).hexdigest()[:16]}.json"
-    if state is not None:
-        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-            kept = json.loads(file.read_text(encoding="utf-8"))
-            if kept["installation"] == state:
-                return {
-                    frozenset(needed): {name: set(own) for name, own in of.items()}
-                    for needed, of in kept["names"]
-                }
+    state, folder = _installation(models.parent), cache_folder()
+    if state is None or folder is None:
+        return read(str(models))
+    file = folder / f"names-{sha256(str(models).encode()).hexdigest()[:16]}.json"
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        if kept["installation"] == state:
+            return {
+                frozenset(needed): {name: set(own) for name, own in of.items()}
+                for needed, of in kept["names"]
+            }
     found = read(str(models))
-    if state is not None:
-        with suppress(OSError):
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_json(file, {"installation": state, "names": _plain(found)})
+    with suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, {"installation": state, "names": _plain(found)})
     return found
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-import os
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -16,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from opendllm.core.foundation.atomic_files import write_text
+from opendllm.core.foundation.cache_folder import cache_folder
 from opendllm.core.sandbox.limits import Limits
 from opendllm.core.sandbox.sandbox import Case, Sandbox, Trial, Verdict
 from opendllm.core.scoring.pass_at_k import pass_at_k_by_task
@@ -169,11 +169,15 @@ def _cases(
     return cases, unscorable
 
 
-def _memory(script: str, data: Any) -> Path:
-    """The file for what a script remembers of a problem: another one for anything that may change it."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+def _memory(script: str, data: Any) -> Path | None:
+    """The file for what a script remembers of a problem: another one for anything that may change it. None
+    where nothing can be kept.
+    """
+    cache = cache_folder()
+    if cache is None:
+        return None
     content = json.dumps([script, data, sys.version])
-    return cache / "opendllm" / "judges" / f"{hashlib.sha256(content.encode()).hexdigest()}.json"
+    return cache / "judges" / f"{hashlib.sha256(content.encode()).hexdigest()}.json"
 
 
 def _keep(cases: Sequence[Case], recall: Callable[[Sequence[str]], Mapping[str, str | None]]) -> None:

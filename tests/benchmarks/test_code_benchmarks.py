@@ -57,7 +57,7 @@ def reference(request: GenerationRequest) -> str:
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "opendllm" / "judges"
+    return tmp_path / "cache" / "open-dllm" / "judges"
 
 
 @pytest.mark.parametrize("name", NAMES)

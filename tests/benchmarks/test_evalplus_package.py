@@ -132,7 +132,7 @@ def test_verdicts_are_evalplus_own(
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OVERRIDES)
 def test_problems_and_ground_truth_are_read_through_the_package(name: str, cache: Path) -> None:
-    kept = cache / "opendllm" / "judges"
+    kept = cache / "open-dllm" / "judges"
     from_file = score(name, solutions(name), problems=str(PROBLEMS / f"{name}.jsonl"))
     ours = sorted(file.read_text() for file in kept.iterdir())
     for file in kept.iterdir():

@@ -81,9 +81,10 @@ def test_ties_are_broken_by_position(name: str, written_model: Callable[..., Lan
 def test_ties_of_bfloat16_logits_are_broken_by_position_among_the_surest_alone(
     name: str, written_model: Callable[..., LanguageModel]
 ) -> None:
-    """Positions 1, 4 and 6 have equal logits, and so have all others, of which the model is less sure: as in
-    torch's top-k on a GPU, which the published code takes (Fast-dLLM @main `get_transfer_index`, Dream's
-    `_sample`), the first of equals comes first.
+    """Positions 1, 4 and 6 have equal logits, and so have all others, of which the model is less sure.
+
+    The published code (Fast-dLLM @main `get_transfer_index`, Dream's `_sample`) takes torch's top-k, whose
+    order of equals isn't promised; here the first comes first.
     """
     logits = torch.tensor([0.0, 0.0, 1.0, 0.0]).repeat(8, 1)
     logits[[1, 4, 6], 2] = 1.0078125  # the next number of bfloat16

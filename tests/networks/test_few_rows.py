@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -105,9 +106,18 @@ def test_a_wrong_kernel_is_found_out(
     assert mistake() < few_rows.TOLERANCE
     kernels("product_of_few_rows", lambda *given: product_parts(*given) * 1.05)
     assert mistake() > few_rows.TOLERANCE
+    kernels("product_of_few_rows", lambda *given: product_parts(*given) * torch.nan)
+    assert not mistake() <= few_rows.TOLERANCE
     kernels("product_of_few_rows", product_parts)
     kernels("attention_of_few_queries", lambda q, k, v, _, *rest: attention_parts(q, k, v, None, *rest))
     assert mistake() > few_rows.TOLERANCE
+
+    def without_numbers(*given: Any) -> tuple[Tensor, Tensor]:
+        states, powers = attention_parts(*given)
+        return states * torch.nan, powers
+
+    kernels("attention_of_few_queries", without_numbers)
+    assert not mistake() <= few_rows.TOLERANCE
 
 
 @pytest.mark.gpu

@@ -117,31 +117,27 @@ def test_the_launcher_kills_a_process_in_which_no_thread_can_run_and_its_childre
     assert not runs(child)
 
 
-@pytest.mark.parametrize("usual", [0.0, 1000.0])
-def test_a_step_like_those_before_it_is_waited_for(usual: float) -> None:
+@pytest.mark.parametrize(
+    ("before", "under_way", "waited_for"),
+    [
+        ("stop.watchdog.expect(0.0)", "nullcontext()", False),
+        ("stop.watchdog.expect(1000.0)", "nullcontext()", True),
+        ("measure(0.0)", "stop.watchdog.measuring()", False),
+        ("measure(2.0)", "stop.watchdog.measuring()", True),
+        ("measure(2.0)", "nullcontext()", False),
+    ],
+)
+def test_what_takes_as_long_as_its_like_is_waited_for(before: str, under_way: str, waited_for: bool) -> None:
+    """A step as long as the longest before it, a measurement as long as another measurement."""
     process = start(f"""
         import time
+        from contextlib import nullcontext
         with stop_requests(lambda: "") as stop:
-            stop.watchdog.expect({usual})
-            print("blocked", flush=True)
-            while not stop.made:
-                time.sleep(0.01)
-            time.sleep(1.5)
-            print("ended by itself")
-    """)
-    process.terminate()
-    code, said = ended(process)
-    assert (code, "ended by itself" in said) == ((0, True) if usual else (143, False))
-
-
-@pytest.mark.parametrize("before", [2.0, 0.0])
-def test_a_measurement_is_waited_for_as_long_as_the_one_before_took(before: float) -> None:
-    process = start(f"""
-        import time
-        with stop_requests(lambda: "") as stop:
-            with stop.watchdog.measuring():
-                time.sleep({before})
-            with stop.watchdog.measuring():
+            def measure(seconds):
+                with stop.watchdog.measuring():
+                    time.sleep(seconds)
+            {before}
+            with {under_way}:
                 print("blocked", flush=True)
                 while not stop.made:
                     time.sleep(0.01)
@@ -150,7 +146,7 @@ def test_a_measurement_is_waited_for_as_long_as_the_one_before_took(before: floa
     """)
     process.terminate()
     code, said = ended(process)
-    assert (code, "ended by itself" in said) == ((0, True) if before else (143, False))
+    assert (code, "ended by itself" in said) == ((0, True) if waited_for else (143, False))
 
 
 @pytest.mark.parametrize("written", [True, False])
