@@ -176,6 +176,9 @@ def _bars(study: Study, benchmark: str, metric: str) -> Chart | None:
             "type": "category",
             "categoryorder": "array",
             "categoryarray": [bar.label for bar in bars],
+            "ticks": "outside",
+            "ticklen": 5,
+            "tickcolor": "rgba(0,0,0,0)",  # no more than a distance
             "tickmode": "array",
             "tickvals": [bar.label for bar in bars],
             # Beside the bar: in it, or at its end, the interval would cross it out.

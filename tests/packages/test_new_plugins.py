@@ -77,6 +77,11 @@ def test_each_manifest_runs_and_shows_the_new_plugin(fresh: Fresh, tmp_path: Pat
         assert folder.name in (folder / "run" / "report.md").read_text()
 
 
+def test_a_new_rewards_comparison_scores_nothing_that_rewards_have_no_part_in(tmp_path: Path) -> None:
+    folder = write_plugin("my-reward", "reward", tmp_path, installed_plugins())
+    assert "evaluate:" not in (folder / "compare.yaml").read_text()
+
+
 def test_there_is_a_template_for_every_extension_point() -> None:
     assert kinds() == sorted(EXTENSION_POINTS)
 
