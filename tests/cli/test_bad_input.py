@@ -50,10 +50,10 @@ from opendllm.core.cli import experiment_commands
             "No such option: --max-new-tokens: write -o max_new_tokens=VALUE (",
         ),
         (["generate", "--checkpoint", ".", "--threshold=0.9"], "--threshold: write -o threshold=VALUE"),
-        (["generate", "--checkpoint", ".", "--documents", "3"], "No such option: --documents"),
+        (["generate", "--checkpoint", ".", "--documents", "3"], "No such option: --documents ("),
         (["evaluate", ".", "--batch-size", "4"], "--batch-size: write -o batch_size=VALUE"),
         (["evaluate", ".", "--problems", "p"], "--problems: write -o problems=VALUE"),
-        (["score", "--batch-size", "4"], "No such option: --batch-size"),
+        (["score", "--batch-size", "4"], "No such option: --batch-size ("),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
