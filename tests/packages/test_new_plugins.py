@@ -50,9 +50,9 @@ from opendllm.registries.discovery import installed_plugins
 TEXTS, *FOLDERS = map(Path, sys.argv[1:])
 SETTINGS = [
     "train.steps=2", "train.global_batch_size=2", "generate.steps=2",
-    "evaluate.0.likelihood_draws=1", "data.tokenizer={train: {vocab_size: 300}}",
+    "data.tokenizer={train: {vocab_size: 300}}",
 ]
-OF_DOCUMENTS = ["train.held_out={rows: 2, draws: 1}"]
+OF_DOCUMENTS = ["train.held_out={rows: 2, draws: 1}", "evaluate.0.likelihood_draws=1"]
 OF_REWARDS = ["train.rl.group_size=2", "train.rl.rollout.steps=1"]
 CORPUS = f"data.corpus={{name: text-files, options: {{train: {TEXTS}/train*, held_out: {TEXTS}/held*}}}}"
 for folder in FOLDERS:
