@@ -28,6 +28,7 @@ from opendllm.core.cli import (
     serve_command,
     status_command,
 )
+from opendllm.core.cli.mistyped_options import as_option
 from opendllm.core.foundation.ranks import is_first_process
 from opendllm.core.foundation.visible_text import visible
 from opendllm.core.launching.launcher import this_command
@@ -130,7 +131,10 @@ def _report(error: Exception) -> int:
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # of the command's own arguments
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "platform"
-        print(f"error: {visible(error.format_message())} ({command} --help says more)", file=sys.stderr)
+        given = getattr(error, "option_name", None)
+        instead = as_option(command.split()[-1], given) if given else None
+        said = f"No such option: {given}: {instead}" if instead else error.format_message()
+        print(f"error: {visible(said)} ({command} --help says more)", file=sys.stderr)
         return 2
     if isinstance(error, UserError):
         for line in str(error).splitlines():

@@ -45,6 +45,15 @@ from opendllm.core.cli import experiment_commands
         (["generate", "--checkpoint", ".", "--prompt", "a", "-o", "steps=["], "'[' is not a YAML value"),
         (["generate", "--checkpoint", ".", "--prompt", "a"], ". holds no config.json, so no model"),
         (["report", "gone"], "gone"),
+        (
+            ["generate", "--checkpoint", ".", "--max-new-tokens", "3"],
+            "No such option: --max-new-tokens: write -o max_new_tokens=VALUE (",
+        ),
+        (["generate", "--checkpoint", ".", "--threshold=0.9"], "--threshold: write -o threshold=VALUE"),
+        (["generate", "--checkpoint", ".", "--documents", "3"], "No such option: --documents ("),
+        (["evaluate", ".", "--batch-size", "4"], "--batch-size: write -o batch_size=VALUE"),
+        (["evaluate", ".", "--problems", "p"], "--problems: write -o problems=VALUE"),
+        (["score", "--batch-size", "4"], "No such option: --batch-size ("),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -93,19 +102,36 @@ def test_an_error_that_is_not_the_users_has_an_exit_code_of_its_own(
     assert (left, output, errors.strip()) == (code, "", expected)
 
 
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("data.tokenizer={path: nowhere}", "data.tokenizer.path: "),
+        ("model.backbone.options={pretrained: nowhere}", "model.backbone.options.pretrained: "),
+    ],
+)
+def test_a_run_names_the_key_of_a_folder_that_is_not_there(
+    refused: Any, untouched: Path, setting: str, expected: str
+) -> None:
+    said = refused("run", "tiny.yaml", "--progress", "none", "--set", setting)
+    assert f"{expected}nowhere does not exist: give a run's variant (whose manifest is run first)" in said
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "expected"),
     [
         (lambda folder: (folder / "config.json").unlink(), "holds no config.json"),
         (lambda folder: (folder / "config.json").write_text("{"), "config.json cannot be read"),
-        (lambda folder: (folder / "config.json").write_text("{}"), "does not settle the family"),
+        (lambda folder: (folder / "config.json").write_text("{}"), "as a manifest's model.backbone.name"),
         (lambda folder: (folder / "model.safetensors").unlink(), "has no model.safetensors"),
         (lambda folder: cut(folder / "model.safetensors", -100), "is damaged or cut short"),
         (lambda folder: cut(folder / "model.safetensors", -(10**6)), "is damaged or cut short"),
         (lambda folder: cut(folder / "model.safetensors", None), "is damaged or cut short"),
         (lambda folder: lose_a_tensor(folder / "model.safetensors"), "lacks the weights model.norm.weight"),
-        (lambda folder: (folder / "tokenizer.json").unlink(), "has no tokenizer"),
+        (
+            lambda folder: (folder / "tokenizer.json").unlink(),
+            "has no tokenizer, which prompts need: put its tokenizer's files there",
+        ),
     ],
 )
 def test_an_incomplete_checkpoint_is_refused(refused: Any, model: Path, damage: Any, expected: str) -> None:
