@@ -106,6 +106,9 @@ def main() -> None:
             standalone_mode=False,
         )
     except KeyboardInterrupt:
+        if is_first_process() and not launcher_reports():
+            goes_on = f"; what was finished is kept; go on with: {this_command()}"
+            print(f"stopped{goes_on if _goes_on(sys.argv[1:]) else ''}", file=sys.stderr, flush=True)
         sys.exit(130)
     except Stopped as stopped:
         if is_first_process() and str(stopped):
@@ -121,6 +124,11 @@ def main() -> None:
             traceback.print_exc()
         sys.exit(_report(error))
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _goes_on(arguments: list[str]) -> bool:
+    """Whether the same command begins where this one was stopped."""
+    return next((each for each in arguments if not each.startswith("-")), "") in ("run", "evaluate")
 
 
 def _report(error: Exception) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import torch
 from lm_eval.api.model import LM
 
 from opendllm.core.decoding.options import DecoderOptions
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 _READ = frozenset({"until", "max_gen_toks", "max_new_tokens", "do_sample", "temperature", "top_p", "top_k"})
 """What of a task's `generation_kwargs` has a meaning here."""
 _NAMED = 5
+_DEFAULT_DEVICE = "cuda:0"
+"""What lm-eval's command asks for where `--device` says nothing; the two can't be told apart."""
 _logger = logging.getLogger(__name__)
 
 
@@ -61,6 +64,9 @@ class OpenDllm(LM):
         given.pop("max_batch_size", None)
         if str(given.get("batch_size", "")).startswith("auto"):
             given["batch_size"] = "auto"  # lm-eval's `auto:4` tries again as texts get shorter
+        if given.get("device") == _DEFAULT_DEVICE and not torch.cuda.is_available():
+            _logger.warning(f"torch sees no GPU, so the CPU is taken in place of {_DEFAULT_DEVICE}")
+            given["device"] = "cpu"
         self._model = open_model(given)
         replica = self._model.asked.replicas[0]
         self._chat = LmEvalChat(self._model.asked.chat_template())

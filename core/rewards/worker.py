@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import select
 import subprocess
@@ -14,6 +15,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
+from opendllm.core.foundation.notices import tell_once
 from opendllm.core.rewards.messages import written_completions, written_setting
 from opendllm.core.rewards.weighing import (
     RewardedCompletion,
@@ -29,6 +31,8 @@ from opendllm.registries.rewards import RewardContext
 SECONDS = 600.0
 BUILDING_SECONDS = 600.0
 """For a process to start, and for what a reward imports and loads."""
+SAID_AFTER = 30.0
+"""Seconds after which it is said, once of each reward, who is waited for."""
 _PROCESS = "opendllm.core.rewards.process"
 
 
@@ -115,7 +119,7 @@ class RewardWorker:
         try:
             self._write({"rewards": list(asked), **written_completions(completions)})
             while True:
-                answer = self._answer(seconds)
+                answer = self._answer(seconds, judging)
                 if "judging" in answer:
                     judging, seconds = answer["judging"], self._seconds
                 elif "building" in answer:
@@ -172,8 +176,8 @@ class RewardWorker:
         self._process.stdin.write(json.dumps(content).encode() + b"\n")
         self._process.stdin.flush()
 
-    def _answer(self, seconds: float) -> dict[str, Any]:
-        """The next line, for which it has so many seconds.
+    def _answer(self, seconds: float, label: str) -> dict[str, Any]:
+        """The next line, for which the reward of this label has so many seconds.
 
         Raises:
             TimeoutError: there is none in time.
@@ -184,9 +188,18 @@ class RewardWorker:
         deadline = time.monotonic() + seconds
         poll = select.poll()
         poll.register(stream, select.POLLIN)
+        said_at = time.monotonic() + SAID_AFTER
         while b"\n" not in self._waiting:
-            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-                raise TimeoutError
+            left = min(deadline, said_at) - time.monotonic()
+            if not poll.poll(max(0.0, left) * 1000):
+                if deadline <= said_at:
+                    raise TimeoutError
+                said_at = math.inf
+                tell_once(
+                    f"waiting for {self._owner(label)} since {SAID_AFTER:g} s; after {seconds:g} s it counts "
+                    f"as hung"
+                )
+                continue
             data = os.read(stream, 1 << 20)
             if not data:
                 raise EOFError
