@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,14 @@ from typing import Any
 import pytest
 
 from opendllm.core.cli import experiment_commands
+
+WITHOUT_PROBLEMS = [
+    "--set",
+    "evaluate=[{benchmark: {name: humaneval, options: {problems: nope.jsonl}}}]",
+    "--set",
+    "allow_code_execution=true",
+]
+NO_PROBLEMS = "nope.jsonl does not exist"
 
 
 @pytest.mark.parametrize(
@@ -45,6 +54,8 @@ from opendllm.core.cli import experiment_commands
         (["generate", "--checkpoint", ".", "--prompt", "a", "-o", "steps=["], "'[' is not a YAML value"),
         (["generate", "--checkpoint", ".", "--prompt", "a"], ". holds no config.json, so no model"),
         (["report", "gone"], "gone"),
+        (["run", "tiny.yaml", "--variant", "other", *WITHOUT_PROBLEMS], NO_PROBLEMS),
+        (["validate", "tiny.yaml", "--set", "variants.trained=null", *WITHOUT_PROBLEMS], NO_PROBLEMS),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -168,3 +179,34 @@ def test_generate_prints_what_the_model_writes(accepted: Any, model: Path) -> No
     assert (completed["prompt"], completed["suffix"]) == ("def f", None)
     assert accepted(*arguments) == completed["text"] + "\n"
     assert json.loads(accepted(*arguments, "--suffix", "\n", "--json"))["suffix"] == "\n"
+
+
+@pytest.mark.parametrize("command", ["run", "validate"])
+def test_a_package_that_is_not_here_is_missed_before_anything_is_prepared(
+    refused: Any, untouched: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "peft" else found(name))
+    settings = ["--set", "train.lora={rank: 4}", "--set", "variants={only: {}}"]
+    said = refused(command, "tiny.yaml", *settings)
+    assert said == "error: only needs the package peft: pip install peft"
+    assert not (untouched / "runs" / "tiny" / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["run", "tiny.yaml"], "stopped; what was finished is kept; go on with: platform run tiny.yaml"),
+        (["schema"], "stopped"),
+    ],
+)
+def test_an_interrupt_outside_of_training_says_one_line(
+    here: Any, untouched: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], says: str
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    for name in ("read_experiment", "manifest_schema"):
+        monkeypatch.setattr(experiment_commands, name, interrupted)
+    code, _, errors = here(*arguments)
+    assert (code, errors.splitlines()) == (130, [says])

@@ -12,6 +12,7 @@ from typing import Any
 
 import lm_eval.tasks.manager
 import pytest
+import torch
 from lm_eval.api.registry import get_model
 from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
@@ -227,3 +228,16 @@ def test_what_is_wrong_with_its_arguments_is_one_line(
     assert left.value.code == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("error: option stepz: neither the model, the decoder nor sampler")
+
+
+def test_the_device_of_the_command_is_the_cpu_where_there_is_no_gpu(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """lm-eval asks for `cuda:0` where nobody has said anything."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with caplog.at_level(logging.WARNING):
+        model = get_model("opendllm").create_from_arg_obj(
+            {"checkpoint": str(checkpoint)}, {"device": "cuda:0"}
+        )
+    assert model._model.asked.replicas[0].lm.module.device.type == "cpu"
+    assert "the CPU is taken in place of cuda:0" in caplog.text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from ruamel.yaml import YAML
 
 from opendllm.core.manifest.checks import generation_of
 from opendllm.core.manifest.experiment_manifest import Experiment, digest, read_experiment
+from opendllm.core.training.settings import batch_shape
 from opendllm.registries.discovery import installed_plugins
 
 
@@ -242,3 +244,17 @@ def test_the_seed_tables_figures_stand_beside_something_that_is_measured(reposit
         assert all(0 < share < 1 for share in figures.metrics.values())
         assert "read 20" in figures.source
     assert {figures.model for figures in experiment.published} >= {"Open-dCoder 0.5B", "LLaDA 8B", "Dream 7B"}
+
+
+def test_what_the_head_of_an_experiment_sets_for_two_cores_can_be_run(repository: Path) -> None:
+    checked = 0
+    for path in sorted((repository / "experiments").glob("*.yaml")):
+        head = "\n".join(line for line in path.read_text().splitlines() if line.startswith("#"))
+        _, found, told = head.partition("On two CPU cores: ")
+        if found:
+            experiment = read_experiment(path, re.findall(r"--set (\S+=\S+)", told), installed_plugins())
+            for variant in experiment.variants:
+                if variant.manifest.train is not None:
+                    batch_shape(variant.manifest.train, 1)
+                    checked += 1
+    assert checked >= 2
