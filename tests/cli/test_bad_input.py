@@ -55,7 +55,6 @@ NO_PROBLEMS = "nope.jsonl does not exist"
         (["generate", "--checkpoint", ".", "--prompt", "a"], ". holds no config.json, so no model"),
         (["report", "gone"], "gone"),
         (["run", "tiny.yaml", "--variant", "other", *WITHOUT_PROBLEMS], NO_PROBLEMS),
-        (["validate", "tiny.yaml", "--set", "variants.trained=null", *WITHOUT_PROBLEMS], NO_PROBLEMS),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -182,14 +181,15 @@ def test_generate_prints_what_the_model_writes(accepted: Any, model: Path) -> No
 
 
 @pytest.mark.parametrize("command", ["run", "validate"])
-def test_a_package_that_is_not_here_is_missed_before_anything_is_prepared(
-    refused: Any, untouched: Path, monkeypatch: pytest.MonkeyPatch, command: str
+def test_what_is_not_here_is_missed_before_anything_is_prepared(
+    here: Any, untouched: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "peft" else found(name))
-    settings = ["--set", "train.lora={rank: 4}", "--set", "variants={only: {}}"]
-    said = refused(command, "tiny.yaml", *settings)
-    assert said == "error: only needs the package peft: pip install peft"
+    code, _, errors = here(command, "tiny.yaml", "--set", "train.lora={rank: 4}", *WITHOUT_PROBLEMS)
+    assert code == 2
+    assert "error: trained needs the package peft: pip install peft\n" in errors
+    assert NO_PROBLEMS in errors
     assert not (untouched / "runs" / "tiny" / "data").exists()
 
 

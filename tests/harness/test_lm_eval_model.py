@@ -239,5 +239,6 @@ def test_the_device_of_the_command_is_the_cpu_where_there_is_no_gpu(
         model = get_model("opendllm").create_from_arg_obj(
             {"checkpoint": str(checkpoint)}, {"device": "cuda:0"}
         )
-    assert model._model.asked.replicas[0].lm.module.device.type == "cpu"
+    weight = next(model._model.asked.replicas[0].lm.module.parameters())
+    assert weight.device.type == "cpu"
     assert "the CPU is taken in place of cuda:0" in caplog.text

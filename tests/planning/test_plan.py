@@ -321,9 +321,12 @@ def test_a_strangers_backbone_is_planned_as_far_as_it_tells(options: type[Backbo
     assert found.training.activations is None
 
 
-def test_a_run_variant_is_planned_as_run_takes_it(whole: Answer, plan: Answer, tmp_path: Path) -> None:
+def test_a_run_variant_is_planned_as_run_takes_it(
+    whole: Answer, plan: Answer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """By its last checkpoint; of a folder without one nothing is known, and no time is said."""
     model = save_tiny_checkpoint(tmp_path)
+    capsys.readouterr()  # what training it has said
     variant = next(folder for folder in model.parents if folder.parent == tmp_path / "run")
     manifest = tmp_path / "evaluated.yaml"
     manifest.write_text(
