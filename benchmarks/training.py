@@ -44,7 +44,7 @@ from training_cases import PRESETS, Case, packed_batches, padded_batches, plain_
 from opendllm.core.data.tokenizers import train_tokenizer
 from opendllm.core.foundation.process_group import join_process_group
 from opendllm.core.networks import varlen_kernels
-from opendllm.core.planning.devices import Device
+from opendllm.core.planning.devices import KNOWN, Device, Gpu
 from opendllm.core.planning.hardware import Hardware
 from opendllm.core.planning.training_plan import plan_training
 from opendllm.core.training.deepspeed_environment import deepspeed_environment
@@ -190,8 +190,6 @@ def measured_peak(device: str) -> float:
 
 WAYS = ("padded", "packed", "open-dllm")
 LARGE = ("0.5b", "1b", "8b")
-ASSUMED = 0.4
-"""The utilisation that `platform plan` assumes."""
 
 
 def main() -> None:
@@ -299,7 +297,8 @@ def report(case: Case, found: dict[str, list[Answer]], peak: float) -> None:
         rest = ratio(speeds["open-dllm"], speeds["packed"])
         print(f"packing alone {packing:.2f}x, everything else {rest:.2f}x")
     memory_planned, speed_planned = forecast(case, peak)
-    print(f"{'plan':10}{speed_planned:14,.0f}{ASSUMED:13.1%}{memory_planned / 2**20:10,.0f} MiB")
+    share = speed_planned * flops / peak
+    print(f"{'plan':10}{speed_planned:14,.0f}{share:13.1%}{memory_planned / 2**20:10,.0f} MiB")
 
 
 def report_scaling(
@@ -324,13 +323,17 @@ def report_scaling(
 
 
 def forecast(case: Case, peak: float) -> tuple[int, float]:
-    """Bytes and tokens a second that `platform plan` tells, of rows that are one document each."""
+    """Bytes and tokens a second that `platform plan` tells, of rows that are one document each.
+
+    Of a GPU whose data sheet it doesn't know, and of a CPU, by the peak that was measured here.
+    """
     chosen: Any = installed_plugins().objectives.get("llada").options
     objective: ObjectiveOptions = chosen(random_length_probability=0)
-    device = Device("this one", {case.precision: peak}, 1.0, 0, is_gpu=case.device != "cpu")
-    hardware = Hardware(case.ranks, device, ASSUMED)
-    settings = case.settings(1)
-    planned = plan_training(settings, objective, case.length, case.architecture, hardware)
+    is_gpu = case.device != "cpu"
+    known = Gpu(torch.cuda.get_device_name(), 0, "").model if is_gpu else None
+    device = KNOWN[known] if known else Device("this one", {case.precision: peak}, 1.0, 0, is_gpu)
+    hardware = Hardware(case.ranks, device)
+    planned = plan_training(case.settings(1), objective, case.length, case.architecture, hardware)
     return planned.memory, planned.tokens / planned.seconds
 
 

@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 from opendllm.core.data.packing import pack
 from opendllm.core.data.rows import PackedRows
 from opendllm.core.manifest.train_schema import Train
-from opendllm.core.planning.training_plan import FROZEN_SHARE
+from opendllm.core.planning.training_plan import training_flops
 from opendllm.core.toolkit.segments import visibility
 from opendllm.plugins.backbones.presets import LLADA
 from opendllm.registries.architecture import Architecture
@@ -112,12 +112,11 @@ class Case:
         return lm
 
     def useful_flops_per_token(self) -> float:
-        """Of a real token within its document, half of them scored; of adapters, two thirds of that."""
+        """Of a real token within its document, half of them scored."""
         _, ends = self.documents()
         lengths = np.diff(ends, prepend=0)
         seen = float((lengths.astype(float) ** 2).sum() / lengths.sum())
-        whole = self.architecture.training_flops(1, seen, scored_share=0.5)  # type: ignore[arg-type]
-        return whole * FROZEN_SHARE if self.lora else whole
+        return training_flops(self.architecture, (1, seen, 0.5), adapters=self.lora > 0)  # type: ignore[arg-type]
 
     @property
     def architecture(self) -> Architecture:

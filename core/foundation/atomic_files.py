@@ -10,10 +10,15 @@ import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 CHECKSUMS_FILE = "checksums.json"
+SIGNS_FILE = ".signs-of-life"
+"""Grows while a folder that is written is read once more and reaches the disk: the work goes on."""
+PIECE = 1 << 24
+"""Bytes that are read at once."""
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -78,12 +83,18 @@ def publish(staging: Path, target: Path, announce: Callable[[str], None] = lambd
         announce: told the folder's `checksums_digest` before `target` can be seen.
     """
     paths = _files(staging)
-    # hashlib lets go of the interpreter's lock: a checkpoint of many shards is read in parallel.
-    with ThreadPoolExecutor() as pool:
-        digests = list(pool.map(_sha256, paths))
-    names = [path.relative_to(staging).as_posix() for path in paths]
-    write_json(staging / CHECKSUMS_FILE, dict(zip(names, digests, strict=True)))
-    for path in [*_files(staging), *(path for path in staging.rglob("*") if path.is_dir()), staging]:
+    signs = staging / SIGNS_FILE
+    with signs.open("ab", buffering=0) as alive:
+        # hashlib lets go of the interpreter's lock: a checkpoint of many shards is read in parallel.
+        with ThreadPoolExecutor() as pool:
+            digests = list(pool.map(partial(_sha256, alive=alive), paths))
+        names = [path.relative_to(staging).as_posix() for path in paths]
+        write_json(staging / CHECKSUMS_FILE, dict(zip(names, digests, strict=True)))
+        for path in [*paths, staging / CHECKSUMS_FILE]:
+            _sync(path)
+            alive.write(b".")
+    signs.unlink()
+    for path in [*(path for path in staging.rglob("*") if path.is_dir()), staging]:
         _sync(path)
     announce(_sha256(staging / CHECKSUMS_FILE))
     staging.rename(target)
@@ -131,9 +142,15 @@ def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def _sha256(path: Path) -> str:
+def _sha256(path: Path, alive: BinaryIO | None = None) -> str:
+    """Of a file; a byte is written to `alive` for each piece that is read."""
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while piece := file.read(PIECE):
+            digest.update(piece)
+            if alive is not None:
+                alive.write(b".")
+    return digest.hexdigest()
 
 
 def _sync(path: Path) -> None:

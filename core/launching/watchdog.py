@@ -85,6 +85,8 @@ class Watchdog:
         """Name what is done before the process is ended, by a thread that isn't the main one."""
         self._on_end = on_end
         self._usual = 0.0
+        self._measured = 0.0
+        self._measuring = False
         self._saving: Path | None = None
         self._saved = 0
         self._since = 0.0
@@ -98,6 +100,16 @@ class Watchdog:
     def expect(self, seconds: float) -> None:
         """Tell how long a step took: one like it isn't stuck."""
         self._usual = max(self._usual, seconds)
+
+    @contextmanager
+    def measuring(self) -> Iterator[None]:
+        """While something is measured: as long as before, it isn't stuck."""
+        self._measuring, self._since, began = True, time.time(), time.monotonic()
+        try:
+            yield
+        finally:
+            self._measured = max(self._measured, time.monotonic() - began)
+            self._measuring, self._since = False, time.time()
 
     @contextmanager
     def saving(self, folder: Path) -> Iterator[None]:
@@ -160,7 +172,8 @@ class Watchdog:
     def _deadline(self, asked: float) -> float:
         if self._saving is not None and (size := _size(self._saving)) != self._saved:
             self._saved, self._since = size, time.time()
-        return max(asked, self._since) + max(OWN_SHARE * seconds_to_stop(), 2 * self._usual)
+        usual = max(self._usual, self._measured if self._measuring else 0.0)
+        return max(asked, self._since) + max(OWN_SHARE * seconds_to_stop(), 2 * usual)
 
 
 def _size(folder: Path) -> int:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
+from opendllm.core.foundation.notices import warn_once
 from opendllm.core.networks.segment_kernels import (
     DocumentGroups,
     DocumentRuns,
@@ -25,7 +26,7 @@ from opendllm.core.networks.segment_kernels import (
     document_runs,
     group_documents,
 )
-from opendllm.core.networks.varlen_kernels import HOPPER, takes_varlen
+from opendllm.core.networks.varlen_kernels import HOPPER, mistake, takes_varlen
 from opendllm.core.toolkit.segments import visibility
 from opendllm.registries.sequences import ModelInputs
 
@@ -155,7 +156,9 @@ def _document_attention(
     """By whatever kernel serves packed documents best."""
     packed = not layout.everything_is_visible
     if packed and takes_varlen(query) and layout.runs is not None and not dropout:
-        return attend_in_runs(query, key, value, layout.runs, scaling)
+        of_documents = attend_in_runs(query, key, value, layout.runs, scaling)
+        if of_documents is not None:
+            return of_documents
     if packed and query.device.type == "cpu":
         return attend_in_groups(query, key, value, layout.groups, scaling, dropout)
     if packed and layout.wants_flex(query):
@@ -199,6 +202,29 @@ def _whole_rows_by_cudnn(query: Tensor, key: Tensor, mask: Tensor | None) -> Abs
         return nullcontext()
     if torch.cuda.get_device_capability() < HOPPER:
         return nullcontext()
+    return _cudnn_first() if cudnn_is_right(query.shape[1], query.shape[3], query.dtype) else nullcontext()
+
+
+@cache
+def cudnn_is_right(heads: int, size: int, dtype: torch.dtype) -> bool:
+    """Whether cuDNN's kernels train whole rows as plain attention does; what they get wrong is said once."""
+
+    def attend(
+        query: Tensor, key: Tensor, value: Tensor, _bounds: Tensor, longest: int, _causal: bool,
+        scale: float | None,
+    ) -> Tensor:  # fmt: skip
+        q, k, v = (states.unflatten(0, (-1, longest)).transpose(1, 2) for states in (query, key, value))
+        with _cudnn_first():
+            output = scaled_dot_product_attention(q, k, v, scale=scale)
+        return output.transpose(1, 2).flatten(0, 1)
+
+    why = mistake(attend, (heads, heads, size), dtype, causal=False, documents=(384, 384))
+    if why:
+        warn_once(f"attention: cuDNN is left out for whole rows, for heads of {size} it {why}")
+    return not why
+
+
+def _cudnn_first() -> AbstractContextManager[None]:
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     others = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]

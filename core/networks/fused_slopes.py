@@ -39,6 +39,8 @@ def likelihood_slopes(
         loss_part: from the negative log-likelihoods [n] to their share of the loss.
     """
     log_totals, slopes = _compiled()
+    # A model's vocabulary stays what it is: dividing by it is cheap where it is a known number.
+    torch._dynamo.mark_static(logits, 1)
     nll, log_total = log_totals(logits, targets)
     with torch.enable_grad():
         nll.requires_grad_()

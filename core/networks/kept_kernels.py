@@ -11,7 +11,7 @@ from opendllm.core.foundation.cache_folder import cache_folder
 def keep_kernels() -> None:
     """Keep them in a folder of the user's, unless TORCHINDUCTOR_CACHE_DIR says where: torch's own choice is a
     temporary one."""
-    folder = cache_folder() / "inductor"
-    with suppress(OSError):
+    with suppress(OSError, RuntimeError):  # no folder can be made, or a container's user has no home
+        folder = cache_folder() / "inductor"
         folder.mkdir(parents=True, exist_ok=True)
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))

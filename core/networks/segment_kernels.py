@@ -149,11 +149,12 @@ def document_runs(inputs: ModelInputs, blocks: Tensor | None) -> DocumentRuns | 
 
 def attend_in_runs(
     query: Tensor, key: Tensor, value: Tensor, runs: DocumentRuns, scale: float | None
-) -> Tensor:
-    """Attention [B, H, L, K] -> [B, L, H, K] in half precision on a GPU."""
+) -> Tensor | None:
+    """Attention [B, H, L, K] -> [B, L, H, K] in half precision on a GPU; None where no kernel computes it."""
     rows, _, length, _ = query.shape
+    kernel = kernel_for((query.shape[1], key.shape[1], query.shape[3]), query.dtype, runs.causal)
+    if kernel is None:
+        return None
     q, k, v = (states.transpose(1, 2).flatten(0, 1) for states in (query, key, value))
-    shape = query.shape[1], key.shape[1], query.shape[3]
-    attend = kernel_for(shape, query.dtype, runs.causal).load()
-    output = attend(q, k, v, runs.bounds, runs.longest, runs.causal, scale)
+    output = kernel.load()(q, k, v, runs.bounds, runs.longest, runs.causal, scale)
     return output.view(rows, length, *output.shape[1:])

@@ -139,7 +139,8 @@ def _take_steps(
         closing(log), closing(taken_by), stop_requests(lambda: _what_is_saved(run.folder)) as stop
     ):  # fmt: skip
         if step == 0:
-            untrained = taken_by.measured(0, last=False, saving=False)
+            with stop.watchdog.measuring():
+                untrained = taken_by.measured(0, last=False, saving=False)
             check_untrained(untrained.get("held_out_loss"))
             log.add(0, **untrained)
         while step < settings.steps:
@@ -157,7 +158,10 @@ def _take_steps(
             tokens += taken.tokens
             last = step == settings.steps
             saving = last or taken.stopping > 0 or due(step, settings.checkpoint.every)
-            measured = taken_by.measured(step, last, saving)
+            measured: Mapping[str, float] = {}
+            if last or not taken.stopping:  # else there may be no time for it: saved first, and gone on from
+                with stop.watchdog.measuring():
+                    measured = taken_by.measured(step, last, saving)
             held_out = measured.get("held_out_loss")
             check_nothing_is_lost(engine, taken_by.spot_check, step, held_out, saving)
             log.add(

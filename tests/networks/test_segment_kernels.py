@@ -156,7 +156,7 @@ def without(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     """As where these are not installed."""
 
     def fails() -> Any:
-        raise ImportError
+        raise ModuleNotFoundError(name="flash_attn")
 
     kernels = [replace(k, load=fails) if k.name in names else k for k in varlen_kernels.KERNELS]
     monkeypatch.setattr(varlen_kernels, "KERNELS", tuple(kernels))
@@ -202,20 +202,64 @@ def test_an_ampere_gpu_has_no_kernels_for_hopper(
     assert chosen() == "flash-attn 2"
 
 
-@pytest.mark.parametrize("fault", ["wrong", "raises", "wrong gradient"])
+@pytest.mark.parametrize("error", [AttributeError("no attribute 'x'"), ModuleNotFoundError(name="cutlass")])
+def test_a_kernel_that_is_installed_and_does_not_load_is_named(
+    installed: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: Exception,
+) -> None:
+    def fails() -> Any:
+        raise error
+
+    first, *rest = varlen_kernels.KERNELS
+    monkeypatch.setattr(varlen_kernels, "KERNELS", (replace(first, load=fails), *rest))
+    assert chosen() == "flash-attn 4"
+    assert "flash-attn 3 is left out, it doesn't load" in capsys.readouterr().err
+
+
+def test_where_no_kernel_computes_right_documents_go_another_way(
+    installed: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def attend(*arguments: Any) -> Tensor:
+        return loop_over_bounds(*arguments) * torch.nan
+
+    wrong = tuple(replace(kernel, load=lambda: attend) for kernel in varlen_kernels.KERNELS)
+    monkeypatch.setattr(varlen_kernels, "KERNELS", wrong)
+    inputs, blocks = layout(ROWS, "bidirectional")
+    qkv = states(inputs)
+    found, _ = segment_attention(
+        torch.nn.Identity(), *qkv, None, layout=AttentionLayout(inputs, blocks), scaling=0.3
+    )
+    real = inputs.segments != PADDING_SEGMENT
+    torch.testing.assert_close(found[real], under_mask(inputs, blocks, qkv)[real])
+    assert "torch's flash-attention 2 is left out" in capsys.readouterr().err
+
+
+FAULTS = ["wrong", "raises", "wrong gradient", "NaN gradient", "no scale", "cut at 256"]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
 def test_a_kernel_that_computes_something_else_is_left_out_and_named(
     installed: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fault: str
 ) -> None:
     def attend(*arguments: Any) -> Tensor:
         if fault == "raises":
             raise RuntimeError("no execution plans\nsupport this graph")
-        found = loop_over_bounds(*arguments)
-        return found * 1.1 if fault == "wrong" else found.detach() + 1.1 * (found - found.detach())
+        query, key, value, bounds, longest, causal, scale = arguments
+        if fault == "cut at 256":
+            longer = bounds.diff() > 256
+            bounds, longest = torch.cat([bounds, bounds[:-1][longer] + 256]).sort().values, 256
+        scale = None if fault == "no scale" else scale
+        found = loop_over_bounds(query, key, value, bounds, longest, causal, scale)
+        slope = {"wrong gradient": 1.1, "NaN gradient": torch.nan}.get(fault, 1.0)
+        return found * 1.1 if fault == "wrong" else found.detach() + slope * (found - found.detach())
 
     first, *rest = varlen_kernels.KERNELS
     monkeypatch.setattr(varlen_kernels, "KERNELS", (replace(first, load=lambda: attend), *rest))
     assert chosen() == "flash-attn 4"
-    why = "it fails (RuntimeError: no execution plans)" if fault == "raises" else "it is off by 0.1"
+    reasons = {"raises": "fails (RuntimeError: no execution plans)", "NaN gradient": "is off by nan of the"}
+    why = f"it {reasons.get(fault, 'is off by ' if fault in FAULTS[-2:] else 'is off by 0.1')}"
     assert f"warning: attention: flash-attn 3 is left out, for heads of 16 {why}" in capsys.readouterr().err
 
 
@@ -372,9 +416,27 @@ def test_whole_rows_are_trained_by_cudnn_on_hopper_where_no_tile_is_cut(
         return nullcontext()
 
     monkeypatch.setattr("torch.nn.attention.sdpa_kernel", sdpa_kernel)
-    monkeypatch.setattr(attention, "takes_varlen", lambda query: documents == 1)
+    monkeypatch.setattr(attention, "takes_varlen", lambda query: True)
+    monkeypatch.setattr(attention, "attend_in_runs", lambda *_: None)  # as where no kernel is right
+    monkeypatch.setattr(attention, "cudnn_is_right", lambda *_: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
     inputs, blocks = layout([[n * documents // length for n in range(length)]], "bidirectional")
     query, key, value = (each.detach().requires_grad_(trains) for each in states(inputs))
     segment_attention(torch.nn.Identity(), query, key, value, None, layout=AttentionLayout(inputs, blocks))
     assert wanted == ([(SDPBackend.CUDNN_ATTENTION, True)] if first else [])
+
+
+@pytest.mark.parametrize("is_right", [True, False])
+def test_whole_rows_are_left_to_others_where_cudnn_computes_something_else(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], is_right: bool
+) -> None:
+    def attend(*arguments: Any, **named: Any) -> Tensor:
+        found = scaled_dot_product_attention(*arguments, **named)
+        return found if is_right else found.where(found > 0, torch.nan)
+
+    monkeypatch.setattr(attention, "scaled_dot_product_attention", attend)
+    notices.warn_once.cache_clear()
+    attention.cudnn_is_right.cache_clear()
+    assert attention.cudnn_is_right(4, 16, torch.float32) is is_right
+    attention.cudnn_is_right.cache_clear()
+    assert ("cuDNN is left out for whole rows" in capsys.readouterr().err) is not is_right

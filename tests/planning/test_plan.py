@@ -123,8 +123,40 @@ def test_published_pretraining_reads_a_million_million_tokens(planned: Answer) -
     assert training["flops"] == pytest.approx(
         3 * training["tokens"] * (2 * blocks + 151936 * 896 + attention), rel=1e-9
     )
+    [compiled] = planned(PRETRAINING, "--set", "train.compile=true").values()
     hours = training["flops"] / (989e12 * 0.4) / 3600
-    assert training["seconds"] / 3600 == pytest.approx(hours)
+    assert compiled["training"]["seconds"] / 3600 == pytest.approx(hours)
+
+
+H100_80GB_AT_4096 = [("true", 107_600, 40.3), ("false", 79_100, 52.7)]
+"""Whether compiled, tokens a second and GiB: 0.5B, 8 rows, vocabulary 151,936 (benchmarks/training.py)."""
+
+
+@pytest.mark.parametrize(("compiled", "speed", "memory"), H100_80GB_AT_4096)
+def test_time_and_memory_are_within_15_percent_of_what_was_measured(
+    planned: Answer, compiled: str, speed: float, memory: float
+) -> None:
+    settings = ("global_batch_size=8", "micro_batch_size=8", f"compile={compiled}")
+    overrides = [part for setting in settings for part in ("--set", f"train.{setting}")]
+    [found] = planned(PRETRAINING, *overrides).values()
+    training = found["training"]
+    parts = ("weights", "gradients", "optimizer", "activations")
+    assert training["tokens"] / training["seconds"] == pytest.approx(speed, rel=0.15)
+    assert sum(training[part] for part in parts) / 2**30 == pytest.approx(memory, rel=0.15)
+
+
+def test_what_is_computed_again_takes_time_and_attention_has_no_frozen_weights(planned: Answer) -> None:
+    def training(*settings: str) -> dict[str, float]:
+        overrides = [part for setting in settings for part in ("--set", f"train.{setting}")]
+        [found] = planned(PRETRAINING, *overrides).values()
+        return dict(found["training"])
+
+    plain, again = training(), training("activation_checkpointing=true")
+    assert again["seconds"] == pytest.approx(4 / 3 * plain["seconds"])
+    assert again["flops"] == plain["flops"]
+    attention = 3 * plain["tokens"] * 4 * 4096 * 896 * 24
+    wanted = attention + 2 / 3 * (plain["flops"] - attention)
+    assert training("lora={rank: 8}")["flops"] == pytest.approx(wanted)
 
 
 def test_a_row_that_is_read_twice_costs_twice(planned: Answer) -> None:
@@ -224,7 +256,7 @@ def test_adapters_want_gradients_and_moments_their_base_does_not(planned: Answer
     for part in ("gradients", "optimizer"):
         assert adapted[part] / adapted["gradients"] == whole[part] / whole["gradients"]
         assert adapted[part] < whole[part] / 50
-    assert adapted["flops"] == pytest.approx(whole["flops"] * 2 / 3)
+    assert adapted["flops"] < whole["flops"]
 
 
 def test_every_variant_is_planned(planned: Answer) -> None:

@@ -58,6 +58,21 @@ def test_a_run_that_is_asked_to_stop_saves_and_goes_on_by_the_printed_command(
     assert curve(module_workspace / name) == pytest.approx(curve(whole), rel=1e-5)
 
 
+def test_a_run_that_is_asked_to_stop_saves_before_it_measures(
+    commands: Any, module_workspace: Path, saves: list[int]
+) -> None:
+    """There may be no time for both."""
+    arguments = ["run", "short.yaml", "--only=train", "--set", "output=unmeasured"]
+    arguments += ["--set", "train.held_out.every=1"]
+    stopped = commands.run(*arguments, cwd=module_workspace, signal=(signal.SIGTERM, saves[1] + 1))
+    assert stopped.codes == [143], stopped.said
+    lines = (module_workspace / "unmeasured" / "default" / "train.jsonl").read_text().splitlines()
+    *before, last = map(json.loads, lines)
+    assert f"stopped after step {last['step']} of 6, which is saved" in stopped.said
+    assert all("held_out_loss" in line for line in before)
+    assert "held_out_loss" not in last
+
+
 def test_a_run_that_is_asked_to_stop_before_it_trains_ends_well_too(
     commands: Any, module_workspace: Path, saves: list[int]
 ) -> None:

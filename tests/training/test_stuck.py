@@ -134,6 +134,25 @@ def test_a_step_like_those_before_it_is_waited_for(usual: float) -> None:
     assert (code, "ended by itself" in said) == ((0, True) if usual else (143, False))
 
 
+@pytest.mark.parametrize("before", [2.0, 0.0])
+def test_a_measurement_is_waited_for_as_long_as_the_one_before_took(before: float) -> None:
+    process = start(f"""
+        import time
+        with stop_requests(lambda: "") as stop:
+            with stop.watchdog.measuring():
+                time.sleep({before})
+            with stop.watchdog.measuring():
+                print("blocked", flush=True)
+                while not stop.made:
+                    time.sleep(0.01)
+                time.sleep(1.5)
+            print("ended by itself")
+    """)
+    process.terminate()
+    code, said = ended(process)
+    assert (code, "ended by itself" in said) == ((0, True) if before else (143, False))
+
+
 @pytest.mark.parametrize("written", [True, False])
 def test_what_is_being_saved_is_waited_for_while_more_of_it_is_there(tmp_path: Path, written: bool) -> None:
     process = start(
