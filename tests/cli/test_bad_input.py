@@ -89,7 +89,7 @@ def test_debug_shows_where_an_error_comes_from(untouched: Path, platform: Any) -
     ("raised", "code", "expected"),
     [
         (ZeroDivisionError("by zero"), 1, "internal error: ZeroDivisionError: by zero (--debug shows where)"),
-        (KeyboardInterrupt(), 130, ""),
+        (KeyboardInterrupt(), 130, "stopped"),
     ],
 )
 def test_an_error_that_is_not_the_users_has_an_exit_code_of_its_own(
