@@ -175,7 +175,7 @@ def built(arguments: argparse.Namespace, folder: Path) -> TrainingRun:
         writer=Writer(lm, tokenizer, codec, sampler, options, False, arguments.answers),
         problems=problems,
         held_out=(),
-        rewards=[WeightedReward(reward)],
+        rewards=[WeightedReward(reward, "length")],
         context=RewardContext(None, arguments.new),
     )
     return TrainingRun(

@@ -22,7 +22,8 @@ from opendllm.core.manifest.paths import with_absolute_paths, without_paths
 from opendllm.core.manifest.plugin_checks import resolve_plugins, unknown_plugins
 from opendllm.core.manifest.published import read_published
 from opendllm.core.manifest.requirements import requirement_issues
-from opendllm.core.manifest.schema import NAME_PATTERN, ExperimentManifest, Launch, Manifest, PublishedFigures
+from opendllm.core.manifest.schema import ExperimentManifest, Launch, Manifest, PublishedFigures
+from opendllm.core.manifest.section import NAME_PATTERN
 from opendllm.core.manifest.sources import KeyPath, Location, Source, merge, override, parse_value, read_yaml
 from opendllm.core.manifest.variant_plugins import VariantPlugins
 from opendllm.registries.discovery import Plugins
@@ -57,6 +58,9 @@ def _without_new_defaults(section: dict[str, Any] | None) -> dict[str, Any] | No
 def _learnt_from(rl: dict[str, Any]) -> dict[str, Any]:
     """What of a dumped `rl` section decides the trained weights."""
     content = {key: value for key, value in rl.items() if key not in ("held_out", "reward_seconds")}
+    content["rewards"] = [
+        {key: value for key, value in each.items() if key != "label"} for each in rl["rewards"]
+    ]
     content["rollout"] = {key: value for key, value in rl["rollout"].items() if key != "batch_size"}
     content["reference"] = {key: value for key, value in rl["reference"].items() if key != "offload"}
     return content

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from opendllm.core.manifest.checks import GRID, Issue, ManifestError, dotted, is_grid
-from opendllm.core.manifest.schema import NAME_PATTERN
+from opendllm.core.manifest.section import NAME_PATTERN
 from opendllm.core.manifest.sources import KeyPath, Source
 
 _HOLDERS: tuple[KeyPath, ...] = (("generate",), ("generate", "sampler", "options"))

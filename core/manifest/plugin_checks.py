@@ -233,7 +233,9 @@ class Resolver:
             )
             for index, each in enumerate(rl.rewards)
         ]
-        rewards = tuple(WeightedReward(plugin, each.weight) for plugin, each in found if plugin is not None)
+        rewards = tuple(
+            WeightedReward(plugin, each.called, each.weight) for plugin, each in found if plugin is not None
+        )
         decodes, self.decodes = self.decodes, True
         sampler = self.sampler(rl.rollout, (*at, "rollout"))
         self.decodes = decodes

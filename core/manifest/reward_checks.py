@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 
 from opendllm.core.manifest.reward_schema import Reference, RewardLearning
@@ -61,7 +60,7 @@ def reward_issues(
 
 
 def _rewards(manifest: Manifest, rl: RewardLearning, plugins: RewardPlugins) -> Iterator[tuple[KeyPath, str]]:
-    names = [chosen.reward.name for chosen in rl.rewards]
+    labels = [chosen.called for chosen in rl.rewards]
     for index, reward in enumerate(plugins.rewards):
         at: KeyPath = (*AT, "rewards", index)
         if reward.plugin.options.executes_code and not manifest.allow_code_execution:
@@ -71,13 +70,14 @@ def _rewards(manifest: Manifest, rl: RewardLearning, plugins: RewardPlugins) -> 
             )
         if reward.weight == 0:
             yield (*at, "weight"), "is 0, so the reward changes nothing: leave it out, or give it a weight"
-    for name, count in Counter(names).items():
-        if count > 1:
-            yield (*AT, "rewards"), f"{name!r} is there {count} times: name each reward once"
-    if rl.held_out is not None and rl.held_out.reward is not None and rl.held_out.reward not in names:
+        if labels[index] in labels[:index]:
+            yield at, f"{labels[index]!r} is there twice: give each a `label`"
+        if labels[index] in ("deviation", "seconds"):
+            yield at, f"is called {labels[index]!r}, as a column of train.jsonl is: give it another `label`"
+    if rl.held_out is not None and rl.held_out.reward is not None and rl.held_out.reward not in labels:
         yield (
             (*AT, "held_out", "reward"),
-            f"{rl.held_out.reward!r} is none of the rewards: name one of {', '.join(names)}",
+            f"{rl.held_out.reward!r} is none of the rewards: name one of {', '.join(labels)}",
         )
 
 

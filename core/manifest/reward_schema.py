@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from opendllm.core.decoding.options import DecoderOptions
-from opendllm.core.manifest.section import PluginChoice, Section
+from opendllm.core.manifest.section import NAME_PATTERN, PluginChoice, Section
 from opendllm.registries.options import ManifestPath
 
 
@@ -32,7 +32,18 @@ class ChosenReward(Section):
     """One of the rewards whose weighted sum an answer is worth."""
 
     reward: PluginChoice
+    label: str | None = Field(
+        None,
+        pattern=NAME_PATTERN,
+        description="What it is called in train.jsonl and in `held_out`; by default the reward's name. Of "
+        "rewards with one name all but one need it.",
+    )
     weight: float = Field(1.0, description="What its values are multiplied by; below 0, a penalty.")
+
+    @property
+    def called(self) -> str:
+        """Its label, given or not."""
+        return self.label or self.reward.name
 
 
 class Rollout(DecoderOptions):
@@ -74,7 +85,8 @@ class HeldOutProblems(Section):
     samples: int = Field(1, ge=1, description="Answers to each problem.")
     temperature: float = Field(0.0, ge=0, description="Of their token draw; the rest is as in `rollout`.")
     reward: str | None = Field(
-        None, description="An answer passes that this one gives its full mark; by default the first reward."
+        None,
+        description="An answer passes that this one (its label) gives its full mark; by default the first.",
     )
 
     @model_validator(mode="after")

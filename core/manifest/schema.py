@@ -8,13 +8,12 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from opendllm.core.decoding.options import DecoderOptions
 from opendllm.core.manifest.endpoint_schema import Endpoint
-from opendllm.core.manifest.section import PluginChoice, Section
+from opendllm.core.manifest.section import NAME_PATTERN, PluginChoice, Section
 from opendllm.core.manifest.train_schema import Train
 from opendllm.registries.benchmarks import IsolationLevel
 from opendllm.registries.options import HubIdOrPath
 
 MASK_TOKEN = "<|mask|>"  # noqa: S105 (no password)
-NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 PLUGIN_KEYS = {
     "backbone": "backbones",

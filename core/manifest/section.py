@@ -6,6 +6,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+"""Of what a user names."""
+
 
 class Section(BaseModel):
     """Part of a manifest: immutable, unknown keys refused."""

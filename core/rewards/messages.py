@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from opendllm.core.foundation.ranks import local_world_size
-from opendllm.core.rewards.weighing import WeightedReward, labels
+from opendllm.core.rewards.weighing import WeightedReward
 from opendllm.registries.benchmarks import CodeExecution
 from opendllm.registries.corpora import Message
 from opendllm.registries.gaps import Gap
@@ -26,11 +26,11 @@ def written_setting(rewards: Sequence[WeightedReward], context: RewardContext) -
     return {
         "rewards": [
             {
-                "label": label,
+                "label": each.label,
                 "plugin": each.plugin.registration.qualified_name,
                 "options": each.plugin.options.model_dump(mode="json", exclude_unset=True),
             }
-            for label, each in zip(labels(rewards), rewards, strict=True)
+            for each in rewards
         ],
         "code_execution": execution
         and {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import sys
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -25,10 +24,12 @@ class WeightedReward:
 
     Attributes:
         plugin: with its options.
+        label: what it is called where all are told apart.
         weight: what its values are multiplied by; below 0, a penalty.
     """
 
     plugin: ChosenPlugin[Reward, RewardOptions]
+    label: str
     weight: float = 1.0
 
 
@@ -43,17 +44,6 @@ class RewardedCompletion:
 
     total: float
     values: Mapping[str, float]
-
-
-def labels(rewards: Sequence[WeightedReward]) -> list[str]:
-    """What each is called where all are told apart: its name; `name-2`, `name-3` where it is there again."""
-    seen: Counter[str] = Counter()
-    found = []
-    for each in rewards:
-        seen[each.plugin.name] += 1
-        number = seen[each.plugin.name]
-        found.append(each.plugin.name if number == 1 else f"{each.plugin.name}-{number}")
-    return found
 
 
 def check_problems(problems: Sequence[Problem], rewards: Sequence[WeightedReward]) -> None:

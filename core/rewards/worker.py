@@ -21,7 +21,6 @@ from opendllm.core.rewards.weighing import (
     RewardedCompletion,
     WeightedReward,
     by_problem,
-    labels,
     weighed,
 )
 from opendllm.registries.errors import UserError
@@ -55,14 +54,14 @@ class RewardWorker:
         """Start the process, which gets ready by itself.
 
         Args:
-            rewards: at least one.
+            rewards: at least one; no two have the same label.
             context: what each is told.
             seconds: that one reward may take for a batch.
 
         Raises:
             UserError: a reward runs generated code, and the context doesn't allow that.
         """
-        self._rewards = dict(zip(labels(rewards), rewards, strict=True))
+        self._rewards = {each.label: each for each in rewards}
         self._setting = written_setting(rewards, context)
         self._seconds = seconds
         for each in rewards:
@@ -159,7 +158,9 @@ class RewardWorker:
         )
 
     def _owner(self, label: str) -> str:
-        return self._rewards[label].plugin.registration.owner
+        reward = self._rewards[label]
+        owner = reward.plugin.registration.owner
+        return owner if label == reward.plugin.name else f"{owner} (label {label!r})"
 
     def _started(self) -> subprocess.Popen[bytes]:
         self._waiting = b""

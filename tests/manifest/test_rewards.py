@@ -88,8 +88,19 @@ def test_everything_that_such_a_manifest_names_is_found_and_travels(tmp_path: Pa
         ),
         (
             ["train.rl.rewards=[{reward: {name: exact-match}}, {reward: {name: exact-match}}]"],
-            "'exact-match' is there 2 times",
+            "train.rl.rewards.1: 'exact-match' is there twice: give each a `label`",
         ),
+        (
+            [
+                "train.rl.rewards=[{reward: {name: format}, label: a}, {reward: {name: exact-match}, label: a}]"
+            ],
+            "train.rl.rewards.1: 'a' is there twice",
+        ),
+        (
+            ["train.rl.rewards=[{reward: {name: exact-match}, label: seconds}]"],
+            "train.rl.rewards.0: is called 'seconds', as a column of train.jsonl is",
+        ),
+        (["train.rl.rewards=[{reward: {name: exact-match}, label: a b}]"], "rewards.0.label: .*pattern"),
         (["train.rl.rewards=[{reward: {name: exact-match}, weight: 0}]"], "weight: is 0"),
         (
             ["train.rl.rollout.temperature=0"],
@@ -146,10 +157,23 @@ def test_a_checkpoint_brings_its_own_tokenizer(tmp_path: Path) -> None:
     assert variant.manifest.data is None
 
 
+def test_a_reward_may_be_there_several_times_by_labels(tmp_path: Path) -> None:
+    """As d1 has `format` in several forms; one that is held out is named by its label."""
+    forms = "{reward: {name: format}}, {reward: {name: format, options: {form: think-answer}}, label: thinks}"
+    held_out = "train.rl.held_out={problems: {path: other.jsonl}, reward: thinks}"
+    [variant] = read(tmp_path, f"train.rl.rewards=[{forms}]", held_out).variants
+    assert variant.plugins.rewards is not None
+    found = [(each.label, each.plugin.name) for each in variant.plugins.rewards.rewards]
+    assert found == [("format", "format"), ("thinks", "format")]
+    with pytest.raises(UserError, match="'format-2' is none of the rewards: name one of format, thinks"):
+        read(tmp_path, f"train.rl.rewards=[{forms}]", held_out.replace("thinks", "format-2"))
+
+
 def test_what_is_only_looked_at_makes_no_other_training(tmp_path: Path) -> None:
     (tmp_path / "problems.jsonl").write_text('{"task_id": "a", "prompt": "a", "answer": "b"}\n')
     first = read(tmp_path).variants[0].training_digest
     same = ["train.rl.reward_seconds=5", "train.rl.rollout.batch_size=3", "train.rl.reference.offload=true"]
+    same.append("train.rl.rewards=[{reward: {name: exact-match}, label: right}]")
     for setting in (*same, "train.rl.held_out={problems: {path: other.jsonl}}"):
         assert read(tmp_path, setting).variants[0].training_digest == first
     for setting in ("train.rl.group_size=2", "train.rl.rollout.temperature=0.5"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -96,16 +97,16 @@ def trapped(strange: Plugins) -> Callable[..., WeightedReward]:
     return make
 
 
-def built_in(name: str, weight: float = 1.0, **options: object) -> WeightedReward:
+def built_in(name: str, weight: float = 1.0, label: str | None = None, **options: object) -> WeightedReward:
     """A built-in reward, chosen."""
-    return _chosen(installed_plugins(), name, weight, options)
+    return replace(_chosen(installed_plugins(), name, weight, options), label=label or name)
 
 
 def _chosen(plugins: Plugins, name: str, weight: float, given: Mapping[str, object]) -> WeightedReward:
     registration = plugins.rewards.get(name)
     options = registration.options.model_validate(given)
     assert isinstance(options, RewardOptions)
-    return WeightedReward(ChosenPlugin(registration, options), weight)
+    return WeightedReward(ChosenPlugin(registration, options), name, weight)
 
 
 def answers(**texts: list[str]) -> list[Completion]:

@@ -14,7 +14,7 @@ import pytest
 
 from opendllm.core.rewards import worker as worker_module
 from opendllm.core.rewards.messages import read_context, written_setting
-from opendllm.core.rewards.weighing import RewardedCompletion, WeightedReward, check_problems, labels
+from opendllm.core.rewards.weighing import RewardedCompletion, WeightedReward, check_problems
 from opendllm.core.rewards.worker import RewardFailedError, RewardWorker
 from opendllm.registries.benchmarks import CodeExecution
 from opendllm.registries.corpora import Message
@@ -39,14 +39,14 @@ def test_values_are_weighed_and_keep_their_order() -> None:
     rewards = [
         built_in("code", 2.0),
         built_in("format", 0.5),
-        built_in("format", 1.0, form="boxed-answer"),
+        built_in("format", 1.0, label="boxed", form="boxed-answer"),
         built_in("length", -4.0, buffer=2),
     ]
     context = RewardContext(CodeExecution(workers=2), max_new_tokens=3, seed=1)
     with RewardWorker(rewards, context) as worker:
         found = worker.submit(given).result()
         again = worker.submit(given[::-1]).result()  # the same process
-    assert labels(rewards) == ["code", "format", "format-2", "length"]
+    assert all(list(each.values) == ["code", "format", "boxed", "length"] for each in found)
     values = [list(each.values.values()) for each in found]
     assert values == [[0, 1, 0.25, 0], [1, 1, 0.25, -0.5], [0, 1, 0.25, -1], [0, 0, 0.25, 0]]
     assert [each.total for each in found] == [0.75, 4.75, 4.75, 0.25]
@@ -163,7 +163,7 @@ from opendllm.registries.registry import ChosenPlugin
 from opendllm.registries.rewards import RewardContext
 registration = installed_plugins().rewards.get("trapped")
 chosen = ChosenPlugin(registration, registration.options(does="hang"))
-worker = RewardWorker([WeightedReward(chosen)], RewardContext())
+worker = RewardWorker([WeightedReward(chosen, "trapped")], RewardContext())
 worker.submit(answers(a=["trap"]))
 print(worker._process.pid, flush=True)
 sys.stdin.read(1)

@@ -82,7 +82,7 @@ class _RewardSteps:
         self._order = ProblemOrder(
             method.problems, run.seed, method.settings.group_size, run.settings.global_batch_size
         )
-        self._names = [each.plugin.name for each in method.rewards]
+        self._names = [each.label for each in method.rewards]
         self._longest = method.writer.longest(method.problems)
         self._micro_batch, accumulation = batch_shape(run.settings, world_size())
         share = self._micro_batch * accumulation
