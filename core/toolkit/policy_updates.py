@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -9,6 +10,10 @@ from torch import Tensor, nn
 
 from opendllm.registries.backbones import JointLoss
 from opendllm.registries.policies import FixedTerms, PolicyLosses, PolicyObjective, PolicyReading
+
+
+KL_OUTLIER = 10.0
+"""Above it one term's KL estimate tells little of the others'."""
 
 
 @torch.no_grad()
@@ -35,8 +40,9 @@ class PolicyStatistics:
     """What was seen in some readings, as sums that add up over readings and processes.
 
     Attributes:
-        sums: [4] float64: terms; those whose gradient the ratio's lower bound holds back, those of its upper
-            one; KL estimates, NaN where there is no penalty.
+        sums: [6] float64: terms; those whose gradient the ratio's lower bound holds back, those of its upper
+            one; KL estimates, NaN where there is no penalty; how many of these are above `KL_OUTLIER`, and
+            the sum of the others.
     """
 
     sums: Tensor
@@ -44,21 +50,38 @@ class PolicyStatistics:
     @classmethod
     def of(cls, losses: PolicyLosses) -> PolicyStatistics:
         """Those of one reading."""
-        kl = torch.full_like(losses.loss, torch.nan) if losses.kl is None else losses.kl
-        ones = torch.ones_like(losses.loss)
-        columns = [ones, losses.clipped_low, losses.clipped_high, kl]
+        kl = torch.full_like(losses.loss, torch.nan) if losses.kl is None else losses.kl.detach()
+        above = kl > KL_OUTLIER
+        columns = [
+            torch.ones_like(losses.loss), losses.clipped_low, losses.clipped_high,
+            kl, above, kl.where(~above, 0.0),
+        ]  # fmt: skip
         return cls(torch.stack([column.detach().double().sum() for column in columns]))
 
+    @classmethod
+    def joined(cls, parts: Sequence[PolicyStatistics]) -> PolicyStatistics:
+        """Of all readings of a process."""
+        return cls(torch.stack([part.sums for part in parts]).sum(0))
+
     def means(self) -> dict[str, float]:
-        """By the names of train.jsonl: the mean KL estimate, and the shares of terms that are clipped."""
-        terms, low, high, kl = self.sums.tolist()
+        """By the names of train.jsonl: shares of terms that are clipped, the mean KL estimate, the share of
+        terms whose estimate is an outlier, and the mean of the others.
+        """
+        terms, low, high, kl, above, others = self.sums.tolist()
         number = max(1.0, terms)
         found = {
             "clip_fraction": (low + high) / number,
             "clip_fraction_low": low / number,
             "clip_fraction_high": high / number,
         }
-        return found if kl != kl else {**found, "kl": kl / number}
+        if kl != kl:
+            return found
+        return {
+            **found,
+            "kl": kl / number,
+            "kl_outlier_fraction": above / number,
+            "kl_without_outliers": others / max(1.0, terms - above),
+        }
 
 
 class PolicyUpdate:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +21,7 @@ from opendllm.core.testing.table_lm import TableLM
 from opendllm.core.toolkit.noise import AddressedNoise
 from opendllm.core.toolkit.policy_advantages import group_advantages
 from opendllm.core.toolkit.policy_losses import ClippedRatio, term_shares
-from opendllm.core.toolkit.policy_updates import PolicyUpdate, log_probabilities
+from opendllm.core.toolkit.policy_updates import PolicyStatistics, PolicyUpdate, log_probabilities
 from opendllm.core.toolkit.rollout_tokens import until_first_stop
 from opendllm.core.toolkit.traces import blocks_from, filled_steps, shrunk_steps, step_ranks
 from opendllm.core.training.reinforcement.figures import reward_figures
@@ -325,6 +326,26 @@ def test_normalisations_by_hand() -> None:
     assert float(shares.count) == 2
     for kind in ("bnpo", "grpo", "dr_grpo", "dllm_rl"):
         assert float(term_shares(kind, sequence[:0], 0.1, 8).count) == 0
+
+
+def test_a_single_term_far_below_the_reference_is_told_from_the_rest() -> None:
+    """k3 is exponential there; what the other terms come to stays to be seen, over several readings."""
+    ratio = ClippedRatio(0.5, 0.5, "k3", "reference")
+    zeros = torch.zeros(2).double()
+    parts = [
+        PolicyStatistics.of(ratio.losses(torch.tensor(new).double(), FixedTerms(zeros, zeros, zeros)))
+        for new in ([0.0, -20.0], [-1.0, -1.0], [-2000.0, 0.0])
+    ]
+    near, far = math.e - 2, math.exp(20) - 21
+    means = PolicyStatistics.joined(parts[:2]).means()
+    assert means["kl"] == pytest.approx((far + 2 * near) / 4)
+    assert means["kl_outlier_fraction"] == 0.25
+    assert means["kl_without_outliers"] == pytest.approx(2 * near / 3)
+    beyond = PolicyStatistics.joined(parts).means()
+    assert beyond["kl"] == math.inf
+    assert beyond["kl_without_outliers"] == pytest.approx(2 * near / 4)
+    without = PolicyStatistics.of(ClippedRatio(0.5, 0.5, None, "old").losses(zeros, FixedTerms(zeros, zeros)))
+    assert not any("kl" in name for name in without.means())
 
 
 def test_ratios_far_away_stay_finite_where_they_are_cut() -> None:

@@ -250,7 +250,7 @@ class _RewardSteps:
         own = torch.stack([each.count for _, readings in parts for each in readings]).sum()
         count = max(1.0, float(summed(own)))
         total = torch.zeros((), dtype=torch.float64, device=engine.device)
-        sums = torch.zeros(4, dtype=torch.float64, device=engine.device)
+        seen: list[PolicyStatistics] = []
         tokens = torch.zeros((), dtype=torch.int64, device=engine.device)
         readings_left = sum(len(readings) for _, readings in parts)
         for rows, readings in parts:
@@ -264,9 +264,10 @@ class _RewardSteps:
                 engine.backward(loss * world_size(), scale_wrt_gas=False)
                 total += loss.detach().double()
                 assert update.statistics is not None
-                sums += update.statistics.sums
+                seen.append(update.statistics)
         tokens += (phase.rollouts.rows.segments != PADDING_SEGMENT).sum().to(tokens.device)
-        return StepGradients(total, int(tokens), PolicyStatistics(summed(sums)).means())
+        statistics = PolicyStatistics(summed(PolicyStatistics.joined(seen).sums))
+        return StepGradients(total, int(tokens), statistics.means())
 
     def _fixed_terms(
         self, phase: Phase, iteration: int, rows: Tensor, readings: Sequence[PolicyReading]
