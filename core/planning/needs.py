@@ -10,12 +10,13 @@ from opendllm.core.foundation.globs import matches_anything
 from opendllm.core.foundation.hub import in_hub_cache
 from opendllm.core.manifest.experiment_manifest import Variant
 from opendllm.core.planning.endpoint_plan import missing_for
+from opendllm.core.training.reinforcement.run_problems import check_problem_files
 from opendllm.registries.errors import UserError
 from opendllm.registries.options import path_fields
 
 
 def check_here(variants: Sequence[Variant], stages: Collection[str] = ("train", "evaluate")) -> None:
-    """Packages and files that a run would miss after hours; nothing is imported or downloaded.
+    """Packages and files that a run would miss after hours; nothing large is imported, or downloaded.
 
     Args:
         variants: those that are to run.
@@ -30,6 +31,8 @@ def check_here(variants: Sequence[Variant], stages: Collection[str] = ("train", 
             found += [f"{variant.name} needs {each}" for each in _missing_packages(variant, stages)]
         if "evaluate" in stages:
             found += [f"{variant.name}: {each}" for each in _missing_files(variant)]
+    if "train" in stages:
+        found += _wrong_problems(variants)
     if found:
         raise UserError("\n".join(dict.fromkeys(found)))
 
@@ -54,6 +57,20 @@ def _missing_files(variant: Variant) -> Iterator[str]:
             if path is not None and not or_hub_id and not matches_anything(path):
                 where = f"evaluate.{index}.benchmark.options.{name}"
                 yield f"{where}: {path} does not exist"
+
+
+def _wrong_problems(variants: Sequence[Variant]) -> Iterator[str]:
+    """Of files of problems that are learnt from, what is wrong with them; variants mostly share theirs."""
+    seen = []
+    for variant in variants:
+        train = variant.manifest.train
+        if train is None or train.rl is None or train.rl in seen:
+            continue
+        seen.append(train.rl)
+        try:
+            check_problem_files(variant)
+        except UserError as error:
+            yield f"{variant.name}: {error}"
 
 
 def missing(variant: Variant) -> list[str]:

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from opendllm.registries.backbones import JointLoss
 from opendllm.registries.policies import FixedTerms, PolicyLosses, PolicyObjective, PolicyReading
 
-
 KL_OUTLIER = 10.0
 """Above it one term's KL estimate tells little of the others'."""
 

@@ -30,7 +30,8 @@ from opendllm.core.training.checkpoints import check_same_data, remove_left_over
 from opendllm.core.training.documents import DocumentTraining
 from opendllm.core.training.method import TrainingMethod
 from opendllm.core.training.progress import training_progress
-from opendllm.core.training.reinforcement.start import problems_digest, reward_training, run_problems
+from opendllm.core.training.reinforcement.run_problems import problems_digest, run_problems
+from opendllm.core.training.reinforcement.start import reward_training
 from opendllm.core.training.settings import batch_shape
 from opendllm.core.training.trainer import TrainingRun, train
 from opendllm.registries.backbones import DiffusionLM, Vocabulary

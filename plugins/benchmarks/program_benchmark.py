@@ -1,28 +1,15 @@
-"""What benchmarks have in common that run what the model wrote."""
+"""What benchmarks of programs have in common whose problems are published as a file."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
-from opendllm.core.sandbox import assertion_judge
-from opendllm.core.sandbox.limits import limits_of
-from opendllm.core.scoring.problem_files import ProblemSource, asked_or_failed, read_problems
-from opendllm.core.scoring.program_scores import ProgramTests, score_programs
-from opendllm.core.scoring.scores_by_setting import lower_is_better
+from opendllm.core.scoring.problem_files import ProblemSource, read_problems
 from opendllm.plugins.benchmarks import ProgramOptions
-from opendllm.registries.benchmarks import (
-    DEFAULT_SETTING,
-    Answer,
-    Benchmark,
-    BenchmarkContext,
-    CodeExecution,
-    GeneratedText,
-    GenerationRequest,
-    Scores,
-)
+from opendllm.plugins.benchmarks.judged_programs import JudgedPrograms
+from opendllm.registries.benchmarks import BenchmarkContext
 from opendllm.registries.problems import Problem
 
 Row = Mapping[str, Any]
@@ -30,55 +17,23 @@ Row = Mapping[str, Any]
 OptionsT = TypeVar("OptionsT", bound=ProgramOptions)
 
 
-class ProgramBenchmark(Benchmark, Generic[OptionsT]):
+class ProgramBenchmark(JudgedPrograms[OptionsT, Row]):
     """pass@k of programs, over all problems of a file or a data set.
 
     Attributes:
         name: the benchmark's.
         fields: that every problem must have.
         task_prefix: what stands before a task's number: a number alone means the benchmark's task.
-        settings: the ways of asking.
-        options: the benchmark's.
-        problems: task id -> the problems that are asked.
     """
 
     name: str
     fields: tuple[str, ...]
     task_prefix: str | None = None
-    settings: Sequence[str] = (DEFAULT_SETTING,)
-    lower_is_better = lower_is_better(())
-    executes_code = True
-    accepts = frozenset({"written", "completion", "solution"})
 
-    def __init__(self, options: OptionsT) -> None:
-        self.options = options
-        self.headline = tuple(f"pass@{k}" for k in options.pass_at)
-        self.problems: dict[str, Row] = {}
-        self._execution: CodeExecution | None = None
-
-    def requests(self, context: BenchmarkContext) -> Sequence[GenerationRequest]:
+    def asked(self, context: BenchmarkContext) -> Mapping[str, Row]:
         """Every problem, in its published order."""
         chosen = [row for row in self.rows() if self.is_asked(row)]
-        self.problems = {self.task_id(row): row for row in chosen[: context.limit]}
-        self._execution = context.code_execution
-        return [
-            request
-            for task, row in self.problems.items()
-            for request in asked_or_failed(task, self.settings, partial(self.ask, task, row))
-        ]
-
-    def score(self, answers: Sequence[Answer]) -> Scores:
-        """pass@k of every setting."""
-        texts = [answer for answer in answers if isinstance(answer, GeneratedText)]
-        note = self.note() if any(answer.form == "written" for answer in texts) else None
-        return score_programs(
-            texts,
-            self._program,
-            self.tests(),
-            self._execution,
-            limits_of(self.options.memory_gib),
-            [] if note is None else [note],
-        )
+        return {self.task_id(row): row for row in chosen[: context.limit]}
 
     def training_problems(self, context: BenchmarkContext) -> Sequence[Problem]:
         """None: what is published is there to be tested with."""
@@ -92,18 +47,6 @@ class ProgramBenchmark(Benchmark, Generic[OptionsT]):
     def source(self) -> ProblemSource:
         """Where the problems are published."""
 
-    @abstractmethod
-    def ask(self, task: str, row: Row) -> Sequence[GenerationRequest]:
-        """The requests of a problem."""
-
-    @abstractmethod
-    def program(self, answer: GeneratedText, row: Row) -> str:
-        """The whole program that an answer makes, unless it is a whole solution."""
-
-    @abstractmethod
-    def judge_data(self, task: str) -> dict[str, Any]:
-        """What the judge's script prepares of a task."""
-
     def rows(self) -> Sequence[Row]:
         """All problems, in their published order."""
         return read_problems(self.options.problems, self.source(), self.fields)
@@ -115,19 +58,6 @@ class ProgramBenchmark(Benchmark, Generic[OptionsT]):
     def task_id(self, row: Row) -> str:
         """The problem's id."""
         return str(row["task_id"])
-
-    def note(self) -> str | None:
-        """How programs are made of answers, where an option says so."""
-        return None
-
-    def tests(self) -> ProgramTests:
-        """How programs are judged."""
-        return ProgramTests(assertion_judge, self.judge_data, self.options.pass_at)
-
-    def _program(self, answer: GeneratedText) -> str:
-        if answer.form == "solution":
-            return answer.text
-        return self.program(answer, self.problems[answer.task_id])
 
 
 def without_fences(text: str) -> str:

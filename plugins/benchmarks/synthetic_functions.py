@@ -3,76 +3,48 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from opendllm.core.sandbox import assertion_judge
-from opendllm.core.sandbox.limits import limits_of
-from opendllm.core.scoring.program_scores import ProgramTests, score_programs
-from opendllm.core.scoring.scores_by_setting import lower_is_better
 from opendllm.core.toolkit.synthetic_functions import SyntheticFunction, synthetic_functions
 from opendllm.plugins.benchmarks import SyntheticFunctionsOptions
-from opendllm.registries.benchmarks import (
-    Answer,
-    Benchmark,
-    BenchmarkContext,
-    CodeExecution,
-    GeneratedText,
-    GenerationRequest,
-    Scores,
-)
+from opendllm.plugins.benchmarks.judged_programs import JudgedPrograms
+from opendllm.registries.benchmarks import BenchmarkContext, GeneratedText, GenerationRequest
 from opendllm.registries.gaps import Gap
 from opendllm.registries.problems import Problem
 
 STOP = ("\ndef", "\nclass", "\nassert", "\nprint", "\n#")
 
 
-class SyntheticFunctions(Benchmark):
+class SyntheticFunctions(JudgedPrograms[SyntheticFunctionsOptions, SyntheticFunction]):
     """pass@k of held-out functions; no two splits have one in common."""
 
-    lower_is_better = lower_is_better(())
-    executes_code = True
-    accepts = frozenset({"written", "completion", "solution"})
-
-    def __init__(self, options: SyntheticFunctionsOptions) -> None:
-        self._options = options
-        self.headline = tuple(f"pass@{k}" for k in options.pass_at)
-        self._functions: dict[str, SyntheticFunction] = {}
-        self._execution: CodeExecution | None = None
-
-    def requests(self, context: BenchmarkContext) -> Sequence[GenerationRequest]:
+    def asked(self, context: BenchmarkContext) -> Mapping[str, SyntheticFunction]:
         """The first of the held-out functions."""
-        wanted = min(filter(None, (self._options.problems, context.limit)))
-        held_out = synthetic_functions("held-out", self._options.most_steps)
-        self._functions = {each.name: each for each in itertools.islice(held_out, wanted)}
-        self._execution = context.code_execution
-        return [
-            GenerationRequest(name, Gap(each.prompt), each.solution, stop=STOP)
-            for name, each in self._functions.items()
-        ]
+        wanted = min(filter(None, (self.options.problems, context.limit)))
+        held_out = synthetic_functions("held-out", self.options.most_steps)
+        return {each.name: each for each in itertools.islice(held_out, wanted)}
 
-    def score(self, answers: Sequence[Answer]) -> Scores:
-        """pass@k of the functions' assertions."""
-        texts = [answer for answer in answers if isinstance(answer, GeneratedText)]
-        tests = ProgramTests(assertion_judge, self._judge_data, self._options.pass_at)
-        limits = limits_of(self._options.memory_gib)
-        return score_programs(texts, self._program, tests, self._execution, limits)
+    def ask(self, task: str, problem: SyntheticFunction) -> Sequence[GenerationRequest]:
+        """See `JudgedPrograms`."""
+        return [GenerationRequest(task, Gap(problem.prompt), problem.solution, stop=STOP)]
 
     def training_problems(self, context: BenchmarkContext) -> Sequence[Problem]:
         """Every function of a split: its program continues the prompt."""
         return [
             Problem(each.name, Gap(each.prompt), answer=each.solution, tests=each.tests)
-            for each in synthetic_functions(self._options.training_split, self._options.most_steps)
+            for each in synthetic_functions(self.options.training_split, self.options.most_steps)
         ]
 
-    def _program(self, answer: GeneratedText) -> str:
-        if answer.form == "solution":
-            return answer.text
-        return f"{self._functions[answer.task_id].prompt}{answer.text}\n"
+    def program(self, answer: GeneratedText, problem: SyntheticFunction) -> str:
+        """See `JudgedPrograms`."""
+        return f"{problem.prompt}{answer.text}\n"
 
-    def _judge_data(self, task: str) -> dict[str, object]:
-        function = self._functions[task]
+    def judge_data(self, task: str) -> dict[str, Any]:
+        """See `JudgedPrograms`."""
+        function = self.problems[task]
         return {
             "gold": function.prompt + function.solution,
             "tests": "\n".join(function.tests),
-            "seconds": self._options.timeout,
+            "seconds": self.options.timeout,
         }

@@ -92,7 +92,8 @@ def test_everything_that_such_a_manifest_names_is_found_and_travels(tmp_path: Pa
         ),
         (
             [
-                "train.rl.rewards=[{reward: {name: format}, label: a}, {reward: {name: exact-match}, label: a}]"
+                "train.rl.rewards=[{reward: {name: format}, label: a}, "
+                "{reward: {name: exact-match}, label: a}]"
             ],
             "train.rl.rewards.1: 'a' is there twice",
         ),

@@ -321,7 +321,7 @@ def check_dllm_rl(
     clipped, ratio = torch.tensor(entry.take("clipped")), torch.tensor(entry.take("ratio"))
     module = vectors.model.lm.module
     policy = kl = 0.0
-    seen, gradients = list[PolicyStatistics](), dict[str, Tensor]()
+    parts, gradients = list[PolicyStatistics](), dict[str, Tensor]()
     for number, reading in enumerate(readings):
         at = order.view(len(readings), -1)[number]
         terms = masked[at]
@@ -343,12 +343,12 @@ def check_dllm_rl(
             name = name.removeprefix("network.")
             gradients[name] = gradients.get(name, torch.zeros_like(slope)) + slope
         assert update.statistics is not None
-        seen.append(update.statistics)
+        parts.append(update.statistics)
     assert policy == pytest.approx(entry.take("policy_loss"), abs=LOSS)
     assert kl == pytest.approx(entry.take("kl_loss"), abs=LOSS)
     assert policy + kl == pytest.approx(entry.take("loss"), abs=LOSS)
     shares = entry.take("clip_fraction")
-    means = PolicyStatistics.joined(seen).means()
+    means = PolicyStatistics.joined(parts).means()
     assert means["clip_fraction_low"] == pytest.approx(shares["low"], abs=1e-6)
     assert means["clip_fraction_high"] == pytest.approx(shares["high"], abs=1e-6)
     check_gradients(gradients, entry.take("gradient"), vectors.expected["mask_token_id"])

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from opendllm.core.manifest.experiment_manifest import experiment_of
 from opendllm.core.planning.devices import Device
 from opendllm.core.planning.hardware import Hardware
+from opendllm.core.planning.needs import check_here
 from opendllm.core.planning.plan import plan
+from opendllm.core.rewards.weighing import WeightedReward
 from opendllm.core.toolkit.synthetic_functions import synthetic_functions
-from opendllm.core.training.reinforcement.start import run_problems
+from opendllm.core.training.reinforcement.keeping import refuse_keeping_none
+from opendllm.core.training.reinforcement.run_problems import run_problems
 from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.errors import UserError
+from opendllm.registries.options import RewardOptions
+from opendllm.registries.policies import PolicyObjective
+from opendllm.registries.registry import ChosenPlugin
 
 TESTED = next(synthetic_functions("held-out"))
 LEARNT = next(synthetic_functions("train"))
@@ -96,6 +103,47 @@ def test_what_cannot_be_learnt_from_is_one_line(
     with pytest.raises(UserError, match=message) as caught:
         run_problems(variant(tmp_path, **rl))
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_files_of_problems_are_looked_at_before_anything_is_run(tmp_path: Path) -> None:
+    """Not even a corpus is read before; what hangs on a benchmark's problems is said later."""
+    problems = tmp_path / "problems.jsonl"
+    made_up = variant(tmp_path, problems={"benchmark": {"name": "synthetic-functions"}, "skip": 10**6})
+    missing = variant(tmp_path)
+    with pytest.raises(UserError, match=r"default: train.rl.problems: .* cannot be read") as caught:
+        check_here([missing, made_up, missing])
+    assert len(str(caught.value).splitlines()) == 1
+    problems.write_text('{"task_id": "a", "prompt": "a"}\n')
+    with pytest.raises(UserError, match=r"code .* can't judge answers to problem 'a': it has no `tests`"):
+        check_here([missing])
+    write(tmp_path, LEARNT, TESTED)
+    check_here([missing])  # that one is tested is said when the benchmark has been asked
+    check_here([missing], stages=["evaluate"])
+
+
+@pytest.mark.parametrize(
+    ("kept", "weights", "message"),
+    [
+        ([5, 6], {"exact-match": 1}, "an answer is worth between 0 and 1 here"),
+        ([-1, -0.1], {"exact-match": 1, "length": 1}, None),
+        ([0.2, 0.8], {"exact-match": 1}, None),
+        ([1.5, 2], {"exact-match": -2, "length": -2}, None),
+        ([-3, -2.5], {"exact-match": -2, "length": 0.25}, "an answer is worth between -2.25 and 0 here"),
+    ],
+)
+def test_an_objective_that_would_keep_no_prompt_is_refused(
+    kept: list[float], weights: dict[str, float], message: str | None
+) -> None:
+    plugins = installed_plugins()
+    objective = plugins.objectives.get("trace-rl").build({"kept_rewards": kept})
+    rewards = []
+    for name, weight in weights.items():
+        registration = plugins.rewards.get(name)
+        options = registration.options.model_validate({"buffer": 2} if name == "length" else {})
+        rewards.append(WeightedReward(ChosenPlugin(registration, cast(RewardOptions, options)), name, weight))
+    said = pytest.raises(UserError, match=message) if message else nullcontext()
+    with said:
+        refuse_keeping_none(cast(PolicyObjective, objective), rewards, 4)
 
 
 def test_the_plan_counts_answers_and_what_they_are_read_with(tmp_path: Path) -> None:
