@@ -36,7 +36,7 @@ from opendllm.core.manifest.train_schema import Train
 from opendllm.core.networks.canvas_reader import TransformersReader
 from opendllm.core.networks.transformers_lm import ScoringModule, TransformersLM
 from opendllm.core.rewards.weighing import WeightedReward
-from opendllm.core.training.reinforcement import judging, reward_training
+from opendllm.core.training.reinforcement import judging, new_phase
 from opendllm.core.training.reinforcement.answers import Writer
 from opendllm.core.training.reinforcement.reward_training import RewardTraining
 from opendllm.core.training.trainer import TrainingRun, train
@@ -115,7 +115,7 @@ def measured(run: TrainingRun, device: torch.device) -> tuple[dict[str, float], 
         clock.around(DeepSpeedEngine, "backward", lambda *_: "update: backward"),
         clock.around(DeepSpeedEngine, "step", lambda *_: "optimizer"),
         clock.around(judging.PendingRewards, "collect", lambda *_: "waiting for rewards"),
-        clock.around(reward_training, "rollouts_of", lambda *_: "answers as tensors"),
+        clock.around(new_phase, "rollouts_of", lambda *_: "answers as tensors"),
     ]
     with ExitStack() as stack:
         for each in patches:

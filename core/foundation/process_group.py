@@ -88,9 +88,14 @@ def wait_for_all() -> None:
 
 def text_from_first(text: str) -> str:
     """The first process's text, on every process; waits as long as that one needs."""
+    return text_from(0, text)
+
+
+def text_from(source: int, text: str) -> str:
+    """The text of one of the processes, on every one."""
     content = list(text.encode())
-    [length] = from_first([len(content)])
-    return bytes(from_first((content + [0] * length)[:length])).decode()
+    [length] = _numbers_from(source, [len(content)])
+    return bytes(_numbers_from(source, (content + [0] * length)[:length])).decode()
 
 
 def from_first(numbers: list[int]) -> list[int]:
@@ -99,11 +104,15 @@ def from_first(numbers: list[int]) -> list[int]:
     Args:
         numbers: only the first process's are used, but all must give as many.
     """
+    return _numbers_from(0, numbers)
+
+
+def _numbers_from(source: int, numbers: list[int]) -> list[int]:
     if _patient_group is None:
         return numbers
     import torch
     import torch.distributed as dist
 
     sent = torch.tensor(numbers, dtype=torch.int64)
-    dist.broadcast(sent, src=0, group=_patient_group)
+    dist.broadcast(sent, src=source, group=_patient_group)
     return [int(number) for number in sent]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from opendllm.core.checkpoints.chat_template import apply_template
 from opendllm.core.checkpoints.text_codec import TextCodec
@@ -25,6 +26,17 @@ from opendllm.registries.sequences import PADDING_SEGMENT, TokenIds, TokenRows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
+
+
+@contextmanager
+def answering(module: nn.Module) -> Iterator[None]:
+    """Within it the model only answers: nothing is dropped out."""
+    training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(training)
 
 
 @dataclass(frozen=True)
@@ -130,9 +142,7 @@ class Writer:
         """The answers, as they come; the model is left as it was, in training or not."""
         gaps = [self.gap(question.problem) for question in questions]
         seeded = [SeededGap(gap, each.seed) for gap, each in zip(gaps, questions, strict=True)]
-        training = self.lm.module.training
-        self.lm.module.eval()
-        try:
+        with answering(self.lm.module):
             for at, found in write(self.lm, self.codec, seeded, self.sampler, self.options, self.batch_size):
                 before, after = around_gap(self.codec, gaps[at])
                 yield Answer(
@@ -145,8 +155,6 @@ class Writer:
                     found.text,
                     found.forward_passes,
                 )
-        finally:
-            self.lm.module.train(training)
 
 
 def rollouts_of(answers: Sequence[Answer], lm: DiffusionLM, longest: int) -> Rollouts:
