@@ -172,3 +172,28 @@ def test_the_reference_follows_as_far_as_mix_says() -> None:
         with reference.in_place(engine):
             torch.testing.assert_close(module.weight.detach(), wanted)
         assert torch.equal(module.weight, policy)
+
+
+def test_a_reference_in_bfloat16_follows_by_small_parts_and_is_read_back(tmp_path: Path) -> None:
+    """A tenth of the smallest step there is rounds to nothing, and ten of them don't."""
+    module = torch.nn.Linear(2, 1, bias=False).bfloat16()
+    with torch.no_grad():
+        module.weight.fill_(1.0)
+    settings = Reference(every=1, mix=0.1)
+    reference, again = (FrozenCopy(module, settings, 0, torch.bfloat16) for _ in range(2))
+    policy = 1 + 2**-7
+    with torch.no_grad():
+        module.weight.fill_(policy)
+    engine: Any = None  # asked under ZeRO 3 alone
+    for step in range(1, 5):
+        reference.follow(engine, step)
+    with reference.in_place(engine):
+        assert torch.equal(module.weight, torch.ones(1, 2).bfloat16())  # not yet nearer to the next number
+    reference.save(tmp_path)
+    again.restore(tmp_path)
+    for step in range(5, 9):
+        for each in (reference, again):
+            each.follow(engine, step)
+    for each in (reference, again):
+        with each.in_place(engine):
+            assert torch.equal(module.weight, torch.full((1, 2), policy).bfloat16())

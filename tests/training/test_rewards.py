@@ -191,3 +191,30 @@ def test_where_no_group_has_spread_nothing_is_learnt(commands: Any, rewarded: Pa
     log = lines(trained(commands, rewarded, "nothing", *settings))
     assert [line["groups_without_spread"] for line in log if "reward" in line] == [1, 1]
     assert [(line["kl"], line["gradient_norm"]) for line in log[1:]] == [(0, 0)] * 4
+
+
+def test_a_reward_that_fails_on_one_ranks_answers_ends_all_with_its_line(
+    commands: Any, rewarded: Path
+) -> None:
+    """Else the other would wait for it in the sum of the rewards."""
+    problems = [
+        {"task_id": "fine", "prompt": "x = 1 #", "tests": ["assert x == 1"]},
+        {"task_id": "broken", "prompt": "y = 1 #", "tests": ["assert y == 1"], "setup": "1 / 0"},
+    ]
+    (rewarded / "broken.jsonl").write_text("".join(json.dumps(each) + "\n" for each in problems))
+    settings = {
+        "output": "broken",
+        "allow_code_execution": "true",
+        "train.global_batch_size": "4",
+        "train.rl.group_size": "2",
+        "train.rl.problems.path": "broken.jsonl",
+        "train.rl.rewards": "[{reward: {name: code, options: {program: continuation}}}]",
+        "train.rl.held_out": "null",
+        "train.rl.rollout": "{max_new_tokens: 4, steps: 2}",
+    }
+    given = [f"--set={key}={value}" for key, value in settings.items()]
+    done = commands.run(*ALONE, *given, "--launcher", "torchrun", cwd=rewarded, ranks=2)
+    assert done.codes == [2, 2], done.said
+    said = [line for line in done.said.splitlines() if "error: " in line]
+    assert len(said) == 2
+    assert all("code of open-dllm" in line and "problem broken can't be scored here" in line for line in said)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
 
 REFERENCE_FILE = "reference.safetensors"
+_ROUNDED_AWAY = "#rounded-away"
 
 
 class ReferenceModel(Protocol):
@@ -64,7 +65,8 @@ class FrozenCopy:
     """Implements `ReferenceModel`: trained parameters as they were, which change places with the policy's.
 
     So there is one network, compiled or not, and what isn't trained is there once. Each rank holds its own
-    copy; under ZeRO 3 the first one holds all of it, in the CPU's memory.
+    copy; under ZeRO 3 the first one holds all of it, in the CPU's memory. Where it follows by parts in
+    bfloat16, what that rounds away is kept beside it: else small moves would never arrive.
     """
 
     def __init__(self, module: nn.Module, settings: Reference, stage: int, dtype: torch.dtype) -> None:
@@ -85,6 +87,10 @@ class FrozenCopy:
             name: p.detach().to("cpu" if away else p.device, dtype, copy=True)
             for name, p in (self._parameters.items() if holds else ())
         }
+        by_parts = settings.mix < 1 and dtype == torch.bfloat16
+        self._rounded_away = {
+            name: torch.zeros_like(copy) for name, copy in (self._copy.items() if by_parts else ())
+        }
 
     @contextmanager
     def in_place(self, engine: DeepSpeedEngine) -> Iterator[None]:
@@ -103,20 +109,31 @@ class FrozenCopy:
         for name, parameter in self._parameters.items():
             with self._whole(parameter, changed=False):
                 if name in self._copy:
-                    own = self._copy[name]
-                    policy = parameter.detach().to(own.device, torch.float32)
-                    own.copy_(own.float().lerp(policy, self._settings.mix))
+                    self._follow(name, parameter.detach())
 
     def save(self, folder: Path) -> None:
         """Where it follows; else it is what training started from."""
         if self._settings.every is not None and rank() == 0:
-            save_file({name: copy.cpu() for name, copy in self._copy.items()}, folder / REFERENCE_FILE)
+            found = {name: copy.cpu() for name, copy in self._copy.items()}
+            found |= {f"{name}{_ROUNDED_AWAY}": rest.cpu() for name, rest in self._rounded_away.items()}
+            save_file(found, folder / REFERENCE_FILE)
 
     def restore(self, folder: Path) -> None:
         """See `save`."""
         if self._settings.every is not None and self._copy:
             for name, tensor in load_file(folder / REFERENCE_FILE).items():
-                self._copy[name].copy_(tensor)
+                if name.endswith(_ROUNDED_AWAY):
+                    self._rounded_away[name.removesuffix(_ROUNDED_AWAY)].copy_(tensor)
+                else:
+                    self._copy[name].copy_(tensor)
+
+    def _follow(self, name: str, policy: Tensor) -> None:
+        own, rest = self._copy[name], self._rounded_away.get(name)
+        exact = own.float() if rest is None else own.float() + rest.float()
+        exact = exact.lerp(policy.to(own.device, torch.float32), self._settings.mix)
+        own.copy_(exact)
+        if rest is not None:
+            rest.copy_(exact - own.float())
 
     @torch.no_grad()
     def _exchange(self) -> None:
