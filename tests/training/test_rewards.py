@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,7 @@ SECONDS = (
     "seconds", "tokens_per_second", "peak_memory_bytes", "processes",
     "rollout_seconds", "reward_seconds", "likelihood_seconds", "update_seconds",
 )  # fmt: skip
+LORA, ZERO = "lora={rank: 2}", "deepspeed.zero_optimization"
 ALONE = ["run", "rewarded.yaml", "--only", "train"]
 
 
@@ -191,6 +194,37 @@ def test_where_no_group_has_spread_nothing_is_learnt(commands: Any, rewarded: Pa
     log = lines(trained(commands, rewarded, "nothing", *settings))
     assert [line["groups_without_spread"] for line in log if "reward" in line] == [1, 1]
     assert [(line["kl"], line["gradient_norm"]) for line in log[1:]] == [(0, 0)] * 4
+
+
+@pytest.mark.parametrize(
+    ("ranks", "settings"),
+    [
+        (1, ["precision=bf16", "ema={decay: 0.5}", "rl.reference.offload=true", "micro_batch_size=2"]),
+        (1, [LORA, "precision=bf16", "ema={decay: 0.5}", "activation_checkpointing=true"]),
+        pytest.param(1, ["compile=true", "precision=bf16", "micro_batch_size=4"], marks=pytest.mark.slow),
+        pytest.param(
+            2,
+            [f"{ZERO}={{stage: 2, offload_optimizer: true}}", "precision=bf16", "ema={decay: 0.5}"],
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(2, [f"{ZERO}.stage=3", LORA, "activation_checkpointing=true"], marks=pytest.mark.slow),
+    ],
+    ids=["bf16-averaged-offloaded", "adapters", "compiled", "zero-2", "zero-3-adapters"],
+)
+def test_it_goes_with_what_else_training_offers(
+    commands: Any, rewarded: Path, ranks: int, settings: list[str]
+) -> None:
+    reference = "rl.reference={}" if LORA in settings else "rl.reference.every=2"
+    given = ["steps=4", "rl.held_out.every=2", reference, *settings]
+    run = trained(commands, rewarded, "beside", *(f"train.{each}" for each in given), ranks=ranks)
+    log = lines(run)
+    assert [line["kl"] for line in log[1:2]] == [pytest.approx(0, abs=1e-4)]  # 0 but where it is compiled
+    assert [line["clip_fraction"] for line in log[1::2]] == [0, 0]
+    assert all(line["gradient_norm"] > 0.01 for line in log[1:])
+    assert all(line["kl"] > 1e-4 for line in log[2:])
+    assert [line["step"] for line in log if "held_out_reward" in line] == [0, 2, 4]
+    assert all(math.isfinite(value) for line in log for value in line.values() if value is not None)
+    shutil.rmtree(run)
 
 
 def test_a_reward_that_fails_on_one_ranks_answers_ends_all_with_its_line(
