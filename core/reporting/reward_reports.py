@@ -19,7 +19,7 @@ from opendllm.core.reporting.tables import Table, row
 
 REWARD_COLUMNS = (
     *("variant", "phases", "reward: first fifth → last", "spread in a group", "groups without spread"),
-    *("KL", "clipped", "tokens an answer", "ended", "held-out passes"),
+    *("KL (median)", "clipped", "tokens an answer", "ended", "held-out passes"),
 )
 
 
@@ -55,7 +55,7 @@ def reward_table(study: Study) -> Table:
             _fifths(training.rewards.reward),
             _last(training.rewards.reward_deviation),
             _last(training.rewards.groups_without_spread),
-            _last(training.rewards.kl),
+            _middle(training.rewards.kl),
             _last(training.rewards.clip_fraction),
             _last(training.rewards.completion_length),
             _last(training.rewards.ended),
@@ -86,9 +86,16 @@ def _fifths(curve: Curve) -> str:
 
 def _last(curve: Curve) -> str:
     """The mean of the last fifth."""
-    if not curve:
-        return MISSING
-    return number(statistics.fmean(value for _, value in curve[-max(1, len(curve) // 5) :]))
+    return number(statistics.fmean(_last_fifth(curve))) if curve else MISSING
+
+
+def _middle(curve: Curve) -> str:
+    """The median of the last fifth: one answer's KL estimate may be larger than all others' together."""
+    return number(statistics.median(_last_fifth(curve))) if curve else MISSING
+
+
+def _last_fifth(curve: Curve) -> list[float]:
+    return [value for _, value in curve[-max(1, len(curve) // 5) :]]
 
 
 def _ends(log: RewardLog) -> str:

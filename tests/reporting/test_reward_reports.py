@@ -27,7 +27,7 @@ def learn(run: FakeRun, name: str) -> None:
             }
             line |= {"completion_length": 12.0, "ended": 0.75}
         lines.append(line)
-    lines[-1]["held_out_pass_rate"] = 0.5
+    lines[-1] |= {"held_out_pass_rate": 0.5, "kl": 5000.0}
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (run.folder / name / "train.jsonl").write_text(text)
 
