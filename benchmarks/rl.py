@@ -1,11 +1,13 @@
 """Where the time of learning from rewards goes: forward, backward, decoding around them, rewards, optimizer.
 
-    python benchmarks/rl.py [--preset nano] [--answers 32] [--new 32] [--steps 16] [--phases 3]
+    python benchmarks/rl.py [--preset nano] [--answers 32] [--new 32] [--steps 16] [--iterations 1]
 
 A model of a size from scratch answers prompts, is rewarded for short answers, and takes coupled-GRPO's
-steps. Each part is timed with the device waited for before and after it, which a run doesn't do: what
-the host does beside the device counts here as if nothing were done meanwhile, so that the share of forward
-and backward passes is a lower bound. The first phase, which loads kernels and captures graphs, isn't counted.
+steps. First some phases run as they are. In as many others each part is timed by itself, with the device
+waited for before and after it: what the host does beside the device counts there as if nothing were done
+meanwhile, so that the share of forward and backward passes is a lower bound; of a phase as it is it may be
+as large as the second one printed. The first phase of both, which loads kernels and captures graphs, isn't
+counted.
 """
 
 from __future__ import annotations
@@ -29,18 +31,22 @@ import torch
 
 from opendllm.core.checkpoints.text_codec import codec_of
 from opendllm.core.data.tokenizers import train_tokenizer
+from opendllm.core.decoding import proposer
 from opendllm.core.decoding.graph_calls import GraphCalls
 from opendllm.core.decoding.options import DecoderOptions
 from opendllm.core.foundation.process_group import join_process_group
 from opendllm.core.manifest.train_schema import Train
-from opendllm.core.networks.canvas_reader import TransformersReader
-from opendllm.core.networks.transformers_lm import ScoringModule, TransformersLM
+from opendllm.core.networks.transformers_lm import ScoringModule
 from opendllm.core.rewards.weighing import WeightedReward
-from opendllm.core.training.reinforcement import judging, new_phase
+from opendllm.core.training.reinforcement import new_phase
 from opendllm.core.training.reinforcement.answers import Writer
-from opendllm.core.training.reinforcement.reward_training import RewardTraining
+from opendllm.core.training.reinforcement.judging import Judge, PendingRewards
+from opendllm.core.training.reinforcement.new_phase import PhaseMaker
+from opendllm.core.training.reinforcement.readings import PhaseReader
+from opendllm.core.training.reinforcement.reference import FrozenCopy
+from opendllm.core.training.reinforcement.reward_training import RewardTraining, _RewardSteps
 from opendllm.core.training.trainer import TrainingRun, train
-from opendllm.registries.backbones import DiffusionLM, Vocabulary
+from opendllm.registries.backbones import CanvasReader, DiffusionLM, Vocabulary
 from opendllm.registries.corpora import Document
 from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.gaps import Gap
@@ -55,50 +61,66 @@ PROMPT = "def function_{number}(value):\n    return "
 
 
 class Clock:
-    """Seconds of named parts, one within another counted once, as the outer one's."""
+    """Seconds of named parts; those of a part within another count as its own, not as the outer one's."""
 
     def __init__(self, device: torch.device) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
         self._device = device
-        self._busy = False
+        self._open: list[str] = []
+        self._since = 0.0
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        if self._busy:
-            yield
-            return
-        self._busy, started = True, self._now()
+        self._turn()
+        self._open.append(name)
         try:
             yield
         finally:
-            self.seconds[name] += self._now() - started
-            self._busy = False
+            self._turn()
+            self._open.pop()
 
-    def _now(self) -> float:
+    def _turn(self) -> None:
         if self._device.type == "cuda":
             torch.cuda.synchronize()
-        return time.perf_counter()
+        now = time.perf_counter()
+        if self._open:
+            self.seconds[self._open[-1]] += now - self._since
+        self._since = now
 
-    def around(self, owner: Any, name: str, part: Callable[..., str]) -> Any:
-        """A patch of a method; `part` gives its name from the call's arguments."""
-        original = getattr(owner, name)
+    def timed(self, call: Callable[..., Any], part: Callable[..., str]) -> Callable[..., Any]:
+        """The same call; `part` gives its name from the arguments."""
 
-        @functools.wraps(original)
+        @functools.wraps(call)
         def timed(*arguments: Any, **options: Any) -> Any:
             with self.part(part(*arguments)):
-                return original(*arguments, **options)
+                return call(*arguments, **options)
 
-        return patch.object(owner, name, timed)
+        return timed
+
+    def around(self, owner: Any, name: str, part: Callable[..., str]) -> Any:
+        """A patch of a function or method; see `timed`."""
+        return patch.object(owner, name, self.timed(getattr(owner, name), part))
 
 
-def measured(run: TrainingRun, device: torch.device) -> tuple[dict[str, float], float, list[dict[str, Any]]]:
-    """(seconds of each part, of all phases but the first; their seconds; train.jsonl)."""
+def counted_seconds(run: TrainingRun, **changed: Any) -> tuple[float, list[dict[str, Any]]]:
+    """(seconds of all phases but the first, their lines of train.jsonl)."""
+    train(TrainingRun(**{**vars(run), **changed}))
+    lines = [json.loads(line) for line in (run.folder / "train.jsonl").read_text().splitlines()]
+    first = next(line["step"] for line in lines if line.get("phase") == 2)
+    lines = [line for line in lines if line["step"] >= first]
+    return sum(line["seconds"] for line in lines), lines
+
+
+def measured(run: TrainingRun, device: torch.device) -> tuple[dict[str, float], float]:
+    """(seconds of each part, of all phases but the first; their seconds)."""
     from deepspeed import DeepSpeedEngine
 
     clock = Clock(device)
+    assert run.settings.rl is not None
+    first = run.settings.rl.iterations
 
     def after_step(step: int, *_: float, **__: float) -> None:
-        if step == 1:
+        if step == first:
             clock.seconds.clear()
 
     def of_module(*_: Any) -> str:
@@ -107,22 +129,35 @@ def measured(run: TrainingRun, device: torch.device) -> tuple[dict[str, float], 
     def of_graph(_calls: GraphCalls, key: tuple[Any, ...], *_: Any) -> str:
         return "answers: forward" if key[0] == "read" else "answers: decisions in graphs"
 
+    reader = type(run.lm).reader
+
+    def timed_reader(*arguments: Any, **options: Any) -> CanvasReader:
+        found = reader(*arguments, **options)
+        timed = clock.timed(found.states, lambda *_: "answers: forward")
+        object.__setattr__(found, "states", timed)
+        return found
+
     patches = [
-        clock.around(TransformersReader, "states", lambda *_: "answers: forward"),
-        clock.around(TransformersLM, "project", lambda *_: "answers: forward"),
+        clock.around(Judge, "pending", lambda *_: "answers: the rest of decoding, texts"),
+        patch.object(_RewardSteps, "spot_check", lambda *_: None),  # of the last checkpoint, not of a phase
+        patch.object(type(run.lm), "reader", timed_reader),
+        clock.around(type(run.lm), "project", lambda *_: "answers: forward"),
+        clock.around(proposer, "propose", lambda *_: "answers: tokens drawn"),
         clock.around(GraphCalls, "__call__", of_graph),
+        clock.around(PhaseMaker, "_with_likelihoods", lambda *_: "likelihoods: the rest"),
+        clock.around(PhaseReader, "micro_batches", lambda *_: "masks"),
+        clock.around(FrozenCopy, "_exchange", lambda *_: "reference: changes places"),
         clock.around(ScoringModule, "forward", of_module),
         clock.around(DeepSpeedEngine, "backward", lambda *_: "update: backward"),
         clock.around(DeepSpeedEngine, "step", lambda *_: "optimizer"),
-        clock.around(judging.PendingRewards, "collect", lambda *_: "waiting for rewards"),
+        clock.around(PendingRewards, "collect", lambda *_: "waiting for rewards"),
         clock.around(new_phase, "rollouts_of", lambda *_: "answers as tensors"),
     ]
     with ExitStack() as stack:
         for each in patches:
             stack.enter_context(each)
-        train(TrainingRun(**{**vars(run), "on_step": after_step}))
-    lines = [json.loads(line) for line in (run.folder / "train.jsonl").read_text().splitlines()]
-    return clock.seconds, sum(line["seconds"] for line in lines[2:]), lines
+        total, _ = counted_seconds(run, on_step=after_step)
+    return clock.seconds, total
 
 
 def built(arguments: argparse.Namespace, folder: Path) -> TrainingRun:
@@ -144,7 +179,7 @@ def built(arguments: argparse.Namespace, folder: Path) -> TrainingRun:
     settings = Train.model_validate(
         {
             "objective": {"name": "coupled-grpo"},
-            "steps": arguments.phases,
+            "steps": arguments.phases * arguments.iterations,
             "global_batch_size": arguments.answers,
             "micro_batch_size": arguments.micro_batch,
             "precision": arguments.precision,
@@ -153,6 +188,7 @@ def built(arguments: argparse.Namespace, folder: Path) -> TrainingRun:
                 "problems": {"path": "made here"},
                 "rewards": [{"reward": {"name": "length"}}],
                 "group_size": 8,
+                "iterations": arguments.iterations,
             },
         }
     )
@@ -202,20 +238,31 @@ def main() -> None:
     parser.add_argument("--new", type=int, default=32)
     parser.add_argument("--steps", type=int, default=16)
     parser.add_argument("--phases", type=int, default=3)
+    parser.add_argument("--iterations", type=int, default=1)
     parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
     parser.add_argument("--compile", choices=("graphs",))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
-    with tempfile.TemporaryDirectory() as folder:
-        join_process_group(device)
-        seconds, total, lines = measured(built(arguments, Path(folder)), device)
+    join_process_group(device)
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as other:
+        run = built(arguments, Path(folder))
+        as_it_is, lines = counted_seconds(run)
+        keys = ("rollout_seconds", "likelihood_seconds", "reward_seconds", "update_seconds")
+        stages = {key: sum(line.get(key, 0.0) for line in lines) for key in keys}
+        seconds, total = measured(TrainingRun(**{**vars(run), "folder": Path(other)}), device)
+    for key, spent in stages.items():
+        print(f"as it is: {key:42} {spent:8.2f} s {spent / as_it_is:6.1%}")
     for name, spent in sorted(seconds.items(), key=lambda each: -each[1]):
-        print(f"{name:30} {spent:8.2f} s {spent / total:6.1%}")
+        print(f"{name:52} {spent:8.2f} s {spent / total:6.1%}")
     rest = total - sum(seconds.values())
-    print(f"{'everything else':30} {rest:8.2f} s {rest / total:6.1%}")
+    print(f"{'everything else':52} {rest:8.2f} s {rest / total:6.1%}")
     passes = sum(seconds[name] for name in PASSES)
-    print(f"forward and backward passes: {passes / total:.1%} of {total:.2f} s in {len(lines) - 2} phases")
+    print(
+        f"forward and backward passes: {passes / total:.1%} of {total:.2f} s in {arguments.phases - 1} "
+        f"phases, each part waited for; the same seconds are {passes / as_it_is:.1%} of the "
+        f"{as_it_is:.2f} s that as many take as they are"
+    )
 
 
 if __name__ == "__main__":
