@@ -171,7 +171,8 @@ def built(arguments: argparse.Namespace, folder: Path) -> TrainingRun:
         lm: DiffusionLM = (
             plugins.backbones.get(arguments.backbone).build({"preset": arguments.preset}).build(vocabulary)
         )
-    lm.ids_without_token = tuple(range(len(tokenizer), arguments.vocabulary))
+    padding = arguments.vocabulary // 512  # rows without a token, as published vocabularies have
+    lm.ids_without_token = tuple(range(arguments.vocabulary - padding, arguments.vocabulary))
     registration = plugins.rewards.get("length")
     reward: Any = ChosenPlugin(
         registration, registration.options.model_validate({"buffer": arguments.new - 1})
