@@ -46,24 +46,25 @@ def likelihood_slopes(
         nll.requires_grad_()
         loss = loss_part(nll, chunk)
     (slope,) = torch.autograd.grad(loss, nll)
-    slopes(logits, targets, log_total, slope)
-    return loss, logits
+    slopes(logits, log_total, slope)
+    # The target's own, probability - 1, from its likelihood: no number of the vocabulary is compared with it.
+    of_targets = torch.expm1(-nll.detach()) * slope
+    return loss, logits.scatter_(1, targets[:, None], of_targets.to(logits.dtype)[:, None])
 
 
 def log_totals(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """(negative log-likelihoods, logarithms of the sums), both [n] float32."""
     scores = logits.float()
-    largest = scores.amax(-1)
-    log_total = (scores - largest[:, None]).exp().sum(-1).log() + largest
-    return log_total - scores.gather(1, targets[:, None]).squeeze(1), log_total
+    # In these words torch.compile knows a softmax, and reads the logits once.
+    largest = scores.amax(-1, keepdim=True)
+    total = (scores - largest).exp().sum(-1, keepdim=True)
+    log_total = (total.log() + largest).squeeze(-1)
+    return log_total - logits.gather(1, targets[:, None]).squeeze(1).float(), log_total
 
 
-def write_slopes(logits: Tensor, targets: Tensor, log_total: Tensor, slope: Tensor) -> None:
-    """Into `logits` [n, V]: slope (softmax(logits) - one-hot(targets))."""
-    probability = (logits.float() - log_total[:, None]).exp()
-    columns = torch.arange(logits.shape[1], device=logits.device)
-    aim = columns[None, :] == targets[:, None]
-    logits.copy_((probability - aim.float()) * slope[:, None])
+def write_slopes(logits: Tensor, log_total: Tensor, slope: Tensor) -> None:
+    """Into `logits` [n, V]: slope softmax(logits)."""
+    logits.copy_((logits.float() - log_total[:, None]).exp() * slope[:, None])
 
 
 @cache

@@ -8,10 +8,11 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     PretrainedConfig,
@@ -76,6 +77,22 @@ class CheckpointFormat:
     adapt: Callable[[PreTrainedModel], None] | None = None
 
 
+class ReadAhead(NamedTuple):
+    """What a forward pass of packed rows would wait for a device for.
+
+    Attributes:
+        inputs: of that pass.
+        layout: who sees whom.
+        rows: [N] int64, of the scored positions, as is the next.
+        columns: see rows.
+    """
+
+    inputs: ModelInputs
+    layout: AttentionLayout
+    rows: Tensor
+    columns: Tensor
+
+
 class ScoringModule(nn.Module):
     """The network, with the training loss as its forward."""
 
@@ -88,12 +105,32 @@ class ScoringModule(nn.Module):
         self._attention = attention
         self._logit_shift = logit_shift
         self.balance_weight = 0.0
+        self._ahead = WeakTensorKeyDictionary()
+        """`ReadAhead` by the very tensor of scored positions."""
+
+    def read_ahead(self, inputs: ModelInputs, scored: Tensor) -> None:
+        """Work out what a forward pass of the very same tensors would have to wait for a device for.
+
+        The trainer calls it while the device is busy with the step before, in a stream of its own.
+        """
+        ahead = self._ahead[scored] = self._read(inputs, scored)
+        ahead.layout.work_out()
+
+    def _read(self, inputs: ModelInputs, scored: Tensor) -> ReadAhead:
+        return ReadAhead(inputs, self._layout_of(inputs), *scored.nonzero(as_tuple=True))
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _ahead_of(self, inputs: ModelInputs, scored: Tensor) -> ReadAhead:
+        found: ReadAhead | None = self._ahead.get(scored)
+        return found if found is not None and found.inputs is inputs else self._read(inputs, scored)
 
     def forward(self, inputs: ModelInputs, targets: Tensor, scored: Tensor, loss_part: LossPart) -> Tensor:
         """See `DiffusionLM.module`."""
-        rows, columns = scored.nonzero(as_tuple=True)  # before a device is busy, since it is waited for
+        ahead = self._ahead_of(inputs, scored)
+        rows, columns = ahead.rows, ahead.columns
         balancing = self.balance_weight > 0 and torch.is_grad_enabled()
-        output = self._network_output(inputs, **({"output_router_logits": True} if balancing else {}))
+        wanted = {"output_router_logits": True} if balancing else {}
+        output = self._network_output(inputs, ahead.layout, **wanted)
         hidden, chosen = self._chosen(output.last_hidden_state, inputs, targets, rows, columns)
         loss: Tensor = summed_loss(self.network.get_output_embeddings(), hidden, chosen, loss_part)
         if not balancing:
@@ -114,18 +151,21 @@ class ScoringModule(nn.Module):
 
     def network_states(self, inputs: ModelInputs) -> Tensor:
         """[B, L, D] the network's own hidden states, not aligned."""
-        hidden: Tensor = self._network_output(inputs).last_hidden_state
+        hidden: Tensor = self._network_output(inputs, self._layout_of(inputs)).last_hidden_state
         return hidden
 
-    def _network_output(self, inputs: ModelInputs, **wanted: bool) -> Any:
+    def _layout_of(self, inputs: ModelInputs) -> AttentionLayout:
+        blocks = self._attention.blocks(inputs.positions) if inputs.blocks is None else inputs.blocks
+        return AttentionLayout(inputs, blocks)
+
+    def _network_output(self, inputs: ModelInputs, layout: AttentionLayout, **wanted: bool) -> Any:
         """Of the stock class, as it names things."""
         _refuse_time(inputs)
-        blocks = self._attention.blocks(inputs.positions) if inputs.blocks is None else inputs.blocks
         return self.network.get_decoder()(
             input_ids=inputs.tokens,
             position_ids=inputs.positions,
             use_cache=False,
-            layout=AttentionLayout(inputs, blocks),
+            layout=layout,
             **wanted,
         )
 

@@ -17,6 +17,8 @@ from opendllm.core.checkpoints.files import ENGINE_FOLDER
 from opendllm.core.foundation.ranks import rank
 from opendllm.core.manifest.train_schema import Train
 from opendllm.core.training.decoder_layers import decoder_layers
+from opendllm.core.training.gradient_norm import norm_in_few_kernels
+from opendllm.core.training.numbers_under_way import NumbersUnderWay
 from opendllm.core.training.settings import deepspeed_config, zero_stage
 
 if TYPE_CHECKING:
@@ -66,6 +68,7 @@ def started_engine(
             ),
             dist_init_required=False,
         )
+    norm_in_few_kernels(engine.optimizer)
     # In bf16 DeepSpeed casts the rotary frequencies too, which would blur far positions.
     for name, buffer in module.named_buffers():
         buffer.data = exact[name].to(buffer.device)
@@ -180,20 +183,23 @@ def whole_weights(engine: DeepSpeedEngine) -> Iterator[None]:
                 setattr(module, name, own)
 
 
-def take_step(engine: DeepSpeedEngine) -> Tensor | float:
+def take_step(engine: DeepSpeedEngine) -> NumbersUnderWay:
     """Clip, step, and clear the gradients; a device may still be busy with it afterwards.
 
     Returns:
-        The gradients' norm before clipping. Without ZeRO, DeepSpeed doesn't keep it.
+        The gradients' norm before clipping, alone. Without ZeRO, DeepSpeed doesn't keep it.
     """
     if engine.zero_optimization_stage() == 0:
         gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
+        under_way = NumbersUnderWay(torch.nn.utils.get_total_norm(gradients)[None])
         engine.step()
-        return norm
+        return under_way
     engine.step()
+    early: NumbersUnderWay | None = getattr(engine.optimizer, "norm_under_way", None)
+    if early is not None:
+        return early
     kept: Tensor | float = engine.get_global_grad_norm()
-    return kept
+    return NumbersUnderWay(torch.as_tensor(kept)[None])
 
 
 def _parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -26,6 +26,7 @@ from opendllm.core.training.engine import set_learning_rate, started_engine, tak
 from opendllm.core.training.method import StepGradients, TrainingMethod, TrainingSteps
 from opendllm.core.training.metrics_log import MetricsLog
 from opendllm.core.training.model_changes import prepare_for_training
+from opendllm.core.training.numbers_under_way import NumbersUnderWay, on_device
 from opendllm.core.training.settings import batch_shape, due, learning_rate, zero_stage
 from opendllm.core.training.trackers import open_trackers
 from opendllm.core.training.trained_weights import TrainedWeights
@@ -218,18 +219,19 @@ def _take_step(
     torch.manual_seed(int(hash_address(run.seed, stream_id("torch"), step, rank())))
     gradients: StepGradients = taken_by.accumulate(step)
     taken_by.prepare(step + 1)
-    with warning_where_little_moves(engine, run.settings, step):
-        device_norm = take_step(engine)
-    # Everything is under way, and waited for once.
     asked = [stop.made and stop.exit_code == code for code in EXIT_CODES]
-    own = torch.tensor([gradients.tokens, *asked], dtype=torch.float64, device=engine.device)
-    loss, tokens, *stopping = summed(torch.cat([gradients.loss[None], own])).tolist()
+    own = on_device([gradients.tokens, *asked], engine.device)
+    # On their way before the optimizer's step is: while a device takes it, the next step is made ready.
+    sums = NumbersUnderWay(summed(torch.cat([gradients.loss[None], own])))
+    with warning_where_little_moves(engine, run.settings, step):
+        norm_under_way = take_step(engine)
+    loss, tokens, *stopping = sums.tolist()
     if not math.isfinite(loss):
         raise NonFiniteLossError(
             f"the loss of step {step} is {loss}: training stopped and did not save the step; "
             f"lower train.learning_rate, or look at the data"
         )
-    norm = float(device_norm)
+    [norm] = norm_under_way.tolist()
     if not math.isfinite(norm) or norm < 0:  # DeepSpeed's own sign of it
         raise NonFiniteLossError(
             f"the gradients of step {step} are not finite: training stopped and did not save the step; "
