@@ -51,7 +51,7 @@ def norm_in_few_kernels(optimizer: Any) -> None:
 
 
 def norm_of_all(partitions: Sequence[Tensor], group: dist.ProcessGroup) -> Tensor:
-    """Scalar float32, added up in float64, of what all processes of a group have; inf where it isn't finite."""
+    """Scalar float32, added up in float64, of what a group's processes have; inf where it isn't finite."""
     norms = torch.stack(torch._foreach_norm(list(partitions), 2, dtype=torch.float64))
     squares = norms.square().sum().float()
     dist.all_reduce(squares, group=group)
