@@ -55,6 +55,8 @@ class SavedStep:
         folder: the checkpoint's.
         planned: how many steps the run was to have; 0 where that isn't known.
         extended: {from, to} of each time that it was given more.
+        unmeasured: whether it was saved without a look at what was due to be measured, since the run was
+            asked to stop.
     """
 
     step: int
@@ -63,6 +65,7 @@ class SavedStep:
     folder: Path
     planned: int = 0
     extended: tuple[Mapping[str, int], ...] = ()
+    unmeasured: bool = False
 
     def extended_to(self, total: int) -> tuple[Mapping[str, int], ...]:
         """The same, of a run that goes on from here to `total` steps."""
@@ -202,7 +205,13 @@ def newest_whole(variant_folder: Path, provenance: Mapping[str, Any]) -> SavedSt
         )
     extended = tuple(known.get("extended", ()))
     return SavedStep(
-        step, int(known["tokens"]), int(known["processes"]), folder, steps_wanted(folder), extended
+        step,
+        int(known["tokens"]),
+        int(known["processes"]),
+        folder,
+        steps_wanted(folder),
+        extended,
+        unmeasured="unmeasured" in known,
     )
 
 

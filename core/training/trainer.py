@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 
 from opendllm.core.checkpoints.files import steps
+from opendllm.core.checkpoints.ledger import enter_measured
 from opendllm.core.foundation.peak_memory import peak_memory_bytes, restart_peak_memory
 from opendllm.core.foundation.process_group import summed
 from opendllm.core.foundation.ranks import rank, world_size
@@ -144,6 +145,8 @@ def _take_steps(
                 untrained = taken_by.measured(0, last=False, saving=False)
             check_untrained(untrained.get("held_out_loss"))
             log.add(0, **untrained)
+        if saved.unmeasured:
+            _measure_late(run, taken_by, step, log, stop)
         while step < settings.steps:
             step += 1
             started = time.perf_counter()
@@ -159,8 +162,10 @@ def _take_steps(
             tokens += taken.tokens
             last = step == settings.steps
             saving = last or taken.stopping > 0 or due(step, settings.checkpoint.every)
+            # There may be no time for it: what is asked to stop is saved first, and measured when it goes on.
+            unmeasured = taken.stopping > 0 and not last
             with stop.watchdog.measuring():
-                measured = taken_by.measured(step, last, saving)
+                measured = {} if unmeasured else taken_by.measured(step, last, saving)
             held_out = measured.get("held_out_loss")
             check_nothing_is_lost(engine, taken_by.spot_check, step, held_out, saving)
             log.add(
@@ -179,7 +184,8 @@ def _take_steps(
             run.on_step(step, taken.loss, taken.tokens / seconds, **taken.shown)
             if saving:
                 log.sync()
-                to_save = StepToSave(step, {**provenance, "tokens": tokens}, held_out, taken_by.save)
+                about = {**provenance, "tokens": tokens} | ({"unmeasured": True} if unmeasured else {})
+                to_save = StepToSave(step, about, held_out, taken_by.save)
                 with run.progress.activity(f"saving step {step}"), stop.watchdog.saving(run.folder):
                     save_step(engine, weights, run.tokenizer, run.folder, to_save, settings.checkpoint)
             if taken.stopping:
@@ -188,6 +194,17 @@ def _take_steps(
                 )
     if stop.made:  # during the last save
         raise Stopped("stopped after the last step, which is saved", stop.exit_code)
+
+
+def _measure_late(
+    run: TrainingRun, taken_by: TrainingSteps, step: int, log: MetricsLog, stop: StopRequest
+) -> None:
+    """What was due at a step that was saved without it, whose weights are there again."""
+    with stop.watchdog.measuring():
+        measured = taken_by.measured(step, last=False, saving=True)
+    log.amend(step, **measured)
+    if rank() == 0 and "held_out_loss" in measured:
+        enter_measured(run.folder, step, measured["held_out_loss"])
 
 
 @dataclass(frozen=True)
