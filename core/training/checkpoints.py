@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from opendllm.core.checkpoints.ledger import Entry, enter, entries, rejection_re
 from opendllm.core.checkpoints.tokenizer_files import write_tokenizer
 from opendllm.core.data.sources import changed_corpora
 from opendllm.core.foundation.atomic_files import (
+    give_sign,
     publish,
     remove_folder,
     staging_folder_of,
@@ -127,7 +129,7 @@ def save_step(
         save_engine(engine, staging)
         step.save_more(staging)
         with weights.evaluated():
-            full = full_weights(engine)
+            full = full_weights(engine, partial(give_sign, staging))
             if rank() == 0:
                 weights.save_model(staging, full)
         if rank() == 0:

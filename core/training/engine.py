@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -141,11 +141,17 @@ def restore_engine(engine: DeepSpeedEngine, folder: Path) -> None:
             state["step"] = state["step"].clone().to(parameter.device if fused else state["step"].device)
 
 
-def full_weights(engine: DeepSpeedEngine) -> dict[str, Tensor]:
+def full_weights(
+    engine: DeepSpeedEngine, on_weight: Callable[[], object] = lambda: None
+) -> dict[str, Tensor]:
     """The module's state dict with every partitioned weight gathered, on the first rank.
 
     Every rank must call this. Weights are gathered one by one: no device need hold a model that was
     partitioned because none can.
+
+    Args:
+        engine: whose module it is.
+        on_weight: told on the first rank of each that is gathered.
     """
     if engine.zero_optimization_stage() < 3:
         return dict(engine.module.state_dict())
@@ -156,6 +162,7 @@ def full_weights(engine: DeepSpeedEngine) -> dict[str, Tensor]:
         with deepspeed.zero.GatheredParameters([tensor]):
             if rank() == 0:
                 full[name] = tensor.detach().cpu().clone()
+                on_weight()
     return full
 
 

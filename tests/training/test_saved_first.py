@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from opendllm.core.checkpoints.files import steps
 from opendllm.core.checkpoints.ledger import entries
 from opendllm.core.launching.stopping import Stopped
-from opendllm.core.training import documents
+from opendllm.core.training import checkpoints, documents
 from opendllm.core.training.trainer import TrainingRun, train
 
 MakeRun = Callable[..., TrainingRun]
@@ -54,6 +55,14 @@ def test_a_stopped_runs_curve_is_that_of_one_that_wasnt(
     settings = SETTINGS | {"deepspeed": {"zero_optimization": {"stage": 3}}}
     whole = make_run("whole", **settings)
     train(whole)
+    signs: list[Path] = []
+    give_sign = checkpoints.give_sign
+
+    def signed(staging: Path) -> None:
+        signs.append(staging)
+        give_sign(staging)
+
+    monkeypatch.setattr(checkpoints, "give_sign", signed)
     measured: list[int] = []
     measure = documents.held_out_loss
 
@@ -65,6 +74,7 @@ def test_a_stopped_runs_curve_is_that_of_one_that_wasnt(
     stopped = make_run("stopped", on_step=stop_in(3), **settings)
     with pytest.raises(Stopped, match="stopped after step 3 of 6, which is saved"):
         train(stopped)
+    assert len(signs) == len(stopped.lm.module.state_dict()), "not each weight that was gathered was a sign"
     assert "held_out_loss" not in lines(stopped)[-1]
     assert entries(stopped.folder)[3].held_out_loss is None
     measured.clear()
