@@ -86,15 +86,23 @@ def _fetch_whole_layers(module: nn.Module, train: Train) -> None:
     """Under ZeRO 3 a decoder layer's weights come together.
 
     Hooks on each of its dozen parts would take longer than a layer of a small model computes, and could not
-    be compiled. Not where some weights are frozen: a layer whose input has no gradient would be fetched
-    too late in the backward pass.
+    be compiled. Where weights are frozen, the layers' input gets a gradient all the same: by it a layer is
+    fetched in time in the backward pass.
     """
     layers = decoder_layers(module)
-    is_all_trained = all(parameter.requires_grad for parameter in module.parameters())
-    if zero_stage(train) == 3 and layers and is_all_trained:
-        from deepspeed.utils import set_z3_leaf_modules
+    if zero_stage(train) < 3 or not layers:
+        return
+    from deepspeed.utils import set_z3_leaf_modules
 
-        set_z3_leaf_modules(module, list({type(layer) for layer in layers}))
+    set_z3_leaf_modules(module, list({type(layer) for layer in layers}))
+    if not all(parameter.requires_grad for parameter in module.parameters()):
+        layers[0].register_forward_pre_hook(_wanting_a_gradient)
+
+
+def _wanting_a_gradient(_layer: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+    """A forward hook of the first layer, for its hidden states."""
+    if torch.is_grad_enabled() and not arguments[0].requires_grad:
+        arguments[0].requires_grad_()
 
 
 def _forget_modules() -> None:
