@@ -60,7 +60,8 @@ def _of_compiled(checkpoint: Callable[..., Any]) -> Callable[..., Any]:
     """torch's checkpoint function, as transformers' layers call it, with a forward bound to arguments."""
 
     def computed(bound: partial[Any], *arguments: Any) -> Any:
-        forward, given = bound.func, bound.args
+        forward: Any = bound.func
+        given = bound.args
         if isinstance(forward, MethodType):  # what is kept by its function keeps no layer alive
             forward, given = forward.__func__, (forward.__self__, *given)
         return checkpoint(partial(_compiled_function(forward), *given, **bound.keywords), *arguments)

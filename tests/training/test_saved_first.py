@@ -13,8 +13,9 @@ import pytest
 
 from opendllm.core.checkpoints.files import steps
 from opendllm.core.checkpoints.ledger import entries
+from opendllm.core.foundation import atomic_files
 from opendllm.core.launching.stopping import Stopped
-from opendllm.core.training import checkpoints, documents
+from opendllm.core.training import checkpoints, documents, held_out
 from opendllm.core.training.trainer import TrainingRun, train
 
 MakeRun = Callable[..., TrainingRun]
@@ -56,7 +57,7 @@ def test_a_stopped_runs_curve_is_that_of_one_that_wasnt(
     whole = make_run("whole", **settings)
     train(whole)
     signs: list[Path] = []
-    give_sign = checkpoints.give_sign
+    give_sign = atomic_files.give_sign
 
     def signed(staging: Path) -> None:
         signs.append(staging)
@@ -64,7 +65,7 @@ def test_a_stopped_runs_curve_is_that_of_one_that_wasnt(
 
     monkeypatch.setattr(checkpoints, "give_sign", signed)
     measured: list[int] = []
-    measure = documents.held_out_loss
+    measure = held_out.held_out_loss
 
     def counted(*given: Any, **named: Any) -> float | None:
         measured.append(max((number for number, _ in steps(stopped.folder)), default=0))
