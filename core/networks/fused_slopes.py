@@ -6,10 +6,13 @@ moves the logits eight times, most of them in float32.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
+from pathlib import Path
+from sysconfig import get_config_var, get_paths
 
 import torch
 from torch import Tensor
@@ -18,13 +21,22 @@ from opendllm.registries.backbones import LikelihoodLoss
 
 
 def serve(hidden: Tensor) -> bool:
-    """Whether they can be compiled for where `hidden` is: triton needs a C compiler beside it."""
-    return hidden.is_cuda and _can_compile()
+    """Whether they can be compiled for where `hidden` is."""
+    return hidden.is_cuda and not lacks_for_triton()
 
 
 @cache
-def _can_compile() -> bool:
-    return find_spec("triton") is not None and any(map(shutil.which, ("cc", "gcc", "clang")))
+def lacks_for_triton() -> str:
+    """What torch.compile lacks here for a GPU, in a few words; empty where it lacks nothing."""
+    if find_spec("triton") is None:
+        return "triton, which is not installed"
+    # With both it builds how its kernels are called.
+    if not any(map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang"))):
+        return "a C compiler, such as gcc"
+    headers = {get_paths()["include"], get_paths("posix_prefix")["include"], get_config_var("INCLUDEPY")}
+    if not any((Path(folder) / "Python.h").is_file() for folder in headers if folder):
+        return "Python's headers (Python.h, of a package such as python3-dev)"
+    return ""
 
 
 def likelihood_slopes(

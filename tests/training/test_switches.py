@@ -165,7 +165,7 @@ def test_layers_within_layers_are_not_counted_again() -> None:
 
 def test_compiling_without_a_compiler_is_an_error(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(UserError, match=r"train\.compile: torch\.compile needs a C\+\+ compiler"):
+    with pytest.raises(UserError, match=r"train\.compile: torch\.compile lacks a C\+\+ compiler"):
         train(make_run(compile=True))
 
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from opendllm.core.launching.watchdog import Watchdog
 from opendllm.core.networks.attention import AttentionLayout
 from opendllm.core.networks.transformers_lm import ScoringModule
 from opendllm.core.toolkit.segments import document_positions
-from opendllm.core.training import engine
+from opendllm.core.training import documents, engine, trainer
+from opendllm.core.training.trained_weights import TrainedWeights
 from opendllm.core.training.trainer import TrainingRun, train
 from opendllm.registries.sequences import ModelInputs
 
@@ -72,3 +76,60 @@ def test_other_rows_with_the_same_scored_positions_are_read_anew(make_run: MakeR
     module.read_ahead(whole, scored)
     assert torch.equal(module(halves, tokens, scored, lambda nll, _chosen: nll.sum()), wanted)
     assert not torch.equal(module(whole, tokens, scored, lambda nll, _chosen: nll.sum()), wanted)
+
+
+def test_the_watchdog_is_told_of_steps_measurements_and_saves(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that none of them is taken for something stuck."""
+    told: list[str] = []
+
+    def within(name: str) -> Callable[..., Any]:
+        usual = getattr(Watchdog, name)
+
+        @contextmanager
+        def entered(*arguments: Any) -> Iterator[None]:
+            told.append(name)
+            with usual(*arguments):
+                yield
+            told.append(f"not {name}")
+
+        return entered
+
+    def expect(watchdog: Watchdog, seconds: float) -> None:
+        assert seconds > 0
+        told.append("step")
+
+    monkeypatch.setattr(Watchdog, "measuring", within("measuring"))
+    monkeypatch.setattr(Watchdog, "saving", within("saving"))
+    monkeypatch.setattr(Watchdog, "expect", expect)
+    for module, name in ((documents, "held_out_loss"), (trainer, "save_step")):
+        work = getattr(module, name)
+
+        def noted(*arguments: Any, name: str = name, work: Any = work, **named: Any) -> Any:
+            told.append(name)
+            return work(*arguments, **named)
+
+        monkeypatch.setattr(module, name, noted)
+    train(make_run(steps=1))
+    measured = ["measuring", "held_out_loss", "not measuring"]
+    a_look = ["held_out_loss"]  # of one row, shorter than the step before it
+    assert told == [*measured, "step", *measured, *a_look, "saving", "save_step", "not saving"]
+
+
+@pytest.mark.parametrize(("device", "rows"), [("cuda", 4), ("cpu", 0)])
+def test_a_gpu_measures_twice_as_many_rows_at_once_as_it_trains(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, device: str, rows: int
+) -> None:
+    asked: list[int] = []
+
+    def held_out_loss(*arguments: Any) -> float:
+        asked.append(arguments[4])
+        return 1.0
+
+    monkeypatch.setattr(documents, "held_out_loss", held_out_loss)
+    run = make_run(micro_batch_size=2)
+    taken_by: Any = run.method.steps_of(run, TrainedWeights(run.lm, None, None))
+    taken_by._engine = SimpleNamespace(device=torch.device(device))
+    assert taken_by.measured(0, last=False, saving=False) == {"held_out_loss": 1.0}
+    assert asked == [rows]
