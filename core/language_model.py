@@ -249,7 +249,8 @@ class LanguageModel:
                 `max_new_tokens`, is taken too.
 
         Raises:
-            UserError: see `sample` and `write`; or the model is a causal one, which reads no suffix.
+            UserError: see `sample` and `write`; a gap isn't two texts; or the model is a causal one, which
+                reads no suffix.
         """
         if "middle_tokens" in options:
             if max_new_tokens is not None:
@@ -258,6 +259,9 @@ class LanguageModel:
             max_new_tokens = options.pop("middle_tokens")
         if max_new_tokens is not None and max_new_tokens < 1:
             raise UserError(f"max_new_tokens is {max_new_tokens}: write at least one token")
+        for index, gap in enumerate(gaps):
+            if isinstance(gap, str) or len(gap) != 2:
+                raise UserError(f"gap {index} is {gap!r}: give (prefix, suffix) of each, two texts")
         asked = [Gap(prefix, suffix, max_new_tokens) for prefix, suffix in gaps]
         written = self.fill(asked, options, sampler=sampler, seed=seed, batch_size=batch_size)
         return [each.text for each in written]

@@ -17,6 +17,7 @@ from opendllm.core.checkpoints.pretrained import fetch
 from opendllm.core.experiment import run_experiment
 from opendllm.core.manifest.experiment_manifest import read_experiment
 from opendllm.registries.discovery import installed_plugins
+from opendllm.registries.errors import UserError
 
 MANIFEST = Path("compare-checkpoints.yaml")
 
@@ -47,4 +48,10 @@ def main(*checkpoints: str, limit: int = 8) -> Path:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    if not sys.argv[1:]:
+        sys.exit("usage: python examples/compare_checkpoints.py CHECKPOINT...")
+    try:
+        main(*sys.argv[1:])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

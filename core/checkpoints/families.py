@@ -100,7 +100,8 @@ def _family(plugins: Plugins, folder: Path, config: dict[str, Any]) -> Registrat
         )
     names = ", ".join(registration.name for registration in matching) or ", ".join(plugins.backbones.names())
     raise UserError(
-        f"{folder / CONFIG_FILE}: model_type {model_type!r} does not settle the family; name one of {names}"
+        f"{folder / CONFIG_FILE}: model_type {model_type!r} does not settle the family; name one of {names} "
+        f"as a manifest's model.backbone.name, or as `backbone` in Python or for lm-eval"
     )
 
 

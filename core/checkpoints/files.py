@@ -40,6 +40,8 @@ def model_folder(path: Path) -> Path:
     """
     if not path.exists():
         raise UserError(f"{path} does not exist: give a run's variant, a checkpoint or a model folder")
+    if path.is_file():
+        raise UserError(f"{path} is a file: give its folder, {path.parent}")
     if (path / "config.json").is_file():
         return path
     if (path / MODEL_FOLDER / "config.json").is_file():
@@ -56,6 +58,9 @@ def model_folder(path: Path) -> Path:
     variants = sorted(file.parent.name for file in path.glob(f"*/{VARIANT_FILE}"))
     if variants:
         raise UserError(f"{path} is a whole run: name one of its variants, as in {path / variants[0]}")
+    of_runs = sorted(file.parent for file in path.glob(f"*/*/{VARIANT_FILE}"))
+    if of_runs:
+        raise UserError(f"{path} holds whole runs: name a variant of one, as in {of_runs[0]}")
     raise UserError(f"{path} holds no config.json, so no model: is the folder complete?")
 
 

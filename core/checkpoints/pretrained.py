@@ -10,6 +10,8 @@ from opendllm.registries.errors import UserError, first_line
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _WANTED_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.txt", "*.model")
 """Never pickled weights, never code."""
+PRETRAINED_KEY = "model.backbone.options.pretrained"
+"""Where a manifest says which checkpoint it begins with."""
 
 
 def is_hub_id(name: str) -> bool:
@@ -22,13 +24,14 @@ def fetch_config(path_or_hub_id: str) -> Path:
     return fetch(path_or_hub_id, ("config.json",))
 
 
-def fetch(path_or_hub_id: str, files: tuple[str, ...] = _WANTED_FILES) -> Path:
+def fetch(path_or_hub_id: str, files: tuple[str, ...] = _WANTED_FILES, said_as: str = "") -> Path:
     """The folder of a checkpoint.
 
     Args:
         path_or_hub_id: an existing folder, or an id such as `GSAI-ML/LLaDA-8B-Base`, which
             huggingface_hub downloads into its cache.
         files: patterns of those that are downloaded.
+        said_as: the key that names it in a manifest, for messages.
 
     Raises:
         UserError: there is no such folder, or the hub can't be reached or doesn't know the id.
@@ -36,10 +39,11 @@ def fetch(path_or_hub_id: str, files: tuple[str, ...] = _WANTED_FILES) -> Path:
     folder = Path(path_or_hub_id).expanduser()
     if folder.exists():
         return folder
+    where = f"{said_as}: " if said_as else ""
     if not is_hub_id(path_or_hub_id):
         raise UserError(
-            f"{path_or_hub_id} does not exist: give a run's variant, a checkpoint, a model folder, or a hub "
-            f"id such as GSAI-ML/LLaDA-8B-Base"
+            f"{where}{path_or_hub_id} does not exist: give a run's variant (whose manifest is run first), a "
+            f"checkpoint, a model folder, or a hub id such as GSAI-ML/LLaDA-8B-Base"
         )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import RepositoryNotFoundError
@@ -47,9 +51,9 @@ def fetch(path_or_hub_id: str, files: tuple[str, ...] = _WANTED_FILES) -> Path:
     try:
         return Path(snapshot_download(path_or_hub_id, allow_patterns=list(files)))
     except RepositoryNotFoundError as error:
-        raise UserError(f"the hub has no {path_or_hub_id}, or it wants a token (HF_TOKEN)") from error
+        raise UserError(f"{where}the hub has no {path_or_hub_id}, or it wants a token (HF_TOKEN)") from error
     except Exception as error:  # of its HTTP client too, which changes with huggingface_hub's version
         raise UserError(
-            f"{path_or_hub_id} cannot be downloaded ({first_line(error)}): where there is no "
+            f"{where}{path_or_hub_id} cannot be downloaded ({first_line(error)}): where there is no "
             f"network, fetch it elsewhere and give its folder"
         ) from error

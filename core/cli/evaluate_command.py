@@ -69,6 +69,9 @@ def evaluate(
             "is (concurrency, timeout, ...), or of every benchmark that has such an option.",
         ),
     ] = None,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Put each prompt into the checkpoint's chat template.")
+    ] = False,
     seed: Annotated[
         int | None,
         typer.Option(min=0, help="By default 0, or that of the checkpoint's run."),
@@ -100,11 +103,14 @@ def evaluate(
             {"--endpoint": endpoint, "--model": model, "--token-env": token_env}, "a checkpoint is evaluated"
         )
         manifest = _of_checkpoint(checkpoint, (sampler, given), plugins, benchmark)
+        manifest["generate"]["chat"] = chat
         entries["device"] = device
     else:
         _refuse({"--sampler": sampler, "--device": None if device == "auto" else device}, "a server decodes")
         if endpoint is None or model is None:
             raise UserError("give a checkpoint, or a server's --endpoint and its --model")
+        if chat:
+            raise UserError("--chat has no effect where a server writes the prompts: write -o api=chat")
         server = {
             "endpoint": endpoint,
             "model": model,

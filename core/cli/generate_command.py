@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from opendllm.core.checkpoints.families import attention_of, backbone_of, noise_of, stored_block_length
-from opendllm.core.checkpoints.pretrained import fetch_config
+from opendllm.core.checkpoints.files import model_folder
+from opendllm.core.checkpoints.pretrained import fetch_config, is_hub_id
 from opendllm.core.cli.common_options import ProgressStyle
 from opendllm.core.cli.described_options import described_options, option_lines
 from opendllm.core.cli.float32_comparison import check_narrow, compared_lines
@@ -70,7 +71,7 @@ def generate(
         typer.Option(help="What to continue; may be repeated. Without it and --input, standard input."),
     ] = None,
     suffix: Annotated[
-        str | None, typer.Option(help="What stands right of the gap: infilling instead of completion.")
+        list[str] | None, typer.Option(help="What stands right of the gap: infilling instead of completion.")
     ] = None,
     input_file: Annotated[
         str | None,
@@ -131,7 +132,11 @@ def generate(
     """Complete prompts, or fill the gaps between prompts and suffixes."""
     options = parse_options(option or [])
     check_decodings(checkpoint, decodings(sampler or [], options))
-    prompts = read_prompts(prompt, suffix, input_file)
+    if suffix is not None and len(suffix) > 1:
+        raise UserError(
+            f"--suffix is given {len(suffix)} times, and one holds for all prompts: give several as --input"
+        )
+    prompts = read_prompts(prompt, suffix[0] if suffix else None, input_file)
     if chat and any(each.gap.suffix is not None for each in prompts):
         raise UserError("--chat has no effect with a suffix: infilling has no chat template")
     samplers = sampler or []
@@ -238,12 +243,16 @@ def _loaded(
     with progress.activity("importing libraries"):
         import_model_libraries(device)
         from opendllm.core import load
+        from opendllm.core.checkpoints.tokenizer_files import has_tokenizer
     path = fetch_config(checkpoint)
     family = backbone_of(installed_plugins(), path)
     attention, told = attention_of(family, path), noise_of(path).time_conditioning
     for each in wanted:
         chosen, decoder, own = _sorted_options(each, path, family.options)
         check_sampler(chosen.build(own), decoder, attention, told)
+    if not is_hub_id(checkpoint) and not has_tokenizer(model_folder(path)):
+        where = model_folder(path)
+        raise UserError(f"{where} has no tokenizer, which prompts need: put its tokenizer's files there")
     with progress.activity("loading the model"):
         return load(checkpoint, device=device, add_bos_token=add_bos_token)
 

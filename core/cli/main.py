@@ -28,6 +28,7 @@ from opendllm.core.cli import (
     serve_command,
     status_command,
 )
+from opendllm.core.cli.mistyped_options import as_option
 from opendllm.core.foundation.ranks import is_first_process
 from opendllm.core.foundation.visible_text import visible
 from opendllm.core.launching.launcher import this_command
@@ -41,6 +42,9 @@ from opendllm.registries.registry import PluginWarning
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # A process that ends needn't look for garbage among all that it imported, which takes a second.
 atexit.register(gc.freeze)
+
+_INTERRUPTED = 130
+"""A shell's exit code for what Ctrl-C ended."""
 
 app = typer.Typer(
     add_completion=False,
@@ -106,7 +110,7 @@ def main() -> None:
             standalone_mode=False,
         )
     except KeyboardInterrupt:
-        sys.exit(130)
+        code = _INTERRUPTED
     except Stopped as stopped:
         if is_first_process() and str(stopped):
             print(f"{stopped}; resume with: {this_command()}", flush=True)
@@ -120,7 +124,18 @@ def main() -> None:
         if debug:
             traceback.print_exc()
         sys.exit(_report(error))
+    if code == _INTERRUPTED:  # typer makes it of Ctrl-C
+        _say_interrupted(sys.argv[1:])
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _say_interrupted(arguments: list[str]) -> None:
+    """One line; of a command that begins where it was stopped, with that."""
+    if launcher_reports() or not is_first_process():
+        return
+    command = next((each for each in arguments if not each.startswith("-")), "")
+    goes_on = f"; what was finished is kept; go on with: {this_command()}"
+    print(f"stopped{goes_on if command in ('run', 'evaluate') else ''}", file=sys.stderr, flush=True)
 
 
 def _report(error: Exception) -> int:
@@ -130,7 +145,10 @@ def _report(error: Exception) -> int:
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # of the command's own arguments
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "platform"
-        print(f"error: {visible(error.format_message())} ({command} --help says more)", file=sys.stderr)
+        given = getattr(error, "option_name", None)
+        instead = as_option(command.split()[-1], given) if given else None
+        said = f"No such option: {given}: {instead}" if instead else error.format_message()
+        print(f"error: {visible(said)} ({command} --help says more)", file=sys.stderr)
         return 2
     if isinstance(error, UserError):
         for line in str(error).splitlines():

@@ -12,6 +12,7 @@ from opendllm.core.cli.generate_command import parse_option
 from opendllm.core.foundation.visible_text import visible
 from opendllm.core.launching.stopping import stopping_at_once
 from opendllm.core.progress.views import shown_progress
+from opendllm.core.reporting.significance import without_spread
 from opendllm.registries.benchmarks import CodeExecution, IsolationLevel
 from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.errors import UserError
@@ -99,5 +100,9 @@ def _print_table(scored: Scored) -> None:
     ]:
         metric = metrics[name]
         bound = "≤ " if metric.kind == "upper bound" else ""
-        table.add_row(name, f"{bound}{metric.value:.4f}", f"[{metric.low:.4f}, {metric.high:.4f}]")
+        interval = f"[{metric.low:.4f}, {metric.high:.4f}]"
+        if metric.low == metric.value == metric.high:
+            values = [numbers[name] for numbers in scored.scores.per_task.values() if name in numbers]
+            interval = without_spread(values)
+        table.add_row(name, f"{bound}{metric.value:.4f}", interval)
     Console(width=100).print(table, markup=False)

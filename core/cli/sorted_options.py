@@ -12,11 +12,13 @@ from opendllm.registries.discovery import Plugins
 from opendllm.registries.errors import UserError
 from opendllm.registries.registry import did_you_mean
 
-_ENTRY_OPTIONS = (
+ENTRY_OPTIONS = (
     "samples_per_task", "problem_seed", "batch_size", "likelihood_estimator", "likelihood_draws"
 )  # fmt: skip
 """Settings of an entry of a manifest's `evaluate`, which every benchmark has here."""
-_ENDPOINT_OPTIONS = ("api", "concurrency", "extra_body", "retries", "timeout")
+_ENTRY_OPTIONS_OF_SERVERS = ("samples_per_task", "problem_seed", "batch_size")
+"""Those of them that a server, which gives no likelihoods, is asked with."""
+ENDPOINT_OPTIONS = ("api", "concurrency", "extra_body", "retries", "timeout")
 """Settings of a manifest's `model` that names a server."""
 
 
@@ -47,7 +49,8 @@ def sorted_options(
     """
     of_sampler = {} if sampler is None else plugins.samplers.get(sampler).options.model_fields
     of_decoder = KNOWN_TO_SERVERS if sampler is None else DecoderOptions.model_fields
-    of_endpoint = _ENDPOINT_OPTIONS if sampler is None else ()
+    of_endpoint = ENDPOINT_OPTIONS if sampler is None else ()
+    of_entry = ENTRY_OPTIONS if sampler is not None else _ENTRY_OPTIONS_OF_SERVERS
     of_benchmarks = {name: plugins.benchmarks.get(name).options.model_fields for name in benchmarks}
     found = SortedOptions(benchmarks={name: {} for name in benchmarks})
     for key, value in given.items():
@@ -55,11 +58,11 @@ def sorted_options(
             *([found.decoder] if key in of_decoder else []),
             *([found.sampler] if key in of_sampler else []),
             *([found.endpoint] if key in of_endpoint else []),
-            *([found.entry] if key in _ENTRY_OPTIONS else []),
+            *([found.entry] if key in of_entry else []),
             *(found.benchmarks[name] for name, fields in of_benchmarks.items() if key in fields),
         ]
         if not takers:
-            known = [*of_decoder, *of_sampler, *of_endpoint, *_ENTRY_OPTIONS]
+            known = [*of_decoder, *of_sampler, *of_endpoint, *of_entry]
             known += [name for fields in of_benchmarks.values() for name in fields]
             others = "the server's API" if sampler is None else f"the decoder, sampler {sampler!r}"
             hint = did_you_mean(key, sorted(set(known)))

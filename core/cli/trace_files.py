@@ -44,6 +44,8 @@ def check_traces(samplers: Sequence[str], prompts: int, trace: Path | None, gif:
         raise UserError(f"--gif {gif}: an animated GIF's name ends in .gif")
     if gif is not None and prompts > 1:
         raise UserError(f"--gif draws one prompt, and there are {prompts}")
+    if trace is not None and trace.suffix.lower() not in (*PAGES, ".json"):
+        raise UserError(f"--trace {trace}: a trace's name ends in .html, which plays it, or in .json")
     twice = next((name for name in samplers if samplers.count(name) > 1), None)
     if twice is not None:
         raise UserError(f"--sampler {twice} is given twice")

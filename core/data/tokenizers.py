@@ -75,7 +75,7 @@ def load_tokenizer(path_or_hub_id: str, new_mask_token: str = MASK_TOKEN) -> Pre
     Raises:
         UserError: it can't be loaded, or lacks the mask token that its checkpoint names.
     """
-    folder = fetch(path_or_hub_id)
+    folder = fetch(path_or_hub_id, said_as="data.tokenizer.path")
     tokenizer = read_tokenizer(folder)
     config_file = folder / CONFIG_FILE
     mask_token_id = read_config(folder).get("mask_token_id") if config_file.is_file() else None

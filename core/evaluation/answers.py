@@ -106,7 +106,7 @@ class AnswerFile:
             if record.digest != self.digest:
                 raise UserError(
                     f"{path}:{line.number} was made with other settings or another model: "
-                    f"keep it by choosing another `output`, or delete the file"
+                    f"keep it by choosing another `output` (--output of `evaluate`), or delete the file"
                 )
             records.setdefault(record.key, record)
         return records

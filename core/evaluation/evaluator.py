@@ -358,5 +358,6 @@ def _check_same_requests(wanted: Mapping[SampleKey, Request], answers: AnswerFil
         if not same:
             raise UserError(
                 f"{answers.path}: the answer to {key[0]} was given to another prompt, so the benchmark's "
-                f"problems have changed: keep it by choosing another `output`, or delete the file"
+                f"problems have changed: keep it by choosing another `output` (--output of `evaluate`), or "
+                f"delete the file"
             )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from opendllm.core.checkpoints.files import model_folder, provenance_of
-from opendllm.core.checkpoints.pretrained import fetch
+from opendllm.core.checkpoints.pretrained import PRETRAINED_KEY, fetch
 from opendllm.core.evaluation.answering import Asked
 from opendllm.core.evaluation.replicas import LoadedModel, load_replicas
 from opendllm.core.evaluation.sampler_checks import check_samplers
@@ -66,7 +66,7 @@ def open_checkpoint(variant: Variant, folder: Path) -> LoadedCheckpoint:
     manifest, backbone = variant.manifest, variant.plugins.backbone
     pretrained = backbone.options.pretrained if manifest.train is None else None
     models = load_replicas(
-        folder if pretrained is None else fetch(pretrained),
+        folder if pretrained is None else fetch(pretrained, said_as=PRETRAINED_KEY),
         backbone,
         manifest.device,
         manifest.local_model.add_bos_token,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,9 @@ from opendllm.core.manifest.schema import Generate, Manifest
 from opendllm.core.manifest.sources import KeyPath, Location, Source
 from opendllm.registries.errors import UserError
 
+GRID = "grid"
+"""The key that makes a variant of each of several values: see `grids`."""
+
 
 @dataclass(frozen=True)
 class Issue:
@@ -25,7 +28,8 @@ class Issue:
     message: str
 
     def __str__(self) -> str:
-        return ": ".join(filter(None, (str(self.location), self.key, self.message)))
+        key = "" if str(self.location) == f"--set {self.key}" else self.key
+        return ": ".join(filter(None, (str(self.location), key, self.message)))
 
 
 class ManifestError(UserError):
@@ -67,7 +71,7 @@ def _causes(
             unsaid = found.path == path or found.path not in source.locations
             if unsaid and found.path[: len(path)] == path:
                 cause = cause or _issue_of_covered(path, source, model, file)
-        yield cause or Issue(source.location(found.path), dotted(found.path), found.message)
+        yield cause or _issue(found.path, found.message, source)
 
 
 def _issue_of_covered(
@@ -107,8 +111,28 @@ def issues_of(
 ) -> Iterator[Issue]:
     """What pydantic found, each with the location that it was said at."""
     for found in option_errors(error, model):
-        path: KeyPath = (*prefix, *found.path)
-        yield Issue(source.location(path), dotted(path), found.message)
+        yield _issue((*prefix, *found.path), found.message, source)
+
+
+def _issue(path: KeyPath, message: str, source: Source) -> Issue:
+    if path[-1:] == (GRID,) or is_grid(said_at(source.data, path)):
+        message = "a grid is of `generate` or its sampler's options: compare other values as variants"
+    return Issue(source.location(path), dotted(path), message)
+
+
+def is_grid(value: Any) -> bool:
+    """Whether it is `{grid: [...]}`, perhaps with more."""
+    return isinstance(value, Mapping) and GRID in value
+
+
+def said_at(node: Any, path: KeyPath) -> Any:
+    """What a manifest's data say at `path`; None where they say nothing."""
+    for key in path:
+        try:
+            node = node[key]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return node
 
 
 def dotted(path: KeyPath) -> str:

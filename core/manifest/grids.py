@@ -8,11 +8,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from opendllm.core.manifest.checks import Issue, ManifestError, dotted
+from opendllm.core.manifest.checks import GRID, Issue, ManifestError, dotted, is_grid
 from opendllm.core.manifest.schema import NAME_PATTERN
 from opendllm.core.manifest.sources import KeyPath, Source
 
-GRID = "grid"
 _HOLDERS: tuple[KeyPath, ...] = (("generate",), ("generate", "sampler", "options"))
 """Sections whose options may have a grid."""
 
@@ -46,7 +45,7 @@ def _grids(merged: Source) -> Iterator[tuple[KeyPath, list[Any]]]:
         for key in holder:
             section = section.get(key) if isinstance(section, Mapping) else None
         for key, value in section.items() if isinstance(section, Mapping) else ():
-            if isinstance(value, Mapping) and GRID in value:
+            if is_grid(value):
                 path = (*holder, key)
                 yield path, _values(merged, path, value)
 

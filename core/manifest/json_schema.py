@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from opendllm.core.manifest.checks import GRID
 from opendllm.core.manifest.experiment_manifest import WHOLE_EXPERIMENT_KEYS
-from opendllm.core.manifest.grids import GRID
 from opendllm.core.manifest.schema import PLUGIN_KEYS, ExperimentManifest
 from opendllm.registries.discovery import Plugins
 

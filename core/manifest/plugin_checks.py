@@ -19,6 +19,7 @@ from opendllm.core.manifest.checks import (
     dotted,
     generation_of,
     issues_of,
+    said_at,
 )
 from opendllm.core.manifest.noise_checks import noise_issues
 from opendllm.core.manifest.reward_checks import kind_issues, reward_issues
@@ -273,7 +274,7 @@ class Resolver:
 
     def _names_sampler(self, path: KeyPath) -> bool:
         """Whether the manifest itself does, in a `generate` section at `path` or in the general one."""
-        return any(_said(self.source.data, (*at, "sampler")) for at in (path, ("generate",)))
+        return any(said_at(self.source.data, (*at, "sampler")) is not None for at in (path, ("generate",)))
 
     def _default_sampler(self) -> PluginChoice | None:
         """The sampler of the backbone's authors; None where the backbone is unknown."""
@@ -283,15 +284,6 @@ class Resolver:
         except PluginError:
             return None
         return PluginChoice(name=options.default_sampler) if issubclass(options, BackboneOptions) else None
-
-
-def _said(node: Any, path: KeyPath) -> bool:
-    for key in path:
-        try:
-            node = node[key]
-        except (KeyError, IndexError, TypeError):
-            return False
-    return node is not None
 
 
 def _data_issues(manifest: Manifest, source: Source, backbone: BackboneOptions) -> Iterator[Issue]:

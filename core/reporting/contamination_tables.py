@@ -98,7 +98,7 @@ def _read(entry: Mapping[str, Any]) -> str:
     """What was read, and how fast."""
     documents, characters = (as_integer(entry.get(key)) or 0 for key in ("documents", "characters"))
     seconds = as_number(entry.get("seconds")) or 0.0
-    rate = f", {characters / 1e6 / seconds:,.1f} a second" if seconds > 0 else ""
+    rate = f", {characters / 1e6 / seconds:,.1f} million a second" if seconds > 0 else ""
     first = "its" if entry.get("whole") is not False else "its first"
     return f"{first} {documents:,} documents ({characters / 1e6:,.1f} million characters{rate})"
 

@@ -137,6 +137,11 @@ class _Bar:
     edge: float = 0.0
 
     @property
+    def score(self) -> str:
+        """As the tables have it."""
+        return score(self.estimate.value, self.estimate.kind)
+
+    @property
     def has_interval(self) -> bool:
         """One of no width would be drawn as if it were a narrow one."""
         return self.estimate.low is not None and self.estimate.low != self.estimate.high
@@ -161,14 +166,23 @@ def _bars(study: Study, benchmark: str, metric: str) -> Chart | None:
             label += f" {again + 1}" if again else ""
             bars.append(_Bar(label, HOLLOW, Estimate(figure.value), edge=1.5))
     drawn = ([bar for bar in bars if bar.has_interval == wanted] for wanted in (True, False))
+    all_zero = not any(bar.estimate.value or bar.estimate.high for bar in bars)
+    axis = {"automargin": True, "rangemode": "tozero", "nticks": 5}
     layout = {
-        "xaxis": {"automargin": True, "rangemode": "tozero", "nticks": 5},
+        "xaxis": {**axis, "range": [0, 1]} if all_zero else axis,  # zeros have no scale of their own
         "yaxis": {
             "autorange": "reversed",
             "automargin": True,
             "type": "category",
             "categoryorder": "array",
             "categoryarray": [bar.label for bar in bars],
+            "ticks": "outside",
+            "ticklen": 5,
+            "tickcolor": "rgba(0,0,0,0)",  # no more than a distance
+            "tickmode": "array",
+            "tickvals": [bar.label for bar in bars],
+            # Beside the bar: in it, or at its end, the interval would cross it out.
+            "ticktext": [f"{bar.label}<br>{bar.score}" for bar in bars],
         },
         "margin": {"l": 10, "r": 15, "t": 5, "b": 30},
         "bargap": 0.35,
@@ -201,10 +215,8 @@ def _bar_trace(bars: Sequence[_Bar]) -> dict[str, Any]:
         "orientation": "h",
         "y": [bar.label for bar in bars],
         "x": [estimate.value for estimate in estimates],
-        "text": [score(estimate.value, estimate.kind) for estimate in estimates],
-        "textposition": "auto",
-        "insidetextanchor": "start",
-        "textangle": 0,
+        "text": [bar.score for bar in bars],
+        "textposition": "none",
         "marker": {"color": colours, "line": {"width": edges, "color": EDGE}},
         "hovertemplate": "%{text}<extra></extra>",
         **({"error_x": errors} if bars[0].has_interval else {}),

@@ -75,6 +75,7 @@ def render_html(study: Study, comparisons: Sequence[Comparison]) -> str:
         contaminations=contaminations(study),
         notes=tables.notes(study),
         **charts,
+        have_frontier=tradeoff_figures.have_frontier(charts["pareto_charts"]),
         samples=samples,
         traces=traces,
         plotly=packed_plotly(),

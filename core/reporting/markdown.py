@@ -32,18 +32,21 @@ def render_markdown(study: Study, comparisons: Sequence[Comparison], samples: Se
         "## Variants",
         _table(tables.variant_table(study)),
     ]
-    parts += [
-        "## Scores",
-        f"Bold: {ABOUT_SCORES} ↓: less is better.",
-    ]
-    for scores in score_tables.score_tables(study):
+    scored = score_tables.score_tables(study)
+    parts += (
+        ["## Scores", f"Bold: {ABOUT_SCORES} ↓: less is better."] if scored else ["Nothing was evaluated."]
+    )
+    for scores in scored:
         parts += [f"### {_escape(scores.benchmark)}", _table(scores.table)]
-    parts += ["## Paired differences", *_differences(comparisons)]
-    parts += ["## Training", _table(tables.training_table(study))]
     rewards = reward_reports.reward_table(study)
-    parts += ["### Learning from rewards", _table(rewards)] if rewards.rows else []
-    parts += ["## Speed", _table(cost_tables.speed_table(study))]
-    parts += ["### Time, memory, device-hours", _table(cost_tables.cost_table(study))]
+    parts += ["## Learning from rewards", _table(rewards)] if rewards.rows else []
+    notes = tables.notes(study)
+    parts += ["## Notes", "\n".join(f"- {_escape(note)}" for note in notes)] if notes else []
+    parts += ["## Paired differences", *_differences(comparisons)] if scored else []
+    parts += ["## Training", _table(tables.training_table(study))]
+    speeds = cost_tables.speed_table(study)
+    parts += ["## Speed", _table(speeds)] if speeds.rows else []
+    parts += ["## Time, memory, device-hours", _table(cost_tables.cost_table(study))]
     parts += _parallelism(study)
     parts += [f"**{_escape(absent)}**" for absent in tables.absent_samples(study)]
     for sample in samples:
@@ -51,9 +54,6 @@ def render_markdown(study: Study, comparisons: Sequence[Comparison], samples: Se
     for overlap in contaminations(study):
         parts += ["## Overlap with the benchmarks", _escape(overlap.about)]
         parts += [_table(table) for table in (overlap.counts, overlap.worst) if table.rows]
-    notes = tables.notes(study)
-    if notes:
-        parts += ["## Notes", "\n".join(f"- {_escape(note)}" for note in notes)]
     parts += _manifests(study)
     parts += ["## Versions", _table(tables.plugin_table(study))]
     return visible("\n\n".join(parts) + "\n")

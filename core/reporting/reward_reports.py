@@ -17,8 +17,10 @@ from opendllm.core.reporting.formatting import MISSING, count, number
 from opendllm.core.reporting.records import Curve, RewardLog, Study
 from opendllm.core.reporting.tables import Table, row
 
-REWARD_COLUMNS = ("variant", "phases", "reward: first fifth → last", "spread in a group", "groups without",
-                  "KL", "clipped", "tokens an answer", "ended", "held-out passes")  # fmt: skip
+REWARD_COLUMNS = (
+    *("variant", "phases", "reward: first fifth → last", "spread in a group", "groups without spread"),
+    *("KL", "clipped", "tokens an answer", "ended", "held-out passes"),
+)
 
 
 def reward_charts(study: Study) -> list[Chart]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 from opendllm.core.reporting.comparisons import judge
@@ -48,7 +49,11 @@ def certainty(result: BenchmarkResult, metric: str) -> str:
         return interval(estimate.low, estimate.high)
     if estimate.kind == "exact":
         return EXACT
-    values = [numbers[metric] for numbers in result.per_task.values() if metric in numbers]
+    return without_spread([numbers[metric] for numbers in result.per_task.values() if metric in numbers])
+
+
+def without_spread(values: Sequence[float]) -> str:
+    """Why an interval over tasks with these values has no width."""
     if len(values) > 1 and len(set(values)) == 1:
         return f"all {len(values)} alike"
     return "1 task" if len(values) == 1 else "no spread"

@@ -25,6 +25,7 @@ SPEEDS: tuple[Axis, ...] = (
     ("tokens a forward pass", False, lambda speed: speed.tokens_per_forward_pass),
     ("tokens a second", False, lambda speed: speed.tokens_per_second),
 )
+UNBEATEN = "not beaten in both"
 PASS_AT = re.compile(r"(?P<before>.*)pass@(?P<k>\d+)(?P<after>.*)")
 AT_LENGTH = re.compile(r"(?P<metric>.+)_(?:(?P<oracle>oracle)|length-(?P<length>\d+))")
 
@@ -53,6 +54,11 @@ def length_charts(study: Study) -> tuple[Chart, ...]:
     return _metric_charts(study, _at_length, "masks", "category")
 
 
+def have_frontier(charts: Sequence[Chart]) -> bool:
+    """Whether any of them has the line of what nothing beats."""
+    return any(trace["name"] == UNBEATEN for chart in charts for trace in chart.figure["data"])
+
+
 def frontier(points: Sequence[tuple[float, float]], less_x: bool, less_y: bool) -> list[tuple[float, float]]:
     """The points that no other one equals or beats in both, in order of x."""
     signs = (1 if less_x else -1, 1 if less_y else -1)
@@ -77,7 +83,7 @@ def _pareto(study: Study, benchmark: str, metric: str, axis: Axis) -> Chart | No
     colours = colours_of(study)
     values = {label: (x, estimate.value or 0.0) for label, (x, estimate) in points.items()}
     unbeaten = frontier(list(values.values()), less_x, study.lower_is_better(benchmark, metric))
-    traces = [_line("not beaten in both", unbeaten)] if len(unbeaten) > 1 else []
+    traces = [_line(UNBEATEN, unbeaten)] if len(unbeaten) > 1 else []
     for family in families(study, benchmark):
         labels = [variant.label for variant in family.variants if variant.label in values]
         if len(labels) > 1:

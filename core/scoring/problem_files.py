@@ -36,13 +36,10 @@ class ProblemSource:
     configuration: str | None = None
 
 
-def read_problems(
-    benchmark: str, path: str | None, source: ProblemSource, required: Sequence[str]
-) -> list[dict[str, Any]]:
+def read_problems(path: str | None, source: ProblemSource, required: Sequence[str]) -> list[dict[str, Any]]:
     """A benchmark's problems, in their published order.
 
     Args:
-        benchmark: its name, for messages.
         path: a file of JSON lines, gzipped or not; None asks the hub.
         source: where they are published.
         required: the fields that every problem must have.
@@ -57,15 +54,15 @@ def read_problems(
         rows = _from_hub(source)
     except Exception as error:  # datasets and its HTTP client raise a dozen kinds
         raise UserError(
-            f"benchmark {benchmark}: its problems are not here, and {source.dataset} cannot be had from the "
+            f"its problems are not here, and {source.dataset} cannot be had from the "
             f"hub ({first_line(error)}): download {source.download} and give the file as option `problems` "
-            f"or --problems"
+            f"(-o problems=FILE of `evaluate`, --problems FILE of `score`)"
         ) from error
     for field in required:
         if not rows or field not in rows[0]:
             raise UserError(
-                f"benchmark {benchmark}: {source.dataset} on the hub has no {field!r}: download "
-                f"{source.download} and give the file as option `problems` or --problems"
+                f"{source.dataset} on the hub has no {field!r}: download "
+                f"{source.download} and give the file as option `problems`"
             )
     return rows
 

@@ -237,6 +237,9 @@ def _refuse(request: Request, error: Exception) -> Response:
 def _refuse_route(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     asked = f"{request.method} {request.url.path[:200]}"
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "POST").replace("HEAD, ", "").replace(", HEAD", "")
+        return error_response(ApiError(405, f"{asked}: send it as {allowed}"))
     message = f"{asked} is nothing here: ask for /v1/completions, /v1/chat/completions or /v1/models"
     return error_response(ApiError(error.status_code, message))
 

@@ -13,7 +13,7 @@ import torch
 from opendllm.core.checkpoints.families import read_config
 from opendllm.core.checkpoints.files import MODEL_FOLDER, provenance_of, steps
 from opendllm.core.checkpoints.loading import load_checkpoint, load_model, stop_token_ids_of, torch_device
-from opendllm.core.checkpoints.pretrained import fetch
+from opendllm.core.checkpoints.pretrained import PRETRAINED_KEY, fetch
 from opendllm.core.checkpoints.tokenizer_files import id_count, ids_without_token
 from opendllm.core.data.prepared import PreparedData, prepare_all, read_prepared
 from opendllm.core.data.rows import MixedRows, PackedRows, Rows
@@ -184,14 +184,14 @@ def _starting_model(
     backbone = variant.plugins.backbone
     pretrained = backbone.options.pretrained
     if pretrained is not None and tokenizer is None:
-        folder = fetch(pretrained)
+        folder = fetch(pretrained, said_as=PRETRAINED_KEY)
         found = load_checkpoint(folder, backbone, device, torch.float32)
         if found.tokenizer is None:
             raise UserError(f"{folder} has no tokenizer: name one as data.tokenizer, or put its files there")
         return found.lm, found.tokenizer
     assert tokenizer is not None
     if pretrained is not None:
-        folder = fetch(pretrained)
+        folder = fetch(pretrained, said_as=PRETRAINED_KEY)
         lm = load_model(folder, backbone, device, torch.float32, tokenizer.mask_token_id, id_count(tokenizer))
         _check_adapters_suffice(variant, folder, lm)
         lm.eos_token_id = tokenizer.eos_token_id  # which ends the documents that it is trained on

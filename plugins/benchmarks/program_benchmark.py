@@ -106,7 +106,7 @@ class ProgramBenchmark(Benchmark, Generic[OptionsT]):
 
     def rows(self) -> Sequence[Row]:
         """All problems, in their published order."""
-        return read_problems(self.name, self.options.problems, self.source(), self.fields)
+        return read_problems(self.options.problems, self.source(), self.fields)
 
     def is_asked(self, row: Row) -> bool:
         """Whether the options choose this problem."""

@@ -76,7 +76,7 @@ class SantacoderFim(Benchmark):
 
     def requests(self, context: BenchmarkContext) -> Sequence[GenerationRequest]:
         """Every hidden line of the languages, asked at each length."""
-        rows = read_problems("santacoder-fim", self._options.problems, SOURCE, FIELDS)
+        rows = read_problems(self._options.problems, SOURCE, FIELDS)
         problems = [_problem(row) for row in rows if row["language"] in self._options.languages]
         if not problems:
             known = ", ".join(sorted({str(row["language"]) for row in rows}))

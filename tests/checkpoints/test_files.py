@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from opendllm.core.checkpoints.files import provenance_of, steps_wanted
+from opendllm.core.checkpoints.files import model_folder, provenance_of, steps_wanted
 from opendllm.registries.errors import UserError
 
 
@@ -24,3 +24,17 @@ def test_one_with_letters_of_any_alphabet_is_read(tmp_path: Path) -> None:
     (tmp_path / "provenance.json").write_bytes('{"manifest": {"name": "ü", "train": {"steps": 7}}}'.encode())
     assert provenance_of(tmp_path)["manifest"]["name"] == "ü"
     assert steps_wanted(tmp_path) == 7
+
+
+def test_a_file_and_a_folder_of_runs_are_told_from_a_model_that_is_incomplete(tmp_path: Path) -> None:
+    variant = tmp_path / "runs" / "first" / "llada"
+    variant.mkdir(parents=True)
+    (variant / "variant.json").write_text("{}")
+    weights = tmp_path / "model.safetensors"
+    weights.touch()
+    with pytest.raises(UserError, match=f"is a file: give its folder, {tmp_path}$"):
+        model_folder(weights)
+    with pytest.raises(UserError, match=f"holds whole runs: name a variant of one, as in {variant}$"):
+        model_folder(tmp_path / "runs")
+    with pytest.raises(UserError, match=f"is a whole run: name one of its variants, as in {variant}$"):
+        model_folder(tmp_path / "runs" / "first")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,14 @@ from typing import Any
 import pytest
 
 from opendllm.core.cli import experiment_commands
+
+WITHOUT_PROBLEMS = [
+    "--set",
+    "evaluate=[{benchmark: {name: humaneval, options: {problems: nope.jsonl}}}]",
+    "--set",
+    "allow_code_execution=true",
+]
+NO_PROBLEMS = "nope.jsonl does not exist"
 
 
 @pytest.mark.parametrize(
@@ -45,6 +54,16 @@ from opendllm.core.cli import experiment_commands
         (["generate", "--checkpoint", ".", "--prompt", "a", "-o", "steps=["], "'[' is not a YAML value"),
         (["generate", "--checkpoint", ".", "--prompt", "a"], ". holds no config.json, so no model"),
         (["report", "gone"], "gone"),
+        (
+            ["generate", "--checkpoint", ".", "--max-new-tokens", "3"],
+            "No such option: --max-new-tokens: write -o max_new_tokens=VALUE (",
+        ),
+        (["generate", "--checkpoint", ".", "--threshold=0.9"], "--threshold: write -o threshold=VALUE"),
+        (["generate", "--checkpoint", ".", "--documents", "3"], "No such option: --documents ("),
+        (["evaluate", ".", "--batch-size", "4"], "--batch-size: write -o batch_size=VALUE"),
+        (["evaluate", ".", "--problems", "p"], "--problems: write -o problems=VALUE"),
+        (["score", "--batch-size", "4"], "No such option: --batch-size ("),
+        (["run", "tiny.yaml", "--variant", "other", *WITHOUT_PROBLEMS], NO_PROBLEMS),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -79,7 +98,7 @@ def test_debug_shows_where_an_error_comes_from(untouched: Path, platform: Any) -
     ("raised", "code", "expected"),
     [
         (ZeroDivisionError("by zero"), 1, "internal error: ZeroDivisionError: by zero (--debug shows where)"),
-        (KeyboardInterrupt(), 130, ""),
+        (KeyboardInterrupt(), 130, "stopped"),
     ],
 )
 def test_an_error_that_is_not_the_users_has_an_exit_code_of_its_own(
@@ -93,19 +112,36 @@ def test_an_error_that_is_not_the_users_has_an_exit_code_of_its_own(
     assert (left, output, errors.strip()) == (code, "", expected)
 
 
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("data.tokenizer={path: nowhere}", "data.tokenizer.path: "),
+        ("model.backbone.options={pretrained: nowhere}", "model.backbone.options.pretrained: "),
+    ],
+)
+def test_a_run_names_the_key_of_a_folder_that_is_not_there(
+    refused: Any, untouched: Path, setting: str, expected: str
+) -> None:
+    said = refused("run", "tiny.yaml", "--progress", "none", "--set", setting)
+    assert f"{expected}nowhere does not exist: give a run's variant (whose manifest is run first)" in said
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "expected"),
     [
         (lambda folder: (folder / "config.json").unlink(), "holds no config.json"),
         (lambda folder: (folder / "config.json").write_text("{"), "config.json cannot be read"),
-        (lambda folder: (folder / "config.json").write_text("{}"), "does not settle the family"),
+        (lambda folder: (folder / "config.json").write_text("{}"), "as a manifest's model.backbone.name"),
         (lambda folder: (folder / "model.safetensors").unlink(), "has no model.safetensors"),
         (lambda folder: cut(folder / "model.safetensors", -100), "is damaged or cut short"),
         (lambda folder: cut(folder / "model.safetensors", -(10**6)), "is damaged or cut short"),
         (lambda folder: cut(folder / "model.safetensors", None), "is damaged or cut short"),
         (lambda folder: lose_a_tensor(folder / "model.safetensors"), "lacks the weights model.norm.weight"),
-        (lambda folder: (folder / "tokenizer.json").unlink(), "has no tokenizer"),
+        (
+            lambda folder: (folder / "tokenizer.json").unlink(),
+            "has no tokenizer, which prompts need: put its tokenizer's files there",
+        ),
     ],
 )
 def test_an_incomplete_checkpoint_is_refused(refused: Any, model: Path, damage: Any, expected: str) -> None:
@@ -168,3 +204,35 @@ def test_generate_prints_what_the_model_writes(accepted: Any, model: Path) -> No
     assert (completed["prompt"], completed["suffix"]) == ("def f", None)
     assert accepted(*arguments) == completed["text"] + "\n"
     assert json.loads(accepted(*arguments, "--suffix", "\n", "--json"))["suffix"] == "\n"
+
+
+@pytest.mark.parametrize("command", ["run", "validate"])
+def test_what_is_not_here_is_missed_before_anything_is_prepared(
+    here: Any, untouched: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "peft" else found(name))
+    code, _, errors = here(command, "tiny.yaml", "--set", "train.lora={rank: 4}", *WITHOUT_PROBLEMS)
+    assert code == 2
+    assert "error: trained needs the package peft: pip install peft\n" in errors
+    assert NO_PROBLEMS in errors
+    assert not (untouched / "runs" / "tiny" / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["run", "tiny.yaml"], "stopped; what was finished is kept; go on with: platform run tiny.yaml"),
+        (["schema"], "stopped"),
+    ],
+)
+def test_an_interrupt_outside_of_training_says_one_line(
+    here: Any, untouched: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], says: str
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    for name in ("read_experiment", "manifest_schema"):
+        monkeypatch.setattr(experiment_commands, name, interrupted)
+    code, _, errors = here(*arguments)
+    assert (code, errors.splitlines()) == (130, [says])

@@ -104,6 +104,13 @@ def test_a_damaged_file_is_said_in_its_place(workspace: Path, content: str) -> N
     assert "## Scores" in text
 
 
+def test_how_fast_it_was_read_has_its_unit(workspace: Path) -> None:
+    folder = workspace / "runs" / "tiny"
+    entry = {"benchmarks": {}, "documents": 3, "characters": 11_600_000, "seconds": 2.0}
+    (folder / "contamination.json").write_text(json.dumps({"corpora": [entry]}))
+    assert "(11.6 million characters, 5.8 million a second)" in write_report(folder).text
+
+
 def test_what_it_names_is_shown_as_text(workspace: Path) -> None:
     folder = workspace / "runs" / "tiny"
     worst = {"task": "<script>x</script>\x1b[2J", "share": 0.5, "document": "</table>"}

@@ -103,6 +103,7 @@ def test_options_reach_what_they_belong_to(
     ("arguments", "said"),
     [
         (("--benchmark", "perplexty"), "did you mean 'perplexity'"),
+        (("--benchmark", "perplexity", "--chat"), "chat has no effect on the likelihood of a text"),
         (("--benchmark", "perplexity", "-o", "docs=3"), "did you mean 'documents'"),
         (("--benchmark", "perplexity", "--sampler", "p3"), "did you mean 'p2'"),
         (("--benchmark", "perplexity", "-o", "documents=0"), "evaluate.0.benchmark.options.documents"),

@@ -191,14 +191,14 @@ def test_what_does_not_go_with_a_checkpoint_is_said_before_its_weights_are_read(
 def test_an_existing_file_is_never_overwritten(
     generate: Callable[..., tuple[int, str, str]], tmp_path: Path
 ) -> None:
-    kept = tmp_path / "kept.jsonl"
+    kept = tmp_path / "kept.json"
     kept.write_text("mine")
     for option in ("--output", "--trace"):
         code, _, errors = generate("--prompt", "a", option, kept)
         assert code == 2
         assert "is there already" in errors
         assert kept.read_text() == "mine"
-        code, _, errors = generate("--prompt", "a", option, tmp_path / "none" / "file")
+        code, _, errors = generate("--prompt", "a", option, tmp_path / "none" / "file.json")
         assert code == 2
         assert "is no folder" in errors
 
@@ -403,6 +403,8 @@ def test_what_one_sampler_writes_beside_another_is_what_it_writes_alone(
         (["--sampler", "p2", "--sampler", "entropy", "--trace", "t.json"], "with --trace FILE.html or --gif"),
         (["--sampler", "p2", "--sampler", "p2", "--trace", "t.html"], "--sampler p2 is given twice"),
         (["--gif", "picture.png"], "name ends in .gif"),
+        (["--trace", "t.txt"], "--trace t.txt: a trace's name ends in .html, which plays it, or in .json"),
+        (["--suffix", "a", "--suffix", "b"], "--suffix is given 2 times, and one holds for all prompts"),
         (["--prompt", "b", "--gif", "t.gif"], "--gif draws one prompt, and there are 2"),
         (["--sampler", "p2", "--sampler", "entropy", "--trace", "t.html", "-o", "remdm.eta=1"], "remdm.eta"),
     ],

@@ -63,11 +63,21 @@ def test_a_table_and_a_json_file(here: Here, folder: Path) -> None:
     assert (code, errors) == (0, [])
     assert "exact_match_first_line" in output
     assert "1.0000" in output
+    assert f"all {TASKS} alike" in output
+    assert "[1.0000, 1.0000]" not in output
     written = result(folder / "out" / "scores.json")
     assert written["benchmark"] == "santacoder-fim"
     assert written["metrics"]["exact_match"] == {"value": 1.0, "low": 1.0, "high": 1.0, "kind": "estimate"}
     assert written["per_task"]["py/n0"]["exact_match"] == 1.0
     assert written["settings"]["benchmark"]["options"] == {"problems": "problems.jsonl"}
+
+
+def test_one_task_has_no_interval(here: Here, folder: Path) -> None:
+    write(folder, gold(0), gold(0, completion="    b = 7"))
+    _, output, _ = run(here)
+    row = next(line for line in output.splitlines() if " exact_match " in line)
+    assert "1 task" in row
+    assert "[" not in row
 
 
 def test_it_says_how_far_it_is(here: Here, folder: Path) -> None:

@@ -141,6 +141,11 @@ def test_evaluate_asks_a_server_without_a_manifest(
             "-o steps: neither the server's API nor humaneval has such an option: known: api, ",
         ),
         (
+            ["--endpoint", "http://x", "--model", "m", "-o", "likelihood_draws=4"],
+            "-o likelihood_draws: neither the server's API nor humaneval has such an option",
+        ),
+        (["--endpoint", "http://x", "--model", "m", "--chat"], "write -o api=chat"),
+        (
             ["--endpoint", "http://x", "--model", "m", "-o", "concurency=4"],
             "did you mean 'concurrency'?; what only this server knows goes into extra_body",
         ),
@@ -159,6 +164,7 @@ def test_what_makes_no_sense_is_one_line(
     assert main_in_process(["evaluate", *arguments, "--benchmark", "humaneval"]) == 2
     [line] = capsys.readouterr().err.splitlines()
     assert named in line
+    assert "likelihood_estimator" not in line
     assert "secret" not in line
 
 

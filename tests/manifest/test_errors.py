@@ -49,7 +49,36 @@ from opendllm.registries.discovery import installed_plugins
             "m.yaml:2:49: model.backbone.options.preset: Input should be 'nano', 'small', '60m' "
             "or '0.5b' (given: 'giant')",
         ),
-        ("{name: open-dcoder}", "open-dcoder", "model.backbone: should be a mapping (given: 'open-dcoder')"),
+        (
+            "{name: open-dcoder}",
+            "open-dcoder",
+            "model.backbone: should be a mapping (given: 'open-dcoder'): write {name: open-dcoder}",
+        ),
+        (
+            "{backbone: {name: open-dcoder}}",
+            "open-dcoder",
+            "model: should be a mapping (given: 'open-dcoder'): write {backbone: {name: open-dcoder}}",
+        ),
+        (
+            "benchmark: {name: perplexity}",
+            "perplexity",
+            "evaluate.0: should be a mapping (given: 'perplexity'): write {benchmark: {name: perplexity}}",
+        ),
+        (
+            "evaluate:\n  - benchmark: {name: perplexity}",
+            "evaluate: perplexity",
+            "evaluate: should be a list (given: 'perplexity'): write [{benchmark: {name: perplexity}}]",
+        ),
+        (
+            "{train: {vocab_size: 300}}",
+            "gpt2/tokenizer",
+            "data.tokenizer: should be a mapping (given: 'gpt2/tokenizer'): write {path: gpt2/tokenizer}",
+        ),
+        (
+            "{name: mdlm}",
+            "'a: b'",
+            "m.yaml:8:3: train.objective: should be a mapping (given: 'a: b')",
+        ),
         ("  - benchmark", "    benchmark", "evaluate: should be a list"),
         ("steps: 2", "steps: soon", "m.yaml:9:3: train.steps: Input should be a valid integer"),
         ("steps: 4", "steps: 0", "m.yaml:11:3: generate.steps: Input should be greater than or equal to 1"),
@@ -68,6 +97,31 @@ def test_a_mistake_is_reported_with_its_place_its_key_and_a_hint(
     assert old in base_text
     lines = refusal(base=base_text.replace(old, new, 1))
     assert any(expected in line for line in lines), lines
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (["train.stpes=3"], "--set train.stpes: unknown key; did you mean 'steps'?"),
+        (["train={stpes: 3}"], "--set train: train.stpes: unknown key; did you mean 'steps'?"),
+    ],
+)
+def test_a_key_that_was_set_is_named_once(refusal: Any, settings: list[str], expected: str) -> None:
+    assert expected in refusal("", *settings)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "train.global_batch_size={grid: [2, 4]}",
+        "train.checkpoint={grid: [2, 4]}",
+        "data.sequence_length={grid: [16, 32]}",
+        "evaluate.0.benchmark.options={documents: {grid: [1, 2]}}",
+    ],
+)
+def test_a_grid_where_none_is_taken_is_told_where_they_are(refusal: Any, setting: str) -> None:
+    said = "a grid is of `generate` or its sampler's options: compare other values as variants"
+    assert any(said in line for line in refusal("", setting)), refusal("", setting)
 
 
 def test_all_mistakes_are_reported_at_once(refusal: Any) -> None:

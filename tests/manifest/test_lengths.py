@@ -63,7 +63,7 @@ def test_an_output_that_cannot_be_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str, why: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=f"--set output: output: .*{why}"):
+    with pytest.raises(UserError, match=f"--set output: .*{why}"):
         read(tmp_path, "short", "v", f"output={output}")
 
 

@@ -35,6 +35,32 @@ def read(folder: Path, *settings: str, content: dict[str, Any] = MANIFEST) -> Ex
     return read_experiment(folder / "manifest.yaml", settings, installed_plugins())
 
 
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        (
+            "rewards=[exact-match]",
+            ["rewards.0: should be a mapping (given: 'exact-match'): write {reward: {name: exact-match}}"],
+        ),
+        (
+            "rewards=[{name: exact-match}]",
+            ["rewards.0.reward: is missing", "rewards.0.name: unknown key; did you mean 'weight'?"],
+        ),
+        ("problems=p.jsonl", ["problems: should be a mapping (given: 'p.jsonl'): write {path: p.jsonl}"]),
+    ],
+)
+def test_a_short_form_is_told_the_whole_one_and_nothing_else(
+    tmp_path: Path, setting: str, expected: list[str]
+) -> None:
+    with pytest.raises(UserError) as caught:
+        read(tmp_path, f"train.rl.{setting}")
+    said = [
+        line.removeprefix("--set train.rl.").split(": train.rl.")[-1]
+        for line in str(caught.value).splitlines()
+    ]
+    assert [line.split("; ")[0] for line in said] == [line.split("; ")[0] for line in expected]
+
+
 def test_everything_that_such_a_manifest_names_is_found_and_travels(tmp_path: Path) -> None:
     [variant] = read(tmp_path).variants
     named = {f"{each.registration.kind}/{each.name}" for each in variant.plugins}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -127,6 +128,19 @@ def test_checkpoints_are_compared(script: Callable[[str], ModuleType], trained: 
     report = (run / "report.md").read_text()
     assert "| one " in report
     assert "| two " in report
+
+
+@pytest.mark.parametrize(
+    ("given", "said"), [([], "usage: python "), (["gone"], "error: gone does not exist: ")]
+)
+def test_a_script_that_is_given_no_checkpoint_says_so_in_a_line(
+    repository: Path, given: list[str], said: str
+) -> None:
+    script = repository / "examples" / "compare_checkpoints.py"
+    result = subprocess.run([sys.executable, script, *given], capture_output=True, text=True, check=False)
+    assert result.returncode != 0
+    assert result.stderr.startswith(said)
+    assert result.stderr.count("\n") == 1
 
 
 def test_chats_are_learnt(script: Callable[[str], ModuleType], trained: Path, tmp_path: Path) -> None:

@@ -50,9 +50,9 @@ from opendllm.registries.discovery import installed_plugins
 TEXTS, *FOLDERS = map(Path, sys.argv[1:])
 SETTINGS = [
     "train.steps=2", "train.global_batch_size=2", "generate.steps=2",
-    "evaluate.0.likelihood_draws=1", "data.tokenizer={train: {vocab_size: 300}}",
+    "data.tokenizer={train: {vocab_size: 300}}",
 ]
-OF_DOCUMENTS = ["train.held_out={rows: 2, draws: 1}"]
+OF_DOCUMENTS = ["train.held_out={rows: 2, draws: 1}", "evaluate.0.likelihood_draws=1"]
 OF_REWARDS = ["train.rl.group_size=2", "train.rl.rollout.steps=1"]
 CORPUS = f"data.corpus={{name: text-files, options: {{train: {TEXTS}/train*, held_out: {TEXTS}/held*}}}}"
 for folder in FOLDERS:
@@ -75,6 +75,11 @@ def test_each_manifest_runs_and_shows_the_new_plugin(fresh: Fresh, tmp_path: Pat
     assert done.returncode == 0, done.stderr[-3000:]
     for folder in folders:
         assert folder.name in (folder / "run" / "report.md").read_text()
+
+
+def test_a_new_rewards_comparison_scores_nothing_that_rewards_have_no_part_in(tmp_path: Path) -> None:
+    folder = write_plugin("my-reward", "reward", tmp_path, installed_plugins())
+    assert "evaluate:" not in (folder / "compare.yaml").read_text()
 
 
 def test_there_is_a_template_for_every_extension_point() -> None:

@@ -418,6 +418,32 @@ def test_every_chart_is_a_figure_that_plotly_accepts(run: FakeRun) -> None:
     assert [trace["x"] for trace in against["data"] if trace["mode"] == "markers"] == [[10], [5]]
 
 
+def test_a_bars_value_stands_beside_it_and_zeros_have_a_scale(run: FakeRun) -> None:
+    for name in ("zebra", "llada"):
+        run.result(name, "code", {"pass@1": (0.0, 0.0, 0.0)})
+    charts = Page(write_report(run.folder).html).titles
+    bars = charts["perplexity: perplexity (less is better)"]
+    assert bars["layout"]["yaxis"]["ticktext"] == ["zebra<br>88.00", "llada<br>66.00"]
+    assert bars["layout"]["yaxis"]["tickvals"] == bars["data"][0]["y"]
+    assert bars["data"][0]["textposition"] == "none"  # an interval would cross it out
+    assert "range" not in bars["layout"]["xaxis"]
+    zeros = charts["code: pass@1 (more is better)"]["layout"]
+    assert (zeros["xaxis"]["range"], zeros["yaxis"]["ticktext"][0]) == ([0, 1], "zebra<br>0.000")
+
+
+def test_the_dotted_line_is_spoken_of_where_there_is_one(run: FakeRun) -> None:
+    said = "On the dotted line lies"
+
+    def read(zebra: float, llada: float) -> str:
+        for name, value, passes in (("zebra", zebra, 100), ("llada", llada, 50)):
+            speed = {"forward_passes": passes, "seconds": 2.0, "texts": 10}
+            run.result(name, "code", {"pass@1": (value, 0.0, 1.0)}, speed=speed)
+        return write_report(run.folder).html.read_text()
+
+    assert said in read(0.8, 0.2)
+    assert said not in read(0.2, 0.2)  # the faster one beats the other
+
+
 def test_what_a_chart_shows_is_told_in_words_and_numbers(run: FakeRun) -> None:
     for name in ("zebra", "llada"):
         run.training(name, steps=60)
@@ -638,9 +664,9 @@ def test_costs_are_those_of_the_steps_and_of_every_device(run: FakeRun) -> None:
     (run.folder / "llada/results/stdlib-infilling.json").unlink()
     run.variant("twin", trained_in="llada")
     shown = write_report(run.folder).text
-    found = re.split(r" *\| *", row(shown, "llada", "### Time, memory, device-hours"))
+    found = re.split(r" *\| *", row(shown, "llada", "## Time, memory, device-hours"))
     assert found[2:-1] == ["1:00:00", "4.00", "4.0 GB", "30:00", "4.50", "900 MB"]
-    assert "in llada" in row(shown, "twin", "### Time, memory, device-hours")
+    assert "in llada" in row(shown, "twin", "## Time, memory, device-hours")
 
 
 def test_a_report_needs_a_run() -> None:

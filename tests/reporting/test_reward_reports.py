@@ -52,8 +52,13 @@ def test_the_curves_are_of_phases_and_of_measurements(empty_run: FakeRun) -> Non
 def test_there_is_a_report_without_any_benchmark(empty_run: FakeRun) -> None:
     learn(empty_run, "rewarded")
     report = write_report(empty_run.folder)
-    assert "### Learning from rewards" in report.markdown.read_text()
-    assert "Mean reward of the answers" in report.html.read_text()
+    text, page = report.markdown.read_text(), report.html.read_text()
+    assert "Mean reward of the answers" in page
+    assert "Nothing was evaluated." in page
+    assert text.index("## Learning from rewards") < text.index("## Training")
+    assert page.index('<section id="rewards">') < page.index('<section id="training">')
+    for empty in ("Scores", "Headline metrics", "Paired differences", "By benchmark", "## Speed", "★"):
+        assert empty not in text + page.split("<main>")[1].split("<script")[0], empty
     found = json.loads(report.results.read_text())["variants"]["rewarded"]["training"]["rewards"]
     assert found["reward"] == {"first": 0.1, "last": 1.0}
 

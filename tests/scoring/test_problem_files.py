@@ -28,7 +28,7 @@ from opendllm.core.scoring.problem_files import ProblemSource, read_problems
 from opendllm.registries.errors import UserError
 source = ProblemSource(sys.argv[1], "train", "https://example.org/problems.jsonl.gz")
 try:
-    print(read_problems("mine", None, source, ["task_id"]))
+    print(read_problems(None, source, ["task_id"]))
 except UserError as error:
     print(error)
 """
@@ -43,7 +43,7 @@ def lines(rows: list[Any]) -> bytes:
 def test_a_file_is_read_packed_or_not_whatever_its_name(tmp_path: Path, packed: bool, name: str) -> None:
     content = b"\n" + lines(ROWS) + b"  \n"
     (tmp_path / name).write_bytes(gzip.compress(content) if packed else content)
-    assert read_problems("mine", str(tmp_path / name), SOURCE, ["task_id", "prompt"]) == ROWS
+    assert read_problems(str(tmp_path / name), SOURCE, ["task_id", "prompt"]) == ROWS
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_a_broken_line_is_named(tmp_path: Path, broken: bytes, reason: str) -> N
     path = tmp_path / "problems.jsonl"
     path.write_bytes(lines(ROWS) + broken + b"\n")
     with pytest.raises(UserError, match=f"^{path}:4 {reason}") as caught:
-        read_problems("mine", str(path), SOURCE, ["task_id"])
+        read_problems(str(path), SOURCE, ["task_id"])
     assert "\n" not in str(caught.value)
     assert [line.number for line in json_lines(path) if line.issue] in ([4], [])
 
@@ -76,7 +76,7 @@ def test_an_empty_a_missing_and_a_damaged_file_are_one_line(tmp_path: Path) -> N
         (tmp_path, "Is a directory"),
     ):
         with pytest.raises(UserError, match=reason) as caught:
-            read_problems("mine", str(path), SOURCE, ["task_id"])
+            read_problems(str(path), SOURCE, ["task_id"])
         assert str(path) in str(caught.value)
 
 
@@ -96,9 +96,10 @@ def test_without_a_network_one_line_says_what_to_download(tmp_path: Path, variab
         capture_output=True, text=True, check=True, timeout=60,
     )  # fmt: skip
     [line] = result.stdout.splitlines()
-    assert line.startswith("benchmark mine: its problems are not here, and nobody/nothing cannot be had")
+    assert line.startswith("its problems are not here, and nobody/nothing cannot be had")
     assert line.endswith(
-        "download https://example.org/problems.jsonl.gz and give the file as option `problems` or --problems"
+        "download https://example.org/problems.jsonl.gz and give the file as option `problems` "
+        "(-o problems=FILE of `evaluate`, --problems FILE of `score`)"
     )
 
 
@@ -119,7 +120,7 @@ def test_a_download_that_stalls_is_given_up(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(problem_files, "_load", lambda source: time.sleep(60))
     monkeypatch.setattr(problem_files, "HUB_SECONDS", 0.05)
     with pytest.raises(UserError, match=r"no answer within 0\.05 seconds.*download https://example.org"):
-        read_problems("mine", None, SOURCE, ["task_id"])
+        read_problems(None, SOURCE, ["task_id"])
 
 
 def test_a_data_set_comes_through_datasets_with_its_fields_checked(
@@ -131,9 +132,9 @@ def test_a_data_set_comes_through_datasets_with_its_fields_checked(
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     monkeypatch.chdir(tmp_path)
     source = ProblemSource("data", "test", "https://example.org/problems.jsonl.gz")
-    assert read_problems("mine", None, source, ["task_id"]) == ROWS
+    assert read_problems(None, source, ["task_id"]) == ROWS
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
-    assert read_problems("mine", None, source, ["task_id"]) == ROWS  # without a network, too
-    with pytest.raises(UserError, match="benchmark mine: data on the hub has no 'canonical_solution'"):
-        read_problems("mine", None, source, ["canonical_solution"])
+    assert read_problems(None, source, ["task_id"]) == ROWS  # without a network, too
+    with pytest.raises(UserError, match=r"^data on the hub has no 'canonical_solution'"):
+        read_problems(None, source, ["canonical_solution"])

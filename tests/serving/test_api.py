@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import signal
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -357,6 +358,22 @@ def test_pages_of_other_sites_get_nothing(
     assert (answer.status, "error" in json.loads(answer.read())) == (status, True)
     assert answer.getheader("Access-Control-Allow-Origin") is None
     connection.close()
+
+
+@pytest.mark.parametrize(
+    ("method", "route", "said"),
+    [
+        ("GET", "/v1/completions", "GET /v1/completions: send it as POST"),
+        ("POST", "/health", "POST /health: send it as GET"),
+    ],
+)
+def test_a_route_asked_in_the_wrong_way_is_told_the_right_one(
+    server: Server, method: str, route: str, said: str
+) -> None:
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(urllib.request.Request(f"{server.url}{route}", method=method))
+    assert refused.value.code == 405
+    assert json.load(refused.value)["error"]["message"] == said
 
 
 def test_health(server: Server) -> None:

@@ -94,6 +94,8 @@ def test_how_much_is_infilled_goes_by_one_name(model: LanguageModel) -> None:
         model.infill(gaps, 3, middle_tokens=3)
     with pytest.raises(UserError, match="max_new_tokens is 0: write at least one token"):
         model.infill(gaps, 0)
+    with pytest.raises(UserError, match=r"gap 1 is 'x': give \(prefix, suffix\) of each"):
+        model.infill([*gaps, "x"], 3)  # type: ignore[list-item]
 
 
 def test_a_causal_model_reads_no_suffix(monkeypatch: pytest.MonkeyPatch) -> None:
