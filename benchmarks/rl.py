@@ -34,7 +34,8 @@ from opendllm.core.decoding.options import DecoderOptions
 from opendllm.core.foundation.process_group import join_process_group
 from opendllm.core.manifest.train_schema import Train
 from opendllm.core.networks.canvas_reader import TransformersReader
-from opendllm.core.networks.transformers_lm import ScoringModule, TransformersLM
+from opendllm.core.networks.scoring_module import ScoringModule
+from opendllm.core.networks.transformers_lm import TransformersLM
 from opendllm.core.rewards.weighing import WeightedReward
 from opendllm.core.training.reinforcement import judging, reward_training
 from opendllm.core.training.reinforcement.answers import Writer

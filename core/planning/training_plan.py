@@ -148,8 +148,8 @@ def _activations(
         layers = layers // architecture.layers + (
             micro_tokens * read * architecture.layers * architecture.hidden_size * number
         )
-    # The loss takes a chunk of the logits at a time, and keeps the head's gradient in float32 meanwhile, where
-    # it is trained. On a GPU the slopes overwrite the logits; elsewhere they are float32 copies.
+    # The loss takes a chunk of the logits at a time, and keeps the gradient of a trained head in float32
+    # meanwhile. On a GPU the slopes overwrite the logits; elsewhere they are float32 copies.
     scored = int(micro_tokens * objective.copies_per_row * objective.scored_share)
     on_gpu = hardware.device.is_gpu
     chunk = min(scored, rows_at_once(architecture.vocab_size, hardware.device.kind, fused=on_gpu))

@@ -14,7 +14,7 @@ from opendllm.core.data.rows import Rows
 from opendllm.core.foundation.process_group import sum_of_numbers, summed
 from opendllm.core.foundation.ranks import rank, world_size
 from opendllm.core.manifest.train_schema import HeldOut
-from opendllm.core.networks.transformers_lm import ScoringModule
+from opendllm.core.networks.scoring_module import ScoringModule
 from opendllm.core.toolkit.noise import AddressedNoise
 from opendllm.core.training.checkpoints import SavedStep
 from opendllm.core.training.held_out import held_out_loss

@@ -21,13 +21,14 @@ from opendllm.core.launching.stopping import EXIT_CODES, Stopped, StopRequest, s
 from opendllm.core.manifest.train_schema import Train
 from opendllm.core.progress.progress import Progress
 from opendllm.core.toolkit.draws import hash_address, stream_id
-from opendllm.core.training.checkpoints import SavedStep, StepToSave, newest_whole, restore, save_step
+from opendllm.core.training.checkpoints import SavedStep, StepToSave, save_step
 from opendllm.core.training.deepspeed_environment import deepspeed_environment
 from opendllm.core.training.engine import set_learning_rate, started_engine, take_step
 from opendllm.core.training.method import StepGradients, TrainingMethod, TrainingSteps
 from opendllm.core.training.metrics_log import MetricsLog
 from opendllm.core.training.model_changes import prepare_for_training
 from opendllm.core.training.numbers_under_way import NumbersUnderWay, on_device
+from opendllm.core.training.resuming import newest_whole, restore
 from opendllm.core.training.settings import batch_shape, due, learning_rate, zero_stage
 from opendllm.core.training.trackers import open_trackers
 from opendllm.core.training.trained_weights import TrainedWeights

@@ -13,7 +13,7 @@ import torch
 
 from opendllm.core.launching.watchdog import Watchdog
 from opendllm.core.networks.attention import AttentionLayout
-from opendllm.core.networks.transformers_lm import ScoringModule
+from opendllm.core.networks.scoring_module import ScoringModule
 from opendllm.core.toolkit.segments import document_positions
 from opendllm.core.training import documents, engine, trainer
 from opendllm.core.training.trained_weights import TrainedWeights
