@@ -36,7 +36,7 @@ from opendllm.core.decoding.graph_calls import GraphCalls
 from opendllm.core.decoding.options import DecoderOptions
 from opendllm.core.foundation.process_group import join_process_group
 from opendllm.core.manifest.train_schema import Train
-from opendllm.core.networks.transformers_lm import ScoringModule
+from opendllm.core.networks.scoring_module import ScoringModule
 from opendllm.core.rewards.weighing import WeightedReward
 from opendllm.core.training.reinforcement import new_phase
 from opendllm.core.training.reinforcement.answers import Writer

@@ -18,8 +18,8 @@ by one). The ways are there together, and take turns; with `--one-at-a-time` (0.
 done before the next begins. `--ways open-dllm` measures ours alone. A way that runs out of memory says so.
 Of our own: `--compile`, `--zero STAGE`, `--lora RANK`, `--activation-checkpointing`, `--kernel NAME` (the
 attention of packed documents on a GPU; `attention.py` has them side by side), and `--ranks 1 2`, which trains
-on so many GPUs in turn and tells the scaling; rows are those of one process. What the first step takes,
-compilation included, stands beside.
+on so many GPUs in turn and tells the scaling beside one, which is always measured; rows are those of one
+process. What the first step takes, compilation included, stands beside.
 """
 
 from __future__ import annotations
@@ -27,38 +27,32 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
-import statistics
+import socket
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import torch
 from training_cases import PRESETS, Case, packed_batches, padded_batches, plain_loop
+from training_report import Answer, measured_peak, report, report_scaling
 
 from opendllm.core.data.tokenizers import train_tokenizer
 from opendllm.core.foundation.process_group import join_process_group
 from opendllm.core.networks import varlen_kernels
-from opendllm.core.planning.devices import KNOWN, Device, Gpu
-from opendllm.core.planning.hardware import Hardware
-from opendllm.core.planning.training_plan import plan_training
 from opendllm.core.training.deepspeed_environment import deepspeed_environment
 from opendllm.core.training.documents import DocumentTraining
 from opendllm.core.training.trainer import TrainingRun, train
 from opendllm.registries.corpora import Document
 from opendllm.registries.discovery import installed_plugins
-from opendllm.registries.options import ObjectiveOptions
 
 WARM_UP = {"cpu": 2, "cuda": 12}
 """Steps before the clock runs: a GPU loads kernels and takes memory with the first rows of each length."""
-Answer = tuple[int, float, int, float]
-"""Real tokens, seconds, bytes of memory of some steps, and the seconds of the run's first step."""
-PORT = 29511
+PORT_VARIABLE = "MASTER_PORT"
 
 
 def our_trainer(case: Case, most_steps: int, stepped: Callable[[int, float], None]) -> None:
@@ -153,9 +147,8 @@ def first_rank(case: Case, most_steps: int, kernel: str, parent: Connection) -> 
 def set_rank(rank: int, case: Case) -> None:
     """As a launcher does, for processes of this machine."""
     os.environ.update(
-        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(case.ranks), MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(PORT),
-    )  # fmt: skip
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(case.ranks), MASTER_ADDR="127.0.0.1"
+    )
     if case.device != "cpu":
         torch.cuda.set_device(rank)
 
@@ -174,44 +167,43 @@ def resident(which: str) -> int:
     raise RuntimeError(f"/proc/self/status has no {which}: this benchmark needs Linux")
 
 
-def measured_peak(device: str) -> float:
-    """Operations a second of a large matrix product, the best of ten."""
-    size, dtype = (2048, torch.float32) if device == "cpu" else (8192, torch.bfloat16)
-    left, right = torch.randn(2, size, size, device=device, dtype=dtype)
-    best = 0.0
-    for _ in range(10):
-        started = time.perf_counter()
-        left @ right
-        if device != "cpu":
-            torch.cuda.synchronize()
-        best = max(best, 2 * size**3 / (time.perf_counter() - started))
-    return best
-
-
 WAYS = ("padded", "packed", "open-dllm")
 LARGE = ("0.5b", "1b", "8b")
 
 
-def main() -> None:
+def positive(text: str) -> int:
+    """An argument that counts something."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is less than 1")
+    return number
+
+
+def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=2, help="of each way in a round")
+    parser.add_argument("--rounds", type=positive, default=4)
+    parser.add_argument("--steps", type=positive, default=2, help="of each way in a round")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--preset", default="small", choices=tuple(PRESETS))
     parser.add_argument("--ways", nargs="+", default=WAYS, choices=WAYS)
     parser.add_argument("--one-at-a-time", action="store_true")
     for name in PRESETS["small"]:
         if name != "tied":
-            parser.add_argument(f"--{name.replace('_', '-')}", type=int, help="by default the preset's")
+            parser.add_argument(f"--{name.replace('_', '-')}", type=positive, help="by default the preset's")
     parser.add_argument("--compile", action="store_true", help="our own, by torch.compile")
     parser.add_argument("--zero", type=int, default=1, choices=(0, 1, 2, 3), help="our own's stage")
-    parser.add_argument("--lora", type=int, default=0, help="rank of our own's adapters")
+    parser.add_argument("--lora", type=positive, default=0, help="rank of our own's adapters")
     parser.add_argument("--activation-checkpointing", action="store_true", help="our own's")
     parser.add_argument(
-        "--ranks", type=int, nargs="+", default=[1], help="processes of our own, one after other"
+        "--ranks", type=positive, nargs="+", default=[1], help="processes of our own, one after other"
     )
     kernels = [kernel.name for kernel in varlen_kernels.KERNELS]
     parser.add_argument("--kernel", default="", choices=kernels, help="our own's attention, on a GPU")
+    return parser
+
+
+def main() -> None:
+    parser = arguments()
     given = vars(parser.parse_args())
     rounds, steps, ways = given.pop("rounds"), given.pop("steps"), given.pop("ways")
     ranks, kernel = given.pop("ranks"), given.pop("kernel")
@@ -219,6 +211,10 @@ def main() -> None:
     alone = given.pop("one_at_a_time") or preset in LARGE
     sizes = {**PRESETS[preset], **{key: value for key, value in given.items() if value is not None}}
     case = Case(**sizes)
+    if case.mistake:
+        parser.error(case.mistake)
+    if ranks != [1] and "open-dllm" not in ways:
+        parser.error("--ranks is for --ways open-dllm")
     peak = measured_peak(case.device)
     print(f"{case}\ntorch {torch.__version__}, {torch.get_num_threads()} threads, {case.precision}, "
           f"matrix products at {peak / 1e12:.3g} TFLOP/s", flush=True)  # fmt: skip
@@ -227,52 +223,72 @@ def main() -> None:
         found |= measured(together, case, rounds, steps, kernel)
     report(case, found, peak)
     if ranks != [1]:
-        report_scaling(case, ranks, peak, lambda one: measured(["open-dllm"], one, rounds, steps, kernel))
+        of_one = found.get("open-dllm", [])
+        report_scaling(
+            case, ranks, peak, of_one, lambda one: measured(["open-dllm"], one, rounds, steps, kernel)
+        )
 
 
 def measured(
     ways: Sequence[str], case: Case, rounds: int, steps: int, kernel: str
 ) -> dict[str, list[Answer]]:
     """Each way's answers, a round each; the ways take turns. None of one that ran out of memory."""
-    context = multiprocessing.get_context("spawn")
     warm_up = WARM_UP["cpu" if case.device == "cpu" else "cuda"]
     most_steps = warm_up + rounds * steps + 1  # never reached: what follows a run's last step is not timed
-    pipes, processes, others = {}, [], []
-    for way in ways:
-        pipes[way], child = context.Pipe()
-        if case.ranks > 1:
-            own = context.Process(target=first_rank, args=(case, most_steps, kernel, child), daemon=True)
-            for rank in range(1, case.ranks):
-                beside = (rank, case, most_steps, kernel)
-                others.append(context.Process(target=another_rank, args=beside, daemon=True))
-                others[-1].start()
-        else:
-            own = context.Process(target=work, args=(way, case, most_steps, kernel, child), daemon=True)
-        processes.append(own)
-        own.start()
-        child.close()
-        pipes[way].recv()
+    pipes, processes, others = started(ways, case, most_steps, kernel)
     found: dict[str, list[Answer]] = {way: [] for way in ways}
-    for number in range(-1, rounds):
+    for number in range(-2, rounds):  # first they say that they are ready, then they warm up
         for way in list(pipes):
-            pipes[way].send(warm_up if number < 0 else steps)
-            answer = _answer(pipes[way])
-            if isinstance(answer, str):
+            if number > -2:
+                pipes[way].send(warm_up if number < 0 else steps)
+            answer = _answer(pipes[way], others)
+            if not isinstance(answer, str):
+                found[way] += [answer] if number >= 0 else []
+            elif answer != "ready":
                 print(f"{way:10}{answer}", flush=True)
                 del pipes[way], found[way]
-            elif number >= 0:
-                found[way].append(answer)
     for process in others:  # they wait for the first one, which ends without a word
         process.kill()
     for pipe in pipes.values():
         pipe.send(0)
+    if others and not found:  # it waits for what has ended
+        processes[0].kill()
     for process in [*processes, *others]:
         process.join()
     return found
 
 
-def _answer(pipe: Connection) -> Answer | str:
-    """Of a child, or why there is none."""
+def started(
+    ways: Sequence[str], case: Case, most_steps: int, kernel: str
+) -> tuple[dict[str, Connection], list[BaseProcess], list[BaseProcess]]:
+    """(a pipe to each way, its process, further ranks of our own)."""
+    context = multiprocessing.get_context("spawn")
+    os.environ[PORT_VARIABLE] = str(free_port())
+    pipes: dict[str, Connection] = {}
+    processes: list[BaseProcess] = []
+    for way in ways:
+        pipes[way], child = context.Pipe()
+        if case.ranks > 1:
+            own = context.Process(target=first_rank, args=(case, most_steps, kernel, child), daemon=True)
+        else:
+            own = context.Process(target=work, args=(way, case, most_steps, kernel, child), daemon=True)
+        processes.append(own)
+        own.start()
+        child.close()
+    others: list[BaseProcess] = []
+    for rank in range(1, case.ranks):
+        others.append(
+            context.Process(target=another_rank, args=(rank, case, most_steps, kernel), daemon=True)
+        )
+        others[-1].start()
+    return pipes, processes, others
+
+
+def _answer(pipe: Connection, others: Sequence[BaseProcess]) -> Answer | str:
+    """Of a child, or why there is none; the others end before it only where something went wrong."""
+    ready = wait([pipe, *[process.sentinel for process in others]])
+    if pipe not in ready and not pipe.poll(5):
+        return "one of its processes has ended"
     try:
         answer: Answer | str = pipe.recv()
     except EOFError:
@@ -280,65 +296,12 @@ def _answer(pipe: Connection) -> Answer | str:
     return answer
 
 
-def report(case: Case, found: dict[str, list[Answer]], peak: float) -> None:
-    speeds = {way: [each[0] / each[1] for each in answers] for way, answers in found.items()}
-    memory = {way: max(each[2] for each in answers) for way, answers in found.items()}
-    flops = case.useful_flops_per_token()
-    print(f"{'':10}{'real tokens/s':>14}{'utilisation':>13}{'peak memory':>14}{'speed':>9}{'memory':>9}")
-    for way in found:
-        speed = statistics.median(speeds[way])
-        line = f"{way:10}{speed:14,.0f}{speed * flops / peak:13.1%}{memory[way] / 2**20:10,.0f} MiB"
-        if "padded" in found:
-            against = ratio(speeds[way], speeds["padded"]), memory[way] / memory["padded"]
-            line += "".join(f"{value:8.2f}x" for value in against)
-        print(line + (f"  first step {found[way][0][3]:.1f} s" if way == "open-dllm" else ""))
-    if {"packed", "padded", "open-dllm"} <= found.keys():
-        packing = ratio(speeds["packed"], speeds["padded"])
-        rest = ratio(speeds["open-dllm"], speeds["packed"])
-        print(f"packing alone {packing:.2f}x, everything else {rest:.2f}x")
-    memory_planned, speed_planned = forecast(case, peak)
-    share = speed_planned * flops / peak
-    print(f"{'plan':10}{speed_planned:14,.0f}{share:13.1%}{memory_planned / 2**20:10,.0f} MiB")
-
-
-def report_scaling(
-    case: Case, ranks: Sequence[int], peak: float, measure: Callable[[Case], dict[str, list[Answer]]]
-) -> None:
-    """Our own's speed on several devices, beside as many times that on one."""
-    print(f"{'processes':10}{'real tokens/s':>14}{'utilisation':>13}{'peak memory':>14}{'scaling':>9}")
-    alone = 0.0
-    for number in ranks:
-        answers = measure(replace(case, ranks=number)).get("open-dllm", [])
-        if not answers:
-            continue
-        speed = statistics.median(each[0] / each[1] for each in answers)
-        used = max(each[2] for each in answers)
-        alone = alone or speed / number
-        share = speed * case.useful_flops_per_token() / number / peak
-        print(
-            f"{number:<10}{speed:14,.0f}{share:13.1%}{used / 2**20:10,.0f} MiB{speed / alone / number:9.1%}  "
-            f"first step {answers[0][3]:.1f} s",
-            flush=True,
-        )
-
-
-def forecast(case: Case, peak: float) -> tuple[int, float]:
-    """Bytes and tokens a second that `platform plan` tells, of rows that are one document each.
-
-    Of a GPU whose data sheet it doesn't know, and of a CPU, by the peak that was measured here.
-    """
-    chosen: Any = installed_plugins().objectives.get("llada").options
-    objective: ObjectiveOptions = chosen(random_length_probability=0)
-    is_gpu = case.device != "cpu"
-    known = Gpu(torch.cuda.get_device_name(), 0, "").model if is_gpu else None
-    device = KNOWN[known] if known else Device("this one", {case.precision: peak}, 1.0, 0, is_gpu)
-    hardware = Hardware(case.ranks, device)
-    planned = plan_training(case.settings(1), objective, case.length, case.architecture, hardware)
-    return planned.memory, planned.tokens / planned.seconds
-
-
-def ratio(ours: list[float], theirs: list[float]) -> float:
-    return statistics.median(one / other for one, other in zip(ours, theirs, strict=True))
+def free_port() -> int:
+    """For processes of this machine to meet at."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+    return port
 
 
 if __name__ == "__main__":

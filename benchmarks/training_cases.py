@@ -82,6 +82,19 @@ class Case:
     activation_checkpointing: bool = False
 
     @property
+    def mistake(self) -> str:
+        """Why there is no such case; empty where there is."""
+        if self.width % self.heads or self.width // self.heads % 2:
+            return f"--width {self.width} is not {self.heads} heads of an even size"
+        if self.heads % self.key_value_heads:
+            return f"--heads {self.heads} can't share {self.key_value_heads} --key-value-heads"
+        if self.shortest >= self.length:
+            return f"--shortest {self.shortest} documents leave nothing to draw below --length {self.length}"
+        if self.vocabulary < 4:
+            return f"--vocabulary {self.vocabulary} has no room for tokens beside the padding and the mask"
+        return ""
+
+    @property
     def precision(self) -> str:
         return "fp32" if self.device == "cpu" else "bf16"
 

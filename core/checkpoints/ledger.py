@@ -7,7 +7,7 @@ DeepSpeed's loader unpickles, so nothing else may reach it.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from opendllm.core.checkpoints.files import CHECKPOINTS_FOLDER, steps
@@ -60,6 +60,11 @@ def enter(variant_folder: Path, step: int, entry: Entry) -> None:
         for number in sorted(content)
     }
     write_json(variant_folder / LEDGER_FILE, written)
+
+
+def enter_measured(variant_folder: Path, step: int, held_out_loss: float) -> None:
+    """Write down the held-out loss of a checkpoint that was saved before it was measured."""
+    enter(variant_folder, step, replace(entries(variant_folder)[step], held_out_loss=held_out_loss))
 
 
 def rejection_reason(variant_folder: Path, step: int) -> str | None:

@@ -16,7 +16,8 @@ from typing import Any, BinaryIO
 
 CHECKSUMS_FILE = "checksums.json"
 SIGNS_FILE = ".signs-of-life"
-"""Grows while a folder that is written is read once more and reaches the disk: the work goes on."""
+"""Grows while what is to be written into a folder is brought together, and while the folder is read once more
+and reaches the disk: the work goes on."""
 PIECE = 1 << 24
 """Bytes that are read at once."""
 
@@ -82,8 +83,8 @@ def publish(staging: Path, target: Path, announce: Callable[[str], None] = lambd
         target: must not exist, on the same file system.
         announce: told the folder's `checksums_digest` before `target` can be seen.
     """
-    paths = _files(staging)
     signs = staging / SIGNS_FILE
+    paths = [path for path in _files(staging) if path != signs]
     with signs.open("ab", buffering=0) as alive:
         # hashlib lets go of the interpreter's lock: a checkpoint of many shards is read in parallel.
         with ThreadPoolExecutor() as pool:
@@ -99,6 +100,12 @@ def publish(staging: Path, target: Path, announce: Callable[[str], None] = lambd
     announce(_sha256(staging / CHECKSUMS_FILE))
     staging.rename(target)
     _sync(target.parent)
+
+
+def give_sign(staging: Path) -> None:
+    """Show that what is to be written into a staging folder is being worked on."""
+    with (staging / SIGNS_FILE).open("ab") as alive:
+        alive.write(b".")
 
 
 def remove_folder(folder: Path) -> None:

@@ -7,6 +7,7 @@ in which no thread can run.
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import signal
@@ -19,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 
 from opendllm.core.foundation.atomic_files import write_text
+from opendllm.registries.errors import UserError
 
 SECONDS_VARIABLE = "OPENDLLM_SECONDS_TO_STOP"
 """Environment variable: how long what is asked to stop may take, as a machine that is taken back says."""
@@ -30,12 +32,18 @@ _ERROR_FILE_VARIABLE = "TORCHELASTIC_ERROR_FILE"
 
 
 def seconds_to_stop() -> float:
-    """As the environment says, or a minute."""
-    given = os.environ.get(SECONDS_VARIABLE, "")
+    """As the environment says, or a minute.
+
+    Raises:
+        UserError: it says something else than a number of seconds.
+    """
+    given = os.environ.get(SECONDS_VARIABLE)
+    if given is None:
+        return SECONDS_TO_STOP
     with suppress(ValueError):
-        if float(given) > 0:
+        if 0 < float(given) < math.inf:
             return float(given)
-    return SECONDS_TO_STOP
+    raise UserError(f"{SECONDS_VARIABLE} is {given!r}: give it a number of seconds above 0, such as 30")
 
 
 _watching: list[Watchdog] = []
@@ -82,8 +90,13 @@ class Watchdog:
     """
 
     def __init__(self, on_end: Callable[[], object] = lambda: None) -> None:
-        """Name what is done before the process is ended, by a thread that isn't the main one."""
+        """Name what is done before the process is ended, by a thread that isn't the main one.
+
+        Raises:
+            UserError: see `seconds_to_stop`.
+        """
         self._on_end = on_end
+        self._seconds = seconds_to_stop()
         self._usual = 0.0
         self._measured = 0.0
         self._measuring = False
@@ -173,7 +186,7 @@ class Watchdog:
         if self._saving is not None and (size := _size(self._saving)) != self._saved:
             self._saved, self._since = size, time.time()
         usual = max(self._usual, self._measured if self._measuring else 0.0)
-        return max(asked, self._since) + max(OWN_SHARE * seconds_to_stop(), 2 * usual)
+        return max(asked, self._since) + max(OWN_SHARE * self._seconds, 2 * usual)
 
 
 def _size(folder: Path) -> int:
@@ -217,6 +230,7 @@ class Killer:
             children: their ids; each leads a group of its own.
         """
         self.killed = False
+        self._seconds = seconds_to_stop()
         self._folder = folder
         self._children = children
         self._began = threading.Event()
@@ -228,13 +242,12 @@ class Killer:
             threading.Thread(target=self._wait, args=(time.time(),), daemon=True).start()
 
     def _wait(self, asked: float) -> None:
-        seconds = seconds_to_stop()
         while True:
             told = [
-                deadline + (LAUNCHERS_SHARE - OWN_SHARE) * seconds
+                deadline + (LAUNCHERS_SHARE - OWN_SHARE) * self._seconds
                 for deadline in told_deadlines(self._folder)
             ]
-            left = max([asked + LAUNCHERS_SHARE * seconds, *told]) - time.time()
+            left = max([asked + LAUNCHERS_SHARE * self._seconds, *told]) - time.time()
             if left <= 0:
                 break
             time.sleep(min(left, 0.5))

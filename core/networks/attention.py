@@ -54,6 +54,11 @@ class AttentionLayout:
         self._inputs = inputs
         self._blocks = blocks
 
+    def work_out(self) -> None:
+        """Wait for the device now for what is read of it later: lengths, and whether rows are whole."""
+        if not self.everything_is_visible and self._inputs.segments.is_cuda:
+            _ = self.runs
+
     @cached_property
     def visible(self) -> Tensor | None:
         """[B, L, L] bool; None where all see all."""

@@ -6,10 +6,13 @@ moves the logits eight times, most of them in float32.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
+from pathlib import Path
+from sysconfig import get_config_var, get_paths
 
 import torch
 from torch import Tensor
@@ -18,13 +21,22 @@ from opendllm.registries.backbones import LikelihoodLoss
 
 
 def serve(hidden: Tensor) -> bool:
-    """Whether they can be compiled for where `hidden` is: triton needs a C compiler beside it."""
-    return hidden.is_cuda and _can_compile()
+    """Whether they can be compiled for where `hidden` is."""
+    return hidden.is_cuda and not lacks_for_triton()
 
 
 @cache
-def _can_compile() -> bool:
-    return find_spec("triton") is not None and any(map(shutil.which, ("cc", "gcc", "clang")))
+def lacks_for_triton() -> str:
+    """What torch.compile lacks here for a GPU, in a few words; empty where it lacks nothing."""
+    if find_spec("triton") is None:
+        return "triton, which is not installed"
+    # With both it builds how its kernels are called.
+    if not any(map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang"))):
+        return "a C compiler, such as gcc"
+    headers = {get_paths()["include"], get_paths("posix_prefix")["include"], get_config_var("INCLUDEPY")}
+    if not any((Path(folder) / "Python.h").is_file() for folder in headers if folder):
+        return "Python's headers (Python.h, of a package such as python3-dev)"
+    return ""
 
 
 def likelihood_slopes(
@@ -46,24 +58,25 @@ def likelihood_slopes(
         nll.requires_grad_()
         loss = loss_part(nll, chunk)
     (slope,) = torch.autograd.grad(loss, nll)
-    slopes(logits, targets, log_total, slope)
-    return loss, logits
+    slopes(logits, log_total, slope)
+    # The target's own, probability - 1, from its likelihood: no number of the vocabulary is compared with it.
+    of_targets = torch.expm1(-nll.detach()) * slope
+    return loss, logits.scatter_(1, targets[:, None], of_targets.to(logits.dtype)[:, None])
 
 
 def log_totals(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """(negative log-likelihoods, logarithms of the sums), both [n] float32."""
     scores = logits.float()
-    largest = scores.amax(-1)
-    log_total = (scores - largest[:, None]).exp().sum(-1).log() + largest
-    return log_total - scores.gather(1, targets[:, None]).squeeze(1), log_total
+    # In these words torch.compile knows a softmax, and reads the logits once.
+    largest = scores.amax(-1, keepdim=True)
+    total = (scores - largest).exp().sum(-1, keepdim=True)
+    log_total = (total.log() + largest).squeeze(-1)
+    return log_total - logits.gather(1, targets[:, None]).squeeze(1).float(), log_total
 
 
-def write_slopes(logits: Tensor, targets: Tensor, log_total: Tensor, slope: Tensor) -> None:
-    """Into `logits` [n, V]: slope (softmax(logits) - one-hot(targets))."""
-    probability = (logits.float() - log_total[:, None]).exp()
-    columns = torch.arange(logits.shape[1], device=logits.device)
-    aim = columns[None, :] == targets[:, None]
-    logits.copy_((probability - aim.float()) * slope[:, None])
+def write_slopes(logits: Tensor, log_total: Tensor, slope: Tensor) -> None:
+    """Into `logits` [n, V]: slope softmax(logits)."""
+    logits.copy_((logits.float() - log_total[:, None]).exp() * slope[:, None])
 
 
 @cache

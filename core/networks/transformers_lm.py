@@ -11,25 +11,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     PretrainedConfig,
     PreTrainedModel,
 )
 
-from opendllm.core.networks.attention import AttentionLayout
 from opendllm.core.networks.canvas_reader import TransformersReader, network_states
 from opendllm.core.networks.fused_reading import FusedNetwork, can_be_fused
 from opendllm.core.networks.kept_kernels import keep_kernels
-from opendllm.core.networks.load_balancing import load_balancing_loss
 from opendllm.core.networks.noise_section import CONFIG_FILE, OWN_SECTION, noise_section
 from opendllm.core.networks.safetensors_folder import write_weights
-from opendllm.core.networks.token_losses import let_score, summed_loss, token_losses
+from opendllm.core.networks.scoring_module import ScoringModule, refuse_time
+from opendllm.core.networks.token_losses import let_score, token_losses
 from opendllm.core.networks.weight_pieces import Pieces, published_tensors
-from opendllm.registries.backbones import CanvasReader, DiffusionLM, LossPart
+from opendllm.registries.backbones import CanvasReader, DiffusionLM
 from opendllm.registries.errors import UserError
-from opendllm.registries.sequences import PADDING_SEGMENT, AttentionPattern, ModelInputs
+from opendllm.registries.sequences import AttentionPattern, ModelInputs
 
 GENERATION_FILE = "generation_config.json"
 COMPILED_SHAPES = 64
@@ -74,87 +73,6 @@ class CheckpointFormat:
     softmax_router: bool = False
     model_type: str | None = None
     adapt: Callable[[PreTrainedModel], None] | None = None
-
-
-class ScoringModule(nn.Module):
-    """The network, with the training loss as its forward."""
-
-    network: PreTrainedModel
-
-    def __init__(self, network: PreTrainedModel, attention: AttentionPattern, logit_shift: bool) -> None:
-        super().__init__()
-        self.network = network
-        let_score(network.get_output_embeddings())
-        self._attention = attention
-        self._logit_shift = logit_shift
-        self.balance_weight = 0.0
-
-    def forward(self, inputs: ModelInputs, targets: Tensor, scored: Tensor, loss_part: LossPart) -> Tensor:
-        """See `DiffusionLM.module`."""
-        rows, columns = scored.nonzero(as_tuple=True)  # before a device is busy, since it is waited for
-        balancing = self.balance_weight > 0 and torch.is_grad_enabled()
-        output = self._network_output(inputs, **({"output_router_logits": True} if balancing else {}))
-        hidden, chosen = self._chosen(output.last_hidden_state, inputs, targets, rows, columns)
-        loss: Tensor = summed_loss(self.network.get_output_embeddings(), hidden, chosen, loss_part)
-        if not balancing:
-            return loss
-        real, top_k = inputs.segments != PADDING_SEGMENT, self.network.config.num_experts_per_tok
-        return loss + self.balance_weight * load_balancing_loss(output.router_logits, top_k, real)
-
-    def scored_states(self, inputs: ModelInputs, targets: Tensor, scored: Tensor) -> tuple[Tensor, Tensor]:
-        """([N, D], [N]): what predicts each scored position, and its target; nothing else is projected."""
-        rows, columns = scored.nonzero(as_tuple=True)
-        return self._chosen(self.network_states(inputs), inputs, targets, rows, columns)
-
-    def _chosen(
-        self, hidden: Tensor, inputs: ModelInputs, targets: Tensor, rows: Tensor, columns: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        sources = rows * targets.shape[1] + self.predictors_of(inputs)[rows, columns]
-        return hidden.flatten(0, 1).index_select(0, sources), targets[rows, columns]
-
-    def network_states(self, inputs: ModelInputs) -> Tensor:
-        """[B, L, D] the network's own hidden states, not aligned."""
-        hidden: Tensor = self._network_output(inputs).last_hidden_state
-        return hidden
-
-    def _network_output(self, inputs: ModelInputs, **wanted: bool) -> Any:
-        """Of the stock class, as it names things."""
-        _refuse_time(inputs)
-        blocks = self._attention.blocks(inputs.positions) if inputs.blocks is None else inputs.blocks
-        return self.network.get_decoder()(
-            input_ids=inputs.tokens,
-            position_ids=inputs.positions,
-            use_cache=False,
-            layout=AttentionLayout(inputs, blocks),
-            **wanted,
-        )
-
-    def predictors_of(self, inputs: ModelInputs) -> Tensor:
-        """[B, L] int64: `predictors`; of a noisy half beside its clean one, as `inputs` say.
-
-        The clean copy of the position before a block sees the blocks up to its own, so not what it predicts.
-        """
-        found = self.predictors(inputs.segments)
-        if not (self._logit_shift and inputs.predicts_from_clean) or inputs.clean is None:
-            return found
-        assert inputs.blocks is not None
-        half = found.shape[1] // 2
-        enters_block = inputs.blocks.gather(1, found) != inputs.blocks
-        return torch.where(enters_block & ~inputs.clean, found + half, found)
-
-    def predictors(self, segments: Tensor) -> Tensor:
-        """[B, L] int64: the position whose hidden state predicts the token at each position.
-
-        Itself; in a shifted checkpoint the document's one before, over any padding in between, but
-        for its first position, which has none and repeats its own (Dream's
-        `cat([logits[:, :1], logits[:, :-1]])`).
-        """
-        own = torch.arange(segments.shape[1], device=segments.device).expand_as(segments)
-        if not self._logit_shift:
-            return own
-        last_real = torch.where(segments != PADDING_SEGMENT, own, 0).cummax(-1).values
-        before = torch.cat([own[:, :1], last_real[:, :-1]], dim=-1)
-        return torch.where(segments.gather(1, before) == segments, before, own)
 
 
 class TransformersLM(DiffusionLM):
@@ -212,7 +130,7 @@ class TransformersLM(DiffusionLM):
 
     def reader(self, inputs: ModelInputs, use_kv_cache: bool = False, compiled: bool = False) -> CanvasReader:
         """See `DiffusionLM.reader`."""
-        _refuse_time(inputs)
+        refuse_time(inputs)
         return TransformersReader(
             self.module.network,
             self.attention,
@@ -317,13 +235,6 @@ class TransformersLM(DiffusionLM):
         if self.stops:
             stops = {"eos_token_id": list(self.stops) if len(self.stops) > 1 else self.stops[0]}
             (folder / GENERATION_FILE).write_text(json.dumps(stops, indent=2) + "\n")
-
-
-def _refuse_time(inputs: ModelInputs) -> None:
-    if inputs.time is not None:
-        raise UserError(
-            "this backbone's network has no input for the time: train and decode it without time_conditioning"
-        )
 
 
 def shared_keys(config: PretrainedConfig) -> dict[str, str]:

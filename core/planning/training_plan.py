@@ -148,12 +148,12 @@ def _activations(
         layers = layers // architecture.layers + (
             micro_tokens * read * architecture.layers * architecture.hidden_size * number
         )
-    # The loss takes a chunk of the logits at a time, and keeps the head's gradient in float32 meanwhile. On a
-    # GPU the slopes overwrite them; elsewhere they are float32 copies.
+    # The loss takes a chunk of the logits at a time, and keeps the gradient of a trained head in float32
+    # meanwhile. On a GPU the slopes overwrite the logits; elsewhere they are float32 copies.
     scored = int(micro_tokens * objective.copies_per_row * objective.scored_share)
     on_gpu = hardware.device.is_gpu
     chunk = min(scored, rows_at_once(architecture.vocab_size, hardware.device.kind, fused=on_gpu))
-    head = architecture.vocab_size * architecture.hidden_size * 4
+    head = 0 if train.lora is not None else architecture.vocab_size * architecture.hidden_size * 4
     return layers + chunk * architecture.vocab_size * (number if on_gpu else number + 4) + head
 
 

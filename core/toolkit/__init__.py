@@ -24,7 +24,7 @@
 `core.networks`, for backbones of transformers' stock classes:
     transformers_backbone  a family: its config, its keys, its stock class. Start here
     transformers_lm        the stock class as a `DiffusionLM`; `CheckpointFormat`; transformers_loading, which
-                           builds and loads it
+                           builds and loads it; scoring_module, it with the loss as its forward
     config_keys            what a stock class is built with, out of config.json
     attention              segment-aware attention; segment_kernels and varlen_kernels, its kernels
     canvas_reader          repeated forward passes over a canvas; canvas_cache, the keys and values that it

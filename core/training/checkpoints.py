@@ -1,11 +1,11 @@
-"""Saving a step, and going on from the newest one that is whole."""
+"""Saving a step."""
 
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,25 +15,22 @@ from opendllm.core.checkpoints.files import (
     CHECKPOINTS_FOLDER,
     MODEL_FOLDER,
     PROVENANCE_FILE,
-    provenance_of,
     steps,
-    steps_wanted,
 )
-from opendllm.core.checkpoints.ledger import Entry, enter, entries, rejection_reason
+from opendllm.core.checkpoints.ledger import Entry, enter, entries
 from opendllm.core.checkpoints.tokenizer_files import write_tokenizer
-from opendllm.core.data.sources import changed_corpora
 from opendllm.core.foundation.atomic_files import (
+    give_sign,
     publish,
     remove_folder,
     staging_folder_of,
     whole_folder,
     write_json,
 )
-from opendllm.core.foundation.process_group import from_first, wait_for_all
+from opendllm.core.foundation.process_group import wait_for_all
 from opendllm.core.foundation.ranks import rank, world_size
 from opendllm.core.manifest.train_schema import Checkpointing
-from opendllm.core.training.elastic import converted
-from opendllm.core.training.engine import full_weights, restore_engine, save_engine
+from opendllm.core.training.engine import full_weights, save_engine
 from opendllm.core.training.retention import expired
 from opendllm.core.training.trained_weights import TrainedWeights
 from opendllm.registries.backbones import DiffusionLM
@@ -55,6 +52,8 @@ class SavedStep:
         folder: the checkpoint's.
         planned: how many steps the run was to have; 0 where that isn't known.
         extended: {from, to} of each time that it was given more.
+        unmeasured: whether it was saved without a look at what was due to be measured, since the run was
+            asked to stop.
     """
 
     step: int
@@ -63,6 +62,7 @@ class SavedStep:
     folder: Path
     planned: int = 0
     extended: tuple[Mapping[str, int], ...] = ()
+    unmeasured: bool = False
 
     def extended_to(self, total: int) -> tuple[Mapping[str, int], ...]:
         """The same, of a run that goes on from here to `total` steps."""
@@ -124,7 +124,7 @@ def save_step(
         save_engine(engine, staging)
         step.save_more(staging)
         with weights.evaluated():
-            full = full_weights(engine)
+            full = full_weights(engine, partial(give_sign, staging))
             if rank() == 0:
                 weights.save_model(staging, full)
         if rank() == 0:
@@ -171,128 +171,6 @@ def save_untrained(
             write_json(folder / PROVENANCE_FILE, {**provenance, "step": 0})
     except (OSError, SafetensorError) as error:
         raise UserError(f"{target} could not be saved ({first_line(error)})") from error
-
-
-def newest_whole(variant_folder: Path, provenance: Mapping[str, Any]) -> SavedStep:
-    """Find the checkpoint to go on from. Every rank must call this.
-
-    One that is damaged, or that this run didn't write, is renamed and reported, and the one before is taken.
-
-    Args:
-        variant_folder: holds the checkpoints.
-        provenance: of the run that goes on; its data must be the checkpoint's.
-
-    Raises:
-        UserError: there are checkpoints, but none can be used, or the newest was trained on other tokens.
-    """
-    step = 0
-    if rank() == 0:
-        remove_left_overs(variant_folder)
-        step = _newest_usable(variant_folder)
-    [step] = from_first([step])
-    folder = variant_folder / CHECKPOINTS_FOLDER / f"step-{step}"
-    if step == 0:
-        return SavedStep(0, 0, world_size(), folder)
-    known = provenance_of(folder)
-    check_same_data(folder, provenance)
-    if known.get("parameters") != provenance.get("parameters"):
-        raise UserError(
-            f"checkpoint {folder} holds another model: its parameters' names or shapes differ from those of "
-            f"the manifest's; bring that model back, or start afresh with --set output=DIR"
-        )
-    extended = tuple(known.get("extended", ()))
-    return SavedStep(
-        step, int(known["tokens"]), int(known["processes"]), folder, steps_wanted(folder), extended
-    )
-
-
-def check_same_data(checkpoint: Path, provenance: Mapping[str, Any]) -> None:
-    """A checkpoint goes with what it was trained on.
-
-    Args:
-        checkpoint: its folder.
-        provenance: of what there is now: a digest of the tokens as `data`, fingerprints as `corpora`.
-
-    Raises:
-        UserError: it was trained on other tokens; the corpora that have changed are named.
-    """
-    known = provenance_of(checkpoint)
-    if known.get("problems") != provenance.get("problems"):
-        raise UserError(
-            f"checkpoint {checkpoint} was trained on other problems: bring back what they were, or start "
-            f"afresh with --set output=DIR"
-        )
-    if known.get("data") == provenance.get("data"):
-        return
-    if "corpora" in known:
-        changed = changed_corpora(known["corpora"], provenance.get("corpora", {}))
-        why = f"{' and '.join(changed)} changed since" if changed else "the tokenizer has changed since"
-    else:
-        why = (
-            "the corpus or the tokenizer has changed since, or an older version prepared them, which trained "
-            "on held-out texts too"
-        )
-    raise UserError(
-        f"checkpoint {checkpoint} was trained on other tokens: {why}; bring back what it was, or start "
-        f"afresh with --set output=DIR (what is here stays as it was measured)"
-    )
-
-
-def remove_left_overs(variant_folder: Path) -> None:
-    """Delete what a killed run left half-written or half-deleted."""
-    for left_over in (variant_folder / CHECKPOINTS_FOLDER).glob(".*"):
-        shutil.rmtree(left_over, ignore_errors=True)
-
-
-def restore(engine: DeepSpeedEngine, weights: TrainedWeights, saved: SavedStep, convert: bool) -> None:
-    """Bring back the state of a checkpoint that `newest_whole` found. Every rank must call this.
-
-    Args:
-        engine: started to read a converted checkpoint, or not.
-        weights: of the run.
-        saved: what to bring back.
-        convert: whether it is to be converted first.
-    """
-    if convert:
-        with converted(saved.folder) as folder:
-            restore_engine(engine, folder)
-    else:
-        restore_engine(engine, saved.folder)
-    weights.restore(saved.folder)
-
-
-def _newest_usable(variant_folder: Path) -> int:
-    rejected: dict[int, str] = {}
-    found = [step for step, _ in reversed(steps(variant_folder)) if step > 0]
-    for step in found:
-        reason = rejection_reason(variant_folder, step)
-        if reason is None:
-            for newer, why in rejected.items():
-                _rename_unusable(variant_folder, newer, why, step)
-            return step
-        rejected[step] = reason
-    if rejected:
-        listed = "; ".join(f"step-{step}: {why}" for step, why in rejected.items())
-        raise UserError(
-            f"no checkpoint in {variant_folder / CHECKPOINTS_FOLDER} can be used ({listed}): bring one back, "
-            f"or start afresh with --set output=DIR"
-        )
-    return 0
-
-
-def _rename_unusable(variant_folder: Path, step: int, why: str, usable_step: int) -> None:
-    """Keep a rejected checkpoint under another name, which no run looks for, and say so."""
-    folder = variant_folder / CHECKPOINTS_FOLDER / f"step-{step}"
-    target, number = folder.with_name(f"unusable-{folder.name}"), 1
-    while target.exists():
-        number += 1
-        target = folder.with_name(f"unusable-{folder.name}-{number}")
-    folder.rename(target)
-    print(
-        f"checkpoint {folder} cannot be used ({why}): set aside as {target.name}; "
-        f"going on from step {usable_step}",
-        file=sys.stderr,
-    )
 
 
 def _remove_expired(variant_folder: Path, settings: Checkpointing, provenance: Mapping[str, Any]) -> None:

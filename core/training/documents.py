@@ -14,6 +14,7 @@ from opendllm.core.data.rows import Rows
 from opendllm.core.foundation.process_group import sum_of_numbers, summed
 from opendllm.core.foundation.ranks import rank, world_size
 from opendllm.core.manifest.train_schema import HeldOut
+from opendllm.core.networks.scoring_module import ScoringModule
 from opendllm.core.toolkit.noise import AddressedNoise
 from opendllm.core.training.checkpoints import SavedStep
 from opendllm.core.training.held_out import held_out_loss
@@ -151,7 +152,10 @@ class _DocumentSteps:
             rows = replace(rows, blocks=run.lm.attention.blocks(rows.positions), ids=ids)
             noise = AddressedNoise(run.seed, rows, batch)
             masking = method.objective.mask(rows, noise, method.schedule)
-            corruptions.append(method.objective.corrupt(masking, method.schedule, run.lm.mask_token_id))
+            corruption = method.objective.corrupt(masking, method.schedule, run.lm.mask_token_id)
+            if isinstance(run.lm.module, ScoringModule):
+                run.lm.module.read_ahead(corruption.inputs, corruption.scored)
+            corruptions.append(corruption)
             tokens.append(_data_tokens(masking.rows, start, micro_batch))
         counts = torch.stack([corruption.count for corruption in corruptions]).sum()
         data_tokens, own_count = torch.stack([torch.stack(tokens).sum().double(), counts.double()]).tolist()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,8 @@ from opendllm.core.checkpoints.files import ENGINE_FOLDER
 from opendllm.core.foundation.ranks import rank
 from opendllm.core.manifest.train_schema import Train
 from opendllm.core.training.decoder_layers import decoder_layers
+from opendllm.core.training.gradient_norm import norm_in_few_kernels
+from opendllm.core.training.numbers_under_way import NumbersUnderWay
 from opendllm.core.training.settings import deepspeed_config, zero_stage
 
 if TYPE_CHECKING:
@@ -66,6 +68,7 @@ def started_engine(
             ),
             dist_init_required=False,
         )
+    norm_in_few_kernels(engine.optimizer)
     # In bf16 DeepSpeed casts the rotary frequencies too, which would blur far positions.
     for name, buffer in module.named_buffers():
         buffer.data = exact[name].to(buffer.device)
@@ -83,15 +86,23 @@ def _fetch_whole_layers(module: nn.Module, train: Train) -> None:
     """Under ZeRO 3 a decoder layer's weights come together.
 
     Hooks on each of its dozen parts would take longer than a layer of a small model computes, and could not
-    be compiled. Not where some weights are frozen: a layer whose input has no gradient would be fetched
-    too late in the backward pass.
+    be compiled. Where weights are frozen, the layers' input gets a gradient all the same: by it a layer is
+    fetched in time in the backward pass.
     """
     layers = decoder_layers(module)
-    is_all_trained = all(parameter.requires_grad for parameter in module.parameters())
-    if zero_stage(train) == 3 and layers and is_all_trained:
-        from deepspeed.utils import set_z3_leaf_modules
+    if zero_stage(train) < 3 or not layers:
+        return
+    from deepspeed.utils import set_z3_leaf_modules
 
-        set_z3_leaf_modules(module, list({type(layer) for layer in layers}))
+    set_z3_leaf_modules(module, list({type(layer) for layer in layers}))
+    if not all(parameter.requires_grad for parameter in module.parameters()):
+        layers[0].register_forward_pre_hook(_wanting_a_gradient)
+
+
+def _wanting_a_gradient(_layer: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+    """A forward hook of the first layer, for its hidden states."""
+    if torch.is_grad_enabled() and not arguments[0].requires_grad:
+        arguments[0].requires_grad_()
 
 
 def _forget_modules() -> None:
@@ -138,11 +149,17 @@ def restore_engine(engine: DeepSpeedEngine, folder: Path) -> None:
             state["step"] = state["step"].clone().to(parameter.device if fused else state["step"].device)
 
 
-def full_weights(engine: DeepSpeedEngine) -> dict[str, Tensor]:
+def full_weights(
+    engine: DeepSpeedEngine, on_weight: Callable[[], object] = lambda: None
+) -> dict[str, Tensor]:
     """The module's state dict with every partitioned weight gathered, on the first rank.
 
     Every rank must call this. Weights are gathered one by one: no device need hold a model that was
     partitioned because none can.
+
+    Args:
+        engine: whose module it is.
+        on_weight: told on the first rank of each that is gathered.
     """
     if engine.zero_optimization_stage() < 3:
         return dict(engine.module.state_dict())
@@ -153,6 +170,7 @@ def full_weights(engine: DeepSpeedEngine) -> dict[str, Tensor]:
         with deepspeed.zero.GatheredParameters([tensor]):
             if rank() == 0:
                 full[name] = tensor.detach().cpu().clone()
+                on_weight()
     return full
 
 
@@ -180,20 +198,23 @@ def whole_weights(engine: DeepSpeedEngine) -> Iterator[None]:
                 setattr(module, name, own)
 
 
-def take_step(engine: DeepSpeedEngine) -> Tensor | float:
+def take_step(engine: DeepSpeedEngine) -> NumbersUnderWay:
     """Clip, step, and clear the gradients; a device may still be busy with it afterwards.
 
     Returns:
-        The gradients' norm before clipping. Without ZeRO, DeepSpeed doesn't keep it.
+        The gradients' norm before clipping, alone. Without ZeRO, DeepSpeed doesn't keep it.
     """
     if engine.zero_optimization_stage() == 0:
         gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
+        under_way = NumbersUnderWay(torch.nn.utils.get_total_norm(gradients)[None])
         engine.step()
-        return norm
+        return under_way
     engine.step()
+    early: NumbersUnderWay | None = getattr(engine.optimizer, "norm_under_way", None)
+    if early is not None:
+        return early
     kept: Tensor | float = engine.get_global_grad_norm()
-    return kept
+    return NumbersUnderWay(torch.as_tensor(kept)[None])
 
 
 def _parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

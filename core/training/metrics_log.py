@@ -31,7 +31,7 @@ class MetricsLog:
         self._trackers = trackers
         if write:
             kept = [line for line in _lines(path) if line["step"] <= last_step] if last_step else []
-            write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+            _write(path, kept)
 
     def add(self, step: int, **values: float) -> None:
         """One line; every number is finite (the trainer sees to it)."""
@@ -39,6 +39,15 @@ class MetricsLog:
             line: dict[str, Any] = {"step": step, **values}
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line, allow_nan=False) + "\n")
+        for tracker in self._trackers:
+            tracker.add(step, values)
+
+    def amend(self, step: int, **values: float) -> None:
+        """More values for the last line, which is that of `step`."""
+        if self._write:
+            lines = _lines(self._path)
+            lines[-1] |= values
+            _write(self._path, lines)
         for tracker in self._trackers:
             tracker.add(step, values)
 
@@ -54,6 +63,10 @@ class MetricsLog:
         """Close the trackers."""
         for tracker in self._trackers:
             tracker.close()
+
+
+def _write(path: Path, lines: Sequence[dict[str, Any]]) -> None:
+    write_text(path, "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines))
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

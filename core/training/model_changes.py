@@ -8,6 +8,7 @@ import torch
 
 from opendllm.core.manifest.experiment_manifest import digest
 from opendllm.core.manifest.train_schema import Train
+from opendllm.core.networks.fused_slopes import lacks_for_triton
 from opendllm.core.networks.kept_kernels import keep_kernels
 from opendllm.core.training.adapters import Adapters
 from opendllm.core.training.averaging import MovingAverage
@@ -58,10 +59,12 @@ def _checkpoint_activations(lm: DiffusionLM) -> None:
 
 
 def _compile(lm: DiffusionLM) -> None:
-    if next(lm.module.parameters()).device.type == "cpu" and not (
-        shutil.which("g++") or shutil.which("clang++")
-    ):
-        raise UserError("train.compile: torch.compile needs a C++ compiler on a CPU, such as g++")
+    if next(lm.module.parameters()).device.type == "cpu":
+        lacks = "" if shutil.which("g++") or shutil.which("clang++") else "a C++ compiler, such as g++"
+    else:
+        lacks = lacks_for_triton()
+    if lacks:
+        raise UserError(f"train.compile: torch.compile lacks {lacks}: install it, or leave compile out")
     keep_kernels()
     layers = decoder_layers(lm.network)
     if layers:

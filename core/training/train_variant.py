@@ -26,12 +26,13 @@ from opendllm.core.manifest.schema import Data, Manifest, TokenizerChoice
 from opendllm.core.manifest.variant_plugins import TrainingPlugins, VariantPlugins
 from opendllm.core.networks.transformers_backbone import VOCABULARY_KEYS
 from opendllm.core.progress.progress import Progress
-from opendllm.core.training.checkpoints import check_same_data, remove_left_overs, save_untrained
+from opendllm.core.training.checkpoints import save_untrained
 from opendllm.core.training.documents import DocumentTraining
 from opendllm.core.training.method import TrainingMethod
 from opendllm.core.training.progress import training_progress
 from opendllm.core.training.reinforcement.run_problems import problems_digest, run_problems
 from opendllm.core.training.reinforcement.start import reward_training
+from opendllm.core.training.resuming import check_same_data, remove_left_overs
 from opendllm.core.training.settings import batch_shape
 from opendllm.core.training.trainer import TrainingRun, train
 from opendllm.registries.backbones import DiffusionLM, Vocabulary

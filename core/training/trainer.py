@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 
 from opendllm.core.checkpoints.files import steps
+from opendllm.core.checkpoints.ledger import enter_measured
 from opendllm.core.foundation.peak_memory import peak_memory_bytes, restart_peak_memory
 from opendllm.core.foundation.process_group import summed
 from opendllm.core.foundation.ranks import rank, world_size
@@ -20,12 +21,14 @@ from opendllm.core.launching.stopping import EXIT_CODES, Stopped, StopRequest, s
 from opendllm.core.manifest.train_schema import Train
 from opendllm.core.progress.progress import Progress
 from opendllm.core.toolkit.draws import hash_address, stream_id
-from opendllm.core.training.checkpoints import SavedStep, StepToSave, newest_whole, restore, save_step
+from opendllm.core.training.checkpoints import SavedStep, StepToSave, save_step
 from opendllm.core.training.deepspeed_environment import deepspeed_environment
 from opendllm.core.training.engine import set_learning_rate, started_engine, take_step
 from opendllm.core.training.method import StepGradients, TrainingMethod, TrainingSteps
 from opendllm.core.training.metrics_log import MetricsLog
 from opendllm.core.training.model_changes import prepare_for_training
+from opendllm.core.training.numbers_under_way import NumbersUnderWay, on_device
+from opendllm.core.training.resuming import newest_whole, restore
 from opendllm.core.training.settings import batch_shape, due, learning_rate, zero_stage
 from opendllm.core.training.trackers import open_trackers
 from opendllm.core.training.trained_weights import TrainedWeights
@@ -143,6 +146,8 @@ def _take_steps(
                 untrained = taken_by.measured(0, last=False, saving=False)
             check_untrained(untrained.get("held_out_loss"))
             log.add(0, **untrained)
+        if saved.unmeasured:
+            _measure_late(run, taken_by, step, log, stop)
         while step < settings.steps:
             step += 1
             started = time.perf_counter()
@@ -158,8 +163,10 @@ def _take_steps(
             tokens += taken.tokens
             last = step == settings.steps
             saving = last or taken.stopping > 0 or due(step, settings.checkpoint.every)
+            # There may be no time for it: what is asked to stop is saved first, and measured when it goes on.
+            unmeasured = taken.stopping > 0 and not last
             with stop.watchdog.measuring():
-                measured = taken_by.measured(step, last, saving)
+                measured = {} if unmeasured else taken_by.measured(step, last, saving)
             held_out = measured.get("held_out_loss")
             check_nothing_is_lost(engine, taken_by.spot_check, step, held_out, saving)
             log.add(
@@ -178,7 +185,8 @@ def _take_steps(
             run.on_step(step, taken.loss, taken.tokens / seconds, **taken.shown)
             if saving:
                 log.sync()
-                to_save = StepToSave(step, {**provenance, "tokens": tokens}, held_out, taken_by.save)
+                about = {**provenance, "tokens": tokens} | ({"unmeasured": True} if unmeasured else {})
+                to_save = StepToSave(step, about, held_out, taken_by.save)
                 with run.progress.activity(f"saving step {step}"), stop.watchdog.saving(run.folder):
                     save_step(engine, weights, run.tokenizer, run.folder, to_save, settings.checkpoint)
             if taken.stopping:
@@ -187,6 +195,17 @@ def _take_steps(
                 )
     if stop.made:  # during the last save
         raise Stopped("stopped after the last step, which is saved", stop.exit_code)
+
+
+def _measure_late(
+    run: TrainingRun, taken_by: TrainingSteps, step: int, log: MetricsLog, stop: StopRequest
+) -> None:
+    """What was due at a step that was saved without it, whose weights are there again."""
+    with stop.watchdog.measuring():
+        measured = taken_by.measured(step, last=False, saving=True)
+    log.amend(step, **measured)
+    if rank() == 0 and "held_out_loss" in measured:
+        enter_measured(run.folder, step, measured["held_out_loss"])
 
 
 @dataclass(frozen=True)
@@ -218,18 +237,19 @@ def _take_step(
     torch.manual_seed(int(hash_address(run.seed, stream_id("torch"), step, rank())))
     gradients: StepGradients = taken_by.accumulate(step)
     taken_by.prepare(step + 1)
-    with warning_where_little_moves(engine, run.settings, step):
-        device_norm = take_step(engine)
-    # Everything is under way, and waited for once.
     asked = [stop.made and stop.exit_code == code for code in EXIT_CODES]
-    own = torch.tensor([gradients.tokens, *asked], dtype=torch.float64, device=engine.device)
-    loss, tokens, *stopping = summed(torch.cat([gradients.loss[None], own])).tolist()
+    own = on_device([gradients.tokens, *asked], engine.device)
+    # On their way before the optimizer's step is: while a device takes it, the next step is made ready.
+    sums = NumbersUnderWay(summed(torch.cat([gradients.loss[None], own])))
+    with warning_where_little_moves(engine, run.settings, step):
+        norm_under_way = take_step(engine)
+    loss, tokens, *stopping = sums.tolist()
     if not math.isfinite(loss):
         raise NonFiniteLossError(
             f"the loss of step {step} is {loss}: training stopped and did not save the step; "
             f"lower train.learning_rate, or look at the data"
         )
-    norm = float(device_norm)
+    [norm] = norm_under_way.tolist()
     if not math.isfinite(norm) or norm < 0:  # DeepSpeed's own sign of it
         raise NonFiniteLossError(
             f"the gradients of step {step} are not finite: training stopped and did not save the step; "

@@ -1,8 +1,9 @@
 """Corpora: names, options and where each is implemented."""
 
+import sys
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from opendllm.registries import HubIdOrPath, ManifestPath, PluginOptions, Register
 
@@ -20,6 +21,16 @@ class PythonStdlibOptions(PluginOptions):
         description="Installed packages whose Python files are read besides, by the names that they are "
         "imported by, such as `[torch, numpy]`.",
     )
+
+    @field_validator("packages")
+    @classmethod
+    def _each_file_once(cls, packages: tuple[str, ...]) -> tuple[str, ...]:
+        for name in packages:
+            if name in sys.stdlib_module_names:
+                raise ValueError(f"{name} is of the standard library, which is read anyway: leave it out")
+            if packages.count(name) > 1:
+                raise ValueError(f"{name} is named twice")
+        return packages
 
 
 class TextFilesOptions(PluginOptions):

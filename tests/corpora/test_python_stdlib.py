@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from opendllm.core.foundation.globs import MatchedFile
 from opendllm.core.toolkit import stdlib_source
@@ -67,3 +68,15 @@ def test_the_fingerprint_sees_a_packages_bytes(package: str) -> None:
 def test_what_is_no_installed_package_is_named(name: str) -> None:
     with pytest.raises(UserError, match=f"corpus python-stdlib: '{name}' is no installed package"):
         package_files(name)
+
+
+@pytest.mark.parametrize(
+    ("packages", "why"),
+    [
+        (["json"], "json is of the standard library, which is read anyway: leave it out"),
+        (["pluggy", "numpy", "pluggy"], "pluggy is named twice"),
+    ],
+)
+def test_no_file_is_learnt_twice(packages: list[str], why: str) -> None:
+    with pytest.raises(ValidationError, match=why):
+        installed_plugins().corpora.get("python-stdlib").options.model_validate({"packages": packages})

@@ -426,6 +426,24 @@ def test_whole_rows_are_trained_by_cudnn_on_hopper_where_no_tile_is_cut(
     assert wanted == ([(SDPBackend.CUDNN_ATTENTION, True)] if first else [])
 
 
+@pytest.mark.parametrize(
+    ("keys", "masked", "first"), [(256, False, True), (256, True, False), (384, False, False)]
+)
+def test_cudnn_reads_no_mask_and_no_kept_keys(
+    monkeypatch: pytest.MonkeyPatch, keys: int, masked: bool, first: bool
+) -> None:
+    wanted: list[bool] = []
+    monkeypatch.setattr(attention, "_cudnn_first", lambda: nullcontext(wanted.append(True)))
+    monkeypatch.setattr(attention, "takes_varlen", lambda query: True)
+    monkeypatch.setattr(attention, "cudnn_is_right", lambda *_: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    query = torch.randn(1, 2, 256, 8, requires_grad=True)
+    key, value = torch.randn(2, 1, 2, keys, 8).unbind()
+    visible = torch.ones(1, 256, keys, dtype=torch.bool) if masked else None
+    attention.dense_attention(query, key, value, visible, None, 0.0)
+    assert wanted == [True] * first
+
+
 @pytest.mark.parametrize("is_right", [True, False])
 def test_whole_rows_are_left_to_others_where_cudnn_computes_something_else(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], is_right: bool

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -222,3 +223,32 @@ def test_the_loss_of_a_model_goes_through_its_heads_forward(golden_model: Callab
     lm.module(inputs, tokens, scored, total)
     hook.remove()
     assert called == [()]  # one call, which answers with the loss
+
+
+@pytest.mark.parametrize(
+    ("there", "compilers", "headers", "lacks"),
+    [
+        (True, {"gcc"}, True, ""),
+        (True, {"clang"}, True, ""),
+        (False, {"gcc"}, True, "triton, which is not installed"),
+        (True, {"g++"}, True, "a C compiler"),
+        (True, {"cc"}, False, "Python's headers"),
+    ],
+)
+def test_what_triton_lacks_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    there: bool,
+    compilers: set[str],
+    headers: bool,
+    lacks: str,
+) -> None:
+    (tmp_path / "Python.h").write_text("") if headers else None
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(fused_slopes, "find_spec", lambda name: object() if there else None)
+    monkeypatch.setattr("shutil.which", lambda name: name if name in compilers else None)
+    monkeypatch.setattr(fused_slopes, "get_paths", lambda *_: {"include": str(tmp_path)})
+    monkeypatch.setattr(fused_slopes, "get_config_var", lambda _: None)
+    found = fused_slopes.lacks_for_triton.__wrapped__()
+    assert found.startswith(lacks)
+    assert bool(found) is bool(lacks)

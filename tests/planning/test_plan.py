@@ -257,6 +257,8 @@ def test_adapters_want_gradients_and_moments_their_base_does_not(planned: Answer
         assert adapted[part] / adapted["gradients"] == whole[part] / whole["gradients"]
         assert adapted[part] < whole[part] / 50
     assert adapted["flops"] < whole["flops"]
+    head_in_float32 = 151_936 * 896 * 4
+    assert whole["activations"] - adapted["activations"] == head_in_float32
 
 
 def test_every_variant_is_planned(planned: Answer) -> None:

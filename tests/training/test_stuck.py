@@ -15,7 +15,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from opendllm.core.launching.stopping import stopping_at_once
 from opendllm.core.launching.watchdog import Killer, seconds_to_stop
+from opendllm.registries.errors import UserError
 from tests.children import by_rank, runs
 
 LONGEST = 120.0
@@ -92,7 +94,9 @@ def test_what_never_returns_before_training_ends_too() -> None:
     assert ended(process)[0] == 143
 
 
-def test_the_launcher_kills_a_process_in_which_no_thread_can_run_and_its_children(tmp_path: Path) -> None:
+def test_the_launcher_kills_a_process_in_which_no_thread_can_run_and_its_children(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A C call that keeps the interpreter's lock."""
     process = start(
         """
@@ -103,15 +107,12 @@ def test_the_launcher_kills_a_process_in_which_no_thread_can_run_and_its_childre
         """
     )
     [child] = psutil.Process(process.pid).children()
+    monkeypatch.setenv("OPENDLLM_SECONDS_TO_STOP", "0.5")
     killer = Killer(tmp_path, lambda: [process.pid] if process.poll() is None else [])
     process.terminate()
-    os.environ["OPENDLLM_SECONDS_TO_STOP"] = "0.5"
-    try:
-        killer.begin()
-        killer.begin()
-        assert ended(process)[0] == -signal.SIGKILL
-    finally:
-        del os.environ["OPENDLLM_SECONDS_TO_STOP"]
+    killer.begin()
+    killer.begin()
+    assert ended(process)[0] == -signal.SIGKILL
     assert killer.killed
     psutil.wait_procs([child], timeout=LONGEST)
     assert not runs(child)
@@ -194,7 +195,7 @@ def test_a_forked_processs_sigterm_is_its_own() -> None:
     assert (code, "ended by itself" in said) == (0, True)
 
 
-@pytest.mark.parametrize(("given", "found"), [(None, 60.0), ("25", 25.0), ("soon", 60.0), ("-1", 60.0)])
+@pytest.mark.parametrize(("given", "found"), [(None, 60.0), ("25", 25.0), ("0.5", 0.5)])
 def test_the_environment_says_how_long_stopping_may_take(
     monkeypatch: pytest.MonkeyPatch, given: str | None, found: float
 ) -> None:
@@ -202,6 +203,17 @@ def test_the_environment_says_how_long_stopping_may_take(
     if given is not None:
         monkeypatch.setenv("OPENDLLM_SECONDS_TO_STOP", given)
     assert seconds_to_stop() == found
+
+
+@pytest.mark.parametrize("given", ["30s", "5 min", "", "0", "-1", "inf", "nan"])
+def test_what_is_no_number_of_seconds_is_refused_before_anything_is_done(
+    monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    """And is not a minute without a word: the machine may go before it is over."""
+    monkeypatch.setenv("OPENDLLM_SECONDS_TO_STOP", given)
+    said = f"OPENDLLM_SECONDS_TO_STOP is {given!r}: give it a number of seconds"
+    with pytest.raises(UserError, match=said), stopping_at_once():
+        raise AssertionError("began")
 
 
 @pytest.mark.slow

@@ -88,7 +88,11 @@ def test_a_loaded_network_trains_as_a_built_one_does_also_when_it_goes_on(make_r
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
-@pytest.mark.parametrize("besides", [{}, {"activation_checkpointing": True}, zero(3)], ids=str)
+@pytest.mark.parametrize(
+    "besides",
+    [{}, {"activation_checkpointing": True}, zero(3), {"lora": {"rank": 2}, **zero(3)}],
+    ids=str,
+)
 def test_compiling_changes_nothing_but_rounding(
     make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, besides: dict[str, Any]
 ) -> None:
@@ -113,9 +117,55 @@ def test_compiling_changes_nothing_but_rounding(
     assert set(weights(compiled)) == set(weights(plain))
 
 
+@pytest.mark.parametrize(
+    "besides", [{}, {"lora": {"rank": 2}}, {"freeze": ["embed_tokens", r"layers\.0\."]}], ids=str
+)
+def test_under_zero_3_a_layer_is_fetched_as_one_whatever_is_trained(
+    make_run: MakeRun, besides: dict[str, Any]
+) -> None:
+    """DeepSpeed's hooks are on the layer, so that its parts can be compiled and fetch nothing one by one."""
+    hooked: list[bool] = []
+
+    def look(*_: float) -> None:
+        for layer in fetched.lm.network.get_decoder().layers:
+            inner = [part for part in layer.modules() if part is not layer]
+            hooked.append(bool(layer._forward_pre_hooks) and not any(p._forward_pre_hooks for p in inner))
+
+    fetched, plain = (
+        make_run("fetched", on_step=look, **besides, **zero(3)),
+        make_run("plain", **besides, **zero(1)),
+    )
+    train(fetched)
+    train(plain)
+    assert hooked
+    assert all(hooked)
+    assert losses(fetched) == pytest.approx(losses(plain), rel=1e-5)
+
+
+def test_layers_within_layers_are_not_counted_again() -> None:
+    class Inner(torch.nn.Module):
+        pass
+
+    class Outer(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = Inner()
+
+    class Network(torch.nn.Module):
+        _no_split_modules = ("Outer", "Inner")
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = torch.nn.ModuleList([Outer(), Outer()])
+            self.layers_beside = Inner()
+
+    network = Network()
+    assert decoder_layers.decoder_layers(network) == [*network.layers, network.layers_beside]
+
+
 def test_compiling_without_a_compiler_is_an_error(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(UserError, match=r"train\.compile: torch\.compile needs a C\+\+ compiler"):
+    with pytest.raises(UserError, match=r"train\.compile: torch\.compile lacks a C\+\+ compiler"):
         train(make_run(compile=True))
 
 
