@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -134,7 +134,7 @@ def test_what_makes_no_sense_is_one_line(
 def test_a_tensor_of_seeds_is_one_a_row(model: LanguageModel) -> None:
     canvas = torch.full((2, 8), model.lm.mask_token_id)
     canvas[:, 0] = 5
-    each = model.sample(canvas, temperature=1.0, seed=torch.tensor([3, 4])).tokens
+    each = model.sample(canvas, temperature=1.0, seed=cast(Any, torch.tensor([3, 4]))).tokens
     assert torch.equal(each, model.sample(canvas, temperature=1.0, seed=[3, 4]).tokens)
 
 
