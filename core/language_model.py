@@ -120,11 +120,13 @@ class LanguageModel:
             attention_mask: [B, L], zero on padding and one elsewhere.
 
         Raises:
-            UserError: `input_ids` is no int64 tensor [B, L] of the model's token ids, or the mask is none.
+            UserError: `input_ids` is no int64 tensor [B, L] of the model's token ids, longer than its context,
+                or the mask is none.
         """
         self._check_ids(input_ids, "input_ids")
         if not input_ids.shape[1]:
             raise UserError("input_ids holds no tokens")
+        self._check_length(input_ids.shape[1], "input_ids")
         check_attention_mask(attention_mask, input_ids, "input_ids")
         return self.lm.project(self.lm.hidden_states(inputs_from_mask(input_ids, attention_mask)))
 
@@ -167,7 +169,8 @@ class LanguageModel:
         The ELBO of a diffusion model, exact for a causal one (see `log_likelihood`).
 
         Raises:
-            UserError: these are no texts, one is too short to be scored, or there is no such estimator.
+            UserError: these are no texts, one is too short to be scored or longer than the
+                context, or there is no such estimator.
         """
         check_texts(texts, "texts")
         check_count(draws, "draws", "take at least one")
@@ -178,6 +181,7 @@ class LanguageModel:
         for index, size in enumerate(sizes):
             if size < 2:
                 raise UserError(f"text {index} has fewer than two tokens, so none can be scored")
+            self._check_length(size, f"text {index}")
         asked = [TextToScore(*each) for each in zip(texts, row_seeds(seed, len(texts)), strict=True)]
         found = score_texts(self.lm, codec, asked, max(sizes, default=0), draws, estimator)
         return [(scored.log_likelihood, scored.variance**0.5) for scored in found]
@@ -347,6 +351,12 @@ class LanguageModel:
             raise UserError(
                 f"{what} is int64 [B, L], B at least 1, of token ids below {self.lm.vocab_size}; this is "
                 f"{str(ids.dtype).removeprefix('torch.')} {list(ids.shape)}"
+            )
+
+    def _check_length(self, tokens: int, what: str) -> None:
+        if tokens > self.lm.context_length:
+            raise UserError(
+                f"{what} has {tokens} tokens, more than the model's context of {self.lm.context_length}"
             )
 
     def build_sampler(self, name: str | None, flat: Mapping[str, Any]) -> tuple[Sampler, DecoderOptions]:

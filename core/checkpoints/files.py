@@ -80,7 +80,7 @@ def _refuse_adapters(folder: Path) -> None:
     base = read_json_object(file).get("base_model_name_or_path") or "a model that it doesn't name"
     raise UserError(
         f"{folder} holds adapters (LoRA) of {base}, which aren't read apart: merge them with peft "
-        f"(AutoPeftModel.from_pretrained, merge_and_unload, save_pretrained), and give the folder that it writes"
+        f"(merge_and_unload, save_pretrained), and give the folder that it writes"
     )
 
 

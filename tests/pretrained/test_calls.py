@@ -131,6 +131,13 @@ def test_what_makes_no_sense_is_one_line(
         call(model)
 
 
+def test_no_number_is_given_of_what_the_context_has_no_room_for(model: LanguageModel) -> None:
+    length = model.lm.context_length
+    assert model.logits(torch.zeros(1, length, dtype=torch.int64)).shape[1] == length
+    with pytest.raises(UserError, match=f"input_ids has {length + 1} tokens, more than .* {length}"):
+        model.logits(torch.zeros(1, length + 1, dtype=torch.int64))
+
+
 def test_a_tensor_of_seeds_is_one_a_row(model: LanguageModel) -> None:
     canvas = torch.full((2, 8), model.lm.mask_token_id)
     canvas[:, 0] = 5
