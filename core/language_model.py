@@ -120,8 +120,8 @@ class LanguageModel:
             attention_mask: [B, L], zero on padding and one elsewhere.
 
         Raises:
-            UserError: `input_ids` is no int64 tensor [B, L] of the model's token ids, longer than its context,
-                or the mask is none.
+            UserError: `input_ids` is no int64 tensor [B, L] of the model's token ids, or is longer than its
+                context; or the mask is none.
         """
         self._check_ids(input_ids, "input_ids")
         if not input_ids.shape[1]:
