@@ -239,6 +239,14 @@ class BenchmarkOptions(PluginOptions):
         """Whether it asks for nothing else: it then decodes nothing, and needs a model with a likelihood."""
         return False
 
+    @property
+    def chat_issue(self) -> str | None:
+        """Why what it asks makes no sense as a user's turn, and what to do; None where it does.
+
+        A text that is to be gone on with, say, is answered in a chat, and the answer goes on with nothing.
+        """
+        return None
+
     def planned_requests(self) -> Sequence[PlannedRequests] | None:
         """What it will ask, for `platform plan`; None where only its problems can tell."""
         return None
@@ -247,6 +255,11 @@ class BenchmarkOptions(PluginOptions):
 def only_asks_likelihoods(options: PluginOptions) -> bool:
     """Of a benchmark's options; a benchmark whose options don't say may ask for anything."""
     return isinstance(options, BenchmarkOptions) and options.only_likelihoods
+
+
+def chat_issue(options: PluginOptions) -> str | None:
+    """Of a benchmark's options: see `BenchmarkOptions.chat_issue`."""
+    return options.chat_issue if isinstance(options, BenchmarkOptions) else None
 
 
 class ProblemFileOptions(BenchmarkOptions):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -18,11 +19,15 @@ from opendllm.registries.benchmarks import (
     Answer,
     Benchmark,
     BenchmarkContext,
+    ChatTemplate,
     CodeExecution,
     GeneratedText,
     GenerationRequest,
     Scores,
 )
+from opendllm.registries.corpora import Message
+from opendllm.registries.errors import UserError
+from opendllm.registries.gaps import Gap
 from opendllm.registries.problems import Problem
 
 Row = Mapping[str, Any]
@@ -40,6 +45,7 @@ class ProgramBenchmark(Benchmark, Generic[OptionsT]):
         settings: the ways of asking.
         options: the benchmark's.
         problems: task id -> the problems that are asked.
+        chat: what instructions are put into; None where nothing is.
     """
 
     name: str
@@ -54,10 +60,12 @@ class ProgramBenchmark(Benchmark, Generic[OptionsT]):
         self.options = options
         self.headline = tuple(f"pass@{k}" for k in options.pass_at)
         self.problems: dict[str, Row] = {}
+        self.chat: ChatTemplate | None = None
         self._execution: CodeExecution | None = None
 
     def requests(self, context: BenchmarkContext) -> Sequence[GenerationRequest]:
         """Every problem, in its published order."""
+        self.chat = context.chat
         chosen = [row for row in self.rows() if self.is_asked(row)]
         self.problems = {self.task_id(row): row for row in chosen[: context.limit]}
         self._execution = context.code_execution
@@ -128,6 +136,56 @@ class ProgramBenchmark(Benchmark, Generic[OptionsT]):
         if answer.form == "solution":
             return answer.text
         return self.program(answer, self.problems[answer.task_id])
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """A problem as an instruct model is asked it.
+
+    Attributes:
+        turn: the user's.
+        begun: how the answer begins, up to its code.
+        fence: what ends the code of an answer that begins so.
+    """
+
+    turn: str
+    begun: str
+    fence: str = "\n```"
+
+
+def instructed(
+    asked: GenerationRequest, instruction: Instruction, chat: ChatTemplate | None
+) -> GenerationRequest:
+    """The request as an instruction: the answer begins with its code, and ends with it.
+
+    A template, or a server, that can't begin an answer has the user's turn alone; its code stands in fences.
+
+    Args:
+        asked: with the stop strings that hold in any case.
+        instruction: what is asked.
+        chat: what it is put into; None for nothing.
+
+    Raises:
+        UserError: the template fails.
+    """
+    ended = replace(asked, stop=(*asked.stop, instruction.fence))
+    if chat is None:
+        return replace(ended, gap=Gap(instruction.turn + instruction.begun))
+    user = Message("user", instruction.turn)
+    try:
+        begun = chat([user, Message("assistant", instruction.begun)], prefilled=True)
+    except UserError:
+        return replace(asked, gap=Gap(chat([user]), templated=True))
+    return replace(ended, gap=Gap(begun, templated=True))
+
+
+def code_of(text: str) -> str:
+    """What stands in the first fence of an answer; all of it where there is none."""
+    before, found, rest = text.partition("```")
+    if not found:
+        return text
+    code = rest.partition("\n")[2].partition("```")[0]
+    return code if code.strip() else before
 
 
 def without_fences(text: str) -> str:
