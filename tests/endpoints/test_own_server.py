@@ -90,7 +90,7 @@ def test_the_texts_are_those_that_the_checkpoint_writes_here(
         experiment = experiment_of(manifest, "a test", variant, installed_plugins())
         run_experiment(experiment, ["evaluate"])
         found[variant] = Evaluated(tmp_path / variant / variant)
-    for label in (written["benchmark"]["name"], "humaneval-infilling"):
+    for label in ("lm-eval" if chat else "humaneval", "humaneval-infilling"):
         here, there = (sorted(found[variant].texts(label), key=str) for variant in ("here", "there"))
         assert [answer[:4] for answer in here] == [answer[:4] for answer in there]
         assert len({answer[3] for answer in here}) > 2
