@@ -257,11 +257,6 @@ def only_asks_likelihoods(options: PluginOptions) -> bool:
     return isinstance(options, BenchmarkOptions) and options.only_likelihoods
 
 
-def chat_issue(options: PluginOptions) -> str | None:
-    """Of a benchmark's options: see `BenchmarkOptions.chat_issue`."""
-    return options.chat_issue if isinstance(options, BenchmarkOptions) else None
-
-
 class ProblemFileOptions(BenchmarkOptions):
     """Options of a benchmark whose problems are published as a file."""
 
@@ -277,3 +272,13 @@ class RewardOptions(PluginOptions):
 
     executes_code: ClassVar[bool] = False
     """Whether it runs what a model wrote: a manifest that chooses it has to allow that."""
+
+    @property
+    def chat_issue(self) -> str | None:
+        """Why it makes no sense of answers to a user's turn, and what to do; None where it does."""
+        return None
+
+
+def chat_issue(options: PluginOptions) -> str | None:
+    """Of a benchmark's or a reward's options: see `BenchmarkOptions.chat_issue`."""
+    return options.chat_issue if isinstance(options, BenchmarkOptions | RewardOptions) else None
