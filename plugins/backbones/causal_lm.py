@@ -56,6 +56,18 @@ def _check_arithmetic(network: PretrainedConfig) -> None:
     # Without it a class ignores the attention function that it is given (ALiBi, state spaces).
     if not MODEL_FOR_CAUSAL_LM_MAPPING[type(network)]._supports_attention_backend:
         raise UserError(f"model_type {name!r} cannot be made bidirectional: transformers fixes its attention")
+    others = sorted({*(getattr(network, "layer_types", None) or ())} - {"full_attention", "attention"})
+    if others:  # what slides, folds or recurs reads padding, and other documents of its row
+        raise UserError(
+            f"config.json asks for {others[0]} layers, which are not supported (model_type {name!r}): each is "
+            f"to attend to its whole text"
+        )
+    rope = (getattr(network, "rope_parameters", None) or {}).get("rope_type")
+    if rope in ("dynamic", "longrope"):
+        raise UserError(
+            f"config.json asks for {rope} positions, which are not supported (model_type {name!r}): they hang "
+            f"on the longest row of a batch"
+        )
     for key, neutral in _NEUTRAL.items():
         if getattr(network, key, None) not in (None, neutral):
             raise UserError(f"config.json sets {key}, which is not supported (model_type {name!r})")

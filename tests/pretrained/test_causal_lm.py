@@ -168,6 +168,14 @@ def test_remote_code_is_never_run(stock: Stock, tmp_path: Path) -> None:
         ("cohere", {"logit_scale": 0.06}, "logit_scale"),
         ("granite", {"logits_scaling": 8.0}, "logits_scaling"),
         ("bloom", {}, "bloom"),
+        ("bert", {}, "bert.* more between its states and its logits"),
+        ("roberta", {}, "roberta.* more between its states and its logits"),
+        ("lfm2", {"layer_types": ["conv", "full_attention"]}, "conv layers"),
+        (
+            "llama",
+            {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}},
+            "dynamic positions",
+        ),
         ("mamba", {}, "mamba"),
     ],
 )
