@@ -59,14 +59,13 @@ def _check_arithmetic(network: PretrainedConfig) -> None:
     others = sorted({*(getattr(network, "layer_types", None) or ())} - {"full_attention", "attention"})
     if others:  # what slides, folds or recurs reads padding, and other documents of its row
         raise UserError(
-            f"config.json asks for {others[0]} layers, which are not supported (model_type {name!r}): each is "
-            f"to attend to its whole text"
+            f"config.json asks for {others[0]} layers, which are not supported (model_type {name!r}): each "
+            f"is to attend to its whole text"
         )
-    rope = (getattr(network, "rope_parameters", None) or {}).get("rope_type")
-    if rope in ("dynamic", "longrope"):
+    if (getattr(network, "rope_parameters", None) or {}).get("rope_type") == "longrope":
         raise UserError(
-            f"config.json asks for {rope} positions, which are not supported (model_type {name!r}): they hang "
-            f"on the longest row of a batch"
+            f"config.json asks for longrope positions, which are not supported (model_type {name!r}): they "
+            f"hang on the longest row of a batch"
         )
     for key, neutral in _NEUTRAL.items():
         if getattr(network, key, None) not in (None, neutral):
