@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
+from opendllm.core.call_checks import check_attention_mask, check_count, check_texts, whole_seeds
 from opendllm.core.checkpoints.families import backbone_of, with_block_length
 from opendllm.core.checkpoints.loading import Checkpoint, load_checkpoint, torch_device
 from opendllm.core.checkpoints.pretrained import fetch
@@ -60,8 +61,10 @@ def load(
         dtype: of the weights; None keeps the file's.
 
     Raises:
-        UserError: the folder is incomplete, of an unknown family, or its weights don't fit.
+        UserError: the folder is incomplete, of an unknown family, its weights don't fit, or `dtype` is none.
     """
+    if not isinstance(dtype, torch.dtype | None):
+        raise UserError(f"dtype is a torch dtype, such as torch.bfloat16, and {dtype!r} was given")
     plugins = installed_plugins()
     folder = fetch(str(path))
     family = backbone_of(plugins, folder, backbone)
@@ -112,10 +115,19 @@ class LanguageModel:
 
         A shifted model's first real position repeats its own hidden state's logits.
 
+        Args:
+            input_ids: int64.
+            attention_mask: [B, L], zero on padding and one elsewhere.
+
         Raises:
-            UserError: `input_ids` is no int64 tensor [B, L] of the model's token ids.
+            UserError: `input_ids` is no int64 tensor [B, L] of the model's token ids, or is longer than its
+                context; or the mask is none.
         """
         self._check_ids(input_ids, "input_ids")
+        if not input_ids.shape[1]:
+            raise UserError("input_ids holds no tokens")
+        self._check_length(input_ids.shape[1], "input_ids")
+        check_attention_mask(attention_mask, input_ids, "input_ids")
         return self.lm.project(self.lm.hidden_states(inputs_from_mask(input_ids, attention_mask)))
 
     def sample(
@@ -133,22 +145,18 @@ class LanguageModel:
             canvas: int64; every mask token is to be written. `generate` lets a block-causal checkpoint's end
                 with a block, which changes what is written in it; here that is the caller's affair.
             sampler: by default the family's own, with its `default_options`.
-            attention_mask: [B, L], zero on padding.
+            attention_mask: [B, L], zero on padding and one elsewhere.
             seed: an integer, or one a row.
             trace: whether to keep the canvas after every step.
             options: the decoder's (`DecoderOptions`) and the sampler's own, flat.
 
         Raises:
-            UserError: an option is unknown, out of range, or without effect; the canvas is none, or the
-                attention mask isn't of its shape.
+            UserError: an option is unknown, out of range, or without effect; the canvas or the
+                attention mask is none.
         """
         _refuse(options, "max_new_tokens", "the canvas says how much is written")
         self._check_ids(canvas, "a canvas")
-        if attention_mask is not None and attention_mask.shape != canvas.shape:
-            raise UserError(
-                f"attention_mask {list(attention_mask.shape)} isn't of the canvas's shape "
-                f"{list(canvas.shape)}"
-            )
+        check_attention_mask(attention_mask, canvas, "the canvas")
         chosen, decoder = self.build_sampler(sampler, options)
         seeds = torch.tensor(row_seeds(seed, canvas.shape[0]), device=canvas.device)
         return decode(self.lm, canvas, attention_mask, chosen, decoder, seeds, trace)
@@ -159,12 +167,21 @@ class LanguageModel:
         """(log-likelihood, its standard error) of each text in nats, given BOS, or else its first token.
 
         The ELBO of a diffusion model, exact for a causal one (see `log_likelihood`).
+
+        Raises:
+            UserError: these are no texts, one is too short to be scored or longer than the
+                context, or there is no such estimator.
         """
+        check_texts(texts, "texts")
+        check_count(draws, "draws", "take at least one")
+        if estimator not in get_args(Estimator):
+            raise UserError(f"estimator {estimator!r} is none of {', '.join(get_args(Estimator))}")
         codec = self.codec
         sizes = [len([*codec.bos, *encode(codec, text, f"text {index}")]) for index, text in enumerate(texts)]
         for index, size in enumerate(sizes):
             if size < 2:
                 raise UserError(f"text {index} has fewer than two tokens, so none can be scored")
+            self._check_length(size, f"text {index}")
         asked = [TextToScore(*each) for each in zip(texts, row_seeds(seed, len(texts)), strict=True)]
         found = score_texts(self.lm, codec, asked, max(sizes, default=0), draws, estimator)
         return [(scored.log_likelihood, scored.variance**0.5) for scored in found]
@@ -185,7 +202,7 @@ class LanguageModel:
         Args:
             tokens: [B, L] int64, clean.
             masked: [B, L] bool; or int64, the noisy tokens themselves, where noise isn't masks only.
-            mask_probability: [B, L] float, the chance that a token doesn't survive.
+            mask_probability: [B, L] float, or [B, 1], the chance that a token doesn't survive.
             objective: the objective plugin.
             segments: [B, L] document numbers; None for one document a row.
             noise_schedule: the schedule plugin that `mask_probability` came from, by name, or with options as
@@ -193,8 +210,10 @@ class LanguageModel:
             options: the objective's.
 
         Raises:
-            UserError: the objective and the schedule don't go together, or the objective needs other noise.
+            UserError: the objective and the schedule don't go together, or the noise isn't said as they need
+                it.
         """
+        self._check_ids(tokens, "tokens")
         given = GivenNoise(tokens, masked, mask_probability, segments)
         return objective_loss(self.lm, self._plugins, given, objective, noise_schedule, options)
 
@@ -221,8 +240,7 @@ class LanguageModel:
         Raises:
             UserError: see `sample` and `write`.
         """
-        if isinstance(prompts, str):
-            raise UserError("prompts is a list of texts, not one text")
+        check_texts(prompts, "prompts")
         gaps = [self.chat_gap(prompt) if chat else Gap(prompt) for prompt in prompts]
         written = self.fill(gaps, options, sampler=sampler, seed=seed, batch_size=batch_size)
         return [each.text for each in written]
@@ -257,10 +275,10 @@ class LanguageModel:
                 raise UserError("middle_tokens is max_new_tokens: give it once, as max_new_tokens")
             warn_deprecated("middle_tokens", "write infill(gaps, max_new_tokens=...)")
             max_new_tokens = options.pop("middle_tokens")
-        if max_new_tokens is not None and max_new_tokens < 1:
-            raise UserError(f"max_new_tokens is {max_new_tokens}: write at least one token")
+        if max_new_tokens is not None:
+            check_count(max_new_tokens, "max_new_tokens", "write at least one token")
         for index, gap in enumerate(gaps):
-            if isinstance(gap, str) or len(gap) != 2:
+            if isinstance(gap, str) or len(gap) != 2 or not _are_texts(gap):
                 raise UserError(f"gap {index} is {gap!r}: give (prefix, suffix) of each, two texts")
         asked = [Gap(prefix, suffix, max_new_tokens) for prefix, suffix in gaps]
         written = self.fill(asked, options, sampler=sampler, seed=seed, batch_size=batch_size)
@@ -291,8 +309,7 @@ class LanguageModel:
         Raises:
             UserError: see `sample` and `write`.
         """
-        if batch_size < 1:
-            raise UserError(f"batch_size is {batch_size}: decode at least one row at a time")
+        check_count(batch_size, "batch_size", "decode at least one row at a time")
         refuse_unread_suffix(self.lm, gaps)
         chosen, decoder = self.build_sampler(sampler, options)
         codec = self.codec
@@ -336,6 +353,12 @@ class LanguageModel:
                 f"{str(ids.dtype).removeprefix('torch.')} {list(ids.shape)}"
             )
 
+    def _check_length(self, tokens: int, what: str) -> None:
+        if tokens > self.lm.context_length:
+            raise UserError(
+                f"{what} has {tokens} tokens, more than the model's context of {self.lm.context_length}"
+            )
+
     def build_sampler(self, name: str | None, flat: Mapping[str, Any]) -> tuple[Sampler, DecoderOptions]:
         """What a call with this sampler, by default the family's own, and these options decodes with.
 
@@ -361,6 +384,10 @@ class LanguageModel:
         return self._text_codec
 
 
+def _are_texts(gap: Sequence[Any]) -> bool:
+    return isinstance(gap[0], str) and (gap[1] is None or isinstance(gap[1], str))
+
+
 def _refuse(options: dict[str, Any], name: str, why: str) -> None:
     if name in options:
         raise UserError(f"{name} has no effect here: {why}")
@@ -372,10 +399,7 @@ def row_seeds(seed: int | Sequence[int], rows: int) -> list[int]:
     Raises:
         UserError: one seed a row, but for other rows; or a seed that torch can't hold.
     """
-    given = [seed] if isinstance(seed, int) else [int(each) for each in seed]
-    for each in given:
-        if not -(2**63) <= each < 2**63:
-            raise UserError(f"seed {each} is no signed integer of 64 bits")
+    given = whole_seeds(seed)
     if isinstance(seed, int):
         hashed: list[int] = hash_address(seed, torch.arange(rows)).tolist()
         return hashed

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from opendllm.core.call_checks import check_loss_noise, check_mask_noise, check_segments
+from opendllm.core.foundation.option_errors import checked_options
 from opendllm.core.toolkit.noise_likelihood import position_values
 from opendllm.core.toolkit.segments import document_positions
 from opendllm.registries.backbones import DiffusionLM, DistributionLoss, LikelihoodLoss
@@ -21,6 +23,7 @@ from opendllm.registries.options import (
     PluginOptions,
     PolicyObjectiveOptions,
     destination_issue,
+    noise_destination,
 )
 from opendllm.registries.registry import ChosenPlugin, Registry
 from opendllm.registries.sequences import PADDING_SEGMENT, TokenIds, TokenRows
@@ -33,7 +36,7 @@ class GivenNoise:
     Attributes:
         tokens: [B, L] int64, clean.
         masked: [B, L] bool, or int64: the noisy tokens themselves.
-        mask_probability: [B, L] float.
+        mask_probability: [B, L] float, or [B, 1].
         segments: [B, L] document numbers; None for one document a row.
     """
 
@@ -62,12 +65,12 @@ def objective_loss(
         options: the objective's.
 
     Raises:
-        UserError: the objective and the schedule don't go together, or the objective needs other noise.
+        UserError: the objective and the schedule don't go together, or the noise isn't said as they need it.
     """
     chosen_schedule = _chosen(plugins.noise_schedules, noise_schedule)
     schedule = chosen_schedule.build()
     registration = plugins.objectives.get(objective)
-    checked = registration.options.model_validate(dict(options))
+    checked = checked_options(registration.options, options)
     assert isinstance(checked, ObjectiveOptions)
     if isinstance(checked, PolicyObjectiveOptions):
         raise UserError(f"objective {objective} learns from answers' rewards: it has no loss of masks alone")
@@ -76,6 +79,11 @@ def objective_loss(
         raise UserError(issue)
     chosen = registration.build(checked)
     masked = noise.masked
+    check_loss_noise(noise.tokens, masked, noise.mask_probability)
+    if noise_destination(chosen_schedule.options) == "mask":
+        check_mask_noise(noise.tokens, masked, lm.mask_token_id)
+    gone = masked if masked.dtype == torch.bool else masked != noise.tokens
+    check_segments(noise.segments, gone)
     noisy = None if masked.dtype == torch.bool else masked
     if "mask" not in checked.destinations and noisy is None:
         raise UserError(f"objective {objective} replaces tokens: give the noisy tokens, int64, as `masked`")
@@ -83,7 +91,6 @@ def objective_loss(
     ids = TokenIds(lm.vocab_size, lm.mask_token_id)
     given = replace(given, blocks=lm.attention.blocks(given.positions), ids=ids)
     probability = noise.mask_probability.double().expand(noise.tokens.shape)
-    gone = masked if noisy is None else noisy != noise.tokens
     masking = Masking(gone, probability, schedule.time_of(probability), given, noisy)
     corruption = chosen.corrupt(masking, schedule, lm.mask_token_id)
     if chosen.reads_distributions:
@@ -111,7 +118,7 @@ def _chosen(
 ) -> ChosenPlugin[NoiseSchedule, PluginOptions]:
     name, options = (choice, {}) if isinstance(choice, str) else (choice["name"], choice.get("options", {}))
     registration = registry.get(name)
-    return ChosenPlugin(registration, registration.options.model_validate(options))
+    return ChosenPlugin(registration, checked_options(registration.options, options))
 
 
 def _token_rows(tokens: Tensor, segments: Tensor | None) -> TokenRows:

@@ -239,6 +239,14 @@ class BenchmarkOptions(PluginOptions):
         """Whether it asks for nothing else: it then decodes nothing, and needs a model with a likelihood."""
         return False
 
+    @property
+    def chat_issue(self) -> str | None:
+        """Why what it asks makes no sense as a user's turn, and what to do; None where it does.
+
+        A text that is to be gone on with, say, is answered in a chat, and the answer goes on with nothing.
+        """
+        return None
+
     def planned_requests(self) -> Sequence[PlannedRequests] | None:
         """What it will ask, for `platform plan`; None where only its problems can tell."""
         return None
@@ -264,3 +272,13 @@ class RewardOptions(PluginOptions):
 
     executes_code: ClassVar[bool] = False
     """Whether it runs what a model wrote: a manifest that chooses it has to allow that."""
+
+    @property
+    def chat_issue(self) -> str | None:
+        """Why it makes no sense of answers to a user's turn, and what to do; None where it does."""
+        return None
+
+
+def chat_issue(options: PluginOptions) -> str | None:
+    """Of a benchmark's or a reward's options: see `BenchmarkOptions.chat_issue`."""
+    return options.chat_issue if isinstance(options, BenchmarkOptions | RewardOptions) else None

@@ -30,13 +30,27 @@ OWN_PACKAGE = "open-dllm"
 TARGET_PATTERN = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
+ELSEWHERE = {
+    "gen_length": "max_new_tokens",
+    "gen_len": "max_new_tokens",
+    "diffusion_steps": "steps",
+    "cfg": "guidance_scale",
+    "cfg_scale": "guidance_scale",
+    "nucleus_p": "top_p",
+    "alg": "sampler",
+    "lr": "learning_rate",
+}
+"""What the published code calls things whose names here are nearest to something else's."""
+
+
 class PluginWarning(UserWarning):
     """A name means another plugin than somebody may think."""
 
 
 def did_you_mean(name: str, known: list[str]) -> str:
     """A hint that completes an error message: the nearest known names, or all of them."""
-    near = difflib.get_close_matches(name, known, n=2, cutoff=0.6)
+    same = [ELSEWHERE[name]] if ELSEWHERE.get(name) in known else []
+    near = same or difflib.get_close_matches(name, known, n=2, cutoff=0.6)
     # In a name of two letters one wrong letter is half of it.
     near = near or [other for other in known if len(name) == len(other) == 2 and other[0] == name[0]]
     if near:

@@ -36,12 +36,13 @@ def model_folder(path: Path) -> Path:
         path: such a folder, a checkpoint's, or a variant's folder of a run (its last checkpoint).
 
     Raises:
-        UserError: there is no model at `path`.
+        UserError: there is no model at `path`, or adapters that belong to one.
     """
     if not path.exists():
         raise UserError(f"{path} does not exist: give a run's variant, a checkpoint or a model folder")
     if path.is_file():
         raise UserError(f"{path} is a file: give its folder, {path.parent}")
+    _refuse_adapters(path)
     if (path / "config.json").is_file():
         return path
     if (path / MODEL_FOLDER / "config.json").is_file():
@@ -62,6 +63,25 @@ def model_folder(path: Path) -> Path:
     if of_runs:
         raise UserError(f"{path} holds whole runs: name a variant of one, as in {of_runs[0]}")
     raise UserError(f"{path} holds no config.json, so no model: is the folder complete?")
+
+
+def _refuse_adapters(folder: Path) -> None:
+    """peft's adapters are no model, and one that lies beside them isn't what was trained: transformers would
+    load both.
+
+    Raises:
+        UserError: they are in `folder`.
+    """
+    file = folder / "adapter_config.json"
+    if not file.is_file():
+        return
+    if (folder.parent / MODEL_FOLDER / "config.json").is_file():
+        raise UserError(f"{folder} holds adapters alone: give {folder.parent}, whose model has them merged")
+    base = read_json_object(file).get("base_model_name_or_path") or "a model that it doesn't name"
+    raise UserError(
+        f"{folder} holds adapters (LoRA) of {base}, which aren't read apart: merge them with peft "
+        f"(merge_and_unload, save_pretrained), and give the folder that it writes"
+    )
 
 
 def chosen_checkpoint(path: Path, step: int | None, unfinished: bool) -> Path:

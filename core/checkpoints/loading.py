@@ -43,6 +43,8 @@ def torch_device(name: str) -> torch.device:
         raise UserError(
             f"device {name!r} was asked for, but torch sees no GPU here: use `device: cpu` or `auto`"
         )
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"nothing is computed on device {name!r} here: use cpu, cuda, cuda:1 or auto")
     return device
 
 

@@ -18,6 +18,7 @@ import typer
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from opendllm.core.foundation.cores import usable_cores
 from opendllm.core.foundation.heavy_imports import import_model_libraries
 from opendllm.core.foundation.hub import hub_cache, why_unreachable
 from opendllm.core.foundation.visible_text import visible_line
@@ -171,7 +172,7 @@ def _gpu() -> Iterator[Finding]:
             "install the CUDA build of torch that the driver supports, and look at CUDA_VISIBLE_DEVICES",
         )  # fmt: skip
     if not seen and not gpus:
-        cores = len(os.sched_getaffinity(0))
+        cores = usable_cores()
         yield Finding(
             "GPU", "note", f"none; {cores} CPU cores", "enough for nano models; larger ones want a GPU"
         )

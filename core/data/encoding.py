@@ -23,6 +23,7 @@ from tokenizers import Tokenizer
 from opendllm.core.checkpoints.text_codec import TextCodec, TokenFacts
 from opendllm.core.data import long_texts
 from opendllm.core.data.long_texts import TextCutter
+from opendllm.core.foundation.cores import usable_cores
 from opendllm.registries.errors import UserError
 
 CHARACTERS_AT_ONCE = 1 << 20
@@ -201,7 +202,7 @@ def _documents(batches: Iterator[EncodedParts]) -> Iterator[EncodedBatch]:
 
 
 def _in_processes(batches: Iterator[list[Part]], encoding: Encoding) -> Iterator[EncodedParts]:
-    processes = min(len(os.sched_getaffinity(0)), MAX_PROCESSES)
+    processes = min(usable_cores(), MAX_PROCESSES)
     pool = ProcessPoolExecutor(
         processes,
         multiprocessing.get_context("spawn"),  # a fork would copy torch's threads' locks

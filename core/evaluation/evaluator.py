@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from opendllm.registries.benchmarks import (
     Benchmark,
     BenchmarkContext,
     CodeExecution,
+    GeneratedText,
     GenerationRequest,
     LikelihoodRequest,
     Metric,
@@ -144,7 +146,7 @@ def evaluate(
     if not benchmark.executes_code or context.code_execution is not None:
         on_scoring(0, None, None)
         scores = benchmark.score([asked.with_kind(record.answer) for record in records])
-        remarks = asked.remarks(wanted, answers.records)
+        remarks = [*asked.remarks(wanted, answers.records), *_same_answers(records)]
         scores = replace(scores, notes=(*scores.notes, *about, *remarks))
     return replace(
         evaluation_of(scores, records),
@@ -153,6 +155,20 @@ def evaluate(
         graphs=graphs if graphs.graphs else None,
         batch_size=max(asked.rows, default=None),
     )
+
+
+def _same_answers(records: Sequence[SampleRecord]) -> Iterator[str]:
+    """Whether no request has two different answers, so that several told no more than one."""
+    texts: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for record in records:
+        if isinstance(record.answer, GeneratedText) and record.failure is None:
+            texts[record.key[:2]].append(record.answer.text)
+    several = [found for found in texts.values() if len(found) > 1]
+    if several and all(len(set(found)) == 1 for found in several):
+        yield (
+            f"the {max(map(len, several))} answers to each request are all the same, so pass@k is the same "
+            f"for every k: is the temperature 0?"
+        )
 
 
 def _first_text(

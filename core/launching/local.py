@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from opendllm.core.foundation.cores import usable_cores
 from opendllm.core.launching.launcher import COMMAND_VARIABLE, arguments_without_launcher, this_command
 from opendllm.core.launching.stopping import ENDED_WITHOUT_SAVING, EXIT_CODES, Stopped, StopRequest
 from opendllm.core.launching.watchdog import Killer, unwatched
@@ -102,7 +103,7 @@ def run_here(launch: Launch, processes: int) -> None:
 
 def threads_each(processes: int) -> int:
     """An equal share of the cores that this job may use, which need not be all of the machine's."""
-    return max(1, len(os.sched_getaffinity(0)) // processes)
+    return max(1, usable_cores() // processes)
 
 
 def _rendezvous(launch: Launch) -> tuple[str, str, dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from opendllm.core.decoding.options import DecoderOptions
+from opendllm.core.manifest.chat_checks import chat_issues
 from opendllm.core.manifest.checks import Issue, ManifestError, dotted
 from opendllm.core.manifest.plugin_checks import Resolver
 from opendllm.core.manifest.schema import Generate, Manifest
@@ -31,6 +32,7 @@ def resolve_endpoint_plugins(manifest: Manifest, source: Source, plugins: Plugin
         for index, entry in enumerate(manifest.evaluate)
     ]
     issues = resolver.issues
+    issues.extend(chat_issues(manifest, source, benchmarks))
     if manifest.train is not None:
         why = "a server's model is not trained here: in a variant, `train: null` removes it"
         issues.append(Issue(source.location(("train",)), "train", why))

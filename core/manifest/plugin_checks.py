@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from opendllm.core.checkpoints.families import attention_of, noise_of
 from opendllm.core.decoding.settings import check_destination, check_effect, check_reach
+from opendllm.core.manifest.chat_checks import chat_issues
 from opendllm.core.manifest.checks import (
     Issue,
     ManifestError,
@@ -95,6 +96,7 @@ def resolve_plugins(manifest: Manifest, source: Source, plugins: Plugins) -> Var
         for index, entry in enumerate(manifest.evaluate)
     ]
     issues = resolver.issues
+    issues.extend(chat_issues(manifest, source, benchmarks))
     training = TrainingPlugins(objective, schedule) if objective and schedule else None
     if objective is not None:
         about = list(kind_issues(manifest, objective.name, objective.options))

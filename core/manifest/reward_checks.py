@@ -8,7 +8,7 @@ from opendllm.core.manifest.reward_schema import Reference, RewardLearning
 from opendllm.core.manifest.schema import Manifest
 from opendllm.core.manifest.sources import KeyPath
 from opendllm.core.manifest.variant_plugins import RewardPlugins
-from opendllm.registries.options import ObjectiveOptions, PolicyObjectiveOptions
+from opendllm.registries.options import ObjectiveOptions, PolicyObjectiveOptions, chat_issue
 
 AT: KeyPath = ("train", "rl")
 
@@ -68,6 +68,9 @@ def _rewards(manifest: Manifest, rl: RewardLearning, plugins: RewardPlugins) -> 
                 (*at, "reward", "name"),
                 f"{reward.plugin.name!r} runs what the model writes: set allow_code_execution: true",
             )
+        issue = chat_issue(reward.plugin.options) if rl.rollout.chat else None
+        if issue is not None:
+            yield (*at, "reward", "options"), issue
         if reward.weight == 0:
             yield (*at, "weight"), "is 0, so the reward changes nothing: leave it out, or give it a weight"
         if labels[index] in labels[:index]:

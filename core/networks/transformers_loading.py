@@ -39,7 +39,27 @@ def _allocate(checkpoint: CheckpointFormat, dtype: torch.dtype) -> PreTrainedMod
         raise UserError(f"config.json describes no network: {type(error).__name__} {error}") from error
     if checkpoint.adapt is not None:
         checkpoint.adapt(network)
+    _check_head(network)
     return network
+
+
+def _check_head(network: PreTrainedModel) -> None:
+    """Whether logits are one linear layer of the decoder's states, as they are computed here.
+
+    Raises:
+        UserError: they aren't, as those of BERT and its kin, whose states go through further layers.
+    """
+    decoder, head = network.get_decoder(), network.get_output_embeddings()
+    name = network.config.model_type
+    if decoder is network or head is None:
+        raise UserError(f"transformers' class for model_type {name!r} has no LM head apart from its layers")
+    computed = {*decoder.parameters(), *head.parameters()}
+    beyond = next((key for key, each in network.named_parameters() if each not in computed), None)
+    if beyond is not None:
+        raise UserError(
+            f"model_type {name!r} computes more between its states and its logits than a linear layer "
+            f"({beyond}), which is not supported"
+        )
 
 
 def build_lm(

@@ -7,7 +7,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from opendllm.core.planning.devices import Device, cores_here, counted, memory_here
+from opendllm.core.foundation.cores import usable_cores
+from opendllm.core.planning.devices import Device, counted, memory_here
 
 SIZE = 384
 """Rows and columns of the matrices."""
@@ -38,7 +39,7 @@ def this_cpu() -> Device:
         np.copyto(target, source)
         copying = min(copying, time.process_time() - multiplied)
         multiplying = min(multiplying, multiplied - started)
-    cores = cores_here()
+    cores = usable_cores()
     operations = cores * 2 * SIZE**3 / multiplying
     name = counted(cores, "CPU core")
     # What is copied is read and written.

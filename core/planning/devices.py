@@ -10,12 +10,11 @@ import subprocess
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
+from opendllm.core.foundation.cores import container_limit, usable_cores
+
 GIB = 2**30
-CGROUP = Path("/sys/fs/cgroup")
-"""A container's own limits, where it has a namespace for them."""
 Precision = Literal["fp32", "bf16"]
 ASSUMED = "H100"
 """Where a plan names no device, and this machine has none that is known."""
@@ -103,33 +102,16 @@ def gpus_here() -> list[Gpu]:
     ]
 
 
-def cores_here() -> int:
-    """CPU cores that this process may use, a container's share of them if that is less."""
-    cores = len(os.sched_getaffinity(0))
-    quota, _, period = _cgroup("cpu.max").partition(" ")
-    if quota.isdecimal() and period.isdecimal():
-        cores = min(cores, max(1, int(quota) // max(1, int(period))))
-    return cores
-
-
 def memory_here() -> int:
     """Bytes of this machine's memory, or of what a container may use of it."""
     whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    most = _cgroup("memory.max")
+    most = container_limit("memory.max")
     return min(whole, int(most)) if most.isdecimal() else whole
-
-
-def _cgroup(limit: str) -> str:
-    """What the kernel says of one of this process's limits; empty where it says nothing."""
-    try:
-        return (CGROUP / limit).read_text().strip()
-    except OSError:
-        return ""
 
 
 def this_machine(gpus: list[Gpu]) -> str:
     """In a line: its GPUs, or that there are none, its cores and its memory."""
-    cores = f"{counted(cores_here(), 'CPU core')}, {memory_here() / GIB:.1f} GiB"
+    cores = f"{counted(usable_cores(), 'CPU core')}, {memory_here() / GIB:.1f} GiB"
     if not gpus:
         return f"{cores}, no GPU"
     names = Counter(gpu.name for gpu in gpus)

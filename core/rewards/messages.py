@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from opendllm.core.foundation.cores import usable_cores
 from opendllm.core.foundation.ranks import local_world_size
 from opendllm.core.rewards.weighing import WeightedReward
 from opendllm.registries.benchmarks import CodeExecution
@@ -35,7 +35,7 @@ def written_setting(rewards: Sequence[WeightedReward], context: RewardContext) -
         "code_execution": execution
         and {
             "level": execution.level,
-            "workers": execution.workers or max(1, len(os.sched_getaffinity(0)) // local_world_size()),
+            "workers": execution.workers or max(1, usable_cores() // local_world_size()),
         },
         "max_new_tokens": context.max_new_tokens,
         "seed": context.seed,

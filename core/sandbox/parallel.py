@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from opendllm.core.foundation.cores import usable_cores
 from opendllm.core.sandbox.limits import Limits
 from opendllm.core.sandbox.sandbox import Case, Sandbox, Verdict
 from opendllm.registries.benchmarks import CodeExecution
@@ -30,7 +30,7 @@ def judge_in_parallel(cases: Sequence[Case], execution: CodeExecution, limits: L
     """
     if not cases:
         return []
-    workers = execution.workers or len(os.sched_getaffinity(0))
+    workers = execution.workers or usable_cores()
     programs = sum(len(trial.parts) for case in cases for trial in case.trials)
     servers = max(1, min(workers, len(cases), programs // PROGRAMS_A_SERVER))
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from opendllm.core.foundation.cores import usable_cores
 from opendllm.core.sandbox.launch import Child, ForkServerHandle, LevelUnavailableError
 from opendllm.core.sandbox.levels import start
 from opendllm.core.sandbox.limits import Limits
@@ -100,7 +101,7 @@ class Sandbox:
             UserError: the machine doesn't hold that level.
         """
         self._limits = limits or Limits()
-        self._workers = workers or len(os.sched_getaffinity(0))
+        self._workers = workers or usable_cores()
         self.level: IsolationLevel
         self._server, self.level, filtered = start(at_least, self._limits)
         self.described = f"{self.level}, system calls {'' if filtered else 'not '}filtered"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
+from opendllm.core.foundation.cores import usable_cores
 from opendllm.core.progress.progress import Progress
 from opendllm.core.training.trainer import OnStep
 
@@ -43,7 +43,7 @@ class _Utilisation:
     """The share of the cores that this process may use which it did use; of a GPU, what its driver says."""
 
     def __init__(self) -> None:
-        self._cores = len(os.sched_getaffinity(0))
+        self._cores = usable_cores()
         self._last = time.perf_counter(), time.process_time()
         self._share: float | None = None
 

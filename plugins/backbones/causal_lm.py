@@ -56,6 +56,17 @@ def _check_arithmetic(network: PretrainedConfig) -> None:
     # Without it a class ignores the attention function that it is given (ALiBi, state spaces).
     if not MODEL_FOR_CAUSAL_LM_MAPPING[type(network)]._supports_attention_backend:
         raise UserError(f"model_type {name!r} cannot be made bidirectional: transformers fixes its attention")
+    others = sorted({*(getattr(network, "layer_types", None) or ())} - {"full_attention", "attention"})
+    if others:  # what slides, folds or recurs reads padding, and other documents of its row
+        raise UserError(
+            f"config.json asks for {others[0]} layers, which are not supported (model_type {name!r}): each "
+            f"is to attend to its whole text"
+        )
+    if (getattr(network, "rope_parameters", None) or {}).get("rope_type") == "longrope":
+        raise UserError(
+            f"config.json asks for longrope positions, which are not supported (model_type {name!r}): they "
+            f"hang on the longest row of a batch"
+        )
     for key, neutral in _NEUTRAL.items():
         if getattr(network, key, None) not in (None, neutral):
             raise UserError(f"config.json sets {key}, which is not supported (model_type {name!r})")

@@ -71,6 +71,15 @@ class ProgramOptions(RunOptions, ProblemFileOptions):
     """Options of such a benchmark whose problems are published as a file."""
 
 
+def _chat_issue(protocol: str) -> str | None:
+    if protocol == "instruct":
+        return None
+    return (
+        f"protocol {protocol} lets a program be gone on with, and a chat answers in words and fences, which "
+        f"are no program: set `protocol: instruct`, or `chat: false`"
+    )
+
+
 class SyntheticFunctionsOptions(RunOptions):
     """Options of the benchmark of made-up functions."""
 
@@ -82,6 +91,11 @@ class SyntheticFunctionsOptions(RunOptions):
         "train", description="The functions that it gives as problems to `train.rl`; those to its `held_out`."
     )
     timeout: float = Field(3.0, gt=0, description="Seconds that a program and its tests may take.")
+
+    @property
+    def chat_issue(self) -> str | None:
+        """See `BenchmarkOptions.chat_issue`."""
+        return "a chat answers its functions instead of going on with them: set `chat: false`"
 
     def planned_requests(self) -> Sequence[PlannedRequests] | None:
         """See `BenchmarkOptions.planned_requests`."""
@@ -107,14 +121,21 @@ class HumanEvalOptions(AssertionOptions):
             "examples": [
                 {"problems": "humaneval.jsonl"},
                 {"problems": "humaneval.jsonl", "protocol": "open-dllm"},
+                {"problems": "humaneval.jsonl", "protocol": "instruct"},
             ]
         }
     )
 
-    protocol: Literal["openai", "open-dllm"] = Field(
+    protocol: Literal["openai", "open-dllm", "instruct"] = Field(
         "openai",
-        description="How answers become programs: after the prompt, or through EvalPlus's sanitizer, too.",
+        description="How answers become programs: after the prompt, or through EvalPlus's sanitizer, too; or "
+        "problems are put as instructions, and programs taken out of the code that answers them, for `chat`.",
     )
+
+    @property
+    def chat_issue(self) -> str | None:
+        """See `BenchmarkOptions.chat_issue`."""
+        return _chat_issue(self.protocol)
 
     def planned_requests(self) -> Sequence[PlannedRequests] | None:
         """See `BenchmarkOptions.planned_requests`."""
@@ -126,17 +147,27 @@ class MbppOptions(AssertionOptions):
 
     model_config = ConfigDict(
         json_schema_extra={
-            "examples": [{"problems": "mbpp.jsonl"}, {"problems": "mbpp.jsonl", "protocol": "open-dllm"}]
+            "examples": [
+                {"problems": "mbpp.jsonl"},
+                {"problems": "mbpp.jsonl", "protocol": "open-dllm"},
+                {"problems": "mbpp.jsonl", "protocol": "instruct"},
+            ]
         }
     )
 
-    protocol: Literal["docstring", "open-dllm"] = Field(
+    protocol: Literal["docstring", "open-dllm", "instruct"] = Field(
         "docstring",
-        description="How tasks are put: as a docstring with its tests, or as Open-dLLM did, before a fence.",
+        description="How tasks are put: as a docstring with its tests, as Open-dLLM did, before a fence, or, "
+        "for `chat`, as instructions.",
     )
     tasks: Literal["test", "all"] = Field(
         "test", description="The test split (tasks 11 to 510), or every task of the file."
     )
+
+    @property
+    def chat_issue(self) -> str | None:
+        """See `BenchmarkOptions.chat_issue`."""
+        return _chat_issue(self.protocol)
 
     def planned_requests(self) -> Sequence[PlannedRequests] | None:
         """See `BenchmarkOptions.planned_requests`."""
@@ -173,9 +204,16 @@ class DifferentialOptions(ProgramOptions):
     gt_time_limit_factor: float = Field(
         4.0, gt=0, description="A call may take so many times what the published solution takes."
     )
-    protocol: Literal["evalplus", "open-dllm"] = Field(
-        "evalplus", description="Whose prompts and stop strings: EvalPlus's for base models, or Open-dLLM's."
+    protocol: Literal["evalplus", "open-dllm", "instruct"] = Field(
+        "evalplus",
+        description="Whose prompts and stop strings: EvalPlus's for base models, Open-dLLM's, or, for "
+        "`chat`, EvalPlus's for instruct models.",
     )
+
+    @property
+    def chat_issue(self) -> str | None:
+        """See `BenchmarkOptions.chat_issue`."""
+        return _chat_issue(self.protocol)
 
 
 class HumanEvalPlusOptions(DifferentialOptions):
@@ -186,6 +224,7 @@ class HumanEvalPlusOptions(DifferentialOptions):
             "examples": [
                 {"problems": "humaneval-plus.jsonl"},
                 {"problems": "humaneval-plus.jsonl", "protocol": "open-dllm"},
+                {"problems": "humaneval-plus.jsonl", "protocol": "instruct"},
             ]
         }
     )

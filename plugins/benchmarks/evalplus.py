@@ -9,6 +9,7 @@ from typing import Any
 from opendllm.core.scoring.problem_files import ProblemSource
 from opendllm.core.scoring.program_scores import ProgramTests
 from opendllm.plugins.benchmarks import DifferentialOptions, evalplus_judge, evalplus_package
+from opendllm.plugins.benchmarks.instructions import Instruction, instructed
 from opendllm.plugins.benchmarks.program_benchmark import ProgramBenchmark, Row, without_fences
 from opendllm.plugins.benchmarks.sanitizing import sanitize
 from opendllm.registries.benchmarks import Answer, GeneratedText, GenerationRequest, Scores
@@ -19,7 +20,17 @@ STOP = ("<|endoftext|>", "<|endofmask|>", "</s>", "\nif __name__", "\ndef main("
 NOTES = {
     "evalplus": "prompts, stop strings and sanitizer are EvalPlus's, for base models",
     "open-dllm": "prompts and stop strings are Open-dLLM's, the sanitizer is EvalPlus's",
+    "instruct": "prompts, stop strings and sanitizer are EvalPlus's, for instruct models",
 }
+TURN = (
+    "Please provide a self-contained Python script that solves the following problem in a markdown code "
+    "block:"
+)
+BEGUN = (
+    "Below is a Python script with a self-contained function that solves the problem and passes "
+    "corresponding tests:"
+)
+"""evalplus/codegen.py@v0.3.1, and how they are put together: evalplus/provider/utility.py."""
 FROM_PACKAGE = "problems and expected outputs come from the package evalplus"
 
 
@@ -65,6 +76,10 @@ class HumanEvalPlus(ProgramBenchmark[DifferentialOptions]):
 
     def ask(self, task: str, row: Row) -> list[GenerationRequest]:
         """The problem's prompt, as the protocol puts it."""
+        if self.options.protocol == "instruct":
+            asked = GenerationRequest(task, Gap(""), row["canonical_solution"], stop=STOP)
+            turn = f"{TURN}\n```\n{row['prompt'].strip()}\n```\n"
+            return [instructed(asked, Instruction(turn, f"{BEGUN}\n```python\n", "\n```\n"), self.chat)]
         gap, stop = Gap(row["prompt"].strip() + "\n"), self.stop
         if self.options.protocol == "open-dllm":
             gap, stop = Gap(self.open_dllm_prompt(row)), self.open_dllm_stop
@@ -81,6 +96,8 @@ class HumanEvalPlus(ProgramBenchmark[DifferentialOptions]):
         if self.options.protocol == "open-dllm":
             return sanitize(self.open_dllm_program(row, answer.text), row["entry_point"])
         text = answer.text.replace("\t", "    ")  # as all of EvalPlus's own providers do
+        if self.options.protocol == "instruct":
+            return sanitize(text, row["entry_point"])
         return sanitize(f"{row['prompt'].strip()}\n{text}", row["entry_point"])
 
     def tests(self) -> ProgramTests:

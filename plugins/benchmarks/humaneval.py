@@ -6,6 +6,7 @@ from typing import Any
 
 from opendllm.core.scoring.problem_files import ProblemSource
 from opendllm.plugins.benchmarks import HumanEvalOptions
+from opendllm.plugins.benchmarks.instructions import Instruction, code_of, instructed
 from opendllm.plugins.benchmarks.program_benchmark import ProgramBenchmark, Row
 from opendllm.plugins.benchmarks.sanitizing import sanitize
 from opendllm.registries.benchmarks import GeneratedText, GenerationRequest
@@ -21,6 +22,8 @@ STOP = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
 NOTES = {
     "openai": "programs are the prompt and the answer, as openai/human-eval joins them",
     "open-dllm": "programs are prompt, newline and answer, through EvalPlus's sanitizer, as Open-dLLM had it",
+    "instruct": "asked as lm-eval's humaneval_instruct asks, without its stop strings; programs are the "
+    "prompt and the code of the answer",
 }
 
 
@@ -36,7 +39,10 @@ class HumanEval(ProgramBenchmark[HumanEvalOptions]):
         return SOURCE
 
     def ask(self, task: str, row: Row) -> list[GenerationRequest]:
-        """The prompt of the function."""
+        """The prompt of the function, or what asks for the rest of it."""
+        if self.options.protocol == "instruct":
+            asked = GenerationRequest(task, Gap(""), row["canonical_solution"])
+            return [instructed(asked, _instruction(row["prompt"]), self.chat)]
         return [GenerationRequest(task, Gap(row["prompt"]), row["canonical_solution"], stop=STOP)]
 
     def note(self) -> str:
@@ -47,6 +53,8 @@ class HumanEval(ProgramBenchmark[HumanEvalOptions]):
         """The function, joined or sanitized."""
         if answer.form == "written" and self.options.protocol == "open-dllm":
             return sanitize(f"{row['prompt']}\n{answer.text}", row["entry_point"])
+        if answer.form == "written" and self.options.protocol == "instruct":
+            return f"{row['prompt']}\n{code_of(answer.text)}\n"  # the prompt is a whole function already
         return f"{row['prompt']}{answer.text}\n"
 
     def judge_data(self, task: str) -> dict[str, Any]:
@@ -58,3 +66,11 @@ class HumanEval(ProgramBenchmark[HumanEvalOptions]):
             "entry_point": row["entry_point"],
             "seconds": self.options.timeout,
         }
+
+
+def _instruction(prompt: str) -> Instruction:
+    """Of lm-eval's tasks/humaneval/humaneval_instruct.yaml @0.4.13."""
+    wanted = "Write a solution to the following problem and make sure that it passes the tests:"
+    return Instruction(
+        f"{wanted}\n```python\n{prompt}\n```\n", f"Here is the completed function:\n```python\n{prompt}\n"
+    )

@@ -6,6 +6,7 @@ from typing import Any
 
 from opendllm.core.scoring.problem_files import ProblemSource
 from opendllm.plugins.benchmarks import MbppOptions
+from opendllm.plugins.benchmarks.instructions import Instruction, code_of, instructed
 from opendllm.plugins.benchmarks.program_benchmark import ProgramBenchmark, Row, without_fences
 from opendllm.registries.benchmarks import BenchmarkContext, GeneratedText, GenerationRequest
 from opendllm.registries.gaps import Gap
@@ -14,7 +15,7 @@ from opendllm.registries.problems import Problem
 DATASET = "google-research-datasets/mbpp"
 REPOSITORY = "https://github.com/google-research/google-research/tree/master/mbpp"
 TEST_SPLIT = range(11, 511)
-STOP = {
+STOP: dict[str, tuple[str, ...]] = {
     # bigcode-evaluation-harness, tasks/mbpp.py
     "docstring": ("\nclass", "\nassert", '\n"""', "\nprint", "\nif", "\n<|/", "\n```"),
     "open-dllm": ("\nclass", "\n#", "\nif", "\nprint"),
@@ -22,6 +23,8 @@ STOP = {
 NOTES = {
     "docstring": "zero-shot: the task and its tests as a docstring, as bigcode-evaluation-harness puts them",
     "open-dllm": "zero-shot: the task, its tests and a code fence, as Open-dLLM put them; fences are removed",
+    "instruct": "zero-shot: the task and its tests as lm-eval's mbpp_instruct puts them; programs are the "
+    "code of the answer",
 }
 
 
@@ -47,6 +50,9 @@ class Mbpp(ProgramBenchmark[MbppOptions]):
     def ask(self, task: str, row: Row) -> list[GenerationRequest]:
         """The task with its tests, as the protocol puts them."""
         tests = "\n".join(row["test_list"])
+        if self.options.protocol == "instruct":
+            asked = GenerationRequest(task, Gap(""), row["code"])
+            return [instructed(asked, self._instruction(row), self.chat)]
         prompt = f'"""\n{self.task_text(row)}\n{tests}\n"""\n'
         if self.options.protocol == "open-dllm":
             prompt = f"{self.task_text(row)} Your code should pass these tests:\n\n{tests}\n```python\n"
@@ -57,7 +63,7 @@ class Mbpp(ProgramBenchmark[MbppOptions]):
         return [
             Problem(
                 self.task_id(row),
-                self.ask(self.task_id(row), row)[0].gap,
+                self._trained_gap(row),
                 answer=row["code"],
                 tests=tuple(f"{self.setup(row)}\n{test}" for test in row["test_list"]),
             )
@@ -73,6 +79,8 @@ class Mbpp(ProgramBenchmark[MbppOptions]):
         """An answer is a program of its own: the prompt has no code."""
         if answer.form != "written" or self.options.protocol == "docstring":
             return f"{answer.text}\n"
+        if self.options.protocol == "instruct":
+            return f"{code_of(answer.text)}\n"
         return without_fences(answer.text)
 
     def judge_data(self, task: str) -> dict[str, Any]:
@@ -83,6 +91,18 @@ class Mbpp(ProgramBenchmark[MbppOptions]):
             "tests": "\n".join([self.setup(row), *row["test_list"]]),
             "seconds": self.options.timeout,
         }
+
+    def _instruction(self, row: Row) -> Instruction:
+        """Of lm-eval's tasks/mbpp/mbpp_instruct.yaml @0.4.13."""
+        tests = "\n".join(row["test_list"])
+        task = f"You are an expert Python programmer, and here is your task:\n{self.task_text(row)}"
+        return Instruction(f"{task}\nYour code should pass these tests:\n{tests}", "\n```python\n")
+
+    def _trained_gap(self, row: Row) -> Gap:
+        """A training problem's prompt: whoever asks puts it into a template, or not."""
+        if self.options.protocol == "instruct":
+            return Gap(self._instruction(row).turn)
+        return self.ask(self.task_id(row), row)[0].gap
 
     def task_text(self, row: Row) -> str:
         """The task in words."""

@@ -13,7 +13,11 @@ from opendllm.registries import PlannedTexts
 HUMANEVAL = PlannedTexts(164, left=451)
 MBPP_TEST, MBPP_ALL = PlannedTexts(500, left=278), PlannedTexts(974, left=273)
 MBPP_SANITIZED_TEST, MBPP_SANITIZED_ALL = PlannedTexts(257, left=284), PlannedTexts(427, left=289)
-MBPP_PLUS = {"evalplus": PlannedTexts(378, left=158), "open-dllm": PlannedTexts(378, left=318)}
+MBPP_PLUS = {
+    "evalplus": PlannedTexts(378, left=158),
+    "open-dllm": PlannedTexts(378, left=318),
+    "instruct": PlannedTexts(378, left=407),
+}
 HUMANEVAL_INFILLING = {"single-line": 1033, "multi-line": 5815, "random-span": 1640, "random-span-light": 164}
 """Problems of each subset (github.com/openai/human-eval-infilling)."""
 _HIDDEN = {"single-line": 29, "multi-line": 90, "random-span": 90, "random-span-light": 90}

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from opendllm.core.scoring.problem_files import ProblemSource, read_problems
 from opendllm.plugins.benchmarks import ProgramOptions
 from opendllm.plugins.benchmarks.judged_programs import JudgedPrograms
-from opendllm.registries.benchmarks import BenchmarkContext
+from opendllm.registries.benchmarks import BenchmarkContext, ChatTemplate
 from opendllm.registries.problems import Problem
 
 Row = Mapping[str, Any]
@@ -24,14 +24,17 @@ class ProgramBenchmark(JudgedPrograms[OptionsT, Row]):
         name: the benchmark's.
         fields: that every problem must have.
         task_prefix: what stands before a task's number: a number alone means the benchmark's task.
+        chat: what instructions are put into; None where nothing is.
     """
 
     name: str
     fields: tuple[str, ...]
     task_prefix: str | None = None
+    chat: ChatTemplate | None = None
 
     def asked(self, context: BenchmarkContext) -> Mapping[str, Row]:
         """Every problem, in its published order."""
+        self.chat = context.chat
         chosen = [row for row in self.rows() if self.is_asked(row)]
         return {self.task_id(row): row for row in chosen[: context.limit]}
 

@@ -39,6 +39,13 @@ class CodeOptions(RewardOptions):
         4.0, gt=0, description="Address space of a program, in GiB; one that needs more fails."
     )
 
+    @property
+    def chat_issue(self) -> str | None:
+        """See `RewardOptions.chat_issue`."""
+        if self.program != "continuation":
+            return None
+        return "a chat's answers continue no program: choose `program: block`, or set `chat: false`"
+
 
 class FormatOptions(RewardOptions):
     """Options of the reward for an answer's form."""

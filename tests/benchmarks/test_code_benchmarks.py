@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from opendllm.core.evaluation.answering import cut
 from opendllm.registries.benchmarks import (
     Benchmark,
     BenchmarkContext,
@@ -18,6 +19,7 @@ from opendllm.registries.benchmarks import (
     GenerationRequest,
     Scores,
 )
+from opendllm.registries.corpora import Message
 from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.errors import UserError
 
@@ -311,6 +313,104 @@ def test_what_was_written_is_cleaned_up_as_its_protocol_has_it() -> None:
     for name in ("mbpp", "mbpp-plus"):
         scores = score(name, lambda r: fenced.format(reference(r)), "written", protocol="open-dllm")
         assert all(passed(scores))
+
+
+INSTRUCTED = ("humaneval", "humaneval-plus", "mbpp", "mbpp-sanitized", "mbpp-plus")
+
+
+def turns(messages: Sequence[Message], prefilled: bool = False) -> str:
+    """A chat template, one that can begin an answer."""
+    return "".join(f"<{m.role}>{m.content}" for m in messages) + ("" if prefilled else "<assistant>")
+
+
+def turns_alone(messages: Sequence[Message], prefilled: bool = False) -> str:
+    """One that can't, as a server's."""
+    if prefilled:
+        raise UserError("begins the model's answer")
+    return turns(messages)
+
+
+def whole_program(request: GenerationRequest) -> str:
+    """The published solution, with the function's head where the reference is its body."""
+    head = request.gap.prefix if request.task_id.startswith("HumanEval") else ""
+    return head + reference(request)
+
+
+def answered(
+    requests: Sequence[GenerationRequest], texts_of: Callable[[GenerationRequest], Sequence[str]]
+) -> list[GeneratedText]:
+    """Several samples of each task, cut at its stop strings."""
+    return [
+        GeneratedText(request.task_id, "default", number, cut(text, request.stop))
+        for request in one_a_task(requests)
+        for number, text in enumerate(texts_of(request))
+    ]
+
+
+@pytest.mark.parametrize("name", INSTRUCTED)
+def test_an_answer_that_goes_on_with_begun_code_is_its_program(name: str) -> None:
+    """As instruct models answer: with the fence closed, and words and further fences behind it."""
+    programs = {request.task_id: whole_program(request) for request in asked(name)[1]}
+    benchmark, requests = asked(name, replace(CONTEXT, chat=turns), protocol="instruct")
+    assert all(request.gap.templated for request in requests)
+    tails = ("", "\n", "\n```", "\n```\nIt adds `a` to b.\n\n```python\nadd(1, 2)\n```\n")
+
+    def texts(request: GenerationRequest) -> list[str]:
+        body = reference(request) if name == "humaneval" else programs[request.task_id]
+        return [body + tail for tail in tails]
+
+    assert benchmark.score(answered(requests, texts)).metrics["pass@1"].value == 1
+
+
+@pytest.mark.parametrize("name", INSTRUCTED)
+def test_an_answer_in_fences_is_its_program(name: str) -> None:
+    programs = {request.task_id: whole_program(request) for request in asked(name)[1]}
+    neighbours = dict(zip(programs, [*programs.values()][1:] + [*programs.values()][:1], strict=True))
+    benchmark, requests = asked(name, replace(CONTEXT, chat=turns_alone), protocol="instruct")
+    forms = ("```python\n{}\n```", "Sure! Here it is:\n\n```\n{}\n```\n\nIt is short.\n")
+    right = answered(requests, lambda r: [form.format(programs[r.task_id]) for form in forms])
+    assert benchmark.score(right).metrics["pass@1"].value == 1
+    wrong = answered(
+        requests,
+        lambda r: [
+            *(form.format(other) for form in forms for other in (neighbours[r.task_id], "pass")),
+            "I can't help with that.",
+        ],
+    )
+    assert benchmark.score(wrong).metrics["pass@1"].value == 0, "the control"
+
+
+def test_what_an_instruct_model_is_asked() -> None:
+    """lm-eval's humaneval_instruct and mbpp_instruct; EvalPlus's chat prompts."""
+    context = replace(CONTEXT, chat=turns)
+    function = asked("humaneval")[1][0].gap.prefix
+    [of_humaneval, *_] = asked("humaneval", context, protocol="instruct")[1]
+    assert of_humaneval.gap.prefix == (
+        "<user>Write a solution to the following problem and make sure that it passes the tests:\n"
+        f"```python\n{function}\n```\n<assistant>Here is the completed function:\n```python\n{function}\n"
+    )
+    assert of_humaneval.stop == ("\n```",)
+    plain = asked("humaneval", protocol="instruct")[1][0].gap
+    assert not plain.templated
+    assert f"<user>{plain.prefix}".replace("\n```\nHere", "\n```\n<assistant>Here") == of_humaneval.gap.prefix
+    [of_mbpp, *_] = asked("mbpp", context, protocol="instruct")[1]
+    assert of_mbpp.gap.prefix == (
+        "<user>You are an expert Python programmer, and here is your task:\nWrite a function to add three "
+        "numbers.\nYour code should pass these tests:\nassert add_three(1, 2, 3) == 6\n"
+        "assert add_three(0, 0, 0) == 0\nassert add_three(-1, 1, 5) == 5<assistant>\n```python\n"
+    )
+    [of_plus, *_] = asked("humaneval-plus", context, protocol="instruct")[1]
+    problem = asked("humaneval-plus")[1][0].gap.prefix.strip()
+    assert of_plus.gap.prefix == (
+        "<user>Please provide a self-contained Python script that solves the following problem in a markdown "
+        f"code block:\n```\n{problem}\n```\n<assistant>Below is a Python script with a self-contained "
+        "function that solves the problem and passes corresponding tests:\n```python\n"
+    )
+    assert "\n```\n" in of_plus.stop
+    assert "\ndef " not in of_plus.stop
+    alone = asked("humaneval-plus", replace(CONTEXT, chat=turns_alone), protocol="instruct")[1][0]
+    assert alone.gap.prefix.endswith("\n```\n<assistant>")
+    assert "\n```\n" not in alone.stop
 
 
 def test_infilling_is_asked_at_every_length_and_averaged() -> None:

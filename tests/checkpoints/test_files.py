@@ -38,3 +38,23 @@ def test_a_file_and_a_folder_of_runs_are_told_from_a_model_that_is_incomplete(tm
         model_folder(tmp_path / "runs")
     with pytest.raises(UserError, match=f"is a whole run: name one of its variants, as in {variant}$"):
         model_folder(tmp_path / "runs" / "first")
+
+
+@pytest.mark.parametrize("beside_weights", [True, False])
+def test_adapters_are_never_left_out_without_a_word(beside_weights: bool, tmp_path: Path) -> None:
+    """transformers reads them with the model that lies beside them: that one alone is another model."""
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "GSAI-ML/LLaDA-8B-Base"}')
+    (tmp_path / "adapter_model.safetensors").touch()
+    if beside_weights:
+        (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UserError, match=r"adapters \(LoRA\) of GSAI-ML/LLaDA-8B-Base.* merge them"):
+        model_folder(tmp_path)
+
+
+def test_a_runs_own_adapters_lie_beside_the_model_that_has_them(tmp_path: Path) -> None:
+    for name in ("model/config.json", "adapter/adapter_config.json"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text("{}")
+    assert model_folder(tmp_path) == tmp_path / "model"
+    with pytest.raises(UserError, match=f"adapters alone: give {tmp_path},"):
+        model_folder(tmp_path / "adapter")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +13,10 @@ from typing import Any
 import pytest
 
 from opendllm.core.cli import doctor_command
-from opendllm.core.planning import devices
-from opendllm.core.planning.devices import Gpu, cores_here, gpus_here, memory_here
+from opendllm.core.foundation import cores
+from opendllm.core.foundation.cores import usable_cores
+from opendllm.core.launching.local import threads_each
+from opendllm.core.planning.devices import Gpu, gpus_here, memory_here
 
 Here = Callable[..., tuple[Any, str, str]]
 SMI = 'echo "NVIDIA H200, 143771, 570.86.15"\necho "NVIDIA H200, 143771, 570.86.15"'
@@ -191,14 +194,23 @@ def test_a_small_gpu_beside_does_not_count(
 
 
 def test_a_containers_share_is_what_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "CGROUP", tmp_path)
-    cores, memory = cores_here(), memory_here()
+    monkeypatch.setattr(cores, "CGROUP", tmp_path)
+    all_cores, memory = usable_cores(), memory_here()
     (tmp_path / "cpu.max").write_text("max 100000\n")
     (tmp_path / "memory.max").write_text("max\n")
-    assert (cores_here(), memory_here()) == (cores, memory)
+    assert (usable_cores(), memory_here()) == (all_cores, memory)
     (tmp_path / "cpu.max").write_text("100000 100000\n")
     (tmp_path / "memory.max").write_text("1048576\n")
-    assert (cores_here(), memory_here()) == (1, 1048576)
+    assert (usable_cores(), memory_here()) == (1, 1048576)
+    assert threads_each(1) == 1
+
+
+def test_where_the_system_does_not_say_all_cores_are_meant(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on macOS."""
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 7)
+    monkeypatch.setattr(cores, "CGROUP", Path("/nowhere"))
+    assert usable_cores() == 7
 
 
 @pytest.mark.parametrize(
@@ -209,3 +221,11 @@ def test_a_driver_that_fails_has_no_gpus(
 ) -> None:
     driver(tmp_path, monkeypatch, script)
     assert gpus_here() == []
+
+
+def test_windows_is_told_to_take_wsl() -> None:
+    """In one line, before what it lacks is imported."""
+    script = "import sys; sys.platform = 'win32'; import opendllm.core.cli.main"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "error: this runs on Linux: on Windows, install it in WSL 2 and run it there\n"

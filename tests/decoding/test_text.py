@@ -184,6 +184,9 @@ def test_a_score_is_that_of_its_text_alone(make_model: Callable[..., LanguageMod
 def test_a_text_that_cannot_be_scored_is_named(make_model: Callable[..., LanguageModel]) -> None:
     with pytest.raises(UserError, match="text 1 has fewer than two tokens"):
         make_model().score(["ab", "a"])
+    model = make_model()
+    with pytest.raises(UserError, match=r"text 1 has \d+ tokens, more than the model's context"):
+        model.score(["ab", "a" * (model.lm.context_length + 1)])
     assert make_model().score([]) == []
 
 

@@ -20,6 +20,13 @@ REPOSITORY = Path(__file__).parents[2]
 PROBLEMS = REPOSITORY / "tests" / "benchmarks" / "problems"
 HUMANEVAL = {"benchmark": {"name": "humaneval", "options": {"problems": str(PROBLEMS / "humaneval.jsonl")}}}
 """Four prompts to go on from; what is written is kept, and not run."""
+INSTRUCTED = {
+    "benchmark": {
+        "name": "humaneval",
+        "options": {"problems": str(PROBLEMS / "humaneval.jsonl"), "protocol": "instruct"},
+    }
+}
+"""The same as instructions, which a chat answers."""
 INFILLING: dict[str, dict[str, Any]] = {
     "benchmark": {
         "name": "humaneval-infilling",

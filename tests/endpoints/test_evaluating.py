@@ -16,7 +16,7 @@ from opendllm.core.manifest.experiment_manifest import read_experiment
 from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.errors import UserError
 
-from .conftest import HUMANEVAL, INFILLING, PROBLEMS, Evaluate, Evaluated
+from .conftest import HUMANEVAL, INFILLING, INSTRUCTED, PROBLEMS, Evaluate, Evaluated
 from .fake_server import Asked, FakeServer, Reply, completion, prompts, written
 
 
@@ -74,11 +74,12 @@ def test_a_prompt_is_a_users_turn_where_chat_is_asked_for(
     server: FakeServer, evaluate: Evaluate, how: str
 ) -> None:
     generate = {"max_new_tokens": 12, "chat": how == "generate.chat"}
-    found = evaluate({"api": "chat"} if how == "api: chat" else {}, generate=generate)
+    found = evaluate({"api": "chat"} if how == "api: chat" else {}, INSTRUCTED, generate=generate)
     assert {asked.path for asked in server.asked} == {"/v1/chat/completions"}
-    sent = {asked.body["messages"][0]["content"] for asked in server.asked}
-    assert sent == {sample["prefix"] for sample in found.samples()}
-    assert all(asked.body["messages"][0]["role"] == "user" for asked in server.asked)
+    sent = [asked.body["messages"] for asked in server.asked]
+    assert sorted(map(str, sent)) == sorted(str(json.loads(sample["prefix"])) for sample in found.samples())
+    assert {(turns[0]["role"], len(turns)) for turns in sent} == {("user", 1)}
+    assert all("\n```" not in asked.body.get("stop", []) for asked in server.asked), "fences begin code, too"
 
 
 def test_infilling_sends_the_suffix_at_each_length(server: FakeServer, evaluate: Evaluate) -> None:
@@ -92,7 +93,7 @@ def test_infilling_sends_the_suffix_at_each_length(server: FakeServer, evaluate:
 
 
 def test_a_chat_s_length_has_the_name_that_the_server_takes(server: FakeServer, evaluate: Evaluate) -> None:
-    evaluate({"api": "chat", "length_field": "max_completion_tokens"}, limit=1)
+    evaluate({"api": "chat", "length_field": "max_completion_tokens"}, INSTRUCTED, limit=1)
     evaluate({"length_field": "max_completion_tokens"}, limit=1, folder="plain")
     found = [{key for key in asked.body if key.startswith("max_")} for asked in server.asked]
     assert found == [{"max_completion_tokens"}, {"max_tokens"}]

@@ -17,7 +17,7 @@ import pytest
 from opendllm.core.endpoints import server as server_module
 from opendllm.registries.errors import UserError
 
-from .conftest import HUMANEVAL, Evaluate
+from .conftest import HUMANEVAL, INSTRUCTED, Evaluate
 from .fake_server import Answering, Asked, FakeServer, Reply, completion
 
 GOES_ON = "what was answered is kept: the same command goes on from there"
@@ -150,10 +150,10 @@ def test_where_a_short_prompt_is_too_long_as_well_no_problem_is_failed(
     asked_before = 1000
     server.answering = answer
     with pytest.raises(UserError, match=r"refuses a prompt of a few tokens, too: .*is too large"):
-        evaluate({"concurrency": 1, "api": api})
+        evaluate({"concurrency": 1, "api": api}, INSTRUCTED)
     assert len(server.asked) == 1
     asked_before = 0
-    assert {failure for *_, failure in evaluate({"concurrency": 1, "api": api}).texts()} == {None}
+    assert {failure for *_, failure in evaluate({"concurrency": 1, "api": api}, INSTRUCTED).texts()} == {None}
 
 
 def test_a_redirect_is_not_followed_with_the_token(
@@ -273,7 +273,9 @@ def test_odd_texts_are_kept_as_they_are(server: FakeServer, evaluate: Evaluate) 
 def test_thoughts_without_an_answer_are_an_empty_text(server: FakeServer, evaluate: Evaluate) -> None:
     message = {"content": None, "reasoning_content": "hmm"}
     server.answering = always(Reply({"choices": [{"message": message, "finish_reason": "length"}]}))
-    assert {(text, ended) for *_, text, ended, _ in evaluate({"api": "chat"}).texts()} == {("", False)}
+    assert {(text, ended) for *_, text, ended, _ in evaluate({"api": "chat"}, INSTRUCTED).texts()} == {
+        ("", False)
+    }
 
 
 def test_the_token_is_sent_and_written_nowhere(
@@ -364,16 +366,16 @@ def test_nothing_is_asked_of_a_run_that_is_whole(server: FakeServer, evaluate: E
 def test_answers_of_another_server_or_setting_are_not_taken_for_this_ones(
     server: FakeServer, evaluate: Evaluate
 ) -> None:
-    evaluate()
+    evaluate(entry=INSTRUCTED)
     changes: list[dict[str, Any]] = [{"model": "other"}, {"extra_body": {"steps": 4}}, {"api": "chat"}]
     for change in changes:
         with pytest.raises(UserError, match="was made with other settings or another model"):
-            evaluate(change)
+            evaluate(change, INSTRUCTED)
     with pytest.raises(UserError, match="was made with other settings or another model"):
-        evaluate(generate={"max_new_tokens": 13, "temperature": 0.5})
+        evaluate(entry=INSTRUCTED, generate={"max_new_tokens": 13, "temperature": 0.5})
     asked = len(server.all)
     evaluate(
-        {"timeout": 5, "concurrency": 2, "retries": {"attempts": 1}}
+        {"timeout": 5, "concurrency": 2, "retries": {"attempts": 1}}, INSTRUCTED
     )  # how it is reached changes nothing
     assert len(server.all) == asked
 

@@ -103,6 +103,19 @@ def ask(
     return evaluation
 
 
+def test_answers_that_are_all_the_same_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten of them at temperature 0 are one, and pass@10 is pass@1."""
+    drawn = ask(Questions(infillings()), tmp_path / "drawn.jsonl")
+    assert drawn.scores is not None
+    assert not drawn.scores.notes
+    mode = DecoderOptions(steps=4, max_new_tokens=6)
+    monkeypatch.setattr(f"{__name__}.DecoderOptions", lambda **_: mode)
+    greedy = ask(Questions(infillings()), tmp_path / "greedy.jsonl")
+    assert greedy.scores is not None
+    [note] = greedy.scores.notes
+    assert note.startswith("the 2 answers to each request are all the same")
+
+
 def test_graphs_are_counted_said_and_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A later run that finds all answers on file says what they had cost."""
 

@@ -83,6 +83,14 @@ def test_everything_that_such_a_manifest_names_is_found_and_travels(tmp_path: Pa
             "train.rl.rewards.0.reward.name: 'code' runs what the model writes: set allow_code",
         ),
         (
+            [
+                "train.rl.rewards=[{reward: {name: code, options: {program: continuation}}}]",
+                "train.rl.rollout.chat=true",
+                "allow_code_execution=true",
+            ],
+            "train.rl.rewards.0.reward.options: a chat's answers continue no program",
+        ),
+        (
             ["train.rl.rewards=[{reward: {name: exact}}]"],
             "train.rl.rewards.0.reward.name: .*did you mean 'exact-match'",
         ),

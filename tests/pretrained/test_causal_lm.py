@@ -16,6 +16,13 @@ from .conftest import VOCABULARY, Stock, edit_config, load_as, logits
 
 KINDS = [("llama", "causal-lm"), ("qwen2", "open-dcoder"), ("qwen2", "causal-lm"), ("qwen3", "qwen3"),
          ("mistral", "causal-lm"), ("gpt2", "causal-lm"), ("olmo2", "causal-lm")]  # fmt: skip
+LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 1e4,
+    "short_factor": [1.0] * 4,
+    "long_factor": [2.0] * 4,
+    "original_max_position_embeddings": 32,
+}
 ALL = pytest.mark.parametrize(("kind", "backbone"), KINDS)
 
 
@@ -168,6 +175,10 @@ def test_remote_code_is_never_run(stock: Stock, tmp_path: Path) -> None:
         ("cohere", {"logit_scale": 0.06}, "logit_scale"),
         ("granite", {"logits_scaling": 8.0}, "logits_scaling"),
         ("bloom", {}, "bloom"),
+        ("bert", {}, "bert.* more between its states and its logits"),
+        ("roberta", {}, "roberta.* more between its states and its logits"),
+        ("lfm2", {"layer_types": ["conv", "full_attention"]}, "conv layers"),
+        ("llama", {"rope_parameters": LONGROPE}, "longrope positions"),
         ("mamba", {}, "mamba"),
     ],
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -111,7 +110,7 @@ def test_code_without_leave_is_refused_before_anything_runs() -> None:
 
 def test_processes_of_a_run_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else right programs would run out of time."""
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(12)))
+    monkeypatch.setattr("opendllm.core.rewards.messages.usable_cores", lambda: 12)
 
     def workers(execution: CodeExecution | None) -> int | None:
         context = read_context(written_setting([built_in("code")], RewardContext(execution)))
