@@ -17,14 +17,14 @@ class SmallCase(NamedTuple):
     Attributes:
         layers: with weights of unit scale.
         hidden: [R, Q, D].
-        angles: cosines and sines [R, Q, 1, K].
+        positions: [R, Q] int64.
         visible: [R, 1, seen] bool or None.
         cache: that was written to before.
     """
 
     layers: list[LayerWeights]
     hidden: Tensor
-    angles: tuple[Tensor, Tensor]
+    positions: Tensor
     visible: Tensor | None
     cache: CanvasCache
 
@@ -46,15 +46,23 @@ class SmallCase(NamedTuple):
             for layer in self.layers
         ]
         visible = None if self.visible is None else there(self.visible)
-        cos, sin = map(there, self.angles)
-        return SmallCase(layers, there(self.hidden), (cos, sin), visible, cache)
+        return SmallCase(layers, there(self.hidden), there(self.positions), visible, cache)
+
+    def rotary(self, like: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """[R, Q, K] cosines and sines, of the type of another tensor."""
+        width = self.cache.keys[0].shape[-1]
+        frequencies = 10000 ** -(torch.arange(width, device=like.device) % (width // 2) / (width // 2))
+        angle = positions[:, :, None] * frequencies
+        return angle.cos().to(like.dtype), angle.sin().to(like.dtype)
 
     def states(self, heads: Heads) -> Tensor:
         """What `layer_states` gives."""
         hidden, added = self.hidden, torch.zeros_like(self.hidden)
+        cos, sin = self.rotary(hidden, self.positions)
+        angles = (cos[:, :, None], sin[:, :, None])
         for layer, keys, values in zip(self.layers, self.cache.keys, self.cache.values, strict=True):
             kept = Kept(keys, values, self.cache.rows, self.cache.columns, self.cache.seen)
-            hidden, added = layer_states(hidden, added, layer, heads, self.angles, self.visible, kept)
+            hidden, added = layer_states(hidden, added, layer, heads, angles, self.visible, kept)
         return hidden + added
 
 
@@ -95,5 +103,5 @@ def small_case(heads: Heads, biased: bool, width: int = 256, inner: int = 384) -
     cache.columns = torch.tensor([[100], [7]]) + torch.arange(at_once)
     cache.columns[:, -1] = length  # nowhere
     visible = (torch.arange(cache.seen) % 3 > 0).expand(rows, 1, -1) if biased else None
-    angle = cache.columns[:, :, None, None] * 10000 ** -(torch.arange(heads.width) % 32 / 32)
-    return SmallCase(layers, drawn(rows, at_once, width), (angle.cos(), angle.sin()), visible, cache)
+    positions = cache.columns.clamp(max=length - 1)
+    return SmallCase(layers, drawn(rows, at_once, width), positions, visible, cache)

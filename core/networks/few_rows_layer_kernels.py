@@ -113,8 +113,8 @@ def weigh(states, weight, weighted, squares, count, width, ROWS: tl.constexpr, T
 
 @triton.jit
 def query_key_value(
-    states, squares, matrix, bias, scratch, counters, cos, sin, query, keys, values, numbers, columns,
-    count, inputs, parts, depth_of_part, epsilon, tiles, heads, key_heads, length, at_once,
+    states, squares, matrix, bias, scratch, counters, cos, sin, positions,
+    query, keys, values, numbers, columns, count, inputs, parts, depth_of_part, epsilon, tiles, heads, key_heads, length, at_once,
     BIASED: tl.constexpr, SPLIT: tl.constexpr, WIDTH: tl.constexpr, TILES: tl.constexpr,
     ROWS: tl.constexpr, HALF: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
@@ -129,8 +129,9 @@ def query_key_value(
         bias: [(H + 2 G) K].
         scratch: float32, as large as all parts.
         counters: int32, 0 of each tile.
-        cos: [N, K].
-        sin: [N, K].
+        cos: [P, K], of all positions.
+        sin: [P, K].
+        positions: [N] int64, of the states.
         query: [N, H, K], written.
         keys: [B, G, L + 1, K], written at some places.
         values: the same.
@@ -161,7 +162,8 @@ def query_key_value(
         row = tl.arange(0, ROWS)
         inside = row < count
         if head < heads + key_heads:
-            angle = row[None, :] * WIDTH + low[:, None]
+            position = tl.load(positions + row, mask=inside, other=0)
+            angle = position[None, :] * WIDTH + low[:, None]
             mask = inside[None, :]
             cos_low = tl.load(cos + angle, mask=mask, other=0.0).to(tl.float32)
             sin_low = tl.load(sin + angle, mask=mask, other=0.0).to(tl.float32)

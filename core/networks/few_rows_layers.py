@@ -7,7 +7,7 @@ are used.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
@@ -21,6 +21,7 @@ from opendllm.core.networks.few_rows import DEPTH, MOST_PARTS, MOST_ROWS, TILE, 
 from opendllm.core.networks.few_rows_case import small_case
 from opendllm.core.networks.fused_layer import Heads, LayerWeights
 
+Rotary = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 HALF = TILE // 2
 KEYS_AT_ONCE, KEYS_OF_PART = 64, 128
 LOG2_E = 1.4426950408889634
@@ -45,14 +46,24 @@ class Split(NamedTuple):
 class FewRowsLayers:
     """A network's layers, for passes that it `takes`. One at a time: they share counters."""
 
-    def __init__(self, layers: Sequence[LayerWeights], heads: Heads) -> None:
-        """Take them in; `heads.multiprocessors` is not 0."""
+    def __init__(self, layers: Sequence[LayerWeights], heads: Heads, rotary: Rotary) -> None:
+        """Take them in.
+
+        Args:
+            layers: of a network.
+            heads: of each; `multiprocessors` is not 0.
+            rotary: gives cosines and sines [1, P, K] like a tensor at positions [1, P].
+        """
         first = layers[0]
         self._layers = layers
         self._heads = heads
         self._width = first.output.shape[0]
         self._inner = first.down.shape[1]
         self._fits = all(map(self._can_read, layers))
+        self._rotary = rotary
+        # At one place for good, since graphs read them: of each length of a canvas, and number of rows.
+        self._angles: dict[int, tuple[Tensor, Tensor]] = {}
+        self._numbers: dict[int, Tensor] = {}
         self._counters: Tensor | None = None
 
     def takes(self, hidden: Tensor, visible: Tensor | None, cache: CanvasCache | None) -> bool:
@@ -72,14 +83,12 @@ class FewRowsLayers:
             and cache.columns is not None
         )
 
-    def states(
-        self, hidden: Tensor, angles: tuple[Tensor, Tensor], visible: Tensor | None, cache: CanvasCache
-    ) -> Tensor:
+    def states(self, hidden: Tensor, positions: Tensor, visible: Tensor | None, cache: CanvasCache) -> Tensor:
         """[R, Q, D] after all layers, before the last norm; `hidden` is written over.
 
         Args:
             hidden: [R, Q, D] of the embedding.
-            angles: cosines and sines [R, Q, 1, K] of the positions.
+            positions: [R, Q] int64, each less than the canvas's length.
             visible: see `CanvasLayout`.
             cache: with room for all layers.
         """
@@ -91,7 +100,12 @@ class FewRowsLayers:
             most = max(2 * self._inner // TILE, width, MOST_ROWS * heads.queries)
             self._counters = torch.zeros(most, dtype=torch.int32, device=device)
         assert cache.columns is not None
-        numbers = torch.arange(rows, device=device) if cache.rows is None else cache.rows
+        length = cache.keys[0].shape[2] - 1
+        if length not in self._angles:
+            cos, sin = self._rotary(hidden, torch.arange(length, device=device)[None])
+            self._angles[length] = (cos[0].contiguous(), sin[0].contiguous())
+        if rows not in self._numbers:
+            self._numbers[rows] = torch.arange(rows, device=device)
         mask = None if visible is None else visible[:, 0].contiguous()
         hidden = hidden.reshape(count, width).contiguous()
         padded = max(16, _power(count))
@@ -108,9 +122,9 @@ class FewRowsLayers:
             query=hidden.new_empty(count, heads.queries * heads.width),
             attended=hidden.new_empty(count, heads.queries * heads.width),
             risen=hidden.new_empty(count, self._inner),
-            cos=angles[0].reshape(count, heads.width).contiguous(),
-            sin=angles[1].reshape(count, heads.width).contiguous(),
-            numbers=numbers,
+            angles=self._angles[length],
+            positions=positions.contiguous(),
+            numbers=self._numbers[rows] if cache.rows is None else cache.rows,
             columns=cache.columns.contiguous(),
             mask=mask,
             seen=cache.seen,
@@ -132,7 +146,7 @@ class FewRowsLayers:
         matrices = (layer.query_key_value, layer.output, layer.gate_rise, layer.down)
         return (
             layer.query_norm is None
-            and heads.width in (64, 128, 256)
+            and heads.width in (64, 128)
             and heads.queries % heads.keys == 0
             and all(each.is_contiguous() and each.dtype == torch.bfloat16 for each in matrices)
             and all(each.shape[1] % DEPTH == 0 for each in matrices)
@@ -164,8 +178,8 @@ class _Pass:
     query: Tensor
     attended: Tensor
     risen: Tensor
-    cos: Tensor
-    sin: Tensor
+    angles: tuple[Tensor, Tensor]
+    positions: Tensor
     numbers: Tensor
     columns: Tensor
     mask: Tensor | None
@@ -182,7 +196,7 @@ class _Pass:
         split = split_of(matrix, heads.multiprocessors)
         self.kernels.query_key_value[(split.tiles, split.parts)](
             self.weighted, self.squares, matrix, matrix if bias is None else bias,
-            self.scratch, self.counters, self.cos, self.sin, self.query, keys, values,
+            self.scratch, self.counters, *self.angles, self.positions, self.query, keys, values,
             self.numbers, self.columns,
             self.count, matrix.shape[1], split.parts, split.depth, heads.epsilon, len(self.squares),
             heads.queries, heads.keys, keys.shape[2], self.count // len(self.numbers),
@@ -270,10 +284,10 @@ def largest_mistake(device: torch.device, multiprocessors: int) -> float:
         heads = Heads(4, 2, 64, 0.125, 1e-6, multiprocessors)
         case = small_case(heads, biased)
         few, plain = (case.on(device, dtype) for dtype in (torch.bfloat16, torch.float32))
-        layers = FewRowsLayers(few.layers, heads)
+        layers = FewRowsLayers(few.layers, heads, few.rotary)
         if not layers.takes(few.hidden, few.visible, few.cache):
             raise ValueError("a small case isn't taken")
-        ours = layers.states(few.hidden, few.angles, few.visible, few.cache)
+        ours = layers.states(few.hidden, few.positions, few.visible, few.cache)
         wanted = plain.states(heads._replace(multiprocessors=0))
         pairs = [(ours, wanted), *zip(few.cache.keys, plain.cache.keys, strict=True)]
         pairs += zip(few.cache.values, plain.cache.values, strict=True)

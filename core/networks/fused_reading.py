@@ -73,8 +73,8 @@ class FusedNetwork:
         joined = self._layers[0].query_key_value
         count = few_rows.multiprocessors_for(joined.device, joined.dtype)
         heads = self._heads._replace(multiprocessors=count)
-        serve = few_rows_layers.layers_serve(joined.device, joined.dtype)
-        few_columns = few_rows_layers.FewRowsLayers(self._layers, heads) if serve else None
+        serve = _turns_alike(self._decoder) and few_rows_layers.layers_serve(joined.device, joined.dtype)
+        few_columns = few_rows_layers.FewRowsLayers(self._layers, heads, self._rotary) if serve else None
         way = _Way(torch.compile(layer_states, dynamic=False), heads, few_columns)
         return functools.partial(self._states, way)
 
@@ -88,14 +88,14 @@ class FusedNetwork:
         cache: CanvasCache | None,
     ) -> Tensor:
         hidden = self._decoder.embed_tokens(tokens)
-        cos, sin = self._decoder.rotary_emb(hidden, positions)
-        angles = (cos[:, :, None], sin[:, :, None])
         norm, heads = self._decoder.norm, way.heads
         if cache is not None:
             cache.make_room(len(self._layers), hidden, (heads.keys, heads.width))
             if way.few_columns is not None and way.few_columns.takes(hidden, visible, cache):
-                hidden = way.few_columns.states(hidden, angles, visible, cache)
+                hidden = way.few_columns.states(hidden, positions, visible, cache)
                 return rms_norm(hidden, norm.weight.shape, norm.weight, heads.epsilon)
+        cos, sin = self._rotary(hidden, positions)
+        angles = (cos[:, :, None], sin[:, :, None])
         added = torch.zeros_like(hidden)
         for number, weights in enumerate(self._layers):
             kept = None
@@ -103,6 +103,15 @@ class FusedNetwork:
                 kept = Kept(cache.keys[number], cache.values[number], cache.rows, cache.columns, cache.seen)
             hidden, added = way.layer(hidden, added, weights, heads, angles, visible, kept)
         return rms_norm(hidden + added, norm.weight.shape, norm.weight, heads.epsilon)
+
+    def _rotary(self, like: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        cos, sin = self._decoder.rotary_emb(like, positions)
+        return cos, sin
+
+
+def _turns_alike(decoder: Any) -> bool:
+    """Whether a position's angles don't hang on what other positions there are."""
+    return getattr(decoder.rotary_emb, "rope_type", None) in ("default", "linear", "llama3", "yarn")
 
 
 def can_be_fused(network: PreTrainedModel) -> bool:
