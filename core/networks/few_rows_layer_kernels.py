@@ -114,7 +114,8 @@ def weigh(states, weight, weighted, squares, count, width, ROWS: tl.constexpr, T
 @triton.jit
 def query_key_value(
     states, squares, matrix, bias, scratch, counters, cos, sin, positions,
-    query, keys, values, numbers, columns, count, inputs, parts, depth_of_part, epsilon, tiles, heads, key_heads, length, at_once,
+    query, keys, values, numbers, columns,
+    count, inputs, parts, depth_of_part, epsilon, tiles, heads, key_heads, length, at_once,
     BIASED: tl.constexpr, SPLIT: tl.constexpr, WIDTH: tl.constexpr, TILES: tl.constexpr,
     ROWS: tl.constexpr, HALF: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
