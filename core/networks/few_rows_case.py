@@ -15,17 +15,17 @@ class SmallCase(NamedTuple):
     """Two layers and a pass over some columns.
 
     Attributes:
-        layers: with weights of unit scale.
+        layers: two.
         hidden: [R, Q, D].
         positions: [R, Q] int64.
-        visible: [R, 1, seen] bool or None.
+        visible: [R, Q, seen] bool.
         cache: that was written to before.
     """
 
     layers: list[LayerWeights]
     hidden: Tensor
     positions: Tensor
-    visible: Tensor | None
+    visible: Tensor
     cache: CanvasCache
 
     def on(self, device: torch.device, dtype: torch.dtype) -> SmallCase:
@@ -45,8 +45,8 @@ class SmallCase(NamedTuple):
             )
             for layer in self.layers
         ]
-        visible = None if self.visible is None else there(self.visible)
-        return SmallCase(layers, there(self.hidden), there(self.positions), visible, cache)
+        hidden, positions, visible = map(there, (self.hidden, self.positions, self.visible))
+        return SmallCase(layers, hidden, positions, visible, cache)
 
     def rotary(self, like: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """[R, Q, K] cosines and sines, of the type of another tensor."""
@@ -66,14 +66,18 @@ class SmallCase(NamedTuple):
         return hidden + added
 
 
-def small_case(heads: Heads, biased: bool, width: int = 256, inner: int = 384) -> SmallCase:
+def small_case(
+    heads: Heads, biased: bool, normed: bool = False, width: int = 256, inner: int = 512, rows: int = 2
+) -> SmallCase:
     """On the CPU, in float32 but of numbers that bfloat16 has.
 
     Args:
         heads: of the layers.
-        biased: with biases, a mask, and rows that are not all.
+        biased: with biases.
+        normed: with norms of heads.
         width: D.
         inner: F.
+        rows: R, of 32 columns; those of the cache are some more, in another order.
     """
     draws = torch.Generator().manual_seed(0)
 
@@ -83,25 +87,30 @@ def small_case(heads: Heads, biased: bool, width: int = 256, inner: int = 384) -
     def bias(size: int) -> Tensor | None:
         return drawn(size) if biased else None
 
+    def norm(size: int) -> Tensor:
+        return 1 + drawn(size, scale=0.1).bfloat16().float()
+
     turned, both = heads.queries * heads.width, (heads.queries + 2 * heads.keys) * heads.width
     layers = [
         LayerWeights(
-            1 + drawn(width, scale=0.1), drawn(both, width, scale=width**-0.5), bias(both), None, None,
-            drawn(width, turned, scale=turned**-0.5), bias(width), 1 + drawn(width, scale=0.1),
+            norm(width), drawn(both, width, scale=width**-0.5), bias(both),
+            norm(heads.width) if normed else None, norm(heads.width) if normed else None,
+            drawn(width, turned, scale=turned**-0.5), bias(width), norm(width),
             drawn(2 * inner, width, scale=width**-0.5), bias(2 * inner),
             drawn(width, inner, scale=inner**-0.5), bias(width),
         )
         for _ in range(2)
     ]  # fmt: skip
-    rows, at_once, length = 2, 9, 300
-    cache = CanvasCache(3 if biased else rows, length)
+    at_once, length = 32, 700
+    cache = CanvasCache(rows + 1, length)
     cache.make_room(len(layers), drawn(1), (heads.keys, heads.width))
     for store in (*cache.keys, *cache.values):
         store.copy_(drawn(*store.shape))
-    cache.seen = 290 if biased else length
-    cache.rows = torch.tensor([2, 0]) if biased else None
-    cache.columns = torch.tensor([[100], [7]]) + torch.arange(at_once)
+    cache.seen = 690
+    cache.rows = torch.arange(rows, 0, -1)
+    cache.columns = torch.arange(100, 100 + 50 * rows, 50)[:, None] + torch.arange(at_once)
     cache.columns[:, -1] = length  # nowhere
-    visible = (torch.arange(cache.seen) % 3 > 0).expand(rows, 1, -1) if biased else None
     positions = cache.columns.clamp(max=length - 1)
+    visible = (torch.arange(cache.seen) + torch.arange(at_once)[:, None]) % 3 > 0
+    visible = visible & (torch.arange(rows)[:, None, None] * 600 <= torch.arange(cache.seen))
     return SmallCase(layers, drawn(rows, at_once, width), positions, visible, cache)

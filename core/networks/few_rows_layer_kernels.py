@@ -14,11 +14,6 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-TILE, DEPTH = 64, 128
-"""See `few_rows_kernels`."""
-HALF = TILE // 2
-KEYS_AT_ONCE = 64
-
 
 @triton.jit
 def _part_of_product(
@@ -75,12 +70,16 @@ def _whole_product(
 
 @triton.jit
 def _norm_factor(squares, width, epsilon, tiles, TILES: tl.constexpr, ROWS: tl.constexpr):
-    """[ROWS] of the states whose sums of squares [tiles, ROWS] are there."""
-    tile, row = tl.arange(0, TILES), tl.arange(0, ROWS)
-    each = tl.load(
-        squares + tile[:, None] * ROWS + row[None, :], mask=(tile < tiles)[:, None], other=0.0
-    )  # fmt: skip
-    return tl.rsqrt(tl.sum(each, 0) / width + epsilon)
+    """[ROWS] of the states whose sums of squares [tiles, ROWS] are there, TILES at once."""
+    row = tl.arange(0, ROWS)
+    total = tl.zeros((ROWS,), dtype=tl.float32)
+    for start in range(0, tiles, TILES):
+        tile = start + tl.arange(0, TILES)
+        each = tl.load(
+            squares + tile[:, None] * ROWS + row[None, :], mask=(tile < tiles)[:, None], other=0.0
+        )  # fmt: skip
+        total += tl.sum(each, 0)
+    return tl.rsqrt(total / width + epsilon)
 
 
 @triton.jit
@@ -113,21 +112,24 @@ def weigh(states, weight, weighted, squares, count, width, ROWS: tl.constexpr, T
 
 @triton.jit
 def query_key_value(
-    states, squares, matrix, bias, scratch, counters, cos, sin, positions,
+    states, squares, matrix, bias, query_norm, key_norm, scratch, counters, cos, sin, positions,
     query, keys, values, numbers, columns,
     count, inputs, parts, depth_of_part, epsilon, tiles, heads, key_heads, length, at_once,
-    BIASED: tl.constexpr, SPLIT: tl.constexpr, WIDTH: tl.constexpr, TILES: tl.constexpr,
+    BIASED: tl.constexpr, NORMED: tl.constexpr, SPLIT: tl.constexpr, WIDTH: tl.constexpr, TILES: tl.constexpr,
     ROWS: tl.constexpr, HALF: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
     """Normalised states times a matrix, turned; keys and values are written where they are kept.
 
     A tile is HALF of a head's first half and the same of its second one, which are turned with each other.
+    Where heads are NORMED it is all of a head.
 
     Args:
         states: [N, D], weighted.
         squares: [tiles, ROWS], see `weigh`.
         matrix: [(H + 2 G) K, D].
         bias: [(H + 2 G) K].
+        query_norm: [K], weights of the norm of each query head.
+        key_norm: [K].
         scratch: float32, as large as all parts.
         counters: int32, 0 of each tile.
         cos: [P, K], of all positions.
@@ -162,7 +164,16 @@ def query_key_value(
         first, second = _halves(total, HALF, ROWS)
         row = tl.arange(0, ROWS)
         inside = row < count
+        kind = query.dtype.element_ty
         if head < heads + key_heads:
+            if NORMED:
+                mean = (tl.sum(first * first, 0) + tl.sum(second * second, 0)) / WIDTH
+                factor = tl.rsqrt(mean + epsilon)[None, :]
+                norm = key_norm
+                if head < heads:
+                    norm = query_norm
+                first = first * factor * tl.load(norm + low).to(tl.float32)[:, None]
+                second = second * factor * tl.load(norm + low + WIDTH // 2).to(tl.float32)[:, None]
             position = tl.load(positions + row, mask=inside, other=0)
             angle = position[None, :] * WIDTH + low[:, None]
             mask = inside[None, :]
@@ -173,7 +184,6 @@ def query_key_value(
             turned = first * cos_low - second * sin_low
             second = second * cos_high + first * sin_high
             first = turned
-        kind = query.dtype.element_ty
         if head < heads:
             query_at = query + (row * heads + head)[None, :] * WIDTH + low[:, None]
             tl.store(query_at, first.to(kind), mask=inside[None, :])
@@ -193,7 +203,7 @@ def query_key_value(
 @triton.jit
 def attend(
     query, keys, values, numbers, visible, scratch, powers, counters, out, scale,
-    heads, key_heads, at_once, length, seen, parts, keys_of_part, visible_row,
+    heads, key_heads, at_once, length, seen, parts, keys_of_part, visible_row, visible_query,
     GROUPS: tl.constexpr, MASKED: tl.constexpr, SPLIT: tl.constexpr,
     QUERIES: tl.constexpr, KEYS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
@@ -204,7 +214,7 @@ def attend(
         keys: [B, G, L + 1, K].
         values: the same.
         numbers: [R] int64, of the rows in `keys`.
-        visible: [R, seen] bool, the keys that are seen.
+        visible: [R, Q or 1, seen] bool, the keys that each query sees.
         scratch: [parts, N, H, K] float32.
         powers: [parts, N, H] float32.
         counters: int32, 0 of each program of a part.
@@ -235,8 +245,10 @@ def attend(
     for start in range(begin, end, KEYS):
         where = start + column
         there = where < end
+        inside_keys = there[None, :]
         if MASKED:
-            there = there & (tl.load(visible + row * visible_row + where, mask=there, other=0) != 0)
+            seen_at = visible + row * visible_row + at[:, None] * visible_query + where[None, :]
+            inside_keys = inside_keys & (tl.load(seen_at, mask=inside & inside_keys, other=0) != 0)
         key = tl.load(
             keys + kept + where[None, :] * WIDTH + width[:, None], mask=(where < end)[None, :], other=0.0
         )  # fmt: skip
@@ -244,7 +256,7 @@ def attend(
             values + kept + where[:, None] * WIDTH + width[None, :], mask=(where < end)[:, None], other=0.0
         )  # fmt: skip
         scores = (tl.dot(states, key) * scale).to(tl.float32)
-        scores = tl.where(there[None, :], scores, float("-inf"))
+        scores = tl.where(inside_keys, scores, float("-inf"))
         now = tl.maximum(largest, tl.max(scores, 1))
         base = tl.where(now == float("-inf"), 0.0, now)
         shares = tl.exp2(scores - base[:, None])

@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import rms_norm, silu
+from torch.nn.functional import linear, rms_norm, silu
 
+from opendllm.core.networks.attention import dense_attention
 from opendllm.core.networks.canvas_cache import write_entries
-from opendllm.core.networks.few_rows import attention, product
 
 
 class LayerWeights(NamedTuple):
@@ -57,7 +57,7 @@ class Heads(NamedTuple):
         width: K.
         scale: of queries times keys.
         epsilon: of all norms.
-        multiprocessors: see `few_rows.multiprocessors_for`.
+        multiprocessors: see `few_rows_layers.multiprocessors_of`.
     """
 
     queries: int
@@ -108,12 +108,11 @@ def layer_states(
         visible: see `CanvasLayout`.
         kept: keys and values of the other columns; None where there are none.
     """
-    few = heads.multiprocessors
     rows, columns, _ = hidden.shape
     turned = heads.queries + heads.keys
     hidden = hidden + added
     states = rms_norm(hidden, hidden.shape[-1:], weights.input_norm, heads.epsilon)
-    states = product(states, weights.query_key_value, weights.query_key_value_bias, few)
+    states = linear(states, weights.query_key_value, weights.query_key_value_bias)
     states = states.view(rows, columns, turned + heads.keys, heads.width)
     query_key, value = states[:, :, :turned], states[:, :, turned:]
     if weights.query_norm is not None and weights.key_norm is not None:
@@ -126,11 +125,11 @@ def layer_states(
     if kept is not None:
         key = write_entries(kept.keys, key, kept.rows, kept.columns, kept.seen)
         value = write_entries(kept.values, value, kept.rows, kept.columns, kept.seen)
-    attended = attention(query, key, value, visible, heads.scale, few).flatten(2)
-    hidden = hidden + product(attended, weights.output, weights.output_bias, few)
+    attended = dense_attention(query, key, value, visible, heads.scale, 0.0).flatten(2)
+    hidden = hidden + linear(attended, weights.output, weights.output_bias)
     states = rms_norm(hidden, hidden.shape[-1:], weights.feed_forward_norm, heads.epsilon)
-    gate, rise = product(states, weights.gate_rise, weights.gate_rise_bias, few).chunk(2, dim=-1)
-    return hidden, product(silu(gate) * rise, weights.down, weights.down_bias, few)
+    gate, rise = linear(states, weights.gate_rise, weights.gate_rise_bias).chunk(2, dim=-1)
+    return hidden, linear(silu(gate) * rise, weights.down, weights.down_bias)
 
 
 def _turned(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn.functional import rms_norm
 from transformers import PreTrainedModel
 
-from opendllm.core.networks import few_rows, few_rows_layers
 from opendllm.core.networks.attention import ATTENTION_NAME
 from opendllm.core.networks.canvas_cache import CanvasCache
+from opendllm.core.networks.few_rows_layers import FewRowsLayers, layers_serve, multiprocessors_of
 from opendllm.core.networks.fused_layer import Heads, Kept, LayerWeights, layer_states
 
 _STOCK = ("LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
@@ -34,7 +34,7 @@ class _Way(NamedTuple):
 
     layer: Callable[..., tuple[Tensor, Tensor]]
     heads: Heads
-    few_columns: few_rows_layers.FewRowsLayers | None
+    few_columns: FewRowsLayers | None
 
 
 class FusedNetwork:
@@ -70,12 +70,8 @@ class FusedNetwork:
         if not compiled:
             return functools.partial(self._states, _Way(layer_states, self._heads, None))
         # Kernels of their own pay where nobody launches them one by one.
-        joined = self._layers[0].query_key_value
-        count = few_rows.multiprocessors_for(joined.device, joined.dtype)
-        heads = self._heads._replace(multiprocessors=count)
-        serve = _turns_alike(self._decoder) and few_rows_layers.layers_serve(joined.device, joined.dtype)
-        few_columns = few_rows_layers.FewRowsLayers(self._layers, heads, self._rotary) if serve else None
-        way = _Way(torch.compile(layer_states, dynamic=False), heads, few_columns)
+        layer = torch.compile(layer_states, dynamic=False)
+        way = _Way(layer, self._heads, self._few_columns())
         return functools.partial(self._states, way)
 
     def _states(
@@ -91,7 +87,7 @@ class FusedNetwork:
         norm, heads = self._decoder.norm, way.heads
         if cache is not None:
             cache.make_room(len(self._layers), hidden, (heads.keys, heads.width))
-            if way.few_columns is not None and way.few_columns.takes(hidden, visible, cache):
+            if way.few_columns is not None and way.few_columns.takes(hidden, cache):
                 hidden = way.few_columns.states(hidden, positions, visible, cache)
                 return rms_norm(hidden, norm.weight.shape, norm.weight, heads.epsilon)
         cos, sin = self._rotary(hidden, positions)
@@ -103,6 +99,14 @@ class FusedNetwork:
                 kept = Kept(cache.keys[number], cache.values[number], cache.rows, cache.columns, cache.seen)
             hidden, added = way.layer(hidden, added, weights, heads, angles, visible, kept)
         return rms_norm(hidden + added, norm.weight.shape, norm.weight, heads.epsilon)
+
+    def _few_columns(self) -> FewRowsLayers | None:
+        joined = self._layers[0].query_key_value
+        count = multiprocessors_of(joined.device)
+        if not count or joined.dtype != torch.bfloat16 or not _turns_alike(self._decoder):
+            return None
+        found = FewRowsLayers(self._layers, self._heads._replace(multiprocessors=count), self._rotary)
+        return found if layers_serve(joined.device, found.kind) else None
 
     def _rotary(self, like: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         cos, sin = self._decoder.rotary_emb(like, positions)
