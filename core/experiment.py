@@ -14,6 +14,7 @@ from opendllm.core.contamination import check_contamination
 from opendllm.core.foundation.heavy_imports import import_model_libraries, imported
 from opendllm.core.foundation.ranks import is_first_process
 from opendllm.core.manifest.experiment_manifest import DATA_FOLDER, Experiment, Variant
+from opendllm.core.planning.needs import check_here
 from opendllm.core.progress.progress import Progress
 from opendllm.core.run.folder import (
     extend_variants,
@@ -69,6 +70,7 @@ def run_experiment(
         UserError: see each stage. What the stages before have written stays.
     """
     chosen = _chosen(experiment, only_variants)
+    check_here(chosen, stages)
     with locked_run(experiment.output):
         open_run(experiment, extend)
         if extend:

@@ -22,6 +22,7 @@ from opendllm.core.launching.stopping import stopping_at_once
 from opendllm.core.manifest.experiment_manifest import Experiment, read_experiment
 from opendllm.core.manifest.json_schema import manifest_schema
 from opendllm.core.manifest.schema import Launch
+from opendllm.core.planning.needs import check_here
 from opendllm.core.progress.views import shown_progress
 from opendllm.core.training.settings import batch_shape
 from opendllm.registries.discovery import installed_plugins
@@ -122,6 +123,7 @@ def validate(
     for manifest in manifests:
         try:
             experiment = read_experiment(manifest, settings or [], plugins)
+            check_here(experiment.variants)
         except UserError as error:
             problems.append(str(error))
         else:

@@ -43,6 +43,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # A process that ends needn't look for garbage among all that it imported, which takes a second.
 atexit.register(gc.freeze)
 
+_INTERRUPTED = 130
+"""A shell's exit code for what Ctrl-C ended."""
+
 app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -107,7 +110,7 @@ def main() -> None:
             standalone_mode=False,
         )
     except KeyboardInterrupt:
-        sys.exit(130)
+        code = _INTERRUPTED
     except Stopped as stopped:
         if is_first_process() and str(stopped):
             print(f"{stopped}; resume with: {this_command()}", flush=True)
@@ -121,7 +124,18 @@ def main() -> None:
         if debug:
             traceback.print_exc()
         sys.exit(_report(error))
+    if code == _INTERRUPTED:  # typer makes it of Ctrl-C
+        _say_interrupted(sys.argv[1:])
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _say_interrupted(arguments: list[str]) -> None:
+    """One line; of a command that begins where it was stopped, with that."""
+    if launcher_reports() or not is_first_process():
+        return
+    command = next((each for each in arguments if not each.startswith("-")), "")
+    goes_on = f"; what was finished is kept; go on with: {this_command()}"
+    print(f"stopped{goes_on if command in ('run', 'evaluate') else ''}", file=sys.stderr, flush=True)
 
 
 def _report(error: Exception) -> int:

@@ -185,10 +185,13 @@ def _total_lines(found: ExperimentPlan, here: Here) -> Iterator[str]:
     total = found.total
     most = "at most " if total.at_most else ""
     on_cpu = "" if here.on_cpu is None else f"; {_total_here(here.on_cpu.total, here)}"
-    yield (
-        f"time          {most}{duration(total.seconds)} on {_devices(here)}, {total.device_hours:.3g} "
-        f"device-hours{on_cpu}"
-    )
+    if total.unknown and not total.seconds:
+        yield "time          not known"
+    else:
+        yield (
+            f"time          {most}{duration(total.seconds)} on {_devices(here)}, {total.device_hours:.3g} "
+            f"device-hours{on_cpu}"
+        )
     yield f"memory        {'not known' if total.memory is None else f'{size(total.memory)} a device at most'}"
     yield f"disk          {size(total.disk)} of checkpoints"
     yield f"download      {size(total.download)} of checkpoints; data sets and problems come on top"

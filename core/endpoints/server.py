@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from opendllm.core.endpoints.faults import Quote, ServerError, fault_of_status, json_of
 from opendllm.core.foundation.loopback import is_loopback
+from opendllm.core.foundation.notices import warn_once
 from opendllm.core.manifest.endpoint_schema import Endpoint
 from opendllm.registries.errors import UserError, first_line
 
@@ -132,6 +133,11 @@ class Server:
                     raise ServerError(
                         fault.kind, f"{fault}, {tries} times in a row" if tries > 1 else str(fault)
                     ) from fault
+                if fault.kind == "connection":  # a wrong port, most often: no need to wait for the last try
+                    warn_once(
+                        f"{self.endpoint.called} {fault}; it is asked up to {retries.attempts} times: is it "
+                        f"started, and the URL right?"
+                    )
                 last = fault
             delay = min(retries.longest_delay, retries.first_delay * 2.0 ** min(tries - 1, 60))
             with anyio.CancelScope() as pause:

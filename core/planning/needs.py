@@ -3,26 +3,64 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
+from opendllm.core.foundation.globs import matches_anything
 from opendllm.core.foundation.hub import in_hub_cache
 from opendllm.core.manifest.experiment_manifest import Variant
 from opendllm.core.planning.endpoint_plan import missing_for
+from opendllm.registries.errors import UserError
+from opendllm.registries.options import path_fields
+
+
+def check_here(variants: Sequence[Variant], stages: Collection[str] = ("train", "evaluate")) -> None:
+    """Packages and files that a run would miss after hours; nothing is imported or downloaded.
+
+    Args:
+        variants: those that are to run.
+        stages: what is to be done with them.
+
+    Raises:
+        UserError: something isn't here: a line each.
+    """
+    found = []
+    for variant in variants:
+        if variant.manifest.endpoint is None:
+            found += [f"{variant.name} needs {each}" for each in _missing_packages(variant, stages)]
+        if "evaluate" in stages:
+            found += [f"{variant.name}: {each}" for each in _missing_files(variant)]
+    if found:
+        raise UserError("\n".join(dict.fromkeys(found)))
+
+
+def _missing_packages(variant: Variant, stages: Collection[str] = ("train", "evaluate")) -> list[str]:
+    train, backbone = variant.manifest.train, variant.plugins.backbone.options
+    packages: list[str] = []
+    if train and "train" in stages:
+        packages += [*train.trackers, *(["peft"] if train.lora else [])]
+    packages += ["torchao", "accelerate"] if getattr(backbone, "load_in_8bit", False) else []
+    packages += ["accelerate"] if getattr(backbone, "device_map", None) else []
+    absent = [each for each in dict.fromkeys(packages) if importlib.util.find_spec(each) is None]
+    return [f"the package {each}: pip install {each}" for each in absent]
+
+
+def _missing_files(variant: Variant) -> Iterator[str]:
+    """Of its benchmarks' options, those that name a file, a folder or a glob where nothing lies."""
+    for index, each in enumerate(variant.plugins.evaluations):
+        options = each.benchmark.options
+        for name, or_hub_id in path_fields(type(options)):
+            path = getattr(options, name)
+            if path is not None and not or_hub_id and not matches_anything(path):
+                where = f"evaluate.{index}.benchmark.options.{name}"
+                yield f"{where}: {path} does not exist"
 
 
 def missing(variant: Variant) -> list[str]:
     """What a variant needs that isn't here, each with what to do."""
     if variant.manifest.endpoint is not None:
         return missing_for(variant.manifest.endpoint)
-    found = []
-    train, backbone = variant.manifest.train, variant.plugins.backbone.options
-    packages: list[str] = list(train.trackers) if train else []
-    packages += ["peft"] if train and train.lora else []
-    packages += ["torchao", "accelerate"] if getattr(backbone, "load_in_8bit", False) else []
-    packages += ["accelerate"] if getattr(backbone, "device_map", None) else []
-    for package in dict.fromkeys(packages):
-        if importlib.util.find_spec(package) is None:
-            found.append(f"the package {package}: pip install {package}")
+    found = [*_missing_packages(variant), *_missing_files(variant)]
     wanted = to_download(variant)
     if wanted is not None:
         found.append(f"{wanted}: is downloaded from the hub when the run begins")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from opendllm.core.checkpoints.files import model_folder
 from opendllm.core.manifest.experiment_manifest import Variant
 from opendllm.core.planning.canvas_pattern import Pattern
 from opendllm.core.planning.endpoint_plan import requests_to
@@ -18,6 +19,7 @@ from opendllm.core.planning.reward_plan import RolloutPlan, longest_prompt, plan
 from opendllm.core.planning.training_plan import TrainingPlan, plan_training
 from opendllm.registries.architecture import Architecture, Sizes
 from opendllm.registries.backbones import Backbone
+from opendllm.registries.errors import UserError
 from opendllm.registries.options import BackboneOptions
 from opendllm.registries.registry import ChosenPlugin
 
@@ -72,6 +74,10 @@ def plan(variant: Variant, hardware: Hardware, ask: bool = False) -> Plan:
         entries = range(len(manifest.evaluate))
         asked = tuple(requests_to(manifest.endpoint, variant, index, ask) for index in entries)
         return Plan(None, None, f"the sizes of {manifest.endpoint.called}", asked)
+    try:
+        variant = _with_model_folder(variant)
+    except UserError as error:
+        return Plan(None, None, str(error), _unknown_evaluations(variant))
     backbone = variant.plugins.backbone
     tokenizer = manifest.data.tokenizer if manifest.data else None
     trained_size = tokenizer.train.vocab_size if tokenizer and tokenizer.train else None
@@ -104,6 +110,21 @@ def plan(variant: Variant, hardware: Hardware, ask: bool = False) -> Plan:
     assert manifest.data is not None
     objective, length = training.objective.options, manifest.data.sequence_length
     return replace(found, training=plan_training(manifest.train, objective, length, architecture, hardware))
+
+
+def _with_model_folder(variant: Variant) -> Variant:
+    """Where it begins with a run's variant or a checkpoint, as `run` takes them, with the model's own folder.
+
+    Raises:
+        UserError: there is no model in the folder that it names.
+    """
+    backbone = variant.plugins.backbone
+    pretrained = backbone.options.pretrained
+    if pretrained is None or not Path(pretrained).expanduser().exists():
+        return variant
+    folder = str(model_folder(Path(pretrained).expanduser()))
+    own = replace(backbone, options=backbone.options.model_copy(update={"pretrained": folder}))
+    return replace(variant, plugins=replace(variant.plugins, own_backbone=own))
 
 
 def weight_bytes(variant: Variant, config: Mapping[str, Any]) -> int:

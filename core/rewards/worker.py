@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import select
 import subprocess
@@ -14,6 +15,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
+from opendllm.core.foundation.notices import tell_once
 from opendllm.core.rewards.messages import written_completions, written_setting
 from opendllm.core.rewards.weighing import (
     RewardedCompletion,
@@ -31,6 +33,8 @@ BUILDING_SECONDS = 600.0
 """For a process to start, and for what a reward imports and loads."""
 LONGEST_WAIT = 86400.0
 """Of one call, in seconds: the system counts milliseconds in 32 bits."""
+SAID_AFTER = 30.0
+"""Seconds after which it is said, once of each reward, who is waited for."""
 _PROCESS = "opendllm.core.rewards.process"
 
 
@@ -117,7 +121,7 @@ class RewardWorker:
         try:
             self._write({"rewards": list(asked), **written_completions(completions)})
             while True:
-                answer = self._answer(seconds)
+                answer = self._answer(seconds, judging)
                 if "judging" in answer:
                     judging, seconds = answer["judging"], self._seconds
                 elif "building" in answer:
@@ -174,8 +178,8 @@ class RewardWorker:
         self._process.stdin.write(json.dumps(content).encode() + b"\n")
         self._process.stdin.flush()
 
-    def _answer(self, seconds: float) -> dict[str, Any]:
-        """The next line, for which it has so many seconds.
+    def _answer(self, seconds: float, label: str) -> dict[str, Any]:
+        """The next line, for which the reward of this label has so many seconds.
 
         Raises:
             TimeoutError: there is none in time.
@@ -186,12 +190,20 @@ class RewardWorker:
         deadline = time.monotonic() + seconds
         poll = select.poll()
         poll.register(stream, select.POLLIN)
+        said_at = time.monotonic() + SAID_AFTER
         while b"\n" not in self._waiting:
-            left = max(0.0, deadline - time.monotonic())
+            left = max(0.0, min(deadline, said_at) - time.monotonic())
             if not poll.poll(min(left, LONGEST_WAIT) * 1000):
                 if left > LONGEST_WAIT:
                     continue
-                raise TimeoutError
+                if deadline <= said_at:
+                    raise TimeoutError
+                said_at = math.inf
+                tell_once(
+                    f"waiting for {self._owner(label)} since {SAID_AFTER:g} s; after {seconds:g} s it counts "
+                    f"as hung"
+                )
+                continue
             data = os.read(stream, 1 << 20)
             if not data:
                 raise EOFError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,14 @@ from typing import Any
 import pytest
 
 from opendllm.core.cli import experiment_commands
+
+WITHOUT_PROBLEMS = [
+    "--set",
+    "evaluate=[{benchmark: {name: humaneval, options: {problems: nope.jsonl}}}]",
+    "--set",
+    "allow_code_execution=true",
+]
+NO_PROBLEMS = "nope.jsonl does not exist"
 
 
 @pytest.mark.parametrize(
@@ -54,6 +63,7 @@ from opendllm.core.cli import experiment_commands
         (["evaluate", ".", "--batch-size", "4"], "--batch-size: write -o batch_size=VALUE"),
         (["evaluate", ".", "--problems", "p"], "--problems: write -o problems=VALUE"),
         (["score", "--batch-size", "4"], "No such option: --batch-size ("),
+        (["run", "tiny.yaml", "--variant", "other", *WITHOUT_PROBLEMS], NO_PROBLEMS),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -88,7 +98,7 @@ def test_debug_shows_where_an_error_comes_from(untouched: Path, platform: Any) -
     ("raised", "code", "expected"),
     [
         (ZeroDivisionError("by zero"), 1, "internal error: ZeroDivisionError: by zero (--debug shows where)"),
-        (KeyboardInterrupt(), 130, ""),
+        (KeyboardInterrupt(), 130, "stopped"),
     ],
 )
 def test_an_error_that_is_not_the_users_has_an_exit_code_of_its_own(
@@ -194,3 +204,35 @@ def test_generate_prints_what_the_model_writes(accepted: Any, model: Path) -> No
     assert (completed["prompt"], completed["suffix"]) == ("def f", None)
     assert accepted(*arguments) == completed["text"] + "\n"
     assert json.loads(accepted(*arguments, "--suffix", "\n", "--json"))["suffix"] == "\n"
+
+
+@pytest.mark.parametrize("command", ["run", "validate"])
+def test_what_is_not_here_is_missed_before_anything_is_prepared(
+    here: Any, untouched: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "peft" else found(name))
+    code, _, errors = here(command, "tiny.yaml", "--set", "train.lora={rank: 4}", *WITHOUT_PROBLEMS)
+    assert code == 2
+    assert "error: trained needs the package peft: pip install peft\n" in errors
+    assert NO_PROBLEMS in errors
+    assert not (untouched / "runs" / "tiny" / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["run", "tiny.yaml"], "stopped; what was finished is kept; go on with: platform run tiny.yaml"),
+        (["schema"], "stopped"),
+    ],
+)
+def test_an_interrupt_outside_of_training_says_one_line(
+    here: Any, untouched: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], says: str
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    for name in ("read_experiment", "manifest_schema"):
+        monkeypatch.setattr(experiment_commands, name, interrupted)
+    code, _, errors = here(*arguments)
+    assert (code, errors.splitlines()) == (130, [says])

@@ -172,12 +172,16 @@ def test_an_unknown_model_is_told_with_those_there_are(server: FakeServer, evalu
         evaluate({"model": "tinny"})
 
 
-def test_a_server_that_is_not_there(evaluate: Evaluate) -> None:
+def test_a_server_that_is_not_there(evaluate: Evaluate, capsys: pytest.CaptureFixture[str]) -> None:
+    """Which the first try says."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
         with pytest.raises(UserError, match=r"cannot be reached: .*, 3 times in a row"):
             evaluate({"endpoint": f"http://127.0.0.1:{port}"})
+    [said] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+    assert "cannot be reached: " in said
+    assert "it is asked up to 3 times: is it started, and the URL right?" in said
 
 
 def test_a_host_that_has_no_such_name(evaluate: Evaluate) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,6 +21,8 @@ from opendllm.registries.backbones import Backbone
 from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.options import BackboneOptions
 from opendllm.registries.registry import ChosenPlugin, Provenance, Registration
+
+from ..tiny_checkpoint import save_tiny_checkpoint
 
 REPOSITORY = Path(__file__).parents[2]
 AFTER_A_RUN = "rl-functions"
@@ -348,3 +351,26 @@ def test_a_strangers_backbone_is_planned_as_far_as_it_tells(options: type[Backbo
     assert found.training is not None
     assert found.training.flops == 6000.0 * found.training.tokens
     assert found.training.activations is None
+
+
+def test_a_run_variant_is_planned_as_run_takes_it(
+    whole: Answer, plan: Answer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By its last checkpoint; of a folder without one nothing is known, and no time is said."""
+    model = save_tiny_checkpoint(tmp_path)
+    capsys.readouterr()  # what training it has said
+    variant = next(folder for folder in model.parents if folder.parent == tmp_path / "run")
+    manifest = tmp_path / "evaluated.yaml"
+    manifest.write_text(
+        f"name: evaluated\nmodel: {{backbone: {{name: llada, options: {{pretrained: {variant}}}}}}}\n"
+        "evaluate: [{benchmark: {name: synthetic-functions}}]\nallow_code_execution: true\n"
+        "generate: {max_new_tokens: 8, steps: 4}\n"
+    )
+    [found] = whole(manifest)["variants"].values()
+    assert found["parameters"] > 0
+    shutil.rmtree(variant / "checkpoints")
+    code, output, _ = plan(manifest)
+    assert code == 0
+    assert f"{variant} holds no checkpoint yet: run its manifest first" in output
+    assert "time          not known" in output
+    assert " 0 s" not in output

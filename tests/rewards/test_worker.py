@@ -192,3 +192,16 @@ def test_a_problem_that_a_reward_cannot_judge_is_refused_by_name(trapped: Trappe
         check_problems(problems, [built_in("format"), trapped()])
     with pytest.raises(UserError, match=r"code .* problem 'a', 'trap', 'b' and 1 more: it has no `tests`$"):
         check_problems(problems, [built_in("code")])
+
+
+def test_who_is_waited_for_is_said(
+    trapped: Trapped, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(worker_module, "SAID_AFTER", 0.01)
+    with RewardWorker([trapped()], RewardContext()) as worker:
+        worker.submit(answers(a=["7"])).result()
+    said = capfd.readouterr().err
+    assert (
+        "waiting for rewards/trapped of strange-rewards 1.0 since 0.01 s; after 600 s it counts as hung"
+        in said
+    )
