@@ -8,7 +8,7 @@
 Each run stands beside the plain loop of its own sampler at its own temperature (`plain_loops.py`):
 tokens a second (prompts and tokens after EOS don't count), forward passes, peak memory, the share of
 tokens that equal the uncached result, and the ratio of the times. Steps of different samplers, caches
-and batch sizes: `--all`.
+and batch sizes: `--all`. Times are the median of `--repeats` runs.
 
 `--preset` builds another size: nano, small (the default, which the goals are stated for), 0.5b, 8b. Of nano,
 0.5b and 8b one row is decoded with each cache, several rows with the dual one, and one by the samplers that
@@ -16,7 +16,8 @@ commit what is certain, without a plain loop; on a GPU in bfloat16.
 
 Beside every run: the share of the floor that a pass reaches, which is what reading its weights and kept keys
 takes at the speed of a copy, or what its operations take at that of a large product, whichever is longer,
-both measured here; the host's share, in which the device waits between passes, of the last 32 positions;
+both measured here; the host's share, in which the device waits between passes, of the last 32 positions
+(busy in a profiled run beside the time of another: below 0, that difference is all there is);
 tokens a forward pass of a row; peak memory beside the model (of captured and compiled runs with what they
 keep), and what `batch_size: auto` counts on. With `--float32` also the share of tokens that equal those of
 the same weights in float32.
@@ -63,7 +64,8 @@ from opendllm.registries.options import SamplerOptions
 
 def text_tokens(model: LanguageModel, tokens: Tensor, prompt: int) -> int:
     """How many new tokens stand before EOS."""
-    ended = tokens[:, prompt:].eq(model.lm.eos_token_id or -1).long().cumsum(-1) > 0
+    eos = -1 if model.lm.eos_token_id is None else model.lm.eos_token_id
+    ended = tokens[:, prompt:].eq(eos).long().cumsum(-1) > 0
     return int((~ended).sum())
 
 
@@ -85,7 +87,11 @@ class Asked:
 
 
 def host_share(asked: Asked, canvas: Tensor, setting: Setting, options: dict[str, Any]) -> float | None:
-    """The share of a short run in which the device waits; None where nobody knows."""
+    """The share of a short run in which the device waits; None where nobody knows.
+
+    The device's time comes from a run that is profiled, which takes longer itself; the whole from one that
+    isn't. Below 0, the two runs differed by more than the device waits.
+    """
     device, lm = asked.on.device, asked.model.lm
     if device == "cpu" and setting.options.get("compile"):
         return None
@@ -101,7 +107,7 @@ def host_share(asked: Asked, canvas: Tensor, setting: Setting, options: dict[str
     start = now(canvas)
     decode()
     seconds = now(canvas) - start
-    return max(0.0, 1 - device_seconds(lm, decode, device) / seconds)
+    return 1 - device_seconds(lm, decode, device) / seconds
 
 
 def measure(asked: Asked, setting: Setting, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -162,9 +168,9 @@ def measure(asked: Asked, setting: Setting, arguments: argparse.Namespace) -> di
         "goal": setting.goal,
         "forward_passes": float(decoded.forward_passes.double().mean()),
         "tokens_per_forward_pass": tokens / float(decoded.forward_passes.sum()),
-        "ms_per_pass": 1000 * min(ours) / passes,
+        "ms_per_pass": 1000 * seconds / passes,
         "floor_ms_per_pass": 1000 * floor,
-        "share_of_floor": floor * passes / min(ours),
+        "share_of_floor": floor * passes / seconds,
         "host_share": host_share(asked, canvas, setting, options),
         "first_seconds": first,
         "peak_mib": our_peak,

@@ -66,9 +66,11 @@ def decode(
     Where the model was trained on other noise, the canvas starts from that: each mask gives way to what noise
     alone puts there, for uniform noise to a token drawn from the whole vocabulary.
 
-    A row's result depends on its own tokens and seed only, not on its padding or batch-mates. A
-    causal checkpoint writes its masks one by one from left to right whatever the sampler, a
-    block-causal one in its own blocks; both keep the keys of what is settled, which changes nothing.
+    A row's result depends on its own tokens and seed only, not on its padding or batch-mates. (Where nothing
+    stands left of its masks they are alike, and rounding, which hangs on how many rows are read together, may
+    decide between them.) A causal checkpoint writes its masks one by one from left to right whatever the
+    sampler, a block-causal one in its own blocks; both keep the keys of what is settled, which changes
+    nothing.
 
     Args:
         lm: the model.

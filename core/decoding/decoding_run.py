@@ -15,13 +15,13 @@ from opendllm.core.decoding.decode_state import DecodeState
 from opendllm.core.decoding.fixed_step import FixedStep
 from opendllm.core.decoding.kept_steps import kept_steps
 from opendllm.core.decoding.options import DecoderOptions
+from opendllm.core.decoding.plain_step import StepPlan
 from opendllm.core.decoding.plan import IntArray, Plan
 from opendllm.core.decoding.prepared_rows import PreparedRows
 from opendllm.core.decoding.proposer import Proposer
 from opendllm.core.decoding.selection_checks import checked_selection
 from opendllm.core.decoding.step_cursor import StepCursor
 from opendllm.core.decoding.step_parts import (
-    StepPlan,
     begin_step,
     carry_out,
     counts_masks,

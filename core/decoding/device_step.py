@@ -11,8 +11,10 @@ from torch import Tensor
 
 from opendllm.core.decoding.cached_forward import readers_of
 from opendllm.core.decoding.decode_state import DecodeState, StepDraws
+from opendllm.core.decoding.device_kernels import device_kernels, only_commits
 from opendllm.core.decoding.host_span import HostSpan
 from opendllm.core.decoding.options import DecoderOptions
+from opendllm.core.decoding.plain_step import StepPlan, asked_columns, beginning, spread_proposals
 from opendllm.core.decoding.plan import IntArray
 from opendllm.core.decoding.prepared_rows import PreparedRows
 from opendllm.core.decoding.proposer import Proposer
@@ -20,12 +22,11 @@ from opendllm.core.decoding.selection_checks import checked_selection
 from opendllm.core.decoding.sent_arrays import SentArray
 from opendllm.core.decoding.step_parts import (
     Outcome,
-    StepPlan,
-    begin_step,
     carry_out,
     counts_masks,
     masks_left,
     positions_to_ask,
+    step_of,
 )
 from opendllm.core.toolkit.segments import inputs_from_mask
 from opendllm.registries.backbones import CanvasReader, DiffusionLM, RefreshSpan, TokenPositions
@@ -102,7 +103,9 @@ class DeviceStep:
             raise UserError(
                 f"{lm.__class__.__name__} has no form that CUDA graphs could replay: leave compile out"
             )
-        self._proposer = Proposer(lm, sampler, options)
+        self._kernels = device_kernels(device) if options.compile is True else None
+        self._proposer = Proposer(lm, sampler, options, self._kernels)
+        self._mask = self._proposer.special.mask
         self._sampler = sampler
         self._options = options
         self.state = DecodeState(
@@ -220,10 +223,16 @@ class DeviceStep:
 
     def _begin(self) -> BegunStep:
         """The step before the model is asked."""
-        plan = StepPlan.unpacked(self._sent.tensor[:PLANNED])
+        packed = self._sent.tensor[:PLANNED]
+        plan = StepPlan.unpacked(packed)
         # The host may not know yet which rows are through with their block.
-        plan = replace(plan, unfinished=plan.unfinished & (plan.block > self._done))
-        draws, step = begin_step(self.state, plan, self._proposer, self._options)
+        if self._kernels is None:
+            plan = replace(plan, unfinished=plan.unfinished & (plan.block > self._done))
+            begun = beginning(self.state, plan, self._mask)
+        else:
+            unfinished, begun = self._kernels.begin(self.state, packed, self._done, self._mask)
+            plan = replace(plan, unfinished=unfinished)
+        draws, step = step_of(self.state, plan, begun, self._proposer, self._options)
         if self._sampler.decides_first:
             chosen = checked_selection(self._sampler.select(step), self._sampler, self.state.tokens)
             commit = plan.last[:, None] if chosen.commit is None else chosen.commit | plan.last[:, None]
@@ -232,14 +241,12 @@ class DeviceStep:
 
     def _ask(self, begun: BegunStep, size: int) -> None:
         """The columns of each row that the model is asked at; beyond their number its first one again."""
-        wanted = begun.wanted
-        # A sampler that leaves more masks than it planned is named in the end: here is no room for them.
-        order = torch.where(wanted, (wanted.cumsum(-1) - 1).clamp(max=size), size)
-        columns = torch.arange(wanted.shape[1], device=wanted.device).expand_as(wanted)
-        first = wanted.to(torch.int8).argmax(-1, keepdim=True)
-        found = first.repeat(1, size + 1).scatter(1, order, columns)
-        self._asked[:, :size] = found[:, :size]
-        self._count.copy_(wanted.sum(-1))
+        if self._kernels is not None:
+            self._kernels.ask(begun.wanted, self._asked, self._count, size)
+            return
+        columns, count = asked_columns(begun.wanted, size)
+        self._asked[:, :size] = columns
+        self._count.copy_(count)
 
     def _keep(self, rows: Tensor, refresh: RefreshSpan | None, size: int) -> None:
         at = TokenPositions(rows.repeat_interleave(size), self._asked[rows, :size].flatten())
@@ -254,29 +261,22 @@ class DeviceStep:
 
     def _decide(self, begun: BegunStep, size: int) -> None:
         plan, draws, step = begun.plan, begun.draws, begun.step
-        length = self.state.tokens.shape[1]
-        is_asked = torch.arange(size, device=self._count.device) < self._count[:, None]
         columns = self._asked[:, :size]
         at = TokenPositions(self._rows.repeat_interleave(size), columns.flatten())
         hidden = [kept[:, :size].flatten(0, 1) for kept in self._hidden]
         proposed = self._proposer.propose(hidden, self.state, at, draws, plan.last)
-        # What nobody asked for goes into a column of its own, beside the canvas.
-        to = torch.where(is_asked, columns, length)
-        self._bad.scatter_(1, to, self._bad.gather(1, to) | ~proposed.finite.view_as(to))
-
-        def spread(values: Tensor, elsewhere: float) -> Tensor:
-            like = torch.full((len(to), length + 1), elsewhere, dtype=values.dtype, device=values.device)
-            return like.scatter(1, to, values.view_as(to))[:, :length]
-
-        step = replace(
-            step,
-            tokens=spread(proposed.tokens, self._proposer.special.mask),
-            confidence=spread(proposed.confidence, -torch.inf),
-        )
+        spread = spread_proposals if self._kernels is None else self._kernels.spread
+        tokens, confidence = spread(proposed, columns, self._count, self._bad, self._mask)
+        step = replace(step, tokens=tokens, confidence=confidence)
         self._finish(plan, step, begun.chosen)
 
     def _finish(self, plan: StepPlan, step: Step, chosen: Selection | None) -> None:
         selection = chosen or checked_selection(self._sampler.select(step), self._sampler, self.state.tokens)
+        if self._kernels is not None and only_commits(selection) and not self._options.early_stop:
+            packed = self._sent.tensor[:PLANNED]
+            self._kernels.commit(self.state, packed, plan.unfinished, step, selection)
+            self._write_flags(plan, Outcome(self.state, None, None))
+            return
         outcome = carry_out(
             self.state, plan, step, selection, self._sampler, self._options, self._proposer.special
         )
@@ -289,7 +289,7 @@ class DeviceStep:
     def _write_flags(self, plan: StepPlan, outcome: Outcome) -> None:
         sampler, finished = self._sampler, outcome.finished
         if counts_masks(sampler):
-            left = masks_left(self.state, plan, self._proposer.special.mask)
+            left = masks_left(self.state, plan, self._mask)
             self.flags[0].copy_(left)
             if not sampler.revises and not sampler.finishes:
                 finished = left == 0

@@ -16,12 +16,13 @@ from opendllm.core.decoding.device_step import DeviceStep
 from opendllm.core.decoding.graph_calls import GraphCalls
 from opendllm.core.decoding.host_span import HostSpan
 from opendllm.core.decoding.options import DecoderOptions
+from opendllm.core.decoding.plain_step import StepPlan
 from opendllm.core.decoding.plan import IntArray, PlannedSteps
 from opendllm.core.decoding.prepared_rows import PreparedRows
 from opendllm.core.decoding.proposer import CHECK_EVERY, NotFiniteError
 from opendllm.core.decoding.step_cursor import StepCursor
 from opendllm.core.decoding.step_flags import FlagsOnHost
-from opendllm.core.decoding.step_parts import StepPlan, counts_masks
+from opendllm.core.decoding.step_parts import counts_masks
 from opendllm.registries.backbones import CanvasReader, DiffusionLM
 from opendllm.registries.samplers import Sampler
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from opendllm.core.decoding.decode_state import DecodeState, StepDraws
+from opendllm.core.decoding.device_kernels import DeviceKernels, chooses
 from opendllm.core.decoding.distributions import ChunkedDistributions
 from opendllm.core.decoding.options import DecoderOptions
 from opendllm.core.decoding.proposals import ELEMENTS_AT_ONCE, Filters, Proposals, SuppressedToken, propose
@@ -51,7 +52,13 @@ class Proposer:
         noise_schedule: that the model was trained with, if it says so.
     """
 
-    def __init__(self, lm: DiffusionLM, sampler: Sampler, options: DecoderOptions) -> None:
+    def __init__(
+        self,
+        lm: DiffusionLM,
+        sampler: Sampler,
+        options: DecoderOptions,
+        kernels: DeviceKernels | None = None,
+    ) -> None:
         self.special = SpecialTokens(lm.mask_token_id, lm.eos_token_id, lm.end_of_turn_token_id, lm.stops)
         self.block_length = lm.attention.block_length
         self.vocab_size = lm.vocab_size
@@ -62,6 +69,8 @@ class Proposer:
         self._filters = Filters(options.temperature, options.top_p, options.top_k, sampler.cuts_top_k_first)
         self._without_token = torch.tensor(lm.ids_without_token, dtype=torch.int64)
         self._unchecked: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._kernels = kernels
+        self._hidden: dict[tuple[int, ...], Tensor] = {}
 
     def answer(
         self, step: Step, hidden: list[Tensor], state: DecodeState, at: TokenPositions, draws: StepDraws
@@ -103,9 +112,15 @@ class Proposer:
         parts = []
         for start in range(0, len(at.rows), at_once):
             chosen = slice(start, start + at_once)
+            logits = self._logits([each[chosen] for each in hidden])
+            plain = all(token.where is None for token in suppressed)
+            if self._kernels and plain and chooses(logits, self._filters, self._sampler.confidence):
+                hidden_tokens = self._hidden_tokens(suppressed, logits)
+                parts.append(self._kernels.choose(logits, self.special.mask, hidden_tokens))
+                continue
             parts.append(
                 propose(
-                    self._logits([each[chosen] for each in hidden]),
+                    logits,
                     uniforms[chosen],
                     self.special.mask,
                     self._filters,
@@ -202,10 +217,10 @@ class Proposer:
         self._unchecked.clear()
 
     def _logits(self, hidden: list[Tensor]) -> Tensor:
-        """[N, V] float32, guided away from the masked prompt where there are two hidden states."""
-        logits = self._project(hidden[0])
+        """[N, V], in float32 and guided away from the masked prompt where there are two hidden states."""
         if len(hidden) == 1:
-            return logits
+            return self._projected(hidden[0])
+        logits = self._project(hidden[0])
         without = self._project(hidden[1])
         return without + (self._guidance_scale + 1) * (logits - without)
 
@@ -213,8 +228,25 @@ class Proposer:
         """How many positions make that many logits on the device of `like`."""
         return max(1, logits[like.device.type] // self._lm.vocab_size)
 
+    def _hidden_tokens(self, suppressed: list[SuppressedToken], like: Tensor) -> Tensor | None:
+        """[V] bool, the tokens that are suppressed at all positions; None for none."""
+        if not suppressed:
+            return None
+        # Those without a token never change.
+        ids = tuple(-1 if isinstance(each.token_id, Tensor) else each.token_id for each in suppressed)
+        if ids not in self._hidden:
+            where = torch.zeros(like.shape[1], dtype=torch.bool, device=like.device)
+            for each in suppressed:
+                where[each.token_id] = True
+            self._hidden[ids] = where
+        return self._hidden[ids]
+
     def _project(self, hidden: Tensor) -> Tensor:
-        """[N, V] float32 of [N, D], if the model keeps its word about them."""
+        """[N, V] float32 of [N, D]."""
+        return self._projected(hidden).float()
+
+    def _projected(self, hidden: Tensor) -> Tensor:
+        """[N, V] of [N, D], if the model keeps its word about them."""
         logits = self._lm.project(hidden)
         expected = (len(hidden), self._lm.vocab_size)
         if logits.shape != expected or not logits.is_floating_point():
@@ -222,7 +254,7 @@ class Proposer:
                 f"{type(self._lm).__name__}.project gave {str(logits.dtype).removeprefix('torch.')} "
                 f"{list(logits.shape)}, and float {list(expected)} was expected"
             )
-        return logits.float()
+        return logits
 
     def _suppressed(self, state: DecodeState, at: TokenPositions, last: Tensor) -> list[SuppressedToken]:
         suppressed = []

@@ -1,21 +1,20 @@
-"""Continuous batching: rows that are finished make way for waiting ones."""
+"""Rows that are written side by side, each at its own step: others join and leave between two steps."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from opendllm.core.decoding.decoder import check_options, check_written
+from opendllm.core.decoding.decoder import check_written
 from opendllm.core.decoding.decoding_run import DecodingRun
 from opendllm.core.decoding.options import DecoderOptions
 from opendllm.core.decoding.prepared_rows import PreparedRows, prepare_rows
 from opendllm.core.decoding.tracing import RowCanvas
-from opendllm.core.foundation.notices import warn_once
 from opendllm.registries.backbones import DiffusionLM
 from opendllm.registries.samplers import Sampler
 
@@ -28,11 +27,13 @@ class WaitingRow:
         number: what it is called.
         ids: its canvas, masks and all.
         seed: of its draws.
+        seconds: that it has taken already, where it begins anew.
     """
 
     number: int
     ids: Sequence[int]
     seed: int
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -52,68 +53,6 @@ class FinishedRow:
     committed_at: list[int]
     forward_passes: int
     seconds: float
-
-
-@torch.no_grad()
-def decode_waiting(
-    lm: DiffusionLM,
-    waiting: Sequence[WaitingRow],
-    rows: int,
-    length: int,
-    sampler: Sampler,
-    options: DecoderOptions,
-) -> Iterator[FinishedRow]:
-    """Write rows side by side; each that is finished is given, and the next waiting one takes its place.
-
-    What is written is the same as of each row alone. Where so many don't fit the memory, half as many go on.
-
-    Args:
-        lm: the model.
-        waiting: in the order in which they begin.
-        rows: so many side by side, at most.
-        length: columns of the canvas that they share: no row is longer.
-        sampler: decides; one that doesn't edit lengths.
-        options: the decoder's.
-
-    Raises:
-        UserError: see `decode`.
-        OutOfMemoryError: not even one row fits.
-    """
-    check_options(lm, sampler, options)
-    padded = any(len(row.ids) < length for row in waiting)
-    left = list(waiting)
-    while left:
-        # Another round for a model whose readers don't take other rows, or with fewer rows.
-        first, left = left[:rows], left[rows:]
-        pool = None
-        try:
-            pool = RowPool(lm, first, length, sampler, options, padded)
-            with pool.run:
-                yield from _write_all(pool, left)
-        except torch.OutOfMemoryError:
-            if len(first) == 1:
-                raise
-            left = [*(first if pool is None else pool.unwritten), *left]
-            rows = len(first) // 2
-            warn_once(
-                f"decoding: {len(first)} rows of {length} tokens don't fit the memory, so {rows} are written "
-                f"side by side: set a smaller batch_size"
-            )
-
-
-def _write_all(pool: RowPool, left: list[WaitingRow]) -> Iterator[FinishedRow]:
-    """All rows; those that are taken from `left` are no longer in it."""
-    while True:
-        yield from pool.finished()
-        joined = pool.join(left[: pool.places])
-        del left[:joined]
-        if joined:
-            continue  # one of them may have nothing to be written
-        if pool.is_done:
-            return
-        if not left or not pool.takes_others:
-            pool.drop_empty()
-        pool.take_step()
 
 
 class RowPool:
@@ -151,12 +90,18 @@ class RowPool:
         self.run = DecodingRun(lm, self._prepared(first), sampler, options, padded)
         # By row of the run: which waiting row it is; None once that is given.
         self._is: list[WaitingRow | None] = list(first)
-        self._seconds = np.zeros(len(first))
+        self._seconds = np.array([row.seconds for row in first])
 
     @property
     def unwritten(self) -> list[WaitingRow]:
         """Those that have begun and are not given."""
         return [row for row in self._is if row is not None]
+
+    def give_up(self) -> list[WaitingRow]:
+        """Those that have begun and are not given, to begin anew, with what they have taken."""
+        self._share_time()
+        both = zip(self._is, self._seconds.tolist(), strict=True)
+        return [replace(row, seconds=seconds) for row, seconds in both if row is not None]
 
     @property
     def places(self) -> int:
@@ -209,7 +154,7 @@ class RowPool:
                 self._select(range(before))
             return 0
         for slot, row in zip(slots, rows, strict=True):
-            self._is[slot], self._seconds[slot] = row, 0.0
+            self._is[slot], self._seconds[slot] = row, row.seconds
         return len(rows)
 
     def leave(self, numbers: Set[int]) -> None:

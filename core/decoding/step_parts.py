@@ -4,85 +4,38 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from opendllm.core.decoding.decode_state import DecodeState, StepDraws
 from opendllm.core.decoding.early_stop import settled_tails
 from opendllm.core.decoding.options import DecoderOptions
-from opendllm.core.decoding.plan import IntArray, PlannedSteps
+from opendllm.core.decoding.plain_step import Beginning, StepPlan, beginning, in_block
 from opendllm.core.decoding.proposer import Proposer
 from opendllm.core.decoding.selection_checks import checked_positions
 from opendllm.registries.samplers import Sampler, Selection, SpecialTokens, Step
-
-
-@dataclass(frozen=True)
-class StepPlan:
-    """What a step's rows have planned, on the device.
-
-    Attributes:
-        block: [R] int64, see `PlannedSteps`; so are `index`, `steps`, `target` and `number`.
-        index: [R] int64.
-        steps: [R] int64.
-        target: [R] int64.
-        number: [R] int64.
-        width: [R] int64, see `Step`.
-        unfinished: [R] bool, whether a row has this step to take at all.
-    """
-
-    block: Tensor
-    index: Tensor
-    steps: Tensor
-    target: Tensor
-    number: Tensor
-    width: Tensor
-    unfinished: Tensor
-
-    @staticmethod
-    def packed(planned: PlannedSteps, unfinished: NDArray[np.bool_], width: int | None) -> IntArray:
-        """[7, R] int64, in the order of the attributes: one copy takes them all to the device."""
-        widths = planned.size if width is None else np.full_like(planned.size, width)
-        return np.stack(
-            [
-                planned.block,
-                planned.index,
-                planned.steps,
-                planned.target,
-                planned.number,
-                widths,
-                unfinished.astype(np.int64),
-            ]
-        )
-
-    @staticmethod
-    def unpacked(packed: Tensor) -> StepPlan:
-        """From [7, R] int64."""
-        block, index, steps, target, number, width, unfinished = packed.unbind()
-        return StepPlan(block, index, steps, target, number, width, unfinished.bool())
-
-    @property
-    def last(self) -> Tensor:
-        """[R] bool, rows at the last step of their block."""
-        return self.index == self.steps - 1
 
 
 def begin_step(
     state: DecodeState, plan: StepPlan, proposer: Proposer, options: DecoderOptions
 ) -> tuple[StepDraws, Step]:
     """A step's draws, and what the sampler sees of it while there are no proposals."""
-    special = proposer.special
-    writable = in_block(state, plan.block) & plan.unfinished[:, None]
+    return step_of(state, plan, beginning(state, plan, proposer.special.mask), proposer, options)
+
+
+def step_of(
+    state: DecodeState, plan: StepPlan, begun: Beginning, proposer: Proposer, options: DecoderOptions
+) -> tuple[StepDraws, Step]:
+    """A step's draws, and the step that begins so."""
     draws = StepDraws(state.seeds, plan.number, state.positions)
     step = Step(
         canvas=state.tokens,
-        masked=writable & (state.tokens == special.mask),
-        editable=writable,
-        tokens=torch.full_like(state.tokens, special.mask),
-        confidence=torch.full_like(state.confidence, -torch.inf),
+        masked=begun.masked,
+        editable=begun.editable,
+        tokens=begun.tokens,
+        confidence=begun.confidence,
         committed_confidence=state.confidence,
-        memory=state.memory.masked_fill((plan.index == 0)[:, None], -1),
+        memory=begun.memory,
         index=plan.index,
         steps=plan.steps,
         target=plan.target,
@@ -90,7 +43,7 @@ def begin_step(
         width=plan.width,
         room=state.room,
         alg_temp=options.alg_temp,
-        special=special,
+        special=proposer.special,
         vocab_size=proposer.vocab_size,
         draws=draws,
         noise_schedule=proposer.noise_schedule,
@@ -109,11 +62,6 @@ def positions_to_ask(sampler: Sampler, step: Step) -> Tensor:
     if sampler.proposes == "editable":
         return step.editable
     return checked_positions(sampler.asks(step), sampler, step.canvas) & step.editable
-
-
-def in_block(state: DecodeState, block: Tensor) -> Tensor:
-    """[R, L] bool, the editable positions of the block [R] int64 that each row is at."""
-    return state.editable & (state.block_of == block[:, None])
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ from opendllm.core.decoding.compiled_shapes import plan_shapes, shapes_line
 from opendllm.core.decoding.decoder import decode
 from opendllm.core.decoding.options import DecoderOptions
 from opendllm.core.decoding.proposer import NotFiniteError
-from opendllm.core.decoding.row_pool import FinishedRow, WaitingRow, decode_waiting, padded_rows
+from opendllm.core.decoding.row_pool import FinishedRow, WaitingRow, padded_rows
 from opendllm.core.decoding.tracing import CanvasLists, row_trace
+from opendllm.core.decoding.waiting_rows import KnownMemory, decode_waiting
 from opendllm.core.foundation.decoding_traces import RowTrace
 from opendllm.core.foundation.notices import tell_once
 from opendllm.registries.backbones import DiffusionLM
@@ -156,6 +157,7 @@ def write(
     shapes = plan_shapes(lengths, batch_size, bool(options.compile), together)
     if options.compile:
         tell_once(shapes_line(shapes))
+    memory = KnownMemory()
     for shape in shapes:
         members = [waiting[at] for at in shape.members]
         try:
@@ -166,7 +168,7 @@ def write(
                     for done, traced in _traced(lm, batch, sampler, options, keep_trace):
                         yield done.number, _written(lm, codec, rows[done.number], done, traced)
                 continue
-            for done in decode_waiting(lm, members, shape.rows, shape.length, sampler, options):
+            for done in decode_waiting(lm, members, shape.rows, shape.length, sampler, options, memory):
                 yield done.number, _written(lm, codec, rows[done.number], done)
         except NotFiniteError as error:
             raise UserError(

@@ -6,6 +6,7 @@ import math
 import queue
 import threading
 import time
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
@@ -18,7 +19,7 @@ from opendllm.core.decoding.chat import chat_prompt, chat_template_of
 from opendllm.core.decoding.graph_calls import GraphTiming
 from opendllm.core.decoding.kept_steps import release_steps
 from opendllm.core.decoding.options import DecoderOptions
-from opendllm.core.decoding.text import SeededGap, encode, why_unfit, write
+from opendllm.core.decoding.text import SeededGap, Written, encode, why_unfit, write
 from opendllm.core.evaluation.automatic_batch import automatic_rows
 from opendllm.core.evaluation.shards import take_shard
 from opendllm.core.evaluation.text_likelihood import TextToScore, score_texts, why_unscorable
@@ -281,10 +282,27 @@ def _write_answers(
         )
         yield replace(
             record_of(request, answer),
-            kept_tokens=written.kept_tokens,
+            kept_tokens=tokens_of(replica.codec, written, text),
             forward_passes=written.forward_passes,
             seconds=written.seconds,
         )
+
+
+def tokens_of(codec: TextCodec, written: Written, text: str) -> int:
+    """How many of the tokens written it takes for the beginning `text` of what was written.
+
+    What a stop string cut off was decoded in vain: it counts for no speed, as in d3LLM's evaluation.
+    """
+    if text == written.text:
+        return written.kept_tokens
+    tokens = written.tokens[: written.kept_tokens]
+    # A SentencePiece tokenizer drops a space where nothing stands on the left.
+    dropped = len(written.text) - len(codec.decode(tokens))
+
+    def length(count: int) -> int:
+        return len(codec.decode_beginning(tokens[:count])) + dropped if count else 0
+
+    return bisect_left(range(len(tokens)), len(text), key=length)
 
 
 def record_of(request: GenerationRequest, answer: GeneratedText) -> SampleRecord:

@@ -35,7 +35,8 @@ class SampleRecord:
         prefix: of the gap that a text was written into; None where the line doesn't say.
         suffix: of that gap; None where the prefix was continued.
         reference: the published answer, if there is one.
-        kept_tokens: how many of the answer's tokens its text is made of.
+        kept_tokens: how many of the answer's tokens its text is made of: those before the first end of text,
+            and of them those that no stop string cut off.
         forward_passes: that the answer took part in.
         seconds: its share of its batch's wall time.
         request: fingerprint of the text that a likelihood is of.

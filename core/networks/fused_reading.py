@@ -1,8 +1,7 @@
 """A canvas read by Llama's, Qwen2's or Qwen3's layers in few, large operations.
 
-The stock classes' arithmetic, where a pass over a few columns waits for memory: query, key and value are
-one product, so are the feed-forward's gate and rise, and a layer is a function of tensors alone, which is
-compiled once for all layers.
+Where a pass over a few columns waits for memory. A layer is a function of tensors alone, which is compiled
+once for all layers; or five kernels, see `few_rows_layers`.
 """
 
 from __future__ import annotations
@@ -13,85 +12,29 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import rms_norm, silu
+from torch.nn.functional import rms_norm
 from transformers import PreTrainedModel
 
-from opendllm.core.networks import few_rows
 from opendllm.core.networks.attention import ATTENTION_NAME
-from opendllm.core.networks.canvas_cache import CanvasCache, write_entries
-from opendllm.core.networks.few_rows import attention, product
+from opendllm.core.networks.canvas_cache import CanvasCache
+from opendllm.core.networks.few_rows_layers import FewRowsLayers, layers_serve, multiprocessors_of
+from opendllm.core.networks.fused_layer import Heads, Kept, LayerWeights, layer_states
 
 _STOCK = ("LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 
 
-class LayerWeights(NamedTuple):
-    """Of one layer; biases and norms of heads are None where the family has none.
+class _Way(NamedTuple):
+    """How the layers are read.
 
     Attributes:
-        input_norm: [D].
-        query_key_value: [(H + 2 G) K, D], of H query heads and G key heads of width K.
-        query_key_value_bias: [(H + 2 G) K].
-        query_norm: [K], of each head (Qwen3).
-        key_norm: [K].
-        output: [D, H K].
-        output_bias: [D].
-        feed_forward_norm: [D].
-        gate_rise: [2 F, D].
-        gate_rise_bias: [2 F].
-        down: [D, F].
-        down_bias: [D].
+        layer: `layer_states`, as it is or compiled.
+        heads: what it has to know besides.
+        few_columns: for passes over a few columns; None where they are read as the others.
     """
 
-    input_norm: Tensor
-    query_key_value: Tensor
-    query_key_value_bias: Tensor | None
-    query_norm: Tensor | None
-    key_norm: Tensor | None
-    output: Tensor
-    output_bias: Tensor | None
-    feed_forward_norm: Tensor
-    gate_rise: Tensor
-    gate_rise_bias: Tensor | None
-    down: Tensor
-    down_bias: Tensor | None
-
-
-class Heads(NamedTuple):
-    """What a layer has to know besides.
-
-    Attributes:
-        queries: H.
-        keys: G.
-        width: K.
-        scale: of queries times keys.
-        epsilon: of all norms.
-        multiprocessors: see `few_rows.multiprocessors_for`.
-    """
-
-    queries: int
-    keys: int
-    width: int
-    scale: float
-    epsilon: float
-    multiprocessors: int
-
-
-class Kept(NamedTuple):
-    """The entries that a layer writes and reads, see `CanvasCache`.
-
-    Attributes:
-        keys: [B, G, L + 1, K].
-        values: [B, G, L + 1, K].
-        rows: [R] int64 or None.
-        columns: [R, Q] int64 or None.
-        seen: how many columns come back.
-    """
-
-    keys: Tensor
-    values: Tensor
-    rows: Tensor | None
-    columns: Tensor | None
-    seen: int
+    layer: Callable[..., tuple[Tensor, Tensor]]
+    heads: Heads
+    few_columns: FewRowsLayers | None
 
 
 class FusedNetwork:
@@ -125,17 +68,15 @@ class FusedNetwork:
             compiled: whether by a compiled layer.
         """
         if not compiled:
-            return functools.partial(self._states, layer_states, self._heads)
+            return functools.partial(self._states, _Way(layer_states, self._heads, None))
         # Kernels of their own pay where nobody launches them one by one.
-        joined = self._layers[0].query_key_value
-        few = few_rows.multiprocessors_for(joined.device, joined.dtype)
         layer = torch.compile(layer_states, dynamic=False)
-        return functools.partial(self._states, layer, self._heads._replace(multiprocessors=few))
+        way = _Way(layer, self._heads, self._few_columns())
+        return functools.partial(self._states, way)
 
     def _states(
         self,
-        layer: Callable[..., tuple[Tensor, Tensor]],
-        heads: Heads,
+        way: _Way,
         _network: PreTrainedModel,
         tokens: Tensor,
         positions: Tensor,
@@ -143,18 +84,38 @@ class FusedNetwork:
         cache: CanvasCache | None,
     ) -> Tensor:
         hidden = self._decoder.embed_tokens(tokens)
-        cos, sin = self._decoder.rotary_emb(hidden, positions)
-        angles = (cos[:, :, None], sin[:, :, None])
+        norm, heads = self._decoder.norm, way.heads
         if cache is not None:
             cache.make_room(len(self._layers), hidden, (heads.keys, heads.width))
+            if way.few_columns is not None and way.few_columns.takes(hidden, cache):
+                hidden = way.few_columns.states(hidden, positions, visible, cache)
+                return rms_norm(hidden, norm.weight.shape, norm.weight, heads.epsilon)
+        cos, sin = self._rotary(hidden, positions)
+        angles = (cos[:, :, None], sin[:, :, None])
         added = torch.zeros_like(hidden)
         for number, weights in enumerate(self._layers):
             kept = None
             if cache is not None:
                 kept = Kept(cache.keys[number], cache.values[number], cache.rows, cache.columns, cache.seen)
-            hidden, added = layer(hidden, added, weights, heads, angles, visible, kept)
-        norm = self._decoder.norm
+            hidden, added = way.layer(hidden, added, weights, heads, angles, visible, kept)
         return rms_norm(hidden + added, norm.weight.shape, norm.weight, heads.epsilon)
+
+    def _few_columns(self) -> FewRowsLayers | None:
+        joined = self._layers[0].query_key_value
+        count = multiprocessors_of(joined.device)
+        if not count or joined.dtype != torch.bfloat16 or not _turns_alike(self._decoder):
+            return None
+        found = FewRowsLayers(self._layers, self._heads._replace(multiprocessors=count), self._rotary)
+        return found if layers_serve(joined.device, found.kind) else None
+
+    def _rotary(self, like: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        cos, sin = self._decoder.rotary_emb(like, positions)
+        return cos, sin
+
+
+def _turns_alike(decoder: Any) -> bool:
+    """Whether a position's angles don't hang on what other positions there are."""
+    return getattr(decoder.rotary_emb, "rope_type", None) in ("default", "linear", "llama3", "yarn")
 
 
 def can_be_fused(network: PreTrainedModel) -> bool:
@@ -180,59 +141,6 @@ def can_be_fused(network: PreTrainedModel) -> bool:
         and len(devices) == 1
         and all(_are_own(group) for layer in decoder.layers for group in _groups(layer))
     )
-
-
-def layer_states(
-    hidden: Tensor,
-    added: Tensor,
-    weights: LayerWeights,
-    heads: Heads,
-    angles: tuple[Tensor, Tensor],
-    visible: Tensor | None,
-    kept: Kept | None,
-) -> tuple[Tensor, Tensor]:
-    """Two parts [R, Q, D] of the states after one layer, given those of the states before it.
-
-    Their sum is left to the next layer, where it is one operation with the norm that follows.
-
-    Args:
-        hidden: one part.
-        added: the other.
-        weights: the layer's.
-        heads: how they are divided.
-        angles: cosines and sines [R, Q, 1, K] of the positions.
-        visible: see `CanvasLayout`.
-        kept: keys and values of the other columns; None where there are none.
-    """
-    few = heads.multiprocessors
-    rows, columns, _ = hidden.shape
-    turned = heads.queries + heads.keys
-    hidden = hidden + added
-    states = rms_norm(hidden, hidden.shape[-1:], weights.input_norm, heads.epsilon)
-    states = product(states, weights.query_key_value, weights.query_key_value_bias, few)
-    states = states.view(rows, columns, turned + heads.keys, heads.width)
-    query_key, value = states[:, :, :turned], states[:, :, turned:]
-    if weights.query_norm is not None and weights.key_norm is not None:
-        query, key = query_key[:, :, : heads.queries], query_key[:, :, heads.queries :]
-        width = (heads.width,)
-        query = rms_norm(query, width, weights.query_norm, heads.epsilon)
-        query_key = torch.cat([query, rms_norm(key, width, weights.key_norm, heads.epsilon)], dim=2)
-    query_key = _turned(query_key, *angles).transpose(1, 2)
-    query, key, value = query_key[:, : heads.queries], query_key[:, heads.queries :], value.transpose(1, 2)
-    if kept is not None:
-        key = write_entries(kept.keys, key, kept.rows, kept.columns, kept.seen)
-        value = write_entries(kept.values, value, kept.rows, kept.columns, kept.seen)
-    attended = attention(query, key, value, visible, heads.scale, few).flatten(2)
-    hidden = hidden + product(attended, weights.output, weights.output_bias, few)
-    states = rms_norm(hidden, hidden.shape[-1:], weights.feed_forward_norm, heads.epsilon)
-    gate, rise = product(states, weights.gate_rise, weights.gate_rise_bias, few).chunk(2, dim=-1)
-    return hidden, product(silu(gate) * rise, weights.down, weights.down_bias, few)
-
-
-def _turned(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding (arXiv:2104.09864) of [R, Q, N, K], in the order of operations of transformers."""
-    first, second = states.chunk(2, dim=-1)
-    return states * cos + torch.cat([-second, first], dim=-1) * sin
 
 
 def _groups(layer: Any) -> tuple[list[Any], ...]:

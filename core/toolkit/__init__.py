@@ -8,7 +8,7 @@
     noise_bound     the one bound of masks, uniform noise and mixtures, at a time
     posteriors      reverse posteriors of uniform and mixed noise, for samplers
     segments        documents packed in rows: positions, layouts, who sees whom
-    ranking         the best positions of each row, ties broken by position
+    ranking         the best positions of each row, ties broken by position; rank_kernels, how a GPU ranks
     step_schedules  how many masks are left after each step, by the published rules
     likelihood      bounds on a text's likelihood, exact for causal models; noise_likelihood, those of other
                     noise than masks
@@ -29,8 +29,8 @@
     attention              segment-aware attention; segment_kernels and varlen_kernels, its kernels
     canvas_reader          repeated forward passes over a canvas; canvas_cache, the keys and values that it
                            keeps; fused_reading, the same by few large operations;
-                           few_rows, kernels for products and attention of few rows
-                           (few_rows_kernels, in Triton)
+                           fused_layer, one layer so; few_rows_layers, the same by a few kernels
+                           (few_rows_pass, few_rows_layer_kernels), few_rows_case, what they are compared on
     token_losses           the LM head's loss, chunk by chunk; logit_chunks, how large a chunk is;
                            fused_slopes, its gradient on a GPU; kept_kernels, where compiled ones are kept
     load_balancing         a mixture's loss that spreads tokens over its experts

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
+from opendllm.core.foundation.notices import warn_once
 from opendllm.registries.samplers import Step
+
+MOST_COMPARED = 1 << 26
+"""Pairs of positions, beyond which sorting them is faster."""
 
 
 def rank_in_row(scores: Tensor, among: Tensor) -> Tensor:
@@ -15,6 +21,15 @@ def rank_in_row(scores: Tensor, among: Tensor) -> Tensor:
         scores: [B, L] float.
         among: [B, L] bool; positions outside come after all others.
     """
+    if scores.is_cuda and scores.shape[1] * scores.numel() <= MOST_COMPARED and _kernel_serves(scores.device):
+        from opendllm.core.toolkit.rank_kernels import rank
+
+        return rank(scores, among)
+    return rank_by_sorting(scores, among)
+
+
+def rank_by_sorting(scores: Tensor, among: Tensor) -> Tensor:
+    """What `rank_in_row` gives, by operations of torch's."""
     scores = scores.masked_fill(~among, -torch.inf)
     # Two stable sorts: positions outside come last even beside real scores of -inf.
     by_score = scores.argsort(dim=-1, descending=True, stable=True)
@@ -22,6 +37,29 @@ def rank_in_row(scores: Tensor, among: Tensor) -> Tensor:
     order = by_score.gather(-1, by_membership)
     indices = torch.arange(order.shape[-1], device=order.device).expand_as(order)
     return torch.empty_like(order).scatter(-1, order, indices)
+
+
+@cache
+def _kernel_serves(device: torch.device) -> bool:
+    """Whether a GPU's kernel is there, and gives what sorting gives; what is wrong is said."""
+    try:
+        from opendllm.core.toolkit.rank_kernels import rank
+    except ImportError:  # needs triton
+        return False
+    draws = torch.Generator().manual_seed(0)
+    scores = torch.randint(-3, 4, (3, 300), generator=draws).to(device, torch.float32)
+    scores[0, ::7], scores[1, ::5], scores[1, 3], scores[2, ::9] = -torch.inf, torch.nan, torch.inf, -0.0
+    among = torch.randint(0, 2, (3, 300), generator=draws).to(device).bool()
+    try:
+        right = all(
+            torch.equal(rank(each, among), rank_by_sorting(each, among)) for each in (scores, scores.double())
+        )
+        why = "" if right else "it doesn't rank as sorting does"
+    except Exception as error:
+        right, why = False, f"{type(error).__name__}: {str(error)[:200]}"
+    if not right:
+        warn_once(f"the kernel that ranks positions is left out: {why}")
+    return right
 
 
 def best_in_row(scores: Tensor, among: Tensor, count: Tensor) -> Tensor:

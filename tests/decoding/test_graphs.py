@@ -10,20 +10,22 @@ import shutil
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from opendllm.core import load
-from opendllm.core.decoding import fixed_step, kept_steps
+from opendllm.core.decoding import fixed_step, kept_steps, row_pool, waiting_rows
 from opendllm.core.decoding.decoder import decode
 from opendllm.core.decoding.decoding_run import DecodingRun
 from opendllm.core.decoding.graph_calls import GraphCalls, GraphTiming
 from opendllm.core.decoding.kept_steps import release_steps
-from opendllm.core.decoding.row_pool import WaitingRow, decode_waiting, padded_rows
+from opendllm.core.decoding.row_pool import WaitingRow, padded_rows
 from opendllm.core.decoding.settings import sort_options
 from opendllm.core.decoding.step_flags import FlagsOnHost
+from opendllm.core.decoding.waiting_rows import KnownMemory, decode_waiting
 from opendllm.core.foundation.notices import warn_once
 from opendllm.core.language_model import LanguageModel
 from opendllm.registries.discovery import installed_plugins
@@ -311,7 +313,11 @@ def test_rows_that_do_not_fit_are_written_by_fewer_at_a_time(
     rows = [WaitingRow(at, [*range(5, 9 + at), *[M] * (12 - at)], at) for at in range(6)]
     expected = {row.number: row.written for row in decode_waiting(lm, rows, 1, 20, sampler, options)}
     warn_once.cache_clear()
-    take_step, taken = DecodingRun.take_step, []
+    taken: list[int] = []
+    take_step = DecodingRun.take_step
+    clock = SimpleNamespace(perf_counter=lambda: float(len(taken)))  # a step takes a second
+    monkeypatch.setattr(row_pool, "time", clock)
+    monkeypatch.setattr(waiting_rows, "time", clock)
 
     def short(run: DecodingRun) -> None:
         taken.append(len(run.cursor.rows))
@@ -320,10 +326,17 @@ def test_rows_that_do_not_fit_are_written_by_fewer_at_a_time(
         take_step(run)
 
     monkeypatch.setattr(DecodingRun, "take_step", short)
-    found = [(row.number, row.written) for row in decode_waiting(lm, rows, 4, 20, sampler, options)]
+    memory = KnownMemory()
+    found = list(decode_waiting(lm, rows, 4, 20, sampler, options, memory))
     assert len(found) == 6
-    assert dict(found) == expected
+    assert {row.number: row.written for row in found} == expected
     assert max(taken[2:]) == 2
+    # What was read in vain took its time, too.
+    assert sum(row.seconds for row in found) == pytest.approx(len(taken))
+    # Another canvas begins with as many rows as are known to fit.
+    steps = len(taken)
+    assert len(list(decode_waiting(lm, rows, 4, 18, sampler, options, memory))) == 6
+    assert max(taken[steps:]) == 2
     assert "4 rows of 20 tokens don't fit the memory, so 2 are written" in capsys.readouterr().err
     monkeypatch.setattr(DecodingRun, "take_step", lambda _run: (_ for _ in ()).throw(torch.OutOfMemoryError))
     with pytest.raises(torch.OutOfMemoryError):

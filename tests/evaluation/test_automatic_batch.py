@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 
+from opendllm.core.decoding.compiled_shapes import plan_shapes
 from opendllm.core.decoding.options import DecoderOptions
 from opendllm.core.evaluation import automatic_batch
 from opendllm.core.evaluation.automatic_batch import automatic_rows, row_bytes
@@ -62,6 +63,21 @@ def test_compiled_canvases_are_planned_as_they_are_padded(monkeypatch: pytest.Mo
     assert chosen(monkeypatch, 8, length=130) > padded
     graphs = DUAL.model_copy(update={"compile": "graphs"})
     assert chosen(monkeypatch, 8, length=130, options=graphs) == padded
+
+
+@pytest.mark.parametrize("mode", ["graphs", True])
+@pytest.mark.parametrize("length", [40, 130, 300, 500])
+def test_the_canvas_that_is_read_fits_what_was_planned(
+    monkeypatch: pytest.MonkeyPatch, length: int, mode: Literal["graphs", True]
+) -> None:
+    """As `plan_shapes` makes it of such rows, whatever their own length."""
+    options = DUAL.model_copy(update={"compile": mode})
+    for free in (4.0, 5.0, 8.5, 12.0):
+        rows = chosen(monkeypatch, free, length=length, options=options)
+        for shape in plan_shapes([length] * 164, rows, padded=True, together=True):
+            logits, keys, states = row_bytes(model("cuda:0"), LLADA, 2, options, shape.length)
+            assert states is not None
+            assert shape.rows == 1 or logits + shape.rows * (keys + states) < free * GIB
 
 
 def test_no_more_rows_than_texts_or_than_are_of_use(monkeypatch: pytest.MonkeyPatch) -> None:

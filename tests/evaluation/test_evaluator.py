@@ -9,16 +9,17 @@ from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Literal
+from typing import Literal, cast
 
 import pytest
 import torch
 
-from opendllm.core.checkpoints.text_codec import codec_of
+from opendllm.core.checkpoints.text_codec import TextCodec, codec_of
 from opendllm.core.data.tokenizers import train_tokenizer
 from opendllm.core.decoding import kept_steps
 from opendllm.core.decoding.options import DecoderOptions
-from opendllm.core.evaluation.answering import Asked, Replica
+from opendllm.core.decoding.text import Written
+from opendllm.core.evaluation.answering import Asked, Replica, tokens_of
 from opendllm.core.evaluation.answers import AnswerFile
 from opendllm.core.evaluation.evaluator import (
     Evaluation,
@@ -416,6 +417,44 @@ def test_stop_strings_cut_the_text(tmp_path: Path) -> None:
     assert isinstance(cut, GeneratedText)
     assert cut.text == text[: min(text.index(word) for word in stop)]
     assert cut.tokens == whole.tokens
+
+
+def test_what_a_stop_string_cut_off_is_no_token_written(tmp_path: Path) -> None:
+    """Neither in tokens a pass nor a second: a text's tokens are those that it takes to spell it."""
+    free = Questions([GenerationRequest(str(n), Gap("x = ", length=12)) for n in range(8)])
+    ask(free, tmp_path / "free.jsonl")
+    whole = max((a for a in free.answers if isinstance(a, GeneratedText)), key=lambda a: len(a.text))
+    stop = (whole.text[3:5],)
+    stopped = Questions([GenerationRequest(whole.task_id, Gap("x = ", length=12), stop=stop)])
+    result = ask(stopped, tmp_path / "stopped.jsonl")
+    records = [json.loads(line) for line in (tmp_path / "stopped.jsonl").read_text().splitlines()]
+    cut = records[whole.sample]
+    assert CODEC.decode(cut["tokens"][: cut["kept_tokens"]]).startswith(cut["text"])
+    assert cut["kept_tokens"] < len(cut["tokens"])
+    assert result.tokens == sum(record["kept_tokens"] for record in records)
+
+
+class Bytes:
+    """A codec whose tokens are bytes; spaces are dropped where nothing stands on the left."""
+
+    def decode(self, ids: Sequence[int], _left: Sequence[int] = ()) -> str:
+        return bytes(ids).decode(errors="replace").removeprefix(" ")
+
+    def decode_beginning(self, ids: Sequence[int], left: Sequence[int] = ()) -> str:
+        return self.decode(ids, left).rstrip("\ufffd")
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [("", 0), (" ", 1), (" x", 2), (" x☕", 5), (" x☕y", 6)],
+)
+def test_how_many_tokens_a_text_takes(text: str, count: int) -> None:
+    """Of a character of several bytes all, and of a stop id none."""
+    written = " x☕y"
+    ids = tuple(written.encode())
+    found = Written(written, (*ids, 0, 0), (1,) * 8, len(ids), 8, 1.0)
+    codec = cast(TextCodec, Bytes())
+    assert tokens_of(codec, found, text) == count
 
 
 def test_a_likelihood_is_asked_once_whatever_the_samples(tmp_path: Path) -> None:

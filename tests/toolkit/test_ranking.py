@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from opendllm.core.toolkit import ranking
 from opendllm.core.toolkit.ranking import best_in_row, rank_in_row
 
 SCORES = st.sampled_from([-math.inf, -1.0, 0.0, 0.5, 0.5, 1.0])
@@ -39,3 +41,16 @@ def test_no_more_than_there_are() -> None:
     among = torch.tensor([[True, False, True]])
     assert torch.equal(best_in_row(torch.rand(1, 3), among, torch.tensor([5])), among)
     assert not best_in_row(torch.rand(1, 3), among, torch.tensor([0])).any()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="a kernel of a GPU, and none is here")
+@pytest.mark.parametrize("length", [1, 64, 129, 700])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_gpu_ranks_as_sorting_does(length: int, dtype: torch.dtype) -> None:
+    draws = torch.Generator().manual_seed(length)
+    scores = torch.randint(-3, 4, (3, length), generator=draws).cuda().to(dtype)
+    scores[0, ::5], scores[1, ::7], scores[2, ::9] = -math.inf, math.nan, -0.0
+    among = torch.randint(0, 2, (3, length), generator=draws).cuda().bool()
+    assert ranking._kernel_serves(scores.device)
+    assert torch.equal(rank_in_row(scores, among), ranking.rank_by_sorting(scores, among))
