@@ -233,7 +233,7 @@ class LanguageModel:
             prompts: what to continue.
             sampler: by default the family's own, with its `default_options`.
             seed: an integer, or one a prompt.
-            batch_size: rows decoded together; changes no result.
+            batch_size: rows decoded together; changes no result, but for the rounding of half precision.
             chat: put each prompt into the checkpoint's chat template.
             options: the decoder's and the sampler's own, flat.
 
@@ -262,7 +262,7 @@ class LanguageModel:
             max_new_tokens: how much is written into each; by default as much as `generate` writes.
             sampler: by default the family's own, with its `default_options`.
             seed: an integer, or one a gap.
-            batch_size: rows decoded together; changes no result.
+            batch_size: rows decoded together; changes no result, but for the rounding of half precision.
             options: the decoder's and the sampler's own, flat. `middle_tokens`, the deprecated name of
                 `max_new_tokens`, is taken too.
 
@@ -302,7 +302,7 @@ class LanguageModel:
             options: the decoder's and the sampler's own, flat.
             sampler: by default the family's own, with its `default_options`.
             seed: an integer, or one a gap.
-            batch_size: rows decoded together; changes no result.
+            batch_size: rows decoded together; changes no result, but for the rounding of half precision.
             trace: whether to keep every canvas.
             on_written: told what was written into which gap as soon as it is; not in their order.
 
