@@ -46,6 +46,28 @@ def check_attention_mask(mask: Any, ids: Tensor, what: str) -> None:
         )
 
 
+def check_masks_are_real(canvas: Tensor, mask: Tensor | None, mask_token_id: int) -> None:
+    """Whether something is left to write in each row that has masks.
+
+    Args:
+        canvas: [B, L] int64.
+        mask: [B, L], of `check_attention_mask`.
+        mask_token_id: the model's.
+
+    Raises:
+        UserError: all masks of a row are called padding, and would be left as they are.
+    """
+    if mask is None:
+        return
+    masks = canvas == mask_token_id
+    left = (masks.any(-1) & ~(masks & mask.bool()).any(-1)).nonzero()
+    if len(left):
+        raise UserError(
+            f"attention_mask calls all masks of row {int(left[0])} padding, so none of them would be written: "
+            f"it is 1 at prompts and masks alike"
+        )
+
+
 def check_texts(texts: Any, what: str) -> None:
     """Whether these are several texts, and not one.
 

@@ -9,7 +9,13 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from opendllm.core.call_checks import check_attention_mask, check_count, check_texts, whole_seeds
+from opendllm.core.call_checks import (
+    check_attention_mask,
+    check_count,
+    check_masks_are_real,
+    check_texts,
+    whole_seeds,
+)
 from opendllm.core.checkpoints.families import backbone_of, with_block_length
 from opendllm.core.checkpoints.loading import Checkpoint, load_checkpoint, torch_device
 from opendllm.core.checkpoints.pretrained import fetch
@@ -157,6 +163,7 @@ class LanguageModel:
         _refuse(options, "max_new_tokens", "the canvas says how much is written")
         self._check_ids(canvas, "a canvas")
         check_attention_mask(attention_mask, canvas, "the canvas")
+        check_masks_are_real(canvas, attention_mask, self.lm.mask_token_id)
         chosen, decoder = self.build_sampler(sampler, options)
         seeds = torch.tensor(row_seeds(seed, canvas.shape[0]), device=canvas.device)
         return decode(self.lm, canvas, attention_mask, chosen, decoder, seeds, trace)
