@@ -47,24 +47,21 @@ def check_attention_mask(mask: Any, ids: Tensor, what: str) -> None:
 
 
 def check_masks_are_real(canvas: Tensor, mask: Tensor | None, mask_token_id: int) -> None:
-    """Whether something is left to write in each row that has masks.
+    """Whether there is anything to write, where there are masks.
 
     Args:
-        canvas: [B, L] int64.
+        canvas: [B, L] int64; a row without masks of its own may be padded with some.
         mask: [B, L], of `check_attention_mask`.
         mask_token_id: the model's.
 
     Raises:
-        UserError: all masks of a row are called padding, and would be left as they are.
+        UserError: every mask is called padding, and would be left as it is.
     """
-    if mask is None:
-        return
     masks = canvas == mask_token_id
-    left = (masks.any(-1) & ~(masks & mask.bool()).any(-1)).nonzero()
-    if len(left):
+    if mask is not None and bool(masks.any()) and not bool((masks & mask.bool()).any()):
         raise UserError(
-            f"attention_mask calls all masks of row {int(left[0])} padding, so none of them would be written: "
-            f"it is 1 at prompts and masks alike"
+            "attention_mask calls all masks of the canvas padding, so none would be written: it is 1 at "
+            "prompts and at masks"
         )
 
 

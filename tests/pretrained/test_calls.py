@@ -56,11 +56,15 @@ def test_masks_that_are_called_padding_are_not_left_unwritten(model: LanguageMod
     """As a mask of the prompt alone has it."""
     canvas = TOKENS.clone()
     canvas[:, 6:] = model.lm.mask_token_id
-    with pytest.raises(UserError, match="calls all masks of row 0 padding"):
+    with pytest.raises(UserError, match="calls all masks of the canvas padding"):
         model.sample(canvas, attention_mask=canvas != model.lm.mask_token_id)
     ends = torch.arange(12) < torch.tensor([[12], [9]])
     written = model.sample(canvas, attention_mask=ends).tokens
     assert not (written[ends] == model.lm.mask_token_id).any()
+    canvas[0, 6:] = 7  # nothing to write in it, and masks for padding
+    canvas[0, 10:] = model.lm.mask_token_id
+    ends = torch.arange(12) < torch.tensor([[10], [12]])
+    assert torch.equal(model.sample(canvas, attention_mask=ends).tokens[0], canvas[0])
 
 
 def test_noise_is_given_as_masks_or_as_noisy_tokens(model: LanguageModel) -> None:
