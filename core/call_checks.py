@@ -46,6 +46,25 @@ def check_attention_mask(mask: Any, ids: Tensor, what: str) -> None:
         )
 
 
+def check_masks_are_real(canvas: Tensor, mask: Tensor | None, mask_token_id: int) -> None:
+    """Whether there is anything to write, where there are masks.
+
+    Args:
+        canvas: [B, L] int64; a row without masks of its own may be padded with some.
+        mask: [B, L], of `check_attention_mask`.
+        mask_token_id: the model's.
+
+    Raises:
+        UserError: every mask is called padding, and would be left as it is.
+    """
+    masks = canvas == mask_token_id
+    if mask is not None and bool(masks.any()) and not bool((masks & mask.bool()).any()):
+        raise UserError(
+            "attention_mask calls all masks of the canvas padding, so none would be written: it is 1 at "
+            "prompts and at masks"
+        )
+
+
 def check_texts(texts: Any, what: str) -> None:
     """Whether these are several texts, and not one.
 

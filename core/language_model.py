@@ -9,7 +9,13 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from opendllm.core.call_checks import check_attention_mask, check_count, check_texts, whole_seeds
+from opendllm.core.call_checks import (
+    check_attention_mask,
+    check_count,
+    check_masks_are_real,
+    check_texts,
+    whole_seeds,
+)
 from opendllm.core.checkpoints.families import backbone_of, with_block_length
 from opendllm.core.checkpoints.loading import Checkpoint, load_checkpoint, torch_device
 from opendllm.core.checkpoints.pretrained import fetch
@@ -157,6 +163,7 @@ class LanguageModel:
         _refuse(options, "max_new_tokens", "the canvas says how much is written")
         self._check_ids(canvas, "a canvas")
         check_attention_mask(attention_mask, canvas, "the canvas")
+        check_masks_are_real(canvas, attention_mask, self.lm.mask_token_id)
         chosen, decoder = self.build_sampler(sampler, options)
         seeds = torch.tensor(row_seeds(seed, canvas.shape[0]), device=canvas.device)
         return decode(self.lm, canvas, attention_mask, chosen, decoder, seeds, trace)
@@ -233,7 +240,7 @@ class LanguageModel:
             prompts: what to continue.
             sampler: by default the family's own, with its `default_options`.
             seed: an integer, or one a prompt.
-            batch_size: rows decoded together; changes no result.
+            batch_size: rows decoded together; changes no result, but for the rounding of half precision.
             chat: put each prompt into the checkpoint's chat template.
             options: the decoder's and the sampler's own, flat.
 
@@ -262,7 +269,7 @@ class LanguageModel:
             max_new_tokens: how much is written into each; by default as much as `generate` writes.
             sampler: by default the family's own, with its `default_options`.
             seed: an integer, or one a gap.
-            batch_size: rows decoded together; changes no result.
+            batch_size: rows decoded together; changes no result, but for the rounding of half precision.
             options: the decoder's and the sampler's own, flat. `middle_tokens`, the deprecated name of
                 `max_new_tokens`, is taken too.
 
@@ -302,7 +309,7 @@ class LanguageModel:
             options: the decoder's and the sampler's own, flat.
             sampler: by default the family's own, with its `default_options`.
             seed: an integer, or one a gap.
-            batch_size: rows decoded together; changes no result.
+            batch_size: rows decoded together; changes no result, but for the rounding of half precision.
             trace: whether to keep every canvas.
             on_written: told what was written into which gap as soon as it is; not in their order.
 

@@ -101,7 +101,12 @@ def generate(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of every random draw.")] = 0,
-    batch_size: Annotated[int, typer.Option(min=1, help="Rows decoded together; changes no result.")] = 16,
+    batch_size: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Rows decoded together; changes no result, but for half precision's rounding."
+        ),
+    ] = 16,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     chat: Annotated[
         bool, typer.Option("--chat", help="Put each prompt into the checkpoint's chat template.")

@@ -37,7 +37,8 @@ class ModelOptions(BaseModel):
     sampler: str | None = Field(None, description="By default the one of the model's authors.")
     seed: int = Field(0, ge=0, lt=1 << 63, description="Of all draws, as a manifest's.")
     batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
-        _UNSAID["batch_size"], description="Rows decoded together; changes no result."
+        _UNSAID["batch_size"],
+        description="Rows decoded together; changes no result, but for half precision's rounding.",
     )
     sequence_length: int | None = Field(
         None, ge=8, description="Tokens of the longest text that is scored at once; by default the context."

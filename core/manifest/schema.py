@@ -146,8 +146,8 @@ class Evaluate(Section):
     )
     batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         "auto",
-        description="Rows decoded together; changes no result. `auto`: on a GPU as many as its memory holds, "
-        "64 at most, and 32 on a CPU.",
+        description="Rows decoded together; changes no result, but for the rounding of half precision. "
+        "`auto`: on a GPU as many as its memory holds, 64 at most, and 32 on a CPU.",
     )
     likelihood_estimator: Literal["llada", "mdlm"] = Field(
         "llada", description="How a diffusion model's likelihood is estimated."

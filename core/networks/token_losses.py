@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,9 +25,13 @@ class ScoringHead(nn.Linear):
     def forward(
         self, hidden: Tensor, targets: Tensor | None = None, loss_part: LossPart | None = None
     ) -> Tensor:
-        """Logits [..., V] of hidden states [..., D]; with targets [N] and a loss, the loss of [N, D]."""
-        if targets is None or loss_part is None:
+        """Logits [..., V] of hidden states [..., D]; with targets [N] each one's negative log-likelihood, [N]
+        float32, of [N, D]; with a loss besides, that loss."""
+        if targets is None:
             return linear(hidden, self.weight, self.bias)
+        if loss_part is None:
+            logits_of = partial(linear, weight=self.weight, bias=self.bias)
+            return _in_chunks(logits_of, self.out_features, (hidden, targets))
         if isinstance(loss_part, JointLoss):
             return self._joint_loss(guided(hidden, loss_part.guidance_scale), targets, loss_part)
         if isinstance(loss_part, DistributionLoss) and not torch.is_grad_enabled():
@@ -90,9 +95,23 @@ def token_losses(head: nn.Module, hidden: Tensor, targets: Tensor, guidance_scal
         targets: [N] int64.
         guidance_scale: see `JointLoss`.
     """
+    if _scores_itself(head) and not guidance_scale and not torch.is_grad_enabled():
+        # Called once, however many targets this process has: under ZeRO 3 all gather its weight together.
+        losses: Tensor = head(hidden, targets)
+        return losses
+    return _in_chunks(head, getattr(head, "out_features", 1 << 17), (hidden, targets), guidance_scale)
+
+
+def _in_chunks(
+    head: Callable[[Tensor], Tensor],
+    vocabulary: int,
+    scored: tuple[Tensor, Tensor],
+    guidance_scale: float = 0.0,
+) -> Tensor:
+    """`token_losses` of (hidden, targets)."""
+    hidden, targets = scored
     if not len(hidden):
         return _plain(head, hidden, targets)
-    vocabulary = getattr(head, "out_features", 1 << 17)
     count = len(targets)
     of_prompt, without = hidden[:count], hidden[count:]
     chunks = [
@@ -152,7 +171,9 @@ def _distribution_loss(head: nn.Module, hidden: Tensor, loss_part: DistributionL
     return torch.stack([loss.double() for loss in losses]).sum()
 
 
-def _plain(head: nn.Module, hidden: Tensor, targets: Tensor, guidance_scale: float = 0.0) -> Tensor:
+def _plain(
+    head: Callable[[Tensor], Tensor], hidden: Tensor, targets: Tensor, guidance_scale: float = 0.0
+) -> Tensor:
     return cross_entropy(guided(head(hidden), guidance_scale).float(), targets, reduction="none")
 
 

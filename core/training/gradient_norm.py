@@ -20,7 +20,7 @@ def norm_in_few_kernels(optimizer: Any) -> None:
     a step of 0.5B parameters on an H100. Below stage 3 it also waits for the norm before the optimizer's
     step can begin, which leaves the device idle. The arithmetic is the same.
 
-    Below stage 3 the norm is on its way to the host before the optimizer steps: `norm_under_way`.
+    The norm is on its way to the host before the optimizer steps: `norm_under_way`.
     """
     if getattr(optimizer, "cpu_offload", False) or getattr(optimizer, "offload_optimizer", False):
         return
@@ -32,22 +32,20 @@ def norm_in_few_kernels(optimizer: Any) -> None:
         its.norm_under_way = NumbersUnderWay(norm[None])
         return norm
 
+    def get_norm_groups() -> list[Tensor]:
+        return [scaled_global_norm()]
+
     def unscale_and_clip_grads(gradients: Sequence[Tensor], norm: Tensor) -> None:
         if its.clip_grad > 0:
             scale = ((norm + 1e-6) / its.clip_grad).clamp(min=1)
             for gradient in gradients:
                 gradient.mul_(1 / scale)
 
-    def get_grad_norm_direct(
-        gradients: Sequence[Tensor], parameters: Sequence[Tensor], norm_type: int = 2
-    ) -> Tensor:
-        return norm_of_all(gradients, its._get_param_partition_group(parameters[0]))
-
     if hasattr(optimizer, "scaled_global_norm"):
         optimizer.scaled_global_norm = scaled_global_norm
         optimizer.unscale_and_clip_grads = unscale_and_clip_grads
-    elif hasattr(optimizer, "get_grad_norm_direct"):
-        optimizer.get_grad_norm_direct = get_grad_norm_direct
+    elif hasattr(optimizer, "_get_norm_groups"):  # stage 3
+        optimizer._get_norm_groups = get_norm_groups
 
 
 def norm_of_all(partitions: Sequence[Tensor], group: dist.ProcessGroup) -> Tensor:

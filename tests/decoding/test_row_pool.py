@@ -5,13 +5,15 @@ from __future__ import annotations
 import random
 import shutil
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 
+from opendllm.core.decoding.kept_steps import release_steps
 from opendllm.core.decoding.row_pool import RowPool, WaitingRow
 from opendllm.core.language_model import LanguageModel
+from opendllm.core.networks.canvas_reader import TransformersReader
 
 from .samplers_by_noise import OF_MASKS, SAMPLERS, suited, with_effect
 
@@ -116,6 +118,40 @@ def test_in_fixed_shapes_rows_join_in_the_places_that_there_are(
     for seed in range(2):
         found = written_in_company(model, name, {**options, "compile": True}, seed, places=4)
         assert found == {number: expected[number] for number in found}
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("way", ["dual", "blocks of its own", "shifted blocks of its own"])
+def test_what_a_row_before_left_in_the_cache_is_forgotten(
+    way: str,
+    compiled: bool,
+    golden_model: Callable[[str], LanguageModel],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A masked key counts with a weight of 0, and 0 times what is no number is no number."""
+    monkeypatch.setattr(torch, "compile", lambda function, **_options: function)
+    monkeypatch.setattr(shutil, "which", lambda _name: "a compiler")
+    family, name, options = WAYS[way]
+    options = {**options, "compile": compiled}
+    model = golden_model(family)
+    long, short = 4, 3
+    expected = alone(model, name, options, short)
+    release_steps(model.lm)
+    pool = pool_of(model, name, options, [long, 0])
+    with torch.no_grad(), pool.run:
+        while not any(row.number == long for row in pool.finished()):
+            pool.take_step()
+        for reader in pool.run._readers:
+            cache = cast(TransformersReader, reader)._cache
+            assert cache is not None
+            for store in (*cache.keys, *cache.values):
+                store[0] = torch.nan
+        assert pool.join([WaitingRow(short, ROWS[short], 100 + short)]) == 1
+        found = {}
+        while not pool.is_done:
+            pool.take_step()
+            found.update({row.number: row.written for row in pool.finished()})
+    assert found[short] == expected
 
 
 @pytest.mark.parametrize("stops", [False, True])

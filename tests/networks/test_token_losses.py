@@ -161,6 +161,21 @@ def test_without_gradients_the_losses_are_the_same(head: str) -> None:
         torch.testing.assert_close(summed_loss(layer, hidden, targets, total), wanted.sum())
 
 
+@pytest.mark.parametrize("count", [TOKENS, 11, 5, 0])
+def test_a_head_is_called_once_however_many_tokens_are_scored(count: int) -> None:
+    """Under ZeRO 3 each call gathers its weight, which all processes have to do as often: else they wait for
+    one another without end."""
+    layer, hidden, targets, _ = case("linear", torch.float32)
+    calls: list[Tensor] = []
+    layer.register_forward_hook(lambda _layer, _given, found: calls.append(found))
+    with torch.no_grad():
+        found = token_losses(layer, hidden[:count], targets[:count])
+        summed_loss(layer, hidden[:count], targets[:count], total)
+    summed_loss(layer, hidden[:count], targets[:count], total)
+    assert len(calls) == 3
+    torch.testing.assert_close(found, plain(layer, hidden[:count], targets[:count]))
+
+
 @pytest.mark.parametrize("head", HEADS)
 def test_a_batch_without_a_scored_token_has_a_loss_of_zero(head: str) -> None:
     layer, hidden, targets, _ = case(head, torch.float32)

@@ -52,6 +52,21 @@ def test_a_mask_of_another_form_is_refused(mask: Any, model: LanguageModel) -> N
         model.logits(TOKENS, mask)
 
 
+def test_masks_that_are_called_padding_are_not_left_unwritten(model: LanguageModel) -> None:
+    """As a mask of the prompt alone has it."""
+    canvas = TOKENS.clone()
+    canvas[:, 6:] = model.lm.mask_token_id
+    with pytest.raises(UserError, match="calls all masks of the canvas padding"):
+        model.sample(canvas, attention_mask=canvas != model.lm.mask_token_id)
+    ends = torch.arange(12) < torch.tensor([[12], [9]])
+    written = model.sample(canvas, attention_mask=ends).tokens
+    assert not (written[ends] == model.lm.mask_token_id).any()
+    canvas[0, 6:] = 7  # nothing to write in it, and masks for padding
+    canvas[0, 10:] = model.lm.mask_token_id
+    ends = torch.arange(12) < torch.tensor([[10], [12]])
+    assert torch.equal(model.sample(canvas, attention_mask=ends).tokens[0], canvas[0])
+
+
 def test_noise_is_given_as_masks_or_as_noisy_tokens(model: LanguageModel) -> None:
     wanted = model.loss(TOKENS, HIDDEN, CHANCE)
     noisy = TOKENS.masked_fill(HIDDEN, model.lm.mask_token_id)

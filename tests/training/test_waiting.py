@@ -44,8 +44,9 @@ def test_the_norm_of_few_kernels_and_its_clipping_are_deepspeeds(
     assert found[0] == pytest.approx(found[1], rel=1e-5 if precision == "fp32" else 1e-3)
 
 
+@pytest.mark.parametrize("stage", [1, 3])
 def test_each_micro_batch_is_read_ahead_once_and_not_again_by_its_pass(
-    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, stage: int
 ) -> None:
     read: list[int] = []
     once = ScoringModule._read
@@ -57,7 +58,8 @@ def test_each_micro_batch_is_read_ahead_once_and_not_again_by_its_pass(
     monkeypatch.setattr(ScoringModule, "_read", counted)
     worked_out: list[AttentionLayout] = []
     monkeypatch.setattr(AttentionLayout, "work_out", lambda layout: worked_out.append(layout))
-    train(make_run(steps=2, micro_batch_size=2))
+    zero = {"zero_optimization": {"stage": stage}}
+    train(make_run(steps=2, micro_batch_size=2, deepspeed=zero))
     assert read == [2] * 8
     assert len(worked_out) == 8
 
