@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -65,25 +66,29 @@ def check_masks_are_real(canvas: Tensor, mask: Tensor | None, mask_token_id: int
         )
 
 
-def check_texts(texts: Any, what: str) -> None:
-    """Whether these are several texts, and not one.
+def several_texts(texts: Any, what: str) -> list[str]:
+    """What is given as several texts, and not one.
 
     Args:
         texts: what the caller gave.
         what: the argument's name.
 
     Raises:
-        UserError: they aren't.
+        UserError: it is something else.
     """
     if isinstance(texts, str | bytes):
         raise UserError(f"{what} is a list of texts, not one text")
-    for number, text in enumerate(texts):
+    if not isinstance(texts, Iterable):
+        raise UserError(f"{what} is a list of texts, not {_shown(texts)}")
+    found = list(texts)
+    for number, text in enumerate(found):
         if not isinstance(text, str):
             raise UserError(f"{what} holds texts, and number {number} is a {type(text).__name__}: {text!r}")
+    return found
 
 
-def check_count(given: Any, what: str, why: str) -> None:
-    """Whether this is a whole number, 1 at least.
+def count_of(given: Any, what: str, why: str) -> int:
+    """What is given as a whole number, 1 at least.
 
     Args:
         given: what the caller gave.
@@ -91,10 +96,15 @@ def check_count(given: Any, what: str, why: str) -> None:
         why: what to do, for the error.
 
     Raises:
-        UserError: it isn't.
+        UserError: it is something else.
     """
-    if not isinstance(given, int) or isinstance(given, bool) or given < 1:
+    number = 0
+    if not isinstance(given, bool):
+        with suppress(TypeError):
+            number = operator.index(given)
+    if number < 1:
         raise UserError(f"{what} is {given!r}: {why}")
+    return number
 
 
 def check_loss_noise(tokens: Tensor, masked: Any, mask_probability: Any) -> None:
@@ -122,7 +132,7 @@ def check_loss_noise(tokens: Tensor, masked: Any, mask_probability: Any) -> None
         )
     chances = mask_probability
     fits = isinstance(chances, Tensor) and chances.is_floating_point()
-    if not fits or chances.shape not in (shape, (shape[0], 1), ()):
+    if not fits or chances.shape not in (shape, (shape[0], 1), (1, shape[1]), (1, 1), ()):
         raise UserError(
             f"mask_probability is float {list(shape)}, or [{shape[0]}, 1] for one chance a row; this is "
             f"{_shown(chances)}"
@@ -135,18 +145,20 @@ def check_loss_noise(tokens: Tensor, masked: Any, mask_probability: Any) -> None
         )
 
 
-def check_mask_noise(tokens: Tensor, masked: Tensor, mask_token_id: int) -> None:
+def check_mask_noise(tokens: Tensor, masked: Tensor, segments: Tensor | None, mask_token_id: int) -> None:
     """Whether noise that leaves nothing but masks is such noise.
 
     Args:
         tokens: [B, L] int64, clean.
         masked: [B, L] bool, or int64: the noisy tokens.
+        segments: [B, L]: where there is padding, which may be masks; None where there is none.
         mask_token_id: the model's.
 
     Raises:
         UserError: another token than the mask stands in a token's place, or clean tokens hold masks.
     """
-    if bool((tokens == mask_token_id).any()):
+    real = torch.ones_like(tokens, dtype=torch.bool) if segments is None else segments != PADDING_SEGMENT
+    if bool(((tokens == mask_token_id) & real).any()):
         raise UserError(
             f"tokens holds the mask token ({mask_token_id}): give the clean tokens, and which of them are "
             f"hidden as `masked`"
@@ -173,7 +185,8 @@ def check_segments(segments: Any, masked: Tensor) -> None:
     """
     if segments is None:
         return
-    if not isinstance(segments, Tensor) or segments.shape != masked.shape or segments.dtype != torch.int64:
+    fits = isinstance(segments, Tensor) and segments.dtype in (torch.int64, torch.int32)
+    if not fits or segments.shape != masked.shape:
         raise UserError(
             f"segments is int64 {list(masked.shape)}, document numbers; this is {_shown(segments)}"
         )
@@ -181,15 +194,16 @@ def check_segments(segments: Any, masked: Tensor) -> None:
         raise UserError(f"masked hides padding, which segments says by {PADDING_SEGMENT}: hide tokens only")
 
 
-def whole_seeds(seed: Any) -> list[int]:
+def whole_seeds(seed: Any) -> int | list[int]:
     """One seed, or one a row, as whole numbers.
 
     Raises:
         UserError: one is none, or doesn't fit 64 bits.
     """
-    if isinstance(seed, Tensor):
+    if hasattr(seed, "tolist"):  # of torch and of NumPy; a number where it has no dimension
         seed = seed.tolist()
-    given = list(seed) if isinstance(seed, Iterable) and not isinstance(seed, str | bytes) else [seed]
+    several = isinstance(seed, Iterable) and not isinstance(seed, str | bytes)
+    given = list(seed) if several else [seed]
     found = []
     for each in given:
         try:
@@ -199,7 +213,7 @@ def whole_seeds(seed: Any) -> list[int]:
         if not -(2**63) <= number < 2**63:
             raise UserError(f"seed {each} is no signed integer of 64 bits")
         found.append(number)
-    return found
+    return found if several else found[0]
 
 
 def _shown(given: Any) -> str:

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from opendllm.core.call_checks import (
     check_attention_mask,
-    check_count,
     check_masks_are_real,
-    check_texts,
+    count_of,
+    several_texts,
     whole_seeds,
 )
 from opendllm.core.checkpoints.families import backbone_of, with_block_length
@@ -179,8 +179,8 @@ class LanguageModel:
             UserError: these are no texts, one is too short to be scored or longer than the
                 context, or there is no such estimator.
         """
-        check_texts(texts, "texts")
-        check_count(draws, "draws", "take at least one")
+        texts = several_texts(texts, "texts")
+        draws = count_of(draws, "draws", "take at least one")
         if estimator not in get_args(Estimator):
             raise UserError(f"estimator {estimator!r} is none of {', '.join(get_args(Estimator))}")
         codec = self.codec
@@ -247,8 +247,8 @@ class LanguageModel:
         Raises:
             UserError: see `sample` and `write`.
         """
-        check_texts(prompts, "prompts")
-        gaps = [self.chat_gap(prompt) if chat else Gap(prompt) for prompt in prompts]
+        texts = several_texts(prompts, "prompts")
+        gaps = [self.chat_gap(text) if chat else Gap(text) for text in texts]
         written = self.fill(gaps, options, sampler=sampler, seed=seed, batch_size=batch_size)
         return [each.text for each in written]
 
@@ -283,7 +283,8 @@ class LanguageModel:
             warn_deprecated("middle_tokens", "write infill(gaps, max_new_tokens=...)")
             max_new_tokens = options.pop("middle_tokens")
         if max_new_tokens is not None:
-            check_count(max_new_tokens, "max_new_tokens", "write at least one token")
+            max_new_tokens = count_of(max_new_tokens, "max_new_tokens", "write at least one token")
+        gaps = list(gaps)
         for index, gap in enumerate(gaps):
             if isinstance(gap, str) or len(gap) != 2 or not _are_texts(gap):
                 raise UserError(f"gap {index} is {gap!r}: give (prefix, suffix) of each, two texts")
@@ -316,7 +317,7 @@ class LanguageModel:
         Raises:
             UserError: see `sample` and `write`.
         """
-        check_count(batch_size, "batch_size", "decode at least one row at a time")
+        batch_size = count_of(batch_size, "batch_size", "decode at least one row at a time")
         refuse_unread_suffix(self.lm, gaps)
         chosen, decoder = self.build_sampler(sampler, options)
         codec = self.codec
@@ -407,8 +408,8 @@ def row_seeds(seed: int | Sequence[int], rows: int) -> list[int]:
         UserError: one seed a row, but for other rows; or a seed that torch can't hold.
     """
     given = whole_seeds(seed)
-    if isinstance(seed, int):
-        hashed: list[int] = hash_address(seed, torch.arange(rows)).tolist()
+    if isinstance(given, int):
+        hashed: list[int] = hash_address(given, torch.arange(rows)).tolist()
         return hashed
     if len(given) != rows:
         raise UserError(f"{len(given)} seeds were given for {rows} rows")

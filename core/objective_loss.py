@@ -80,10 +80,10 @@ def objective_loss(
     chosen = registration.build(checked)
     masked = noise.masked
     check_loss_noise(noise.tokens, masked, noise.mask_probability)
-    if noise_destination(chosen_schedule.options) == "mask":
-        check_mask_noise(noise.tokens, masked, lm.mask_token_id)
     gone = masked if masked.dtype == torch.bool else masked != noise.tokens
     check_segments(noise.segments, gone)
+    if noise_destination(chosen_schedule.options) == "mask":
+        check_mask_noise(noise.tokens, masked, noise.segments, lm.mask_token_id)
     noisy = None if masked.dtype == torch.bool else masked
     if "mask" not in checked.destinations and noisy is None:
         raise UserError(f"objective {objective} replaces tokens: give the noisy tokens, int64, as `masked`")

@@ -239,6 +239,11 @@ class MbppPlusOptions(DifferentialOptions):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"problems": "mbpp-plus.jsonl"}]})
 
+    @property
+    def chat_issue(self) -> str | None:
+        """Open-dLLM's prompt ends where code begins, and its programs are taken out of fences."""
+        return None if self.protocol == "open-dllm" else super().chat_issue
+
     def planned_requests(self) -> Sequence[PlannedRequests] | None:
         """See `BenchmarkOptions.planned_requests`."""
         return None if self.problems else [planned_sizes.MBPP_PLUS[self.protocol]]

@@ -22,7 +22,7 @@ class Instruction:
 
     turn: str
     begun: str
-    fence: str = "\n```"
+    fence: str = "```"
 
 
 def instructed(
@@ -48,6 +48,8 @@ def instructed(
         begun = chat([user, Message("assistant", instruction.begun)], prefilled=True)
     except UserError:
         return replace(asked, gap=Gap(chat([user]), templated=True))
+    if begun.endswith(instruction.begun.strip()):  # the template has trimmed it
+        begun += instruction.begun[len(instruction.begun.rstrip()) :]
     return replace(ended, gap=Gap(begun, templated=True))
 
 

@@ -323,6 +323,11 @@ def turns(messages: Sequence[Message], prefilled: bool = False) -> str:
     return "".join(f"<{m.role}>{m.content}" for m in messages) + ("" if prefilled else "<assistant>")
 
 
+def trimmed_turns(messages: Sequence[Message], prefilled: bool = False) -> str:
+    """One that trims, as LLaMA 3's and LLaDA's do."""
+    return turns([replace(message, content=message.content.strip()) for message in messages], prefilled)
+
+
 def turns_alone(messages: Sequence[Message], prefilled: bool = False) -> str:
     """One that can't, as a server's."""
     if prefilled:
@@ -353,13 +358,32 @@ def test_an_answer_that_goes_on_with_begun_code_is_its_program(name: str) -> Non
     programs = {request.task_id: whole_program(request) for request in asked(name)[1]}
     benchmark, requests = asked(name, replace(CONTEXT, chat=turns), protocol="instruct")
     assert all(request.gap.templated for request in requests)
-    tails = ("", "\n", "\n```", "\n```\nIt adds `a` to b.\n\n```python\nadd(1, 2)\n```\n")
+    tails = (
+        "",
+        "\n",
+        "```\nThis adds them.",
+        "\n```",
+        "\n```\nIt adds `a` to b.\n\n```python\nadd(1, 2)\n```\n",
+    )
 
     def texts(request: GenerationRequest) -> list[str]:
         body = reference(request) if name == "humaneval" else programs[request.task_id]
         return [body + tail for tail in tails]
 
     assert benchmark.score(answered(requests, texts)).metrics["pass@1"].value == 1
+
+
+@pytest.mark.parametrize("name", INSTRUCTED)
+def test_an_answer_begins_the_same_where_a_template_trims(name: str) -> None:
+    ends = [
+        [
+            request.gap.prefix[-20:]
+            for request in asked(name, replace(CONTEXT, chat=chat), protocol="instruct")[1]
+        ]
+        for chat in (turns, trimmed_turns)
+    ]
+    assert [end.split("```")[-1] for end in ends[0]] == [end.split("```")[-1] for end in ends[1]]
+    assert all(end.endswith("\n") for end in ends[1])
 
 
 @pytest.mark.parametrize("name", INSTRUCTED)
@@ -389,7 +413,7 @@ def test_what_an_instruct_model_is_asked() -> None:
         "<user>Write a solution to the following problem and make sure that it passes the tests:\n"
         f"```python\n{function}\n```\n<assistant>Here is the completed function:\n```python\n{function}\n"
     )
-    assert of_humaneval.stop == ("\n```",)
+    assert of_humaneval.stop == ("```",)
     plain = asked("humaneval", protocol="instruct")[1][0].gap
     assert not plain.templated
     assert f"<user>{plain.prefix}".replace("\n```\nHere", "\n```\n<assistant>Here") == of_humaneval.gap.prefix

@@ -6,12 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 
 from opendllm.core import load
 from opendllm.core.language_model import LanguageModel
 from opendllm.registries.errors import UserError
+from opendllm.registries.sequences import PADDING_SEGMENT
 
 Golden = Callable[[str], LanguageModel]
 TOKENS = torch.arange(2, 26).view(2, 12)
@@ -158,6 +160,39 @@ def test_a_tensor_of_seeds_is_one_a_row(model: LanguageModel) -> None:
     canvas[:, 0] = 5
     each = model.sample(canvas, temperature=1.0, seed=cast(Any, torch.tensor([3, 4]))).tokens
     assert torch.equal(each, model.sample(canvas, temperature=1.0, seed=[3, 4]).tokens)
+
+
+@pytest.mark.parametrize("seed", [np.int64(5), torch.tensor(5)], ids=["numpy", "torch"])
+def test_one_seed_is_one_in_any_form(seed: Any, model: LanguageModel) -> None:
+    canvas = torch.full((2, 8), model.lm.mask_token_id)
+    canvas[:, 0] = 5
+    wanted = model.sample(canvas, temperature=1.0, seed=5).tokens
+    assert torch.equal(model.sample(canvas, temperature=1.0, seed=seed).tokens, wanted)
+
+
+def test_texts_may_come_one_after_the_other_and_counts_from_numpy(autoregressive: Path) -> None:
+    writer = load(autoregressive, backbone="causal-lm", mask_token_id=289)
+    texts = ["def f(x):", "x = 1"]
+    options: dict[str, Any] = {"max_new_tokens": 4, "steps": 4}
+    wanted = writer.generate(texts, **options)
+    assert writer.generate(iter(texts), batch_size=np.int64(1), **options) == wanted  # type: ignore[arg-type]
+    pairs = [(text, "\n") for text in texts]
+    filled = writer.infill(iter(pairs), np.int64(4), steps=4)  # type: ignore[arg-type]
+    assert filled == writer.infill(pairs, 4, steps=4)
+    assert writer.score(iter(texts), draws=np.int64(2)) == writer.score(texts, draws=2)  # type: ignore[arg-type]
+
+
+def test_padding_of_masks_is_no_clean_token(model: LanguageModel) -> None:
+    segments = torch.zeros_like(TOKENS)
+    segments[:, 10:] = PADDING_SEGMENT
+    hidden = HIDDEN & (segments == 0)
+    padded = TOKENS.masked_fill(segments != 0, model.lm.mask_token_id)
+    wanted = model.loss(TOKENS, hidden, CHANCE, segments=segments)
+    for loss in (
+        model.loss(padded, hidden, CHANCE, segments=segments),
+        model.loss(padded, hidden, CHANCE, segments=segments.int()),
+    ):
+        assert torch.equal(torch.stack(loss), torch.stack(wanted))
 
 
 @pytest.mark.parametrize(
