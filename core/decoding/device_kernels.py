@@ -29,7 +29,7 @@ MOST_POSITIONS = 1 << 14
 
 
 class DeviceKernels:
-    """The kernels' launches."""
+    """The kernels' launches, on the device of what they are given."""
 
     def __init__(self) -> None:
         """Import them.
@@ -63,20 +63,22 @@ class DeviceKernels:
             torch.empty_like(tokens),
             torch.empty_like(state.confidence),
         )
-        self._kernels.begin[(rows,)](
-            _bytes(state.editable), state.block_of, tokens, state.memory, plan, done,
-            _bytes(unfinished), _bytes(begun.editable), _bytes(begun.masked),
-            begun.memory, begun.tokens, begun.confidence,
-            rows, length, mask_token_id, _block(length),
-        )  # fmt: skip
+        with torch.cuda.device_of(tokens):
+            self._kernels.begin[(rows,)](
+                _bytes(state.editable), state.block_of, tokens, state.memory, plan, done,
+                _bytes(unfinished), _bytes(begun.editable), _bytes(begun.masked),
+                begun.memory, begun.tokens, begun.confidence,
+                rows, length, mask_token_id, _block(length),
+            )  # fmt: skip
         return unfinished, begun
 
     def ask(self, wanted: Tensor, asked: Tensor, count: Tensor, size: int) -> None:
         """See `asked_columns`; into `asked` [R, size or more] and `count` [R] int64."""
         rows, length = wanted.shape
-        self._kernels.ask[(rows,)](
-            _bytes(wanted.contiguous()), asked, count, length, size, asked.stride(0), _block(length)
-        )
+        with torch.cuda.device_of(wanted):
+            self._kernels.ask[(rows,)](
+                _bytes(wanted.contiguous()), asked, count, length, size, asked.stride(0), _block(length)
+            )
 
     def spread(
         self, proposed: Proposals, columns: Tensor, count: Tensor, bad: Tensor, mask_token_id: int
@@ -86,10 +88,11 @@ class DeviceKernels:
         length = bad.shape[1] - 1
         tokens = columns.new_empty(rows, length)
         confidence = proposed.confidence.new_empty(rows, length)
-        self._kernels.spread[(rows,)](
-            columns, count, proposed.tokens, proposed.confidence, _bytes(proposed.finite), _bytes(bad),
-            tokens, confidence, length, size, columns.stride(0), mask_token_id, _block(length),
-        )  # fmt: skip
+        with torch.cuda.device_of(columns):
+            self._kernels.spread[(rows,)](
+                columns, count, proposed.tokens, proposed.confidence, _bytes(proposed.finite), _bytes(bad),
+                tokens, confidence, length, size, columns.stride(0), mask_token_id, _block(length),
+            )  # fmt: skip
         return tokens, confidence
 
     def commit(
@@ -106,12 +109,13 @@ class DeviceKernels:
         """
         assert selection.commit is not None
         rows, length = state.tokens.shape
-        self._kernels.commit[(rows,)](
-            _bytes(selection.commit.contiguous()), _bytes(step.masked.contiguous()),
-            step.tokens.contiguous(), step.confidence.contiguous(), plan, _bytes(unfinished),
-            state.tokens, state.confidence, state.taken, state.committed_at,
-            rows, length, _block(length),
-        )  # fmt: skip
+        with torch.cuda.device_of(state.tokens):
+            self._kernels.commit[(rows,)](
+                _bytes(selection.commit.contiguous()), _bytes(step.masked.contiguous()),
+                step.tokens.contiguous(), step.confidence.contiguous(), plan, _bytes(unfinished),
+                state.tokens, state.confidence, state.taken, state.committed_at,
+                rows, length, _block(length),
+            )  # fmt: skip
 
     def choose(self, logits: Tensor, mask_token_id: int, suppressed: Tensor | None) -> Proposals:
         """What `propose` gives at temperature 0, without filters, with a probability for a confidence.
@@ -130,12 +134,14 @@ class DeviceKernels:
         tokens = logits.new_empty(count, dtype=torch.int64)
         confidence = logits.new_empty(count, dtype=torch.float32)
         finite = logits.new_empty(count, dtype=torch.bool)
-        self._kernels.choose[(count, parts)](
-            logits, logits if suppressed is None else _bytes(suppressed),
-            numbers[0], places[0], numbers[1], places[1], self._counters, tokens, confidence, _bytes(finite),
-            size, logits.stride(0), mask_token_id, parts,
-            suppressed is not None, 1 << (parts - 1).bit_length(), LOGITS_OF_PART, num_warps=8,
-        )  # fmt: skip
+        with torch.cuda.device_of(logits):
+            self._kernels.choose[(count, parts)](
+                logits, logits if suppressed is None else _bytes(suppressed),
+                numbers[0], places[0], numbers[1], places[1], self._counters,
+                tokens, confidence, _bytes(finite),
+                size, logits.stride(0), mask_token_id, parts,
+                suppressed is not None, 1 << (parts - 1).bit_length(), LOGITS_OF_PART, num_warps=8,
+            )  # fmt: skip
         return Proposals(tokens, confidence, finite)
 
 

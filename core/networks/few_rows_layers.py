@@ -130,18 +130,23 @@ class FewRowsLayers:
             columns=cache.columns.contiguous(),
             mask=None if visible is None else visible.contiguous(),
             seen=cache.seen,
+            keys=cache.keys,
+            values=cache.values,
         )
+        with torch.cuda.device_of(hidden):
+            self._run(few, hidden)
+        return hidden.view(rows, at_once, width)
+
+    def _run(self, few: FewRowsPass, hidden: Tensor) -> None:
         norms = [layer.input_norm for layer in self._layers]
         few.weigh(hidden, norms[0])
-        for layer, after, keys, values in zip(
-            self._layers, [*norms[1:], norms[0]], cache.keys, cache.values, strict=True
-        ):
+        after_each = [*norms[1:], norms[0]]
+        for layer, after, keys, values in zip(self._layers, after_each, few.keys, few.values, strict=True):
             few.query_key_value(layer, keys, values)
             few.attend(keys, values)
             few.add_product(few.attended, layer.output, layer.output_bias, hidden, layer.feed_forward_norm)
             few.gated_product(layer)
             few.add_product(few.risen, layer.down, layer.down_bias, hidden, after)
-        return hidden.view(rows, at_once, width)
 
     def _make_constants(self, hidden: Tensor, rows: int, length: int) -> None:
         device = hidden.device

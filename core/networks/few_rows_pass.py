@@ -8,6 +8,7 @@ keys: 8.8; by 32 queries, 64 keys and four parts 11.8).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -87,6 +88,8 @@ class FewRowsPass:
         columns: [R, N / R] int64.
         mask: [R, N / R or 1, seen] bool; None where all see all.
         seen: how many columns are read.
+        keys: of each layer [B, G, L + 1, K], written at some places.
+        values: the same.
     """
 
     kernels: Any
@@ -107,6 +110,8 @@ class FewRowsPass:
     columns: Tensor
     mask: Tensor | None
     seen: int
+    keys: Sequence[Tensor]
+    values: Sequence[Tensor]
 
     def weigh(self, hidden: Tensor, weight: Tensor) -> None:
         """Begin with some states: what the first norm needs of them."""

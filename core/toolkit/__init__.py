@@ -30,7 +30,8 @@
     canvas_reader          repeated forward passes over a canvas; canvas_cache, the keys and values that it
                            keeps; fused_reading, the same by few large operations;
                            fused_layer, one layer so; few_rows_layers, the same by a few kernels
-                           (few_rows_pass, few_rows_layer_kernels), few_rows_case, what they are compared on
+                           (few_rows_pass, few_rows_layer_kernels, few_rows_product_kernels), few_rows_case,
+                           what they are compared on
     token_losses           the LM head's loss, chunk by chunk; logit_chunks, how large a chunk is;
                            fused_slopes, its gradient on a GPU; kept_kernels, where compiled ones are kept
     load_balancing         a mixture's loss that spreads tokens over its experts

@@ -46,7 +46,8 @@ def rank(scores: Tensor, among: Tensor) -> Tensor:
     """
     rows, length = scores.shape
     out = torch.empty(rows, length, dtype=torch.int64, device=scores.device)
-    _rank[(rows, triton.cdiv(length, MINE))](
-        scores.contiguous(), among.contiguous().view(torch.uint8), out, length, MINE, OTHERS
-    )
+    with torch.cuda.device_of(scores):
+        _rank[(rows, triton.cdiv(length, MINE))](
+            scores.contiguous(), among.contiguous().view(torch.uint8), out, length, MINE, OTHERS
+        )
     return out
