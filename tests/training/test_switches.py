@@ -18,6 +18,7 @@ from opendllm.core.training import decoder_layers
 from opendllm.core.training.held_out import held_out_loss
 from opendllm.core.training.trainer import TrainingRun, train
 from opendllm.core.training.weight_checks import NonFiniteLossError
+from opendllm.plugins.backbones.presets import LLADA
 from opendllm.registries.errors import UserError
 from opendllm.registries.objectives import Corruption
 
@@ -101,12 +102,13 @@ def test_compiling_changes_nothing_but_rounding(
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
     decoder_layers._compiled_function.cache_clear()
     torch._dynamo.reset()
+    if "deepspeed" in besides and "lora" not in besides:
+        # More than torch.compile has forms of one function, beyond which it leaves the rest uncompiled.
+        monkeypatch.setitem(LLADA["nano"], "n_layers", torch._dynamo.config.recompile_limit + 1)
     plain, compiled = (
-        make_run("plain", steps=2, **besides),
-        make_run("compiled", steps=2, compile=True, **besides),
+        make_run("plain", "llada", steps=2, **besides),
+        make_run("compiled", "llada", steps=2, compile=True, **besides),
     )
-    layers = len(compiled.lm.network.get_decoder().layers)
-    assert layers > 1
     train(plain)
     torch._dynamo.utils.counters.clear()
     train(compiled)
