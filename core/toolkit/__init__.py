@@ -52,7 +52,7 @@
 
 `core.foundation`, for everybody, none of it loads torch: json_lines, json_objects, sample_records,
     packed_files, globs, fingerprints (of what files hold), atomic_files, option_errors, hub, ranks,
-    process_group, notices, decoding_traces, contamination_file, peak_memory, visible_text, loopback
-    (which hosts are this machine), cores (those that a process may use), heavy_imports (torch and
+    process_group, shared_errors, notices, decoding_traces, contamination_file, peak_memory, visible_text,
+    loopback (which hosts are this machine), cores (those that a process may use), heavy_imports (torch and
     transformers, as quickly as they can be had: with device_start and kept_names), cache_folder.
 """
