@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 from opendllm.core.decoding.graph_calls import GraphTiming
 from opendllm.core.evaluation.answering import failed_answer, fingerprint
 from opendllm.core.evaluation.answers import AnswerFile
+from opendllm.core.evaluation.remarks import cut_short, same_answers
 from opendllm.core.evaluation.respondent import Respondent
 from opendllm.core.evaluation.shards import ALONE, Shard, take_shard
 from opendllm.core.foundation.atomic_files import write_json
@@ -25,7 +25,6 @@ from opendllm.registries.benchmarks import (
     Benchmark,
     BenchmarkContext,
     CodeExecution,
-    GeneratedText,
     GenerationRequest,
     LikelihoodRequest,
     Metric,
@@ -146,7 +145,11 @@ def evaluate(
     if not benchmark.executes_code or context.code_execution is not None:
         on_scoring(0, None, None)
         scores = benchmark.score([asked.with_kind(record.answer) for record in records])
-        remarks = [*asked.remarks(wanted, answers.records), *_same_answers(records)]
+        remarks = [
+            *asked.remarks(wanted, answers.records),
+            *same_answers(records),
+            *cut_short(wanted, answers.records, asked.max_new_tokens),
+        ]
         scores = replace(scores, notes=(*scores.notes, *about, *remarks))
     return replace(
         evaluation_of(scores, records),
@@ -155,20 +158,6 @@ def evaluate(
         graphs=graphs if graphs.graphs else None,
         batch_size=max(asked.rows, default=None),
     )
-
-
-def _same_answers(records: Sequence[SampleRecord]) -> Iterator[str]:
-    """Whether no request has two different answers, so that several told no more than one."""
-    texts: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for record in records:
-        if isinstance(record.answer, GeneratedText) and record.failure is None:
-            texts[record.key[:2]].append(record.answer.text)
-    several = [found for found in texts.values() if len(found) > 1]
-    if several and all(len(set(found)) == 1 for found in several):
-        yield (
-            f"the {max(map(len, several))} answers to each request are all the same, so pass@k is the same "
-            f"for every k: is the temperature 0?"
-        )
 
 
 def _first_text(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -108,13 +109,27 @@ def test_answers_that_are_all_the_same_are_told(tmp_path: Path, monkeypatch: pyt
     """Ten of them at temperature 0 are one, and pass@10 is pass@1."""
     drawn = ask(Questions(infillings()), tmp_path / "drawn.jsonl")
     assert drawn.scores is not None
-    assert not drawn.scores.notes
+    assert not any("the same" in note for note in drawn.scores.notes)
     mode = DecoderOptions(steps=4, max_new_tokens=6)
     monkeypatch.setattr(f"{__name__}.DecoderOptions", lambda **_: mode)
     greedy = ask(Questions(infillings()), tmp_path / "greedy.jsonl")
     assert greedy.scores is not None
-    [note] = greedy.scores.notes
-    assert note.startswith("the 2 answers to each request are all the same")
+    assert greedy.scores.notes[0].startswith("the 2 answers to each request are all the same")
+
+
+def test_answers_that_had_not_ended_are_told(tmp_path: Path) -> None:
+    """Code that is cut off after 64 tokens fails, whatever would have come."""
+
+    def notes(name: str, stop: tuple[str, ...] = (), length: int | None = None) -> tuple[str, ...]:
+        asked = [GenerationRequest(f"t{n}", Gap("ab" * (n + 1), None, length), stop=stop) for n in range(3)]
+        found = ask(Questions(asked), tmp_path / name)
+        assert found.scores is not None
+        return found.scores.notes
+
+    [note] = notes("plain")
+    assert re.match("[3-6] of 6 answers hadn't ended after 6 tokens, and are scored as they are", note)
+    assert not notes("stopped", stop=tuple(map(chr, range(0x250))))
+    assert not notes("short", length=5)
 
 
 def test_graphs_are_counted_said_and_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
