@@ -43,9 +43,11 @@ class MetricsLog:
             tracker.add(step, values)
 
     def amend(self, step: int, **values: float) -> None:
-        """More values for the last line, which is that of `step`."""
+        """More values for the line of `step`, the last one; where it is lost, a line of these alone."""
         if self._write:
             lines = _lines(self._path)
+            if not lines or lines[-1]["step"] != step:
+                lines.append({"step": step})
             lines[-1] |= values
             _write(self._path, lines)
         for tracker in self._trackers:

@@ -147,7 +147,7 @@ def _take_steps(
             check_untrained(untrained.get("held_out_loss"))
             log.add(0, **untrained)
         if saved.unmeasured:
-            _measure_late(run, taken_by, step, log, stop)
+            _measure_late(run, (engine, taken_by), step, log, stop)
         while step < settings.steps:
             step += 1
             started = time.perf_counter()
@@ -198,14 +198,21 @@ def _take_steps(
 
 
 def _measure_late(
-    run: TrainingRun, taken_by: TrainingSteps, step: int, log: MetricsLog, stop: StopRequest
+    run: TrainingRun,
+    at_work: tuple[DeepSpeedEngine, TrainingSteps],
+    step: int,
+    log: MetricsLog,
+    stop: StopRequest,
 ) -> None:
     """What was due at a step that was saved without it, whose weights are there again."""
+    engine, taken_by = at_work
     with stop.watchdog.measuring():
         measured = taken_by.measured(step, last=False, saving=True)
+    held_out = measured.get("held_out_loss")
+    check_nothing_is_lost(engine, taken_by.spot_check, step, held_out, saving=False)
     log.amend(step, **measured)
-    if rank() == 0 and "held_out_loss" in measured:
-        enter_measured(run.folder, step, measured["held_out_loss"])
+    if rank() == 0 and held_out is not None:
+        enter_measured(run.folder, step, held_out)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from opendllm.core.checkpoints.ledger import entries
 from opendllm.core.foundation import atomic_files
 from opendllm.core.launching.stopping import Stopped
 from opendllm.core.training import checkpoints, documents, held_out
+from opendllm.core.training.metrics_log import MetricsLog
 from opendllm.core.training.trainer import TrainingRun, train
 
 MakeRun = Callable[..., TrainingRun]
@@ -90,3 +91,15 @@ def test_a_stopped_runs_curve_is_that_of_one_that_wasnt(
         {key: line[key] for key in wanted if key in line}
         for line, wanted in zip(lines(stopped), lines(whole), strict=True)
     ] == lines(whole)
+
+
+@pytest.mark.parametrize("left", [3, 2, 0], ids=["all", "its line is lost", "all are lost"])
+def test_what_is_measured_late_stands_on_its_own_steps_line(left: int, tmp_path: Path) -> None:
+    path = tmp_path / "train.jsonl"
+    before = [{"step": step, "loss": float(step)} for step in (1, 2, 3)][:left]
+    path.write_text("".join(json.dumps(line) + "\n" for line in before))
+    MetricsLog(path, last_step=3, write=True, trackers=()).amend(3, held_out_loss=0.5)
+    found = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line for line in found if line["step"] < 3] == before[:2]
+    assert found[-1]["step"] == 3
+    assert found[-1]["held_out_loss"] == 0.5
