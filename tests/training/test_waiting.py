@@ -135,3 +135,27 @@ def test_a_gpu_measures_twice_as_many_rows_at_once_as_it_trains(
     taken_by._engine = SimpleNamespace(device=torch.device(device))
     assert taken_by.measured(0, last=False, saving=False) == {"held_out_loss": 1.0}
     assert asked == [rows]
+
+
+@pytest.mark.parametrize(
+    ("on_gpu", "offload", "fused"), [(True, False, True), (True, True, None), (False, False, None)]
+)
+def test_adamw_is_one_kernel_where_its_state_lies_on_a_gpu(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, on_gpu: bool, offload: bool, fused: bool | None
+) -> None:
+    chosen: list[Any] = []
+
+    class MadeError(Exception):
+        pass
+
+    def made(*_: Any, fused: bool | None, **__: Any) -> None:
+        chosen.append(fused)
+        raise MadeError
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: on_gpu)
+    monkeypatch.setattr(torch.optim, "AdamW", made)
+    zero = {"zero_optimization": {"stage": 1, "offload_optimizer": offload}}
+    run = make_run(deepspeed=zero)
+    with pytest.raises(MadeError), engine.started_engine(run.lm.module, run.settings, 8, 1):
+        pass
+    assert chosen == [fused]
