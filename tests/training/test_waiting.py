@@ -16,6 +16,7 @@ from opendllm.core.networks.attention import AttentionLayout
 from opendllm.core.networks.scoring_module import ScoringModule
 from opendllm.core.toolkit.segments import document_positions
 from opendllm.core.training import documents, engine, trainer
+from opendllm.core.training.deepspeed_environment import deepspeed_environment
 from opendllm.core.training.trained_weights import TrainedWeights
 from opendllm.core.training.trainer import TrainingRun, train
 from opendllm.registries.sequences import ModelInputs
@@ -152,6 +153,8 @@ def test_adamw_is_one_kernel_where_its_state_lies_on_a_gpu(
         chosen.append(fused)
         raise MadeError
 
+    with deepspeed_environment():
+        import deepspeed  # noqa: F401  (it has AdamWs of its own, derived from torch's)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: on_gpu)
     monkeypatch.setattr(torch.optim, "AdamW", made)
     zero = {"zero_optimization": {"stage": 1, "offload_optimizer": offload}}
