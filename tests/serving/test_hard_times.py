@@ -128,7 +128,7 @@ def test_what_runs_may_end_when_the_server_is_stopped(guarded: Server) -> None:
 
 REFUSALS: dict[str, Callable[[Path], tuple[list[str], str]]] = {
     "no checkpoint": lambda run: ([f"{run}x"], "does not exist"),
-    "no model": lambda run: ([str(run.parent)], "holds no config.json"),
+    "no model": lambda run: ([str(run.parent)], "holds whole runs: name a variant"),
     "another machine's": lambda run: ([str(run), "--host", "0.0.0.0"], "give --token-file FILE, or set"),
     "no token file": lambda run: ([str(run), "--token-file", f"{run}/no"], "can't be read"),
     "an empty token": lambda run: ([str(run), "--token-file", "/dev/null"], "holds no token"),
