@@ -241,7 +241,7 @@ class BenchmarkOptions(PluginOptions):
 
     @property
     def chat_issue(self) -> str | None:
-        """Why what it asks makes no sense as a user's turn, and what to do; None where it does.
+        """Why what it asks makes no sense as a user's turn, and which option mends it; None where it does.
 
         A text that is to be gone on with, say, is answered in a chat, and the answer goes on with nothing.
         """
@@ -275,7 +275,7 @@ class RewardOptions(PluginOptions):
 
     @property
     def chat_issue(self) -> str | None:
-        """Why it makes no sense of answers to a user's turn, and what to do; None where it does."""
+        """Why it makes no sense of a chat's answers, and which option mends it; None where it does."""
         return None
 
 

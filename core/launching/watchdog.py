@@ -38,7 +38,7 @@ def seconds_to_stop() -> float:
         UserError: it says something else than a number of seconds.
     """
     given = os.environ.get(SECONDS_VARIABLE)
-    if given is None:
+    if not given:
         return SECONDS_TO_STOP
     with suppress(ValueError):
         if 0 < float(given) < math.inf:

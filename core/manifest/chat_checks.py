@@ -28,4 +28,5 @@ def chat_issues(
         issue = chat_issue(chosen.options) if chat and chosen is not None else None
         if issue is not None:
             at: KeyPath = ("evaluate", index, "benchmark")
-            yield Issue(source.location(at), dotted(at), issue)
+            without = "api: completions" if endpoint is not None and endpoint.api == "chat" else "chat: false"
+            yield Issue(source.location(at), dotted(at), f"{issue}; it can be asked without one: `{without}`")

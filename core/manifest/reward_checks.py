@@ -70,7 +70,7 @@ def _rewards(manifest: Manifest, rl: RewardLearning, plugins: RewardPlugins) -> 
             )
         issue = chat_issue(reward.plugin.options) if rl.rollout.chat else None
         if issue is not None:
-            yield (*at, "reward", "options"), issue
+            yield (*at, "reward", "options"), f"{issue}, or let there be none: `rollout: {{chat: false}}`"
         if reward.weight == 0:
             yield (*at, "weight"), "is 0, so the reward changes nothing: leave it out, or give it a weight"
         if labels[index] in labels[:index]:

@@ -76,7 +76,7 @@ def _chat_issue(protocol: str) -> str | None:
         return None
     return (
         f"protocol {protocol} lets a program be gone on with, and a chat answers in words and fences, which "
-        f"are no program: set `protocol: instruct`, or `chat: false`"
+        f"are no program: set `protocol: instruct`"
     )
 
 
@@ -95,7 +95,7 @@ class SyntheticFunctionsOptions(RunOptions):
     @property
     def chat_issue(self) -> str | None:
         """See `BenchmarkOptions.chat_issue`."""
-        return "a chat answers its functions instead of going on with them: set `chat: false`"
+        return "a chat answers its functions instead of going on with them"
 
     def planned_requests(self) -> Sequence[PlannedRequests] | None:
         """See `BenchmarkOptions.planned_requests`."""

@@ -9,7 +9,7 @@ from typing import Any
 from opendllm.core.scoring.problem_files import ProblemSource
 from opendllm.core.scoring.program_scores import ProgramTests
 from opendllm.plugins.benchmarks import DifferentialOptions, evalplus_judge, evalplus_package
-from opendllm.plugins.benchmarks.instructions import Instruction, instructed
+from opendllm.plugins.benchmarks.instructions import Instruction, instructed, unbegun
 from opendllm.plugins.benchmarks.program_benchmark import ProgramBenchmark, Row, without_fences
 from opendllm.plugins.benchmarks.sanitizing import sanitize
 from opendllm.registries.benchmarks import Answer, GeneratedText, GenerationRequest, Scores
@@ -87,7 +87,8 @@ class HumanEvalPlus(ProgramBenchmark[DifferentialOptions]):
 
     def note(self) -> str:
         """The protocol's."""
-        return NOTES[self.options.protocol]
+        told = unbegun(self.chat) if self.options.protocol == "instruct" else ""
+        return NOTES[self.options.protocol] + told
 
     def program(self, answer: GeneratedText, row: Row) -> str:
         """A completion after its prompt; what a run wrote, through the sanitizer."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from opendllm.core.scoring.problem_files import ProblemSource
 from opendllm.plugins.benchmarks import HumanEvalOptions
-from opendllm.plugins.benchmarks.instructions import Instruction, code_of, instructed
+from opendllm.plugins.benchmarks.instructions import Instruction, code_of, instructed, unbegun
 from opendllm.plugins.benchmarks.program_benchmark import ProgramBenchmark, Row
 from opendllm.plugins.benchmarks.sanitizing import sanitize
 from opendllm.registries.benchmarks import GeneratedText, GenerationRequest
@@ -47,7 +47,8 @@ class HumanEval(ProgramBenchmark[HumanEvalOptions]):
 
     def note(self) -> str:
         """The protocol's."""
-        return NOTES[self.options.protocol]
+        told = unbegun(self.chat) if self.options.protocol == "instruct" else ""
+        return NOTES[self.options.protocol] + told
 
     def program(self, answer: GeneratedText, row: Row) -> str:
         """The function, joined or sanitized."""

@@ -53,6 +53,17 @@ def instructed(
     return replace(ended, gap=Gap(begun, templated=True))
 
 
+def unbegun(chat: ChatTemplate | None) -> str:
+    """What a note says where answers couldn't be begun, so that models of one table are asked in two ways."""
+    if chat is None:
+        return ""
+    try:
+        chat([Message("user", "a"), Message("assistant", "b")], prefilled=True)
+    except UserError:
+        return "; the chat lets no answer be begun, so the user's turn alone was asked"
+    return ""
+
+
 def code_of(text: str) -> str:
     """What stands in the first fence of an answer; all of it where there is none."""
     before, found, rest = text.partition("```")

@@ -6,7 +6,7 @@ from typing import Any
 
 from opendllm.core.scoring.problem_files import ProblemSource
 from opendllm.plugins.benchmarks import MbppOptions
-from opendllm.plugins.benchmarks.instructions import Instruction, code_of, instructed
+from opendllm.plugins.benchmarks.instructions import Instruction, code_of, instructed, unbegun
 from opendllm.plugins.benchmarks.program_benchmark import ProgramBenchmark, Row, without_fences
 from opendllm.registries.benchmarks import BenchmarkContext, GeneratedText, GenerationRequest
 from opendllm.registries.gaps import Gap
@@ -73,7 +73,8 @@ class Mbpp(ProgramBenchmark[MbppOptions]):
 
     def note(self) -> str:
         """The protocol's."""
-        return NOTES[self.options.protocol]
+        told = unbegun(self.chat) if self.options.protocol == "instruct" else ""
+        return NOTES[self.options.protocol] + told
 
     def program(self, answer: GeneratedText, row: Row) -> str:
         """An answer is a program of its own: the prompt has no code."""

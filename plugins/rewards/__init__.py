@@ -44,7 +44,7 @@ class CodeOptions(RewardOptions):
         """See `RewardOptions.chat_issue`."""
         if self.program != "continuation":
             return None
-        return "a chat's answers continue no program: choose `program: block`, or set `chat: false`"
+        return "a chat's answers continue no program: choose `program: block`"
 
 
 class FormatOptions(RewardOptions):

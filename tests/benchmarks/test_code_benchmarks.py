@@ -437,6 +437,14 @@ def test_what_an_instruct_model_is_asked() -> None:
     assert "\n```\n" not in alone.stop
 
 
+@pytest.mark.parametrize("name", ["humaneval", "humaneval-plus", "mbpp"])
+def test_a_chat_that_begins_no_answer_is_noted(name: str) -> None:
+    for chat, is_noted in ((turns, False), (turns_alone, True)):
+        benchmark, requests = asked(name, replace(CONTEXT, chat=chat), protocol="instruct")
+        notes = benchmark.score(answered(requests[:1], lambda _: ["pass"])).notes
+        assert any("no answer be begun" in note for note in notes) is is_noted
+
+
 def test_infilling_is_asked_at_every_length_and_averaged() -> None:
     benchmark, requests = asked("humaneval-infilling", lengths=("oracle", 4, 8))
     assert [r.setting for r in requests[:3]] == ["oracle", "length-4", "length-8"]
