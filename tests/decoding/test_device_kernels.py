@@ -47,6 +47,7 @@ class TorchKernels:
 
     def __init__(self) -> None:
         self.calls: list[str] = []
+        self.suppressed: list[Tensor | None] = []
 
     def begin(
         self, state: DecodeState, plan: Tensor, done: Tensor, mask_token_id: int
@@ -76,6 +77,7 @@ class TorchKernels:
 
     def choose(self, logits: Tensor, mask_token_id: int, suppressed: Tensor | None) -> Proposals:
         self.calls.append("choose")
+        self.suppressed.append(suppressed)
         hidden = [] if suppressed is None else [SuppressedToken(suppressed.nonzero()[:, 0], None)]
         uniforms = torch.zeros(len(logits), dtype=torch.float64)
         given = (Filters(0, None, None), "model_probability", hidden)
@@ -117,6 +119,8 @@ def test_steps_through_kernels_are_the_same_steps(
     if setting == "drawn" or next(model.lm.module.parameters()).dtype == torch.float32:
         used -= {"choose"}  # float32 stays what it is to the last bit
     assert set(kernels.calls) == used
+    forbidden = [set() if each is None else set(each.nonzero()[:, 0].tolist()) for each in kernels.suppressed]
+    assert all((model.lm.eos_token_id in each) is (setting == "suppressed") for each in forbidden)
 
 
 @pytest.mark.usefixtures("kernels")

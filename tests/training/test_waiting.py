@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -63,6 +65,20 @@ def test_each_micro_batch_is_read_ahead_once_and_not_again_by_its_pass(
     train(make_run(steps=2, micro_batch_size=2, deepspeed=zero))
     assert read == [2] * 8
     assert len(worked_out) == 8
+
+
+def test_what_layers_ask_of_a_layout_is_kept_for_its_pass_alone(make_run: MakeRun) -> None:
+    """A mask of all pairs, say, of each micro-batch of a step."""
+    module = make_run().lm.module
+    assert isinstance(module, ScoringModule)
+    tokens = torch.arange(1, 33).reshape(2, 16)
+    inputs = ModelInputs(tokens, torch.zeros_like(tokens), document_positions(torch.zeros_like(tokens)))
+    scored = torch.ones_like(tokens, dtype=torch.bool)
+    module.read_ahead(inputs, scored)
+    [layout] = [weakref.ref(ahead.layout) for ahead in module._ahead.values()]
+    module(inputs, tokens, scored, lambda nll, _chosen: nll.sum()).backward()
+    gc.collect()
+    assert layout() is None
 
 
 def test_other_rows_with_the_same_scored_positions_are_read_anew(make_run: MakeRun) -> None:
