@@ -40,7 +40,9 @@ def test_two_processes_compute_what_one_does_and_report_once(commands: Any, work
         (workspace / "texts" / f"held{number}.py").write_text(text * 4)
     for ranks, output, launcher in ((2, "both", ["--launcher", "torchrun"]), (1, "alone", [])):
         settings = [EVALUATE, "generate={steps: 4, temperature: 0.9}", f"output={output}"]
-        settings.append("data.contamination=6")
+        # Clipped by the norm of both processes' gradients: most steps' is larger.
+        settings += ["data.contamination=6", "train.gradient_clipping=0.5"]
+        settings.append("train.deepspeed={zero_optimization: {stage: 2}}")
         arguments = ["run", "short.yaml", *(f"--set={setting}" for setting in settings), *launcher]
         done = commands.run(*arguments, cwd=workspace, ranks=ranks)
         assert done.codes == [0] * ranks, done.said
@@ -54,6 +56,7 @@ def test_two_processes_compute_what_one_does_and_report_once(commands: Any, work
     assert len(lines(both / "train.jsonl")) == held_out_too
     for ours, theirs in zip(*(lines(run / "train.jsonl") for run in (both, alone)), strict=True):
         assert_alike(ours, theirs)
+    assert max(line.get("gradient_norm", 0) for line in lines(alone / "train.jsonl")) > 0.5
     model = Path("checkpoints", "step-6", "model", "model.safetensors")
     # Gradients are added up in another order.
     torch.testing.assert_close(load_file(both / model), load_file(alone / model), rtol=0, atol=1e-5)
