@@ -77,7 +77,8 @@ class HumanEvalPlus(ProgramBenchmark[DifferentialOptions]):
     def ask(self, task: str, row: Row) -> list[GenerationRequest]:
         """The problem's prompt, as the protocol puts it."""
         if self.options.protocol == "instruct":
-            asked = GenerationRequest(task, Gap(""), row["canonical_solution"], stop=STOP)
+            whole = row["prompt"] + row["canonical_solution"]
+            asked = GenerationRequest(task, Gap(""), whole, stop=STOP)
             turn = f"{TURN}\n```\n{row['prompt'].strip()}\n```\n"
             return [instructed(asked, Instruction(turn, f"{BEGUN}\n```python\n", "\n```\n"), self.chat)]
         gap, stop = Gap(row["prompt"].strip() + "\n"), self.stop
