@@ -66,4 +66,6 @@ def test_the_error_it_shows_is_the_error_one_gets(tmp_path: Path, repository: Pa
         cwd=tmp_path, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 2
-    assert re.search(r"x\.yaml:\d+:3: train\.stepz: unknown key; did you mean 'steps'\?", done.stderr)
+    assert re.search(
+        r"^error: x\.yaml:\d+:3: train\.stepz: unknown key; did you mean 'steps'\?", done.stderr, re.MULTILINE
+    )

@@ -36,7 +36,8 @@ def apply_template(
     """
     if tokenizer.chat_template is None:
         raise UserError(
-            "this checkpoint has no chat template: leave `chat` out, or take its Instruct sibling"
+            "this checkpoint has no chat template: leave `chat` out, write one into its "
+            "folder (chat_template.jinja), or take its Instruct sibling"
         )
     content = [_entry(message, codec) for message in messages]
     try:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from opendllm.core.checkpoints.files import chosen_checkpoint
+from opendllm.core.foundation.heavy_imports import import_model_libraries
 
 MaxShardSize = Annotated[
     str, typer.Option(metavar="SIZE", help="Of the weights in one file, as in 5GB or 200MB.")
@@ -33,9 +34,11 @@ def export(
     unfinished: Unfinished = False,
 ) -> None:
     """Write a folder that transformers and the authors' own code load."""
+    chosen = chosen_checkpoint(checkpoint, step, unfinished)
+    import_model_libraries()
     from opendllm.core.checkpoints.export import export_model
 
-    export_model(chosen_checkpoint(checkpoint, step, unfinished), to, max_shard_size)
+    export_model(chosen, to, max_shard_size)
     typer.echo(f"exported: {to}")
 
 
@@ -48,7 +51,8 @@ def push(
     unfinished: Unfinished = False,
 ) -> None:
     """Export a checkpoint and upload it to the Hugging Face hub; HF_TOKEN must be set."""
+    chosen = chosen_checkpoint(checkpoint, step, unfinished)
+    import_model_libraries()
     from opendllm.core.checkpoints.export import push_model
 
-    chosen = chosen_checkpoint(checkpoint, step, unfinished)
     typer.echo(f"pushed: {push_model(chosen, repository, private, max_shard_size)}")

@@ -67,10 +67,17 @@ def _wrong_problems(variants: Sequence[Variant]) -> Iterator[str]:
         if train is None or train.rl is None or train.rl in seen:
             continue
         seen.append(train.rl)
-        try:
-            check_problem_files(variant)
-        except UserError as error:
-            yield f"{variant.name}: {error}"
+        wrong = _wrong_problems_of(variant)
+        if wrong is not None:
+            yield f"{variant.name}: {wrong}"
+
+
+def _wrong_problems_of(variant: Variant) -> str | None:
+    try:
+        check_problem_files(variant)
+    except UserError as error:
+        return str(error)
+    return None
 
 
 def missing(variant: Variant) -> list[str]:
@@ -78,6 +85,10 @@ def missing(variant: Variant) -> list[str]:
     if variant.manifest.endpoint is not None:
         return missing_for(variant.manifest.endpoint)
     found = [*_missing_packages(variant), *_missing_files(variant)]
+    learns = variant.manifest.train is not None and variant.manifest.train.rl is not None
+    wrong = _wrong_problems_of(variant) if learns else None
+    if wrong is not None:
+        found.append(wrong)
     wanted = to_download(variant)
     if wanted is not None:
         found.append(f"{wanted}: is downloaded from the hub when the run begins")

@@ -54,9 +54,9 @@ def instructed(
 
 
 def unbegun(chat: ChatTemplate | None) -> str:
-    """What a note says where answers couldn't be begun, so that models of one table are asked in two ways."""
+    """What a note says where a table may have models asked in two ways: without a chat, or unbegun."""
     if chat is None:
-        return ""
+        return "; asked without a chat template"
     try:
         chat([Message("user", "a"), Message("assistant", "b")], prefilled=True)
     except UserError:

@@ -443,6 +443,9 @@ def test_a_chat_that_begins_no_answer_is_noted(name: str) -> None:
         benchmark, requests = asked(name, replace(CONTEXT, chat=chat), protocol="instruct")
         notes = benchmark.score(answered(requests[:1], lambda _: ["pass"])).notes
         assert any("no answer be begun" in note for note in notes) is is_noted
+    benchmark, requests = asked(name, protocol="instruct")
+    notes = benchmark.score(answered(requests[:1], lambda _: ["pass"])).notes
+    assert any(note.endswith("; asked without a chat template") for note in notes)
 
 
 def test_infilling_is_asked_at_every_length_and_averaged() -> None:

@@ -68,7 +68,7 @@ def test_a_template_inside_tokenizer_config_counts_too(folder: Path) -> None:
 
 
 def test_without_a_template_it_says_so(folder: Path) -> None:
-    with pytest.raises(UserError, match="no chat template: leave `chat` out, or take its Instruct sibling"):
+    with pytest.raises(UserError, match="no chat template: leave `chat` out, write one"):
         load(folder, device="cpu").generate([PROMPT], chat=True, **OPTIONS)
 
 

@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 
 from opendllm.core.manifest.experiment_manifest import experiment_of
+from opendllm.core.planning import needs
 from opendllm.core.planning.devices import Device
 from opendllm.core.planning.hardware import Hardware
 from opendllm.core.planning.needs import check_here
@@ -113,6 +114,8 @@ def test_files_of_problems_are_looked_at_before_anything_is_run(tmp_path: Path) 
     with pytest.raises(UserError, match=r"default: train.rl.problems: .* cannot be read") as caught:
         check_here([missing, made_up, missing])
     assert len(str(caught.value).splitlines()) == 1
+    [planned] = needs.missing(missing)
+    assert planned == str(caught.value).removeprefix("default: ")
     problems.write_text('{"task_id": "a", "prompt": "a"}\n')
     with pytest.raises(UserError, match=r"code .* can't judge answers to problem 'a': it has no `tests`"):
         check_here([missing])
