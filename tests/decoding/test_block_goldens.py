@@ -301,8 +301,8 @@ def test_fast_dllm_v2_sample(vectors: Vectors, entry: dict[str, Any]) -> None:
             decoded = written(model, prompt, end, **options)
             ours = decoded.tokens[0].tolist()
             if number == 0:
-                # Asked for less, and within the last sub-block: the block behind it isn't read.
-                new_tokens = end - len(prompt) - min(3, sub, end - len(prompt) - 1)
+                # Asked for less, and behind the last block's first token: the block behind it isn't read.
+                new_tokens = end - len(prompt) - min(3, max(1, block - 1), end - len(prompt) - 1)
                 text = answer(model, prompt, new_tokens, **options)
                 check_answer(text, decoded, len(prompt), new_tokens, passes_less=1)
             length = min([*ours[len(prompt) :], stop].index(stop) + len(prompt) + 1, end)
