@@ -101,7 +101,7 @@ def train_variant(
         assert data is not None  # what is to be learnt
         if data.sequence_length > lm.context_length:
             raise UserError(
-                f"data.sequence_length is {data.sequence_length}, and the model's context {lm.context_length}: "
+                f"data.sequence_length is {data.sequence_length}, the model's context {lm.context_length}: "
                 f"it would learn positions that it is never decoded or scored at; shorten the rows"
             )
         method: TrainingMethod = _of_documents(plugins.training, parts, data, manifest.seed)

@@ -73,7 +73,7 @@ def test_rows_are_shared_out_over_ranks_and_micro_batches() -> None:
 def test_rows_beyond_the_models_context_are_refused(tmp_path: Path) -> None:
     """A rotary model would learn them and never be asked there; one with learnt positions has none."""
     for name in ("train", "held_out"):
-        (tmp_path / f"{name}.py").write_text("def f(a):\n    return a\n" * 300)
+        (tmp_path / f"{name}.py").write_text(f"def {name}(a):\n    return a\n" * 300)
     texts = {name: str(tmp_path / f"{name}.py") for name in ("train", "held_out")}
     manifest = {
         "name": "long",
@@ -88,5 +88,5 @@ def test_rows_beyond_the_models_context_are_refused(tmp_path: Path) -> None:
         "train": {"objective": {"name": "llada"}, "steps": 1},
     }
     experiment = experiment_of(manifest, "a test", "only", installed_plugins())
-    with pytest.raises(UserError, match=r"sequence_length is 2049, and the model's context 2048"):
+    with pytest.raises(UserError, match=r"sequence_length is 2049, the model's context 2048"):
         run_experiment(experiment, ["train"])
