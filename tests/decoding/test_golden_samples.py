@@ -24,6 +24,7 @@ OPTIONS = {
     "block_length": "block_length",
     "cfg_scale": "guidance_scale",
     "top_k": "top_k",
+    "top_p": "top_p",
     "cache": "cache",
     "threshold": "threshold",
 }
