@@ -21,7 +21,7 @@ class DecoderOptions(FrozenOptions):
         None,
         ge=1,
         description="Denoising steps for the whole canvas; by default one a masked token. Samplers that "
-        "commit what the model is sure of take as many as that needs.",
+        "commit what the model is sure of take as many as that needs, and refuse a number.",
     )
     max_new_tokens: int = Field(64, ge=1, description="Masks to fill after a prompt without a suffix.")
     block_length: int | None = Field(
