@@ -18,6 +18,7 @@ from opendllm.core.foundation.cores import usable_cores
 from opendllm.core.sandbox.launch import Child, ForkServerHandle, LevelUnavailableError
 from opendllm.core.sandbox.levels import start
 from opendllm.core.sandbox.limits import Limits
+from opendllm.core.sandbox.machine import check_shell_limits, out_of_memory_kills
 from opendllm.core.sandbox.wire import Channel, ChannelClosedError, ChannelTimeoutError
 from opendllm.registries.benchmarks import IsolationLevel
 from opendllm.registries.errors import UserError
@@ -26,6 +27,17 @@ PREPARING_SECONDS = 300
 """At most so long a judge takes to prepare a problem: the gold solution's own time, mostly."""
 GRACE_SECONDS = 3
 """A judge that hasn't spoken so long after its candidate's time is up is killed."""
+ATTEMPTS = 3
+"""So often a case is judged that the machine disturbs, alone but for the first time."""
+ENDING_SECONDS = 2.0
+"""A process that is gone from its channel ends within them, or has closed it itself."""
+STALL_SECONDS = 1.0
+"""A wait that takes so much longer than was asked for: all processes stood still, or had no core."""
+_TICK = 0.5
+
+
+class _DisturbedError(Exception):
+    """The machine may be why a program failed; says what was seen."""
 
 
 @dataclass(frozen=True)
@@ -98,9 +110,10 @@ class Sandbox:
             limits: of each program.
 
         Raises:
-            UserError: the machine doesn't hold that level.
+            UserError: the machine doesn't hold that level, or leaves programs less than their limits.
         """
         self._limits = limits or Limits()
+        check_shell_limits(self._limits)
         self._workers = workers or usable_cores()
         self.level: IsolationLevel
         self._server, self.level, filtered = start(at_least, self._limits)
@@ -126,28 +139,70 @@ class Sandbox:
             on_progress: told how many of them are done, and what became of the last one's trials.
 
         Raises:
-            UserError: the sandbox itself broke down.
+            UserError: the sandbox itself broke down, or the machine has not what programs may use.
         """
-        results = []
-        with ThreadPoolExecutor(self._workers) as threads:
-            pending = [threads.submit(_CaseRun(self._server, self._limits, case).verdicts) for case in cases]
+        results: dict[int, list[Verdict]] = {}
+        try:
+            with ThreadPoolExecutor(self._workers) as threads:
+                pending = [
+                    threads.submit(_CaseRun(self._server, self._limits, case).verdicts) for case in cases
+                ]
+                try:
+                    for number, future in enumerate(pending):
+                        with suppress(_DisturbedError):
+                            results[number] = future.result()
+                            on_progress(len(results), results[number])
+                except BaseException:  # an interrupt waits for the cases in hand, not for all
+                    threads.shutdown(wait=False, cancel_futures=True)
+                    raise
+            for number in range(len(cases)):
+                if number not in results:
+                    results[number] = self._judged_alone(cases[number])
+                    on_progress(len(results), results[number])
+        except (LevelUnavailableError, ChannelClosedError, OSError) as error:
+            raise UserError(f"the sandbox ({self.level}) stopped working: {error}") from error
+        return [results[number] for number in range(len(cases))]
+
+    def _judged_alone(self, case: Case) -> list[Verdict]:
+        """A case that was disturbed among others; at last, what a program has done is its own fault.
+
+        Raises:
+            UserError: memory runs out, or the judge is killed, each time.
+        """
+        out_of_memory = out_of_memory_kills()
+        for attempt in range(2, ATTEMPTS + 1):
             try:
-                for done, future in enumerate(pending, start=1):
-                    results.append(future.result())
-                    on_progress(done, results[-1])
-            except (LevelUnavailableError, ChannelClosedError) as error:
-                threads.shutdown(wait=False, cancel_futures=True)
-                raise UserError(f"the sandbox ({self.level}) stopped working: {error}") from error
-            except BaseException:  # an interrupt waits for the cases in hand, not for all
-                threads.shutdown(wait=False, cancel_futures=True)
-                raise
-        return results
+                run = _CaseRun(self._server, self._limits, case, excuses=attempt < ATTEMPTS)
+                verdicts = run.verdicts()
+            except _DisturbedError as error:
+                disturbed = str(error)
+                continue
+            if not run.killed or out_of_memory_kills() == out_of_memory:
+                return verdicts
+            disturbed = f"a program of {case.name} was killed"
+        gib = self._limits.memory_bytes / 2**30
+        raise UserError(
+            f"{disturbed} {ATTEMPTS} times, so that its problem can't be judged here: "
+            f"a program may use {gib:g} GiB; where memory ran out, end what else needs it, or set memory_gib lower"
+        )
 
 
 class _CaseRun:
     """One case, from its judge's start to its last verdict."""
 
-    def __init__(self, server: ForkServerHandle, limits: Limits, case: Case) -> None:
+    def __init__(self, server: ForkServerHandle, limits: Limits, case: Case, excuses: bool = True) -> None:
+        """Prepare nothing yet.
+
+        Args:
+            server: forks its processes.
+            limits: of each program.
+            case: the problem.
+            excuses: whether a program that fails while the machine may be why is a `_DisturbedError`.
+        """
+        self.killed = False
+        """Whether somebody killed a program."""
+        self._excuses = excuses
+        self._stalled = False
         self._server = server
         self._limits = limits
         self._case = case
@@ -172,7 +227,7 @@ class _CaseRun:
                 reason = self._reason(trial, part)
             except ChannelClosedError:
                 reason = "the judge died"
-                self._end_judge()
+                self._end_judge(ENDING_SECONDS)
             if reason != "passed":
                 return Verdict(frozenset(passed), reason)
             passed.append(part)
@@ -189,8 +244,11 @@ class _CaseRun:
         judge.channel.send([self._case.script, self._data()])
         try:
             answer = judge.channel.receive(time.monotonic() + PREPARING_SECONDS)
-        except (ChannelClosedError, ChannelTimeoutError):
-            answer = {"unprepared": "memory or time ran out"}
+        except ChannelTimeoutError:
+            answer = {"unprepared": f"it took more than {PREPARING_SECONDS} s"}
+        except ChannelClosedError:
+            self._end_judge(ENDING_SECONDS)
+            answer = {"unprepared": "its process died"}
         if "prepared" in answer:
             return None
         self._end_judge()
@@ -200,18 +258,40 @@ class _CaseRun:
         return self._broken
 
     def _reason(self, trial: Trial, part: str) -> str:
+        """Why the program fails, or "passed".
+
+        Raises:
+            _DisturbedError: the machine may be why.
+            LevelUnavailableError: the machine has no room for what a program may write.
+        """
         assert self._judge is not None
         assert self._judge.channel is not None
         candidate = self._server.candidate(self._limits, cpu_seconds=int(trial.seconds) + 2)
+        reason = ""
+        self._stalled = False
         try:
             self._judge.channel.send([trial.program, part, trial.seconds], [candidate.peer])
             answer = self._watch(self._judge.channel, candidate, trial.seconds)
             if isinstance(answer, str):
                 self._end_judge()
-                return answer
-            return "passed" if answer["passed"] is True else str(answer["reason"])
+                reason = answer
+            else:
+                reason = "passed" if answer["passed"] is True else str(answer["reason"])
         finally:
-            self._server.kill(candidate)
+            ending = self._server.kill(candidate, ENDING_SECONDS if reason == "died" else 0.0)
+        if reason == "passed":
+            return reason
+        if ending.no_room:
+            raise LevelUnavailableError(
+                "there is less room than the programs may use where they write; TMPDIR=FOLDER names another"
+            )
+        if reason == "died" and ending.killed:
+            self.killed = True
+            if self._excuses:
+                raise _DisturbedError(f"a program of {self._case.name} was killed")
+        if reason == "timed out" and self._stalled and self._excuses:
+            raise _DisturbedError(f"a program of {self._case.name} was not timed")
+        return reason
 
     def _watch(self, judge: Channel, candidate: Child, seconds: float) -> dict[str, Any] | str:
         """Wait for the judge's verdict, draining the candidate's output; or say what went wrong.
@@ -225,21 +305,31 @@ class _CaseRun:
         poll.register(candidate.output, select.POLLIN)
         while True:
             left = deadline - time.monotonic()
-            ready = {} if judge.has_more else dict(poll.poll(max(0.0, left) * 1000))
+            ready = {} if judge.has_more else self._ready(poll, max(0.0, left))
             if judge.has_more or judge.fileno() in ready:
                 answer: dict[str, Any] = judge.receive()
                 if "seconds" not in answer:
                     return answer
                 deadline = time.monotonic() + answer["seconds"] + GRACE_SECONDS
                 continue
-            if left <= 0 or not ready:
+            if left <= 0:
                 return "timed out"
+            if not ready:
+                continue
             data = os.read(candidate.output, 1 << 20)
             written += len(data)
             if not data:
                 poll.unregister(candidate.output)
             if written > self._limits.output_bytes:
                 return f"wrote more than {self._limits.output_bytes >> 20} MiB of output"
+
+    def _ready(self, poll: select.poll, seconds: float) -> dict[int, int]:
+        """What can be read within so long, or a moment; a moment that was none is noted."""
+        asked = min(seconds, _TICK)
+        began = time.monotonic()
+        ready = dict(poll.poll(asked * 1000))
+        self._stalled |= time.monotonic() - began > asked + STALL_SECONDS
+        return ready
 
     def _data(self) -> Any:
         file = self._case.remembered
@@ -265,7 +355,13 @@ class _CaseRun:
                     whole.write(text)
                 Path(whole.name).replace(file)
 
-    def _end_judge(self) -> None:
+    def _end_judge(self, patience: float = 0.0) -> None:
+        """Let there be no judge.
+
+        Raises:
+            _DisturbedError: it didn't end by itself, but was killed.
+        """
         if self._judge is not None:
-            self._server.kill(self._judge)
-            self._judge = None
+            judge, self._judge = self._judge, None
+            if self._server.kill(judge, patience).killed and patience:
+                raise _DisturbedError(f"the judge of {self._case.name} was killed")

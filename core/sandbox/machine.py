@@ -1,0 +1,42 @@
+"""What the machine, and the shell that a run was started from, leave for programs."""
+
+from __future__ import annotations
+
+import resource
+from pathlib import Path
+
+from opendllm.core.sandbox.limits import Limits
+from opendllm.registries.errors import UserError
+
+_OF_A_SHELL = (
+    (resource.RLIMIT_AS, "memory_bytes", "ulimit -v", "; or set memory_gib lower"),
+    (resource.RLIMIT_DATA, "memory_bytes", "ulimit -d", "; or set memory_gib lower"),
+    (resource.RLIMIT_FSIZE, "file_bytes", "ulimit -f", ""),
+    (resource.RLIMIT_NOFILE, "open_files", "ulimit -n", ""),
+    (resource.RLIMIT_NPROC, "threads", "ulimit -u", ""),
+)
+"""A limit of the system's, which of a program's it is, the shell's word for it, and another way out."""
+
+
+def check_shell_limits(limits: Limits) -> None:
+    """See that programs can be given what they may use.
+
+    Raises:
+        UserError: this process was given less itself: what a program fails by would depend on the shell.
+    """
+    for kind, name, command, instead in _OF_A_SHELL:
+        wanted, hard = getattr(limits, name), resource.getrlimit(kind)[1]
+        if hard != resource.RLIM_INFINITY and hard < wanted:
+            raise UserError(
+                f"generated programs may use {name} of {wanted}, and a limit of this shell or job ({command}) "
+                f"leaves {hard}: raise it{instead}"
+            )
+
+
+def out_of_memory_kills() -> int | None:
+    """How many processes the kernel has killed because memory ran out; None where it doesn't say."""
+    try:
+        counters = Path("/proc/vmstat").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) for line in counters if line.startswith("oom_kill ")), None)
