@@ -28,6 +28,7 @@ from opendllm.core.cli import (
     serve_command,
     status_command,
 )
+from opendllm.core.cli.machine_trouble import machine_trouble
 from opendllm.core.cli.mistyped_options import as_option
 from opendllm.core.foundation.ranks import is_first_process
 from opendllm.core.foundation.visible_text import visible
@@ -120,10 +121,11 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except Exception as error:
-        record_error(error)
         if debug:
             traceback.print_exc()
-        sys.exit(_report(error))
+        told = machine_trouble(error) or error
+        record_error(told)
+        sys.exit(_report(told))
     if code == _INTERRUPTED:  # typer makes it of Ctrl-C
         _say_interrupted(sys.argv[1:])
     sys.exit(code if isinstance(code, int) else 0)

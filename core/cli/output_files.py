@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
-from opendllm.core.foundation.atomic_files import write_text
+from opendllm.core.foundation.atomic_files import write_text, writing
 from opendllm.core.foundation.visible_text import visible
 from opendllm.registries.errors import UserError
 
@@ -37,8 +37,9 @@ def new_file(path: Path | None) -> Iterator[TextIO | None]:
         with file:
             yield file
     finally:
-        if path.stat().st_size == 0:
-            path.unlink()
+        with suppress(OSError):
+            if path.stat().st_size == 0:
+                path.unlink()
 
 
 class Lines:
@@ -67,8 +68,10 @@ class Lines:
         """Take the line number `index` in."""
         self._found[index] = line
         if self._file is not None:
-            self._file.write(line + "\n")
-            self._file.flush()
+            assert self._path is not None
+            with writing(self._path):
+                self._file.write(line + "\n")
+                self._file.flush()
 
     @contextmanager
     def kept(self) -> Iterator[None]:

@@ -132,8 +132,8 @@ class ForkServer:
             patience: seconds that it is given to end by itself.
 
         Returns:
-            `status`: how it ended; `killed`: whether somebody else had killed it, who is neither this server nor
-            the kernel for its processor time; `no_room`: whether there is less room than a program may use.
+            `status`: how it ended; `killed`: whether it had been killed before, not for its processor time;
+            `no_room`: whether there is less room than a program may use.
         """
         killed = _ends_by(process, patience) == signal.SIGKILL
         if not self._in_room:

@@ -28,8 +28,8 @@ def check_shell_limits(limits: Limits) -> None:
         wanted, hard = getattr(limits, name), resource.getrlimit(kind)[1]
         if hard != resource.RLIM_INFINITY and hard < wanted:
             raise UserError(
-                f"generated programs may use {name} of {wanted}, and a limit of this shell or job ({command}) "
-                f"leaves {hard}: raise it{instead}"
+                f"a limit of this shell or job ({command}) leaves generated programs {hard} of the {wanted} "
+                f"{name} that they may use: raise it{instead}"
             )
 
 

@@ -183,7 +183,7 @@ class Sandbox:
         gib = self._limits.memory_bytes / 2**30
         raise UserError(
             f"{disturbed} {ATTEMPTS} times, so that its problem can't be judged here: "
-            f"a program may use {gib:g} GiB; where memory ran out, end what else needs it, or set memory_gib lower"
+            f"a program may use {gib:g} GiB; if memory ran out, end what else needs it, or lower memory_gib"
         )
 
 

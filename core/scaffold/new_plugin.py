@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from opendllm.core.foundation.atomic_files import writing
 from opendllm.core.scaffold.plugin_name import PluginName, plugin_name
 from opendllm.registries.discovery import Plugins
 from opendllm.registries.errors import UserError
@@ -88,8 +89,9 @@ def write_plugin(name: str, kind: str, parent: Path, plugins: Plugins) -> Path:
         raise UserError(f"{folder} cannot be made: {error.strerror}") from error
     try:
         for path, text in _files(checked, chosen):
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            (folder / path).write_text(text, encoding="utf-8")
+            with writing(folder / path):
+                (folder / path).parent.mkdir(parents=True, exist_ok=True)
+                (folder / path).write_text(text, encoding="utf-8")
     except OSError as error:
         shutil.rmtree(folder, ignore_errors=True)
         raise UserError(f"{error.filename} cannot be written: {error.strerror}") from error
