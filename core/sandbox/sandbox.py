@@ -6,9 +6,9 @@ import os
 import select
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -142,26 +142,31 @@ class Sandbox:
             UserError: the sandbox itself broke down, or the machine has not what programs may use.
         """
         results: dict[int, list[Verdict]] = {}
-        try:
-            with ThreadPoolExecutor(self._workers) as threads:
-                pending = [
-                    threads.submit(_CaseRun(self._server, self._limits, case).verdicts) for case in cases
-                ]
-                try:
-                    for number, future in enumerate(pending):
-                        with suppress(_DisturbedError):
+        with ThreadPoolExecutor(self._workers) as threads:
+            pending = [threads.submit(_CaseRun(self._server, self._limits, case).verdicts) for case in cases]
+            try:
+                for number, future in enumerate(pending):
+                    with suppress(_DisturbedError):
+                        with self._named():
                             results[number] = future.result()
-                            on_progress(len(results), results[number])
-                except BaseException:  # an interrupt waits for the cases in hand, not for all
-                    threads.shutdown(wait=False, cancel_futures=True)
-                    raise
-            for number in range(len(cases)):
-                if number not in results:
+                        on_progress(len(results), results[number])
+            except BaseException:  # an interrupt waits for the cases in hand, not for all
+                threads.shutdown(wait=False, cancel_futures=True)
+                raise
+        for number in range(len(cases)):
+            if number not in results:
+                with self._named():
                     results[number] = self._judged_alone(cases[number])
-                    on_progress(len(results), results[number])
+                on_progress(len(results), results[number])
+        return [results[number] for number in range(len(cases))]
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Whose errors they are, of processes, descriptors and room that can't be had."""
+        try:
+            yield
         except (LevelUnavailableError, ChannelClosedError, OSError) as error:
             raise UserError(f"the sandbox ({self.level}) stopped working: {error}") from error
-        return [results[number] for number in range(len(cases))]
 
     def _judged_alone(self, case: Case) -> list[Verdict]:
         """A case that was disturbed among others; at last, what a program has done is its own fault.
@@ -241,8 +246,8 @@ class _CaseRun:
         limits = replace(self._limits, memory_bytes=2 * self._limits.memory_bytes)
         self._judge = judge = self._server.judge(limits, cpu_seconds=100_000)
         assert judge.channel is not None
-        judge.channel.send([self._case.script, self._data()])
         try:
+            judge.channel.send([self._case.script, self._data()])
             answer = judge.channel.receive(time.monotonic() + PREPARING_SECONDS)
         except ChannelTimeoutError:
             answer = {"unprepared": f"it took more than {PREPARING_SECONDS} s"}
