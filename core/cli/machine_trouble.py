@@ -11,7 +11,7 @@ from pathlib import Path
 
 from opendllm.core.foundation.cache_folder import cache_folder
 from opendllm.registries.errors import UserError
-from opendllm.registries.machine_errors import machine_error, what_to_do
+from opendllm.registries.machine_errors import in_words, machine_error
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _OF_FILES = {
@@ -38,23 +38,24 @@ def machine_trouble(error: Exception) -> UserError | None:
         return None
     full = sorted(set(_full_disks())) if trouble.errno in _FULL and not trouble.filename else []
     where = trouble.filename or " and ".join(full)
-    return UserError(
-        f"{f'{where}: ' if where else ''}{trouble.strerror}: {what_to_do(trouble)}, and run again"
-    )
+    return UserError(f"{f'{where}: ' if where else ''}{in_words(trouble)}")
 
 
 def _full_disks() -> Iterator[str]:
-    """Of the folders that a command writes in without being told: those whose disk is full."""
-    folders: list[Path | None] = [Path.cwd(), cache_folder()]
+    """Of what a command writes to without being told: whatever is on a full disk."""
     with suppress(OSError):
-        folders.append(Path(tempfile.gettempdir()))
-    if named := os.environ.get("TMPDIR"):
-        folders.append(Path(named))
-    for folder in folders:
-        there = next((part for part in (folder, *folder.parents) if part.exists()), None) if folder else None
-        if there is not None:
-            found = os.statvfs(there)
-            if found.f_blocks and (
-                found.f_bavail * found.f_frsize < _LITTLE or (found.f_files and not found.f_favail)
-            ):
-                yield str(folder)
+        if _is_full(os.fstatvfs(1)):
+            yield "standard output"
+    kept = cache_folder()
+    for folder in (os.curdir, os.environ.get("TMPDIR", ""), tempfile.gettempdir(), str(kept or "")):
+        with suppress(OSError):
+            path = Path(folder).absolute()
+            there = next(part for part in (path, *path.parents) if part.exists())
+            if folder and _is_full(os.statvfs(there)):
+                yield str(path)
+
+
+def _is_full(disk: os.statvfs_result) -> bool:
+    """Of bytes or of files; some file systems count neither."""
+    bytes_left = disk.f_bavail * disk.f_frsize
+    return (disk.f_blocks > 0 and bytes_left < _LITTLE) or (disk.f_files > 0 and disk.f_favail == 0)

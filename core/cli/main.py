@@ -9,6 +9,7 @@ import os
 import sys
 import traceback
 import warnings
+from contextlib import suppress
 from importlib.metadata import version
 from typing import Annotated, Any
 
@@ -114,7 +115,8 @@ def main() -> None:
         code = _INTERRUPTED
     except Stopped as stopped:
         if is_first_process() and str(stopped):
-            print(f"{stopped}; resume with: {this_command()}", flush=True)
+            with suppress(OSError):  # the terminal is gone
+                print(f"{stopped}; resume with: {this_command()}", flush=True)
         # Our own launcher takes every other code for a failure; it exits with the right one itself.
         sys.exit(0 if launcher_reports() else stopped.exit_code)
     except BrokenPipeError:

@@ -54,15 +54,15 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """A block that writes `path`: an error in it names that, which one of a full disk doesn't by itself.
+    """A block that writes `path`, by that name or at first another one in its folder.
 
     Raises:
-        OSError: of the same kind, with the name.
+        OSError: of the same kind as in the block, with the path, which a full disk's doesn't have by itself.
     """
     try:
         yield
     except OSError as error:
-        if error.errno is None:
+        if error.errno is None or (error.filename and Path(error.filename).parent != path.parent):
             raise
         raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
 

@@ -15,6 +15,7 @@ from opendllm.core.reporting.machine_readable import render_json
 from opendllm.core.reporting.markdown import render_markdown
 from opendllm.core.reporting.samples import samples_side_by_side
 from opendllm.registries.errors import UserError
+from opendllm.registries.machine_errors import in_words
 
 LONGEST_NAME = 150
 
@@ -92,7 +93,7 @@ def _replace_all(contents: Mapping[Path, str]) -> None:
         for path, written in partial.items():
             written.replace(path)
     except OSError as error:
-        raise UserError(f"{error.filename}: the report can't be written: {error.strerror}") from error
+        raise UserError(f"{error.filename}: the report can't be written: {in_words(error)}") from error
     finally:
         for written in partial.values():
             with suppress(OSError):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from opendllm.core.foundation.ranks import is_first_process
 from opendllm.registries.errors import UserError
+from opendllm.registries.machine_errors import in_words
 
 LOCK_FILE = ".lock"
 
@@ -47,7 +48,7 @@ def locked_run(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / LOCK_FILE).open("a+", encoding="utf-8")
     except OSError as error:
-        raise UserError(f"the run folder {folder} cannot be written: {error.strerror}") from error
+        raise UserError(f"the run folder {folder} cannot be written: {in_words(error)}") from error
     with file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

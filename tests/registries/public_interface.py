@@ -41,6 +41,7 @@ INTERNAL = (
     "deprecations",
     "discovery",
     "extension_points",
+    "machine_errors",
     "plugin_calls",
     "policy_checks",
     "registry",
