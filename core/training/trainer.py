@@ -91,6 +91,10 @@ def train(run: TrainingRun) -> None:
         with deepspeed_environment():
             _train(run)
     except OSError as error:
+        if not run.folder.is_dir():
+            raise UserError(
+                f"{run.folder} is gone, moved or removed while it was trained in: bring it back and run again"
+            ) from error
         raise UserError(
             f"{error.filename or run.folder} cannot be written or read ({in_words(error)}): training "
             f"stopped; what {run.folder} has of checkpoints is whole"
