@@ -50,7 +50,7 @@ def confine(limits: Limits, cpu_seconds: int, hidden: Sequence[str] | None, fold
     os.environ.clear()
     os.environ.update(_environment(folder))
     shares_its_user = hidden is None and os.geteuid() not in (0, STRANGER)
-    _limit(limits, cpu_seconds, limits.threads + (_tasks(os.geteuid()) if shares_its_user else 0))
+    _limit(limits, cpu_seconds, limits.threads + (linux.threads_of(os.geteuid()) if shares_its_user else 0))
     if hidden is not None or os.geteuid() != STRANGER:
         linux.drop_privileges()
     linux.hide_memory()
@@ -77,16 +77,6 @@ def _furnish(limits: Limits, hidden: Sequence[str]) -> None:
 def _environment(folder: str) -> dict[str, str]:
     threads = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")}
     return {"HOME": folder, "TMPDIR": folder, "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", **threads}
-
-
-def _tasks(user: int) -> int:
-    """Threads of a user's processes, which the kernel counts with a program's own."""
-    found = 0
-    for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            if process.stat().st_uid == user:
-                found += int((process / "stat").read_text().rsplit(")", 1)[1].split()[17])
-    return found
 
 
 def _limit(limits: Limits, cpu_seconds: int, tasks: int) -> None:

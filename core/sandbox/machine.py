@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import resource
 from pathlib import Path
 
 from opendllm.core.sandbox.limits import Limits
+from opendllm.core.sandbox.linux import threads_of
 from opendllm.registries.errors import UserError
 
 _OF_A_SHELL = (
@@ -25,10 +27,14 @@ def check_shell_limits(limits: Limits) -> None:
         UserError: this process was given less itself: what a program fails by would depend on the shell.
     """
     for kind, name, command, instead in _OF_A_SHELL:
-        wanted, hard = getattr(limits, name), resource.getrlimit(kind)[1]
-        if hard != resource.RLIM_INFINITY and hard < wanted:
+        wanted, left = getattr(limits, name), resource.getrlimit(kind)[1]
+        if left == resource.RLIM_INFINITY:
+            continue
+        if kind == resource.RLIMIT_NPROC and os.geteuid() != 0:  # root's programs are another user's
+            left = max(0, left - threads_of(os.geteuid()))
+        if left < wanted:
             raise UserError(
-                f"a limit of this shell or job ({command}) leaves generated programs {hard} of the {wanted} "
+                f"a limit of this shell or job ({command}) leaves generated programs {left} of the {wanted} "
                 f"{name} that they may use: raise it{instead}"
             )
 

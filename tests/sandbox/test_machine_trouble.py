@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from opendllm.core.sandbox import assertion_judge, levels, sandbox
+from opendllm.core.sandbox import assertion_judge, levels, linux, sandbox
 from opendllm.core.sandbox.launch import Child, ForkServerHandle, LevelUnavailableError
 from opendllm.core.sandbox.limits import Limits
 from opendllm.core.sandbox.sandbox import ATTEMPTS, Case, Sandbox, Trial
@@ -194,3 +194,12 @@ def test_a_shell_that_leaves_programs_less_than_they_may_use_is_refused(kind: st
     done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert re.search(command, done.stderr), done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can start another user's process")
+def test_a_user_s_other_threads_are_counted() -> None:
+    nobody = 1_879_048_190  # owns nothing else
+    assert linux.threads_of(nobody) == 0
+    with subprocess.Popen(["sleep", "60"], user=nobody, cwd="/") as other:
+        assert linux.threads_of(nobody) == 1
+        other.kill()
