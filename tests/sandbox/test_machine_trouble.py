@@ -17,10 +17,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from opendllm.core.sandbox import assertion_judge, levels, linux, sandbox
+from opendllm.core.sandbox import assertion_judge, case_run, levels, linux, sandbox
+from opendllm.core.sandbox.cases import Case, Trial
 from opendllm.core.sandbox.launch import Child, ForkServerHandle, LevelUnavailableError
 from opendllm.core.sandbox.limits import Limits
-from opendllm.core.sandbox.sandbox import ATTEMPTS, Case, Sandbox, Trial
+from opendllm.core.sandbox.sandbox import ATTEMPTS, Sandbox
 from opendllm.registries.benchmarks import IsolationLevel
 from opendllm.registries.errors import UserError
 
@@ -127,7 +128,9 @@ def test_a_program_that_did_not_run_in_its_time_is_judged_again_where_nothing_ra
     with Sandbox(workers=1) as started:
         candidates = signalled(started, "candidate", signal.SIGSTOP, 1)
         assert reasons(started, case(RIGHT, seconds=0.2))[0][0] == "timed out"  # it alone was stopped
-        monkeypatch.setattr(sandbox, "STALL_SECONDS", -100.0)  # every wait counts as one in which nothing ran
+        monkeypatch.setattr(
+            case_run, "STALL_SECONDS", -100.0
+        )  # every wait counts as one in which nothing ran
         candidates.clear()
         assert reasons(started, case(RIGHT, seconds=2.0)) == [["passed", "passed"]]
         assert len(candidates) >= 3
