@@ -7,6 +7,7 @@ import gc
 import io
 import os
 import sys
+import threading
 import traceback
 import warnings
 from contextlib import suppress
@@ -95,6 +96,16 @@ def _show_warning(message: Warning | str, category: type[Warning], *where: Any, 
 _python_shows = warnings.showwarning
 
 
+def _show_thread_error(failed: threading.ExceptHookArgs) -> None:
+    """A library's own thread that can't write, TensorBoard's say: one line, too."""
+    error = failed.exc_value
+    trouble = machine_trouble(error) if isinstance(error, Exception) else None
+    if trouble is None or "--debug" in sys.argv:
+        threading.__excepthook__(failed)
+    else:
+        print(f"error: {visible(str(trouble))}", file=sys.stderr)
+
+
 def main() -> None:
     """Run a command.
 
@@ -103,6 +114,7 @@ def main() -> None:
     """
     debug = "--debug" in sys.argv
     warnings.showwarning = _show_warning
+    threading.excepthook = _show_thread_error
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files needn't be Unicode, and are printed
         sys.stdout.reconfigure(errors="backslashreplace")
     try:

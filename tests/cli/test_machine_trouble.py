@@ -7,12 +7,14 @@ import os
 import resource
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from opendllm.core.cli import main
 from opendllm.core.cli.machine_trouble import machine_trouble
 from opendllm.core.cli.output_files import Lines, new_file
 from opendllm.core.cli.prompts import read_prompts
@@ -143,3 +145,19 @@ def test_a_closed_standard_input_is_an_error(monkeypatch: pytest.MonkeyPatch) ->
     for given in (None, "-"):
         with pytest.raises(UserError, match="standard input is closed"):
             read_prompts(None, None, given)
+
+
+@pytest.mark.parametrize(("number", "is_a_line"), [(errno.ENOSPC, True), (errno.EDOM, False)])
+def test_a_library_s_thread_that_can_not_write_is_a_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, number: int, is_a_line: bool
+) -> None:
+    def fail() -> None:
+        raise OSError(number, os.strerror(number), "events")
+
+    monkeypatch.setattr(threading, "excepthook", main._show_thread_error)
+    thread = threading.Thread(target=fail)
+    thread.start()
+    thread.join()
+    said = capsys.readouterr().err.splitlines()
+    assert (len(said) == 1) == is_a_line
+    assert said[0].startswith("error: events: No space left" if is_a_line else "Exception in thread")
