@@ -47,10 +47,13 @@ def export_model(checkpoint: Path, target: Path, max_shard_size: str = MAX_SHARD
     try:
         _write(source, target, largest)
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"{source} cannot be exported to {target}: "
-            f"{in_words(error) if isinstance(error, OSError) else first_line(error)}"
-        ) from error
+        raise UserError(f"{source} cannot be exported to {target}: {_reason(error)}") from error
+
+
+def _reason(error: OSError | ValueError) -> str:
+    if not isinstance(error, OSError):
+        return first_line(error)
+    return f"{error.filename}: {in_words(error)}" if error.filename else in_words(error)
 
 
 def _write(source: Path, target: Path, max_shard_size: int) -> None:

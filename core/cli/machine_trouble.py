@@ -16,6 +16,7 @@ from opendllm.registries.machine_errors import in_words, machine_error
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _OF_FILES = {
     errno.ENOENT: "bring it back if it was moved or removed",
+    errno.EEXIST: "move away what stands there",
     errno.EACCES: "let this user have it",
     errno.EPERM: "let this user have it",
     errno.EISDIR: "move the folder away that stands where a file should",
@@ -32,6 +33,10 @@ def machine_trouble(error: Exception) -> UserError | None:
     if isinstance(error, UserError):
         return None
     trouble = machine_error(error)
+    if isinstance(error, FileNotFoundError) and error.filename is None and not Path(os.curdir).exists():
+        return UserError(
+            "the folder that this was started in is gone: change to one that is there, and run again"
+        )
     if trouble is None:
         if isinstance(error, OSError) and error.filename and error.errno in _OF_FILES:
             return UserError(f"{error.filename}: {error.strerror}: {_OF_FILES[error.errno]}, and run again")

@@ -91,7 +91,8 @@ def _replace_all(contents: Mapping[Path, str]) -> None:
                 # A model may have written half a surrogate pair, which UTF-8 has no bytes for.
                 partial[path].write_bytes(content.encode("utf-8", errors="replace"))
         for path, written in partial.items():
-            written.replace(path)
+            with writing(path):
+                written.replace(path)
     except OSError as error:
         raise UserError(f"{error.filename}: the report can't be written: {in_words(error)}") from error
     finally:
