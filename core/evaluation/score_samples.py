@@ -22,6 +22,7 @@ from opendllm.registries.benchmarks import Benchmark, BenchmarkContext, CodeExec
 from opendllm.registries.corpora import Document
 from opendllm.registries.discovery import Plugins
 from opendllm.registries.errors import UserError
+from opendllm.registries.machine_errors import in_words
 from opendllm.registries.options import ProblemFileOptions
 from opendllm.registries.registry import Registration, did_you_mean
 
@@ -188,7 +189,7 @@ def _check_output(output: Path) -> None:
         trial.touch()
         trial.unlink()
     except OSError as error:
-        raise UserError(f"{output} cannot be written: {error.strerror}") from error
+        raise UserError(f"{output} cannot be written: {in_words(error)}") from error
 
 
 def _no_corpus() -> Iterator[Document]:

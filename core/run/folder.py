@@ -23,6 +23,7 @@ from opendllm.core.foundation.ranks import is_first_process
 from opendllm.core.manifest.experiment_manifest import Experiment, Variant, trained_from
 from opendllm.core.run.provenance import plugin_versions
 from opendllm.registries.errors import UserError
+from opendllm.registries.machine_errors import in_words
 from opendllm.registries.sources import changed_sources, source_digests
 
 RESOLVED_FILE = "manifest.resolved.yaml"
@@ -66,7 +67,7 @@ def open_run(experiment: Experiment, extend: bool = False) -> None:
         if not (folder / RESOLVED_FILE).exists():
             write_manifest(experiment)
     except OSError as error:
-        raise UserError(f"the run folder {folder} cannot be written: {error.strerror}") from error
+        raise UserError(f"the run folder {folder} cannot be written: {in_words(error)}") from error
 
 
 def _check_extension(folder: Path, known: Mapping[str, Any], variant: Variant, extend: bool) -> None:
@@ -178,7 +179,7 @@ def open_variant(experiment: Experiment, variant: Variant) -> Path:
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:
-        raise UserError(f"the variant's folder {folder} cannot be made: {error.strerror}") from error
+        raise UserError(f"the variant's folder {folder} cannot be made: {in_words(error)}") from error
     known = _read(folder / VARIANT_FILE) or {}
     meant = (variant.training_digest, training_folders(experiment)[variant.name])
     if (known.get("training_digest"), known.get("trained_in")) != meant:

@@ -40,6 +40,7 @@ from opendllm.core.training.weight_checks import (
 )
 from opendllm.registries.backbones import DiffusionLM
 from opendllm.registries.errors import UserError
+from opendllm.registries.machine_errors import in_words
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
@@ -90,8 +91,12 @@ def train(run: TrainingRun) -> None:
         with deepspeed_environment():
             _train(run)
     except OSError as error:
+        if not run.folder.is_dir():
+            raise UserError(
+                f"{run.folder} is gone, moved or removed while it was trained in: bring it back and run again"
+            ) from error
         raise UserError(
-            f"{error.filename or run.folder} cannot be written or read ({error.strerror or error}): training "
+            f"{error.filename or run.folder} cannot be written or read ({in_words(error)}): training "
             f"stopped; what {run.folder} has of checkpoints is whole"
         ) from error
 

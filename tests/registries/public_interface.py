@@ -42,6 +42,7 @@ INTERNAL = (
     "deprecations",
     "discovery",
     "extension_points",
+    "machine_errors",
     "plugin_calls",
     "policy_checks",
     "registry",
