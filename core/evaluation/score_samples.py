@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from opendllm.core.evaluation.evaluator import OnScoring, evaluation_of, write_result
+from opendllm.core.evaluation.evaluation import evaluation_of
+from opendllm.core.evaluation.progress import OnScoring
+from opendllm.core.evaluation.result_file import write_result
 from opendllm.core.evaluation.samples_file import (
     Samples,
     about_file,
