@@ -25,7 +25,8 @@ from opendllm.registries.corpora import Document
 from opendllm.registries.discovery import Plugins
 from opendllm.registries.errors import UserError
 from opendllm.registries.options import ProblemFileOptions
-from opendllm.registries.registry import Registration, did_you_mean
+from opendllm.registries.registry import Registration
+from opendllm.registries.suggestions import did_you_mean
 
 Missing = Literal["named", "failed", "refused"]
 """Tasks without a sample are left out of the means, count as failed, or nothing is scored."""

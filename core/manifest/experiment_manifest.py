@@ -28,7 +28,7 @@ from opendllm.core.manifest.sources import KeyPath, Location, Source, merge, ove
 from opendllm.core.manifest.variant_plugins import VariantPlugins
 from opendllm.registries.discovery import Plugins
 from opendllm.registries.errors import UserError
-from opendllm.registries.registry import did_you_mean
+from opendllm.registries.suggestions import did_you_mean
 
 DATA_FOLDER = "data"
 """Where a run keeps its prepared data, beside its variants' folders."""

@@ -18,7 +18,7 @@ from opendllm.core.scaffold.plugin_name import PluginName, plugin_name
 from opendllm.registries.discovery import Plugins
 from opendllm.registries.errors import UserError
 from opendllm.registries.extension_points import spelt_alike
-from opendllm.registries.registry import did_you_mean
+from opendllm.registries.suggestions import did_you_mean
 from opendllm.registries.version import requirement
 
 TEMPLATES = Path(__file__).parent / "plugin-templates"
