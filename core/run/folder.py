@@ -20,7 +20,8 @@ from opendllm.core.checkpoints.files import (
 )
 from opendllm.core.foundation.atomic_files import write_json, write_text
 from opendllm.core.foundation.ranks import is_first_process
-from opendllm.core.manifest.experiment_manifest import Experiment, Variant, trained_from
+from opendllm.core.manifest.experiment_manifest import Experiment, Variant
+from opendllm.core.manifest.trained_from import trained_from
 from opendllm.core.run.provenance import plugin_versions
 from opendllm.registries.errors import UserError
 from opendllm.registries.sources import changed_sources, source_digests
