@@ -153,7 +153,7 @@ def _differences(checkpoint: Path, variant: Variant) -> str:
             "by an older version, which knew them by where they lie)"
         )
     shown = [f"{key} was {there.get(key)!r} and is {here.get(key)!r}" for key in keys[:3]]
-    return f" ({'; '.join(shown)}{'; ...' if len(keys) > 3 else ''})" if shown else ""
+    return f" ({'; '.join(shown)}{'; ...' if len(keys) > 3 else ''})"
 
 
 def _leaves(content: Any, path: str = "") -> Iterator[tuple[str, Any]]:
