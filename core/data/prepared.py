@@ -23,7 +23,7 @@ from opendllm.core.data.rendering import render
 from opendllm.core.data.token_files import SplitFacts, SplitWriter, read_split
 from opendllm.core.data.tokenizers import make_tokenizer
 from opendllm.core.foundation.atomic_files import CHECKSUMS_FILE, whole_folder, write_json
-from opendllm.core.manifest.experiment_manifest import digest
+from opendllm.core.foundation.json_objects import digest
 from opendllm.core.manifest.schema import Data, TokenizerChoice
 from opendllm.registries.corpora import Corpus, Split
 from opendllm.registries.errors import UserError, first_line

@@ -11,7 +11,8 @@ from opendllm.core.data.sources import LOOKING_AT_CORPORA, fingerprints, held_ou
 from opendllm.core.evaluation.answering import Asked
 from opendllm.core.evaluation.answers import AnswerFile
 from opendllm.core.evaluation.evaluated_models import open_model
-from opendllm.core.evaluation.evaluator import Evaluation, evaluate, unasked_note, write_result
+from opendllm.core.evaluation.evaluation import Evaluation, unasked_note
+from opendllm.core.evaluation.evaluator import evaluate
 from opendllm.core.evaluation.kept_traces import TRACES_A_VARIANT, TraceWanted, keep_trace
 from opendllm.core.evaluation.made_with import (
     about_of,
@@ -22,6 +23,7 @@ from opendllm.core.evaluation.made_with import (
     settings_of,
 )
 from opendllm.core.evaluation.progress import evaluation_progress
+from opendllm.core.evaluation.result_file import write_result
 from opendllm.core.evaluation.samples_file import about_file
 from opendllm.core.evaluation.set_aside import set_aside_other_sources
 from opendllm.core.evaluation.shards import this_process

@@ -8,10 +8,10 @@ from typing import Any
 
 from opendllm.core.data.sources import changed_corpora
 from opendllm.core.evaluation.samples_file import about_file
-from opendllm.core.foundation.json_objects import read_json_object
+from opendllm.core.foundation.json_objects import digest, read_json_object
 from opendllm.core.manifest.checks import decoder_options, generation_of
 from opendllm.core.manifest.endpoint_checks import KNOWN_TO_SERVERS
-from opendllm.core.manifest.experiment_manifest import Variant, digest
+from opendllm.core.manifest.experiment_manifest import Variant
 from opendllm.core.manifest.section import PluginChoice
 from opendllm.registries.benchmarks import Benchmark
 from opendllm.registries.errors import UserError

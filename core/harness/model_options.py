@@ -19,8 +19,9 @@ from opendllm.core.manifest.schema import Evaluate
 from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.errors import UserError
 from opendllm.registries.frozen_options import FrozenOptions
-from opendllm.registries.registry import ChosenPlugin, Registration, did_you_mean
+from opendllm.registries.registry import ChosenPlugin, Registration
 from opendllm.registries.samplers import Sampler
+from opendllm.registries.suggestions import did_you_mean
 
 _UNSAID: dict[str, Any] = {name: Evaluate.model_fields[name].default for name in (
     "batch_size", "likelihood_draws", "likelihood_estimator")}  # fmt: skip

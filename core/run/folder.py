@@ -20,7 +20,8 @@ from opendllm.core.checkpoints.files import (
 )
 from opendllm.core.foundation.atomic_files import write_json, write_text
 from opendllm.core.foundation.ranks import is_first_process
-from opendllm.core.manifest.experiment_manifest import Experiment, Variant, trained_from
+from opendllm.core.manifest.experiment_manifest import Experiment, Variant
+from opendllm.core.manifest.trained_from import trained_from
 from opendllm.core.run.provenance import plugin_versions
 from opendllm.registries.errors import UserError
 from opendllm.registries.machine_errors import in_words
@@ -153,7 +154,7 @@ def _differences(checkpoint: Path, variant: Variant) -> str:
             "by an older version, which knew them by where they lie)"
         )
     shown = [f"{key} was {there.get(key)!r} and is {here.get(key)!r}" for key in keys[:3]]
-    return f" ({'; '.join(shown)}{'; ...' if len(keys) > 3 else ''})" if shown else ""
+    return f" ({'; '.join(shown)}{'; ...' if len(keys) > 3 else ''})"
 
 
 def _leaves(content: Any, path: str = "") -> Iterator[tuple[str, Any]]:

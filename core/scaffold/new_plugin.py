@@ -20,7 +20,7 @@ from opendllm.registries.discovery import Plugins
 from opendllm.registries.errors import UserError
 from opendllm.registries.extension_points import spelt_alike
 from opendllm.registries.machine_errors import in_words
-from opendllm.registries.registry import did_you_mean
+from opendllm.registries.suggestions import did_you_mean
 from opendllm.registries.version import requirement
 
 TEMPLATES = Path(__file__).parent / "plugin-templates"

@@ -19,9 +19,10 @@ from opendllm.core.data.prepared import PreparedData, prepare_all, read_prepared
 from opendllm.core.data.rows import MixedRows, PackedRows, Rows
 from opendllm.core.data.sources import LOOKING_AT_CORPORA, changed_corpora, fingerprints
 from opendllm.core.foundation.atomic_files import integrity_error
+from opendllm.core.foundation.json_objects import digest
 from opendllm.core.foundation.process_group import join_process_group, text_from_first
 from opendllm.core.foundation.ranks import is_first_process, rank, started_by_launcher, world_size
-from opendllm.core.manifest.experiment_manifest import Variant, digest
+from opendllm.core.manifest.experiment_manifest import Variant
 from opendllm.core.manifest.schema import Data, Manifest, TokenizerChoice
 from opendllm.core.manifest.variant_plugins import TrainingPlugins, VariantPlugins
 from opendllm.core.networks.transformers_backbone import VOCABULARY_KEYS
