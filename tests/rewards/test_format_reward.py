@@ -35,6 +35,6 @@ def test_what_follows_the_first_of_two_ends_that_share_a_newline_is_counted() ->
     assert value("reasoning-answer-tags", text) == pytest.approx(0.25 - 0.002 * len("</answer>\n"))
 
 
-@pytest.mark.parametrize(("answer", "worth"), [("٣", 1), ("²", 1), ("-3", 0), ("3.", 0), ("½", 0)])  # noqa: RUF001
+@pytest.mark.parametrize(("answer", "worth"), [("٣", 1), ("²", 1), ("-3", 0), ("3.", 0), ("½", 0)])
 def test_any_digits_are_an_integer(answer: str, worth: float) -> None:
     assert value("integer-answer", f"<answer>{answer}</answer>") == worth
