@@ -18,7 +18,10 @@ class DecoderOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     steps: int | None = Field(
-        None, ge=1, description="Denoising steps for the whole canvas; by default one a masked token."
+        None,
+        ge=1,
+        description="Denoising steps for the whole canvas; by default one a masked token. Samplers that "
+        "commit what the model is sure of take as many as that needs.",
     )
     max_new_tokens: int = Field(64, ge=1, description="Masks to fill after a prompt without a suffix.")
     block_length: int | None = Field(
