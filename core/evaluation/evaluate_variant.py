@@ -17,7 +17,7 @@ from opendllm.core.evaluation.made_with import (
     about_of,
     answer_sources,
     answers_digest,
-    check_corpora,
+    check_unchanged,
     same_likelihoods,
     settings_of,
 )
@@ -79,7 +79,7 @@ def evaluate_variant(
         made_with = {**provenance, **model.provenance(about_file(samples))}
         about = about_of(variant, label, settings, limit, made_with)
         about["sources"] = answer_sources(variant, index)
-        check_corpora(samples, read)
+        check_unchanged(samples, read, made_with.get("commit"))
         if shard.is_first:
             for message in set_aside_other_sources(folder, label, about["sources"]):
                 on_message(f"{variant.name}: {label}: {message}")

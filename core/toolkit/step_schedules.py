@@ -16,7 +16,7 @@ END_OF_TIME = 1e-3
 
 def time_grid(steps: int) -> torch.Tensor:
     """[steps + 1] float32 times from 1 down to `END_OF_TIME`."""
-    return torch.linspace(1, END_OF_TIME, steps + 1)
+    return torch.linspace(1, END_OF_TIME, steps + 1, dtype=torch.float32)
 
 
 def step_times(index: Tensor, steps: Tensor, grid: Literal["uniform", "cosine"]) -> tuple[Tensor, Tensor]:
@@ -46,7 +46,7 @@ def remaining_by_time(masks: int, steps: int) -> list[int]:
             masks = 0
         else:
             share = 1 - times[index + 1] / times[index]
-            masks -= int(torch.tensor(float(masks)) * share)
+            masks -= int(torch.tensor(masks, dtype=torch.float32) * share)
         remaining.append(masks)
     return remaining
 
@@ -67,7 +67,7 @@ def remaining_by_path(masks: int, steps: int) -> list[int]:
     float32 before the product; integers or float64 differ at N = S = 22, for one.
     """
     shares = torch.tensor([1 - (index + 1) / steps for index in range(steps)], dtype=torch.float32)
-    return (torch.tensor(float(masks)) * shares).floor().int().tolist()
+    return (torch.tensor(masks, dtype=torch.float32) * shares).floor().int().tolist()
 
 
 def steps_as_needed(sampler: str, size: int, steps: int | None) -> int:

@@ -99,6 +99,11 @@ def train_variant(
     lm.noise = plugins.training.noise
     if problems is None:
         assert data is not None  # what is to be learnt
+        if data.sequence_length > lm.context_length:
+            raise UserError(
+                f"data.sequence_length is {data.sequence_length}, the model's context {lm.context_length}: "
+                f"it would learn positions that it is never decoded or scored at; shorten the rows"
+            )
         method: TrainingMethod = _of_documents(plugins.training, parts, data, manifest.seed)
     else:
         method = reward_training(variant, lm, own_tokenizer, problems)

@@ -18,6 +18,7 @@ SNAPSHOT = Path(__file__).parent / "interface.txt"
 PUBLIC = (
     "__init__",
     "hookspecs",
+    "frozen_options",
     "options",
     "errors",
     "noise_schedules",
