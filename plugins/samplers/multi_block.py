@@ -58,7 +58,7 @@ class MultiBlock(Sampler):
         written = torch.where(commit, step.tokens, step.canvas)
         ended = _ended(written, step)
         behind = step.editable & (ended.long().cumsum(-1) - ended.long() > 0)
-        fresh = behind & step.masked
+        fresh = behind & step.masked & ~commit
         tokens = torch.full_like(written, step.special.stops[0] if step.special.stops else step.special.mask)
         return Selection(
             commit=commit,
@@ -70,8 +70,8 @@ class MultiBlock(Sampler):
     def _open(self, step: Step) -> tuple[Tensor, Tensor, Tensor]:
         """What may be chosen [B, L], how many blocks are open [B, 1], and the first one [B, L] to be written.
 
-        As there, what has become EOS at the pass before may be chosen once more: it is then none of the masks
-        that is the surest.
+        As there, masks that have become EOS at the pass before may be chosen once more, in whatever block
+        behind it: it may then be none of the masks that is the surest.
         """
         left, progress = _progress(step)
         before = progress.roll(1, -1)
@@ -90,7 +90,7 @@ class MultiBlock(Sampler):
         activated = is_open & (before >= self._options.decoded_token_threshold) & (left > 0)
         first = (step.block == activated.long().argmax(-1, keepdim=True)) & activated.any(-1, keepdim=True)
         fresh = (step.memory > 0) & (step.memory % 2 == 1)
-        among = (step.masked | fresh) & is_open.gather(1, step.block.clamp(min=0)) & step.editable
+        among = ((step.masked & is_open.gather(1, step.block.clamp(min=0))) | fresh) & step.editable
         return among, opened, first
 
 
