@@ -82,10 +82,8 @@ class MultiBlock(Sampler):
             progress.gather(1, (opened - 1).clamp(max=before.shape[1] - 1))
             >= self._options.block_add_threshold
         )
-        number = exists.sum(-1, keepdim=True)
-        opened = torch.minimum(opened + enough.long(), number)
-        if self._options.end_at_eos:  # what is behind an EOS counts as done, and so as open
-            opened = torch.where(_ended(step.canvas, step).any(-1, keepdim=True), number, opened)
+        going_on = ~_ended(step.canvas, step).any(-1, keepdim=True) | (not self._options.end_at_eos)
+        opened = torch.minimum(opened + (enough & going_on).long(), exists.sum(-1, keepdim=True))
         is_open = exists & (torch.arange(before.shape[1], device=before.device) < opened)
         activated = is_open & (before >= self._options.decoded_token_threshold) & (left > 0)
         first = (step.block == activated.long().argmax(-1, keepdim=True)) & activated.any(-1, keepdim=True)
