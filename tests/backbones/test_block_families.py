@@ -261,15 +261,18 @@ def test_dllm_rls_fine_tuning_loss(vectors: Vectors, name: str) -> None:
         assert gradient_norm(model, corruption) == pytest.approx(loss.take("gradient_norm"), rel=1e-3)
 
 
+def test_llada2_hides_as_much_as_its_authors_by_default() -> None:
+    options = PLUGINS.objectives.get("llada2").options.model_validate({})
+    assert options.model_dump()["noise_range"] == (0.3, 0.8)  # dFactory's configuration
+
+
 @golden_entries("loss", "llada2")
 def test_llada2_loss(vectors: Vectors, entry: dict[str, Any]) -> None:
     """Each micro-batch's mean; the published trainer averages these equally, ours by their tokens."""
     with Entry(entry) as loss:
         capped = loss.take("objective").endswith("_confidence")
         assert capped == ("confidence_beta" in loss)
-        length, noise = loss.take("seq_len"), loss.take("noise_range")
-        options = installed_plugins().objectives.get("llada2").options.model_validate({})
-        assert list(options.noise_range) == noise  # type: ignore[attr-defined]
+        length, (least, most) = loss.take("seq_len"), loss.take("noise_range")
         model = vectors.with_blocks(loss.take("block_length"))
         same, beta = (
             loss.take("same_token_labels"),
@@ -283,6 +286,12 @@ def test_llada2_loss(vectors: Vectors, entry: dict[str, Any]) -> None:
         wanted_nll, wanted = loss.take("per_token_nll"), loss.take("loss")
         for number, examples in enumerate(loss.take("micro_batches")):
             masked = torch.tensor([example["labels"] for example in examples]) >= 0
+            for row, example in zip(masked.tolist(), examples, strict=True):
+                sigma = example["u_sigma"] * (most - least) + least
+                assert sigma == pytest.approx(example["sigma"], abs=1e-5)
+                answer = [position >= example["prompt_length"] for position in range(length)]
+                drawn = [number < example["sigma"] for number in example["u_mask"]]
+                assert row == [*map(all, zip(answer, drawn, strict=True))]
             rows = token_rows(model, torch.tensor([example["input_ids"] for example in examples]))
             assert rows.tokens.shape[1] == length
             corruption = corrupted("llada2", rows, masked, torch.full(masked.shape, 0.5))

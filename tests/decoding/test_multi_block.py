@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -139,3 +140,34 @@ def test_behind_an_eos_all_blocks_are_open_for_one_more_choice(model: LanguageMo
     )
     assert decoded.tokens[0].tolist() == prompt + answer
     assert int(decoded.forward_passes) == 15
+
+
+@pytest.mark.parametrize(
+    ("block_length", "threshold", "sureness", "passes"),
+    [
+        # 3 is written with the EOS at 2, and no mask any more: 0 is the surest then.
+        (4, 0.1, [3, 2, 9, 8], ["__EE", "3_EE", "33EE"]),
+        # The third block never opens; its 4 becomes EOS, and is surer then than 2: only 1 is written.
+        (2, 0.0, [3, 1, 2, 9, 5, 1], ["3__EEE", "33_EEE", "333EEE"]),
+    ],
+)
+def test_masks_that_an_eos_filled_may_be_the_surest_once_more(
+    block_length: int,
+    threshold: float,
+    sureness: list[float],
+    passes: list[str],
+    written_model: Callable[..., LanguageModel],
+) -> None:
+    """In whatever block behind it: then that pass writes fewer of those before it, as d3LLM's do."""
+    table = torch.zeros(len(sureness), 5)
+    table[:, 3] = torch.tensor(sureness)
+    eos_at = passes[0].index("E")
+    table[eos_at] = table[eos_at].roll(-2)  # to id 1
+    model = written_model(table)
+    model.lm.eos_token_id = 1
+    options = {"block_add_threshold": 0, "decoded_token_threshold": 0, "end_at_eos": True}
+    canvas = torch.zeros(1, len(sureness), dtype=torch.int64)
+    decoded = model.sample(
+        canvas, "multi-block", trace=True, block_length=block_length, threshold=threshold, **options
+    )
+    assert ["".join("_E?3?"[token] for token in row[0].tolist()) for row in decoded.trace[1:]] == passes
