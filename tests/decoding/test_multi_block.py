@@ -165,7 +165,7 @@ def test_masks_that_an_eos_filled_may_be_the_surest_once_more(
     table[eos_at] = table[eos_at].roll(-2)  # to id 1
     model = written_model(table)
     model.lm.eos_token_id = 1
-    options = {"block_add_threshold": 0, "decoded_token_threshold": 0, "end_at_eos": True}
+    options: dict[str, Any] = {"block_add_threshold": 0, "decoded_token_threshold": 0, "end_at_eos": True}
     canvas = torch.zeros(1, len(sureness), dtype=torch.int64)
     decoded = model.sample(
         canvas, "multi-block", trace=True, block_length=block_length, threshold=threshold, **options
