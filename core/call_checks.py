@@ -14,6 +14,40 @@ from opendllm.registries.errors import UserError
 from opendllm.registries.sequences import PADDING_SEGMENT
 
 
+def check_ids(ids: Any, vocab_size: int, what: str) -> None:
+    """Whether these are rows of token ids.
+
+    Args:
+        ids: what the caller gave.
+        vocab_size: the model's.
+        what: the argument's name.
+
+    Raises:
+        UserError: it is no int64 tensor [B, L], has no rows, or an id that the model doesn't know.
+    """
+    if not isinstance(ids, Tensor):
+        raise UserError(
+            f"{what} is a torch tensor, int64 [B, L], and a {type(ids).__name__} was given: write "
+            f"torch.tensor([[1, 2]]) for one row of two tokens"
+        )
+    whole_numbers = ids.dtype == torch.int64 and ids.ndim == 2 and len(ids) > 0
+    if not whole_numbers or bool(((ids < 0) | (ids >= vocab_size)).any()):
+        raise UserError(
+            f"{what} is int64 [B, L], B at least 1, of token ids below {vocab_size}; this is "
+            f"{str(ids.dtype).removeprefix('torch.')} {list(ids.shape)}"
+        )
+
+
+def check_length(tokens: int, context_length: int, what: str) -> None:
+    """Whether a model reads so many tokens.
+
+    Raises:
+        UserError: it doesn't.
+    """
+    if tokens > context_length:
+        raise UserError(f"{what} has {tokens} tokens, more than the model's context of {context_length}")
+
+
 def check_attention_mask(mask: Any, ids: Tensor, what: str) -> None:
     """Whether a mask says of each token if it is real: 1 or 0, true or false.
 

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from opendllm.core.foundation.contamination_file import SHARES, entries, write_entries
 from opendllm.core.foundation.heavy_imports import import_model_libraries
+from opendllm.core.foundation.json_objects import digest
 from opendllm.core.foundation.process_group import join_process_group, wait_for_all
 from opendllm.core.foundation.ranks import is_first_process, started_by_launcher
-from opendllm.core.manifest.experiment_manifest import Experiment, Variant, digest
+from opendllm.core.manifest.experiment_manifest import Experiment, Variant
 from opendllm.core.progress.progress import Progress, Task
 from opendllm.registries.benchmarks import BenchmarkContext
 from opendllm.registries.corpora import Corpus, Document

@@ -29,7 +29,7 @@ from opendllm.core.run.folder import (
 from opendllm.core.run.lock import locked_run
 from opendllm.core.run.provenance import provenance
 from opendllm.registries.errors import UserError
-from opendllm.registries.registry import did_you_mean
+from opendllm.registries.suggestions import did_you_mean
 
 Stage = Literal["train", "evaluate", "report"]
 STAGES: tuple[Stage, ...] = ("train", "evaluate", "report")

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from opendllm.core.call_checks import (
     check_attention_mask,
+    check_ids,
+    check_length,
     check_masks_are_real,
     count_of,
     several_texts,
@@ -129,10 +131,10 @@ class LanguageModel:
             UserError: `input_ids` is no int64 tensor [B, L] of the model's token ids, or is longer than its
                 context; or the mask is none.
         """
-        self._check_ids(input_ids, "input_ids")
+        check_ids(input_ids, self.lm.vocab_size, "input_ids")
         if not input_ids.shape[1]:
             raise UserError("input_ids holds no tokens")
-        self._check_length(input_ids.shape[1], "input_ids")
+        check_length(input_ids.shape[1], self.lm.context_length, "input_ids")
         check_attention_mask(attention_mask, input_ids, "input_ids")
         return self.lm.project(self.lm.hidden_states(inputs_from_mask(input_ids, attention_mask)))
 
@@ -161,7 +163,7 @@ class LanguageModel:
                 attention mask is none.
         """
         _refuse(options, "max_new_tokens", "the canvas says how much is written")
-        self._check_ids(canvas, "a canvas")
+        check_ids(canvas, self.lm.vocab_size, "a canvas")
         check_attention_mask(attention_mask, canvas, "the canvas")
         check_masks_are_real(canvas, attention_mask, self.lm.mask_token_id)
         chosen, decoder = self.build_sampler(sampler, options)
@@ -188,7 +190,7 @@ class LanguageModel:
         for index, size in enumerate(sizes):
             if size < 2:
                 raise UserError(f"text {index} has fewer than two tokens, so none can be scored")
-            self._check_length(size, f"text {index}")
+            check_length(size, self.lm.context_length, f"text {index}")
         asked = [TextToScore(*each) for each in zip(texts, row_seeds(seed, len(texts)), strict=True)]
         found = score_texts(self.lm, codec, asked, max(sizes, default=0), draws, estimator)
         return [(scored.log_likelihood, scored.variance**0.5) for scored in found]
@@ -220,7 +222,7 @@ class LanguageModel:
             UserError: the objective and the schedule don't go together, or the noise isn't said as they need
                 it.
         """
-        self._check_ids(tokens, "tokens")
+        check_ids(tokens, self.lm.vocab_size, "tokens")
         given = GivenNoise(tokens, masked, mask_probability, segments)
         return objective_loss(self.lm, self._plugins, given, objective, noise_schedule, options)
 
@@ -347,25 +349,6 @@ class LanguageModel:
         if self.tokenizer is None:
             raise UserError(NO_TOKENIZER)
         return Gap(chat_prompt(self.tokenizer, self.codec, prompt), templated=True)
-
-    def _check_ids(self, ids: Tensor, what: str) -> None:
-        if not isinstance(ids, Tensor):
-            raise UserError(
-                f"{what} is a torch tensor, int64 [B, L], and a {type(ids).__name__} was given: write "
-                f"torch.tensor([[1, 2]]) for one row of two tokens"
-            )
-        whole_numbers = ids.dtype == torch.int64 and ids.ndim == 2 and len(ids) > 0
-        if not whole_numbers or bool(((ids < 0) | (ids >= self.lm.vocab_size)).any()):
-            raise UserError(
-                f"{what} is int64 [B, L], B at least 1, of token ids below {self.lm.vocab_size}; this is "
-                f"{str(ids.dtype).removeprefix('torch.')} {list(ids.shape)}"
-            )
-
-    def _check_length(self, tokens: int, what: str) -> None:
-        if tokens > self.lm.context_length:
-            raise UserError(
-                f"{what} has {tokens} tokens, more than the model's context of {self.lm.context_length}"
-            )
 
     def build_sampler(self, name: str | None, flat: Mapping[str, Any]) -> tuple[Sampler, DecoderOptions]:
         """What a call with this sampler, by default the family's own, and these options decodes with.

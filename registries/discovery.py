@@ -23,17 +23,11 @@ from opendllm.registries.hookspecs import ENTRY_POINT_GROUP
 from opendllm.registries.noise_schedules import NoiseSchedule
 from opendllm.registries.objectives import Objective
 from opendllm.registries.options import PluginOptions
-from opendllm.registries.registry import (
-    OWN_PACKAGE,
-    Provenance,
-    Registration,
-    Registry,
-    did_you_mean,
-    one_line,
-)
+from opendllm.registries.registry import OWN_PACKAGE, Provenance, Registration, Registry, one_line
 from opendllm.registries.rewards import Reward
 from opendllm.registries.samplers import Sampler
 from opendllm.registries.source_lines import placed, where_defined, where_raised
+from opendllm.registries.suggestions import did_you_mean
 from opendllm.registries.version import check_interface
 
 

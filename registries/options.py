@@ -5,10 +5,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from opendllm.registries.architecture import Sizes
 from opendllm.registries.deprecations import warn_deprecated
+from opendllm.registries.frozen_options import FrozenOptions
 from opendllm.registries.noise_schedules import Destination
 from opendllm.registries.planned_requests import PlannedRequests
 
@@ -46,10 +47,8 @@ def path_fields(model: type[BaseModel]) -> Iterator[tuple[str, bool]]:
                 yield name, mark.or_hub_id
 
 
-class PluginOptions(BaseModel):
+class PluginOptions(FrozenOptions):
     """Base of every plugin's options: immutable, and an unknown option is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @model_validator(mode="after")
     def _say_what_is_deprecated(self) -> typing.Self:

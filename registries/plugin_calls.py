@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from opendllm.registries.errors import PluginError, UserError
+from opendllm.registries.machine_errors import machine_error
 from opendllm.registries.source_lines import placed, where_defined, where_raised
 
 PluginT = TypeVar("PluginT")
@@ -187,7 +188,7 @@ class Blame:
             if error.plugin is None:
                 error.plugin = self._owner
                 error.args = (f"{self._owner}: {error}", *error.args[1:])
-        elif isinstance(error, Exception) and not _is_full_memory(error):
+        elif isinstance(error, Exception) and not (_is_full_memory(error) or machine_error(error)):
             message = " ".join(str(error).split())
             failure = PluginFailureError(
                 f"{self._owner} failed in {self._call}: {type(error).__name__}: {message}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import re
@@ -19,6 +18,7 @@ from opendllm.registries.extension_points import contract_class, options_base
 from opendllm.registries.options import PluginOptions
 from opendllm.registries.plugin_calls import Blame, watched
 from opendllm.registries.source_lines import placed, where_attribute, where_defined, where_raised
+from opendllm.registries.suggestions import did_you_mean
 from opendllm.registries.typed_options import untyped_options
 
 ContractT = TypeVar("ContractT")
@@ -30,32 +30,8 @@ OWN_PACKAGE = "open-dllm"
 TARGET_PATTERN = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
-ELSEWHERE = {
-    "gen_length": "max_new_tokens",
-    "gen_len": "max_new_tokens",
-    "diffusion_steps": "steps",
-    "cfg": "guidance_scale",
-    "cfg_scale": "guidance_scale",
-    "nucleus_p": "top_p",
-    "alg": "sampler",
-    "lr": "learning_rate",
-}
-"""What the published code calls things whose names here are nearest to something else's."""
-
-
 class PluginWarning(UserWarning):
     """A name means another plugin than somebody may think."""
-
-
-def did_you_mean(name: str, known: list[str]) -> str:
-    """A hint that completes an error message: the nearest known names, or all of them."""
-    same = [ELSEWHERE[name]] if ELSEWHERE.get(name) in known else []
-    near = same or difflib.get_close_matches(name, known, n=2, cutoff=0.6)
-    # In a name of two letters one wrong letter is half of it.
-    near = near or [other for other in known if len(name) == len(other) == 2 and other[0] == name[0]]
-    if near:
-        return f"did you mean {' or '.join(repr(match) for match in near)}?"
-    return f"known: {', '.join(sorted(known)) or 'none'}"
 
 
 def one_line(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""What a plugin gives, in words, and what is wrong with a tensor; knows no torch."""
+"""What a plugin gives, in words, and what is wrong with a type or a tensor; knows no torch."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ def described(value: Any) -> str:
     if hasattr(value, "dtype") and hasattr(value, "shape"):
         return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
     return type(value).__name__
+
+
+def wrong_type(value: Any, wanted: type | tuple[type, ...], what: str) -> str | None:
+    """What is wrong with a value that should be of a class."""
+    return None if isinstance(value, wanted) else f"gave {described(value)}, and {what} was expected"
 
 
 def wrong_tensor(value: Any, kind: str, shape: list[int], what: str) -> str | None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from jinja2 import TemplateError
-
 from opendllm.registries.corpora import Message
 from opendllm.registries.errors import UserError, first_line
 
@@ -18,6 +16,8 @@ if TYPE_CHECKING:
 
 Ending = Literal["answer follows", "answer begun", "answered"]
 """What comes after a chat: the model's answer, the rest of an answer that its last turn begins, nothing."""
+_HEARD = frozenset({"system", "developer", "user"})
+"""Whose turns are instructions: of an assistant's earlier ones templates leave out what it thought."""
 
 
 def apply_template(
@@ -32,7 +32,7 @@ def apply_template(
         ending: where the text stops.
 
     Raises:
-        UserError: the tokenizer has no chat template, or it fails.
+        UserError: the tokenizer has no chat template, or it fails, or ignores what a system or a user says.
     """
     if tokenizer.chat_template is None:
         raise UserError(
@@ -40,6 +40,26 @@ def apply_template(
             "folder (chat_template.jinja), or take its Instruct sibling"
         )
     content = [_entry(message, codec) for message in messages]
+    text = _written(tokenizer, content, ending)
+    for turn, entry in enumerate(content):
+        if entry["role"] not in _HEARD or keeps(text, entry["content"]):
+            continue
+        # It may still have read it, as one that takes a switch such as /no_think out of what is said.
+        other = [*content[:turn], {**entry, "content": entry["content"] + "x"}, *content[turn + 1 :]]
+        if _written(tokenizer, other, ending) == text:
+            raise UserError(
+                f"the checkpoint's chat template ignores what a {entry['role']} says in turn {turn + 1}: say "
+                f"it in another's turn, or mend the template"
+            )
+    return text
+
+
+def keeps(text: str, part: str) -> bool:
+    """Whether what a template wrote holds `part`, but for white space, which templates trim."""
+    return part in text or "".join(part.split()) in "".join(text.split())
+
+
+def _written(tokenizer: PreTrainedTokenizerFast, content: list[dict[str, Any]], ending: Ending) -> str:
     try:
         text: str = tokenizer.apply_chat_template(
             content,
@@ -47,7 +67,7 @@ def apply_template(
             continue_final_message=ending == "answer begun",
             tokenize=False,
         )
-    except (TemplateError, ValueError) as error:  # ValueError: it doesn't write the last turn as it is
+    except Exception as error:  # a template computes, and fails in as many ways as Python does
         raise UserError(f"the checkpoint's chat template fails: {first_line(error)}") from error
     return text
 

@@ -18,6 +18,7 @@ from opendllm.core.foundation.json_objects import read_json_object
 from opendllm.core.networks.transformers_lm import GENERATION_FILE
 from opendllm.core.networks.weight_files import stored_tensors, whole_files
 from opendllm.registries.errors import UserError, first_line
+from opendllm.registries.machine_errors import in_words
 
 MAX_SHARD_SIZE = "5GB"
 """As the hub's tools write."""
@@ -46,7 +47,13 @@ def export_model(checkpoint: Path, target: Path, max_shard_size: str = MAX_SHARD
     try:
         _write(source, target, largest)
     except (OSError, ValueError) as error:
-        raise UserError(f"{source} cannot be exported to {target}: {first_line(error)}") from error
+        raise UserError(f"{source} cannot be exported to {target}: {_reason(error)}") from error
+
+
+def _reason(error: OSError | ValueError) -> str:
+    if not isinstance(error, OSError):
+        return first_line(error)
+    return f"{error.filename}: {in_words(error)}" if error.filename else in_words(error)
 
 
 def _write(source: Path, target: Path, max_shard_size: int) -> None:

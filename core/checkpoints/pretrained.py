@@ -8,7 +8,10 @@ from pathlib import Path
 from opendllm.registries.errors import UserError, first_line
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-_WANTED_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.txt", "*.model")
+_WANTED_FILES = (
+    *("*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja"),
+    *("*.txt", "*.model", "*.tiktoken"),
+)
 """Never pickled weights, never code."""
 PRETRAINED_KEY = "model.backbone.options.pretrained"
 """Where a manifest says which checkpoint it begins with."""
@@ -17,6 +20,11 @@ PRETRAINED_KEY = "model.backbone.options.pretrained"
 def is_hub_id(name: str) -> bool:
     """Whether it can be a hub id: a mistyped path below a folder that is here sends nobody to the network."""
     return bool(_HUB_ID.fullmatch(name)) and not Path(name).parent.exists()
+
+
+def commit_of(folder: Path) -> str | None:
+    """The hub's commit of a folder that `fetch` gave for an id; None of a folder of one's own."""
+    return folder.name if folder.parent.name == "snapshots" else None
 
 
 def fetch_config(path_or_hub_id: str) -> Path:

@@ -27,7 +27,7 @@ from opendllm.core.progress.views import shown_progress
 from opendllm.core.training.settings import batch_shape
 from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.errors import UserError
-from opendllm.registries.registry import did_you_mean
+from opendllm.registries.suggestions import did_you_mean
 
 Settings = Annotated[
     list[str] | None,

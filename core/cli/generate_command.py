@@ -148,7 +148,7 @@ def generate(
     check_traces(samplers, len(prompts), trace, gif)
     with (
         stopping_at_once(),
-        new_file(output) as output_file,
+        new_file(output, of_lines=True) as output_file,
         new_file(trace) as trace_file,
         new_file(gif) as gif_file,
     ):

@@ -7,8 +7,10 @@ import gc
 import io
 import os
 import sys
+import threading
 import traceback
 import warnings
+from contextlib import suppress
 from importlib.metadata import version
 from typing import Annotated, Any
 
@@ -28,6 +30,7 @@ from opendllm.core.cli import (
     serve_command,
     status_command,
 )
+from opendllm.core.cli.machine_trouble import machine_trouble
 from opendllm.core.cli.mistyped_options import as_option
 from opendllm.core.foundation.ranks import is_first_process
 from opendllm.core.foundation.visible_text import visible
@@ -93,6 +96,16 @@ def _show_warning(message: Warning | str, category: type[Warning], *where: Any, 
 _python_shows = warnings.showwarning
 
 
+def _show_thread_error(failed: threading.ExceptHookArgs) -> None:
+    """A library's own thread that can't write, TensorBoard's say: one line, too."""
+    error = failed.exc_value
+    trouble = machine_trouble(error) if isinstance(error, Exception) else None
+    if trouble is None or "--debug" in sys.argv:
+        threading.__excepthook__(failed)
+    else:
+        print(f"error: {visible(str(trouble))}", file=sys.stderr)
+
+
 def main() -> None:
     """Run a command.
 
@@ -101,6 +114,7 @@ def main() -> None:
     """
     debug = "--debug" in sys.argv
     warnings.showwarning = _show_warning
+    threading.excepthook = _show_thread_error
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files needn't be Unicode, and are printed
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -113,17 +127,19 @@ def main() -> None:
         code = _INTERRUPTED
     except Stopped as stopped:
         if is_first_process() and str(stopped):
-            print(f"{stopped}; resume with: {this_command()}", flush=True)
+            with suppress(OSError):  # the terminal is gone
+                print(f"{stopped}; resume with: {this_command()}", flush=True)
         # Our own launcher takes every other code for a failure; it exits with the right one itself.
         sys.exit(0 if launcher_reports() else stopped.exit_code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except Exception as error:
-        record_error(error)
         if debug:
             traceback.print_exc()
-        sys.exit(_report(error))
+        told = machine_trouble(error) or error
+        record_error(told)
+        sys.exit(_report(told))
     if code == _INTERRUPTED:  # typer makes it of Ctrl-C
         _say_interrupted(sys.argv[1:])
     sys.exit(code if isinstance(code, int) else 0)

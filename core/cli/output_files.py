@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
-from opendllm.core.foundation.atomic_files import write_text
+from opendllm.core.foundation.atomic_files import write_text, writing
 from opendllm.core.foundation.visible_text import visible
 from opendllm.registries.errors import UserError
+from opendllm.registries.machine_errors import in_words
 
 
 @contextmanager
-def new_file(path: Path | None) -> Iterator[TextIO | None]:
+def new_file(path: Path | None, of_lines: bool = False) -> Iterator[TextIO | None]:
     """Yields an open file that wasn't there before; None where there is no `path`.
 
-    Opened before the work, so that it isn't done in vain; a file that stays empty is taken away again.
+    Opened before the work, so that it isn't done in vain; taken away again where it stays empty, and where
+    writing it fails, unless each line is worth something by itself.
 
     Raises:
         UserError: it is there already, or can't be written.
@@ -32,13 +34,19 @@ def new_file(path: Path | None) -> Iterator[TextIO | None]:
     except FileExistsError as error:
         raise UserError(f"{path} is there already: choose another name, or move it away") from error
     except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}") from error
+        raise UserError(f"{path} cannot be written: {in_words(error)}") from error
+    whole = False
     try:
-        with file:
-            yield file
+        yield file
+        with writing(path):
+            file.close()
+        whole = True
     finally:
-        if path.stat().st_size == 0:
-            path.unlink()
+        with suppress(OSError):
+            file.close()
+        with suppress(OSError):
+            if path.stat().st_size == 0 or not (whole or of_lines):
+                path.unlink()
 
 
 class Lines:
@@ -67,8 +75,10 @@ class Lines:
         """Take the line number `index` in."""
         self._found[index] = line
         if self._file is not None:
-            self._file.write(line + "\n")
-            self._file.flush()
+            assert self._path is not None
+            with writing(self._path):
+                self._file.write(line + "\n")
+                self._file.flush()
 
     @contextmanager
     def kept(self) -> Iterator[None]:

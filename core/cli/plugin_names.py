@@ -7,7 +7,8 @@ from typing import Any
 from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.errors import PluginError, UserError
 from opendllm.registries.extension_points import EXTENSION_POINTS
-from opendllm.registries.registry import Registration, did_you_mean
+from opendllm.registries.registry import Registration
+from opendllm.registries.suggestions import did_you_mean
 
 
 def named_plugin(given: str) -> Registration[Any]:

@@ -43,11 +43,18 @@ def read_prompts(given: Sequence[str] | None, suffix: str | None, file: str | No
     if given or suffix is not None:
         raise UserError("--input brings prompts and suffixes of its own: leave --prompt and --suffix out")
     if file == "-":
+        _check_standard_input()
         return _prompts(parsed_lines(sys.stdin.buffer), "standard input")
     return _prompts(json_lines(Path(file)), file)
 
 
+def _check_standard_input() -> None:
+    if sys.stdin is None:  # closed by whoever started this
+        raise UserError("standard input is closed: give a --prompt, or an --input file")
+
+
 def _standard_input() -> str:
+    _check_standard_input()
     try:
         return sys.stdin.read()
     except UnicodeDecodeError as error:

@@ -10,7 +10,7 @@ from opendllm.core.decoding.options import DecoderOptions
 from opendllm.core.manifest.endpoint_checks import KNOWN_TO_SERVERS
 from opendllm.registries.discovery import Plugins
 from opendllm.registries.errors import UserError
-from opendllm.registries.registry import did_you_mean
+from opendllm.registries.suggestions import did_you_mean
 
 ENTRY_OPTIONS = (
     "samples_per_task", "problem_seed", "batch_size", "likelihood_estimator", "likelihood_draws"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from opendllm.core.cli.prompts import Prompt
+from opendllm.core.foundation.atomic_files import writing
 from opendllm.core.foundation.decoding_traces import DecodingTrace
 from opendllm.registries.errors import UserError
 
@@ -100,7 +101,7 @@ def write_json_trace(
             for given, each in zip(prompts, decoding.written, strict=True)
         ],
     }
-    json.dump(content, file)
+    _write(file, json.dumps(content).encode("ascii"))
 
 
 def write_page(
@@ -109,7 +110,8 @@ def write_page(
     """A page that plays the traces, those of one prompt side by side."""
     from opendllm.core.reporting.trace_page import render_trace_page
 
-    file.write(render_trace_page(f"{Path(checkpoint).name}, step by step", _traces(model, prompts, done)))
+    page = render_trace_page(f"{Path(checkpoint).name}, step by step", _traces(model, prompts, done))
+    _write(file, page.encode("utf-8"))
 
 
 def write_gif(
@@ -118,7 +120,13 @@ def write_gif(
     """The same of the only prompt, as an animation."""
     from opendllm.core.reporting.trace_gif import render_gif
 
-    file.buffer.write(render_gif(_traces(model, prompts, done)))
+    _write(file, render_gif(_traces(model, prompts, done)))
+
+
+def _write(file: TextIO, content: bytes) -> None:
+    with writing(Path(file.name)):
+        file.buffer.write(content)
+        file.flush()
 
 
 def _traces(model: LanguageModel, prompts: Sequence[Prompt], done: Sequence[Decoding]) -> list[DecodingTrace]:

@@ -23,10 +23,11 @@ from opendllm.core.data.rendering import render
 from opendllm.core.data.token_files import SplitFacts, SplitWriter, read_split
 from opendllm.core.data.tokenizers import make_tokenizer
 from opendllm.core.foundation.atomic_files import CHECKSUMS_FILE, whole_folder, write_json
-from opendllm.core.manifest.experiment_manifest import digest
+from opendllm.core.foundation.json_objects import digest
 from opendllm.core.manifest.schema import Data, TokenizerChoice
 from opendllm.registries.corpora import Corpus, Split
 from opendllm.registries.errors import UserError, first_line
+from opendllm.registries.machine_errors import in_words
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -244,7 +245,7 @@ def _read(folder: Path, split: Split, facts: dict[str, int]) -> tuple[NDArray[np
 
 def _os_error(error: OSError) -> str:
     """What went wrong with which file."""
-    return f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
+    return f"{error.filename}: {in_words(error)}" if error.filename else in_words(error)
 
 
 @contextmanager

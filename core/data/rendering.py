@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from opendllm.core.checkpoints.chat_template import apply_template
+from opendllm.core.checkpoints.chat_template import apply_template, keeps
 from opendllm.registries.corpora import Document, Message
 from opendllm.registries.errors import UserError
 
@@ -26,7 +26,7 @@ def render(
         chat: put the prompt and its answer into that template.
 
     Raises:
-        UserError: the document does not go with `chat`, or the template drops the answer.
+        UserError: the document does not go with `chat`, or the template drops some of the answer.
     """
     prompt = document.prompt
     if not chat:
@@ -47,5 +47,10 @@ def render(
             f"its answer, so the answer can't be told apart"
         )
     answer = whole[len(before) :].rstrip()
+    if not keeps(answer, codec.escaped(document.text)):
+        raise UserError(
+            f"{document.name}: the chat template leaves out some of the answer, as those do that drop what a "
+            f"model thought: take a template that writes it whole"
+        )
     eos: str = tokenizer.eos_token
     return before, answer.removesuffix(eos)

@@ -124,7 +124,7 @@ class DeviceStep:
             },
             real=real,
             editable=torch.zeros_like(real),
-            confidence=torch.zeros(rows, length, device=device),
+            confidence=torch.zeros(rows, length, dtype=torch.float32, device=device),
         )
         self._sent = SentArray((PLANNED + 3 * MOST_SPANS, rows), device)
         self._asked = torch.zeros(rows, length, dtype=torch.int64, device=device)

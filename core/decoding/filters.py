@@ -91,7 +91,7 @@ def _nucleus(weights: Tensor, below: Tensor, total: Tensor, top_p: float) -> Ten
     furthest = math.log(size / (1 - top_p)) - total.log()
     per_bucket = -(BUCKETS - 1) / furthest[:, None]
     buckets = (below * per_bucket).clamp_(max=BUCKETS - 1).long()
-    mass = torch.zeros(rows, BUCKETS, device=weights.device).scatter_add_(1, buckets, weights)
+    mass = weights.new_zeros(rows, BUCKETS).scatter_add_(1, buckets, weights)
     cumulative = mass.double().cumsum(-1)
     allowed = top_p * total.double()
     # The first bucket in which the sum exceeds what is allowed holds the nucleus's edge.

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
+
+from opendllm.registries.frozen_options import FrozenOptions
 
 LEAST_TEMPERATURE, MOST_TEMPERATURE = 1e-6, 1e6
 """In between, divided logits stay far from float32's limits; below is the mode, above chance."""
@@ -12,16 +14,14 @@ LEAST_TEMPERATURE, MOST_TEMPERATURE = 1e-6, 1e6
 Cache = Literal["none", "prefix", "dual", "delayed"]
 
 
-class DecoderOptions(BaseModel):
+class DecoderOptions(FrozenOptions):
     """How a canvas is written, whichever sampler decides on the order."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     steps: int | None = Field(
         None,
         ge=1,
         description="Denoising steps for the whole canvas; by default one a masked token. Samplers that "
-        "commit what the model is sure of take as many as that needs.",
+        "commit what the model is sure of take as many as that needs, and refuse a number.",
     )
     max_new_tokens: int = Field(64, ge=1, description="Masks to fill after a prompt without a suffix.")
     block_length: int | None = Field(

@@ -84,7 +84,7 @@ def prepare_rows(
         block_of=blocks.of,
         part_of=parts.of,
         positions=layout.positions,
-        confidence=torch.zeros(canvas.shape, device=canvas.device),
+        confidence=torch.zeros(canvas.shape, dtype=torch.float32, device=canvas.device),
         memory=torch.full_like(canvas, -1),
         seeds=seeds,
         room=room,

@@ -14,8 +14,9 @@ from opendllm.registries.errors import UserError
 from opendllm.registries.noise_schedules import Destination
 from opendllm.registries.options import AttentionKind, BackboneOptions, SamplerOptions
 from opendllm.registries.plugin_calls import owner_of
-from opendllm.registries.registry import Registration, did_you_mean
+from opendllm.registries.registry import Registration
 from opendllm.registries.samplers import Sampler
+from opendllm.registries.suggestions import did_you_mean
 
 
 def sort_options(

@@ -20,7 +20,7 @@ from opendllm.core.endpoints.server import Server, is_here, token_of
 from opendllm.core.foundation.notices import warn_once
 from opendllm.core.manifest.endpoint_schema import Endpoint
 from opendllm.registries.errors import UserError
-from opendllm.registries.registry import did_you_mean
+from opendllm.registries.suggestions import did_you_mean
 
 KeyT = TypeVar("KeyT")
 

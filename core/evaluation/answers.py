@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from opendllm.core.evaluation.shards import ALONE, Shard
-from opendllm.core.foundation.atomic_files import write_text
+from opendllm.core.foundation.atomic_files import write_text, writing
 from opendllm.core.foundation.sample_records import SampleKey, SampleRecord, read_records, record_line
 from opendllm.registries.errors import UserError
 
@@ -63,7 +63,7 @@ class AnswerFile:
     def add(self, record: SampleRecord) -> None:
         """Append one answer."""
         record = replace(record, digest=self.digest)
-        with self._own.open("a", encoding="utf-8") as file:
+        with writing(self._own), self._own.open("a", encoding="utf-8") as file:
             file.write(record_line(record))
         self.records[record.key] = record
 

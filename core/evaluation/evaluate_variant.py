@@ -11,17 +11,19 @@ from opendllm.core.data.sources import LOOKING_AT_CORPORA, fingerprints, held_ou
 from opendllm.core.evaluation.answering import Asked
 from opendllm.core.evaluation.answers import AnswerFile
 from opendllm.core.evaluation.evaluated_models import open_model
-from opendllm.core.evaluation.evaluator import Evaluation, evaluate, unasked_note, write_result
+from opendllm.core.evaluation.evaluation import Evaluation, unasked_note
+from opendllm.core.evaluation.evaluator import evaluate
 from opendllm.core.evaluation.kept_traces import TRACES_A_VARIANT, TraceWanted, keep_trace
 from opendllm.core.evaluation.made_with import (
     about_of,
     answer_sources,
     answers_digest,
-    check_corpora,
+    check_unchanged,
     same_likelihoods,
     settings_of,
 )
 from opendllm.core.evaluation.progress import evaluation_progress
+from opendllm.core.evaluation.result_file import write_result
 from opendllm.core.evaluation.samples_file import about_file
 from opendllm.core.evaluation.set_aside import set_aside_other_sources
 from opendllm.core.evaluation.shards import this_process
@@ -79,7 +81,7 @@ def evaluate_variant(
         made_with = {**provenance, **model.provenance(about_file(samples))}
         about = about_of(variant, label, settings, limit, made_with)
         about["sources"] = answer_sources(variant, index)
-        check_corpora(samples, read)
+        check_unchanged(samples, read, made_with.get("commit"))
         if shard.is_first:
             for message in set_aside_other_sources(folder, label, about["sources"]):
                 on_message(f"{variant.name}: {label}: {message}")

@@ -3,81 +3,30 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from opendllm.core.decoding.graph_calls import GraphTiming
 from opendllm.core.evaluation.answering import failed_answer, fingerprint
 from opendllm.core.evaluation.answers import AnswerFile
+from opendllm.core.evaluation.evaluation import Evaluation, evaluation_of
+from opendllm.core.evaluation.progress import AnswerProgress, OnProgress, OnScoring
 from opendllm.core.evaluation.remarks import cut_short, same_answers
 from opendllm.core.evaluation.respondent import Respondent
 from opendllm.core.evaluation.shards import ALONE, Shard, take_shard
-from opendllm.core.foundation.atomic_files import write_json
-from opendllm.core.foundation.json_objects import read_json_object
 from opendllm.core.foundation.peak_memory import peak_memory_bytes, restart_peak_memory
-from opendllm.core.foundation.sample_records import SampleKey, SampleRecord
+from opendllm.core.foundation.sample_records import SampleKey
 from opendllm.core.sandbox.sandbox import Sandbox
 from opendllm.registries.benchmarks import (
-    Answer,
     Benchmark,
     BenchmarkContext,
     CodeExecution,
     GenerationRequest,
     LikelihoodRequest,
-    Metric,
     Request,
     Scores,
-    TextLikelihood,
 )
 from opendllm.registries.errors import UserError
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """A benchmark's scores, and what the answers cost.
-
-    Attributes:
-        scores: None where scoring would run generated code, which isn't allowed.
-        tasks: how many there are answers to.
-        texts: how many answers are texts that the model wrote.
-        tokens: that these are made of; None where nobody counted them all.
-        forward_passes: of all answers; None where nobody knows.
-        unasked: task id -> why it couldn't be put to the model, so that its answers count as wrong.
-        peak_memory_bytes: while answers were given; None where all were on file.
-        first_text: a request for a text, with its answer's key; None where there is none.
-        graphs: what CUDA graphs cost this process; None where there were none.
-        batch_size: texts that this process wrote side by side at most; None where it wrote none.
-    """
-
-    scores: Scores | None
-    tokens_per_second: float | None
-    forward_passes: int | None
-    seconds: float
-    tasks: int
-    unasked: Mapping[str, str]
-    texts: int
-    tokens: int | None
-    peak_memory_bytes: int | None = None
-    first_text: tuple[SampleKey, GenerationRequest] | None = None
-    graphs: GraphTiming | None = None
-    batch_size: int | None = None
-
-    @property
-    def tokens_per_forward_pass(self) -> float | None:
-        """How many tokens of its text a row's forward pass gave, on average; None without a pass."""
-        if self.tokens is None or not self.forward_passes:
-            return None
-        return self.tokens / self.forward_passes
-
-
-OnProgress = Callable[[int, int, float | None], None]
-"""Told (answers on file, answers wanted, their score so far where that is cheap)."""
-OnScoring = Callable[[int, int | None, float | None], None]
-"""Told (problems judged, of how many, the share of their programs that passed); None where nobody knows."""
-NAMED_TASKS = 5
 
 
 def evaluate(
@@ -127,7 +76,7 @@ def evaluate(
     # The longest together, and every process and device as many of them.
     pending.sort(key=lambda key: 0 if key in unfit else _characters(wanted[key]))
     mine = {key: wanted[key] for key in take_shard(pending, shard.rank, shard.of)}
-    progress = _Progress(benchmark, on_progress, len(wanted) - len(pending) + len(mine))
+    progress = AnswerProgress(benchmark, on_progress, len(wanted) - len(pending) + len(mine))
     progress.start(record for key, record in answers.records.items() if key in wanted)
     failed = (failed_answer(key, mine[key], unfit[key]) for key in mine if key in unfit)
     fitting = {key: request for key, request in mine.items() if key not in unfit}
@@ -145,11 +94,7 @@ def evaluate(
     if not benchmark.executes_code or context.code_execution is not None:
         on_scoring(0, None, None)
         scores = benchmark.score([asked.with_kind(record.answer) for record in records])
-        remarks = [
-            *asked.remarks(wanted, answers.records),
-            *same_answers(records),
-            *cut_short(wanted, answers.records, asked.max_new_tokens),
-        ]
+        remarks = _remarks(asked, wanted, answers)
         scores = replace(scores, notes=(*scores.notes, *about, *remarks))
     return replace(
         evaluation_of(scores, records),
@@ -158,6 +103,15 @@ def evaluate(
         graphs=graphs if graphs.graphs else None,
         batch_size=max(asked.rows, default=None),
     )
+
+
+def _remarks(asked: Respondent, wanted: Mapping[SampleKey, Request], answers: AnswerFile) -> list[str]:
+    """What the answers as a whole say of how they were asked for."""
+    return [
+        *asked.remarks(wanted, answers.records),
+        *same_answers([answers.records[key] for key in wanted]),
+        *cut_short(wanted, answers.records, asked.max_new_tokens),
+    ]
 
 
 def _first_text(
@@ -189,135 +143,6 @@ def check_sandbox(execution: CodeExecution) -> None:
     """
     with Sandbox(execution.level or "rlimits", 1):
         pass
-
-
-def evaluation_of(scores: Scores | None, records: Sequence[SampleRecord]) -> Evaluation:
-    """Scores, with what the answers on file say about their cost."""
-    seconds = sum(record.seconds or 0 for record in records)
-    # What was written here or by a server, and took its time; others' samples say nothing of that.
-    texts = [
-        record
-        for record in records
-        if record.text is not None
-        and record.failure is None
-        and (record.forward_passes is not None or record.seconds is not None)
-    ]
-    written = _sum(record.kept_tokens for record in texts)
-    failed = {record.answer.task_id: record.failure for record in records if record.failure is not None}
-    asked_here = {record.answer.task_id for record in records if _is_of_a_run(record.answer)}
-    unasked = {task: reason for task, reason in failed.items() if task in asked_here}
-    tasks = len({record.answer.task_id for record in records})
-    if scores is not None and failed:
-        reasons = {task: {**scores.per_task.get(task, {}), "failure": why} for task, why in failed.items()}
-        notes = [unasked_note(unasked, tasks)] if unasked else []
-        scores = replace(scores, per_task={**scores.per_task, **reasons}, notes=(*scores.notes, *notes))
-    return Evaluation(
-        scores,
-        written / seconds if written and seconds else None,
-        _sum(record.forward_passes for record in texts),
-        seconds,
-        tasks,
-        unasked,
-        len(texts),
-        written,
-    )
-
-
-def _sum(counts: Iterable[int | None]) -> int | None:
-    """None where one of them isn't known."""
-    found = list(counts)
-    known = [count for count in found if count is not None]
-    return sum(known) if len(known) == len(found) else None
-
-
-def _is_of_a_run(answer: Answer) -> bool:
-    return isinstance(answer, TextLikelihood) or answer.form == "written"
-
-
-def unasked_note(unasked: Mapping[str, str], tasks: int) -> str:
-    """How many problems couldn't be put to the model, and which."""
-    named = "; ".join(f"{task}: {reason}" for task, reason in itertools.islice(unasked.items(), NAMED_TASKS))
-    more = f"; and {len(unasked) - NAMED_TASKS} more" if len(unasked) > NAMED_TASKS else ""
-    return f"{len(unasked)} of {tasks} problems couldn't be asked and count as failed ({named}{more})"
-
-
-def write_result(path: Path, benchmark: Benchmark, evaluation: Evaluation, about: Mapping[str, Any]) -> None:
-    """Write results/BENCHMARK.json; an earlier file stays until this one is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scores = evaluation.scores
-    assert scores is not None
-    before = _speed_on_file(path)
-    memory = evaluation.peak_memory_bytes
-    if memory is None:
-        memory = before.get("peak_memory_bytes")
-    batch_size = before.get("batch_size") if evaluation.batch_size is None else evaluation.batch_size
-    graphs = before.get("graphs") if evaluation.graphs is None else asdict(evaluation.graphs)
-    write_json(
-        path,
-        {
-            **about,
-            "metrics": {name: _metric(metric) for name, metric in scores.metrics.items()},
-            "headline": [name for name in benchmark.headline if name in scores.metrics],
-            "lower_is_better": sorted(benchmark.lower_is_better),
-            "per_task": {task: dict(values) for task, values in scores.per_task.items()},
-            "verdicts": [[*key, reason] for key, reason in scores.verdicts.items()],
-            "notes": list(scores.notes),
-            "unasked": dict(evaluation.unasked),
-            "speed": {
-                "tokens_per_second": evaluation.tokens_per_second,
-                "forward_passes": evaluation.forward_passes,
-                "tokens_per_forward_pass": evaluation.tokens_per_forward_pass,
-                "seconds": evaluation.seconds,
-                "texts": evaluation.texts,
-                "tokens": evaluation.tokens,
-                "peak_memory_bytes": memory,
-                "batch_size": batch_size,
-                **({} if graphs is None else {"graphs": graphs}),
-            },
-        },
-    )
-
-
-def _metric(metric: Metric) -> dict[str, Any]:
-    return {name: value for name, value in asdict(metric).items() if value is not None}
-
-
-def _speed_on_file(result: Path) -> dict[str, Any]:
-    """Of when the answers were given, as an earlier result says it."""
-    with suppress(UserError):
-        speed = read_json_object(result, optional=True).get("speed")
-        return speed if isinstance(speed, dict) else {}
-    return {}
-
-
-class _Progress:
-    """Counts answers, and averages their `quick_score`, where the benchmark has one."""
-
-    def __init__(self, benchmark: Benchmark, on_progress: OnProgress, wanted: int) -> None:
-        self._benchmark = benchmark
-        self._on_progress = on_progress
-        self._wanted = wanted
-        self._done = 0
-        self._values: list[float] = []
-
-    def start(self, records: Iterable[SampleRecord]) -> None:
-        for record in records:
-            self._count(record)
-        self._tell()
-
-    def add(self, record: SampleRecord) -> None:
-        self._count(record)
-        self._tell()
-
-    def _count(self, record: SampleRecord) -> None:
-        self._done += 1
-        value = None if record.failure is not None else self._benchmark.quick_score(record.answer)
-        if value is not None:
-            self._values.append(value)
-
-    def _tell(self) -> None:
-        score = sum(self._values) / len(self._values) if self._values else None
-        self._on_progress(self._done, self._wanted, score)
 
 
 def _check_chat_has_an_effect(requests: Sequence[Request]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from opendllm.core.checkpoints.files import model_folder, provenance_of
-from opendllm.core.checkpoints.pretrained import PRETRAINED_KEY, fetch
+from opendllm.core.checkpoints.pretrained import PRETRAINED_KEY, commit_of, fetch
 from opendllm.core.evaluation.answering import Asked
 from opendllm.core.evaluation.replicas import LoadedModel, load_replicas
 from opendllm.core.evaluation.sampler_checks import check_samplers
@@ -35,7 +35,7 @@ class LoadedCheckpoint:
         return self.models[0].lm.context_length
 
     def provenance(self, about: Path) -> dict[str, Any]:
-        """Its step, and how it was extended to it."""
+        """Its step, and how it was extended to it; or the hub's commit of it."""
         return dict(self.trained)
 
     def respondent(self, variant: Variant, index: int) -> Asked:
@@ -65,13 +65,16 @@ def open_checkpoint(variant: Variant, folder: Path) -> LoadedCheckpoint:
     check_samplers(variant, folder)
     manifest, backbone = variant.manifest, variant.plugins.backbone
     pretrained = backbone.options.pretrained if manifest.train is None else None
+    source = folder if pretrained is None else fetch(pretrained, said_as=PRETRAINED_KEY)
     models = load_replicas(
-        folder if pretrained is None else fetch(pretrained, said_as=PRETRAINED_KEY),
+        source,
         backbone,
         manifest.device,
         manifest.local_model.add_bos_token,
     )
-    found = LoadedCheckpoint(models, _trained(folder) if pretrained is None else {"step": 0})
+    commit = None if pretrained is None else commit_of(source)
+    published: dict[str, Any] = {"step": 0} if commit is None else {"step": 0, "commit": commit}
+    found = LoadedCheckpoint(models, _trained(folder) if pretrained is None else published)
     wanted = manifest.train.steps if manifest.train else 0
     if found.step < wanted:
         raise UserError(

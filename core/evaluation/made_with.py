@@ -8,10 +8,10 @@ from typing import Any
 
 from opendllm.core.data.sources import changed_corpora
 from opendllm.core.evaluation.samples_file import about_file
-from opendllm.core.foundation.json_objects import read_json_object
+from opendllm.core.foundation.json_objects import digest, read_json_object
 from opendllm.core.manifest.checks import decoder_options, generation_of
 from opendllm.core.manifest.endpoint_checks import KNOWN_TO_SERVERS
-from opendllm.core.manifest.experiment_manifest import Variant, digest
+from opendllm.core.manifest.experiment_manifest import Variant
 from opendllm.core.manifest.section import PluginChoice
 from opendllm.registries.benchmarks import Benchmark
 from opendllm.registries.errors import UserError
@@ -107,16 +107,28 @@ def _without_paths(benchmark: ChosenPlugin[Benchmark, PluginOptions]) -> dict[st
     return {"name": benchmark.written_name, "options": options}
 
 
-def check_corpora(samples: Path, now: Mapping[str, str]) -> None:
-    """Answers are to what was held out then.
+def check_unchanged(samples: Path, corpora: Mapping[str, str], commit: str | None) -> None:
+    """Answers are to what was held out then, and of the checkpoint that the hub had then.
+
+    Args:
+        samples: the answers on file, which need not be there.
+        corpora: their fingerprints now.
+        commit: the hub's, of the checkpoint now; None of one of another kind.
 
     Raises:
-        UserError: a corpus has changed since.
+        UserError: a corpus or the checkpoint has changed since.
     """
     if not samples.is_file() or not samples.stat().st_size or not about_file(samples).is_file():
         return
-    before = read_json_object(about_file(samples)).get("settings", {}).get("corpora")
-    changed = changed_corpora(before, now) if isinstance(before, dict) else []
+    about = read_json_object(about_file(samples))
+    earlier = about.get("provenance", {}).get("commit")
+    if None not in (earlier, commit) and earlier != commit:
+        raise UserError(
+            f"{samples} holds answers of the hub's commit {earlier}, and it has {commit} now: evaluate "
+            f"that in another folder with --set output=DIR, or fetch the earlier one and give its folder"
+        )
+    before = about.get("settings", {}).get("corpora")
+    changed = changed_corpora(before, corpora) if isinstance(before, dict) else []
     if changed:
         raise UserError(
             f"{samples} holds answers from before {' and '.join(changed)} changed: bring back what it was, "

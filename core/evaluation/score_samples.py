@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from opendllm.core.evaluation.evaluator import OnScoring, evaluation_of, write_result
+from opendllm.core.evaluation.evaluation import evaluation_of
+from opendllm.core.evaluation.progress import OnScoring
+from opendllm.core.evaluation.result_file import write_result
 from opendllm.core.evaluation.samples_file import (
     Samples,
     about_file,
@@ -22,8 +24,10 @@ from opendllm.registries.benchmarks import Benchmark, BenchmarkContext, CodeExec
 from opendllm.registries.corpora import Document
 from opendllm.registries.discovery import Plugins
 from opendllm.registries.errors import UserError
+from opendllm.registries.machine_errors import in_words
 from opendllm.registries.options import ProblemFileOptions
-from opendllm.registries.registry import Registration, did_you_mean
+from opendllm.registries.registry import Registration
+from opendllm.registries.suggestions import did_you_mean
 
 Missing = Literal["named", "failed", "refused"]
 """Tasks without a sample are left out of the means, count as failed, or nothing is scored."""
@@ -188,7 +192,7 @@ def _check_output(output: Path) -> None:
         trial.touch()
         trial.unlink()
     except OSError as error:
-        raise UserError(f"{output} cannot be written: {error.strerror}") from error
+        raise UserError(f"{output} cannot be written: {in_words(error)}") from error
 
 
 def _no_corpus() -> Iterator[Document]:

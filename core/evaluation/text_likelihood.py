@@ -163,7 +163,7 @@ def would_write(lm: DiffusionLM, inputs: ModelInputs, wanted: Tensor) -> Tensor:
         if lm.mask_token_id < logits.shape[-1]:
             logits[:, [lm.mask_token_id, *lm.ids_without_token]] = -torch.inf
         sure, token = logits.softmax(-1).max(-1)
-        confidence = torch.full(now.shape, -1.0, device=now.device)
+        confidence = torch.full(now.shape, -1.0, dtype=torch.float32, device=now.device)
         confidence[now] = sure
         proposed = torch.zeros_like(inputs.tokens[rows])
         proposed[now] = token

@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -32,14 +32,39 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file so that a reader sees the old one or the new one, never a part."""
+    """Write a text file so that a reader sees the old one or the new one, never a part.
+
+    Raises:
+        OSError: it can't be written, which it names; the old one is as it was.
+    """
     staging = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with staging.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    staging.replace(path)
-    _sync(path.parent)
+    with writing(path):
+        try:
+            with staging.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            staging.replace(path)
+        except BaseException:
+            with suppress(OSError):
+                staging.unlink()
+            raise
+        _sync(path.parent)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """A block that writes `path`, by that name or at first another one in its folder.
+
+    Raises:
+        OSError: of the same kind as in the block, with the path, which a full disk's doesn't have by itself.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or (error.filename and Path(error.filename).parent != path.parent):
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
 
 
 def _finite(content: Any) -> Any:

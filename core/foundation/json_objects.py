@@ -1,7 +1,8 @@
-"""JSON objects in files that somebody else wrote."""
+"""JSON: objects in files that somebody else wrote, and digests of content."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -28,3 +29,9 @@ def read_json_object(path: Path, optional: bool = False) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no JSON object")
     return content
+
+
+def digest(content: Any) -> str:
+    """A short, stable digest of JSON content."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

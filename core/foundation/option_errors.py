@@ -13,7 +13,7 @@ from pydantic import BaseModel, Tag, ValidationError
 
 from opendllm.registries.errors import UserError
 from opendllm.registries.options import path_fields
-from opendllm.registries.registry import did_you_mean
+from opendllm.registries.suggestions import did_you_mean
 
 _KINDS = {"model_type": "mapping", "dict_type": "mapping", "list_type": "list", "tuple_type": "list"}
 _WORD = re.compile(r"[\w./~][\w./~-]*")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from opendllm.core.checkpoints.families import backbone_of, stored_block_length
 from opendllm.core.checkpoints.pretrained import fetch
@@ -18,17 +18,17 @@ from opendllm.core.foundation.option_errors import checked_options
 from opendllm.core.manifest.schema import Evaluate
 from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.errors import UserError
-from opendllm.registries.registry import ChosenPlugin, Registration, did_you_mean
+from opendllm.registries.frozen_options import FrozenOptions
+from opendllm.registries.registry import ChosenPlugin, Registration
 from opendllm.registries.samplers import Sampler
+from opendllm.registries.suggestions import did_you_mean
 
 _UNSAID: dict[str, Any] = {name: Evaluate.model_fields[name].default for name in (
     "batch_size", "likelihood_draws", "likelihood_estimator")}  # fmt: skip
 
 
-class ModelOptions(BaseModel):
+class ModelOptions(FrozenOptions):
     """Everything but what belongs to the decoder and the sampler."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     checkpoint: str = Field(description="A run's variant, a checkpoint, a model folder, or a hub id.")
     backbone: str | None = Field(None, description="Its family, where config.json doesn't settle it.")

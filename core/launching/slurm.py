@@ -13,6 +13,7 @@ from opendllm.core.foundation.atomic_files import write_text
 from opendllm.core.launching.launcher import arguments_without_launcher
 from opendllm.core.manifest.schema import Launch, Slurm
 from opendllm.registries.errors import UserError
+from opendllm.registries.machine_errors import in_words
 
 SCRIPT_FILE = "slurm.sh"
 SECONDS_TO_SAVE = 300
@@ -46,7 +47,7 @@ def submit(name: str, folder: Path, launch: Launch, processes: int | None) -> st
         folder.mkdir(parents=True, exist_ok=True)
         write_text(script, batch_script(name, folder, launch, processes, sys.argv[1:]))
     except OSError as error:
-        raise UserError(f"the run folder {folder} cannot be written: {error.strerror}") from error
+        raise UserError(f"the run folder {folder} cannot be written: {in_words(error)}") from error
     done = subprocess.run([sbatch, str(script)], capture_output=True, text=True, check=False)
     if done.returncode:
         said = " ".join(done.stderr.split()) or f"exit code {done.returncode}"

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: a run that is asked to stop finishes its step, saves it, and says how to go on."""
+"""SIGTERM, Ctrl-C, SIGHUP: a run that is asked to stop finishes its step, saves it, and says how to go on."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from opendllm.core.foundation.ranks import is_first_process
@@ -17,7 +17,7 @@ from opendllm.core.launching.worker_errors import launcher_reports
 _SIGNALS_FROM = 128
 """A shell's exit code for a process that a signal ended, before the signal's number."""
 ENDED_WITHOUT_SAVING = "ended without saving the step that was under way, which did not end in time"
-EXIT_CODES = tuple(_SIGNALS_FROM + number for number in (signal.SIGTERM, signal.SIGINT))
+EXIT_CODES = tuple(_SIGNALS_FROM + number for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
 """Of a run that was asked to stop, and did."""
 
 
@@ -55,13 +55,13 @@ class StopRequest:
         if not self.made:
             self.exit_code = _SIGNALS_FROM + number
         self.made = True
-        if number == signal.SIGTERM:  # during a fork nobody else tells it
+        if number != signal.SIGINT:  # during a fork nobody else tells it
             self.watchdog.begin()
 
 
 @contextmanager
 def stop_requests(what_is_saved: Callable[[], str]) -> Iterator[StopRequest]:
-    """Within it SIGTERM and a first Ctrl-C are only noted; Ctrl-C after either ends the process at once.
+    """Within it SIGTERM, SIGHUP and a first Ctrl-C are only noted; a later Ctrl-C ends the process at once.
 
     Args:
         what_is_saved: to be said then, in a few words.
@@ -84,15 +84,16 @@ def stop_requests(what_is_saved: Callable[[], str]) -> Iterator[StopRequest]:
         _say("stopping after this step, which will be saved; Ctrl-C again ends at once")
 
     before = {signal.SIGTERM: signal.signal(signal.SIGTERM, request.note)}
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as that of a job in the background
-        before[signal.SIGINT] = signal.signal(signal.SIGINT, interrupt)
+    for number, handler in ((signal.SIGINT, interrupt), (signal.SIGHUP, request.note)):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as that of a job in the background, or nohup's
+            before[number] = signal.signal(number, handler)
     try:
         with request.watchdog:
             yield request
     finally:
-        for number, handler in before.items():
+        for number, earlier in before.items():
             # A process that stops needs to hear no more of it, and has to say so undisturbed.
-            signal.signal(number, signal.SIG_IGN if request.made else handler)
+            signal.signal(number, signal.SIG_IGN if request.made else earlier)
 
 
 @contextmanager
@@ -112,6 +113,7 @@ def stopping_at_once() -> Iterator[None]:
 
 
 def _say(line: str) -> None:
-    """From a signal handler, which may have interrupted a print."""
+    """From a signal handler, which may have interrupted a print; to a terminal that may be gone."""
     if is_first_process():
-        os.write(2, f"{line}\n".encode())
+        with suppress(OSError):
+            os.write(2, f"{line}\n".encode())

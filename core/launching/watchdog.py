@@ -84,7 +84,7 @@ def unwatched() -> Iterator[None]:
 
 
 class Watchdog:
-    """Within it, SIGTERM starts a countdown to this process's end.
+    """Within it, SIGTERM or SIGHUP starts a countdown to this process's end.
 
     Work that usually takes long is waited for, and what is being saved while more of it appears on disk.
     """
@@ -117,21 +117,21 @@ class Watchdog:
     @contextmanager
     def measuring(self) -> Iterator[None]:
         """While something is measured: as long as before, it isn't stuck."""
-        self._measuring, self._since, began = True, time.time(), time.monotonic()
+        self._measuring, self._since, began = True, time.monotonic(), time.monotonic()
         try:
             yield
         finally:
             self._measured = max(self._measured, time.monotonic() - began)
-            self._measuring, self._since = False, time.time()
+            self._measuring, self._since = False, time.monotonic()
 
     @contextmanager
     def saving(self, folder: Path) -> Iterator[None]:
         """While this process or another one saves something somewhere below `folder`."""
-        self._saving, self._since = folder, time.time()
+        self._saving, self._since = folder, time.monotonic()
         try:
             yield
         finally:
-            self._saving, self._since = None, time.time()
+            self._saving, self._since = None, time.monotonic()
 
     def __enter__(self) -> Watchdog:
         if threading.current_thread() is threading.main_thread():  # no other one is told of signals
@@ -165,26 +165,26 @@ class Watchdog:
     def _watch(self) -> None:
         deadline = None
         while True:
-            left = None if deadline is None else max(0.0, min(1.0, deadline - time.time()))
+            left = None if deadline is None else max(0.0, min(1.0, deadline - time.monotonic()))
             ready, _, _ = select.select([self._reader], [], [], left)
             told = self._reader.recv(256) if ready else b""
             if b"\xff" in told:
                 return
-            if signal.SIGTERM in told and self._asked is None:
-                self._asked = time.time()
+            if (signal.SIGTERM in told or signal.SIGHUP in told) and self._asked is None:
+                self._asked = time.monotonic()
             if self._asked is None:
                 continue
             later = self._deadline(self._asked)
             if later != deadline:
                 deadline = later
                 tell_launcher(deadline)
-            elif time.time() >= deadline:
+            elif time.monotonic() >= deadline:
                 self._on_end()
                 os._exit(128 + signal.SIGTERM)
 
     def _deadline(self, asked: float) -> float:
         if self._saving is not None and (size := _size(self._saving)) != self._saved:
-            self._saved, self._since = size, time.time()
+            self._saved, self._since = size, time.monotonic()
         usual = max(self._usual, self._measured if self._measuring else 0.0)
         return max(asked, self._since) + max(OWN_SHARE * self._seconds, 2 * usual)
 
@@ -199,7 +199,7 @@ def _size(folder: Path) -> int:
 
 
 def tell_launcher(deadline: float) -> None:
-    """Until when, in seconds since 1970, this process ends by itself; nothing where it has no launcher."""
+    """Until when (`time.monotonic`) this process ends by itself; nothing where it has no launcher."""
     path = os.environ.get(_ERROR_FILE_VARIABLE)
     if path is not None:
         with suppress(OSError):
@@ -239,7 +239,7 @@ class Killer:
         """Start the countdown; once."""
         if not self._began.is_set():
             self._began.set()
-            threading.Thread(target=self._wait, args=(time.time(),), daemon=True).start()
+            threading.Thread(target=self._wait, args=(time.monotonic(),), daemon=True).start()
 
     def _wait(self, asked: float) -> None:
         while True:
@@ -247,7 +247,7 @@ class Killer:
                 deadline + (LAUNCHERS_SHARE - OWN_SHARE) * self._seconds
                 for deadline in told_deadlines(self._folder)
             ]
-            left = max([asked + LAUNCHERS_SHARE * self._seconds, *told]) - time.time()
+            left = max([asked + LAUNCHERS_SHARE * self._seconds, *told]) - time.monotonic()
             if left <= 0:
                 break
             time.sleep(min(left, 0.5))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from opendllm.core.foundation.json_objects import digest
 from opendllm.core.manifest.checks import Issue, ManifestError, validate
 from opendllm.core.manifest.default_decoding import with_default_decoding
 from opendllm.core.manifest.endpoint_checks import resolve_endpoint_plugins
@@ -25,67 +24,17 @@ from opendllm.core.manifest.requirements import requirement_issues
 from opendllm.core.manifest.schema import ExperimentManifest, Launch, Manifest, PublishedFigures
 from opendllm.core.manifest.section import NAME_PATTERN
 from opendllm.core.manifest.sources import KeyPath, Location, Source, merge, override, parse_value, read_yaml
+from opendllm.core.manifest.trained_from import trained_from
 from opendllm.core.manifest.variant_plugins import VariantPlugins
 from opendllm.registries.discovery import Plugins
 from opendllm.registries.errors import UserError
-from opendllm.registries.registry import did_you_mean
+from opendllm.registries.suggestions import did_you_mean
 
 DATA_FOLDER = "data"
 """Where a run keeps its prepared data, beside its variants' folders."""
 _OWN_KEYS = ("extends", "require", "variants", "seeds", "published")
 WHOLE_EXPERIMENT_KEYS = (*_OWN_KEYS, "name", "description", "output", "launch")
 """What no variant can change."""
-_ANSWERS_OF_A_SERVER = ("endpoint", "model", "api", "extra_body")
-"""Keys of a `model` that names a server which its answers depend on; the others say how it is reached."""
-
-
-_NOT_TRAINED_FROM = (
-    "micro_batch_size", "compile", "activation_checkpointing", "checkpoint", "trackers"
-)  # fmt: skip
-"""Keys of `train` that only say how the same weights are come by; a run may go on with others."""
-
-
-_ADDED_LATER = frozenset({"add_bos_token", "eos_token", "load_balancing", "rl"})
-"""Keys that earlier manifests lack: null means what was done before there was one, and the same digest."""
-
-
-def _without_new_defaults(section: dict[str, Any] | None) -> dict[str, Any] | None:
-    if section is None:
-        return None
-    return {key: value for key, value in section.items() if value is not None or key not in _ADDED_LATER}
-
-
-def _learnt_from(rl: dict[str, Any]) -> dict[str, Any]:
-    """What of a dumped `rl` section decides the trained weights."""
-    content = {key: value for key, value in rl.items() if key not in ("held_out", "reward_seconds")}
-    content["rewards"] = [
-        {key: value for key, value in each.items() if key != "label"} for each in rl["rewards"]
-    ]
-    content["rollout"] = {key: value for key, value in rl["rollout"].items() if key != "batch_size"}
-    content["reference"] = {key: value for key, value in rl["reference"].items() if key != "offload"}
-    return content
-
-
-def trained_from(manifest: dict[str, Any]) -> dict[str, Any]:
-    """What of a dumped manifest decides the trained weights, but for float rounding."""
-    content = {key: manifest.get(key) for key in ("model", "data", "train", "seed")}
-    content["model"] = _without_new_defaults(content["model"])
-    if content["model"] is not None and "endpoint" in content["model"]:
-        content["model"] = {key: content["model"][key] for key in _ANSWERS_OF_A_SERVER}
-        content["data"] = None  # which it has never seen
-    if content["data"] is not None:  # what is only looked at decides nothing
-        content["data"] = {key: value for key, value in content["data"].items() if key != "contamination"}
-    if content["data"] is not None and content["data"].get("tokenizer") is not None:
-        content["data"] = {
-            **content["data"],
-            "tokenizer": _without_new_defaults(content["data"]["tokenizer"]),
-        }
-    if content["train"] is not None:
-        trained = {key: value for key, value in content["train"].items() if key not in _NOT_TRAINED_FROM}
-        content["train"] = _without_new_defaults(trained)
-        if content["train"].get("rl") is not None:
-            content["train"]["rl"] = _learnt_from(content["train"]["rl"])
-    return content
 
 
 @dataclass(frozen=True)
@@ -150,12 +99,6 @@ class Experiment:
             "launch": None if self.launch is None else self.launch.model_dump(mode="json"),
             "variants": variants,
         }
-
-
-def digest(content: Any) -> str:
-    """A short, stable digest of JSON content."""
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def read_experiment(path: Path, settings: Sequence[str], plugins: Plugins) -> Experiment:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from opendllm.registries.frozen_options import FrozenOptions
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 """Of what a user names."""
 
 
-class Section(BaseModel):
-    """Part of a manifest: immutable, unknown keys refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+class Section(FrozenOptions):
+    """Part of a manifest."""
 
 
 class PluginChoice(Section):

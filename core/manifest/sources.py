@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from opendllm.registries.errors import UserError
 
 KeyPath = tuple[str | int, ...]
+_WRITTEN_KEY = re.compile(r"[^\s:,{}\[\]]+")
 
 
 @dataclass(frozen=True)
@@ -66,10 +68,12 @@ def read_yaml(path: Path) -> Source:
     """Read a YAML mapping.
 
     Raises:
-        UserError: the file is missing, isn't YAML, has a key twice, or isn't a mapping.
+        UserError: the file is missing, isn't YAML, has a key twice or one that is read otherwise than it is
+            written, or isn't a mapping.
     """
     try:
-        document = YAML(typ="rt").load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        document = YAML(typ="rt").load(text)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
@@ -83,7 +87,7 @@ def read_yaml(path: Path) -> Source:
     if not isinstance(document, CommentedMap):
         raise UserError(f"{path}:1:1: a manifest is a mapping, this is {_kind(document)}")
     locations: dict[KeyPath, Location] = {(): Location(str(path), 1, 1)}
-    return Source(_plain(document, (), str(path), locations), locations)
+    return Source(_plain(document, (), _File(str(path), text.split("\n")), locations), locations)
 
 
 def parse_value(text: str) -> Any:
@@ -162,21 +166,37 @@ def _merge(
     return merged
 
 
-def _plain(node: Any, path: KeyPath, source: str, locations: dict[KeyPath, Location]) -> Any:
+@dataclass(frozen=True)
+class _File:
+    name: str
+    lines: list[str]
+
+    def refuse_other_key(self, key: object, line: int, column: int) -> None:
+        """Unquoted, 1.10 is the number 1.1 and 0x10 is 16: a variant would be called otherwise."""
+        if isinstance(key, str) or line >= len(self.lines):
+            return
+        written = _WRITTEN_KEY.match(self.lines[line], column)
+        if written is not None and written[0] != str(key):
+            where = f"{self.name}:{line + 1}:{column + 1}"
+            raise UserError(f"{where}: the key {written[0]} is read as {key}: put it into quotes")
+
+
+def _plain(node: Any, path: KeyPath, source: _File, locations: dict[KeyPath, Location]) -> Any:
     if isinstance(node, CommentedMap):
         plain = {}
         for key, value in node.items():
             here = (*path, str(key))
             if key in (node.lc.data or ()):  # what `<<: *anchor` brings has no place of its own
                 line, column = node.lc.key(key)
-                locations[here] = Location(source, line + 1, column + 1)
+                source.refuse_other_key(key, line, column)
+                locations[here] = Location(source.name, line + 1, column + 1)
             plain[str(key)] = _plain(value, here, source, locations)
         return plain
     if isinstance(node, CommentedSeq):
         items = []
         for index, value in enumerate(node):
             line, column = node.lc.item(index)
-            locations[(*path, index)] = Location(source, line + 1, column + 1)
+            locations[(*path, index)] = Location(source.name, line + 1, column + 1)
             items.append(_plain(value, (*path, index), source, locations))
         return items
     return _plain_value(node)

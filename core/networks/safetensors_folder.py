@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
@@ -93,12 +94,17 @@ def load_into(
     names_by_storage: dict[int, str] = {}
     for name, parameter in state.items():
         names_by_storage.setdefault(id(parameter), name)
+    prefix = f"{getattr(module, 'base_model_prefix', 'model')}."
+    computed = _computed_names(module)
     stored = {
-        key: tensor for key, tensor in stored_tensors(folder).items() if not key.endswith(_COMPUTED_SUFFIX)
+        key: tensor
+        for key, tensor in stored_tensors(folder).items()
+        if not key.endswith(_COMPUTED_SUFFIX)
+        and ({key, prefix + key} & state.keys() or not any(each.search(key) for each in computed))
     }
     names = {key: key if rename is None else rename.get(key, key) for key in stored}
-    if _is_base_model(names, state):
-        names = {key: f"model.{key}" for key in names}
+    if names and all(prefix + name in state for name in names.values()):  # saved without its head
+        names = {key: prefix + key for key in names}
     parts = {**(pieces or {}), **(other_pieces or {})}
     known = {*state, *(rename or {}), *parts}
     missing = {identity: state[name].numel() for identity, name in names_by_storage.items()}
@@ -219,9 +225,10 @@ def _finite(parameter: Tensor) -> bool:
     return bool(parameter.sum().isfinite()) or bool(parameter.isfinite().all())
 
 
-def _is_base_model(names: Mapping[str, str], state: Mapping[str, object]) -> bool:
-    """Whether the file is of the network without its head (`LlamaModel`), whose keys lack `model.`."""
-    return bool(names) and all(f"model.{name}" in state for name in names.values())
+def _computed_names(module: nn.Module) -> list[re.Pattern[str]]:
+    """Of what older checkpoints hold and the class works out, as GPT-2's causal mask: `h.0.attn.bias`."""
+    found = getattr(module, "_keys_to_ignore_on_load_unexpected", None) or ()
+    return [re.compile(pattern) for pattern in found]
 
 
 def _why(key: str, known: Collection[str]) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from opendllm.core.foundation.json_objects import digest
 from opendllm.core.manifest.checks import generation_of
-from opendllm.core.manifest.experiment_manifest import Variant, digest
+from opendllm.core.manifest.experiment_manifest import Variant
 from opendllm.core.planning.hardware import Hardware
 from opendllm.core.planning.needs import to_download
 from opendllm.core.planning.plan import Plan, plan

@@ -7,6 +7,7 @@ import math
 import os
 import socket
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from opendllm.core.progress.lines import as_json
@@ -56,4 +57,6 @@ class StatusFile:
             staging.write_text(json.dumps(content) + "\n", encoding="utf-8")
             staging.replace(self._path)
         except OSError:
+            with suppress(OSError):
+                staging.unlink()
             return  # a full disk stops a run where it matters, not here

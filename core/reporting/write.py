@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from opendllm.core.foundation.atomic_files import writing
 from opendllm.core.reporting.collect import MANIFEST, read_study
 from opendllm.core.reporting.comparisons import compare
 from opendllm.core.reporting.machine_readable import render_json
 from opendllm.core.reporting.markdown import render_markdown
 from opendllm.core.reporting.samples import samples_side_by_side
 from opendllm.registries.errors import UserError
+from opendllm.registries.machine_errors import in_words
 
 LONGEST_NAME = 150
 
@@ -83,13 +86,16 @@ def _replace_all(contents: Mapping[Path, str]) -> None:
     partial = {path: path.with_name(f".{path.name}.{os.getpid()}.partial") for path in contents}
     try:
         for path, content in contents.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # A model may have written half a surrogate pair, which UTF-8 has no bytes for.
-            partial[path].write_bytes(content.encode("utf-8", errors="replace"))
+            with writing(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                # A model may have written half a surrogate pair, which UTF-8 has no bytes for.
+                partial[path].write_bytes(content.encode("utf-8", errors="replace"))
         for path, written in partial.items():
-            written.replace(path)
+            with writing(path):
+                written.replace(path)
     except OSError as error:
-        raise UserError(f"{error.filename}: the report can't be written: {error.strerror}") from error
+        raise UserError(f"{error.filename}: the report can't be written: {in_words(error)}") from error
     finally:
         for written in partial.values():
-            written.unlink(missing_ok=True)
+            with suppress(OSError):
+                written.unlink(missing_ok=True)

@@ -20,9 +20,11 @@ from opendllm.core.checkpoints.files import (
 )
 from opendllm.core.foundation.atomic_files import write_json, write_text
 from opendllm.core.foundation.ranks import is_first_process
-from opendllm.core.manifest.experiment_manifest import Experiment, Variant, trained_from
+from opendllm.core.manifest.experiment_manifest import Experiment, Variant
+from opendllm.core.manifest.trained_from import trained_from
 from opendllm.core.run.provenance import plugin_versions
 from opendllm.registries.errors import UserError
+from opendllm.registries.machine_errors import in_words
 from opendllm.registries.sources import changed_sources, source_digests
 
 RESOLVED_FILE = "manifest.resolved.yaml"
@@ -66,7 +68,7 @@ def open_run(experiment: Experiment, extend: bool = False) -> None:
         if not (folder / RESOLVED_FILE).exists():
             write_manifest(experiment)
     except OSError as error:
-        raise UserError(f"the run folder {folder} cannot be written: {error.strerror}") from error
+        raise UserError(f"the run folder {folder} cannot be written: {in_words(error)}") from error
 
 
 def _check_extension(folder: Path, known: Mapping[str, Any], variant: Variant, extend: bool) -> None:
@@ -152,7 +154,7 @@ def _differences(checkpoint: Path, variant: Variant) -> str:
             "by an older version, which knew them by where they lie)"
         )
     shown = [f"{key} was {there.get(key)!r} and is {here.get(key)!r}" for key in keys[:3]]
-    return f" ({'; '.join(shown)}{'; ...' if len(keys) > 3 else ''})" if shown else ""
+    return f" ({'; '.join(shown)}{'; ...' if len(keys) > 3 else ''})"
 
 
 def _leaves(content: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -178,7 +180,7 @@ def open_variant(experiment: Experiment, variant: Variant) -> Path:
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:
-        raise UserError(f"the variant's folder {folder} cannot be made: {error.strerror}") from error
+        raise UserError(f"the variant's folder {folder} cannot be made: {in_words(error)}") from error
     known = _read(folder / VARIANT_FILE) or {}
     meant = (variant.training_digest, training_folders(experiment)[variant.name])
     if (known.get("training_digest"), known.get("trained_in")) != meant:

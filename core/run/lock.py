@@ -7,11 +7,12 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from opendllm.core.foundation.ranks import is_first_process
 from opendllm.registries.errors import UserError
+from opendllm.registries.machine_errors import in_words
 
 LOCK_FILE = ".lock"
 
@@ -47,7 +48,7 @@ def locked_run(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / LOCK_FILE).open("a+", encoding="utf-8")
     except OSError as error:
-        raise UserError(f"the run folder {folder} cannot be written: {error.strerror}") from error
+        raise UserError(f"the run folder {folder} cannot be written: {in_words(error)}") from error
     with file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -59,9 +60,10 @@ def locked_run(folder: Path) -> Iterator[None]:
                 f"another folder with --set output=DIR"
             ) from error
         file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
+        with suppress(OSError):  # a full disk: whoever is refused meanwhile isn't told by whom
+            os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         try:
             yield
         finally:
-            file.truncate(0)
+            with suppress(OSError):
+                file.truncate(0)

@@ -49,7 +49,8 @@ def confine(limits: Limits, cpu_seconds: int, hidden: Sequence[str] | None, fold
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(_environment(folder))
-    _limit(limits, cpu_seconds)
+    shares_its_user = hidden is None and os.geteuid() not in (0, STRANGER)
+    _limit(limits, cpu_seconds, limits.threads + (linux.threads_of(os.geteuid()) if shares_its_user else 0))
     if hidden is not None or os.geteuid() != STRANGER:
         linux.drop_privileges()
     linux.hide_memory()
@@ -78,14 +79,14 @@ def _environment(folder: str) -> dict[str, str]:
     return {"HOME": folder, "TMPDIR": folder, "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", **threads}
 
 
-def _limit(limits: Limits, cpu_seconds: int) -> None:
+def _limit(limits: Limits, cpu_seconds: int, tasks: int) -> None:
     wanted = {
         resource.RLIMIT_AS: limits.memory_bytes,
         resource.RLIMIT_DATA: limits.memory_bytes,
         resource.RLIMIT_STACK: min(_STACK_BYTES, limits.memory_bytes),
         resource.RLIMIT_FSIZE: limits.file_bytes,
         resource.RLIMIT_NOFILE: limits.open_files,
-        resource.RLIMIT_NPROC: limits.threads,
+        resource.RLIMIT_NPROC: tasks,
         resource.RLIMIT_CPU: cpu_seconds,
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_MEMLOCK: 0,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import select
 import shutil
 import signal
 import socket
@@ -18,6 +19,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,15 @@ WARM_MODULES = (
 _ROLES = {"judge": run_judge, "candidate": run_candidate}
 
 
+@dataclass(frozen=True)
+class _Child:
+    """What was given to a child: a folder outside a room, processor time, and the size of a file."""
+
+    folder: str
+    cpu_seconds: int
+    file_bytes: int
+
+
 class ForkServer:
     """Forks children on demand and kills them on demand."""
 
@@ -46,7 +57,7 @@ class ForkServer:
         self._control = control
         self._in_room = in_room
         self._hidden = hidden
-        self._folders: dict[int, str] = {}
+        self._children: dict[int, _Child] = {}
         self._filtered = False
         self._own_namespace = os.pidfd_open(os.getpid()) if in_room else -1
 
@@ -55,16 +66,22 @@ class ForkServer:
         try:
             while True:
                 action, content = self._control.receive()
-                answer = self._spawn(**content) if action == "spawn" else self._kill(content)
+                answer = self._spawned(content) if action == "spawn" else self._kill(*content)
                 self._control.send(answer)
         except ChannelClosedError:
-            for process in list(self._folders):
+            for process in list(self._children):
                 self._kill(process)
+
+    def _spawned(self, content: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return self._spawn(**content)
+        except (OSError, MemoryError) as error:  # no process, descriptor, folder or memory to be had
+            return {"error": f"no program can be started: {error or type(error).__name__}"}
 
     def _spawn(self, role: str, limits: dict[str, int], cpu_seconds: int) -> dict[str, Any]:
         """Fork a child with the descriptors that came along: its channel, and a candidate's output."""
         descriptors, self._control.descriptors = self._control.descriptors, []
-        folder = "" if self._in_room else _private_folder()
+        folder = "" if self._in_room else _private_folder(limits["file_bytes"])
         confined, told = os.pipe()
         if self._in_room:
             linux.unshare(linux.NEW_PIDS)
@@ -73,7 +90,7 @@ class ForkServer:
             self._be_child(role, Limits(**limits), cpu_seconds, folder, descriptors, told)
         if self._in_room:
             linux.setns(self._own_namespace, linux.NEW_PIDS)
-        self._folders[process] = folder
+        self._children[process] = _Child(folder, cpu_seconds, limits["file_bytes"])
         for descriptor in (*descriptors, told):
             os.close(descriptor)
         with os.fdopen(confined, "rb") as report:
@@ -107,20 +124,33 @@ class ForkServer:
             os._exit(1)
         _ROLES[role](Channel(socket.socket(fileno=3), takes_descriptors=role == "judge"))
 
-    def _kill(self, process: int) -> dict[str, Any]:
-        """End a child and whatever it started; in a room its whole process namespace ends with it."""
+    def _kill(self, process: int, patience: float = 0.0) -> dict[str, Any]:
+        """End a child and whatever it started; in a room its whole process namespace ends with it.
+
+        Args:
+            process: its number.
+            patience: seconds that it is given to end by itself.
+
+        Returns:
+            `status`: how it ended; `killed`: whether it had been killed before, not for its processor time;
+            `no_room`: whether there is less room than a program may use.
+        """
+        killed = _ends_by(process, patience) == signal.SIGKILL
         if not self._in_room:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(process, signal.SIGKILL)
         with suppress(ProcessLookupError):
             os.kill(process, signal.SIGKILL)
-        status = os.waitpid(process, 0)[1]
-        folder = self._folders.pop(process)
+        _, status, used = os.wait4(process, 0)
+        child = self._children.pop(process)
+        killed = killed and used.ru_utime + used.ru_stime < child.cpu_seconds - 1
+        no_room = False
         if not self._in_room:
             if not self._filtered:
                 self._kill_orphans()
-            _remove(folder)
-        return {"status": status}
+            _remove(child.folder)
+            no_room = not _has_room(str(Path(child.folder).parent), child.file_bytes)
+        return {"status": status, "killed": killed, "no_room": no_room}
 
     def _kill_orphans(self) -> None:
         """Kill what a child left behind: its orphans are this process's children by now."""
@@ -129,16 +159,49 @@ class ForkServer:
             with suppress(OSError):
                 fields = stat.read_text().rsplit(")", 1)[1].split()
                 process = int(stat.parent.name)
-                if fields[1] == own and process not in self._folders:
+                if fields[1] == own and process not in self._children:
                     os.kill(process, signal.SIGKILL)
                     os.waitpid(process, 0)
 
 
-def _private_folder() -> str:
+def _ends_by(process: int, patience: float) -> int | None:
+    """The signal that a child was ended by, 0 where it was none; None where it runs on. It stays a zombie."""
+    descriptor = os.pidfd_open(process)
+    try:
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        if not poll.poll(patience * 1000):
+            return None
+    finally:
+        os.close(descriptor)
+    found = os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT)
+    return found.si_status if found is not None and found.si_code == os.CLD_KILLED else 0
+
+
+def _private_folder(bytes_wanted: int) -> str:
+    """Where a program may write as much as it may.
+
+    Raises:
+        OSError: there is none.
+    """
     folder = tempfile.mkdtemp(prefix="opendllm-sandbox-")
+    parent = str(Path(folder).parent)
+    if not _has_room(parent, bytes_wanted):
+        _remove(folder)
+        raise OSError(
+            f"a program may write {bytes_wanted >> 20} MiB, and {parent} has no room for that (TMPDIR=FOLDER "
+            f"names another)"
+        )
     if os.geteuid() == 0:
         Path(folder).chmod(0o777)  # the child becomes somebody else
     return folder
+
+
+def _has_room(folder: str, bytes_wanted: int) -> bool:
+    """For anybody's file of that size; some file systems count no blocks, or (btrfs) no entries."""
+    found = os.statvfs(folder)
+    blocks = found.f_blocks == 0 or found.f_bavail * found.f_frsize >= bytes_wanted
+    return blocks and (found.f_files == 0 or found.f_favail > 0)
 
 
 def _remove(folder: str) -> None:
@@ -157,6 +220,8 @@ def main() -> None:
     for name in WARM_MODULES:
         __import__(name)
     control = Channel(socket.socket(fileno=int(descriptor)), takes_descriptors=True)
+    with suppress(OSError):  # where memory runs out, a program goes first, and no model or trainer
+        Path("/proc/self/oom_score_adj").write_text("1000")
     if level == "namespaces":
         try:
             enter_room(layout.readable_paths())

@@ -51,6 +51,19 @@ class Child:
     filtered: bool
 
 
+@dataclass(frozen=True)
+class Ending:
+    """What the machine had to do with a child's end.
+
+    Attributes:
+        killed: whether it was killed from outside, when memory ran out say.
+        no_room: whether the disk has less room than a program may use.
+    """
+
+    killed: bool
+    no_room: bool
+
+
 class ForkServerHandle:
     """The host's hold on a fork server; safe to use from several threads."""
 
@@ -116,14 +129,20 @@ class ForkServerHandle:
             os.close(written)
         return Child(answer["process"], None, ours.detach(), output, answer["filtered"])
 
-    def kill(self, child: Child) -> None:
-        """End a child, and let go of what this side holds of it."""
+    def kill(self, child: Child, patience: float = 0.0) -> Ending:
+        """End a child, and let go of what this side holds of it.
+
+        Args:
+            child: of this server.
+            patience: seconds that it is given to end by itself.
+        """
         if child.channel is not None:
             child.channel.close()
         for descriptor in (child.peer, child.output):
             if descriptor >= 0:
                 os.close(descriptor)
-        self._ask("kill", child.process)
+        answer = self._ask("kill", [child.process, patience])
+        return Ending(answer["killed"], answer["no_room"])
 
     def close(self) -> None:
         """End the server and every child."""
@@ -141,8 +160,11 @@ class ForkServerHandle:
 
     def _ask(self, action: str, content: Any, descriptors: list[int] | None = None) -> dict[str, Any]:
         with self._lock:
-            self._control.send([action, content], descriptors or ())
-            answer: dict[str, Any] = self._control.receive()
+            try:
+                self._control.send([action, content], descriptors or ())
+                answer: dict[str, Any] = self._control.receive()
+            except ChannelClosedError:
+                raise ChannelClosedError("its server was ended") from None
         return answer
 
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from opendllm.core.foundation.cores import usable_cores
+from opendllm.core.sandbox.cases import Case, Verdict
 from opendllm.core.sandbox.limits import Limits
-from opendllm.core.sandbox.sandbox import Case, Sandbox, Verdict
+from opendllm.core.sandbox.sandbox import Sandbox
 from opendllm.registries.benchmarks import CodeExecution
 
 PROGRAMS_A_SERVER = 32

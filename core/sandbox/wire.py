@@ -58,6 +58,7 @@ class Channel:
 
         Raises:
             ChannelClosedError: nobody reads it.
+            OSError: the kernel can't take it: too many descriptors are under way, say.
         """
         self.put(message)
         self.send_waiting(descriptors)
@@ -71,7 +72,7 @@ class Channel:
                 sent = socket.send_fds(self._stream, [data], list(descriptors))
                 del data[:sent]
             self._stream.sendall(data)
-        except OSError as error:
+        except ConnectionError as error:
             raise ChannelClosedError(str(error)) from None
 
     def put(self, message: Any) -> int:

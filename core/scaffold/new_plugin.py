@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from opendllm.core.foundation.atomic_files import writing
 from opendllm.core.scaffold.plugin_name import PluginName, plugin_name
 from opendllm.registries.discovery import Plugins
 from opendllm.registries.errors import UserError
 from opendllm.registries.extension_points import spelt_alike
-from opendllm.registries.registry import did_you_mean
+from opendllm.registries.machine_errors import in_words
+from opendllm.registries.suggestions import did_you_mean
 from opendllm.registries.version import requirement
 
 TEMPLATES = Path(__file__).parent / "plugin-templates"
@@ -85,14 +87,15 @@ def write_plugin(name: str, kind: str, parent: Path, plugins: Plugins) -> Path:
     except FileExistsError as error:
         raise UserError(f"{folder} is there already: choose another name, or move it away") from error
     except OSError as error:
-        raise UserError(f"{folder} cannot be made: {error.strerror}") from error
+        raise UserError(f"{folder} cannot be made: {in_words(error)}") from error
     try:
         for path, text in _files(checked, chosen):
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            (folder / path).write_text(text, encoding="utf-8")
+            with writing(folder / path):
+                (folder / path).parent.mkdir(parents=True, exist_ok=True)
+                (folder / path).write_text(text, encoding="utf-8")
     except OSError as error:
         shutil.rmtree(folder, ignore_errors=True)
-        raise UserError(f"{error.filename} cannot be written: {error.strerror}") from error
+        raise UserError(f"{error.filename} cannot be written: {in_words(error)}") from error
     return folder
 
 

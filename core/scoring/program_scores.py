@@ -16,8 +16,9 @@ from typing import Any
 
 from opendllm.core.foundation.atomic_files import write_text
 from opendllm.core.foundation.cache_folder import cache_folder
+from opendllm.core.sandbox.cases import Case, Trial, Verdict
 from opendllm.core.sandbox.limits import Limits
-from opendllm.core.sandbox.sandbox import Case, Sandbox, Trial, Verdict
+from opendllm.core.sandbox.sandbox import Sandbox
 from opendllm.core.scoring.pass_at_k import pass_at_k_by_task
 from opendllm.core.scoring.problem_files import preparation_failure
 from opendllm.core.scoring.scores_by_setting import (

@@ -23,7 +23,7 @@ from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.errors import UserError
 from opendllm.registries.gaps import Gap
 from opendllm.registries.options import SamplerOptions
-from opendllm.registries.registry import did_you_mean
+from opendllm.registries.suggestions import did_you_mean
 
 _API_FIELDS = (
     "model",

@@ -1,4 +1,4 @@
-"""Corruptions that several masked objectives share: two halves a row, and complementary views."""
+"""Corruptions that several objectives share: two halves a row, complementary views, rows in pairs."""
 
 from __future__ import annotations
 
@@ -71,21 +71,21 @@ def with_complement(masking: Masking, schedule: NoiseSchedule) -> Masking:
     other = (1 - masking.mask_probability).clamp(min=MIN_PROBABILITY)
     doubled = replace(
         rows,
-        tokens=_pairs(rows.tokens, rows.tokens),
-        segments=_pairs(rows.segments, rows.segments),
-        positions=_pairs(rows.positions, rows.positions),
-        maskable=_pairs(rows.maskable, rows.maskable),
-        sample_index=_pairs(rows.sample_index, rows.sample_index),
-        blocks=None if rows.blocks is None else _pairs(rows.blocks, rows.blocks),
+        tokens=in_pairs(rows.tokens, rows.tokens),
+        segments=in_pairs(rows.segments, rows.segments),
+        positions=in_pairs(rows.positions, rows.positions),
+        maskable=in_pairs(rows.maskable, rows.maskable),
+        sample_index=in_pairs(rows.sample_index, rows.sample_index),
+        blocks=None if rows.blocks is None else in_pairs(rows.blocks, rows.blocks),
     )
     return Masking(
-        _pairs(masking.masked, rows.maskable & ~masking.masked),
-        _pairs(masking.mask_probability, other),
-        _pairs(masking.time, schedule.time_of(other)),
+        in_pairs(masking.masked, rows.maskable & ~masking.masked),
+        in_pairs(masking.mask_probability, other),
+        in_pairs(masking.time, schedule.time_of(other)),
         doubled,
     )
 
 
-def _pairs(first: Tensor, second: Tensor) -> Tensor:
+def in_pairs(first: Tensor, second: Tensor) -> Tensor:
     """[2B, ...] of two [B, ...], row after row."""
     return torch.stack([first, second], dim=1).flatten(0, 1)

@@ -130,7 +130,9 @@ def drawn_times(drawn: Tensor) -> tuple[Tensor, Tensor]:
 def reconstruction(lm: DiffusionLM, inputs: ModelInputs, scorable: Tensor) -> Tensor:
     """[R] float64 nats: the cross-entropy of clean rows that the model reads as they are, at time 0."""
     if lm.noise.time_conditioning:
-        inputs = replace(inputs, time=torch.zeros(inputs.tokens.shape, device=inputs.tokens.device))
+        inputs = replace(
+            inputs, time=torch.zeros(inputs.tokens.shape, dtype=torch.float32, device=inputs.tokens.device)
+        )
     rows, positions = scorable.nonzero(as_tuple=True)
     clean = inputs.tokens[rows, positions]
 

@@ -8,15 +8,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from opendllm.core.foundation.notices import warn_once
-
 END_OF_TIME = 1e-3
 """The last time of the grid t = 1 ... eps (Dream and Open-dLLM `generation_utils`)."""
 
 
 def time_grid(steps: int) -> torch.Tensor:
     """[steps + 1] float32 times from 1 down to `END_OF_TIME`."""
-    return torch.linspace(1, END_OF_TIME, steps + 1)
+    return torch.linspace(1, END_OF_TIME, steps + 1, dtype=torch.float32)
 
 
 def step_times(index: Tensor, steps: Tensor, grid: Literal["uniform", "cosine"]) -> tuple[Tensor, Tensor]:
@@ -46,7 +44,7 @@ def remaining_by_time(masks: int, steps: int) -> list[int]:
             masks = 0
         else:
             share = 1 - times[index + 1] / times[index]
-            masks -= int(torch.tensor(float(masks)) * share)
+            masks -= int(torch.tensor(masks, dtype=torch.float32) * share)
         remaining.append(masks)
     return remaining
 
@@ -67,24 +65,4 @@ def remaining_by_path(masks: int, steps: int) -> list[int]:
     float32 before the product; integers or float64 differ at N = S = 22, for one.
     """
     shares = torch.tensor([1 - (index + 1) / steps for index in range(steps)], dtype=torch.float32)
-    return (torch.tensor(float(masks)) * shares).floor().int().tolist()
-
-
-def steps_as_needed(sampler: str, size: int, steps: int | None) -> int:
-    """One a position: the most that a sampler needs that commits what the model is sure of, and at least one.
-
-    Fast-dLLM's `generate` takes no notice of `steps` where a threshold is given, and its evaluation scripts
-    give one a block (NVlabs/Fast-dLLM @24cc59e7, llada/eval_gsm8k.sh): ended there, all that is left would
-    commit at once, however unsure the model is.
-
-    Args:
-        sampler: its name.
-        size: positions of the block.
-        steps: the block's share of those that were asked for; fewer than `size` are warned of.
-    """
-    if steps is not None and steps < size:
-        warn_once(
-            f"sampler {sampler} takes as many steps as the model is unsure of: the fewer `steps` that were "
-            f"asked for have no effect"
-        )
-    return size
+    return (torch.tensor(masks, dtype=torch.float32) * shares).floor().int().tolist()

@@ -55,12 +55,17 @@ class Adapters:
         for name, parameter in lm.network.named_parameters(remove_duplicate=False):
             owners.setdefault(parameter, []).append(name.rpartition(".")[0])
         layers = [name for name, module in lm.network.named_modules() if isinstance(module, nn.Linear)]
+        shown = ", ".join(layers[:8]) + (", ..." if len(layers) > 8 else "")
+        for target in [] if isinstance(targets, str) else targets:  # peft is content if one of them is there
+            if not any(f".{name}".endswith(f".{target}") for name, _ in lm.network.named_modules()):
+                raise UserError(
+                    f"train.lora.targets: no layer's name ends in {target!r}. The linear layers are {shown}"
+                )
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of what is refused below, and peft's own affairs
                 inject_adapter_in_model(self._config, lm.network)
         except ValueError as error:
-            shown = ", ".join(layers[:8]) + (", ..." if len(layers) > 8 else "")
             raise UserError(
                 f"train.lora.targets: {first_line(error)} The linear layers are {shown}"
             ) from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -137,15 +139,32 @@ def save_step(
             publish(staging, target, lambda digest: _enter(variant_folder, step, digest))
             _remove_expired(variant_folder, settings, step.provenance)
     except (OSError, RuntimeError, SafetensorError) as error:
-        reason = f"{first_line(error)}; {shutil.disk_usage(variant_folder).free >> 20} MiB are free there"
+        reason = f"{first_line(error)}{_free(variant_folder)}"
         shutil.rmtree(staging, ignore_errors=True)
         whole = steps(variant_folder)
         before = f"{whole[-1][1]} is whole" if whole else "there is no checkpoint before it"
+        displaced = isinstance(error, FileNotFoundError | NotADirectoryError | FileExistsError)
+        todo = "bring back what was moved, removed or put there" if displaced else "make room"
         raise UserError(
             f"step {step.number} could not be saved in {variant_folder} ({reason}): {before}; "
-            f"make room and run again"
+            f"{todo} and run again"
         ) from error
     wait_for_all()
+
+
+def _free(folder: Path) -> str:
+    """Room for bytes, or that there is none for another file; empty of a folder that is gone."""
+    try:
+        found = os.statvfs(folder)
+    except OSError:
+        return ""
+    if found.f_files and not found.f_favail:
+        return "; no more files fit there (inodes)"
+    largest = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    each = (
+        "" if largest == resource.RLIM_INFINITY else f" for files of at most {largest >> 10} KiB (ulimit -f)"
+    )
+    return f"; {found.f_bavail * found.f_frsize >> 20} MiB are free there{each}"
 
 
 def _enter(variant_folder: Path, step: StepToSave, digest: str) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from opendllm.core.foundation.atomic_files import write_text
+from opendllm.core.foundation.atomic_files import write_text, writing
 from opendllm.core.foundation.json_lines import json_lines
 from opendllm.core.training.trackers import Tracker
 
@@ -37,7 +37,7 @@ class MetricsLog:
         """One line; every number is finite (the trainer sees to it)."""
         if self._write:
             line: dict[str, Any] = {"step": step, **values}
-            with self._path.open("a", encoding="utf-8") as file:
+            with writing(self._path), self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line, allow_nan=False) + "\n")
         for tracker in self._trackers:
             tracker.add(step, values)
@@ -56,7 +56,7 @@ class MetricsLog:
     def sync(self) -> None:
         """Put it on disk: the lines of a checkpoint's steps must outlive the machine as it does."""
         if self._write:
-            with self._path.open("a", encoding="utf-8") as file:
+            with writing(self._path), self._path.open("a", encoding="utf-8") as file:
                 os.fsync(file.fileno())
         for tracker in self._trackers:
             tracker.flush()

@@ -6,7 +6,7 @@ import shutil
 
 import torch
 
-from opendllm.core.manifest.experiment_manifest import digest
+from opendllm.core.foundation.json_objects import digest
 from opendllm.core.manifest.train_schema import Train
 from opendllm.core.networks.fused_slopes import lacks_for_triton
 from opendllm.core.networks.kept_kernels import keep_kernels

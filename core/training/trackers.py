@@ -75,7 +75,8 @@ class _WeightsAndBiases:
         except ImportError as error:
             raise _missing("wandb") from error
         id_file = folder / WANDB_ID_FILE
-        if not id_file.exists():
+        # It takes no step twice, and silently: what began and saved nothing was perhaps another training.
+        if last_step == 0 or not id_file.exists():
             write_text(id_file, uuid.uuid4().hex)
         try:
             self._run = wandb.init(
@@ -85,6 +86,7 @@ class _WeightsAndBiases:
                 resume="allow",
                 dir=str(folder),
                 config=dict(settings),
+                allow_val_change=True,  # a run that is extended has other settings
                 settings=wandb.Settings(silent=True),
             )
         except (wandb.Error, OSError) as error:

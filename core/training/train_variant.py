@@ -19,9 +19,10 @@ from opendllm.core.data.prepared import PreparedData, prepare_all, read_prepared
 from opendllm.core.data.rows import MixedRows, PackedRows, Rows
 from opendllm.core.data.sources import LOOKING_AT_CORPORA, changed_corpora, fingerprints
 from opendllm.core.foundation.atomic_files import integrity_error
+from opendllm.core.foundation.json_objects import digest
 from opendllm.core.foundation.process_group import join_process_group, text_from_first
 from opendllm.core.foundation.ranks import is_first_process, rank, started_by_launcher, world_size
-from opendllm.core.manifest.experiment_manifest import Variant, digest
+from opendllm.core.manifest.experiment_manifest import Variant
 from opendllm.core.manifest.schema import Data, Manifest, TokenizerChoice
 from opendllm.core.manifest.variant_plugins import TrainingPlugins, VariantPlugins
 from opendllm.core.networks.transformers_backbone import VOCABULARY_KEYS
@@ -99,6 +100,11 @@ def train_variant(
     lm.noise = plugins.training.noise
     if problems is None:
         assert data is not None  # what is to be learnt
+        if data.sequence_length > lm.context_length:
+            raise UserError(
+                f"data.sequence_length is {data.sequence_length}, the model's context {lm.context_length}: "
+                f"it would learn positions that it is never decoded or scored at; shorten the rows"
+            )
         method: TrainingMethod = _of_documents(plugins.training, parts, data, manifest.seed)
     else:
         method = reward_training(variant, lm, own_tokenizer, problems)

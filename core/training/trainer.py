@@ -40,6 +40,7 @@ from opendllm.core.training.weight_checks import (
 )
 from opendllm.registries.backbones import DiffusionLM
 from opendllm.registries.errors import UserError
+from opendllm.registries.machine_errors import in_words
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
@@ -90,8 +91,12 @@ def train(run: TrainingRun) -> None:
         with deepspeed_environment():
             _train(run)
     except OSError as error:
+        if not run.folder.is_dir():
+            raise UserError(
+                f"{run.folder} is gone, moved or removed while it was trained in: bring it back and run again"
+            ) from error
         raise UserError(
-            f"{error.filename or run.folder} cannot be written or read ({error.strerror or error}): training "
+            f"{error.filename or run.folder} cannot be written or read ({in_words(error)}): training "
             f"stopped; what {run.folder} has of checkpoints is whole"
         ) from error
 
@@ -100,9 +105,8 @@ def _train(run: TrainingRun) -> None:
     settings = run.settings
     micro_batch, accumulation = batch_shape(settings, world_size())
     weights, parameters = prepare_for_training(run.lm, settings, run.seed, run.pretrained)
-    if (
-        settings.load_balancing is not None
-    ):  # a mean over the step's rows, of which each forward pass has as many
+    if settings.load_balancing is not None:
+        # A mean over the step's rows, of which each forward pass has as many.
         run.lm.balance_experts(settings.load_balancing / (accumulation * world_size()))
     run.lm.module.train()  # a loaded network comes ready to be read
     provenance = {**run.provenance, "parameters": parameters}
@@ -119,35 +123,33 @@ def _train(run: TrainingRun) -> None:
             with run.progress.activity(f"reading step {saved.step}"):
                 restore(engine, weights, saved, convert)
         taken_by.begin(engine, saved)
-        _take_steps(run, engine, weights, (saved, taken_by), provenance)
+        _take_steps(run, engine, weights, saved, taken_by, provenance)
 
 
 def _take_steps(
     run: TrainingRun,
     engine: DeepSpeedEngine,
     weights: TrainedWeights,
-    going_on: tuple[SavedStep, TrainingSteps],
+    saved: SavedStep,
+    taken_by: TrainingSteps,
     provenance: Mapping[str, Any],
 ) -> None:
     """Those that are left."""
     settings = run.settings
-    saved, taken_by = going_on
     step, tokens = saved.step, saved.tokens
     trackers = open_trackers(
         settings.trackers if rank() == 0 else (), run.folder, run.provenance.get("manifest", {}), step
     )
     log = MetricsLog(run.folder / "train.jsonl", step, rank() == 0, trackers)
     restart_peak_memory()
-    with (
-        closing(log), closing(taken_by), stop_requests(lambda: _what_is_saved(run.folder)) as stop
-    ):  # fmt: skip
+    with closing(log), closing(taken_by), stop_requests(lambda: _what_is_saved(run.folder)) as stop:
         if step == 0:
             with stop.watchdog.measuring():
                 untrained = taken_by.measured(0, last=False, saving=False)
             check_untrained(untrained.get("held_out_loss"))
             log.add(0, **untrained)
         if saved.unmeasured:
-            _measure_late(run, (engine, taken_by), step, log, stop)
+            _measure_late(run, engine, taken_by, step, log, stop)
         while step < settings.steps:
             step += 1
             started = time.perf_counter()
@@ -199,13 +201,13 @@ def _take_steps(
 
 def _measure_late(
     run: TrainingRun,
-    at_work: tuple[DeepSpeedEngine, TrainingSteps],
+    engine: DeepSpeedEngine,
+    taken_by: TrainingSteps,
     step: int,
     log: MetricsLog,
     stop: StopRequest,
 ) -> None:
     """What was due at a step that was saved without it, whose weights are there again."""
-    engine, taken_by = at_work
     with stop.watchdog.measuring():
         measured = taken_by.measured(step, last=False, saving=True)
     held_out = measured.get("held_out_loss")

@@ -47,6 +47,8 @@ _HONOURED: dict[str, tuple[Any, ...]] = {
     "layer_norm_type": ("rms",),
     "layer_norm_with_affine": (True,),
     "bias_for_layer_norm": (False,),
+    "include_bias": (False,),
+    "include_qkv_bias": (False,),
     "input_emb_norm": (False,),
     "scale_logits": (False,),
     "clip_qkv": (False,),
@@ -79,16 +81,11 @@ def _format(config: Mapping[str, Any]) -> CheckpointFormat:
         rope_theta=config["rope_theta"],
         rms_norm_eps=config["rms_norm_eps"],
         tie_word_embeddings=config["weight_tying"],
-        attention_bias=config["include_qkv_bias"],
-        mlp_bias=config["include_bias"],
     )
     keys = dict(_OUTER_KEYS)
     for layer in range(config["n_layers"]):
         for ours, theirs in _LAYER_KEYS.items():
-            for kind in ("weight", "bias"):
-                keys[f"model.layers.{layer}.{ours}.{kind}"] = (
-                    f"model.transformer.blocks.{layer}.{theirs}.{kind}"
-                )
+            keys[f"model.layers.{layer}.{ours}.weight"] = f"model.transformer.blocks.{layer}.{theirs}.weight"
     return CheckpointFormat(
         "llada", network, keys, False, config["max_sequence_length"], tying_key="weight_tying"
     )

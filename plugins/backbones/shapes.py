@@ -99,7 +99,6 @@ def llada_architecture(config: Mapping[str, Any]) -> Architecture:
         key_value_heads=config.get("n_kv_heads") or heads,
         head_size=config["d_model"] // heads,
         tied=config["weight_tying"],
-        attention_bias=config["include_qkv_bias"],
     )
 
 

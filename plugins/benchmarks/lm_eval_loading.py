@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from opendllm.core.foundation.hub import offline, why_unreachable
 from opendllm.plugins.benchmarks import LmEvalOptions
 from opendllm.registries.errors import UserError, first_line
-from opendllm.registries.registry import did_you_mean
+from opendllm.registries.suggestions import did_you_mean
 
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager

@@ -19,6 +19,8 @@ _ROLES = {
     "model": ANSWERS,
 }
 """As people name them, in any capitals -> as chat templates do."""
+_NOT_READ = ("reasoning_content", "reasoning", "thinking")
+"""Where some write what the assistant thought."""
 _TEXT_PARTS = frozenset({"text", "input_text", "output_text"})
 
 
@@ -40,8 +42,28 @@ def read_chat(entries: Sequence[Any]) -> list[Message]:
     return messages
 
 
-def answered_turns(messages: Sequence[Message]) -> Iterator[int]:
+def unweighed_turns(entries: Sequence[Any]) -> frozenset[int]:
+    """The turns that are not to be learnt, by OpenAI's `"weight": 0`.
+
+    Raises:
+        BadRecordError: a weight is another than 0 and 1.
+    """
+    found = set()
+    for number, entry in enumerate(entries):
+        weight = entry.get("weight")
+        if weight not in (None, 0, 1):
+            raise BadRecordError(f"entry {number + 1} has the weight {weight!r}, where 0 and 1 are read")
+        if weight == 0:
+            found.add(number)
+    return frozenset(found)
+
+
+def answered_turns(messages: Sequence[Message], unweighed: frozenset[int]) -> Iterator[int]:
     """The turns that are learnt: the assistant's, with a text; one that calls tools only is read.
+
+    Args:
+        messages: the chat.
+        unweighed: turns that are only read, see `unweighed_turns`.
 
     Raises:
         BadRecordError: the assistant speaks first, or never.
@@ -52,7 +74,7 @@ def answered_turns(messages: Sequence[Message]) -> Iterator[int]:
     learnt = [turn for turn in answers if not messages[turn].tool_calls]
     if not learnt:
         raise BadRecordError(f"the chat has no message that {ANSWERS!r} answers in text")
-    return (turn for turn in learnt if messages[turn].content)
+    return (turn for turn in learnt if messages[turn].content and turn not in unweighed)
 
 
 def _message(entry: Any) -> Message:
@@ -64,6 +86,12 @@ def _message(entry: Any) -> Message:
     name = _ROLES.get(role.strip().lower())
     if name is None:
         raise BadRecordError(f"has the role {role[:40]!r}; known: {', '.join(_ROLES)}")
+    apart = next((key for key in _NOT_READ if entry.get(key)), None)
+    if apart is not None:
+        raise BadRecordError(
+            f"has {apart!r}, which no chat template is given here: write it into the content, as the model "
+            f"is to write it, or leave it out"
+        )
     calls = _tool_calls(entry.get("tool_calls"))
     content = _first(entry, "content", "value")
     if content is None and not calls:

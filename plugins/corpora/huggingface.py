@@ -80,9 +80,12 @@ class Huggingface(Corpus):
                 yield from load_dataset(source, options.configuration, split=options.split, streaming=True)
         except Exception as error:  # datasets raises a dozen kinds, when opened and while it is read
             hint = "" if local else ": where there is no network, fetch it elsewhere and give its folder"
-            raise UserError(
-                f"data set {options.dataset} cannot be read ({first_line(error)}){hint}"
-            ) from error
+            why = first_line(error)
+            because = str(error).rstrip().rpartition("\n")[2]
+            if because.startswith("because"):  # after two schemas: "Couldn't cast ... because"
+                why += f" {because}"
+                hint = ": fetch it and read its files with the corpus jsonl or parquet, one by one"
+            raise UserError(f"data set {options.dataset} cannot be read ({why}){hint}") from error
 
 
 def _saved(folder: Path, split: str) -> Iterator[dict[str, Any]]:

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from opendllm.core.foundation.notices import warn_once
 from opendllm.plugins.corpora.bad_records import BadRecordError
-from opendllm.plugins.corpora.chats import answered_turns, read_chat, whole_text
+from opendllm.plugins.corpora.chats import answered_turns, read_chat, unweighed_turns, whole_text
 from opendllm.registries.corpora import Document
 
 
@@ -62,11 +63,16 @@ class RecordFields:
                 f"field {field!r} is no list of messages (it is {type(found).__name__}); "
                 f"its fields: {', '.join(record)}"
             )
+        if record.get("tools"):
+            warn_once(
+                f"{name}: its tools stand beside its messages, and chat templates are not given them here: "
+                f"say them in its system turn where they are to be read"
+            )
         try:
             messages = read_chat(found)
             return [
                 Document(f"{name}:{turn}", messages[turn].content, tuple(messages[:turn]))
-                for turn in answered_turns(messages)
+                for turn in answered_turns(messages, unweighed_turns(found))
             ]
         except BadRecordError as error:
             raise BadRecordError(f"field {field!r}: {error}") from error

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from opendllm.core.toolkit.block_corruption import in_pairs
 from opendllm.core.toolkit.corrupting import noise_level, noised
 from opendllm.core.toolkit.noise_bound import NoiseAt, NoisyTokens, bound
 from opendllm.plugins.objectives import UdlmOptions
@@ -45,7 +46,7 @@ class Udlm(Objective):
         masking = replace(masking, time=masking.time / CLOCK)
         if self._reconstructs:
             masking = _with_clean_rows(masking)
-            model_time = None if model_time is None else _pairs(model_time, model_time * 0)
+            model_time = None if model_time is None else in_pairs(model_time, model_time * 0)
         return Corruption.of_replaced(masking, count=count, model_time=model_time)
 
     def position_losses(self, logits: Tensor, positions: ScoredPositions, schedule: NoiseSchedule) -> Tensor:
@@ -65,22 +66,17 @@ def _with_clean_rows(masking: Masking) -> Masking:
     rows, noisy = masking.rows, masking.noisy
     assert noisy is not None
     doubled = TokenRows(
-        _pairs(rows.tokens, rows.tokens),
-        _pairs(rows.segments, rows.segments),
-        _pairs(rows.positions, rows.positions),
-        _pairs(rows.maskable, rows.maskable),
-        _pairs(rows.sample_index, rows.sample_index),
+        in_pairs(rows.tokens, rows.tokens),
+        in_pairs(rows.segments, rows.segments),
+        in_pairs(rows.positions, rows.positions),
+        in_pairs(rows.maskable, rows.maskable),
+        in_pairs(rows.sample_index, rows.sample_index),
         ids=rows.ids,
     )
     return Masking(
-        _pairs(masking.masked, torch.zeros_like(masking.masked)),
-        _pairs(masking.mask_probability, masking.mask_probability * 0),
-        _pairs(masking.time, masking.time * 0),
+        in_pairs(masking.masked, torch.zeros_like(masking.masked)),
+        in_pairs(masking.mask_probability, masking.mask_probability * 0),
+        in_pairs(masking.time, masking.time * 0),
         doubled,
-        _pairs(noisy, rows.tokens),
+        in_pairs(noisy, rows.tokens),
     )
-
-
-def _pairs(first: Tensor, second: Tensor) -> Tensor:
-    """[2B, ...] of two [B, ...], row after row."""
-    return torch.stack([first, second], dim=1).flatten(0, 1)

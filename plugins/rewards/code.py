@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from opendllm.core.sandbox import assertion_judge
+from opendllm.core.sandbox.cases import Case, Trial
 from opendllm.core.sandbox.limits import limits_of
 from opendllm.core.sandbox.parallel import judge_in_parallel
-from opendllm.core.sandbox.sandbox import Case, Trial
 from opendllm.core.scoring.scores_by_setting import parses_as_python
 from opendllm.plugins.rewards import CodeOptions
 from opendllm.plugins.rewards.code_block import first_block, python_block_value

@@ -51,18 +51,23 @@ def _share_of_tags(text: str, tags: Sequence[str]) -> float:
 
 
 def _reasoning_tags_value(text: str) -> float:
-    """What follows is counted as published: after the line of the last tag, and after that tag."""
+    """What follows is counted as published: after the line of the last tag, and after that tag.
+
+    Two such lines that share a newline are one, the first.
+    """
     value = _share_of_tags(text, _REASONING_TAGS)
     if text.count("\n<answer>\n") == 1:
-        value -= 0.002 * len(text.rpartition("\n</answer>\n")[2])
+        value -= 0.002 * len(text.split("\n</answer>\n")[-1])
     if text.count("\n</answer>") == 1:
         value -= 0.002 * (len(text.rpartition("\n</answer>")[2]) - 1)
     return value
 
 
 def _boxed_value(text: str) -> float:
-    answered = re.search(r"<answer>.*?</answer>", text, re.DOTALL) is not None
-    return 0.25 + 0.5 * answered + 0.25 * ("\\boxed" in text)
+    """The box of an answer stands in its first section, which nothing has to close."""
+    _, opened, section = text.partition("<answer>")
+    section = section.partition("<answer>")[0].partition("</answer>")[0]
+    return 0.25 + 0.5 * bool(opened) + 0.25 * ("\\boxed" in (section if opened else text))
 
 
 _FORMS: Mapping[str, Callable[[str], float]] = {
@@ -73,6 +78,6 @@ _FORMS: Mapping[str, Callable[[str], float]] = {
     "reasoning-answer-loose": _matches(_LOOSE, re.DOTALL),
     "reasoning-answer-loose-one-line": _matches(_LOOSE),
     "reasoning-answer-tags": _reasoning_tags_value,
-    "integer-answer": lambda text: float(last_section(text, "answer").isdecimal()),
+    "integer-answer": lambda text: float(last_section(text, "answer").isdigit()),
     "boxed-answer": _boxed_value,
 }

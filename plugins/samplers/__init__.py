@@ -73,7 +73,7 @@ class TopkMarginOptions(SamplerOptions):
 class ConfidenceThresholdOptions(SamplerOptions):
     """Options of Fast-dLLM's threshold."""
 
-    without_effect: ClassVar[frozenset[str]] = frozenset({"alg_temp"})
+    without_effect: ClassVar[frozenset[str]] = frozenset({"alg_temp", "steps"})
     reads_filtered: ClassVar[bool] = False
 
     threshold: float = Field(0.9, ge=0, le=1, description="Least probability to commit at once.")
@@ -82,7 +82,7 @@ class ConfidenceThresholdOptions(SamplerOptions):
 class ConfidenceFactorOptions(SamplerOptions):
     """Options of Fast-dLLM's factor."""
 
-    without_effect: ClassVar[frozenset[str]] = frozenset({"alg_temp"})
+    without_effect: ClassVar[frozenset[str]] = frozenset({"alg_temp", "steps"})
     reads_filtered: ClassVar[bool] = False
 
     factor: float = Field(1.0, gt=0, description="f of 1 - f / (r + 1): larger commits more at once.")
@@ -91,7 +91,7 @@ class ConfidenceFactorOptions(SamplerOptions):
 class EntropyBoundedOptions(SamplerOptions):
     """Options of the entropy-bounded sampler."""
 
-    without_effect: ClassVar[frozenset[str]] = frozenset({"alg_temp"})
+    without_effect: ClassVar[frozenset[str]] = frozenset({"alg_temp", "steps"})
 
     gamma: float = Field(
         0.35, ge=0, description="Bound in nats; SDAR's code takes 0.35. 0 commits one by one."

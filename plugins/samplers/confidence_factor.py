@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from opendllm.core.toolkit.ranking import rank_in_row
-from opendllm.core.toolkit.step_schedules import steps_as_needed
 from opendllm.plugins.samplers import ConfidenceFactorOptions
 from opendllm.registries.samplers import Sampler, Selection, Step
 
@@ -18,10 +17,6 @@ class ConfidenceFactor(Sampler):
 
     def __init__(self, options: ConfidenceFactorOptions) -> None:
         self._factor = options.factor
-
-    def block_steps(self, size: int, steps: int | None) -> int:
-        """As many as it comes to."""
-        return steps_as_needed("confidence-factor", size, steps)
 
     def select(self, step: Step) -> Selection:
         """A run of the best ones, up to the first that falls short."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from opendllm.core.toolkit.ranking import rank_in_row
-from opendllm.core.toolkit.step_schedules import steps_as_needed
 from opendllm.plugins.samplers import ConfidenceThresholdOptions
 from opendllm.registries.samplers import Sampler, Selection, Step
 
@@ -18,10 +17,6 @@ class ConfidenceThreshold(Sampler):
 
     def __init__(self, options: ConfidenceThresholdOptions) -> None:
         self._threshold = options.threshold
-
-    def block_steps(self, size: int, steps: int | None) -> int:
-        """As many as it comes to."""
-        return steps_as_needed("confidence-threshold", size, steps)
 
     def select(self, step: Step) -> Selection:
         """As many as are sure enough."""

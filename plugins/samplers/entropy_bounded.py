@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from opendllm.core.toolkit.ranking import within_entropy_bound
-from opendllm.core.toolkit.step_schedules import steps_as_needed
 from opendllm.plugins.samplers import EntropyBoundedOptions
 from opendllm.registries.samplers import Sampler, Selection, Step
 
@@ -19,10 +18,6 @@ class EntropyBounded(Sampler):
 
     def __init__(self, options: EntropyBoundedOptions) -> None:
         self._gamma = options.gamma
-
-    def block_steps(self, size: int, steps: int | None) -> int:
-        """As many as it comes to."""
-        return steps_as_needed("entropy-bounded", size, steps)
 
     def select(self, step: Step) -> Selection:
         """The rule of `within_entropy_bound`."""

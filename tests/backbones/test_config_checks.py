@@ -50,6 +50,8 @@ REFUSED: dict[str, dict[str, Any]] = {
         "layer_norm_type": "default",
         "layer_norm_with_affine": False,
         "bias_for_layer_norm": True,
+        "include_bias": True,
+        "include_qkv_bias": True,
         "input_emb_norm": True,
         "scale_logits": True,
         "clip_qkv": 8.0,

@@ -157,6 +157,15 @@ def test_attention_pattern_travels_with_the_checkpoint(
     assert load(tmp_path / "model", device="cpu").lm.attention.kind == options["attention"]
 
 
+@pytest.mark.parametrize(("name", "key"), [("sdar", "block_size"), ("fast-dllm-v2", "bd_size")])
+def test_another_block_length_is_written_where_its_authors_read_it(
+    name: str, key: str, goldens: Path, tmp_path: Path
+) -> None:
+    lm = load(goldens / name, device="cpu", block_length=16, mask_token_id=150).lm
+    assert save(lm, tmp_path / "model")[key] == 16
+    assert load(tmp_path / "model", device="cpu").lm.attention.block_length == 16
+
+
 @pytest.mark.parametrize("name", ["open-dcoder", "dream"])
 @pytest.mark.parametrize("version", [4, 5])
 def test_rotary_base_as_either_transformers_writes_it(

@@ -118,6 +118,16 @@ def test_files_that_cannot_be_read_are_one_line(tmp_path: Path) -> None:
         texts(corpus(folder), "train")
 
 
+def test_files_with_other_columns_are_said_to_have_them(tmp_path: Path) -> None:
+    folder = write_lines(tmp_path / "data", [{"text": text, "id": 1} for text in TEXTS], "a.jsonl")
+    write_lines(folder, [{"id": "1", "text": text, "more": 1} for text in TEXTS], "b.jsonl")
+    with pytest.raises(
+        UserError, match=r"because column names don't match\): .* with the corpus jsonl"
+    ) as caught:
+        texts(corpus(folder), "train")
+    assert "\n" not in str(caught.value)
+
+
 def test_a_split_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     folder = write_lines(tmp_path / "data", [{"text": "a"}] * 3)
     with pytest.raises(UserError, match=r"data set .* cannot be read \(.*validation") as caught:

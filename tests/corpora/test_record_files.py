@@ -161,6 +161,17 @@ def test_a_damaged_parquet_file_and_a_missing_column_are_named(tmp_path: Path) -
         ([{"role": "user", "content": "?"}], "has no message that 'assistant' answers"),
         ([{"role": "assistant", "content": "!"}], "entry 1 is the assistant's, and has no message"),
         ([{"from": "human", "value": "?"}, {"from": "gpt", "value": "\udfff"}], "entry 2 is no Unicode text"),
+        (
+            [
+                {"role": "user", "content": "?"},
+                {"role": "assistant", "content": "!", "reasoning_content": "Hm."},
+            ],
+            "entry 2 has 'reasoning_content', which no chat template is given here",
+        ),
+        (
+            [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!", "weight": 0.5}],
+            "entry 2 has the weight 0.5",
+        ),
     ],
 )
 def test_a_chat_that_is_none_is_named(tmp_path: Path, chat: Any, message: str) -> None:
@@ -240,6 +251,22 @@ def test_chats_as_people_publish_them_are_one_chat(tmp_path: Path, kind: str, fo
     path = write(tmp_path / f"a.{kind}", [{"chat": CHATS[form]}])
     [found] = documents(corpus(kind, path, messages_field="chat", held_out=str(path)))
     assert (found.prompt, found.text) == ((Message("system", "Be brief."), Message("user", "1 + 1?")), "2")
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_a_turn_of_weight_0_is_read_and_not_learnt(tmp_path: Path, kind: str) -> None:
+    turns = [("user", "1 + 1?", None), ("assistant", "3", 0), ("user", "No.", None), ("assistant", "2", 1)]
+    chat = [{"role": role, "content": content, "weight": weight} for role, content, weight in turns]
+    path = write(tmp_path / f"a.{kind}", [{"messages": chat}])
+    [found] = documents(corpus(kind, path, messages_field="messages", held_out=str(path)))
+    assert (found.text, len(found.prompt or ())) == ("2", 3)
+
+
+def test_tools_beside_the_messages_are_told_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    chat = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
+    path = write(tmp_path / "a.jsonl", [{"messages": chat, "tools": []}, {"messages": chat, "tools": [{}]}])
+    assert len(documents(corpus("jsonl", path, messages_field="messages", held_out=str(path)))) == 2
+    assert "a.jsonl:2: its tools stand beside its messages" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])

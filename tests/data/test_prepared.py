@@ -184,7 +184,9 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, monkeypatch:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(SplitWriter, "add", full)
-    with pytest.raises(UserError, match=r"data cannot be prepared in .*data: No space left on device$"):
+    with pytest.raises(
+        UserError, match=r"data cannot be prepared in .*data: No space left on device: make room"
+    ):
         prepare(data(), corpus(tmp_path / "texts"), tmp_path / "data")
     assert not list((tmp_path / "data").glob("*tokens-*/"))
 

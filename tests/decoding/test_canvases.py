@@ -11,7 +11,6 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from opendllm.core.foundation.notices import warn_once
 from opendllm.core.language_model import LanguageModel
 from opendllm.registries.errors import UserError
 from opendllm.registries.sequences import ModelInputs
@@ -19,7 +18,6 @@ from opendllm.registries.sequences import ModelInputs
 from .samplers_by_noise import ONE_WAY, SAMPLERS, suited, with_effect
 
 FIXED_LENGTH = [name for name in SAMPLERS if name != "dreamon"]
-AS_NEEDED = ["confidence-threshold", "confidence-factor", "entropy-bounded"]
 M = 150
 
 
@@ -85,8 +83,7 @@ def test_awkward_divisions_strand_no_mask(
     decoded = golden_model("llada").sample(canvas, name, trace=True, **options)
     assert not (decoded.tokens == M).any()
     blocks = -(-masks // block)
-    bound = max(steps, blocks) if "steps" in options and name not in AS_NEEDED else masks
-    assert int(decoded.forward_passes) <= bound
+    assert int(decoded.forward_passes) <= (max(steps, blocks) if "steps" in options else masks)
     for before, after in itertools.pairwise(decoded.trace):
         changed = (before != after)[0].nonzero()[:, 0] - 2
         assert len(set((changed // block).tolist())) <= 1
@@ -179,21 +176,3 @@ def test_logits_that_are_not_finite_are_named(
     canvas = torch.tensor([[1, 1, 1], [2, 0, 1], [3, 0, 0]])
     with pytest.raises(UserError, match="row 2, position 2"):
         written_model(answer).sample(canvas, "entropy", steps=1)
-
-
-@pytest.mark.parametrize("name", AS_NEEDED)
-def test_an_unsure_model_is_given_more_steps_than_were_asked_for(
-    name: str, golden_model: Callable[[str], LanguageModel], capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Fast-dLLM's scripts ask for one step a block beside a threshold, and its code takes no notice."""
-    warn_once.cache_clear()
-    canvas = torch.tensor([[4, 5, 6, *[M] * 16]])
-    unsure = {"confidence-threshold": {"threshold": 1.0}, "confidence-factor": {"factor": 1e-6}}
-    options: dict[str, Any] = {"block_length": 8, **unsure.get(name, {"gamma": 0.0})}
-    model = golden_model("llada")
-    plenty = model.sample(canvas, name, steps=16, **options)
-    assert not capsys.readouterr().err
-    few = model.sample(canvas, name, steps=2, **options)
-    assert torch.equal(few.tokens, plenty.tokens)
-    assert int(few.forward_passes) == 16
-    assert "`steps` that were asked for have no effect" in capsys.readouterr().err

@@ -260,6 +260,8 @@ def test_options_and_samplers_that_do_not_exist(golden_model: Callable[[str], La
         golden_model("dream").sample(canvas, "entropi")
     with pytest.raises(UserError, match="alg_temp has no effect with sampler 'p2'"):
         golden_model("dream").sample(canvas, "p2", alg_temp=0.5)
+    with pytest.raises(UserError, match="steps has no effect with sampler 'confidence-threshold'"):
+        golden_model("dream").sample(canvas, "confidence-threshold", steps=1)
     with pytest.raises(UserError, match="remasking"):
         golden_model("dream").sample(canvas, "p2", remasking="random")
     with pytest.raises(UserError, match="2 seeds were given for 1 rows"):

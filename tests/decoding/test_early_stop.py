@@ -45,7 +45,7 @@ def test_the_text_is_the_same_and_costs_less(name: str, written_model: Callable[
     model = written_model(eos_table(4, 16))
     model.lm.eos_token_id = EOS
     canvas = torch.tensor([[3, *[M] * 15], [3, *[M] * 10, 4, 4, 4, 4, 4]])
-    options: dict[str, Any] = {"steps": 15} | ({"threshold": 1.0} if name == "confidence-threshold" else {})
+    options: dict[str, Any] = {"threshold": 1.0} if name == "confidence-threshold" else {"steps": 15}
     plain = model.sample(canvas, name, **options)
     stopped = model.sample(canvas, name, early_stop=True, **options)
     for row in range(2):

@@ -121,6 +121,27 @@ def passes_equal(sample: Entry, model: LanguageModel, more: dict[str, Any]) -> N
         assert count == forwards[row]
 
 
+def test_behind_an_eos_all_blocks_are_open_for_one_more_choice(model: LanguageModel) -> None:
+    """So it is there: what became EOS a pass ago may be the surest, also in a block that never opened.
+
+    A run of d3LLM's `generate_multi_block` (@e5bfcacc) on this checkpoint.
+    """
+    model.lm.eos_token_id = 72
+    prompt = [31, 5, 119, 45, 106, 90, 125, 74]
+    answer = [103, 103, 22, 140, 140, 140, 56, 56, 127, 20, 140, 103, 134, 29, 127, *[72] * 9]
+    decoded = model.sample(
+        torch.tensor([prompt + [model.lm.mask_token_id] * 24]),
+        "multi-block",
+        block_length=8,
+        threshold=0.25,
+        block_add_threshold=0.75,
+        decoded_token_threshold=1.0,
+        end_at_eos=True,
+    )
+    assert decoded.tokens[0].tolist() == prompt + answer
+    assert int(decoded.forward_passes) == 15
+
+
 @pytest.mark.parametrize(
     ("block_length", "threshold", "sureness", "passes"),
     [
@@ -144,7 +165,7 @@ def test_masks_that_an_eos_filled_may_be_the_surest_once_more(
     table[eos_at] = table[eos_at].roll(-2)  # to id 1
     model = written_model(table)
     model.lm.eos_token_id = 1
-    options = {"block_add_threshold": 0, "decoded_token_threshold": 0, "end_at_eos": True}
+    options: dict[str, Any] = {"block_add_threshold": 0, "decoded_token_threshold": 0, "end_at_eos": True}
     canvas = torch.zeros(1, len(sureness), dtype=torch.int64)
     decoded = model.sample(
         canvas, "multi-block", trace=True, block_length=block_length, threshold=threshold, **options

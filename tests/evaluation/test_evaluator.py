@@ -22,14 +22,11 @@ from opendllm.core.decoding.options import DecoderOptions
 from opendllm.core.decoding.text import Written
 from opendllm.core.evaluation.answering import Asked, Replica, tokens_of
 from opendllm.core.evaluation.answers import AnswerFile
-from opendllm.core.evaluation.evaluator import (
-    Evaluation,
-    OnProgress,
-    OnScoring,
-    evaluate,
-    write_result,
-)
+from opendllm.core.evaluation.evaluation import Evaluation
+from opendllm.core.evaluation.evaluator import evaluate
 from opendllm.core.evaluation.kept_traces import TraceWanted, keep_trace
+from opendllm.core.evaluation.progress import OnProgress, OnScoring
+from opendllm.core.evaluation.result_file import write_result
 from opendllm.core.evaluation.text_likelihood import TextToScore, score_texts
 from opendllm.core.foundation.decoding_traces import read_trace
 from opendllm.core.reporting.variant_files import read_result

@@ -38,6 +38,17 @@ from opendllm.registries.discovery import installed_plugins
             "m.yaml:13:45: evaluate.0.benchmark.options.documents: "
             "Input should be greater than or equal to 1 (given: 0)",
         ),
+        ("steps: 2", "steps: true", "train.steps: should be a number, not true or false (given: True)"),
+        (
+            "steps: 2",
+            "steps: 2\n  deepspeed: {zero_optimization: {stage: true}}",
+            "train.deepspeed.zero_optimization.stage: should be a number, not true or false",
+        ),
+        (
+            "{name: perplexity}",
+            "{name: perplexity, options: {documents: true}}",
+            "evaluate.0.benchmark.options.documents: should be a number, not true or false (given: True)",
+        ),
         (
             "{name: open-dcoder}",
             "{name: open-dcodr}",
@@ -176,3 +187,14 @@ def test_what_a_yaml_merge_key_brings_is_read_and_its_mistakes_are_placed(read: 
     misspelt = "variants:\n  a: {seed: 1}\n  b: {<<: {train: {stesp: 3}}}\n"
     [line] = refusal(misspelt)
     assert line.endswith("train.stesp: unknown key; did you mean 'steps'?")
+
+
+@pytest.mark.parametrize(
+    ("written", "found"),
+    [("1.10", "1.1"), ("1e-4", "0.0001"), ("0x10", "16"), ("010", "10"), ("true", "True")],
+)
+def test_a_variant_is_called_what_is_written(read: Any, refusal: Any, written: str, found: str) -> None:
+    line = f"m.yaml:15:3: the key {written} is read as {found}: put it into quotes"
+    assert refusal(f"variants:\n  {written}: {{}}\n") == [line]
+    names = read(f"variants:\n  '{written}': {{}}\n  8: {{}}\n  0.5: {{}}\n  no: {{}}\n").variants
+    assert {written, "8", "0.5", "no"} == {variant.name for variant in names}

@@ -23,17 +23,17 @@ def test_grids_of_decoder_and_sampler_make_every_combination_beside_other_varian
     text = """\
 variants:
   fast:
-    generate: {sampler: {name: confidence-threshold, options: {threshold: {grid: [0.5, 0.9]}}}}
+    generate: {sampler: {name: remdm, options: {eta: {grid: [0.5, 0.9]}}}}
   fixed: {generate: {steps: 2}}
 """
     found = {variant.name: variant for variant in read(text, base=GRID).variants}
     assert list(found) == [
-        *(f"fast-steps-{steps}-threshold-{threshold}" for steps in (8, 16, 32) for threshold in (0.5, 0.9)),
+        *(f"fast-steps-{steps}-eta-{eta}" for steps in (8, 16, 32) for eta in (0.5, 0.9)),
         "fixed",
     ]
-    chosen = found["fast-steps-16-threshold-0.9"]
+    chosen = found["fast-steps-16-eta-0.9"]
     assert chosen.manifest.generate.steps == 16
-    assert chosen.plugins.sampler.options.model_dump()["threshold"] == 0.9
+    assert chosen.plugins.sampler.options.model_dump()["eta"] == 0.9
 
 
 def test_a_setting_replaces_a_grid_or_brings_one(read: Read) -> None:

@@ -13,8 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
+from opendllm.core.foundation.json_objects import digest
 from opendllm.core.manifest.checks import generation_of
-from opendllm.core.manifest.experiment_manifest import Experiment, digest, read_experiment
+from opendllm.core.manifest.experiment_manifest import Experiment, read_experiment
 from opendllm.core.training.settings import batch_shape
 from opendllm.registries.discovery import installed_plugins
 

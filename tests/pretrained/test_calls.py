@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -201,3 +201,39 @@ def test_padding_of_masks_is_no_clean_token(model: LanguageModel) -> None:
 def test_where_and_in_what_nothing_is_computed(options: dict[str, Any], said: str, goldens: Path) -> None:
     with pytest.raises(UserError, match=said):
         load(goldens / "llada", **options)
+
+
+@pytest.fixture(params=[torch.bfloat16, torch.float64], ids=str)
+def other_default(request: pytest.FixtureRequest) -> Iterator[None]:
+    """torch's default dtype, as scripts set it before they load a model and leave it."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(request.param)
+    yield
+    torch.set_default_dtype(before)
+
+
+@pytest.fixture
+def plain_answers(model: LanguageModel) -> dict[str, Any]:
+    return answers(model)
+
+
+def answers(model: LanguageModel) -> dict[str, Any]:
+    canvas = torch.full((2, 250), model.lm.mask_token_id)
+    canvas[:, :12] = TOKENS
+    calls: dict[str, dict[str, Any]] = {
+        "maskgit-plus": {"steps": 7},
+        "p2": {"temperature": 1.0, "top_p": 0.8, "steps": 5},
+        "low-confidence": {"block_length": 119, "cache": "dual", "steps": 6},
+        "ancestral": {"temperature": 1.0, "steps": 5},
+    }
+    found: dict[str, Any] = {
+        sampler: model.sample(canvas, sampler=sampler, **options).tokens.tolist()
+        for sampler, options in calls.items()
+    }
+    return {**found, "loss": [float(each) for each in model.loss(TOKENS, HIDDEN, CHANCE)]}
+
+
+def test_nothing_hangs_on_torchs_default_dtype(
+    model: LanguageModel, plain_answers: dict[str, Any], other_default: None
+) -> None:
+    assert answers(model) == plain_answers

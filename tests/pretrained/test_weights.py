@@ -276,6 +276,24 @@ def test_a_base_models_file_is_read_where_the_head_is_the_embedding(
     torch.testing.assert_close(found[:, 1:], expected[:, :-1], rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("prefix", ["", "transformer."])
+def test_masks_that_older_files_hold_are_no_weights(
+    stock: Stock, tmp_path: Path, tokens: torch.Tensor, prefix: str
+) -> None:
+    """As GPT-2 is published: without its head, and with its causal mask."""
+    stock(tmp_path, "gpt2")
+    plain = logits(load_as("causal-lm", tmp_path), tokens)
+    weights = load_file(tmp_path / "model.safetensors")
+    published = {prefix + key.removeprefix("transformer."): tensor.clone() for key, tensor in weights.items()}
+    published[f"{prefix}h.0.attn.bias"] = torch.ones(1, 1, 512, 512, dtype=torch.bool).tril()
+    save_file(published, tmp_path / "model.safetensors", {"format": "pt"})
+    assert torch.equal(logits(load_as("causal-lm", tmp_path), tokens), plain)
+    published[f"{prefix}h.0.attn.scale"] = torch.ones(1)
+    save_file(published, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match="which this model does not have"):
+        load_as("causal-lm", tmp_path)
+
+
 def test_a_base_models_file_without_the_head_it_needs_is_refused(stock: Stock, tmp_path: Path) -> None:
     stock(tmp_path, "llama", tie_word_embeddings=False)
     without_head(tmp_path)

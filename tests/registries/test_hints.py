@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from opendllm.registries.registry import did_you_mean
+from opendllm.registries.suggestions import did_you_mean
 
 
 def test_a_name_of_two_letters_with_one_wrong_is_suggested() -> None:

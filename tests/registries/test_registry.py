@@ -12,7 +12,8 @@ import pytest
 from opendllm.registries import PluginError, SamplerOptions
 from opendllm.registries.discovery import discover, installed_plugins
 from opendllm.registries.extension_points import EXTENSION_POINTS
-from opendllm.registries.registry import PluginWarning, Provenance, Registration, did_you_mean
+from opendllm.registries.registry import PluginWarning, Provenance, Registration
+from opendllm.registries.suggestions import did_you_mean
 
 
 def registration(target: str) -> Registration[Any]:

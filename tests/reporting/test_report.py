@@ -141,6 +141,7 @@ def test_results_json_is_strict_and_holds_summaries_metrics_and_comparisons(run:
         "tokens_per_second": 2000.0,
     }
     assert content["comparisons"][0]["difference"] == pytest.approx(0.4)
+    assert content["repeats"] == {}  # neither has several seeds
     assert content["provenance"]["plugins"]["llada"] == {"backbones/llada": "open-dllm 0.1.0"}
 
 

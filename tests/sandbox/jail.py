@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from opendllm.core.sandbox import assertion_judge, levels, linux
+from opendllm.core.sandbox.cases import Case, Trial
 from opendllm.core.sandbox.limits import Limits
-from opendllm.core.sandbox.sandbox import Case, Sandbox, Trial
+from opendllm.core.sandbox.sandbox import Sandbox
 
 MOST_PROCESSES = 400
 MOST_SECONDS = 240

@@ -24,7 +24,8 @@ JUDGE = """
 import json, sys
 from opendllm.core import sandbox
 from opendllm.core.sandbox import assertion_judge
-from opendllm.core.sandbox.sandbox import Case, Sandbox, Trial
+from opendllm.core.sandbox.cases import Case, Trial
+from opendllm.core.sandbox.sandbox import Sandbox
 
 PROGRAM = '''
 def total(values):

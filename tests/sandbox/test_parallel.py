@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from opendllm.core.sandbox import assertion_judge, parallel
+from opendllm.core.sandbox.cases import Case, Trial
 from opendllm.core.sandbox.limits import Limits
-from opendllm.core.sandbox.sandbox import Case, Sandbox, Trial
+from opendllm.core.sandbox.sandbox import Sandbox
 from opendllm.registries.benchmarks import CodeExecution
 from opendllm.registries.errors import UserError
 

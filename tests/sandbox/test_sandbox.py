@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from opendllm.core.sandbox import assertion_judge, levels
+from opendllm.core.sandbox.cases import Case, Trial, Verdict
 from opendllm.core.sandbox.limits import Limits
-from opendllm.core.sandbox.sandbox import Case, Sandbox, Trial, Verdict
+from opendllm.core.sandbox.sandbox import Sandbox
 from opendllm.registries.errors import UserError
 
 SCRIPT = Path(assertion_judge.__file__).read_text()

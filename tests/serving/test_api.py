@@ -283,6 +283,7 @@ def test_a_prompt_that_is_too_long_is_told_by_its_code(server: Server, api: str)
         ({"logprobs": True}, "logprobs can't be honoured"),
         ({"messages": []}, "messages: List should have at least 1 item"),
         ({"messages": [{"role": "judge", "content": "x"}]}, "messages.0.role"),
+        ({"messages": [{"role": "user", "content": None}]}, "messages.0: the user says nothing"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
             "messages.0.content",

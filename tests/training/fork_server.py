@@ -73,6 +73,7 @@ def run(request: dict[str, Any], rank: int, port: int) -> None:
     for descriptor in (1, 2):
         os.dup2(log, descriptor)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup's processes ignore it
     os.chdir(request["cwd"])
     if request["ranks"] > 1:
         os.environ.update(

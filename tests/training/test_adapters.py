@@ -106,6 +106,7 @@ def test_a_run_with_adapters_goes_on_bit_equal(make_run: MakeRun) -> None:
     [
         ("q_prj", "The linear layers are model.layers.0.self_attn.q_proj"),
         (["embed_tokens"], "embed_tokens is not a linear layer"),
+        (["q_proj", "att_proj"], "no layer's name ends in 'att_proj'. The linear layers are model.layers.0"),
     ],
 )
 def test_adapters_on_nothing_are_an_error(make_run: MakeRun, targets: Any, named: str) -> None:

@@ -79,7 +79,10 @@ def test_a_read_only_run_folder_is_an_error(
         done = commands.run("run", "short.yaml", *TRAIN, "--set", f"output={output}", cwd=workspace)
         assert done.codes == [2]
         [line] = done.said.splitlines()
-        assert line == f"error: the run folder {output} cannot be written: Read-only file system"
+        assert line == (
+            f"error: the run folder {output} cannot be written: Read-only file system: choose a folder that "
+            f"can be written, and run again"
+        )
 
 
 def test_of_two_runs_at_once_the_second_is_refused_and_a_killed_ones_lock_is_gone(

@@ -19,6 +19,7 @@ from opendllm.core.manifest.reward_schema import Reference
 from opendllm.core.testing.tiny_model import tiny_language_model
 from opendllm.core.toolkit.noise import AddressedNoise
 from opendllm.core.training.reinforcement.answers import Answer, Writer, part_of, rollouts_of
+from opendllm.core.training.reinforcement.figures import answer_figures, answer_sums
 from opendllm.core.training.reinforcement.phase import Phase
 from opendllm.core.training.reinforcement.problems import ProblemOrder
 from opendllm.core.training.reinforcement.reference import FrozenCopy
@@ -197,3 +198,12 @@ def test_a_reference_in_bfloat16_follows_by_small_parts_and_is_read_back(tmp_pat
     for each in (reference, again):
         with each.in_place(engine):
             assert torch.equal(module.weight, torch.full((1, 2), policy).bfloat16())
+
+
+def test_a_steps_figures_are_means_over_the_answers_of_all_processes() -> None:
+    sums = answer_sums([3, 5], [True, False], [4, 8]) + answer_sums([1], [True], [3])
+    assert answer_figures(sums) == {
+        "completion_length": 3,
+        "ended": pytest.approx(2 / 3),
+        "forward_passes": 5,
+    }

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
+from opendllm.core.experiment import run_experiment
+from opendllm.core.manifest.experiment_manifest import experiment_of
 from opendllm.core.manifest.train_schema import Train
 from opendllm.core.training.settings import batch_shape, learning_rate
+from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.errors import UserError
 
 
@@ -63,3 +68,25 @@ def test_rows_are_shared_out_over_ranks_and_micro_batches() -> None:
         batch_shape(settings(global_batch_size=16, micro_batch_size=16), 2)
     with pytest.raises(UserError, match="does not divide by 3 processes"):
         batch_shape(settings(global_batch_size=16), 3)
+
+
+def test_rows_beyond_the_models_context_are_refused(tmp_path: Path) -> None:
+    """A rotary model would learn them and never be asked there; one with learnt positions has none."""
+    for name in ("train", "held_out"):
+        (tmp_path / f"{name}.py").write_text(f"def {name}(a):\n    return a\n" * 300)
+    texts = {name: str(tmp_path / f"{name}.py") for name in ("train", "held_out")}
+    manifest = {
+        "name": "long",
+        "output": str(tmp_path / "run"),
+        "device": "cpu",
+        "model": {"backbone": {"name": "llada"}},
+        "data": {
+            "corpus": {"name": "text-files", "options": texts},
+            "tokenizer": {"train": {"vocab_size": 262}},
+            "sequence_length": 2049,
+        },
+        "train": {"objective": {"name": "llada"}, "steps": 1},
+    }
+    experiment = experiment_of(manifest, "a test", "only", installed_plugins())
+    with pytest.raises(UserError, match=r"sequence_length is 2049, the model's context 2048"):
+        run_experiment(experiment, ["train"])

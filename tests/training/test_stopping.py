@@ -33,8 +33,16 @@ def saves(whole: Path, module_workspace: Path) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize(
+    ("ranks", "sent"),
+    [
+        (1, signal.SIGTERM),
+        (1, signal.SIGINT),
+        (1, signal.SIGHUP),  # a terminal that is closed
+        (2, signal.SIGTERM),
+        (2, signal.SIGINT),
+    ],
+)
 def test_a_run_that_is_asked_to_stop_saves_and_goes_on_by_the_printed_command(
     commands: Any, module_workspace: Path, curve: Curve, whole: Path, saves: list[int], ranks: int, sent: int
 ) -> None:

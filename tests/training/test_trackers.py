@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from opendllm.core.training.trackers import open_trackers
 from opendllm.core.training.trainer import TrainingRun, train
 from opendllm.registries.errors import UserError
 
@@ -83,6 +84,19 @@ def test_weights_and_biases_runs_offline(make_run: MakeRun, monkeypatch: pytest.
     identity, losses = written_losses(written)
     assert losses == pytest.approx(expected)
     assert identity == (run.folder / "wandb-id").read_text()
+
+
+def test_a_run_that_begins_anew_is_a_new_one_of_weights_and_biases(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under the id of one that had come further, its steps would be dropped without a word."""
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    ids = []
+    for last_step in (0, 4, 0):
+        [tracker] = open_trackers(["wandb"], tmp_path, {"train": {"steps": last_step}}, last_step)
+        tracker.close()
+        ids.append((tmp_path / "wandb-id").read_text())
+    assert ids[0] == ids[1] != ids[2]
 
 
 @pytest.mark.parametrize(("tracker", "module"), [("tensorboard", "tensorboard"), ("wandb", "wandb")])

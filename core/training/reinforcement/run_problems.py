@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from opendllm.core.data.sources import held_out_documents
-from opendllm.core.manifest.experiment_manifest import Variant, digest
+from opendllm.core.foundation.json_objects import digest
+from opendllm.core.manifest.experiment_manifest import Variant
 from opendllm.core.manifest.reward_schema import Problems, RewardLearning
 from opendllm.core.manifest.variant_plugins import RewardPlugins
 from opendllm.core.rewards.problem_sources import benchmark_problems, read_problem_file
