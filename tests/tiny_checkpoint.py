@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -16,12 +17,12 @@ TURNS = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{{ eos_token }}{% e
 TEMPLATE = TURNS + "{% if add_generation_prompt %}<assistant>{% endif %}"
 
 
-def save_tiny_checkpoint(folder: Path) -> Path:
-    """Write one below `folder`, in a second; gives its model folder."""
+def tiny_manifest(folder: Path) -> dict[str, Any]:
+    """Of a model that is built and not trained, whose texts are written below `folder`."""
     (folder / "train.py").write_text("def f(a):\n    return a\n" * 40)
     (folder / "held_out.py").write_text("def g(a):\n    return a + 1\n")
     texts = {"train": str(folder / "train.py"), "held_out": str(folder / "held_out.py")}
-    manifest = {
+    return {
         "name": "tiny",
         "output": str(folder / "run"),
         "device": "cpu",
@@ -32,7 +33,12 @@ def save_tiny_checkpoint(folder: Path) -> Path:
             "sequence_length": 256,
         },
     }
-    run_experiment(experiment_of(manifest, "a test", "untrained", installed_plugins()), ["train"])
+
+
+def save_tiny_checkpoint(folder: Path) -> Path:
+    """Write one below `folder`, in a second; gives its model folder."""
+    experiment = experiment_of(tiny_manifest(folder), "a test", "untrained", installed_plugins())
+    run_experiment(experiment, ["train"])
     [model] = (folder / "run").rglob("model")
     weights, generator = load_file(model / "model.safetensors"), torch.Generator().manual_seed(0)
     for tensor in weights.values():  # large ones, so that it writes something else after every text

@@ -8,6 +8,7 @@ from pathlib import Path
 from opendllm.registries.errors import UserError, first_line
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _WANTED_FILES = (
     *("*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja"),
     *("*.txt", "*.model", "*.tiktoken"),
@@ -24,7 +25,8 @@ def is_hub_id(name: str) -> bool:
 
 def commit_of(folder: Path) -> str | None:
     """The hub's commit of a folder that `fetch` gave for an id; None of a folder of one's own."""
-    return folder.name if folder.parent.name == "snapshots" else None
+    is_snapshot = folder.parent.name == "snapshots" and _COMMIT.fullmatch(folder.name)
+    return folder.name if is_snapshot else None
 
 
 def fetch_config(path_or_hub_id: str) -> Path:

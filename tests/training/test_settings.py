@@ -13,6 +13,7 @@ from opendllm.core.manifest.train_schema import Train
 from opendllm.core.training.settings import batch_shape, learning_rate
 from opendllm.registries.discovery import installed_plugins
 from opendllm.registries.errors import UserError
+from tests.tiny_checkpoint import tiny_manifest
 
 
 def settings(**changes: object) -> Train:
@@ -72,21 +73,9 @@ def test_rows_are_shared_out_over_ranks_and_micro_batches() -> None:
 
 def test_rows_beyond_the_models_context_are_refused(tmp_path: Path) -> None:
     """A rotary model would learn them and never be asked there; one with learnt positions has none."""
-    for name in ("train", "held_out"):
-        (tmp_path / f"{name}.py").write_text(f"def {name}(a):\n    return a\n" * 300)
-    texts = {name: str(tmp_path / f"{name}.py") for name in ("train", "held_out")}
-    manifest = {
-        "name": "long",
-        "output": str(tmp_path / "run"),
-        "device": "cpu",
-        "model": {"backbone": {"name": "llada"}},
-        "data": {
-            "corpus": {"name": "text-files", "options": texts},
-            "tokenizer": {"train": {"vocab_size": 262}},
-            "sequence_length": 2049,
-        },
-        "train": {"objective": {"name": "llada"}, "steps": 1},
-    }
+    manifest = tiny_manifest(tmp_path)
+    manifest["data"]["sequence_length"] = 2049
+    manifest["train"] = {"objective": {"name": "llada"}, "steps": 1}
     experiment = experiment_of(manifest, "a test", "only", installed_plugins())
     with pytest.raises(UserError, match=r"sequence_length is 2049, the model's context 2048"):
         run_experiment(experiment, ["train"])
